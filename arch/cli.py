@@ -1,0 +1,38 @@
+"""How every command of this project ends: 0 done, 1 a run failed, 2 the user's to mend (one message), 130 interrupted."""
+
+import signal
+import sys
+
+import typer
+
+from arch.errors import DataError, SpecError
+
+
+def new_app(help):
+    """A Typer app without tracebacks, shell completion or a command's abbreviations."""
+    return typer.Typer(help=help, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def main(app, name):
+    """Run `app` as `python -m NAME` and exit with the code that fits how it ended."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(prog_name=f"python -m {name}", standalone_mode=False)
+    except (SpecError, DataError) as error:
+        print(error, file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        code = 0
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        error.show() if hasattr(error, "show") else None
+        code = error.exit_code
+    sys.exit(code or 0)
+
+
+def _interrupt(signum, frame):
+    raise KeyboardInterrupt

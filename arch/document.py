@@ -1,0 +1,234 @@
+"""Spec files as nested plain data in which every value remembers the file and line it came from.
+
+A file may lay itself over another (`extends:`), a mapping may too, and a dotted key may override one value of a
+whole. All of that happens here, before anything is validated, so that an error can name the line that caused it.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.nodes import MappingNode, SequenceNode
+
+from arch.errors import SpecError, nearest
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 64
+ROOT = Path(__file__).resolve().parent.parent
+SHELVES = {kind: ROOT / kind / "specs" for kind in ("arch", "experiments", "sweeps")}
+
+
+@dataclass(frozen=True)
+class Node:
+    """A value of a spec file: a mapping of nodes, a list of nodes or a scalar, and where it stands."""
+
+    value: Any
+    file: str | None = None
+    line: int | None = None
+
+    def plain(self):
+        """The value without its marks."""
+        if isinstance(self.value, dict):
+            return {key: child.plain() for key, child in self.value.items()}
+        if isinstance(self.value, list):
+            return [child.plain() for child in self.value]
+        return self.value
+
+    def at(self, path):
+        """The node at `path`, or the nearest one above it that exists."""
+        node = self
+        for part in path:
+            if isinstance(node.value, dict) and part in node.value:
+                node = node.value[part]
+            elif isinstance(node.value, list) and isinstance(part, int) and part < len(node.value):
+                node = node.value[part]
+            else:
+                break
+        return node
+
+    def error(self, reason, path=()):
+        """A SpecError at `path` below this node, with the file and line found there."""
+        place = self.at(path)
+        return SpecError(reason, path, place.file, place.line)
+
+
+def node(value, file=None, line=None):
+    """Plain data as a Node (for specs written in Python and for tests)."""
+    if isinstance(value, Node):
+        return value
+    if isinstance(value, dict):
+        value = {key: node(child, file, line) for key, child in value.items()}
+    elif isinstance(value, (list, tuple)):
+        value = [node(child, file, line) for child in value]
+    return Node(value, file, line)
+
+
+def lay(base, top):
+    """`top` laid over `base`: mappings merge key by key, anything else replaces.
+
+    Where `top` names another component `type`, the old component's options are dropped, not inherited.
+    """
+    if not (isinstance(base.value, dict) and isinstance(top.value, dict)):
+        return top
+    if "type" in top.value and "type" in base.value and top.value["type"].value != base.value["type"].value:
+        return top
+    merged = dict(base.value)
+    for key, child in top.value.items():
+        merged[key] = lay(merged[key], child) if key in merged else child
+    return Node(merged, top.file, top.line)
+
+
+def override(base, dotted, top):
+    """`top` laid over the value at the dotted key, e.g. `model.blocks.local.mixer.window`."""
+    for part in reversed(dotted.split(".")):
+        top = Node({part: top}, top.file, top.line)
+    return lay(base, top)
+
+
+def overridden(base, overrides):
+    """`base` with every `dotted key: value` of the mapping node `overrides` laid over it."""
+    for dotted, top in overrides.value.items():
+        base = override(base, dotted, top)
+    return base
+
+
+def shipped(kind):
+    """Names of the specs that come with the package `kind`, without `.yaml`."""
+    shelf = SHELVES[kind]
+    return sorted(str(path.relative_to(shelf).with_suffix("")) for path in shelf.rglob("*.yaml"))
+
+
+def find(reference, kind, beside=None):
+    """The file of a spec: a path ending in .yaml (relative to `beside`, else the working folder) or a shipped name.
+
+    A shipped name may begin with the package it belongs to (`experiments/tiny_gemma3`); without one it is looked up
+    among the specs of `kind`. Raises SpecError with the nearest names.
+    """
+    if not isinstance(reference, str):
+        raise SpecError(f"expected the name or path of a spec, got {reference!r}")
+    if reference.endswith((".yaml", ".yml")):
+        path = (Path(beside).parent if beside else Path()) / Path(reference).expanduser()
+        if not path.is_file():
+            raise SpecError(f"no such file: {path}")
+        return path
+    first, _, rest = reference.partition("/")
+    kind, name = (first, rest) if first in SHELVES and rest else (kind, reference)
+    path = SHELVES[kind] / f"{name}.yaml"
+    if name not in shipped(kind):
+        raise SpecError(f"no shipped spec {reference!r} (a path must end in .yaml){nearest(name, shipped(kind))}")
+    return path
+
+
+def load(reference, kind):
+    """The whole of a spec, every `extends:` laid in, as a Node. Raises SpecError."""
+    return _load(find(reference, kind), kind, ())
+
+
+def _load(path, kind, above):
+    resolved = path.resolve()
+    if resolved in above:
+        chain = " -> ".join(str(p.name) for p in (*above, resolved))
+        raise SpecError(f"circular extends: {chain}", ("extends",), _shown(path), 1)
+    return _extended(read(path), kind, path, (*above, resolved))
+
+
+def _extended(here, kind, path, above):
+    """Lay every mapping that has `extends:` over the spec it names, from the inside out."""
+    if isinstance(here.value, list):
+        return Node([_extended(child, kind, path, above) for child in here.value], here.file, here.line)
+    if not isinstance(here.value, dict):
+        return here
+    own = {
+        key: _extended(child, "arch" if key == "model" else kind, path, above)
+        for key, child in here.value.items()
+        if key != "extends"
+    }
+    own = Node(own, here.file, here.line)
+    if "extends" not in here.value:
+        return own
+    reference = here.value["extends"]
+    try:
+        base = _load(find(reference.value, kind, path), kind, above)
+    except SpecError as error:
+        if error.file is None:
+            raise SpecError(error.reason, ("extends",), reference.file, reference.line) from None
+        raise
+    return lay(base, own)
+
+
+def read(path):
+    """One YAML file as a Node. Raises SpecError for anything but one mapping of unique text keys."""
+    shown = _shown(path)
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise SpecError(f"{size:,} bytes; a spec may have at most {MAX_BYTES:,}", file=shown, line=1)
+    try:
+        text = path.read_text(encoding="utf-8")
+        _check_depth(text, shown)
+        root = YAML(typ="safe", pure=True).compose(text)
+    except UnicodeDecodeError as error:
+        raise SpecError(f"not UTF-8 text (byte {error.start})", file=shown, line=1) from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise SpecError(f"not valid YAML: {error.problem}", file=shown, line=mark.line + 1 if mark else 1) from None
+    except YAMLError as error:
+        raise SpecError(f"not valid YAML: {error}", file=shown, line=1) from None
+    if root is None:
+        raise SpecError("the file is empty; expected a mapping of keys", file=shown, line=1)
+    if not isinstance(root, MappingNode):
+        kind = "a list" if isinstance(root, SequenceNode) else "a single value"
+        raise SpecError(f"the file is {kind}; expected a mapping of keys", file=shown, line=root.start_mark.line + 1)
+    return _node(root, shown, ())
+
+
+def _check_depth(text, shown):
+    depth = 0
+    for event in YAML(typ="safe", pure=True).parse(text):
+        if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
+            raise SpecError(
+                "YAML anchors are not used in specs; say `like:` or `extends:`", file=shown, line=event.start_mark.line + 1
+            )
+        if isinstance(event, CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise SpecError(f"nested over {MAX_DEPTH} levels deep", file=shown, line=event.start_mark.line + 1)
+
+
+def _node(tree, shown, path):
+    line = tree.start_mark.line + 1
+    if isinstance(tree, SequenceNode):
+        return Node([_node(child, shown, (*path, i)) for i, child in enumerate(tree.value)], shown, line)
+    if not isinstance(tree, MappingNode):
+        value = _scalar(tree)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SpecError(f"{tree.value} is not a finite number", path, shown, line)
+        return Node(value, shown, line)
+    children = {}
+    for key_tree, child_tree in tree.value:
+        key, key_line = str(getattr(key_tree, "value", "")), key_tree.start_mark.line + 1
+        if not isinstance(key_tree.value, str):
+            raise SpecError("a key must be a plain word", path, shown, key_line)
+        if key in children:
+            raise SpecError(f"duplicate key; first given on line {children[key].line}", (*path, key), shown, key_line)
+        child = _node(child_tree, shown, (*path, key))
+        children[key] = Node(child.value, shown, key_line)
+    return Node(children, shown, line)
+
+
+def _scalar(tree):
+    yaml = YAML(typ="safe", pure=True)
+    return yaml.constructor.construct_object(tree, deep=True)
+
+
+def _shown(path):
+    """The path as an error shows it: relative to the working folder where that is shorter."""
+    try:
+        return str(Path(path).resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,148 @@
+"""Where a component's name finds its class: the name is its file's name, or the import path of a user's own module.
+
+Nothing is imported until a component is asked for, so names can be checked, and listed, without torch.
+"""
+
+import hashlib
+import importlib
+import inspect
+import pkgutil
+from pathlib import Path
+
+from arch.document import ROOT, Node, node
+from arch.errors import SpecError, nearest
+from arch.spec import Spec, expand_like
+
+FOLDERS = {
+    "mixer": "arch.mixers",
+    "ffn": "arch.ffns",
+    "source": "experiments.data.sources",
+    "tokenizer": "experiments.data.tokenizers",
+    "objective": "experiments.objectives",
+}
+
+
+def _marker(kind):
+    def mark(cls):
+        if not (isinstance(getattr(cls, "Config", None), type) and issubclass(cls.Config, Spec)):
+            raise TypeError(f"{cls.__name__} needs a nested `class Config(Spec)` that holds its options")
+        cls.kind = kind
+        return cls
+
+    mark.__doc__ = f"Class decorator: this class is a {kind}; it has a nested `Config(Spec)`."
+    return mark
+
+
+mixer, ffn, source, tokenizer, objective = (_marker(kind) for kind in FOLDERS)
+
+
+def names(kind):
+    """The names of the shipped components of a kind, without importing them."""
+    folder = ROOT.joinpath(*FOLDERS[kind].split("."))
+    return sorted(module.name for module in pkgutil.iter_modules([str(folder)]) if not module.name.startswith("_"))
+
+
+def is_plugin(name):
+    """A user's own component is named by its import path, which has a dot or a colon."""
+    return "." in name or ":" in name
+
+
+def check_name(kind, name):
+    """Raises SpecError unless `name` is a shipped component or the import path of a module that can be found."""
+    if not is_plugin(name):
+        if name not in names(kind):
+            hint = nearest(name, names(kind))
+            raise SpecError(f"no {kind} {name!r}{hint} (or the import path of your own, package.module)", ("type",))
+        return
+    module = name.partition(":")[0]
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        raise SpecError(f"no module {module!r} can be imported from here", ("type",))
+
+
+def component(kind, name):
+    """The class of a component. Raises SpecError if there is none, or if its module has more than one.
+
+    `package.module:Class` picks one of several.
+    """
+    check_name(kind, name)
+    path, _, wanted = name.partition(":")
+    module = importlib.import_module(path if is_plugin(name) else f"{FOLDERS[kind]}.{name}")
+    found = [
+        cls
+        for cls in vars(module).values()
+        if inspect.isclass(cls) and getattr(cls, "kind", None) == kind and cls.__module__ == module.__name__
+    ]
+    found = [cls for cls in found if not wanted or cls.__name__ == wanted]
+    if len(found) != 1:
+        what = f"{len(found)} classes marked @{kind}" + (f" named {wanted}" if wanted else "")
+        raise SpecError(f"{path} has {what}; expected one", ("type",))
+    return found[0]
+
+
+def resolve_component(kind, root, path):
+    """The component at `path` of the document `root` with every option validated and every default filled in.
+
+    Raises SpecError naming file, line and key.
+    """
+    written = root.at(path)
+    name = written.value["type"].value
+    try:
+        config = component(kind, name).Config
+    except SpecError as error:
+        raise root.error(error.reason, (*path, *error.path)) from None
+    options = {key: value for key, value in written.value.items() if key != "type"}
+    try:
+        return {"type": name, **config.parse(Node(options, written.file, written.line)).dump()}
+    except SpecError as error:
+        raise error.below(path) from None
+
+
+def build(kind, resolved, *args, **kwargs):
+    """An instance of a resolved component: `cls(config, *args, **kwargs)`."""
+    cls = component(kind, resolved["type"])
+    config = cls.Config.parse({key: value for key, value in resolved.items() if key != "type"})
+    return cls(config, *args, **kwargs)
+
+
+def resolve(spec, source=None, path=()):
+    """A ModelSpec whose every component is complete and valid: what a run stores, and what has a digest.
+
+    `source` is the document that `spec` was parsed from at `path`, for file and line in errors. Every name is checked
+    before any component is imported. Raises SpecError.
+    """
+    root = expand_like(node(spec.dump() if source is None else source), path)
+    parts = [
+        (name, kind, (*path, "blocks", name, kind))
+        for name, block in spec.blocks.items()
+        for kind in ("mixer", "ffn")
+        if getattr(block, kind) is not None
+    ]
+    for name, kind, where in parts:
+        try:
+            check_name(kind, getattr(spec.blocks[name], kind)["type"])
+        except SpecError as error:
+            raise root.error(error.reason, (*where, *error.path)) from None
+    blocks = dict(spec.blocks)
+    for name, kind, where in parts:
+        blocks[name] = blocks[name].model_copy(update={kind: resolve_component(kind, root, where)})
+    return spec.model_copy(update={"blocks": blocks})
+
+
+def plugin_sources(data):
+    """`{import path: sha256 of its source file}` of every user component named anywhere in a resolved spec."""
+    found = {}
+    if isinstance(data, dict):
+        name = data.get("type")
+        if isinstance(name, str) and is_plugin(name):
+            origin = importlib.util.find_spec(name.partition(":")[0]).origin
+            found[name] = hashlib.sha256(Path(origin).read_bytes()).hexdigest()
+        for child in data.values():
+            found |= plugin_sources(child)
+    elif isinstance(data, (list, tuple)):
+        for child in data:
+            found |= plugin_sources(child)
+    return found

@@ -1,0 +1,321 @@
+"""What a model is, as frozen plain data: `Spec` (the base of every spec), `BlockSpec` and `ModelSpec`.
+
+No torch here: specs are compared, digested and printed by programs that never build a model.
+"""
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from arch import document
+from arch.errors import SpecError, nearest
+
+
+class Spec(BaseModel):
+    """Frozen, strict and finite; a key it does not know is an error that names the nearest ones.
+
+    A field marked `later(neutral)` was added after the first release: `dump` leaves it out at its neutral value, so
+    that digests of older specs stay what they were. A field marked `place` says where or how often a run computes,
+    not what; `dump(identity=True)` leaves it out.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, data):
+        if isinstance(data, dict):
+            known = cls.keys()
+            for key in data:
+                if key not in known:
+                    raise PydanticCustomError("unknown_key", "unknown key{hint}", {"key": key, "hint": nearest(key, known)})
+        return data
+
+    @classmethod
+    def keys(cls):
+        """The keys as written in a file."""
+        return [field.alias or name for name, field in cls.model_fields.items()]
+
+    @classmethod
+    def parse(cls, source, path=()):
+        """A validated spec from a document.Node or plain data.
+
+        `path` is where the node `source` has its part for this class. Raises SpecError naming file, line and key.
+        """
+        root = document.node(source)
+        try:
+            return cls.model_validate(root.at(path).plain())
+        except ValidationError as error:
+            raise _spec_error(error, root, path) from None
+
+    def dump(self, identity=False):
+        """Plain data that `parse` takes back; with `identity`, only what decides the result."""
+        data = {}
+        for name, field in type(self).model_fields.items():
+            value, extra = getattr(self, name), field.json_schema_extra or {}
+            if "neutral" in extra and value == extra["neutral"]:
+                continue
+            if identity and extra.get("place"):
+                continue
+            data[field.alias or name] = _plain(value, identity)
+        return data
+
+
+def later(neutral, **kwargs):
+    """A field added after the first release; at `neutral` it does not enter the digest."""
+    return Field(default=neutral, json_schema_extra={"neutral": neutral}, **kwargs)
+
+
+def place(default, **kwargs):
+    """A field about where a run computes (devices, workers, how often it saves), which is no part of identity."""
+    return Field(default=default, json_schema_extra={"place": True}, **kwargs)
+
+
+def _plain(value, identity):
+    if isinstance(value, Spec):
+        return value.dump(identity)
+    if isinstance(value, dict):
+        return {key: _plain(child, identity) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(child, identity) for child in value]
+    return value
+
+
+def digest(data):
+    """sha256 (hex) of plain data: the same for the same content, whatever the order of keys."""
+    if isinstance(data, Spec):
+        data = data.dump(identity=True)
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def diff(a, b):
+    """How two specs differ: `{dotted key: (value in a, value in b)}`; `None` stands for an absent key too.
+
+    Takes specs or plain data. Lists are compared whole.
+    """
+    flat_a, flat_b = (dict(_flat(_plain(spec, False))) for spec in (a, b))
+    keys = list(flat_a) + [key for key in flat_b if key not in flat_a]
+    return {key: (flat_a.get(key), flat_b.get(key)) for key in keys if flat_a.get(key) != flat_b.get(key)}
+
+
+def _flat(data, prefix=""):
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "dict_type": "a mapping of keys",
+    "model_type": "a mapping of keys",
+    "model_attributes_type": "a mapping of keys",
+    "tuple_type": "a list",
+    "list_type": "a list",
+}
+
+
+def _spec_error(error, root, path):
+    """The pydantic errors as one SpecError: the first decides file and line, the others follow on their own lines."""
+    first, *others = [_located(item, root, path) for item in error.errors(include_url=False)]
+    return SpecError(first.reason, first.path, first.file, first.line, others)
+
+
+def _located(item, root, path):
+    loc = tuple(part for part in item["loc"] if not _is_union_tag(part))
+    reason, got = item["msg"], item["input"]
+    if item["type"] == "unknown_key":
+        loc += (item["ctx"]["key"],)
+    elif item["type"] == "missing":
+        reason = "missing; this key is required"
+    elif item["type"] in EXPECTED:
+        reason = f"expected {EXPECTED[item['type']]}, got {_described(got)}"
+    elif item["type"] == "literal_error":
+        reason = f"expected {item['ctx']['expected']}, got {_described(got)}"
+        if isinstance(got, str):
+            options = re.findall(r"'([^']*)'", item["ctx"]["expected"])
+            reason = f"{got!r} is not one of them{nearest(got, options)}"
+    elif not isinstance(got, (dict, list)):
+        reason = f"{reason.removeprefix('Value error, ').removeprefix('Input ')}, got {_described(got)}"
+    else:
+        reason = reason.removeprefix("Value error, ")
+    return root.error(reason, tuple(path) + loc)
+
+
+def _is_union_tag(part):
+    return isinstance(part, str) and (part.startswith("function-") or "[" in part or part in ("int", "float", "str", "bool", "none"))
+
+
+def _described(value):
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, str):
+        return f"the text {value!r}"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    return repr(value)
+
+
+# A count of something there must be at least one of; a finite number over zero; a list in YAML, a tuple in Python.
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+List = lambda item: Annotated[tuple[item, ...], Strict(False)]  # noqa: E731
+
+
+def _has_type(value):
+    if not isinstance(value.get("type"), str):
+        raise ValueError("a component needs `type: NAME`")
+    return value
+
+
+class _ComponentKind:
+    def __init__(self, kind):
+        self.kind = kind
+
+
+def Component(kind):
+    """A component as written, `{type: NAME, option: value}`; the registry validates the options."""
+    return Annotated[dict[str, Any], AfterValidator(_has_type), _ComponentKind(kind)]
+
+
+class Initialiser(Spec):
+    """How a matrix is drawn: N(0, std^2), or N(0, gain/fan_in), or the latter with a variance that falls with depth.
+
+    `fan_in` is LeCun's; `depth_scaled` has variance (2 / layers) / fan_in, as the reference Griffin code gives to
+    the matrices that write into the residual stream.
+    """
+
+    type: Literal["normal", "fan_in", "depth_scaled"]
+    std: Positive | None = None
+
+    @model_validator(mode="after")
+    def _std_belongs_to_normal(self):
+        if (self.type == "normal") != (self.std is not None):
+            raise ValueError("`normal` needs `std`, the others take none")
+        return self
+
+
+class InitSpec(Spec):
+    """Initial values by role. `output` are the matrices that write into the residual stream.
+
+    The embedding's `fan_in` is 1/dim: with `embed_scale: sqrt_dim` the stream then starts at unit variance.
+    """
+
+    matrix: Initialiser = Initialiser(type="fan_in")
+    output: Initialiser = Initialiser(type="depth_scaled")
+    embedding: Initialiser = Initialiser(type="fan_in")
+
+
+class BlockSpec(Spec):
+    """One layer: a mixer over time and a feed-forward network over width, each optional, each on the residual stream.
+
+    norm: `before` x + f(norm(x)); `after` x + norm(f(x)); `sandwich` x + norm(f(norm(x))) (Gemma 2, section 2).
+    """
+
+    mixer: Component("mixer") | None = None
+    ffn: Component("ffn") | None = None
+    norm: Literal["before", "after", "sandwich"] = "before"
+
+    @model_validator(mode="after")
+    def _does_something(self):
+        if self.mixer is None and self.ffn is None:
+            raise ValueError("a block needs a mixer, an ffn or both")
+        return self
+
+
+class ModelSpec(Spec):
+    """A language model: embedding, `layers` blocks by `pattern`, final norm, head.
+
+    pattern: block names, `5*local` for repeats, cycled over the layers and truncated at the end.
+    embed_scale: `sqrt_dim` multiplies embeddings (not the tied head) by sqrt(dim); `none` does not.
+    tie_embeddings: the head is the embedding matrix. logit_softcap: c * tanh(logits / c).
+    """
+
+    version: Literal[1] = Field(default=1, alias="schema")
+    dim: Count
+    vocab_size: Count
+    layers: Count
+    pattern: List(str)
+    blocks: dict[str, BlockSpec]
+    embed_scale: Literal["none", "sqrt_dim"] = "none"
+    tie_embeddings: bool = True
+    logit_softcap: Positive | None = None
+    norm_eps: Positive = 1e-6
+    init: InitSpec = InitSpec()
+
+    @classmethod
+    def parse(cls, source, path=()):
+        """As `Spec.parse`, with every block's `like:` laid in first."""
+        root = document.node(source)
+        return super().parse(expand_like(root, path), path)
+
+    @model_validator(mode="after")
+    def _pattern_names_blocks(self):
+        if not self.pattern:
+            raise ValueError("pattern: expected at least one block name")
+        for item in self.pattern:
+            name, _ = repeated(item)
+            if name not in self.blocks:
+                raise PydanticCustomError(
+                    "pattern", "pattern: no block {name}{hint}", {"name": repr(name), "hint": nearest(name, self.blocks)}
+                )
+        return self
+
+    def layer_blocks(self):
+        """The block name of each layer, as realised: the pattern cycled and truncated."""
+        cycle = [name for item in self.pattern for name, count in [repeated(item)] for _ in range(count)]
+        return [cycle[i % len(cycle)] for i in range(self.layers)]
+
+
+def repeated(item):
+    """`"5*local"` as ("local", 5), `"local"` as ("local", 1)."""
+    match = re.fullmatch(r"(?:([1-9]\d*)\s*\*\s*)?(\S+)", item)
+    if not match:
+        raise ValueError(f"pattern: {item!r} is neither a block name nor COUNT*NAME with a count of at least 1")
+    return match[2], int(match[1] or 1)
+
+
+def expand_like(root, path=()):
+    """Each block with `like: SIBLING` laid over that sibling. Raises SpecError for a missing or circular one."""
+    where = (*path, "blocks")
+    blocks = root.at(where)
+    if root.at(path).value is blocks.value or not isinstance(blocks.value, dict):
+        return root
+
+    def expanded(name, above):
+        here = blocks.value[name]
+        if not isinstance(here.value, dict) or "like" not in here.value:
+            return here
+        sibling = here.value["like"].value
+        if sibling not in blocks.value:
+            known = [other for other in blocks.value if other != name]
+            raise root.error(f"no block {sibling!r}{nearest(sibling, known)}", (*where, name, "like"))
+        if sibling in (*above, name):
+            raise root.error(f"circular like: {' -> '.join((*above, name, sibling))}", (*where, name, "like"))
+        own = document.Node({k: v for k, v in here.value.items() if k != "like"}, here.file, here.line)
+        return document.lay(expanded(sibling, (*above, name)), own)
+
+    whole = document.Node({name: expanded(name, ()) for name in blocks.value}, blocks.file, blocks.line)
+    return _replaced(root, where, whole)
+
+
+def _replaced(root, path, whole):
+    if not path:
+        return whole
+    children = dict(root.value)
+    children[path[0]] = _replaced(children[path[0]], path[1:], whole)
+    return document.Node(children, root.file, root.line)

@@ -1,0 +1,49 @@
+"""From a document to a run that is ready to start: complete, checked, costed and with an identity."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from arch import cost, registry
+from arch.document import node
+from arch.spec import digest
+from experiments.data.corpus import prepare
+from experiments.spec import ExperimentSpec
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run but for its seed. `identity` covers all that decides its result; the other fields go into its record."""
+
+    spec: ExperimentSpec
+    identity: str
+    data: dict[str, Any]
+    plugins: dict[str, str]
+    cost: dict[str, Any]
+
+
+def resolve(source, path=()):
+    """The ExperimentSpec at `path` of a document, every component complete. Reads no data. Raises SpecError."""
+    root = node(source)
+    spec = ExperimentSpec.parse(root, path)
+    model = registry.resolve(spec.model, root, (*path, "model"))
+    cost.check_builds(model, root, (*path, "model"))
+    data = spec.data.model_copy(
+        update={kind: registry.resolve_component(kind, root, (*path, "data", kind)) for kind in ("source", "tokenizer")}
+    )
+    objective = spec.objective
+    if root.at((*path, "objective")).value is not root.at(path).value:
+        objective = registry.resolve_component("objective", root, (*path, "objective"))
+    return spec.model_copy(update={"model": model, "data": data, "objective": objective})
+
+
+def plan(source, path=()):
+    """A RunPlan of the experiment at `path` of a document; tokenizes its corpus where that was not done before.
+
+    Raises SpecError for what the spec says, DataError for what the data is.
+    """
+    spec = resolve(source, path)
+    corpus = prepare(spec.data, spec.model.vocab_size)
+    content = spec.dump(identity=True)
+    plugins = registry.plugin_sources(content)
+    identity = digest({"spec": content, "data": corpus.fingerprint, "plugins": plugins})
+    return RunPlan(spec, identity, corpus.summary(), plugins, cost.summary(spec.model, spec.data.context))

@@ -1,0 +1,76 @@
+"""What is known of a run: `record.json`, written when it starts and when it ends, and read by everyone else."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from arch.spec import Spec
+
+NAME = "record.json"
+
+
+class Failure(Spec):
+    """Why a run failed. `step`: the optimizer step, -1 before the first; `parameters`: the groups of parameters named."""
+
+    step: int
+    error: str
+    message: str
+    parameters: list[str] = []
+
+
+class RunRecord(Spec):
+    """One run: what it was, where it ran, what it cost, how it ended and what it measured.
+
+    identity: digest of everything that decides the result but the seed. spec: the resolved ExperimentSpec.
+    data: fingerprint and sizes of what was read. cost: as `arch.cost` says for this context.
+    metrics: final numbers, named SPLIT/METRIC, e.g. `report/loss` (nats a token), `report/perplexity`,
+    `report/bits_per_byte`, `select/loss`. Times are in seconds.
+    """
+
+    version: Literal[1] = Field(default=1, alias="schema")
+    status: Literal["running", "finished", "failed", "interrupted"]
+    identity: str
+    seed: int
+    spec: dict[str, Any]
+    data: dict[str, Any] = {}
+    plugins: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    git: dict[str, Any] = {}
+    hardware: dict[str, Any] = {}
+    threads: int = 1
+    cost: dict[str, Any] = {}
+    started: str = ""
+    ended: str | None = None
+    wall_seconds: float = 0.0
+    steps: int = 0
+    tokens: int = 0
+    metrics: dict[str, float] = {}
+    notes: list[str] = []
+    failure: Failure | None = None
+
+    def write(self, folder):
+        """Write `record.json` whole or not at all: a reader never sees half of one."""
+        write_atomically(Path(folder) / NAME, json.dumps(self.dump(), indent=1, allow_nan=False).encode())
+
+    @classmethod
+    def read(cls, folder):
+        """The record in a run's folder, or None where there is none."""
+        path = Path(folder) / NAME
+        return cls.parse(json.loads(path.read_text())) if path.is_file() else None
+
+
+def write_atomically(path, content):
+    """Write bytes to a file beside `path`, flush them to disk, then rename over it; on failure leave nothing."""
+    path = Path(path)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(scratch, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -1,0 +1,68 @@
+"""What is known of a study: `study.json` in its folder, from which a report is made."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from arch.spec import Spec
+from experiments.record import write_atomically
+
+NAME = "study.json"
+
+
+class ArmRecord(Spec):
+    """One arm. changes: dotted key -> [baseline value, this arm's value], as written. cost: as `arch.cost` says.
+
+    runs: seed -> the run's folder, relative to the study's folder. tuned: the values that tuning chose.
+    """
+
+    changes: dict[str, list[Any]]
+    cost: dict[str, Any]
+    identity: str
+    runs: dict[str, str]
+    tuned: dict[str, float] = {}
+
+
+class TrialRecord(Spec):
+    """One tuning trial: the values tried, its seed, the value of the tuning metric (None: pruned or failed), its state."""
+
+    arm: str
+    values: dict[str, float]
+    seed: int
+    value: float | None
+    state: Literal["finished", "failed", "pruned", "running"]
+    run: str
+
+
+class StudyRecord(Spec):
+    """A study at one scale: what was asked, of what, and where the runs are. The first arm is the baseline.
+
+    edges: tuned values at an end of their range, in words. command: what starts the study again.
+    """
+
+    version: Literal[1] = Field(default=1, alias="schema")
+    name: str
+    scale: str | None
+    question: str
+    arms: dict[str, ArmRecord]
+    seeds: list[int]
+    spec: dict[str, Any]
+    claim: dict[str, Any]
+    long_context: int
+    larger_scale: str | None = None
+    trials: list[TrialRecord] = []
+    tune_space: dict[str, Any] = {}
+    edges: list[str] = []
+    command: str = ""
+
+    def write(self, folder):
+        """Write `study.json` whole or not at all."""
+        write_atomically(Path(folder) / NAME, json.dumps(self.dump(), indent=1, allow_nan=False).encode())
+
+    @classmethod
+    def read(cls, folder):
+        """The record in a study's folder, or None where there is none."""
+        path = Path(folder) / NAME
+        return cls.parse(json.loads(path.read_text())) if path.is_file() else None

@@ -1,0 +1,124 @@
+"""What a study is: a question, the arms that differ, the seeds, and the scales at which it can be asked."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from arch import document
+from arch.errors import SpecError, nearest
+from arch.spec import Count, List, Positive, Spec
+
+Seeds = Annotated[int, Field(ge=1, le=1000)]
+
+
+class Range(Spec):
+    """Values of one dotted key to try: `points` on a grid between `low` and `high`, both included."""
+
+    low: float
+    high: float
+    log: bool = True
+    points: Annotated[int, Field(ge=2)] = 5
+
+    @model_validator(mode="after")
+    def _is_a_range(self):
+        if self.low >= self.high:
+            raise ValueError(f"low = {self.low:g} must be below high = {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low = {self.low:g} must be above 0 on a log scale")
+        return self
+
+    def values(self):
+        """The grid, ascending."""
+        if self.log:
+            return [self.low * (self.high / self.low) ** (i / (self.points - 1)) for i in range(self.points)]
+        return [self.low + (self.high - self.low) * i / (self.points - 1) for i in range(self.points)]
+
+
+class TuneSpec(Spec):
+    """A search an arm, on the select split and on seeds of its own (`first_seed` and up), before its reported runs.
+
+    Its trials are never reported. `trials` bounds TPE; the grid runs every point.
+    """
+
+    space: dict[str, Range]
+    sampler: Literal["grid", "tpe"] = "grid"
+    trials: Count | None = None
+    seeds: Count = 1
+    first_seed: Count = 1000
+    metric: str = "select/loss"
+
+    @model_validator(mode="after")
+    def _bounded(self):
+        if not self.space:
+            raise ValueError("space: expected at least one dotted key")
+        if (self.sampler == "tpe") != (self.trials is not None):
+            raise ValueError("`tpe` needs `trials`; the grid takes none")
+        if not self.metric.startswith("select/"):
+            raise ValueError("metric: tuning may look at the select split only (select/...)")
+        return self
+
+
+class ClaimSpec(Spec):
+    """What would count as an answer, said beforehand.
+
+    margin: the relative difference in `metric`'s perplexity that is too small to matter (0.01 is 1 %).
+    known_worse: arms that a study able to see a difference must find worse than the baseline.
+    """
+
+    metric: str = "report/loss"
+    margin: Positive = 0.01
+    known_worse: List(str) = ()
+
+
+class StudySpec(Spec):
+    """A study without its base experiment: every other key of the file belongs to the experiment.
+
+    arms: label -> dotted overrides; the first is the baseline. seeds: how many, counted from 0.
+    scales: name -> dotted overrides of the study or its experiment.
+    """
+
+    question: str
+    arms: dict[str, dict[str, Any]]
+    seeds: Seeds = 5
+    scales: dict[str, dict[str, Any]] = {}
+    tune: TuneSpec | None = None
+    claim: ClaimSpec = ClaimSpec()
+    long_context: Count = 131072
+    laptop_scale: str = "laptop"
+
+    @model_validator(mode="after")
+    def _has_arms(self):
+        if not self.arms:
+            raise ValueError("arms: expected at least one; the first is the baseline")
+        for name in self.claim.known_worse:
+            if name not in self.arms:
+                raise ValueError(f"claim.known_worse: no arm {name!r}{nearest(name, self.arms)}")
+        return self
+
+
+def split(source, scale=None):
+    """(StudySpec, study node, base experiment node) of a study document at a scale.
+
+    Raises SpecError: for a scale that the study does not have, with the nearest names.
+    """
+    root = document.node(source)
+    if scale is not None:
+        scales = root.value.get("scales", document.node({}))
+        if not isinstance(scales.value, dict) or scale not in scales.value:
+            raise SpecError(f"no scale {scale!r}{nearest(scale, scales.value or ())}", ("scales",), scales.file, scales.line)
+        chosen = scales.value[scale]
+        if not isinstance(chosen.value, dict):
+            raise root.error("expected a mapping of dotted keys", ("scales", scale))
+        root = document.overridden(root, chosen)
+    own = StudySpec.keys()
+    study = document.Node({k: v for k, v in root.value.items() if k in own}, root.file, root.line)
+    base = document.Node({k: v for k, v in root.value.items() if k not in own}, root.file, root.line)
+    return StudySpec.parse(study), study, base
+
+
+def arm_document(study, base, label):
+    """The experiment document of one arm: the base with the arm's dotted overrides laid over it."""
+    arms = study.value["arms"]
+    if label not in arms.value:
+        raise SpecError(f"no arm {label!r}{nearest(label, arms.value)}", ("arms",), arms.file, arms.line)
+    return document.overridden(base, arms.value[label])
