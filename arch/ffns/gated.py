@@ -1,0 +1,42 @@
+"""Gated feed-forward network: GeGLU with the tanh form, or SwiGLU (Shazeer 2020; Gemma 2, section 2; Griffin, 2.2).
+
+Shapes: B rows, T tokens, D model width, F hidden width.
+"""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import nn
+
+from arch.layers import Linear
+from arch.registry import ffn
+from arch.spec import Count, Spec
+
+ACTIVATIONS = {"gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "silu": F.silu}
+
+
+@ffn
+class Gated(nn.Module):
+    """y = W_down (activation(W_gate x) * W_up x)."""
+
+    class Config(Spec):
+        """hidden: F, the width of each branch."""
+
+        hidden: Count
+        activation: Literal["gelu_tanh", "silu"] = "gelu_tanh"
+        bias: bool = False
+
+        @classmethod
+        def examples(cls):
+            """Valid instances for the test battery."""
+            return [cls(hidden=24), cls(hidden=20, activation="silu", bias=True)]
+
+    def __init__(self, config, context):
+        super().__init__()
+        self.config = config
+        self.gate = Linear(context.dim, config.hidden, context, bias=config.bias)
+        self.up = Linear(context.dim, config.hidden, context, bias=config.bias)
+        self.down = Linear(config.hidden, context.dim, context, kind="output", bias=config.bias)
+
+    def forward(self, x_BTD):
+        return self.down(ACTIVATIONS[self.config.activation](self.gate(x_BTD)) * self.up(x_BTD))

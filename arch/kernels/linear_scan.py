@@ -1,0 +1,77 @@
+"""The linear recurrence h_t = a_t h_{t-1} + b_t, channel by channel: a plain loop, and chunks advanced in lockstep.
+
+Shapes: B rows, T tokens, R channels, N chunks of L tokens. A reset is a_t = 0. No quotient and no exp of a sum of
+decays is ever formed, so nothing overflows and a = 0 is exact.
+"""
+
+import math
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+
+def reference(a_BTR, b_BTR, h0_BR):
+    """All states h_BTR, by the definition."""
+    h_BR, out = h0_BR, []
+    for a_BR, b_BR in zip(a_BTR.unbind(1), b_BTR.unbind(1)):
+        h_BR = a_BR * h_BR + b_BR
+        out.append(h_BR)
+    return torch.stack(out, dim=1)
+
+
+@torch.library.custom_op("archbench::linear_scan", mutates_args=())
+def linear_scan(a_BTR: torch.Tensor, b_BTR: torch.Tensor, h0_BR: torch.Tensor) -> torch.Tensor:
+    """All states h_BTR. The row is cut into about sqrt(T) chunks: first all chunks run side by side from 0, then the
+    true states at their ends follow one from the other, then each chunk adds what reached it."""
+    rows, tokens, width = a_BTR.shape
+    length = max(1, math.isqrt(tokens))
+    chunks = -(-tokens // length)
+    spare = chunks * length - tokens
+    a_LBNR = _lockstep(a_BTR, chunks, spare)
+    h_LBNR = _lockstep(b_BTR, chunks, spare)
+    reached_LBNR = a_LBNR.clone()
+    for t in range(1, length):
+        h_LBNR[t].addcmul_(a_LBNR[t], h_LBNR[t - 1])
+        reached_LBNR[t].mul_(reached_LBNR[t - 1])
+    carry_BNR = torch.empty_like(h_LBNR[0])
+    carry_BR = h0_BR
+    for n in range(chunks):
+        carry_BNR[:, n] = carry_BR
+        carry_BR = torch.addcmul(h_LBNR[-1, :, n], reached_LBNR[-1, :, n], carry_BR)
+    h_LBNR.addcmul_(reached_LBNR, carry_BNR)
+    return h_LBNR.permute(1, 2, 0, 3).reshape(rows, chunks * length, width)[:, :tokens].contiguous()
+
+
+def _lockstep(x_BTR, chunks, spare):
+    """(B, T, R) as (L, B, N, R), so that step t of all chunks is contiguous; padded at the end with zeros."""
+    if spare:
+        x_BTR = torch.nn.functional.pad(x_BTR, (0, 0, 0, spare))
+    return x_BTR.unflatten(1, (chunks, -1)).permute(2, 0, 1, 3).clone(memory_format=torch.contiguous_format)
+
+
+@linear_scan.register_fake
+def _(a_BTR, b_BTR, h0_BR):
+    return torch.empty_like(a_BTR)
+
+
+def _keep(ctx, inputs, output):
+    a_BTR, _, h0_BR = inputs
+    ctx.save_for_backward(a_BTR, h0_BR, output)
+
+
+def _backward(ctx, g_BTR):
+    """The gradient runs the same recurrence backwards in time: s_t = g_t + a_{t+1} s_{t+1}; da_t = s_t h_{t-1}."""
+    a_BTR, h0_BR, h_BTR = ctx.saved_tensors
+    a_next_BTR = torch.cat([a_BTR[:, 1:], torch.zeros_like(a_BTR[:, :1])], dim=1)
+    s_BTR = linear_scan(a_next_BTR.flip(1), g_BTR.flip(1), torch.zeros_like(h0_BR)).flip(1)
+    before_BTR = torch.cat([h0_BR[:, None], h_BTR[:, :-1]], dim=1)
+    return s_BTR * before_BTR, s_BTR, a_BTR[:, 0] * s_BTR[:, 0]
+
+
+linear_scan.register_autograd(_backward, setup_context=_keep)
+
+
+@register_flop_formula(torch.ops.archbench.linear_scan)
+def _flops(a_shape, b_shape, h0_shape, out_shape=None, **kwargs):
+    """One multiply and one add a channel and token, whatever the path: the chunks' carries are not counted."""
+    return 2 * math.prod(a_shape)

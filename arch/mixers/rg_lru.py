@@ -1,0 +1,149 @@
+"""Griffin's recurrent block with the real-gated linear recurrent unit (Griffin, section 2.3 and 2.4).
+
+Shapes: B rows, T tokens, D model width, R recurrent width, J taps of the convolution.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from arch.kernels.linear_scan import linear_scan
+from arch.layers import BlockDiagonalLinear, Linear, constant, parameter
+from arch.registry import mixer
+from arch.spec import Count, Positive, Spec
+
+
+@dataclass(frozen=True)
+class RecurrentState:
+    """h_BR, float32 whatever the model's type, and the convolution's last J - 1 inputs."""
+
+    h_BR: torch.Tensor
+    tail_BJR: torch.Tensor
+
+
+@mixer
+class RGLRU(nn.Module):
+    """W_o (RGLRU(conv(W_x x)) * gelu(W_y x)), where with gates r, i = sigmoid(block-diagonal maps of u):
+
+        a_t = sigmoid(L)^(c r_t),   h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t u_t)       (Griffin, equations 1 to 4)
+
+    Where a document begins, a_t is 0 and the square root 1. Decay and state are float32.
+    """
+
+    class Config(Spec):
+        """width: R, by default D. blocks: of the gates. taps: J. exponent: c.
+
+        decay_init, first values of L: `paper` draws sigmoid(L)^c uniform in [0.9, 0.999] (Griffin, section 2.4);
+        `reference` draws sigmoid(L)^2 uniform in [0.9^2, 0.999^2], as the released code does: another model at step 0.
+        """
+
+        width: Count | None = None
+        blocks: Count = 1
+        taps: Annotated[int, Field(ge=2)] = 4
+        exponent: Positive = 8.0
+        decay_init: Literal["paper", "reference"] = "paper"
+        bias: bool = True
+
+        @classmethod
+        def examples(cls):
+            """Valid instances for the test battery."""
+            return [cls(blocks=4), cls(width=24, blocks=2, taps=3, decay_init="reference", bias=False)]
+
+    causal = True
+    state_size = "constant"
+
+    def __init__(self, config, context):
+        super().__init__()
+        self.config = config
+        self.width = config.width or context.dim
+        self.x = Linear(context.dim, self.width, context, bias=config.bias)
+        self.y = Linear(context.dim, self.width, context, bias=config.bias)
+        self.o = Linear(self.width, context.dim, context, kind="output", bias=config.bias)
+        taps = nn.Module()
+        taps.weight = parameter((config.taps, self.width), "vector", _tap_values(config.taps))
+        taps.bias = parameter((self.width,), "vector", constant(0.0))
+        self.conv = taps
+        self.recurrence_gate = BlockDiagonalLinear(self.width, config.blocks)
+        self.input_gate = BlockDiagonalLinear(self.width, config.blocks)
+        self.decay = parameter((self.width,), "recurrence", DECAY_INITS[config.decay_init](config.exponent))
+
+    def init_state(self, batch, capacity, dtype=torch.float32, device=None):
+        """An empty state; its size does not depend on `capacity`."""
+        return RecurrentState(
+            torch.zeros(batch, self.width, dtype=torch.float32, device=device),
+            torch.zeros(batch, self.config.taps - 1, self.width, dtype=dtype, device=device),
+        )
+
+    def mixing_flops(self, layout):
+        """The scan's multiply and add a channel and token (the convolution is element-wise and not counted)."""
+        return 2 * self.width * layout.doc_BT.numel()
+
+    def forward(self, x_BTD, layout, state=None):
+        if state is None:
+            state = self.init_state(*layout.shape, x_BTD.dtype, x_BTD.device)
+        u_BTR, tail_BJR = self._convolved(self.x(x_BTD), layout, state.tail_BJR)
+        h_BTR = self._recurrence(u_BTR, layout, state.h_BR)
+        state = RecurrentState(h_BTR[:, -1], tail_BJR)
+        gate_BTR = F.gelu(self.y(x_BTD), approximate="tanh")
+        return self.o(h_BTR.to(x_BTD.dtype) * gate_BTR), state
+
+    def _convolved(self, x_BTR, layout, tail_BJR):
+        """Causal depthwise convolution; a tap that would reach before the token's document sees 0."""
+        tokens, taps = x_BTR.shape[1], self.config.taps
+        padded_BTR = torch.cat([tail_BJR.to(x_BTR.dtype), x_BTR], dim=1)
+        y_BTR = self.conv.bias + self.conv.weight[-1] * x_BTR
+        for back in range(1, taps):
+            inside_BT1 = layout.memo(("tap", back), lambda: (layout.pos_BT >= back)[..., None])
+            shifted_BTR = padded_BTR[:, taps - 1 - back : taps - 1 - back + tokens]
+            y_BTR = y_BTR + self.conv.weight[-1 - back] * torch.where(inside_BT1, shifted_BTR, 0)
+        return y_BTR, padded_BTR[:, -(taps - 1) :]
+
+    def _recurrence(self, u_BTR, layout, h0_BR):
+        r_BTR = torch.sigmoid(self.recurrence_gate(u_BTR).float())
+        i_BTR = torch.sigmoid(self.input_gate(u_BTR).float())
+        log_a_BTR = -self.config.exponent * F.softplus(-self.decay.float()) * r_BTR
+        reset_BT1 = layout.reset_BT[..., None]
+        gain_BTR = torch.where(reset_BT1, 1.0, CappedSqrt.apply(-torch.expm1(2 * log_a_BTR)))
+        a_BTR = torch.where(reset_BT1, 0.0, log_a_BTR.exp())
+        return linear_scan(a_BTR, gain_BTR * i_BTR * u_BTR.float(), h0_BR)
+
+
+class CappedSqrt(torch.autograd.Function):
+    """sqrt(x) with its derivative 1 / (2 sqrt(x)) capped at 1000 (RecurrentGemma, "Model architecture")."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sqrt()
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad * torch.rsqrt((4 * x).clamp(min=1e-6))
+
+
+def _tap_values(taps):
+    """N(0, 0.01 / taps), as the released code draws them."""
+    return lambda tensor, generator: tensor.normal_(0.0, math.sqrt(0.01 / taps), generator=generator)
+
+
+def _decay_paper(exponent):
+    def draw(tensor, generator):
+        tensor.uniform_(0.9, 0.999, generator=generator).pow_(1 / exponent).logit_()
+
+    return draw
+
+
+def _decay_reference(exponent):
+    def draw(tensor, generator):
+        tensor.uniform_(0.9**2, 0.999**2, generator=generator).sqrt_().logit_()
+
+    return draw
+
+
+DECAY_INITS = {"paper": _decay_paper, "reference": _decay_reference}

@@ -1,0 +1,126 @@
+"""A language model assembled from a resolved spec: embedding, blocks of sub-layers, final norm, head.
+
+Shapes: B rows, T tokens, D width, V vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from arch import registry
+from arch.layers import Context, Linear, RMSNorm, drawn, initialise, parameter
+from arch.layout import TokenLayout
+
+
+class Sublayer(nn.Module):
+    """A component on the residual stream, with a norm before it, after it, or both ("sandwich")."""
+
+    def __init__(self, component, placement, context):
+        super().__init__()
+        self.component = component
+        self.before = RMSNorm(context.dim, context.norm_eps) if placement in ("before", "sandwich") else nn.Identity()
+        self.after = RMSNorm(context.dim, context.norm_eps) if placement in ("after", "sandwich") else nn.Identity()
+
+
+class Block(nn.Module):
+    """One layer: a mixer, then a feed-forward network, either of which may be absent."""
+
+    def __init__(self, spec, context):
+        super().__init__()
+        self.mixer = self.ffn = None
+        if spec.mixer is not None:
+            self.mixer = Sublayer(registry.build("mixer", spec.mixer, context), spec.norm, context)
+        if spec.ffn is not None:
+            self.ffn = Sublayer(registry.build("ffn", spec.ffn, context), spec.norm, context)
+
+    def forward(self, x_BTD, layout, state=None):
+        """x_BTD after this layer, and the mixer's state (None without one)."""
+        if self.mixer is not None:
+            y_BTD, state = self.mixer.component(self.mixer.before(x_BTD), layout, state)
+            x_BTD = x_BTD + self.mixer.after(y_BTD)
+        if self.ffn is not None:
+            x_BTD = x_BTD + self.ffn.after(self.ffn.component(self.ffn.before(x_BTD)))
+        return x_BTD, state
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """What a model keeps of the tokens it has seen: a mixer's state a layer, and how many tokens there were."""
+
+    layers: list[Any]
+    seen: int = 0
+
+
+class Model(nn.Module):
+    """The model of a resolved ModelSpec, with empty weights; `new_model` draws them."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.spec = spec
+        contexts = [Context(spec.dim, i, spec.layers, spec.norm_eps, spec.init) for i in range(spec.layers)]
+        self.embedding = parameter(
+            (spec.vocab_size, spec.dim), "embedding", drawn(spec.init.embedding, spec.dim, spec.layers)
+        )
+        self.blocks = nn.ModuleList(
+            Block(spec.blocks[name], context) for name, context in zip(spec.layer_blocks(), contexts)
+        )
+        self.norm = RMSNorm(spec.dim, spec.norm_eps)
+        self.head = None if spec.tie_embeddings else Linear(spec.dim, spec.vocab_size, contexts[0])
+
+    def embed(self, tokens_BT):
+        """Token embeddings, times sqrt(D) in the weights' own type where the spec says so."""
+        x_BTD = F.embedding(tokens_BT, self.embedding)
+        if self.spec.embed_scale == "sqrt_dim":
+            x_BTD = x_BTD * torch.tensor(math.sqrt(self.spec.dim), dtype=x_BTD.dtype)
+        return x_BTD
+
+    def trunk(self, inputs, layout=None, state=None):
+        """Hidden states after the final norm (B, T, D), and the new state (None if none was given).
+
+        inputs: tokens (B, T) or embeddings (B, T, D). layout: by default rows of one document each, which with a
+        state go on where it stopped.
+        """
+        x_BTD = inputs if inputs.is_floating_point() else self.embed(inputs)
+        if layout is None:
+            layout = TokenLayout.whole(*x_BTD.shape[:2], x_BTD.device, first=state.seen if state else 0)
+        states = state.layers if state else [None] * len(self.blocks)
+        after = []
+        for block, earlier in zip(self.blocks, states):
+            x_BTD, later = block(x_BTD, layout, earlier)
+            after.append(later)
+        return self.norm(x_BTD), state and ModelState(after, state.seen + x_BTD.shape[1])
+
+    def logits(self, hidden_BTD):
+        """Scores of the next token (B, T, V), softcapped where the spec says so."""
+        weight_VD = self.embedding if self.head is None else self.head.weight
+        z_BTV = F.linear(hidden_BTD, weight_VD)
+        cap = self.spec.logit_softcap
+        return z_BTV if cap is None else cap * torch.tanh(z_BTV / cap)
+
+    def forward(self, tokens_BT, layout=None):
+        """Logits (B, T, V)."""
+        return self.logits(self.trunk(tokens_BT, layout)[0])
+
+    def init_state(self, batch, capacity):
+        """An empty state for `batch` streams of up to `capacity` tokens. Raises ValueError for a non-causal model."""
+        mixers = [block.mixer and block.mixer.component for block in self.blocks]
+        if any(mixer is not None and mixer.state_size is None for mixer in mixers):
+            raise ValueError("a model that sees ahead has no state to decode from")
+        dtype, device = self.embedding.dtype, self.embedding.device
+        return ModelState([mixer and mixer.init_state(batch, capacity, dtype, device) for mixer in mixers])
+
+    def decode(self, tokens_BT, state, layout=None):
+        """Logits of T >= 1 further tokens (B, T, V) and the state after them. The state passed in is used up."""
+        hidden_BTD, state = self.trunk(tokens_BT, layout, state)
+        return self.logits(hidden_BTD), state
+
+
+def new_model(spec, seed):
+    """A model with first values drawn for `seed` (see `layers.initialise`)."""
+    model = Model(spec)
+    initialise(model, seed)
+    return model
