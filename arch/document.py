@@ -97,9 +97,10 @@ def overridden(base, overrides):
 
 
 def shipped(kind):
-    """Names of the specs that come with the package `kind`, without `.yaml`."""
+    """Names of the specs that come with the package `kind`, without `.yaml`; `_NAME.yaml` is what others extend."""
     shelf = SHELVES[kind]
-    return sorted(str(path.relative_to(shelf).with_suffix("")) for path in shelf.rglob("*.yaml"))
+    files = [path for path in shelf.rglob("*.yaml") if not path.name.startswith("_")]
+    return sorted(str(path.relative_to(shelf).with_suffix("")) for path in files)
 
 
 def find(reference, kind, beside=None):

@@ -27,7 +27,9 @@ class RunRecord(Spec):
     identity: digest of everything that decides the result but the seed. spec: the resolved ExperimentSpec.
     data: fingerprint and sizes of what was read. cost: as `arch.cost` says for this context.
     metrics: final numbers, named SPLIT/METRIC, e.g. `report/loss` (nats a token), `report/perplexity`,
-    `report/bits_per_byte`, `select/loss`. Times are in seconds.
+    `report/bits_per_byte`, `select/loss`; for the same identity and seed they are the same to the last bit.
+    timing: what is not: tokens_per_second, train_seconds, evaluate_seconds, peak_memory_bytes. Times are in seconds.
+    sample: text that the trained model wrote.
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -48,6 +50,8 @@ class RunRecord(Spec):
     steps: int = 0
     tokens: int = 0
     metrics: dict[str, float] = {}
+    timing: dict[str, float] = {}
+    sample: str = ""
     notes: list[str] = []
     failure: Failure | None = None
 

@@ -51,7 +51,7 @@ class TrainSpec(Spec):
 
     steps: Count
     accumulate: Count = 1
-    precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
     threads: Count = 1
     accelerator: str = place("cpu")
     devices: Count = place(1)

@@ -1,0 +1,111 @@
+"""Numbers as people read them. `DASH` stands where there is no number.
+
+Spaces before a unit do not break, and minus signs are as wide as plus signs.
+"""
+
+import math
+
+DASH = "–"
+SPACE = "\N{NO-BREAK SPACE}"
+MINUS = "\N{MINUS SIGN}"
+
+
+def absent(value):
+    """True for None and NaN: nothing was measured."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def number(value, digits=4):
+    """A number to `digits` significant digits, without an exponent."""
+    if absent(value):
+        return DASH
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
+    return f"{value:,.{decimals}f}".replace("-", MINUS)
+
+
+def scaled(value, unit="", digits=3):
+    """A count in powers of 1000: `1.80 M`, `12.3 MFLOP`."""
+    if absent(value):
+        return DASH
+    for power, prefix in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if abs(value) >= 10**power:
+            return f"{number(value / 10**power, digits)}{SPACE}{prefix}{unit}"
+    return f"{number(value, digits)}{SPACE}{unit}".rstrip()
+
+
+def size(count):
+    """Bytes in powers of 1024, with the binary unit: `3.20 MiB`."""
+    if absent(count):
+        return DASH
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count >= 1024**power:
+            return f"{number(count / 1024**power, 3)}{SPACE}{unit}"
+    return f"{count:.0f}{SPACE}B"
+
+
+def tokens(count):
+    """A context as counted in papers: `128 Ki tokens` where it is a whole number of 1024, else all digits."""
+    if count >= 1024 and count % 1024 == 0:
+        return f"{count // 1024:,}{SPACE}Ki tokens"
+    return f"{count:,} tokens"
+
+
+def percent(fraction, signed=True):
+    """A relative difference: 0.0123 is `+1.23 %`."""
+    return DASH if absent(fraction) else f"{_percent(fraction, signed)}{SPACE}%"
+
+
+def percent_interval(low, high):
+    """`[−0.50, +1.23] %`, or a dash where there is no interval."""
+    if absent(low) or absent(high):
+        return DASH
+    return f"[{_percent(low)}, {_percent(high)}]{SPACE}%"
+
+
+def interval(low, high, digits=4):
+    """`[11.20, 11.90]`, or a dash where there is no interval."""
+    return DASH if absent(low) or absent(high) else f"[{number(low, digits)}, {number(high, digits)}]"
+
+
+def p_value(p):
+    """A p value to two digits; small ones as a bound."""
+    if absent(p):
+        return DASH
+    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def seeds(count):
+    """A number of seeds; beyond what was searched it is infinite."""
+    from analysis.stats import MOST_SEEDS
+
+    return DASH if absent(count) else f">{MOST_SEEDS}" if math.isinf(count) else f"{count:.0f}"
+
+
+def duration(seconds):
+    """`45 s`, `12 min`, `3 h 05 min`."""
+    if absent(seconds):
+        return DASH
+    if seconds < 100:
+        return f"{seconds:.0f}{SPACE}s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f}{SPACE}min"
+    return f"{int(seconds // 3600)}{SPACE}h{SPACE}{int(seconds % 3600 // 60):02d}{SPACE}min"
+
+
+def listed(words, last="and"):
+    """`a, b and c`."""
+    words = list(words)
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""
+
+
+def times(count, noun):
+    """`1 run`, `3 runs`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _percent(fraction, signed=True):
+    percents = 100 * fraction
+    # Two decimals near zero, none where they would only be noise.
+    decimals = 2 if abs(percents) < 10 else 1 if abs(percents) < 100 else 0
+    text = f"{percents:{'+' if signed else ''},.{decimals}f}"
+    return text.replace("-", MINUS)

@@ -1,0 +1,315 @@
+"""What a resolved ModelSpec costs before any weight exists: parameters, FLOPs a token, cache and training memory.
+
+Everything is measured on the meta device, where tensors have shapes and no storage. Each distinct block of the
+pattern is built and run once and multiplied by how many layers it has, so that a new component needs nothing here.
+
+Shapes: N tokens of context (one row, one document), D width, V vocabulary.
+
+Two FLOP counts, a multiply-add being two; element-wise work (norms, activations, softmax, the depthwise convolution)
+is in neither, nor is the embedding lookup; the head (2 D V) is in both, at every position, and the loss in neither:
+
+ideal     what the visible pairs need: 2 a weight of every map, and the mixer's own `mixing_flops(layout)`, where it
+          has one. prefill is the average over the N positions, decode what the last of them adds, train 3 x prefill.
+executed  what `torch.utils.flop_counter` sees on the path that is chosen on the meta device, which for fused attention
+          is all of T x S. train is forward and backward, prefill a forward without a state (both over N tokens, by N),
+          decode one token with a state of capacity N that has seen N - 1. The linear scan counts 2 a channel and token.
+
+A map is a `Linear`, a `BlockDiagonalLinear`, or any other parameter of two or more dimensions with the role `matrix`.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, fields, is_dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from arch import registry
+from arch.errors import SpecError, nearest
+from arch.layers import BlockDiagonalLinear, Context
+from arch.layout import TokenLayout
+from arch.model import Block, Model
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+OPTIMIZER_BYTES = 8  # AdamW: two float32 moments a parameter
+
+
+def summary(spec, context, dtype="float32"):
+    """All costs of a resolved ModelSpec at a context of N tokens, as plain data.
+
+    parameters: `embedding` is the embedding matrix and, where it is not tied, the head; `layers` is a list by layer.
+    cache_bytes: of one stream with capacity N, in `dtype` but for what a mixer keeps in float32. A model that sees
+    ahead keeps no state: its cache and its decode FLOPs are None.
+    training_bytes: weights and gradients in `dtype`, AdamW's moments, and `activations`: what autograd keeps for the
+    backward pass of one row of N tokens, with logits and cross-entropy. Not in it: further rows, gradients of
+    activations, workspaces, what the allocator rounds up, a second copy of weights for mixed precision.
+    notes: where a number is less than it seems. Raises SpecError for an unknown dtype or a context below 1.
+    """
+    _check(context, dtype)
+    layers = spec.layer_blocks()
+    counts = Counter(layers)
+    frame, head = _frame(spec, DTYPES[dtype]), spec.dim * spec.vocab_size
+    layout = TokenLayout.whole(1, context, device="meta")
+    tokens_BT = torch.empty(1, context, dtype=torch.long, device="meta")
+    outside = _Measured.of_frame(frame, tokens_BT)
+    blocks = {
+        name: _Measured.of_block(_block(spec, name, layers.index(name)).to(DTYPES[dtype]), spec.dim, layout)
+        for name in counts
+    }
+
+    def whole(part, extra):
+        parts = {name: part(block) for name, block in blocks.items()}
+        return None if None in parts.values() else extra + sum(counts[name] * each for name, each in parts.items())
+
+    ideal = {path: whole(lambda block: block.ideal[path], 2 * head * context) for path in ("train", "prefill")}
+    ideal["train"] = 3 * ideal["prefill"]
+    ideal["decode"] = whole(lambda block: block.ideal["decode"], 2 * head)
+    executed = {path: whole(lambda block: block.executed[path], outside.executed[path]) for path in outside.executed}
+    parameters = whole(lambda block: block.parameters, outside.parameters)
+    embedding = head if spec.tie_embeddings else 2 * head
+    shared = {key: size for block in blocks.values() for key, size in block.shared.items()}
+    size = DTYPES[dtype].itemsize
+    training = {
+        "weights": parameters * size,
+        "gradients": parameters * size,
+        "optimizer": parameters * OPTIMIZER_BYTES,
+        "activations": whole(lambda block: block.activations, outside.activations + sum(shared.values())),
+    }
+    cache = whole(lambda block: block.cache, 0)
+    return {
+        "parameters": {
+            "total": parameters,
+            "embedding": embedding,
+            "non_embedding": parameters - embedding,
+            "layers": [blocks[name].parameters for name in layers],
+        },
+        "flops_per_token": {"ideal": _by_token(ideal, context), "executed": _by_token(executed, context)},
+        "cache_bytes": {
+            "total": cache,
+            "layers": [None if cache is None else blocks[name].cache for name in layers],
+        },
+        "training_bytes": {**training, "total": sum(training.values())},
+        "layers": layers,
+        "context": context,
+        "dtype": dtype,
+        "notes": [note for name, block in blocks.items() for note in _notes(name, block)],
+    }
+
+
+def check_builds(spec, root, path=()):
+    """Build every block's components on the meta device.
+
+    What a component refuses (a ValueError of its `__init__`) becomes a SpecError at its place in the document `root`,
+    where the model is at `path`; a reason that begins with an option's name and a colon is placed at that option.
+    """
+    for layer, (name, block) in enumerate(spec.blocks.items()):
+        for kind in ("mixer", "ffn"):
+            if getattr(block, kind) is None:
+                continue
+            try:
+                with torch.device("meta"):
+                    registry.build(kind, getattr(block, kind), _context(spec, layer % spec.layers))
+            except SpecError:
+                raise
+            except ValueError as error:
+                option, colon, reason = str(error).partition(": ")
+                where = (*path, "blocks", name, kind)
+                if colon and option in getattr(block, kind):
+                    raise root.error(reason, (*where, option)) from None
+                raise root.error(str(error), where) from None
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One block, or what stands around the blocks: totals over the context, not yet by token."""
+
+    parameters: int
+    ideal: dict
+    executed: dict
+    activations: int
+    shared: dict
+    cache: int | None
+
+    @classmethod
+    def of_block(cls, block, dim, layout):
+        tokens, dtype = layout.shape[1], next(block.parameters()).dtype
+        mixer = block.mixer and block.mixer.component
+
+        def run(tokens, layout, state=None):
+            x_BTD = torch.empty(1, tokens, dim, dtype=dtype, device="meta", requires_grad=torch.is_grad_enabled())
+            return block(x_BTD, layout, state)
+
+        train, kept = _backward(lambda: run(tokens, layout)[0]), _kept(lambda: run(tokens, layout)[0], block)
+        memo = {_storage(tensor) for tensor in _tensors(list(layout._memo.values()))}
+        maps = 2 * sum(weight.numel() for weight in _maps(block))
+        ideal = {"prefill": maps * tokens + _mixing(mixer, tokens)}
+        ideal |= {"train": 3 * ideal["prefill"], "decode": None}
+        executed = {"train": train, "prefill": _forward(lambda: run(tokens, layout)), "decode": None}
+        cache = 0 if mixer is None else None
+        if mixer is None or getattr(mixer, "state_size", None) is not None:
+            ideal["decode"] = maps + _mixing(mixer, tokens) - _mixing(mixer, tokens - 1)
+            state = mixer and mixer.init_state(1, tokens, dtype, torch.device("meta"))
+            cache = sum(tensor.nbytes for tensor in _tensors(state))
+            with torch.no_grad():
+                if tokens > 1:
+                    state = run(tokens - 1, TokenLayout.whole(1, tokens - 1, device="meta"), state)[1]
+                last = TokenLayout.whole(1, 1, device="meta", first=tokens - 1)
+                executed["decode"] = _forward(lambda: run(1, last, state))
+        return cls(
+            parameters=sum(weight.numel() for weight in block.parameters()),
+            ideal=ideal,
+            executed=executed,
+            activations=sum(size for key, size in kept.items() if key not in memo),
+            shared={key: size for key, size in kept.items() if key in memo},
+            cache=cache,
+        )
+
+    @classmethod
+    def of_frame(cls, frame, tokens_BT):
+        """Embedding, final norm and head, with the loss in activations but not in FLOPs."""
+
+        logits = []
+
+        def loss():
+            logits[:] = [frame(tokens_BT)]
+            return F.cross_entropy(logits[0].flatten(0, 1).float(), tokens_BT.flatten())
+
+        train, saved = _backward(loss), _kept(loss, frame)
+        saved |= {_storage(tensor): tensor.untyped_storage().nbytes() for tensor in logits}
+        executed = {
+            "train": train,
+            "prefill": _forward(lambda: frame(tokens_BT)),
+            "decode": _forward(lambda: frame(tokens_BT[:, -1:])),
+        }
+        parameters = sum(weight.numel() for weight in frame.parameters())
+        return cls(parameters, {}, executed, sum(saved.values()), {}, 0)
+
+
+def _check(context, dtype):
+    if isinstance(context, bool) or not isinstance(context, int) or context < 1:
+        raise SpecError(f"context: expected a whole number of at least 1, got {context!r}")
+    if dtype not in DTYPES:
+        raise SpecError(f"dtype: no dtype {dtype!r}{nearest(dtype, DTYPES)}")
+
+
+def _context(spec, layer):
+    return Context(spec.dim, layer, spec.layers, spec.norm_eps, spec.init)
+
+
+def _block(spec, name, layer):
+    with torch.device("meta"):
+        return Block(spec.blocks[name], _context(spec, layer))
+
+
+def _frame(spec, dtype):
+    """The model without its layers."""
+    with torch.device("meta"):
+        model = Model(spec.model_copy(update={"layers": 1}))
+    model.blocks = nn.ModuleList()
+    return model.to(dtype)
+
+
+def _maps(module):
+    """The weights that act as linear maps on every token."""
+    gates = {id(part.weight) for part in module.modules() if isinstance(part, BlockDiagonalLinear)}
+    for weight in module.parameters():
+        if id(weight) in gates or (weight.role == "matrix" and weight.ndim >= 2):
+            yield weight
+
+
+def _mixing(mixer, tokens):
+    """The mixer's own contractions between positions over a document of `tokens`."""
+    if tokens == 0 or not hasattr(mixer, "mixing_flops"):
+        return 0
+    return int(mixer.mixing_flops(TokenLayout.whole(1, tokens)))
+
+
+def _forward(run):
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def _backward(run):
+    """FLOPs of forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        y = run()
+        y.backward(torch.empty_like(y))
+    return counter.get_total_flops()
+
+
+def _kept(run, module):
+    """The bytes of each storage that a forward keeps for its backward and that is not a parameter's."""
+    kept = {}
+
+    def pack(tensor):
+        kept.setdefault(_storage(tensor), tensor)
+        return tensor
+
+    with _FusedAttention(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run()
+    weights = {_storage(weight) for weight in module.parameters()}
+    return {key: tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights}
+
+
+class _FusedAttention(TorchFunctionMode):
+    """On the meta device torch would write fused attention out, T x S scores a head; real devices keep only its
+    operands, output and log-sum-exp, and a mask in their own type. This takes the CPU's operation."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        return _fused_attention(*args, **kwargs)
+
+
+def _fused_attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.empty_like(attn_mask, dtype=q.dtype)
+    operation = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return operation(q, k, v, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+
+
+def _storage(tensor):
+    """What tells storages on the meta device apart (they have no address), while their tensors live."""
+    return tensor.untyped_storage()._cdata
+
+
+def _tensors(value):
+    """Every tensor in a state: dataclasses, lists, tuples and mappings of tensors."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif is_dataclass(value):
+        yield from _tensors([getattr(value, field.name) for field in fields(value)])
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _by_token(totals, context):
+    """Totals over the context by token, whole numbers where they are; decode is one token already."""
+    divisors = {"train": context, "prefill": context, "decode": 1}
+    return {path: _divided(totals[path], divisors[path]) for path in divisors}
+
+
+def _divided(total, by):
+    if total is None:
+        return None
+    return total // by if total % by == 0 else total / by
+
+
+def _notes(name, block):
+    ideal, executed = block.ideal, block.executed
+    if block.cache is None:
+        yield f"block {name!r} sees ahead: it keeps no state, so the model has no cache and does not decode"
+    for path in ("prefill", "decode"):
+        if executed[path] is not None and executed[path] < ideal[path]:
+            yield (
+                f"block {name!r}, {path}: the FLOP counter sees {executed[path]:,} of the {ideal[path]:,} that the block "
+                "needs (element-wise code or an operation without a FLOP formula); `executed` is too low"
+            )
+    if ideal["prefill"] and executed["train"] <= executed["prefill"]:
+        yield f"block {name!r}, train: the FLOP counter sees nothing of the backward pass; `executed` is too low"

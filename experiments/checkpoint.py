@@ -1,0 +1,69 @@
+"""Checkpoints that resume bit for bit: random state included, flushed to disk, renamed into place."""
+
+import os
+import random
+from pathlib import Path
+
+import numpy
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from safetensors.torch import load_file, save_file
+
+NAME = "checkpoint.ckpt"
+WEIGHTS = "model.safetensors"
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, flushes, renames: a kill at any moment leaves the old checkpoint or the new one."""
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        _durably(Path(path), lambda scratch: torch.save(checkpoint, scratch))
+
+    def load_checkpoint(self, path, map_location=None, weights_only=True):
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+
+def random_state():
+    """The state of every random generator a step may use, as data that loads without pickle."""
+    kind, keys, position, has_gauss, gauss = numpy.random.get_state()
+    version, internal, following = random.getstate()
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": [kind, keys.tolist(), int(position), int(has_gauss), float(gauss)],
+        "python": [version, list(internal), following],
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random_state(state):
+    """Undo what happened since `random_state`."""
+    torch.set_rng_state(state["torch"])
+    numpy.random.set_state(tuple(state["numpy"]))
+    version, internal, following = state["python"]
+    random.setstate((version, tuple(internal), following))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def save_weights(model, folder):
+    """The model's weights as safetensors."""
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
+    _durably(Path(folder) / WEIGHTS, lambda scratch: save_file(weights, scratch))
+
+
+def load_weights(model, folder):
+    """Read the weights of a run's folder into `model`."""
+    model.load_state_dict(load_file(Path(folder) / WEIGHTS))
+
+
+def _durably(path, write):
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(scratch)
+        with open(scratch, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)

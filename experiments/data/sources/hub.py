@@ -1,0 +1,75 @@
+"""A data set of the Hugging Face hub, or one in a local folder, through the package `datasets`."""
+
+from itertools import islice
+from pathlib import Path
+
+from arch.errors import DataError, nearest
+from arch.registry import source
+from arch.spec import Count, List, Spec
+
+# What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` leave in a folder.
+SAVED = ("state.json", "dataset_dict.json")
+
+
+@source
+class Hub:
+    """One document a row, in the data set's order."""
+
+    class Config(Spec):
+        """`path`: a name on the hub, a folder of data files, or a folder that `save_to_disk` wrote.
+
+        `name`: the data set's configuration. `split`: its split to read (this workbench makes its own three from it).
+        `field`: the column that holds the text. `data_files`: files or globs of it. `limit`: the first so many rows;
+        of a data set on the hub, only those are downloaded.
+        """
+
+        path: str
+        name: str | None = None
+        split: str = "train"
+        field: str = "text"
+        data_files: List(str) | None = None
+        limit: Count | None = None
+
+    def __init__(self, config):
+        self.config = config
+
+    def documents(self):
+        """Yields (`PATH[ROW]`, text), blank rows left out. Raises DataError."""
+        rows = self._rows()
+        columns = rows.column_names
+        if columns is not None and self.config.field not in columns:
+            raise DataError(
+                f"{self.config.path}: no column {self.config.field!r} (data.source.field){nearest(self.config.field, columns)}"
+            )
+        for number, row in enumerate(islice(rows, self.config.limit)):
+            text = row.get(self.config.field)
+            if not isinstance(text, str):
+                raise DataError(f"{self.config.path}[{number}]: no text in the column {self.config.field!r}")
+            if text.strip():
+                yield f"{self.config.path}[{number}]", text
+
+    def _rows(self):
+        try:
+            import datasets
+        except ImportError:
+            raise DataError("the source `hub` needs the package datasets: pip install 'archbench[hub]'") from None
+        config = self.config
+        folder = Path(config.path).expanduser()
+        try:
+            if any((folder / name).is_file() for name in SAVED):
+                saved = datasets.load_from_disk(str(folder))
+                return saved if isinstance(saved, datasets.Dataset) else self._split_of(saved)
+            return datasets.load_dataset(
+                str(folder) if folder.is_dir() else config.path,
+                config.name,
+                data_files=list(config.data_files) if config.data_files else None,
+                split=config.split,
+                streaming=config.limit is not None,
+            )
+        except (OSError, ValueError) as error:
+            raise DataError(f"{config.path}: datasets cannot load it: {error}") from None
+
+    def _split_of(self, saved):
+        if self.config.split not in saved:
+            raise DataError(f"{self.config.path}: no split {self.config.split!r}{nearest(self.config.split, saved)}")
+        return saved[self.config.split]

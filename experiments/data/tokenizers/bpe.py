@@ -1,0 +1,53 @@
+"""Byte-level byte-pair encoding (Sennrich et al. 2016; over bytes as in GPT-2), trained on the train split."""
+
+from pydantic import field_validator
+from tokenizers import Tokenizer, models, trainers
+
+from arch.registry import tokenizer
+from arch.spec import Spec
+from experiments.data import byte_level
+from experiments.data.specials import SPECIALS, finish
+
+
+@tokenizer
+class BPE:
+    """`decode(encode(text)) == text` for every text. Training depends on the texts alone, not on threads or order of hashing."""
+
+    class Config(Spec):
+        """`vocab_size`: tokens, the 256 bytes and the 3 specials among them. A small corpus may give fewer."""
+
+        vocab_size: int
+
+        @field_validator("vocab_size")
+        @classmethod
+        def _holds_every_byte(cls, size):
+            if size < byte_level.SMALLEST_VOCABULARY:
+                raise ValueError(
+                    f"expected at least {byte_level.SMALLEST_VOCABULARY}: the 256 bytes and the {len(SPECIALS)} specials "
+                    f"{' '.join(SPECIALS)}; got {size}"
+                )
+            return size
+
+        @classmethod
+        def examples(cls):
+            return [cls(vocab_size=byte_level.SMALLEST_VOCABULARY), cls(vocab_size=300)]
+
+    def __init__(self, config):
+        self.config = config
+
+    def train(self, texts):
+        """The Tokenizer that merging the most frequent pairs of `texts` (a list) gives."""
+        built = Tokenizer(models.BPE())
+        byte_level.attach(built, words=True)
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.config.vocab_size,
+            special_tokens=list(SPECIALS),
+            initial_alphabet=list(byte_level.ALPHABET),
+            show_progress=False,
+        )
+        built.train_from_iterator(texts, trainer, length=len(texts))
+        return finish(built)
+
+    def byte_lengths(self, trained):
+        """(V,) int64: UTF-8 bytes each token stands for, 0 for specials."""
+        return byte_level.byte_lengths(trained)

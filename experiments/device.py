@@ -1,0 +1,53 @@
+"""How this process computes: threads, denormals, allocator. To be called once, before any tensor work."""
+
+import ctypes
+import os
+import platform
+
+import torch
+
+# glibc's mallopt parameters (malloc.h).
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+
+
+def setup(threads):
+    """Pin torch to `threads` CPU threads, flush denormals (only effective before the first parallel operation), and
+    keep freed memory in the process: fresh pages cost a CPU step more than its arithmetic does."""
+    torch.set_num_threads(threads)
+    if torch.get_num_interop_threads() != 1:
+        try:
+            torch.set_num_interop_threads(1)
+        except RuntimeError:
+            pass  # already fixed by earlier work in this process; it does not change bits
+    torch.set_flush_denormal(True)
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
+        libc.mallopt(M_TOP_PAD, 64 << 20)
+
+
+def hardware():
+    """What this machine is: for the record, no part of identity."""
+    facts = {"machine": platform.machine(), "cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0)), "os": platform.system()}
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name(0)
+        facts["gpus"] = torch.cuda.device_count()
+    return facts
+
+
+def _cpu_name():
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def peak_memory_bytes(device):
+    """The most memory this process has held: of the GPU where there is one, else resident memory."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

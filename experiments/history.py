@@ -1,0 +1,75 @@
+"""The curves of a run: rows in memory, `history.parquet` for analysis, TensorBoard events for the eye."""
+
+import math
+import os
+from pathlib import Path
+
+NAME = "history.parquet"
+COLUMNS = (
+    "step",
+    "tokens",
+    "seconds",
+    "train/loss",
+    "lr",
+    "grad_norm",
+    "tokens_per_second",
+    "select/loss",
+    "select/perplexity",
+    "select/bits_per_byte",
+)
+
+
+class History:
+    """A row a step. `select/*` are NaN where the select split was not evaluated."""
+
+    def __init__(self, rows=()):
+        self.rows = list(rows)
+
+    def add(self, **values):
+        """Append a row; absent columns become NaN."""
+        self.rows.append([float(values.get(name, math.nan)) for name in COLUMNS])
+
+    @property
+    def seconds(self):
+        """Training time up to the last row, earlier sessions of the same run included."""
+        return self.rows[-1][COLUMNS.index("seconds")] if self.rows else 0.0
+
+    def write(self, folder):
+        """Write `history.parquet` whole or not at all."""
+        import pyarrow
+        import pyarrow.parquet
+
+        columns = list(zip(*self.rows)) or [[] for _ in COLUMNS]
+        table = pyarrow.table({name: pyarrow.array(column, pyarrow.float64()) for name, column in zip(COLUMNS, columns)})
+        for i, name in enumerate(COLUMNS[:2]):
+            table = table.set_column(i, name, table.column(name).cast(pyarrow.int64()))
+        path = Path(folder) / NAME
+        scratch = path.with_name(f".{NAME}.{os.getpid()}")
+        try:
+            pyarrow.parquet.write_table(table, scratch)
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+class Events:
+    """TensorBoard events of a run. Started again at `step`, what an interrupted session wrote past it is purged."""
+
+    def __init__(self, folder, step):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None, flush_secs=20)
+
+    def scalars(self, step, values):
+        """Write named numbers at a step; NaN is left out."""
+        for name, value in values.items():
+            if not math.isnan(value):
+                self.writer.add_scalar(name, value, step)
+
+    def text(self, step, name, text):
+        """Write a text as a code block."""
+        self.writer.add_text(name, "    " + text.replace("\n", "\n    "), step)
+
+    def close(self):
+        """Flush and close the event file."""
+        self.writer.close()

@@ -1,0 +1,100 @@
+"""One optimizer step, as Lightning calls it, and the data it is called with.
+
+Shapes: B rows, T tokens.
+"""
+
+import logging
+import warnings
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from experiments.checkpoint import random_state, restore_random_state
+from experiments.optim import build_optimizer, learning_rate
+
+logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+# Data is a pure function of the step, computed in place: workers would only add processes. The rate is set by hand.
+warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+warnings.filterwarnings("ignore", message=".*is in a format that the default.*", module="pytorch_lightning")
+
+
+class NonFinite(ArithmeticError):
+    """A loss or gradient that is not finite, at a step, in the named groups of parameters."""
+
+    def __init__(self, step, what, groups):
+        self.step, self.groups = step, groups
+        super().__init__(f"{what} is not finite at step {step}" + (f", in {', '.join(groups)}" if groups else ""))
+
+
+class Batches(IterableDataset):
+    """The batches of steps `first` and on: a pure function of (corpus, seed, step)."""
+
+    def __init__(self, corpus, data, seed, steps):
+        self.corpus, self.data, self.seed, self.steps, self.first = corpus, data, seed, steps, 0
+
+    def __iter__(self):
+        for step in range(self.first, self.steps):
+            yield self.corpus.batch("train", step, self.seed, self.data.rows, self.data.context)
+
+
+class TrainingModule(pl.LightningModule):
+    """A model, an objective and the step that brings them together.
+
+    The gradient of a step is that of sum(loss_sum) / sum(weight) over all its micro-batches and devices, whatever
+    their number. `last` holds the numbers of the latest step.
+    """
+
+    def __init__(self, model, objective, spec, corpus, seed):
+        super().__init__()
+        self.automatic_optimization = False
+        self.model, self.objective, self.spec = model, objective, spec
+        self.batches = Batches(corpus, spec.data, seed, spec.train.steps)
+        self.last = {}
+
+    def train_dataloader(self):
+        return DataLoader(self.batches, batch_size=None)
+
+    def configure_optimizers(self):
+        return build_optimizer(self, self.spec.optimizer)
+
+    def training_step(self, batch, index):
+        optimizer, step, world = self.optimizers(), self.global_step, self.trainer.world_size
+        rate = learning_rate(step, self.spec.train.steps, self.spec.optimizer.lr, self.spec.schedule)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+        optimizer.zero_grad()
+        weight = max(1, self.objective.weight(batch))
+        loss = torch.zeros((), device=self.device)
+        for micro_batch in batch.split(world * self.spec.train.accumulate)[self.trainer.global_rank :: world]:
+            loss_sum, _, _ = self.objective(self.model, micro_batch)
+            self.manual_backward(loss_sum * (world / weight))  # data parallelism averages; we want the sum
+            loss += loss_sum.detach() / weight
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.spec.optimizer.clip or float("inf"), foreach=True)
+        loss, norm = float(self.trainer.strategy.reduce(loss, reduce_op="sum")), float(norm)
+        if not torch.isfinite(torch.tensor([loss, norm])).all():
+            raise NonFinite(step, "the loss" if loss != loss or abs(loss) == float("inf") else "a gradient", self._bad())
+        optimizer.step()
+        self.last = {"train/loss": loss, "lr": rate, "grad_norm": norm}
+
+    def _bad(self):
+        """The groups of parameters (a block's sub-layer, the embedding, a norm) whose values or gradients are not finite."""
+        groups = {}
+        for name, weight in self.model.named_parameters():
+            fine = weight.isfinite().all() and (weight.grad is None or weight.grad.isfinite().all())
+            group = ".".join(name.split(".")[:3]) if name.startswith("blocks.") else name.split(".")[0]
+            groups[group] = groups.get(group, True) and bool(fine)
+        return [group for group, fine in groups.items() if not fine]
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["random_state"] = random_state()
+
+    def on_load_checkpoint(self, checkpoint):
+        self.batches.first = checkpoint["global_step"]
+        self._random_state = checkpoint["random_state"]
+
+    def on_train_start(self):
+        if getattr(self, "_random_state", None) is not None:
+            restore_random_state(self._random_state)

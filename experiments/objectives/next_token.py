@@ -1,0 +1,51 @@
+"""Next-token prediction: cross-entropy against the token that follows.
+
+Shapes: B rows, T tokens, V vocabulary.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from arch.layout import TokenLayout
+from arch.registry import objective
+from arch.spec import Spec
+
+
+@objective
+class NextToken(nn.Module):
+    """loss_sum = -sum log p(target) over the positions that have one; weight = how many there are.
+
+    The sums make accumulation, masked positions and data parallelism exact: a step's loss is the sum of sums over the
+    sum of weights, however the rows are divided.
+    """
+
+    class Config(Spec):
+        """No options."""
+
+    def __init__(self, config, byte_lengths_V):
+        """byte_lengths_V: UTF-8 bytes each token stands for, for bits per byte."""
+        super().__init__()
+        self.register_buffer("byte_lengths_V", torch.as_tensor(byte_lengths_V, dtype=torch.long), persistent=False)
+
+    def weight(self, batch):
+        """How many positions of a batch have a target."""
+        return int((batch.targets_BT >= 0).sum())
+
+    def forward(self, model, batch):
+        """(loss_sum in nats, weight, sums): `sums` add up over batches and `summarise` turns them into metrics."""
+        logits_BTV = model(batch.tokens_BT, TokenLayout(batch.doc_BT, batch.pos_BT))
+        targets = batch.targets_BT.flatten()
+        loss_sum = F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets, ignore_index=-1, reduction="sum")
+        weight = self.weight(batch)
+        lengths = self.byte_lengths_V[targets.clamp(min=0)]
+        sums = {"nats": loss_sum.detach(), "tokens": weight, "bytes": torch.where(targets >= 0, lengths, 0).sum()}
+        return loss_sum, weight, sums
+
+    def summarise(self, sums):
+        """{loss: nats a token, perplexity, bits_per_byte} from added-up `sums`. Bits per byte compare tokenizers."""
+        loss = float(sums["nats"]) / max(1, int(sums["tokens"]))
+        bits = float(sums["nats"]) / math.log(2) / max(1, int(sums["bytes"]))
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "bits_per_byte": bits}

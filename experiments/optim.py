@@ -1,0 +1,39 @@
+"""AdamW with decay by a parameter's role, and the learning rate as a pure function of the step."""
+
+import math
+
+import torch
+
+DECAYED = ("embedding", "matrix")
+
+
+def build_optimizer(module, spec):
+    """AdamW over two groups: decayed (matrices and embeddings) and not (norms, biases, everything of a recurrence).
+
+    A parameter without a role, in a user's own component, is decayed if it has two dimensions or more.
+    """
+    decayed, plain = [], []
+    for weight in module.parameters():
+        if weight.requires_grad:
+            role = getattr(weight, "role", "matrix" if weight.ndim >= 2 else "vector")
+            (decayed if role in DECAYED else plain).append(weight)
+    groups = [
+        {"params": decayed, "weight_decay": spec.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=spec.lr, betas=spec.betas, eps=spec.eps, foreach=True
+    )
+
+
+def learning_rate(step, steps, peak, schedule):
+    """The rate of optimizer step `step` (from 0) of `steps`: linear warm-up, then cosine, or stable and linear decay."""
+    warmup = round(schedule.warmup * steps)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if schedule.type == "cosine":
+        done = (step - warmup) / max(1, steps - 1 - warmup)
+        return peak * (schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * done)))
+    decay = max(1, round(schedule.decay * steps))
+    left = min(1.0, (steps - 1 - step) / decay)
+    return peak * (schedule.final + (1 - schedule.final) * left)

@@ -1,0 +1,211 @@
+"""From a plan and a seed to a run's record. Read `train` from top to bottom."""
+
+import importlib.metadata
+import platform
+import subprocess
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+
+from arch import registry
+from arch.document import ROOT
+from arch.generate import generate
+from arch.model import new_model
+from experiments import checkpoint, device
+from experiments.data.corpus import prepare
+from experiments.evaluate import evaluate
+from experiments.module import NonFinite, TrainingModule
+from experiments.record import Failure, RunRecord
+from experiments.watch import Interrupted, Watch
+
+PACKAGES = ("torch", "pytorch-lightning", "numpy", "tokenizers", "optuna", "pydantic")
+
+
+def train(plan, seed, folder, progress=None, stop=None):
+    """Train the run of `plan` and `seed` in `folder`, or resume it, or return at once if it is finished there.
+
+    progress: called about once a second with {step, steps, loss, select_loss, tokens_per_second}.
+    stop: asked after every step; true saves a checkpoint and ends the run as `interrupted`.
+    Returns its RunRecord; a run that fails ends as `failed` and says why. Nothing is raised for it.
+    """
+    folder = Path(folder)
+    record = RunRecord.read(folder)
+    if record and record.status == "finished" and (record.identity, record.seed) == (plan.identity, seed):
+        return record
+    earlier_seconds = record.wall_seconds if record and record.identity == plan.identity else 0.0
+    record = _new_record(plan, seed)
+    started = time.perf_counter()
+    watch = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        record.write(folder)
+        spec = plan.spec
+        torch.manual_seed(seed)
+        corpus = prepare(spec.data, spec.model.vocab_size)
+        _same_data(corpus, plan)
+        model = new_model(spec.model, seed)
+        objective = registry.build("objective", spec.objective, corpus.byte_lengths)
+        module = TrainingModule(model, objective, spec, corpus, seed)
+        watch = Watch(corpus, spec, folder, progress, stop)
+        trainer = _trainer(spec.train, watch, folder)
+        trainer.fit(module, ckpt_path=_resumable(folder, plan, seed, watch))
+
+        where = trainer.strategy.root_device
+        module.to(where)
+        with trainer.precision_plugin.forward_context():
+            metrics = {}
+            for split, rows in (("select", spec.evaluate.select_rows), ("report", spec.evaluate.report_rows)):
+                metrics |= evaluate(model, objective, corpus, split, rows, spec.data, where)
+        metrics["train/loss"] = module.last.get("train/loss", float(watch.history.rows[-1][3]))
+        sample = _sample(model, corpus, spec, seed)
+        checkpoint.save_weights(model, folder)
+        corpus.save_tokenizer(folder)
+        _close(watch, folder, metrics, sample)
+        outcome = {"status": "finished", "metrics": metrics, "sample": sample, "timing": _timing(watch, spec, where)}
+    except Interrupted:
+        outcome = {"status": "interrupted"}
+    except KeyboardInterrupt:
+        outcome = {"status": "interrupted"}
+    except Exception as error:  # whatever ends a run ends only this run, and its record says why
+        outcome = {"status": "failed", "failure": _failure(error, watch)}
+    return _ended(record, outcome, folder, watch, earlier_seconds + time.perf_counter() - started)
+
+
+def _new_record(plan, seed):
+    return RunRecord(
+        status="running",
+        identity=plan.identity,
+        seed=seed,
+        spec=plan.spec.dump(),
+        data=plan.data,
+        plugins=plan.plugins,
+        versions={name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        git=code_version(),
+        hardware=device.hardware(),
+        threads=torch.get_num_threads(),
+        cost=plan.cost,
+        started=_now(),
+    )
+
+
+def _same_data(corpus, plan):
+    if corpus.fingerprint != plan.data["fingerprint"]:
+        raise RuntimeError("the corpus has changed since the run was planned; plan it again")
+
+
+def _trainer(spec, watch, folder):
+    return pl.Trainer(
+        max_steps=spec.steps,
+        accelerator=spec.accelerator,
+        devices=spec.devices,
+        strategy=spec.strategy,
+        precision=spec.precision,
+        callbacks=[watch],
+        plugins=[checkpoint.DurableCheckpointIO()],
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def _resumable(folder, plan, seed, watch):
+    """The checkpoint to resume from: only one that this very run has written."""
+    path = folder / checkpoint.NAME
+    marker = folder / "checkpoint.identity"
+    mine = f"{plan.identity} {seed}"
+    if path.is_file() and marker.is_file() and marker.read_text() == mine:
+        return path
+    path.unlink(missing_ok=True)
+    marker.write_text(mine)
+    return None
+
+
+def _sample(model, corpus, spec, seed):
+    """Text the trained model writes from nothing; empty for a model that sees ahead."""
+    tokens = spec.evaluate.sample_tokens
+    try:
+        state = model.init_state(1, 1)
+    except ValueError:
+        state = None
+    if not tokens or state is None:
+        return ""
+    start = corpus.tokenizer.token_to_id("<bos>")
+    prompt_BT = torch.tensor([[start]], device=model.embedding.device)
+    written = generate(model, prompt_BT, tokens, temperature=0.8, seed=seed)
+    return corpus.tokenizer.decode(written[0].tolist())
+
+
+def _close(watch, folder, metrics, sample):
+    watch.history.write(folder)
+    watch.events.scalars(watch.history.rows[-1][0], metrics)
+    if sample:
+        watch.events.text(watch.history.rows[-1][0], "sample", sample)
+
+
+def _timing(watch, spec, where):
+    train_seconds = watch.history.seconds - watch.evaluate_seconds
+    return {
+        "train_seconds": train_seconds,
+        "evaluate_seconds": watch.evaluate_seconds,
+        "tokens_per_second": spec.tokens / train_seconds,
+        "peak_memory_bytes": device.peak_memory_bytes(where),
+    }
+
+
+def _failure(error, watch):
+    step = error.step if isinstance(error, NonFinite) else int(watch.history.rows[-1][0]) if watch and watch.history.rows else -1
+    return Failure(
+        step=step,
+        error=type(error).__name__,
+        message=str(error),
+        parameters=error.groups if isinstance(error, NonFinite) else [],
+    )
+
+
+def _ended(record, outcome, folder, watch, wall_seconds):
+    """The final record, on disk where that is possible; what cannot be written is said in its notes."""
+    history = watch.history if watch else None
+    if watch and hasattr(watch, "events"):
+        watch.events.close()
+    record = record.model_copy(
+        update=outcome
+        | {
+            "ended": _now(),
+            "wall_seconds": wall_seconds,
+            "steps": int(history.rows[-1][0]) if history and history.rows else 0,
+            "tokens": int(history.rows[-1][1]) if history and history.rows else 0,
+        }
+    )
+    try:
+        if record.status == "failed" and history and history.rows:
+            history.write(folder)
+        record.write(folder)
+        if record.status == "finished":
+            (folder / checkpoint.NAME).unlink(missing_ok=True)
+    except OSError as error:
+        note = f"no record could be written to {folder}: {error}"
+        failure = record.failure or Failure(step=record.steps, error=type(error).__name__, message=str(error))
+        record = record.model_copy(update={"status": "failed", "failure": failure, "notes": [*record.notes, note]})
+    return record
+
+
+def code_version():
+    """{commit, dirty} of the code, where it is a git checkout."""
+
+    def git(*words):
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+
+
+def _now():
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

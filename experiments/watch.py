@@ -1,0 +1,90 @@
+"""What happens between steps: the history grows, the select split is evaluated, a checkpoint is saved, someone is told."""
+
+import time
+
+import pytorch_lightning as pl
+
+from experiments import checkpoint
+from experiments.device import peak_memory_bytes
+from experiments.evaluate import evaluate
+from experiments.history import COLUMNS, Events, History
+
+EVENTS_A_RUN = 200
+SECONDS_BETWEEN_REPORTS = 1.0
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its checkpoint is on disk."""
+
+
+class Watch(pl.Callback):
+    """Keeps the run's history (in the checkpoint too, so that a resumed run's curves have no seam)."""
+
+    def __init__(self, corpus, spec, folder, progress=None, stop=None):
+        self.corpus, self.spec, self.folder = corpus, spec, folder
+        self.progress, self.stop = progress or (lambda _: None), stop or (lambda: False)
+        self.history = History()
+        self.evaluate_seconds = self.reported = 0.0
+
+    def state_dict(self):
+        return {"rows": self.history.rows, "evaluate_seconds": self.evaluate_seconds}
+
+    def load_state_dict(self, state):
+        self.history = History(state["rows"])
+        self.evaluate_seconds = state["evaluate_seconds"]
+
+    def on_train_start(self, trainer, module):
+        self.events = Events(self.folder, trainer.global_step)
+        self.before = self.history.seconds
+        self.started = time.perf_counter()
+        self.select_loss = None
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        step, train = trainer.global_step, self.spec.train
+        seconds = self.before + time.perf_counter() - self.started
+        tokens = step * self.spec.data.rows * self.spec.data.context
+        values = module.last | {"tokens_per_second": tokens / max(1e-9, seconds - self.evaluate_seconds)}
+        evaluated = step % self.spec.evaluate.every == 0 or step == train.steps
+        if evaluated:
+            values |= self._select(trainer, module)
+        self.history.add(step=step, tokens=tokens, seconds=seconds, **values)
+        if evaluated or step % max(1, train.steps // EVENTS_A_RUN) == 0:
+            memory = peak_memory_bytes(module.device)
+            self.events.scalars(step, values | {"memory/peak_bytes": memory})
+        self._tell(step, values, evaluated)
+        stopping = self.stop()
+        if stopping or (step % train.checkpoint_every == 0 and step < train.steps):
+            trainer.save_checkpoint(self.folder / checkpoint.NAME)
+            self.history.write(self.folder)
+        if stopping and step < train.steps:
+            raise Interrupted
+
+    def _select(self, trainer, module):
+        started = time.perf_counter()
+        with trainer.precision_plugin.forward_context():
+            metrics = evaluate(
+                module.model,
+                module.objective,
+                self.corpus,
+                "select",
+                self.spec.evaluate.select_rows,
+                self.spec.data,
+                module.device,
+            )
+        self.evaluate_seconds += time.perf_counter() - started
+        self.select_loss = metrics["select/loss"]
+        return {name: value for name, value in metrics.items() if name in COLUMNS}
+
+    def _tell(self, step, values, evaluated):
+        now = time.perf_counter()
+        if evaluated or now - self.reported > SECONDS_BETWEEN_REPORTS:
+            self.reported = now
+            self.progress(
+                {
+                    "step": step,
+                    "steps": self.spec.train.steps,
+                    "loss": values["train/loss"],
+                    "select_loss": self.select_loss,
+                    "tokens_per_second": values["tokens_per_second"],
+                }
+            )

@@ -1,0 +1,136 @@
+"""`python -m sweeps list | show | run | status`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from arch import cli
+
+app = cli.new_app("How many runs become a study: plan, cost, run and follow ablations.")
+
+Study = Annotated[str, typer.Argument(help="a shipped study (see `list`) or the path of a YAML file", metavar="STUDY")]
+Scale = Annotated[str | None, typer.Option(help="a scale of the study; by default `demo` where it has one")]
+Runs = Annotated[Path, typer.Option(help="the folder of all studies' runs")]
+RUNS = Path("runs")
+
+
+@app.command("list")
+def list_studies():
+    """The shipped studies, what they ask, and at which scales."""
+    from arch import document
+
+    for name in document.shipped("sweeps"):
+        root = document.load(name, "sweeps")
+        scales = root.value.get("scales", document.node({})).plain()
+        print(f"{name}: {root.value.get('question', document.node('')).plain()}")
+        print(f"    scales: {', '.join(scales) or '(none)'}")
+
+
+@app.command()
+def show(
+    study: Study,
+    scale: Scale = None,
+    json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+):
+    """Every arm and run of a study and what it would cost, before anything is run."""
+    from sweeps import show as shown
+
+    name, scale, spec, arms = _checked(study, scale)
+    data = shown.preview(name, scale, spec, arms)
+    if json:
+        import json as to_json
+
+        print(to_json.dumps(data, indent=1))
+    else:
+        shown.printed(data, _console())
+
+
+@app.command()
+def run(
+    study: Study,
+    scale: Scale = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="worker processes; by default what the cores carry")] = None,
+    runs: Runs = RUNS,
+):
+    """Do what is missing of a study, then write its report. Interrupted, the same command resumes."""
+    name, scale, spec, arms = _checked(study, scale)
+    from sweeps import study as studies
+    from sweeps.run import run_study
+
+    console = _console()
+    command = _command("run", study, scale, runs)
+    with console.status("preparing the data"):
+        planned = studies.plan(name, scale, spec, arms, runs, command)
+    try:
+        result = run_study(planned, workers, console)
+    except OSError as error:
+        print(f"cannot write the study in {planned.folder}: {error}", file=sys.stderr)
+        return 1
+    reported = _report(planned.folder)
+    for outcome in result.outcomes:
+        if outcome.status != "finished":
+            print(f"{outcome.status}: {outcome.job.title}: {outcome.message} ({outcome.job.folder})", file=sys.stderr)
+    return 0 if reported and result.complete else 1
+
+
+@app.command()
+def status(study: Study, scale: Scale = None, runs: Runs = RUNS):
+    """Which runs of a study are finished, failed or left, with their losses."""
+    from arch import document
+    from sweeps import status as stand
+    from sweeps.folders import study_folder, study_name
+    from sweeps.scale import default_scale
+    from sweeps.spec import split
+
+    root = document.load(study, "sweeps")
+    scale = scale or default_scale(root)
+    split(root, scale)
+    stand.printed(study_folder(runs, study_name(study), scale), _console())
+
+
+def _checked(study, scale):
+    """(name, scale, StudySpec, arms) with everything checked that needs no data."""
+    from arch import document
+    from sweeps.folders import study_name
+    from sweeps.scale import default_scale
+    from sweeps.spec import split
+
+    root = document.load(study, "sweeps")
+    scale = scale or default_scale(root)
+    split(root, scale)  # What is wrong with the study itself is said before torch is imported.
+    from sweeps import study as studies
+
+    return study_name(study), scale, *studies.check(root, scale)
+
+
+def _command(word, study, scale, runs):
+    words = ["python -m sweeps", word, study]
+    words += ["--scale", scale] if scale else []
+    words += ["--runs", str(runs)] if runs != RUNS else []
+    return " ".join(words)
+
+
+def _report(folder):
+    """Have `analysis` write the report: the reader of studies, so a command and not an import. Whether it did."""
+    import subprocess
+
+    command = [sys.executable, "-m", "analysis", "report", str(folder)]
+    done = subprocess.run(command, check=False)
+    if done.returncode:
+        print(f"no report (exit code {done.returncode}); again: python -m analysis report {folder}", file=sys.stderr)
+    print(f"look closer: python -m analysis tensorboard {folder}")
+    return done.returncode == 0
+
+
+def _console():
+    from rich.console import Console
+
+    console = Console()
+    # Where there is no terminal, rich would fold tables at 80 characters.
+    return console if console.is_terminal else Console(width=160)
+
+
+if __name__ == "__main__":
+    cli.main(app, "sweeps")

@@ -1,0 +1,85 @@
+"""Where runs lie under RUNS, and which of them are finished already.
+
+    RUNS/STUDY/SCALE/ARM-DIGEST12/seed-N           a reported run
+    RUNS/STUDY/SCALE/tune/ARM-DIGEST12/seed-N      a run of a tuning trial
+
+The depth keeps the two apart: a search for reported runs never meets a trial.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+
+from arch.errors import SpecError
+from experiments.record import NAME, RunRecord
+
+DIGEST = 12
+TUNE = "tune"
+LONGEST = 60
+UNSCALED = "base"
+
+
+def study_name(reference):
+    """A study's name: the shipped name, or its file's."""
+    if reference.endswith((".yaml", ".yml")):
+        return Path(reference).stem
+    return reference.removeprefix("sweeps/")
+
+
+def study_folder(runs, name, scale):
+    """RUNS/STUDY/SCALE. A study's name is one folder, so that a search for runs knows their depth."""
+    return Path(runs) / safe_name(name) / safe_name(scale or UNSCALED)
+
+
+def safe_name(label):
+    """A label as a file name that a shell and every file system take: `1:1` becomes `1to1`."""
+    name = re.sub(r"(?<=\d):(?=\d)", "to", label)
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-.")
+    return name[:LONGEST] or "unnamed"
+
+
+def safe_names(labels):
+    """`{label: file name}`, each name used once, also where upper and lower case are the same."""
+    names, used = {}, set()
+    for label in labels:
+        name, n = safe_name(label), 2
+        while name.lower() in used:
+            name, n = f"{safe_name(label)}-{n}", n + 1
+        used.add(name.lower())
+        names[label] = name
+    return names
+
+
+def run_folder(parent, arm, identity, seed):
+    """The folder of one run; `parent` is the study's folder or its `tune`."""
+    return parent / f"{arm}-{identity[:DIGEST]}" / f"seed-{seed}"
+
+
+def relative(folder, start):
+    """The path of a run's folder as a study's record gives it: relative to the study's folder."""
+    return os.path.relpath(folder, start)
+
+
+def read_record(folder):
+    """The RunRecord of a folder, or None where there is none that can be read."""
+    try:
+        return RunRecord.read(folder)
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, SpecError):
+        return None
+
+
+def finished(runs, identity, seed, own, trial=False):
+    """The folder of a finished run of this identity and seed anywhere under `runs`, rather its `own`; or None.
+
+    The folder's name has a part of the identity only, so the whole of it is compared in the record.
+    """
+    above = f"*/*/{TUNE}/" if trial else "*/*/"
+    others = sorted(path.parent for path in runs.glob(f"{above}*-{identity[:DIGEST]}/seed-{seed}/{NAME}"))
+    return next((folder for folder in (own, *others) if is_finished(folder, identity, seed)), None)
+
+
+def is_finished(folder, identity, seed):
+    """Whether the run in this folder is that run, and done."""
+    record = read_record(folder)
+    return record is not None and (record.status, record.identity, record.seed) == ("finished", identity, seed)

@@ -1,0 +1,292 @@
+"""A pool of worker processes that survives the death of any of them, and stops so that every run can be resumed."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+
+from arch.errors import SpecError
+from experiments.record import Failure, RunRecord
+from sweeps import worker
+from sweeps.folders import read_record
+from sweeps.job import Event, Job, Outcome
+
+TICK = 0.2
+BUSY_FOLDER_PAUSE = 2.0
+ATTEMPTS = 2
+# How long idle workers get to leave by themselves; all that they wrote is on disk by then.
+LEAVE = 2.0
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
+
+
+def cores():
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_count(jobs, asked=None, total=None, available=None):
+    """How many workers to start for `total` jobs like these: as many as keep every core busy and none twice, and at least one.
+
+    Runs on an accelerator go one at a time unless more are asked for: they would share it. Raises SpecError where
+    more are asked for than there are cores, because an oversubscribed run is slower than two after each other.
+    """
+    available = available or cores()
+    a_run = max((job.cores for job in jobs), default=1)
+    most = max(1, available // a_run)
+    if asked is not None and asked > most:
+        raise SpecError(
+            f"--workers {asked}: at most {most}, with {a_run} thread(s) a run (train.threads) on {available} core(s); "
+            "more would only wait for each other"
+        )
+    alone = any(job.plan.spec.train.accelerator != "cpu" for job in jobs)
+    return max(1, min(asked or (1 if alone else most), len(jobs) if total is None else total))
+
+
+@dataclass
+class _Worker:
+    process: multiprocessing.Process
+    conn: multiprocessing.connection.Connection
+    threads: int
+    log: str | None
+    job: Job | None = None
+
+
+class Pool:
+    """At most `size` workers, started when there is a job for them and kept from run to run.
+
+    prepare: a picklable function of the thread count that gives a worker its training function. logs: a folder for
+    the workers' output (None: it stays where this process writes).
+    """
+
+    def __init__(self, size, prepare=worker.trainer, logs=None):
+        self.size, self.prepare, self.logs = size, prepare, logs
+        self.workers, self.started, self.attempts = [], 0, {}
+        self.again, self.signals = deque(), 0
+        self._context = multiprocessing.get_context("spawn")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def run(self, take, report):
+        """Do every job that `take()` gives until it gives None while no job is on; `report(Event)` hears of them.
+
+        `take` is asked again after each outcome, so it may answer None for now. On SIGINT or SIGTERM every worker
+        saves its run and ends, then KeyboardInterrupt is raised; a second signal kills them.
+        """
+        with self._listening_to_signals():
+            while True:
+                if self.signals:
+                    self._stop(report)
+                    raise KeyboardInterrupt
+                more = self._dispatch(take)
+                if not more and not self._busy():
+                    return
+                self._hear(report)
+
+    def close(self):
+        """End all workers: those that are idle by themselves, the others by force."""
+        for each in self.workers:
+            each.conn.close()
+        until = time.monotonic() + LEAVE
+        for each in self.workers:
+            each.process.join(max(0.0, until - time.monotonic()))
+            if each.process.is_alive():
+                each.process.kill()
+                each.process.join()
+        self.workers = []
+
+    def _busy(self):
+        return [each for each in self.workers if each.job]
+
+    def _dispatch(self, take):
+        """Give jobs out while there is room; whether a job is left that has to wait."""
+        while len(self._busy()) < self.size:
+            now = time.monotonic()
+            job = self.again.popleft()[1] if self.again and self.again[0][0] <= now else take()
+            if job is None:
+                break
+            each = self._worker_for(job)
+            each.job = job
+            self._tell(each, job)
+        return bool(self.again)
+
+    def _worker_for(self, job):
+        """An idle worker with the job's threads: torch's are pinned once, so one with others makes way for a new one."""
+        idle = [each for each in self.workers if not each.job and each.process.is_alive()]
+        for each in idle:
+            if each.threads == job.threads:
+                return each
+        for each in [each for each in self.workers if not each.job]:
+            self._tell(each, worker.STOP)
+            self._forget(each)
+        return self._start(job.threads)
+
+    def _start(self, threads):
+        self.started += 1
+        log = None if self.logs is None else str(self.logs / f"worker-{os.getpid()}-{self.started}.log")
+        mine, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=worker.serve, args=(theirs, self.prepare, threads, log), name=f"worker-{self.started}"
+        )
+        with _thread_variables(threads):
+            process.start()
+        theirs.close()
+        self.workers.append(_Worker(process, mine, threads, log))
+        return self.workers[-1]
+
+    def _tell(self, each, message):
+        with contextlib.suppress(OSError):  # A dead worker is noticed where it is listened to.
+            each.conn.send(message)
+
+    def _forget(self, each):
+        each.conn.close()
+        self.workers.remove(each)
+
+    def _hear(self, report):
+        if not self.workers:
+            time.sleep(TICK)
+        ready = wait([each.conn for each in self.workers], timeout=TICK)
+        for each in list(self.workers):
+            # A child of a dead worker may hold its end of the pipe open, so its process is asked as well.
+            died = each.process.exitcode is not None
+            if each.conn in ready or died:
+                self._read(each, report, died)
+
+    def _read(self, each, report, died):
+        """All that a worker has said; what it said before it died still counts."""
+        try:
+            while each.conn.poll():
+                self._understand(each, *each.conn.recv(), report)
+        except (EOFError, OSError):
+            died = True
+        if died and each in self.workers:
+            each.process.join()
+            self._forget(each)
+            if each.job:
+                self._lost(each, report)
+
+    def _understand(self, each, word, content, report):
+        job = each.job
+        if word == "broken":
+            raise RuntimeError(f"a worker could not start:\n{content}")
+        if word == "started":
+            report(Event("started", job))
+        elif word == "progress":
+            report(Event("progress", job, progress=content))
+        elif word == "locked":
+            each.job = None
+            self.again.append((time.monotonic() + BUSY_FOLDER_PAUSE, job))
+            report(Event("waiting", job, message="another process writes this run; waiting for it"))
+        elif word == "crashed":
+            each.job = None
+            report(Event("ended", job, outcome=Outcome(job, "failed", message=content)))
+        elif word == "record":
+            each.job = None
+            if content.status == "interrupted" and not self.signals:
+                self._try_again(job, "its worker was told to end", report)
+            else:
+                report(Event("ended", job, outcome=_outcome(job, content)))
+
+    def _lost(self, each, report):
+        code = each.process.exitcode
+        how = f"died of {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
+        if code == -signal.SIGKILL:
+            how += " (the system does so when memory runs out)"
+        self._try_again(each.job, f"its worker {how}" + (f"; see {each.log}" if each.log else ""), report)
+
+    def _try_again(self, job, why, report):
+        """Once more on another worker, from the run's checkpoint; what kills two workers would kill the third."""
+        self.attempts[job.folder] = self.attempts.get(job.folder, 1) + 1
+        if self.signals:
+            report(Event("ended", job, outcome=Outcome(job, "interrupted", message=why)))
+        elif self.attempts[job.folder] <= ATTEMPTS:
+            self.again.appendleft((0.0, job))
+            report(Event("again", job, message=f"{why}; trying once more"))
+        else:
+            record = _record_loss(job, why)
+            status = "finished" if record and record.status == "finished" else "lost"
+            report(Event("ended", job, outcome=Outcome(job, status, record, f"{why}, twice")))
+
+    def _stop(self, report):
+        report(Event("stopping", message="stopping: every run saves a checkpoint; once more (Ctrl-C) to kill them"))
+        for each in self.workers:
+            self._tell(each, worker.STOP)
+        while self._busy() and self.signals < 2:
+            self._hear(report)
+        for each in self._busy():
+            each.process.kill()
+
+    @contextlib.contextmanager
+    def _listening_to_signals(self):
+        """Signals are counted, not raised: an exception in the middle of a message would lose it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._count) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _count(self, number, frame):
+        self.signals += 1
+
+
+def _outcome(job, record):
+    if record.status == "failed":
+        failure = record.failure
+        message = f"step {failure.step}: {failure.error}: {failure.message}" if failure else "failed"
+        return Outcome(job, "failed", record, message)
+    return Outcome(job, record.status, record)
+
+
+def _record_loss(job, why):
+    """The run's record, closed by the pool because its own process could not; None where it cannot be written."""
+    plan = job.plan
+    record = read_record(job.folder) or RunRecord(
+        status="running",
+        identity=plan.identity,
+        seed=job.seed,
+        spec=plan.spec.dump(),
+        data=plan.data,
+        plugins=plan.plugins,
+        cost=plan.cost,
+        threads=job.threads,
+    )
+    if record.status == "finished":
+        return record
+    failure = Failure(step=record.steps, error="WorkerLost", message=f"{why}, twice")
+    record = record.model_copy(update={"status": "failed", "failure": failure})
+    try:
+        record.write(job.folder)
+    except OSError:
+        return None
+    return record
+
+
+@contextlib.contextmanager
+def _thread_variables(threads):
+    """The environment that a child inherits: its libraries read these when they are first imported."""
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)

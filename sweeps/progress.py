@@ -1,0 +1,107 @@
+"""What is known of a study while it runs: a cell a run, and how much time the rest will take."""
+
+import time
+from dataclasses import dataclass
+
+
+@dataclass
+class Cell:
+    """One run as shown. `share`: how much of it is done, 0 to 1; `head_start`: of that, before this start."""
+
+    state: str = "to do"
+    share: float = 0.0
+    head_start: float | None = None
+    loss: float | None = None
+    speed: float | None = None
+    step: int = 0
+    steps: int = 0
+    flops: float = 1.0
+    message: str = ""
+    began: float = 0.0
+
+
+class Progress:
+    """Cells by (row, column), fed with events."""
+
+    def __init__(self, jobs, finished=(), total=0):
+        """`jobs` are to do; `finished` are (job, record) of those done before; `total` counts those to come as well."""
+        self.total = total
+        self.cells = {job.cell: Cell(flops=job.flops) for job in jobs}
+        for job, record in finished:
+            self.cells[job.cell] = Cell(
+                state="reused", share=1.0, head_start=1.0, loss=final_loss(record), flops=job.flops
+            )
+        self.began = time.monotonic()
+
+    def take(self, event):
+        """Bring the run of an event up to date."""
+        if event.job is None:
+            return
+        cell = self.cells.setdefault(event.job.cell, Cell(flops=event.job.flops))
+        if event.kind == "started":
+            cell.state, cell.began, cell.message = "running", time.monotonic(), ""
+        elif event.kind == "progress":
+            self._advance(cell, event.progress)
+        elif event.kind in ("waiting", "again"):
+            cell.state, cell.message, cell.speed = event.kind, event.message, None
+        elif event.kind == "ended":
+            self._end(cell, event.outcome)
+
+    def counts(self):
+        """(runs ended, runs in all)."""
+        ended = [cell for cell in self.cells.values() if cell.state in ENDED]
+        return len(ended), max(self.total, len(self.cells))
+
+    def share(self):
+        """How much of all runs' FLOPs is done, 0 to 1."""
+        whole = self._flops()
+        return sum(cell.flops * cell.share for cell in self.cells.values()) / whole if whole else 1.0
+
+    def seconds_left(self):
+        """At the pace since this start; None before there is one."""
+        done = sum(cell.flops * (cell.share - (cell.head_start or 0.0)) for cell in self.cells.values())
+        left = self._flops() - sum(cell.flops * cell.share for cell in self.cells.values())
+        return left * (time.monotonic() - self.began) / done if done > 0 else None
+
+    def _flops(self):
+        """Of all runs; one that is still to come counts like the mean of the others."""
+        known = sum(cell.flops for cell in self.cells.values())
+        return known * self.counts()[1] / len(self.cells) if self.cells else 0.0
+
+    def _advance(self, cell, state):
+        cell.step, cell.steps = state.get("step", 0), state.get("steps", 0)
+        cell.share = min(1.0, cell.step / cell.steps) if cell.steps else 0.0
+        if cell.head_start is None:
+            # A resumed run does not begin at 0; what it had done says nothing about today's pace.
+            cell.head_start = cell.share
+        cell.loss = state.get("select_loss") or state.get("loss") or cell.loss
+        cell.speed = state.get("tokens_per_second")
+
+    def _end(self, cell, outcome):
+        cell.state, cell.message, cell.speed = outcome.status, outcome.message, None
+        if outcome.reused:
+            cell.state, cell.head_start = "reused", 1.0
+        if outcome.record:
+            cell.loss = final_loss(outcome.record) or cell.loss
+        if outcome.status != "interrupted":
+            cell.share = 1.0
+        if cell.head_start is None:
+            # Nothing was heard of it (a short run): all of it counts for the pace, unless it failed at once.
+            cell.head_start = 0.0 if outcome.status == "finished" else 1.0
+
+
+ENDED = ("finished", "reused", "failed", "lost", "interrupted")
+
+
+def final_loss(record):
+    """The loss that a table shows of a finished run: on the report split, or on select where that is all there is."""
+    return record.metrics.get("report/loss", record.metrics.get("select/loss"))
+
+
+def clock(seconds):
+    """`1:02:03` or `2:03`; `?` for None."""
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

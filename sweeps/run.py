@@ -1,0 +1,161 @@
+"""A planned study, done: tune where it asks for it, then every reported run that is missing, then the record."""
+
+from dataclasses import dataclass
+
+from sweeps import folders, space
+from sweeps import study as studies
+from sweeps.job import Outcome
+from sweeps.pool import Pool, worker_count
+from sweeps.record import NAME, TrialRecord
+from sweeps.table import display
+from sweeps.worker import trainer
+
+LOGS = "logs"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a study came to: the StudyPlan as run (tuned values laid in), each reported run's outcome, the trials."""
+
+    study: studies.StudyPlan
+    outcomes: list[Outcome]
+    trials: list[TrialRecord]
+    edges: list[str]
+    untuned: list[str]
+
+    @property
+    def complete(self):
+        """Whether every reported run is finished."""
+        return not self.untuned and all(outcome.status == "finished" for outcome in self.outcomes)
+
+
+def run_study(study, workers, console, prepare=trainer):
+    """Do what is missing of a StudyPlan and keep its study.json up to date.
+
+    workers: as many as asked for, or None for as many as the cores carry. Raises SpecError for too many (before
+    anything is written), OSError where the study's folder cannot be written, KeyboardInterrupt when interrupted: the
+    same call then goes on where it was.
+    """
+    worker_count(study.jobs(), workers)
+    logs = study.folder / LOGS
+    logs.mkdir(parents=True, exist_ok=True)
+    for said in study.shared():
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
+    labels = [each.arm.label for each in study.arms]
+    # With tuning to come, the record of an earlier start stays until this one knows as much.
+    if not (study.spec.tune and (study.folder / NAME).exists()):
+        study.record(without_runs=labels if study.spec.tune else ()).write(study.folder)
+    with _Workers(workers, prepare, logs) as pools:
+        trials, edges, untuned = [], [], []
+        if study.spec.tune:
+            study, trials, edges, untuned = _tune(study, pools, console)
+        study.record(untuned, trials, edges).write(study.folder)
+        jobs = study.jobs([each for each in study.arms if each.arm.label not in untuned])
+        outcomes = _do(study, jobs, pools, console)
+    # A run may have been finished elsewhere meanwhile; the record says where each one is in the end.
+    study.record(untuned, trials, edges).write(study.folder)
+    return Result(study, outcomes, trials, edges, untuned)
+
+
+class _Workers:
+    """One pool for tuning and reported runs, made when the first job turns up: with nothing to do there is none."""
+
+    def __init__(self, asked, prepare, logs):
+        self.asked, self.prepare, self.logs, self.pool = asked, prepare, logs, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        if self.pool:
+            self.pool.close()
+
+    def for_jobs(self, jobs, total=None):
+        """The pool, sized for `total` jobs like these."""
+        size = worker_count(jobs, self.asked, total)
+        if self.pool is None:
+            self.pool = Pool(size, self.prepare, self.logs)
+        self.pool.size = size
+        return self.pool
+
+
+def _do(study, jobs, pools, console):
+    """The outcomes of these runs, in their order; those that are finished already are not done again."""
+    outcomes, left, done = {}, [], []
+    for job in jobs:
+        if folders.is_finished(job.folder, job.plan.identity, job.seed):
+            record = folders.read_record(job.folder)
+            outcomes[job.folder] = Outcome(job, "finished", record, reused=True)
+            done.append((job, record))
+        else:
+            left.append(job)
+    if not left:
+        console.print(f"all {len(jobs)} runs are finished already", highlight=False)
+        return list(outcomes.values())
+    queue = iter(left)
+    pool = pools.for_jobs(left)
+    title = f"{study.name} at scale {study.scale or '-'}: {len(left)} of {len(jobs)} runs to do, {pool.size} worker(s)"
+    with display(console, title, left, done) as show:
+
+        def report(event):
+            show(event)
+            if event.outcome:
+                outcomes[event.job.folder] = event.outcome
+
+        pool.run(lambda: next(queue, None), report)
+    return [outcomes[job.folder] for job in jobs]
+
+
+def _tune(study, pools, console):
+    """(the study with the best values laid in, all trials, edges in words, labels of arms in which no trial finished)."""
+    from sweeps import tune
+
+    with tune.only_one(study.folder, lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)):
+        tuners = {}
+        for each in study.arms:
+            # Arms that are the same experiment have the same best values.
+            if each.plan.identity not in tuners:
+                tuners[each.plan.identity] = tune.Tuner(study, each)
+        by_label = {each.arm.label: tuners[each.plan.identity] for each in study.arms}
+        _search(study, list(tuners.values()), pools, console)
+        trials = [record for tuner in tuners.values() for record in tuner.records()]
+        best = {label: tuner.best() for label, tuner in by_label.items()}
+    said = [line for label, values in best.items() for line in space.edges(study.spec.tune, label, values)]
+    untuned = [label for label, values in best.items() if not values]
+    for label in untuned:
+        console.print(f"arm {label!r}: no trial finished, so it has no reported runs", style="red", markup=False, highlight=False)
+    for line in said:
+        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    return studies.tuned(study, best), trials, said, untuned
+
+
+def _search(study, tuners, pools, console):
+    by_label = {tuner.label: tuner for tuner in tuners}
+    turns = list(tuners)
+
+    def take():
+        """From each arm in turn, so that an interrupted search is balanced over them."""
+        for tuner in list(turns):
+            turns.append(turns.pop(turns.index(tuner)))
+            job = tuner.take()
+            if job:
+                return job
+        return None
+
+    first = take()
+    if first is None:
+        return
+    ahead = [first]
+    total = sum(tuner.total() for tuner in tuners)
+    pool = pools.for_jobs(study.jobs(), total)
+    with display(console, f"{study.name}: tuning {', '.join(study.spec.tune.space)}", [first], total=total) as show:
+
+        def report(event):
+            show(event)
+            if event.outcome:
+                by_label[event.job.arm].told(event.outcome)
+                study.record(
+                    [each.arm.label for each in study.arms], [r for tuner in tuners for r in tuner.records()]
+                ).write(study.folder)
+
+        pool.run(lambda: ahead.pop() if ahead else take(), report)

@@ -1,0 +1,135 @@
+"""What a study would be, before it is: every arm and run, what each costs, and the total. No data, no weights."""
+
+from itertools import groupby
+
+from arch.spec import diff
+from sweeps import space
+from sweeps.study import arm_cost
+
+UNITS = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def preview(name, scale, spec, arms):
+    """The preview as plain data: `arms` by label, each with its runs' cost, and totals."""
+    shown = {arm.label: _arm(spec, arm) for arm in arms}
+    runs = [arm for arm in shown.values() for _ in range(spec.seeds)]
+    trials = {label: arm["tuning_runs"] for label, arm in shown.items()}
+    return {
+        "name": name,
+        "scale": scale,
+        "question": spec.question,
+        "seeds": list(range(spec.seeds)),
+        "arms": shown,
+        "same": _same(arms),
+        "total": {
+            "runs": len(runs),
+            "tuning_runs": sum(trials.values()),
+            "tokens": sum(arm["tokens"] * (spec.seeds + arm["tuning_runs"]) for arm in shown.values()),
+            "training_flops": sum(
+                arm["training_flops"] * (spec.seeds + arm["tuning_runs"]) for arm in shown.values()
+            ),
+        },
+    }
+
+
+def _arm(spec, arm):
+    experiment = arm.spec
+    cost = arm_cost(experiment, spec.long_context)
+    flops = {kind: cost["flops_per_token"][kind]["train"] for kind in ("ideal", "executed")}
+    blocks = experiment.model.layer_blocks()
+    return {
+        "changes": arm.changes,
+        "layers": {name: blocks.count(name) for name in dict.fromkeys(blocks)},
+        "pattern": [f"{n}*{name}" if (n := len(list(run))) > 1 else name for name, run in groupby(blocks)],
+        "parameters": cost["parameters"]["total"],
+        "tokens": experiment.tokens,
+        "context": experiment.data.context,
+        "flops_per_token": flops,
+        "training_flops": flops["executed"] * experiment.tokens,
+        "cache_bytes": cost["cache_bytes"]["total"],
+        "long": cost["long"],
+        "tuning_runs": _tuning_runs(spec, arm),
+    }
+
+
+def _tuning_runs(spec, arm):
+    if spec.tune is None:
+        return 0
+    return (spec.tune.trials or len(space.points(spec.tune, arm.spec))) * spec.tune.seeds
+
+
+def _same(arms):
+    """Pairs of labels whose experiments do not differ."""
+    first = []
+    pairs = []
+    for arm in arms:
+        twin = next((other for other in first if not diff(other.spec, arm.spec)), None)
+        if twin:
+            pairs.append([twin.label, arm.label])
+        else:
+            first.append(arm)
+    return pairs
+
+
+def printed(data, console):
+    """Show a preview: the arms, the runs, the totals."""
+    from rich.table import Table
+
+    say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
+    say(f"{data['name']} at scale {data['scale'] or '-'}: {data['question']}")
+    for label, twin in data["same"]:
+        say(f"arms {label!r} and {twin!r} resolve to the same experiment and share their runs")
+    say("")
+    for i, (label, arm) in enumerate(data["arms"].items()):
+        counts = ", ".join(f"{n} {name}" for name, n in arm["layers"].items())
+        say(f"{label}{' (baseline)' if i == 0 else ''}: {counts}")
+        say(f"    layers: {' '.join(arm['pattern'])}")
+        for key, (before, after) in arm["changes"].items():
+            say(f"    {key}: {before} -> {after}")
+    say("")
+    context = next(iter(data["arms"].values()))["long"]["context"]
+    table = Table(title="runs", title_justify="left")
+    for heading in ("run", "parameters", "tokens", "FLOPs a token", "FLOPs", "cache", f"cache at {context:,}"):
+        table.add_column(heading, justify="left" if heading == "run" else "right", no_wrap=True)
+    for seed in data["seeds"]:
+        for label, arm in data["arms"].items():
+            table.add_row(f"{label} seed {seed}", *_costs(arm))
+    for label, arm in data["arms"].items():
+        if arm["tuning_runs"]:
+            table.add_row(f"{label} tuning, {arm['tuning_runs']} runs, each", *_costs(arm))
+    console.print(table)
+    total = data["total"]
+    tuning = f" and {total['tuning_runs']} for tuning" if total["tuning_runs"] else ""
+    say(
+        f"total: {total['runs']} runs{tuning}, {counted(total['tokens'])} tokens, "
+        f"{counted(total['training_flops'])}FLOPs of training (as executed)"
+    )
+
+
+def _costs(arm):
+    return (
+        f"{arm['parameters']:,}",
+        counted(arm["tokens"]),
+        counted(arm["flops_per_token"]["executed"]),
+        counted(arm["training_flops"]),
+        in_bytes(arm["cache_bytes"]),
+        in_bytes(arm["long"]["cache_bytes"]),
+    )
+
+
+def counted(number):
+    """`1.23 G`: three digits and a unit of a thousand."""
+    for size, unit in UNITS:
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.3g} "
+
+
+def in_bytes(number):
+    """`1.5 MiB`; `none` for a model that keeps no cache."""
+    if number is None:
+        return "none"
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if number >= 1024**power:
+            return f"{number / 1024**power:.4g} {unit}"
+    return f"{number} B"

@@ -1,0 +1,71 @@
+"""How far a study is, from its records alone: no spec is parsed, no data read."""
+
+from sweeps import folders
+from sweeps.progress import Cell, final_loss
+from sweeps.record import StudyRecord
+from sweeps.table import grid
+
+
+def cells(folder, record):
+    """`{(arm, "seed N"): Cell}` of a StudyRecord's reported runs.
+
+    A run whose record says `running` may also have been killed; its lock tells which.
+    """
+    found = {}
+    for label, arm in record.arms.items():
+        for seed in record.seeds:
+            run = folder / arm.runs[str(seed)] if str(seed) in arm.runs else None
+            found[label, f"seed {seed}"] = _cell(folders.read_record(run) if run else None, run)
+    return found
+
+
+def _cell(record, run):
+    if record is None:
+        return Cell()
+    state = record.status
+    if state == "running" and not _is_held(run):
+        state = "interrupted"
+    message = record.failure.message if record.failure else ""
+    share = 1.0 if state == "finished" else 0.0
+    return Cell(state=state, share=share, loss=final_loss(record), message=message)
+
+
+def _is_held(run):
+    from filelock import FileLock, Timeout
+
+    from sweeps.worker import LOCK
+
+    if not (run / LOCK).exists():
+        return False
+    try:
+        with FileLock(run / LOCK).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
+
+
+def printed(folder, console):
+    """Show how far the study in a folder is. False where none was started."""
+    say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
+    record = StudyRecord.read(folder)
+    if record is None:
+        say(f"not started: no study.json in {folder}")
+        return False
+    found = cells(folder, record)
+    console.print(grid(found, f"{record.name} at scale {record.scale or '-'}"))
+    states = [cell.state for cell in found.values()]
+    count = {state: states.count(state) for state in dict.fromkeys(states)}
+    say(", ".join(f"{n} {state}" for state, n in count.items()) + f"; folder: {folder}")
+    for (row, column), cell in found.items():
+        if cell.state == "failed":
+            say(f"failed: {row} {column}: {cell.message}")
+    if record.trials:
+        states = [trial.state for trial in record.trials]
+        say("tuning runs: " + ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
+    for line in record.edges:
+        say(line)
+    if states and set(count) != {"finished"}:
+        say(f"go on: {record.command}")
+    return True

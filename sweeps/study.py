@@ -1,0 +1,170 @@
+"""A study planned: every arm of a document at a scale checked and complete before anything is written."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from arch import cost, document
+from arch.spec import diff
+from experiments import plan as experiment
+from experiments.spec import ExperimentSpec
+from sweeps import folders
+from sweeps.job import Job
+from sweeps.record import ArmRecord, StudyRecord
+from sweeps.scale import larger_scale
+from sweeps.space import check_space
+from sweeps.spec import StudySpec, arm_document, split
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm: as written (`document`), resolved (`spec`), and how it differs from the baseline as written."""
+
+    label: str
+    name: str
+    document: document.Node
+    spec: ExperimentSpec
+    changes: dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """An arm ready to run. `tuned`: the values that tuning laid over it."""
+
+    arm: Arm
+    plan: Any
+    tuned: dict[str, float]
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """A study at one scale, ready to run. The first arm is the baseline; `runs` is the folder of all studies."""
+
+    name: str
+    scale: str | None
+    spec: StudySpec
+    arms: list[ArmPlan]
+    runs: Path
+    command: str = ""
+
+    @property
+    def folder(self):
+        """Where the study's record and its own runs lie."""
+        return folders.study_folder(self.runs, self.name, self.scale)
+
+    @property
+    def seeds(self):
+        """The seeds of the reported runs."""
+        return list(range(self.spec.seeds))
+
+    def jobs(self, arms=None):
+        """The reported runs of these arms (all), seed by seed: an interrupted study is then balanced over its arms.
+
+        Arms that resolve to the same experiment share their runs; a run that is finished, in any study under `runs`,
+        keeps its folder.
+        """
+        jobs = {}
+        for seed in self.seeds:
+            for each in self.arms if arms is None else arms:
+                key = each.plan.identity, seed
+                if key not in jobs:
+                    jobs[key] = Job(each.arm.label, seed, each.plan, self._run_folder(each, seed))
+        return list(jobs.values())
+
+    def _run_folder(self, each, seed):
+        same = next(other for other in self.arms if other.plan.identity == each.plan.identity)
+        own = folders.run_folder(self.folder, same.arm.name, each.plan.identity, seed)
+        return folders.finished(self.runs, each.plan.identity, seed, own) or own
+
+    def shared(self):
+        """In words, the arms that share their runs because they resolve to the same experiment."""
+        first, said = {}, []
+        for each in self.arms:
+            other = first.setdefault(each.plan.identity, each.arm.label)
+            if other != each.arm.label:
+                said.append(f"arms {other!r} and {each.arm.label!r} resolve to the same experiment and share their runs")
+        return said
+
+    def record(self, without_runs=(), trials=(), edges=()):
+        """The StudyRecord; arms labelled in `without_runs` (their tuning is not done) have none yet."""
+        places = {(job.plan.identity, job.seed): folders.relative(job.folder, self.folder) for job in self.jobs()}
+        arms = {
+            each.arm.label: ArmRecord(
+                changes=each.arm.changes,
+                cost=arm_cost(each.plan.spec, self.spec.long_context, each.plan.cost),
+                identity=each.plan.identity,
+                runs={
+                    str(seed): places[each.plan.identity, seed]
+                    for seed in self.seeds
+                    if each.arm.label not in without_runs
+                },
+                tuned=each.tuned,
+            )
+            for each in self.arms
+        }
+        return StudyRecord(
+            name=self.name,
+            scale=self.scale,
+            question=self.spec.question,
+            arms=arms,
+            seeds=self.seeds,
+            spec=self.spec.dump(),
+            claim=self.spec.claim.dump(),
+            long_context=self.spec.long_context,
+            larger_scale=larger_scale(self.spec, self.scale),
+            trials=list(trials),
+            tune_space={key: each.dump() for key, each in self.spec.tune.space.items()} if self.spec.tune else {},
+            edges=list(edges),
+            command=self.command,
+        )
+
+
+def check(root, scale=None):
+    """(StudySpec, [Arm]) of a study document: every arm, and both ends of every range to tune, parsed and resolved."""
+    spec, study, base = split(root, scale)
+    names = folders.safe_names(spec.arms)
+    written = {label: arm_document(study, base, label) for label in spec.arms}
+    baseline = next(iter(written.values())).plain()
+    arms = [
+        Arm(
+            label,
+            names[label],
+            here,
+            experiment.resolve(here),
+            {key: list(pair) for key, pair in diff(baseline, here.plain()).items()},
+        )
+        for label, here in written.items()
+    ]
+    if spec.tune:
+        check_space(study, spec, arms)
+    return spec, arms
+
+
+def plan(name, scale, spec, arms, runs, command=""):
+    """The StudyPlan of checked arms: their data is prepared and their identities known. Raises DataError."""
+    planned = [ArmPlan(arm, experiment.plan(arm.document), {}) for arm in arms]
+    return StudyPlan(name, scale, spec, planned, Path(runs), command)
+
+
+def tuned(study, chosen):
+    """The study with `{arm label: {dotted key: value}}` laid over its arms."""
+    arms = []
+    for each in study.arms:
+        values = chosen.get(each.arm.label, {})
+        if values:
+            here = overridden(each.arm.document, values)
+            each = ArmPlan(each.arm, experiment.plan(here), {key: float(value) for key, value in values.items()})
+        arms.append(each)
+    return replace(study, arms=arms)
+
+
+def overridden(root, values):
+    """An arm's document with `{dotted key: plain value}` laid over it."""
+    return document.overridden(root, document.node(values))
+
+
+def arm_cost(spec, long_context, at_training=None):
+    """What an arm costs at its training context, and under `long` its cache bytes at the study's long context."""
+    at_long = cost.summary(spec.model, long_context)
+    long = {"context": long_context, "cache_bytes": at_long["cache_bytes"]["total"]}
+    return {**(at_training or cost.summary(spec.model, spec.data.context)), "long": long}

@@ -1,0 +1,209 @@
+"""A search an arm before its reported runs, on the select split and on seeds of its own, kept by Optuna in SQLite.
+
+Trials are asked for and told one by one (Optuna's ask and tell), so that those of all arms share the pool. A trial
+that a killed process left running is taken up again: its values are stored, its runs resume from their checkpoints.
+"""
+
+import contextlib
+import statistics
+from collections import deque
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.trial import TrialState
+
+from arch.errors import SpecError
+from arch.spec import digest
+from experiments import plan as experiment
+from sweeps import folders, space
+from sweeps.job import Job, Outcome
+from sweeps.record import TrialRecord
+from sweeps.study import overridden
+
+DATABASE = "study.db"
+LOCK = ".tune.lock"
+STATES = {
+    TrialState.COMPLETE: "finished",
+    TrialState.FAIL: "failed",
+    TrialState.PRUNED: "pruned",
+    TrialState.RUNNING: "running",
+}
+# What is the machine's fault, not the tried values': such a trial is tried again when the study is started again.
+MACHINE = ("WorkerLost", "OSError", "PermissionError", "FileNotFoundError", "MemoryError", "DataError")
+AGAIN, REPLACES = "again", "replaces"
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@contextlib.contextmanager
+def only_one(folder, say):
+    """One process at a time searches in a study's folder; another one waits, and then finds the trials done."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"another process tunes in {folder}; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class Tuner:
+    """The search of one arm. Give its jobs to a pool (`take`) and tell it their outcomes (`told`)."""
+
+    def __init__(self, study, arm_plan):
+        self.study, self.arm_plan, self.tune = study, arm_plan, study.spec.tune
+        self.seeds = [self.tune.first_seed + i for i in range(self.tune.seeds)]
+        self.distributions = {key: self._distribution(key) for key in self.tune.space}
+        self.search = self._open()
+        self.jobs, self.values = deque(), {}
+        self.left = deque(self._taken_up_again())
+        if self.tune.sampler == "grid":
+            for values in space.points(self.tune, arm_plan.plan.spec):
+                self.search.enqueue_trial(values, skip_if_exists=True)
+
+    @property
+    def label(self):
+        """The arm's label."""
+        return self.arm_plan.arm.label
+
+    def take(self):
+        """The next Job, or None when no more are needed."""
+        while not self.jobs:
+            trial = self.left.popleft() if self.left else self._ask()
+            if trial is None:
+                return None
+            self._begin(trial)
+        return self.jobs.popleft()
+
+    def told(self, outcome):
+        """Take in how a trial's run ended; an interrupted one stays running, for the next start."""
+        number, seed = outcome.job.trial, outcome.job.seed
+        if outcome.status == "interrupted":
+            return
+        value = outcome.record.metrics.get(self.tune.metric) if outcome.status == "finished" else None
+        self._note(number, seed, outcome, value)
+        if len(self.values[number]) < len(self.seeds):
+            return
+        if None in self.values[number].values():
+            self.search.tell(number, state=TrialState.FAIL)
+        else:
+            self.search.tell(number, statistics.fmean(self.values[number].values()))
+
+    def total(self):
+        """How many trial runs the search has in all, those of earlier starts included."""
+        if self.tune.sampler == "tpe":
+            return self.tune.trials * len(self.seeds)
+        return len(space.points(self.tune, self.arm_plan.plan.spec)) * len(self.seeds)
+
+    def best(self):
+        """`{dotted key: value}` of the trial with the lowest mean metric; {} where no trial finished."""
+        done = self.search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return dict(min(done, key=lambda trial: trial.value).params) if done else {}
+
+    def records(self):
+        """A TrialRecord for every trial and seed that was begun."""
+        found = []
+        for trial in self.search.get_trials(deepcopy=False):
+            unbuilt = dict.fromkeys(map(str, self.seeds), "") if "error" in trial.user_attrs else {}
+            for seed, run in trial.user_attrs.get("runs", unbuilt).items():
+                value = trial.user_attrs.get(f"value {seed}")
+                state = STATES[trial.state]
+                if value is not None and state == "failed":
+                    state = "finished"  # This seed did; another one of the same trial failed.
+                values = {key: float(each) for key, each in trial.params.items()}
+                found.append(TrialRecord(arm=self.label, values=values, seed=int(seed), value=value, state=state, run=run))
+        return found
+
+    def _open(self):
+        """Named by what the arm is and what is searched, so that a changed arm or range is another search.
+
+        The bound on trials stays out: raising it goes on where the search was.
+        """
+        content = {key: value for key, value in self.tune.dump().items() if key != "trials"}
+        name = f"{self.arm_plan.plan.identity[:12]}-{digest(content)[:12]}"
+        self.storage = optuna.storages.RDBStorage(f"sqlite:///{self.study.folder.resolve() / DATABASE}")
+        search = optuna.create_study(
+            storage=self.storage, study_name=name, load_if_exists=True, direction="minimize"
+        )
+        # A fixed seed would propose the first random trials again after every start.
+        search.sampler = optuna.samplers.TPESampler(seed=len(search.trials))
+        return search
+
+    def _distribution(self, key):
+        span = self.tune.space[key]
+        if space.whole(self.arm_plan.plan.spec, key):
+            return optuna.distributions.IntDistribution(round(span.low), round(span.high), log=span.log)
+        return optuna.distributions.FloatDistribution(span.low, span.high, log=span.log)
+
+    def _taken_up_again(self):
+        """Trials left running by a killed process; those that the machine failed are put in the queue once more."""
+        trials = self.search.get_trials(deepcopy=False)
+        replaced = _replaced(trials)
+        for trial in trials:
+            if trial.state == TrialState.RUNNING and set(trial.params) == set(self.tune.space):
+                yield trial.number, dict(trial.params)
+            elif trial.state == TrialState.RUNNING:
+                # Killed between being asked for and having its values: nothing was run.
+                self.search.tell(trial.number, state=TrialState.FAIL)
+                if "fixed_params" in trial.system_attrs:
+                    self.search.enqueue_trial(trial.system_attrs["fixed_params"])
+            elif trial.user_attrs.get(AGAIN) and trial.number not in replaced:
+                self.search.enqueue_trial(dict(trial.params), user_attrs={REPLACES: trial.number})
+
+    def _ask(self):
+        trials = self.search.get_trials(deepcopy=False)
+        waiting = any(trial.state == TrialState.WAITING for trial in trials)
+        replaced = _replaced(trials)
+        begun = [
+            trial for trial in trials if trial.number not in replaced and {"runs", "error"} & trial.user_attrs.keys()
+        ]
+        if not waiting and (self.tune.sampler == "grid" or len(begun) >= self.tune.trials):
+            return None
+        trial = self.search.ask(fixed_distributions=self.distributions)
+        return trial.number, dict(trial.params)
+
+    def _begin(self, trial):
+        number, values = trial
+        self.values[number] = {}
+        try:
+            plan = experiment.plan(overridden(self.arm_plan.arm.document, values))
+        except SpecError as error:
+            # The ends of every range were checked, so this is a point between them that cannot be built.
+            self._set(number, "error", str(error))
+            self.search.tell(number, state=TrialState.FAIL)
+            return
+        parent = self.study.folder / folders.TUNE
+        runs = {}
+        for seed in self.seeds:
+            own = folders.run_folder(parent, self.arm_plan.arm.name, plan.identity, seed)
+            folder = folders.finished(self.study.runs, plan.identity, seed, own, trial=True) or own
+            runs[str(seed)] = folders.relative(folder, self.study.folder)
+            self.jobs.append(Job(self.label, seed, plan, folder, number))
+        self._set(number, "runs", runs)
+        for job in [job for job in self.jobs if folders.is_finished(job.folder, plan.identity, job.seed)]:
+            self.jobs.remove(job)
+            self.told(Outcome(job, "finished", folders.read_record(job.folder), reused=True))
+
+    def _note(self, number, seed, outcome, value):
+        self.values[number][seed] = value
+        if value is not None:
+            self._set(number, f"value {seed}", value)
+            return
+        self._set(number, "error", outcome.message or f"its record has no {self.tune.metric}")
+        failure = outcome.record.failure if outcome.record else None
+        if outcome.record is None or (failure and failure.error in MACHINE):
+            self._set(number, AGAIN, True)
+
+    def _set(self, number, key, value):
+        trial = self.storage.get_trial_id_from_study_id_trial_number(
+            self.storage.get_study_id_from_name(self.search.study_name), number
+        )
+        self.storage.set_trial_user_attr(trial, key, value)
+
+
+def _replaced(trials):
+    """Numbers of the trials that later ones stand in for."""
+    return {trial.user_attrs[REPLACES] for trial in trials if REPLACES in trial.user_attrs}

@@ -1,0 +1,121 @@
+"""Tokenizers: lossless, comparable by bytes, stored in one file, and deaf to what looks like a special token."""
+
+import random
+import subprocess
+import sys
+
+import pytest
+
+from arch import registry
+from arch.document import node
+from arch.errors import DataError, SpecError
+from experiments.data.specials import BOS, EOS, PAD, SPECIALS, UNK, load
+
+TEXTS = [f"def f{i}(x):\n\treturn x + {i}  # größer, {chr(0x4E00 + i)}\r\n" for i in range(40)]
+WEIRD = [
+    "",
+    " ",
+    "\ufeffbyte order mark",
+    "\x00\x01\x7f\x80\x85\u2028\u2029",
+    "e\u0301 and \u0301 alone",
+    "👩‍👩‍👧‍👦 \U0010ffff \ud7ff\ue000\ufffe",
+    "<eos><bos> <pad>, <unk>",
+    "  \n\n\t  \r\n trailing   ",
+    "ĠĊ look like the byte alphabet",
+]
+LOSSLESS = [{"type": "byte"}, {"type": "bpe", "vocab_size": 300}]
+ALL = [*LOSSLESS, {"type": "character"}]
+
+
+def trained(spec, texts=TEXTS):
+    component = registry.build("tokenizer", spec)
+    return component, component.train(texts)
+
+
+def by_type(specs):
+    return pytest.mark.parametrize("spec", specs, ids=lambda spec: spec["type"])
+
+
+@by_type(LOSSLESS)
+def test_any_text_comes_back(spec):
+    _, tokenizer = trained(spec)
+    points = [p for p in range(0x110000) if not 0xD800 <= p < 0xE000]
+    noise = ["".join(map(chr, random.Random(i).choices(points, k=200))) for i in range(20)]
+    for text in WEIRD + noise + TEXTS:
+        assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids) == text
+
+
+@by_type(ALL)
+def test_byte_lengths_add_up_to_the_text(spec):
+    component, tokenizer = trained(spec, TEXTS + (WEIRD if spec["type"] == "character" else []))
+    lengths = component.byte_lengths(tokenizer)
+    assert lengths.shape == (tokenizer.get_vocab_size(),)
+    for text in TEXTS + WEIRD:
+        assert lengths[tokenizer.encode(text).ids].sum() == len(text.encode())
+    for special in SPECIALS:
+        assert lengths[tokenizer.token_to_id(special)] == 0
+
+
+@by_type(ALL)
+def test_one_file_holds_the_tokenizer(spec, tmp_path):
+    _, tokenizer = trained(spec)
+    (tmp_path / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+    again = load(tmp_path / "tokenizer.json")
+    assert again.to_str() == tokenizer.to_str()
+    for text in TEXTS + WEIRD:
+        assert again.encode(text).ids == tokenizer.encode(text).ids
+
+
+@by_type(ALL)
+def test_specials_come_first_and_never_from_text(spec):
+    _, tokenizer = trained(spec)
+    assert [tokenizer.token_to_id(special) for special in (PAD, BOS, EOS)] == [0, 1, 2]
+    assert not {0, 1, 2} & set(tokenizer.encode("a<eos> <bos><pad>").ids)
+
+
+def test_a_character_the_train_split_lacks_is_unknown():
+    component, tokenizer = trained({"type": "character"}, ["abc", "cab"])
+    unknown = tokenizer.token_to_id(UNK)
+    assert tokenizer.encode("axxb").ids.count(unknown) == 2
+    assert component.byte_lengths(tokenizer)[unknown] == 0
+    assert tokenizer.decode(tokenizer.encode("cab").ids) == "cab"
+
+
+def test_bpe_learns_the_same_in_another_process_with_other_threads():
+    _, tokenizer = trained({"type": "bpe", "vocab_size": 400})
+    program = (
+        "from arch import registry; texts = [f'def f{i}(x):\\n\\treturn x + {i}  # größer, {chr(0x4E00 + i)}\\r\\n'"
+        " for i in range(40)]; print(ascii(registry.build('tokenizer', {'type': 'bpe', 'vocab_size': 400}).train(texts).to_str()))"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"RAYON_NUM_THREADS": "1", "PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert output.strip() == ascii(tokenizer.to_str())
+
+
+def test_bpe_has_the_size_asked_for_where_the_text_gives_it():
+    assert trained({"type": "bpe", "vocab_size": 300})[1].get_vocab_size() == 300
+
+
+def test_a_vocabulary_below_the_byte_alphabet_is_refused():
+    written = node({"data": {"tokenizer": {"type": "bpe", "vocab_size": 258}}}, "a.yaml", 3)
+    with pytest.raises(SpecError, match=r"a.yaml:3: data.tokenizer.vocab_size: expected at least 259.*256 bytes") as error:
+        registry.resolve_component("tokenizer", written, ("data", "tokenizer"))
+    assert "got 258" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["byte", "bpe", "character"])
+def test_examples_resolve(name):
+    for config in registry.component("tokenizer", name).Config.examples():
+        resolved = registry.resolve_component("tokenizer", node({"t": {"type": name, **config.dump()}}), ("t",))
+        assert trained(resolved)[1].get_vocab_size() > len(SPECIALS)
+
+
+def test_a_broken_tokenizer_file_is_named(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(DataError, match="tokenizer.json"):
+        load(tmp_path / "tokenizer.json")
