@@ -10,10 +10,12 @@ import re
 from dataclasses import dataclass
 
 from analysis import stats
-from analysis.units import listed, p_value, percent, percent_interval, seeds, times
+from analysis.units import SPACE, listed, p_value, percent, percent_interval, seeds, share, times
 from sweeps.spec import ClaimSpec
 
 WORSE, BETTER, SAME, UNDECIDED, BASELINE = "worse", "better", "no difference", "undecided", "baseline"
+# Beyond so many, a title counts arms instead of naming them.
+NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def _verdict(arm, difference, p, p_same, family):
     same = p_same is not None and p_same < stats.ALPHA
     if p is not None and p < stats.ALPHA:
         word = WORSE if difference.mean > 0 else BETTER
-        reason = f"by less than the margin of {percent(family.margin, signed=False)}" if same else ""
+        reason = f"by less than the margin of {share(family.margin)}" if same else ""
         return Verdict(arm, word, difference, p, p_same, reason=reason)
     if same and family.sees_differences:
         return Verdict(arm, SAME, difference, p, p_same)
@@ -112,7 +114,7 @@ def _verdict(arm, difference, p, p_same, family):
 
 
 def _why_undecided(difference, same, family):
-    margin = percent(family.margin, signed=False)
+    margin = share(family.margin)
     if difference.n == 0:
         return "no seed has finished in this arm and in the baseline"
     if difference.n == 1:
@@ -152,8 +154,10 @@ def _known_worse_found(found, known_worse):
 
 
 def described(verdict):
-    """`+8.31 % [+6.10, +10.5] %`: an arm's relative difference in perplexity and its interval."""
+    """`+8.31 % [+6.10, +10.5]`: an arm's relative difference in perplexity and its interval."""
     difference = verdict.difference
+    if not difference.n:
+        return "no data"
     text = percent(stats.relative(difference.mean))
     if difference.low is None:
         return text
@@ -165,7 +169,11 @@ def summary(found):
     baseline = next(iter(found))
     groups = _grouped(found)
     said = {WORSE: "worse", BETTER: "better", SAME: "no different", UNDECIDED: "undecided"}
-    parts = [f"{listed(groups[word])} {'are' if len(groups[word]) > 1 else 'is'} {said[word]}" for word in said if groups[word]]
+    parts = []
+    for word, arms in groups.items():
+        if arms:
+            who = listed(arms) if len(arms) <= NAMED else times(len(arms), "arm")
+            parts.append(f"{who} {'is' if len(arms) == 1 else 'are'} {said[word]}")
     return f"Against {baseline}: {'; '.join(parts)}" if parts else "One arm, so nothing to compare"
 
 
@@ -174,24 +182,23 @@ def _grouped(found):
 
 
 def _answer(found, claim):
+    """What the study found, arm by arm, grouped by verdict."""
     baseline = next(iter(found))
-    groups, margin = _grouped(found), percent(claim.margin, signed=False)
-    parts = []
-    for word in (WORSE, BETTER):
-        if groups[word]:
-            each = [f"{arm} ({described(found[arm])})" for arm in groups[word]]
-            parts.append(f"{listed(each)} {'are' if len(each) > 1 else 'is'} {word} than {baseline}")
-    if groups[SAME]:
-        each = [f"{arm} ({described(found[arm])})" for arm in groups[SAME]]
-        parts.append(f"{listed(each)} {'differ' if len(each) > 1 else 'differs'} from {baseline} by less than {margin}")
-    if groups[UNDECIDED]:
-        each = [f"{arm} ({described(found[arm])})" if found[arm].difference.n else f"{arm} (no data)" for arm in groups[UNDECIDED]]
-        verb = "cannot be told from" if len(found) > 1 else ""
-        parts.append(f"{listed(each)} {verb} {baseline} by this study, nor shown to be within {margin} of it: undecided")
-    if not parts:
+    if len(found) == 1:
         return f"There is only one arm, {baseline}, so there is nothing to compare."
-    text = "; ".join(parts) + "."
-    return text[0].upper() + text[1:]
+    groups, margin = _grouped(found), share(claim.margin)
+    said = {
+        WORSE: lambda arms, be: f"{arms} {be} worse",
+        BETTER: lambda arms, be: f"{arms} {be} better",
+        SAME: lambda arms, be: f"{arms} {be} no different beyond the margin of {margin}",
+        UNDECIDED: lambda arms, be: f"{arms} {be} undecided: neither shown to differ nor shown to be within {margin}",
+    }
+    parts = []
+    for word, say in said.items():
+        if groups[word]:
+            arms = listed(f"{arm} ({described(found[arm])})" for arm in groups[word])
+            parts.append(say(arms, "is" if len(groups[word]) == 1 else "are"))
+    return f"Against {baseline}, in perplexity [95{SPACE}% interval]: {'; '.join(parts)}."
 
 
 def _control(found, claim):
@@ -205,6 +212,10 @@ def _control(found, claim):
             "difference, and never claims that there is none."
         )
     missed = [arm for arm in named if found[arm].word != WORSE]
+    if any(found[arm].difference.n < 2 for arm in missed):
+        return (
+            f"Until {listed(missed)}, known to be worse, has enough finished seeds and is found worse, no equality is claimed."
+        )
     if missed:
         return (
             f"{listed(missed)}, known to be worse, {'was' if len(missed) == 1 else 'were'} not found worse: at this "

@@ -34,9 +34,9 @@ CURVES = [
 class StudyData:
     """What a study's folder holds.
 
-    runs: a row an arm and seed, in the study's order: arm, seed, status, folder, wall_seconds, steps, tokens,
-    failure, and a column a metric (NaN where a run has none). status is that of its record, `missing` where no
-    record is, `unreadable` where one cannot be read. curves: long, a row a logged step, as `history`.
+    runs: a row an arm and seed, in the study's order: arm, seed, status, folder, wall_seconds, steps, tokens, failure,
+    then its metrics and timings (NaN where a run has none). status is that of its record, `missing` where no record
+    is, `unreadable` where one cannot be read. curves: long, a row a logged step, as `history`.
     """
 
     folder: Path
@@ -144,7 +144,7 @@ def _row(arm, seed, path, identity, problems):
         "tokens": run.tokens if run else 0,
         "failure": failure,
     }
-    return run, row | (run.metrics if run else {})
+    return run, row | (run.metrics | run.timing if run else {})
 
 
 def _reason(run):

@@ -122,9 +122,7 @@ def seeds_for_equivalence(mean, sd, low, high, alpha=ALPHA, power=POWER):
         return math.inf
     if sd == 0:
         return 2
-    return _fewest(
-        lambda n: _detected(n, mean - low, sd, alpha) + _detected(n, high - mean, sd, alpha) - 1, power
-    )
+    return _fewest(lambda n: _detected(n, mean - low, sd, alpha) + _detected(n, high - mean, sd, alpha) - 1, power)
 
 
 def _detected(n, distance, sd, alpha):

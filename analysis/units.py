@@ -50,16 +50,21 @@ def tokens(count):
     return f"{count:,} tokens"
 
 
-def percent(fraction, signed=True):
+def percent(fraction):
     """A relative difference: 0.0123 is `+1.23 %`."""
-    return DASH if absent(fraction) else f"{_percent(fraction, signed)}{SPACE}%"
+    return DASH if absent(fraction) else f"{_percent(fraction)}{SPACE}%"
+
+
+def share(fraction):
+    """A margin or a level, without a sign: 0.01 is `1 %`."""
+    return f"{100 * fraction:.3g}{SPACE}%"
 
 
 def percent_interval(low, high):
-    """`[−0.50, +1.23] %`, or a dash where there is no interval."""
+    """`[−0.50, +1.23]`, in percent like the mean before it, or a dash where there is no interval."""
     if absent(low) or absent(high):
         return DASH
-    return f"[{_percent(low)}, {_percent(high)}]{SPACE}%"
+    return f"[{_percent(low)}, {_percent(high)}]"
 
 
 def interval(low, high, digits=4):
@@ -103,9 +108,8 @@ def times(count, noun):
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _percent(fraction, signed=True):
+def _percent(fraction):
     percents = 100 * fraction
     # Two decimals near zero, none where they would only be noise.
     decimals = 2 if abs(percents) < 10 else 1 if abs(percents) < 100 else 0
-    text = f"{percents:{'+' if signed else ''},.{decimals}f}"
-    return text.replace("-", MINUS)
+    return f"{percents:+,.{decimals}f}".replace("-", MINUS)

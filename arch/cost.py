@@ -234,7 +234,7 @@ def _forward(run):
 
 def _backward(run):
     """FLOPs of forward and backward."""
-    with FlopCounterMode(display=False) as counter:
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         y = run()
         y.backward(torch.empty_like(y))
     return counter.get_total_flops()
@@ -248,7 +248,7 @@ def _kept(run, module):
         kept.setdefault(_storage(tensor), tensor)
         return tensor
 
-    with _FusedAttention(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.enable_grad(), _FusedAttention(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         run()
     weights = {_storage(weight) for weight in module.parameters()}
     return {key: tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights}

@@ -150,6 +150,9 @@ def _located(item, root, path):
         reason = f"{reason.removeprefix('Value error, ').removeprefix('Input ')}, got {_described(got)}"
     else:
         reason = reason.removeprefix("Value error, ")
+    named = re.match(r"([a-z_]+(?:\.[a-z_]+)*): ", reason)
+    if named:
+        loc, reason = (*loc, *named[1].split(".")), reason[named.end() :]
     return root.error(reason, tuple(path) + loc)
 
 
@@ -185,6 +188,9 @@ def _has_type(value):
 class _ComponentKind:
     def __init__(self, kind):
         self.kind = kind
+
+    def __get_pydantic_json_schema__(self, core_schema, handler):
+        return {"component": self.kind}  # `arch.schema` puts the registry's choice here
 
 
 def Component(kind):

@@ -53,23 +53,29 @@ class History:
 
 
 class Events:
-    """TensorBoard events of a run. Started again at `step`, what an interrupted session wrote past it is purged."""
+    """TensorBoard events of a run, or nothing where `folder` is None (all processes of a run but the first).
+
+    Started again at `step`, what an interrupted session wrote past it is purged.
+    """
 
     def __init__(self, folder, step):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None, flush_secs=20)
+        purge = step + 1 if step else None
+        self.writer = folder and SummaryWriter(str(folder), purge_step=purge, flush_secs=20)
 
     def scalars(self, step, values):
         """Write named numbers at a step; NaN is left out."""
         for name, value in values.items():
-            if not math.isnan(value):
+            if self.writer and not math.isnan(value):
                 self.writer.add_scalar(name, value, step)
 
     def text(self, step, name, text):
         """Write a text as a code block."""
-        self.writer.add_text(name, "    " + text.replace("\n", "\n    "), step)
+        if self.writer:
+            self.writer.add_text(name, "    " + text.replace("\n", "\n    "), step)
 
     def close(self):
         """Flush and close the event file."""
-        self.writer.close()
+        if self.writer:
+            self.writer.close()

@@ -9,9 +9,12 @@ from arch.spec import Component, Count, Fraction, List, ModelSpec, Positive, Spe
 
 
 class DataSpec(Spec):
-    """Where tokens come from. `context`: tokens a row; `rows`: rows a step, over all devices and micro-batches."""
+    """Where tokens come from. `context`: tokens a row; `rows`: rows a step, over all devices and micro-batches.
 
-    source: Component("source")
+    `source` says where the texts lie, not what they are: identity has the fingerprint of the texts instead.
+    """
+
+    source: Component("source") = Field(json_schema_extra={"place": True})
     tokenizer: Component("tokenizer")
     context: Annotated[int, Field(ge=2)]
     rows: Count

@@ -34,7 +34,7 @@ class Watch(pl.Callback):
         self.evaluate_seconds = state["evaluate_seconds"]
 
     def on_train_start(self, trainer, module):
-        self.events = Events(self.folder, trainer.global_step)
+        self.events = Events(self.folder if trainer.is_global_zero else None, trainer.global_step)
         self.before = self.history.seconds
         self.started = time.perf_counter()
         self.select_loss = None

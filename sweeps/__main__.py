@@ -61,10 +61,13 @@ def run(
 
     console = _console()
     command = _command("run", study, scale, runs)
-    with console.status("preparing the data"):
-        planned = studies.plan(name, scale, spec, arms, runs, command)
+    planned = studies.plan(name, scale, spec, arms, runs, command)
     try:
         result = run_study(planned, workers, console)
+    except KeyboardInterrupt:
+        # Said here because Typer ends a command that is interrupted without a word.
+        print(f"interrupted; the same command resumes: {command}", file=sys.stderr)
+        return 130
     except OSError as error:
         print(f"cannot write the study in {planned.folder}: {error}", file=sys.stderr)
         return 1
@@ -113,13 +116,21 @@ def _command(word, study, scale, runs):
 
 
 def _report(folder):
-    """Have `analysis` write the report: the reader of studies, so a command and not an import. Whether it did."""
+    """Have `analysis` write the report and show what it says; whether it could.
+
+    It reads studies from the other side, so it is a command here and not an import. Its last line is the path.
+    """
     import subprocess
 
     command = [sys.executable, "-m", "analysis", "report", str(folder)]
-    done = subprocess.run(command, check=False)
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    *verdicts, path = done.stdout.splitlines() or [""]
+    for line in verdicts:
+        print(line)
     if done.returncode:
         print(f"no report (exit code {done.returncode}); again: python -m analysis report {folder}", file=sys.stderr)
+    else:
+        print(f"report: {path}")
     print(f"look closer: python -m analysis tensorboard {folder}")
     return done.returncode == 0
 

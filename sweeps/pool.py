@@ -37,7 +37,7 @@ def cores():
 
 
 def worker_count(jobs, asked=None, total=None, available=None):
-    """How many workers to start for `total` jobs like these: as many as keep every core busy and none twice, and at least one.
+    """How many workers to start for `total` jobs like these: as many as the cores carry, and at least one.
 
     Runs on an accelerator go one at a time unless more are asked for: they would share it. Raises SpecError where
     more are asked for than there are cores, because an oversubscribed run is slower than two after each other.

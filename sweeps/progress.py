@@ -90,7 +90,7 @@ class Progress:
             cell.head_start = 0.0 if outcome.status == "finished" else 1.0
 
 
-ENDED = ("finished", "reused", "failed", "lost", "interrupted")
+ENDED = ("finished", "reused", "failed", "lost")
 
 
 def final_loss(record):

@@ -142,11 +142,11 @@ def _search(study, tuners, pools, console):
                 return job
         return None
 
+    total = sum(tuner.runs_left() for tuner in tuners)
     first = take()
     if first is None:
         return
     ahead = [first]
-    total = sum(tuner.total() for tuner in tuners)
     pool = pools.for_jobs(study.jobs(), total)
     with display(console, f"{study.name}: tuning {', '.join(study.spec.tune.space)}", [first], total=total) as show:
 

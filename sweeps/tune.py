@@ -92,11 +92,13 @@ class Tuner:
         else:
             self.search.tell(number, statistics.fmean(self.values[number].values()))
 
-    def total(self):
-        """How many trial runs the search has in all, those of earlier starts included."""
-        if self.tune.sampler == "tpe":
-            return self.tune.trials * len(self.seeds)
-        return len(space.points(self.tune, self.arm_plan.plan.spec)) * len(self.seeds)
+    def runs_left(self):
+        """How many trial runs are to do, about: a trial that was interrupted counts whole."""
+        grid = self.tune.sampler == "grid"
+        trials = len(space.points(self.tune, self.arm_plan.plan.spec)) if grid else self.tune.trials
+        done = [trial for trial in self.search.get_trials(deepcopy=False) if trial.state.is_finished()]
+        done = [trial for trial in done if {"runs", "error"} & trial.user_attrs.keys() and not trial.user_attrs.get(AGAIN)]
+        return max(0, trials - len(done)) * len(self.seeds)
 
     def best(self):
         """`{dotted key: value}` of the trial with the lowest mean metric; {} where no trial finished."""

@@ -95,7 +95,7 @@ def _parquet(path, field):
         import pyarrow.lib
         import pyarrow.parquet
     except ImportError:
-        raise DataError(f"{path}: reading Parquet needs pyarrow: pip install 'archbench[parquet]'") from None
+        raise DataError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             columns = file.schema_arrow.names

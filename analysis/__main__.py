@@ -1,0 +1,66 @@
+"""`python -m analysis`: from a study's folder to an answer. pandas and matplotlib load inside the commands."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from arch.cli import main, new_app
+
+app = new_app("What a study found: a report, a table, TensorBoard.")
+Folder = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="The folder with study.json, as `sweeps run` names it.")]
+
+
+@app.command()
+def report(folder: Folder):
+    """Write report.html (self-contained), results.csv, runs.csv and results.tex into the folder."""
+    from analysis.claims import judge
+    from analysis.report import write
+    from analysis.runs import load
+
+    study = load(folder)
+    judgement = judge(study)
+    path = write(study, judgement)
+    print(study.record.question)
+    for sentence in judgement.sentences:
+        print(sentence)
+    _warn(study.problems)
+    print(path)
+
+
+@app.command()
+def table(folder: Folder, format: Literal["text", "csv", "latex", "markdown"] = "text"):
+    """Print the results table."""
+    from analysis import tables
+    from analysis.claims import judge
+    from analysis.runs import load
+
+    study = load(folder)
+    print(getattr(tables, format)(tables.results(study, judge(study))), end="")
+    _warn(study.problems)
+
+
+@app.command()
+def tensorboard(
+    folder: Folder,
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 6006,
+    write_only: Annotated[bool, typer.Option("--write-only", help="Write the logs and print where, start nothing.")] = False,
+):
+    """Start TensorBoard on the study: curves, HParams with every run, margin charts, the report's figures."""
+    from analysis.tensorboard import serve, write_logs
+
+    if write_only:
+        print(write_logs(folder))
+        return
+    code = serve(folder, port)
+    if code:
+        raise typer.Exit(1)
+
+
+def _warn(problems):
+    for problem in problems:
+        typer.echo(f"warning: {problem}", err=True)
+
+
+if __name__ == "__main__":
+    main(app, "analysis")

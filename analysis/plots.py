@@ -1,0 +1,346 @@
+"""The figures of a study, each a function that returns a matplotlib Figure.
+
+No pyplot: a figure is an object and belongs to who asked for it. Colours are Okabe and Ito's, told apart by the
+colour-blind; an arm has the same colour and marker in every figure, and the baseline is dark. INK, MUTED, GRID and
+PAPER are single colours so that a report can exchange them for its own theme's.
+"""
+
+import io
+import math
+import textwrap
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from analysis import claims, units
+from analysis.curves import bands, difference_bands
+from analysis.stats import mean_interval, relative
+from analysis.tables import long_cache
+
+INK, MUTED, GRID, PAPER = "#1c2026", "#6a717b", "#dfe2e7", "#fefefe"
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+LINES = ["-", "--", ":", "-."]
+WIDTH = 7.6
+# The first part of training drops by far more than the arms ever differ; the axes show what follows it.
+SKIPPED = 1 / 3
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9,
+    "axes.labelsize": 9.5,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": GRID,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "figure.facecolor": PAPER,
+    "svg.fonttype": "path",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an arm is drawn."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+def looks(arms):
+    """{arm: Look}; the baseline (the first) in ink. Beyond six others, colours come again with another line."""
+    found = {}
+    for i, arm in enumerate(arms):
+        colour = COLOURS[(i - 1) % len(COLOURS)] if i else INK
+        found[arm] = Look(colour, MARKERS[i % len(MARKERS)], LINES[max(0, i - 1) // len(COLOURS) % len(LINES)])
+    return found
+
+
+def figures(study, judgement):
+    """{name: Figure} of all that this study has data for, in the order in which a report shows them."""
+    made = {
+        "differences": differences(study, judgement),
+        "quality_cache": quality_against_cache(study, judgement),
+        "curves": learning_curves(study),
+        "tuning": tuning(study),
+    }
+    return {name: figure for name, figure in made.items() if figure is not None}
+
+
+def svg(figure, name):
+    """A figure as an SVG element to stand inside HTML: no prologue, no metadata, no address of any kind."""
+    out = io.StringIO()
+    # The salt keeps the ids of two figures on one page apart, and makes the same figure the same text.
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(["Creator", "Date", "Format", "Type"]))
+    element = out.getvalue()[out.getvalue().index("<svg") :]
+    for address in ('xmlns:xlink="http://www.w3.org/1999/xlink"', 'xmlns="http://www.w3.org/2000/svg"'):
+        element = element.replace(address, "")
+    return element.replace("xlink:href", "href")
+
+
+def _styled(draw):
+    """Draw under STYLE, which must not leak into a notebook's own figures."""
+
+    def drawn(*args):
+        with matplotlib.rc_context(STYLE):
+            return draw(*args)
+
+    drawn.__doc__, drawn.__name__ = draw.__doc__, draw.__name__
+    return drawn
+
+
+@_styled
+def differences(study, judgement):
+    """Each arm's paired difference to the baseline: mean, 95 % interval, seeds as small dots, the margin shaded.
+
+    None where no arm has a seed in common with the baseline.
+    """
+    shown = [v for v in judgement.verdicts.values() if v.word != claims.BASELINE and v.difference.n]
+    if not shown:
+        return None
+    figure = Figure(figsize=(WIDTH, 1.25 + 0.52 * len(shown)), layout="constrained")
+    axes, style, margin = figure.subplots(), looks(study.record.arms), judgement.claim.margin
+    axes.axvspan(-100 * margin, 100 * margin, color=MUTED, alpha=0.13, lw=0)
+    axes.axvline(0, color=INK, lw=1.2)
+    for row, verdict in enumerate(shown):
+        _difference(axes, row, verdict, style[verdict.arm])
+    axes.set_yticks(range(len(shown)), [v.arm for v in shown], color=INK)
+    axes.set_ylim(len(shown) - 0.45, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _signed(x)))
+    axes.set_xlabel(
+        f"perplexity against {study.baseline}, % (right is worse); mean and 95 % interval over paired seeds,\n"
+        f"small dots: single seeds; shaded: the margin of ±{units.share(margin)}"
+    )
+    _title(axes, claims.summary(judgement.verdicts))
+    return figure
+
+
+def _difference(axes, row, verdict, look):
+    difference = verdict.difference
+    seeds = [100 * relative(value) for value in difference.by_seed.values()]
+    axes.plot(seeds, np.full(len(seeds), row + 0.2), ".", color=look.colour, ms=5, alpha=0.55, mew=0)
+    if difference.low is not None:
+        ends = [100 * relative(difference.low), 100 * relative(difference.high)]
+        axes.plot(ends, [row, row], color=look.colour, lw=2.6, solid_capstyle="round")
+    mean = 100 * relative(difference.mean)
+    axes.plot([mean], [row], look.marker, color=look.colour, ms=9, mec=PAPER, mew=0.8)
+    note = verdict.word if verdict.p is None else f"{verdict.word}, p {_p(verdict.p)}, n = {difference.n}"
+    axes.annotate(
+        note, (1.01, row), xycoords=("axes fraction", "data"), va="center", color=MUTED, fontsize=8.5, annotation_clip=False
+    )
+
+
+@_styled
+def quality_against_cache(study, judgement):
+    """Perplexity (mean, 95 % interval) against cache bytes at the long context; None where no arm has both."""
+    losses, style = study.losses(judgement.claim.metric), looks(study.record.arms)
+    points = {arm: mean_interval(list(losses[arm].values())) for arm in losses if losses[arm] and long_cache(study, arm)}
+    if not points:
+        return None
+    figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xscale("log", base=2)
+    for arm, loss in points.items():
+        mean, look = math.exp(loss.mean), style[arm]
+        bars = None if loss.low is None else [[mean - math.exp(loss.low)], [math.exp(loss.high) - mean]]
+        point = {"color": look.colour, "marker": look.marker, "ms": 9, "mec": PAPER, "mew": 0.8}
+        axes.errorbar([long_cache(study, arm)], [mean], yerr=bars, elinewidth=1.6, **point)
+    sizes = [long_cache(study, arm) for arm in points]
+    axes.set_xlim(min(sizes) / 1.5, max(sizes) * 1.5)
+    axes.margins(y=0.12)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: units.size(x).replace(".00", "").replace(".0", "")))
+    axes.xaxis.minorticks_off()
+    context = units.tokens(study.record.long_context)
+    axes.set_xlabel(f"cache of one sequence of {context} (left is cheaper)")
+    axes.set_ylabel("perplexity (down is better)")
+    _title(axes, f"Quality against cache: {_seeds(estimate.n for estimate in points.values())}")
+    _label(figure, axes, {arm: (long_cache(study, arm), math.exp(e.mean), style[arm].colour) for arm, e in points.items()})
+    return figure
+
+
+@_styled
+def learning_curves(study):
+    """Select loss over tokens, and the paired difference to the baseline along the way; bands are 95 % over seeds.
+
+    None where no finished run has a curve.
+    """
+    curves, paired = bands(study, "select/loss"), difference_bands(study, "select/loss")
+    if not curves:
+        return None
+    style = looks(study.record.arms)
+    figure = Figure(figsize=(WIDTH, 4.1), layout="constrained")
+    left, right = figure.subplots(1, 2) if paired else (figure.subplots(), None)
+    figure.get_layout_engine().set(wspace=0.09)
+    _bands(left, curves, style)
+    left.set_ylabel("loss on the select split, nats a token")
+    _title(left, "Loss after the first third of training")
+    if paired:
+        right.axhline(0, color=INK, lw=1.2)
+        _bands(right, paired, style, scale=100)
+        right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _signed(y)))
+        right.set_ylabel(f"perplexity against {study.baseline}, %")
+        _title(right, "Paired difference along the way")
+    for axes in (left, right) if paired else (left,):
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: units.scaled(x, digits=2) if x else "0"))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    label = f"tokens ({_seeds(band.n.iloc[-1] for band in curves.values())})"
+    figure.supxlabel(label, fontsize=9.5, color=MUTED)
+    handles = {line.get_label(): line for line in left.get_lines()}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=min(6, len(handles)), labelcolor=INK)
+    return figure
+
+
+def _bands(axes, curves, style, scale=1):
+    for arm, band in curves.items():
+        look, x = style[arm], band.index.to_numpy()
+        axes.plot(x, scale * band["mean"], look.line, color=look.colour, label=arm, zorder=3)
+        if band.low.notna().any():
+            axes.fill_between(x, scale * band.low, scale * band.high, color=look.colour, alpha=0.13, lw=0)
+    last = max(band.index.max() for band in curves.values())
+    late = [scale * band[band.index >= SKIPPED * last] for band in curves.values()]
+    _limit(axes, late)
+    axes.set_xlim(SKIPPED * last if all(len(band) > 1 for band in late) else None, last)
+
+
+def _limit(axes, late):
+    """y limits that hold every mean of the later part, and bands as far as they are not much wider than the means."""
+    means = np.concatenate([band["mean"] for band in late])
+    ends = np.concatenate([band[["low", "high"]].to_numpy().ravel() for band in late])
+    low, high = means.min(), means.max()
+    room = max(high - low, 1e-9)
+    kept = ends[np.isfinite(ends) & (ends > low - 0.6 * room) & (ends < high + 0.6 * room)]
+    low, high = min([low, *kept]), max([high, *kept])
+    axes.set_ylim(low - 0.06 * (high - low + 1e-9), high + 0.06 * (high - low + 1e-9))
+
+
+@_styled
+def tuning(study):
+    """The tuning metric against each tuned value, a line an arm, its best marked; None without finished trials.
+
+    A best value at an end of its range is drawn hollow and named: the true best may lie beyond.
+    """
+    done = [trial for trial in study.record.trials if trial.value is not None]
+    keys = list(dict.fromkeys(key for trial in done for key in trial.values))
+    if not keys:
+        return None
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(keys), squeeze=False, sharey=True)[0]
+    for axes, key in zip(panels, keys):
+        _tuned(axes, study, done, key)
+    panels[0].set_ylabel("loss on the select split, nats a token")
+    handles = {line.get_label(): line for line in panels[0].get_lines() if not line.get_label().startswith("_")}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=min(6, len(handles)), labelcolor=INK)
+    return figure
+
+
+def _tuned(axes, study, done, key):
+    style, at_edge = looks(study.record.arms), []
+    tried = sorted({trial.values[key] for trial in study.record.trials if key in trial.values})
+    space = study.record.tune_space.get(key, {})
+    ends = space.get("low", tried[0]), space.get("high", tried[-1])
+    for arm in study.record.arms:
+        means = _tuning_means(done, arm, key)
+        if not means:
+            continue
+        look, best = style[arm], min(means, key=means.get)
+        edge = any(math.isclose(best, end) for end in ends)
+        at_edge += [arm] if edge else []
+        axes.plot(list(means), list(means.values()), look.line, color=look.colour, marker=".", ms=5, lw=1.4, label=arm)
+        axes.plot([best], [means[best]], look.marker, color=look.colour, mfc="none" if edge else look.colour, ms=9, mew=1.6)
+    if space.get("log", True):
+        axes.set_xscale("log")
+    axes.set_xticks(tried if len(tried) <= 6 else tried[:: math.ceil(len(tried) / 6)])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.2g}"))
+    axes.xaxis.minorticks_off()
+    axes.set_xlabel(key)
+    found = f"best at the edge of its range (hollow) for {units.listed(at_edge)}" if at_edge else "every best is inside"
+    _title(axes, f"Tuning on the select split: {found}")
+
+
+def _tuning_means(done, arm, key):
+    """{value: mean of the tuning metric over seeds and other tuned values}, ascending."""
+    values = {}
+    for trial in done:
+        if trial.arm == arm and key in trial.values:
+            values.setdefault(trial.values[key], []).append(trial.value)
+    return {value: float(np.mean(values[value])) for value in sorted(values)}
+
+
+def _label(figure, axes, points):
+    """Names beside points {name: (x, y, colour)}, each where it hides the least of the others and of their bars."""
+    renderer, taken = FigureCanvasAgg(figure).get_renderer(), []
+    figure.draw(renderer)
+    for line in axes.get_lines():
+        taken += [(x - 5, y - 5, x + 5, y + 5) for x, y in axes.transData.transform(line.get_xydata())]
+    for bars in axes.collections:
+        for path in bars.get_paths():
+            (x, low), (_, high) = axes.transData.transform(path.vertices[[0, -1]])
+            taken.append((x - 2, low, x + 2, high))
+    frame = axes.get_window_extent()
+    places = [(dx, dy, side) for dy in (0, 9, -9, 18, -18, 28, -28) for dx, side in ((9, "left"), (-9, "right"))]
+    for name, (x, y, colour) in points.items():
+        options = []
+        for dx, dy, side in places:
+            text = axes.annotate(
+                name, (x, y), (dx, dy), textcoords="offset points", ha=side, va="center", color=colour, fontweight="bold"
+            )
+            box = text.get_window_extent(renderer).extents
+            outside = not (frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1)
+            options.append((sum(_overlap(box, other) for other in taken) + 1e6 * outside, abs(dy), len(options), text, box))
+        best = min(options)
+        for option in options:
+            if option is not best:
+                option[3].remove()
+        taken.append(tuple(best[4]))
+
+
+def _overlap(a, b):
+    """The area that two boxes (x0, y0, x1, y1) share."""
+    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _title(axes, text):
+    """A title in lines that fit the axes' share of the figure's width."""
+    columns = axes.get_subplotspec().get_gridspec().ncols
+    axes.set_title("\n".join(textwrap.wrap(text, 84 // columns)))
+
+
+def _seeds(counts):
+    """`means and 95 % intervals, n = 5 seeds`, the range where arms differ, or that one seed has no interval."""
+    counts = sorted(set(int(count) for count in counts))
+    if counts == [1]:
+        return "one seed, no intervals"
+    text = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"means and 95{units.SPACE}% intervals, n = {text} seeds"
+
+
+def _p(p):
+    text = units.p_value(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _signed(x):
+    return "0" if abs(x) < 1e-9 else f"{x:+.3g}".replace("-", units.MINUS)

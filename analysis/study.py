@@ -1,0 +1,61 @@
+"""The notebook's way in: `Study(folder).runs()`, and `run(folder).spec`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis import tables
+from analysis.claims import judge
+from analysis.runs import load
+from arch.errors import DataError
+from experiments.record import RunRecord
+from experiments.spec import ExperimentSpec
+
+
+class Study:
+    """A study's folder, read afresh at every call, so that it can be watched while it runs."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+
+    @property
+    def record(self):
+        """The StudyRecord."""
+        return load(self.folder).record
+
+    def runs(self):
+        """A DataFrame with a row for every arm and seed (StudyData.runs)."""
+        return load(self.folder).runs
+
+    def history(self):
+        """A long DataFrame of all curves (StudyData.curves)."""
+        return load(self.folder).curves
+
+    def judgement(self):
+        """The verdicts and the answer (claims.Judgement)."""
+        return judge(load(self.folder))
+
+    def table(self):
+        """The results table, unrounded (tables.results)."""
+        study = load(self.folder)
+        return tables.results(study, judge(study))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder and its record."""
+
+    folder: Path
+    record: RunRecord
+
+    @property
+    def spec(self):
+        """The resolved ExperimentSpec."""
+        return ExperimentSpec.parse(self.record.spec)
+
+
+def run(folder):
+    """The Run of a folder. Raises DataError where there is no record."""
+    record = RunRecord.read(folder)
+    if record is None:
+        raise DataError(f"{folder}: no run's record in it")
+    return Run(Path(folder), record)

@@ -1,0 +1,52 @@
+"""How a report looks: light, dark and on paper. Figures take their inks from the same variables."""
+
+CSS = """
+:root { --ink: #1c2026; --muted: #6a717b; --grid: #dfe2e7; --paper: #fefefe; --card: #f5f6f8; --accent: #0072b2;
+  --bad: #a63d00; --good: #00694c; --same: #00558a; --open: #6a717b;
+  --arm1: #0072b2; --arm2: #d55e00; --arm3: #009e73; --arm4: #cc79a7; --arm5: #e69f00; --arm6: #56b4e9; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8eaee; --muted: #9ea6b2; --grid: #363c46; --paper: #15181d;
+  --card: #1e232a; --accent: #56b4e9; --bad: #ff9a5c; --good: #4fd1a5; --same: #7cc4f2; --open: #9ea6b2;
+  --arm1: #4aa3e0; --arm2: #f0823c; --arm3: #2fc79a; --arm4: #e09cc4; --arm5: #f2b93a; --arm6: #8fd0f5; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 40px 28px 72px; }
+h1 { font-size: 30px; line-height: 1.2; margin: 0 0 20px; letter-spacing: -.01em; overflow-wrap: anywhere; }
+h2 { font-size: 19px; margin: 44px 0 12px; }
+h3 { font-size: 15px; margin: 20px 0 6px; }
+p { margin: 0 0 12px; }
+.where { color: var(--muted); font-size: 14px; margin: 0 0 6px; }
+.answer { background: var(--card); border-left: 4px solid var(--accent); border-radius: 0 8px 8px 0; padding: 18px 22px; }
+.answer > p { font-size: 18px; line-height: 1.5; margin: 0; }
+.answer ul { margin: 12px 0 0; padding: 0; list-style: none; color: var(--muted); font-size: 15px; }
+.answer li + li { margin-top: 6px; }
+.note { color: var(--muted); font-size: 13.5px; max-width: 86ch; margin-top: 10px; }
+.warning { color: var(--bad); font-size: 15px; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 14px; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: 9px 12px 9px 0; border-bottom: 1px solid var(--grid); vertical-align: top; }
+thead th { color: var(--muted); font-weight: 500; font-size: 13px; line-height: 1.3; vertical-align: bottom; }
+.number { text-align: right; white-space: nowrap; }
+thead .number { white-space: normal; }
+.results td:last-child, .results th:last-child { padding-right: 0; }
+.results tbody tr:first-child { background: var(--card); }
+.results tbody th { padding-left: 8px; }
+small { display: block; color: var(--muted); font-size: 12.5px; font-weight: 400; }
+.specs td, .specs tbody th { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 13px; font-weight: 400; }
+.badge { display: inline-block; border: 1px solid; border-radius: 999px; padding: 0 9px; font-size: 12.5px; font-weight: 600;
+  white-space: nowrap; color: var(--open); }
+.badge.worse { color: var(--bad); } .badge.better { color: var(--good); } .badge.no-difference { color: var(--same); }
+.badge.baseline { border-color: transparent; padding: 0; font-weight: 400; }
+figure { margin: 0; max-width: 860px; }
+figure svg { display: block; width: 100%; height: auto; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 5px 22px; margin: 0; font-size: 14.5px; }
+dt { color: var(--muted); } dd { margin: 0; white-space: pre-line; overflow-wrap: anywhere; }
+code, pre { font: 13.5px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
+code { background: var(--card); border: 1px solid var(--grid); border-radius: 4px; padding: 1px 5px; overflow-wrap: anywhere; }
+pre { background: var(--card); border-radius: 6px; padding: 12px 14px; white-space: pre-wrap; overflow-wrap: anywhere; }
+details { margin-top: 14px; } summary { cursor: pointer; color: var(--muted); font-size: 14.5px; }
+@media (max-width: 640px) { dl { grid-template-columns: 1fr; } dd { margin-bottom: 8px; } main { padding: 24px 16px 48px; } }
+@media print { :root { --ink: #000; --muted: #444; --grid: #ccc; --paper: #fff; --card: #f4f4f4; }
+  body { font-size: 10.5pt; } main { max-width: none; padding: 0; } .scroll { overflow: visible; } table { font-size: 8.5pt; }
+  section, figure, tr { break-inside: avoid; } h2 { margin-top: 20pt; } }
+"""

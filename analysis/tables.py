@@ -1,0 +1,302 @@
+"""The results table: raw numbers an arm (for CSV), and the same as people read it (text, Markdown, LaTeX, HTML).
+
+Perplexities are exp of the mean loss over seeds, the geometric mean of the seeds' perplexities.
+"""
+
+import html
+import json
+import math
+
+import pandas as pd
+
+from analysis import units
+from analysis.stats import mean_interval, relative
+
+DIFFERENCES_SHOWN = 2
+LEVEL = f"[95{units.SPACE}%]"
+
+
+def results(study, judgement):
+    """A row an arm, unrounded: losses in nats, relative differences in percent, bytes, seconds."""
+    losses = study.losses(judgement.claim.metric)
+    return pd.DataFrame([_row(study, judgement, arm, losses[arm]) for arm in study.record.arms])
+
+
+def _row(study, judgement, arm, losses):
+    record, verdict = study.record.arms[arm], judgement.verdicts[arm]
+    loss, difference = mean_interval(list(losses.values())), verdict.difference
+    compared = arm != study.baseline
+    runs = study.runs[study.runs.arm == arm]
+    return {
+        "arm": arm,
+        "changes": in_words(record),
+        "n": loss.n,
+        "runs_planned": len(runs),
+        "loss_nats": loss.mean,
+        "loss_low": loss.low,
+        "loss_high": loss.high,
+        "perplexity": _exp(loss.mean),
+        "perplexity_low": _exp(loss.low),
+        "perplexity_high": _exp(loss.high),
+        "pairs": difference.n if compared else None,
+        "difference_nats": difference.mean if compared else None,
+        "difference_sd_nats": difference.sd if compared else None,
+        "difference_percent": _percent(difference.mean) if compared else None,
+        "difference_percent_low": _percent(difference.low) if compared else None,
+        "difference_percent_high": _percent(difference.high) if compared else None,
+        "p": difference.p if compared else None,
+        "p_holm": verdict.p,
+        "p_equivalence_holm": verdict.p_same,
+        "verdict": verdict.word,
+        "seeds_needed": verdict.seeds_needed,
+        "reason": verdict.reason,
+        **_cost(study, arm),
+        "wall_seconds_mean": runs.loc[runs.status == "finished", "wall_seconds"].mean(),
+    }
+
+
+def _cost(study, arm):
+    """What an arm costs, as its record says; cache_ratio is to the baseline's."""
+    cost = study.record.arms[arm].cost
+    cache = long_cache(study, arm)
+    baseline = long_cache(study, study.baseline)
+    return {
+        "parameters": cost.get("parameters", {}).get("total"),
+        "parameters_non_embedding": cost.get("parameters", {}).get("non_embedding"),
+        "flops_per_token_train_ideal": cost.get("flops_per_token", {}).get("ideal", {}).get("train"),
+        "cache_bytes": cache,
+        "cache_context": cost.get("long", {}).get("context", study.record.long_context),
+        "cache_ratio": cache / baseline if cache is not None and baseline else None,
+    }
+
+
+def long_cache(study, arm):
+    """Cache bytes of an arm at the study's long context, or None where its record does not say."""
+    return study.record.arms[arm].cost.get("long", {}).get("cache_bytes")
+
+
+def in_words(arm):
+    """What differs from the baseline, one `key: value` after another; empty for the baseline."""
+    return "; ".join(f"{key}: {spelt(change[1])}" for key, change in _all_changes(arm).items())
+
+
+def _all_changes(arm):
+    """An arm's changes and the values that tuning chose for it."""
+    tuned = {f"{key} (tuned)": [None, value] for key, value in arm.tuned.items()}
+    return arm.changes | tuned
+
+
+def spelt(value):
+    """A value as YAML would have it on one line."""
+    if value is None:
+        return units.DASH
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(spelt, value))}]"
+    return json.dumps(value)
+
+
+def changes(study):
+    """How the specs differ: a row a key, a column an arm; the baseline's value, then each arm's where it is another."""
+    keys = list(dict.fromkeys(key for arm in study.record.arms.values() for key in _all_changes(arm)))
+    return pd.DataFrame({arm: [_value(study, arm, key) for key in keys] for arm in study.record.arms}, index=keys)
+
+
+def _value(study, label, key):
+    own = _all_changes(study.record.arms[label])
+    if key in own:
+        return spelt(own[key][1])
+    if label != study.baseline:
+        return "same"
+    return spelt(next(_all_changes(arm)[key][0] for arm in study.record.arms.values() if key in _all_changes(arm)))
+
+
+def readable(raw):
+    """The table as people read it, every cell text."""
+    context = units.tokens(int(raw.cache_context.iloc[0]))
+    return pd.DataFrame([_readable_row(row, context) for row in _records(raw)])
+
+
+def _readable_row(row, context):
+    return {
+        "arm": row["arm"],
+        "differs in": _shortened(row["changes"]) or units.DASH,
+        f"perplexity {LEVEL}": _with_interval(
+            units.number(row["perplexity"]), units.interval(row["perplexity_low"], row["perplexity_high"])
+        ),
+        "n": f"{row['n']}" if row["n"] == row["runs_planned"] else f"{row['n']} of {row['runs_planned']}",
+        f"paired difference {LEVEL}": _with_interval(
+            units.percent(_fraction(row["difference_percent"])),
+            units.percent_interval(_fraction(row["difference_percent_low"]), _fraction(row["difference_percent_high"])),
+        ),
+        "p (Holm)": units.p_value(row["p_holm"]),
+        "verdict": _verdict(row),
+        "parameters": units.scaled(row["parameters"]),
+        "training FLOPs/token (ideal)": units.scaled(row["flops_per_token_train_ideal"]),
+        f"cache at {context}": _cache(row),
+    }
+
+
+def _verdict(row):
+    if row["verdict"] == "undecided" and row["seeds_needed"] is not None:
+        return f"undecided ({units.seeds(row['seeds_needed'])} seeds would decide)"
+    if row["verdict"] in ("worse", "better") and row["reason"]:
+        return f"{row['verdict']} ({row['reason']})"
+    return row["verdict"]
+
+
+def _cache(row):
+    if row["cache_bytes"] is None:
+        return units.DASH
+    ratio = row["cache_ratio"]
+    text = units.size(row["cache_bytes"])
+    return text if ratio is None else f"{text} (×{ratio:.2g})"
+
+
+def _with_interval(mean, interval):
+    return mean if interval == units.DASH else f"{mean} {interval}"
+
+
+def _shortened(text):
+    parts = text.split("; ")
+    hidden = len(parts) - DIFFERENCES_SHOWN
+    return text if hidden <= 0 else f"{'; '.join(parts[:DIFFERENCES_SHOWN])}; {hidden} more"
+
+
+def csv(raw):
+    """Raw numbers as CSV, `.` for decimals, empty where there is none."""
+    return raw.to_csv(index=False, lineterminator="\n")
+
+
+def markdown(raw):
+    """The readable table as Markdown."""
+    shown = readable(raw)
+    lines = [list(shown.columns), ["---"] * shown.shape[1], *shown.values.tolist()]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def text(raw):
+    """The readable table for a terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = readable(raw).drop(columns="differs in")
+    table = Table(header_style="bold", box=box.SIMPLE_HEAD)
+    for name in shown:
+        longest = max(len(line) for cell in shown[name] for line in _in_lines(cell).split("\n"))
+        table.add_column(_in_lines(name), justify="left" if name in ("arm", "verdict") else "right", min_width=longest)
+    for row in shown.values.tolist():
+        table.add_row(*(Text(_in_lines(cell)) for cell in row))
+    # As wide as its cells: a narrow window wraps lines, which reads better than cells of three letters.
+    console = Console(width=1000)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n") + "\n"
+
+
+def _in_lines(cell):
+    """A cell with what is in brackets on a line of its own."""
+    return cell.replace(" [", "\n[").replace(" (", "\n(").replace("FLOPs/", "\nFLOPs/").replace(" at ", "\nat ")
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    units.MINUS: "$-$",
+    units.DASH: "--",
+    units.SPACE: "~",
+}
+
+
+def latex(raw):
+    """The readable table as a booktabs tabular."""
+    shown = readable(raw)
+    escaped = lambda line: " & ".join("".join(LATEX.get(char, char) for char in cell) for cell in line)  # noqa: E731
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{{'l' * shown.shape[1]}}}",
+            r"\toprule",
+            rf"{escaped(shown.columns)} \\",
+            r"\midrule",
+            *(rf"{escaped(line)} \\" for line in shown.values.tolist()),
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def results_html(raw):
+    """The readable table as HTML: verdicts as badges, what differs under the arm's name, intervals on their own line."""
+    shown = readable(raw).drop(columns="differs in")
+    numeric = lambda name: name not in ("arm", "verdict")  # noqa: E731
+    head = "".join(f"<th{' class=number' if numeric(name) else ''}>{html.escape(name)}</th>" for name in shown)
+    rows = [_html_row(row, cells) for row, cells in zip(_records(raw), shown.to_dict("records"))]
+    return f"<table class=results><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _html_row(row, cells):
+    differs = html.escape(_shortened(row["changes"])) or "baseline"
+    kind = row["verdict"].replace(" ", "-")
+    aside = html.escape(cells["verdict"].removeprefix(row["verdict"]).strip(" ()"))
+    parts = {
+        "arm": f"<th scope=row>{html.escape(row['arm'])}<small>{differs}</small></th>",
+        "verdict": f"<td><span class='badge {kind}'>{html.escape(row['verdict'])}</span><small>{aside}</small></td>",
+    }
+    number = lambda cell: f"<td class=number>{_two_lines(cell)}</td>"  # noqa: E731
+    return f"<tr>{''.join(parts.get(name) or number(cell) for name, cell in cells.items())}</tr>"
+
+
+def _two_lines(cell):
+    """A cell with its interval or ratio on a second, smaller line."""
+    for mark in (" [", " (×"):
+        if mark in cell:
+            first, rest = cell.split(mark, 1)
+            return f"{html.escape(first)}<small>{html.escape((mark + rest).strip())}</small>"
+    return html.escape(cell)
+
+
+def plain_html(frame, index=True):
+    """A DataFrame of text as an HTML table, escaped."""
+    head = (["<th></th>"] if index else []) + [f"<th>{html.escape(str(name))}</th>" for name in frame]
+    rows = []
+    for name, values in zip(frame.index, frame.values.tolist()):
+        first = [f"<th scope=row>{html.escape(str(name))}</th>"] if index else []
+        rows.append(f"<tr>{''.join(first + [f'<td>{html.escape(str(value))}</td>' for value in values])}</tr>")
+    return f"<table><thead><tr>{''.join(head)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _records(raw):
+    """The rows as dicts, None where pandas has NaN."""
+    return [{key: None if units.absent(value) else value for key, value in row.items()} for row in raw.to_dict("records")]
+
+
+def _exp(value):
+    return None if value is None else math.exp(value)
+
+
+def _percent(nats):
+    return None if nats is None else 100 * relative(nats)
+
+
+def _fraction(percent):
+    return None if percent is None else percent / 100

@@ -1,0 +1,195 @@
+"""A study for TensorBoard: `FOLDER/tensorboard/`, derived whole from records and histories each time.
+
+    study/              the HParams experiment, the layout of the margin charts, the report's figures
+    ARM/seed-N/         a run's curves, its HParams row and its final metrics
+    ARM/over-seeds/     mean and 95 % band over seeds, which the margin charts draw
+
+The HParams tab reads one list of columns for all rows. torch's `add_hparams` writes one a run, of which the first
+found counts, and moves each row into a run of its own; so the three messages are written here as the plugin defines
+them, and an arm that lacks a key, or a run that has no metric, still has its row.
+"""
+
+import datetime
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+
+from analysis import plots
+from analysis.claims import judge
+from analysis.curves import bands, difference_bands
+from analysis.runs import CURVES, load
+from analysis.tables import spelt
+
+FOLDER = "tensorboard"
+LOSS, DIFFERENCE = "over_seeds/select_loss", "over_seeds/difference_percent"
+BAND = ("mean", "low", "high")
+
+
+def write_logs(folder):
+    """Write the log directory of a study anew and return its path. Raises DataError where there is no study."""
+    study = load(folder)
+    final = study.folder / FOLDER
+    scratch = study.folder / f".{FOLDER}.{os.getpid()}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        _write(study, scratch)
+        shutil.rmtree(final, ignore_errors=True)
+        scratch.rename(final)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return final
+
+
+def serve(folder, port=6006):
+    """Write the logs, start TensorBoard on them and wait until it ends or is interrupted; returns its exit code."""
+    logs = write_logs(folder)
+    print(f"TensorBoard: http://localhost:{port}/  (Ctrl-C ends it)", flush=True)
+    process = subprocess.Popen([sys.executable, "-m", "tensorboard.main", "--logdir", str(logs), "--port", str(port)])
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        return 0
+
+
+def run_names(arms):
+    """{arm: folder name}, without what a file system or TensorBoard's run filter trips over, each once."""
+    names, used = {}, {"study"}
+    for arm in arms:
+        name = re.sub(r"[^\w.+-]+", "-", re.sub(r"(?<=\d):(?=\d)", "to", arm)).strip("-.") or "arm"
+        while name.lower() in used:
+            name += "-"
+        used.add(name.lower())
+        names[arm] = name
+    return names
+
+
+def _write(study, logs):
+    from torch.utils.tensorboard import SummaryWriter
+
+    names, table = run_names(study.record.arms), _hparams(study)
+    with SummaryWriter(str(logs / "study")) as writer:
+        writer.file_writer.add_summary(_experiment(table, _metrics(study)))
+        writer.add_custom_scalars(_layout(study))
+        for name, figure in plots.figures(study, judge(study)).items():
+            writer.add_figure(f"report/{name}", figure, close=False)
+    for row in study.runs.to_dict("records"):
+        key = row["arm"], row["seed"]
+        with SummaryWriter(str(logs / names[row["arm"]] / f"seed-{row['seed']}")) as writer:
+            _run(writer, row, table[key], study.records.get(key), _own_curve(study, *key))
+    losses, differences = bands(study, "select/loss", "step"), difference_bands(study, "select/loss", "step")
+    for arm, band in losses.items():
+        with SummaryWriter(str(logs / names[arm] / "over-seeds")) as writer:
+            _band(writer, LOSS, band)
+            if arm in differences:
+                _band(writer, DIFFERENCE, differences[arm].assign(**100 * differences[arm][list(BAND)]))
+
+
+def _own_curve(study, arm, seed):
+    return study.curves[(study.curves.arm == arm) & (study.curves.seed == seed)]
+
+
+def _run(writer, row, hparams, record, curve):
+    """One run's events: its row in HParams, its curves, its final metrics."""
+    # Not the public `hparams.api`, which imports TensorFlow for its Keras callback.
+    from tensorboard.plugins.hparams import summary_v2
+
+    start = _timestamp(record)
+    trial = f"{row['arm']}, seed {row['seed']}"
+    writer.file_writer.add_summary(summary_v2.hparams_pb(hparams, trial_id=trial, start_time_secs=start))
+    for point in curve.to_dict("records"):
+        when = start + (point["seconds"] if np.isfinite(point["seconds"]) else 0)
+        for name in CURVES:
+            if name not in ("step", "seconds") and np.isfinite(point[name]):
+                writer.add_scalar(name, point[name], int(point["step"]), walltime=when)
+    if record is not None:
+        for name, value in record.metrics.items():
+            # `final/` keeps a metric that is also a curve from being appended to it.
+            writer.add_scalar(_final(name), value, record.steps, walltime=start + record.wall_seconds)
+    writer.file_writer.add_summary(_session_end(row["status"], start + (record.wall_seconds if record else 0)))
+
+
+def _final(name):
+    return name if name.startswith("report/") else f"final/{name}"
+
+
+def _band(writer, tag, band):
+    for point in band.reset_index().to_dict("records"):
+        for name in BAND:
+            # One seed has no interval: its band is the line itself.
+            value = point[name] if np.isfinite(point[name]) else point["mean"]
+            writer.add_scalar(f"{tag}/{name}", value, int(point["step"]))
+
+
+def _layout(study):
+    """Two margin charts; every arm's `over-seeds` run is a line with a band in each."""
+    tags = lambda tag: ["Margin", [f"{tag}/{name}" for name in BAND]]  # noqa: E731
+    charts = {"select/loss, mean and 95 % interval over seeds": tags(LOSS)}
+    if len(study.record.arms) > 1:
+        charts[f"paired perplexity difference to {study.baseline}, %"] = tags(DIFFERENCE)
+    return {"Over seeds": charts}
+
+
+def _hparams(study):
+    """{(arm, seed): {key: value}}: arm, seed, and every key in which arms differ; values of a column share a type."""
+    arms = study.record.arms
+    keys = dict.fromkeys(key for arm in arms.values() for key in arm.changes)
+    base = {key: next(arm.changes[key][0] for arm in arms.values() if key in arm.changes) for key in keys}
+    by_arm = {}
+    for label, arm in arms.items():
+        by_arm[label] = {key: arm.changes[key][1] if key in arm.changes else base[key] for key in keys}
+        by_arm[label] |= {f"{key} (tuned)": value for key, value in arm.tuned.items()}
+    columns = dict.fromkeys(key for values in by_arm.values() for key in values)
+    for key in columns:
+        if not all(_is_number(values.get(key, 0)) for values in by_arm.values()):
+            for values in by_arm.values():
+                values[key] = spelt(values.get(key))
+    return {(row.arm, row.seed): {"arm": row.arm, "seed": float(row.seed)} | by_arm[row.arm] for row in study.runs.itertuples()}
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _metrics(study):
+    """The tags of all final metrics, those of the report first."""
+    tags = dict.fromkeys(_final(name) for run in study.records.values() for name in run.metrics)
+    return sorted(tags, key=lambda tag: not tag.startswith("report/"))
+
+
+def _experiment(table, metrics):
+    """The columns of the HParams tab, each with the values that occur."""
+    from tensorboard.plugins.hparams import summary_v2
+
+    values = {}
+    for hparams in table.values():
+        for key, value in hparams.items():
+            values.setdefault(key, set()).add(float(value) if _is_number(value) else value)
+    columns = [summary_v2.HParam(key, summary_v2.Discrete(found)) for key, found in values.items()]
+    return summary_v2.hparams_config_pb(columns, [summary_v2.Metric(tag) for tag in metrics])
+
+
+def _session_end(status, when):
+    """How a run ended, as the HParams tab shows it."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+    ends = {"finished": api_pb2.STATUS_SUCCESS, "failed": api_pb2.STATUS_FAILURE, "running": api_pb2.STATUS_RUNNING}
+    info = plugin_data_pb2.SessionEndInfo(status=ends.get(status, api_pb2.STATUS_UNKNOWN), end_time_secs=when)
+    summary = Summary()
+    content = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=info))
+    summary.value.add(tag=metadata.SESSION_END_INFO_TAG, metadata=content, tensor=metadata.NULL_TENSOR)
+    return summary
+
+
+def _timestamp(record):
+    """When a run started, in seconds since 1970; 0 where that is not known."""
+    try:
+        return datetime.datetime.fromisoformat(record.started).timestamp() if record else 0.0
+    except ValueError:
+        return 0.0

@@ -1,0 +1,88 @@
+"""JSON Schema of a spec, so that editors complete and check YAML while one types.
+
+It is looser than the parser where files lay over others: no key is required, `extends` may stand in any mapping, and a
+component without `type` (which inherits it) may have the options of any.
+"""
+
+from pydantic import TypeAdapter
+
+from arch import registry
+
+EXTENDS = {"type": "string", "description": "Name or path of a spec that this mapping is laid over."}
+LIKE = {"type": "string", "description": "Name of a sibling block that this block is laid over."}
+
+
+def json_schema(spec_class):
+    """JSON Schema (2020-12) of a Spec class, each component a choice among what the registry has."""
+    definitions = {}
+    root = _schema(spec_class, "", definitions)
+    for kind in registry.FOLDERS:
+        _resolve_components(root, definitions, kind)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **root, "$defs": definitions}
+
+
+def _schema(spec_class, prefix, definitions):
+    """The schema of one class; what it refers to goes into `definitions`, named with `prefix`."""
+    template = "#/$defs/" + prefix + "{model}"
+    schema = TypeAdapter(spec_class).json_schema(by_alias=True, ref_template=template)
+    for name, definition in schema.pop("$defs", {}).items():
+        definitions[prefix + name] = _loosened(definition, name)
+    return _loosened(schema, spec_class.__name__)
+
+
+def _loosened(schema, name):
+    schema.pop("required", None)
+    if "properties" in schema:
+        schema["properties"] |= {"extends": EXTENDS} | ({"like": LIKE} if name == "BlockSpec" else {})
+    return schema
+
+
+def _resolve_components(root, definitions, kind):
+    """Replace every place marked `component: kind` by a reference to the choice, which is made where it is used."""
+    places = list(_marked([root, definitions], kind))
+    if places and kind not in definitions:
+        definitions[kind] = _choice(kind, definitions)
+    for place in places:
+        place.clear()
+        place["$ref"] = f"#/$defs/{kind}"
+
+
+def _marked(tree, kind):
+    if isinstance(tree, dict):
+        if tree.get("component") == kind:
+            yield tree
+        else:
+            tree = list(tree.values())
+    if isinstance(tree, list):
+        for child in tree:
+            yield from _marked(child, kind)
+
+
+def _choice(kind, definitions):
+    branches, options = [], {}
+    for name in registry.names(kind):
+        prefix = f"{kind}.{name}."
+        schema = _schema(registry.component(kind, name).Config, prefix, definitions)
+        for key, option in schema["properties"].items():
+            options.setdefault(key, []).append(option)
+        schema["properties"] = {"type": {"const": name}} | schema["properties"]
+        branches.append({**schema, "title": name, "required": ["type"]})
+    inherited = {key: each[0] if len(each) == 1 else {"anyOf": each} for key, each in options.items()}
+    return {
+        "oneOf": [
+            *branches,
+            {
+                "title": "import path of your own",
+                "type": "object",
+                "properties": {"type": {"type": "string", "pattern": "[.:]"}},
+                "required": ["type"],
+            },
+            {
+                "title": "inherited type",
+                "type": "object",
+                "properties": inherited,
+                "not": {"required": ["type"]},
+                "additionalProperties": False,
+            },
+        ]
+    }

@@ -1,0 +1,108 @@
+"""What a model costs, as tables for a terminal."""
+
+import json
+from collections import Counter
+from itertools import groupby
+
+from rich.console import Group
+from rich.table import Table
+
+from arch.spec import repeated
+
+SIZES = (1e15, 1e12, 1e9, 1e6, 1e3)
+
+
+def options(title, config):
+    """A table of a component's options: what each accepts, and its default."""
+    table = Table("option", "accepts", "default", title=title, title_justify="left")
+    for name, schema in config.model_json_schema(by_alias=True)["properties"].items():
+        field = config.model_fields[name]
+        table.add_row(name, _accepts(schema), "(required)" if field.is_required() else written(field.default))
+    return table
+
+
+def _accepts(schema):
+    if "anyOf" in schema:
+        return " or ".join(_accepts(each) for each in schema["anyOf"])
+    if "enum" in schema:
+        return " or ".join(map(written, schema["enum"]))
+    return schema["$ref"].rpartition("/")[2] if "$ref" in schema else schema.get("type", "anything")
+
+
+def written(value):
+    """A value as it would stand in a spec file."""
+    return json.dumps(value.dump() if hasattr(value, "dump") else value, ensure_ascii=False)
+
+
+def realised(spec):
+    """The pattern as the layers have it: `10 x (5 local, global), 2 local: 52 local, 10 global`."""
+    items = [repeated(item) for item in spec.pattern]
+    if len(items) == 1:
+        return _times(items[0][0], spec.layers)
+    cycles, rest = divmod(spec.layers, sum(count for _, count in items))
+    parts = []
+    if cycles:
+        body = ", ".join(_times(name, count) for name, count in items)
+        parts.append(body if cycles == 1 else f"{cycles} x ({body})")
+    if rest:
+        runs = groupby(spec.layer_blocks()[-rest:])
+        parts.append(", ".join(_times(name, len(list(run))) for name, run in runs))
+    totals = ", ".join(f"{count} {name}" for name, count in Counter(spec.layer_blocks()).items())
+    return f"{', '.join(parts)}: {totals}"
+
+
+def costs(spec, name, summary):
+    """A renderable for `cost.summary`: numbers in human units, with the exact ones beside them."""
+    parameters, cache, training = (summary[key] for key in ("parameters", "cache_bytes", "training_bytes"))
+    text = [
+        f"[bold]{name}[/]: dim {spec.dim}, {spec.layers} layers, vocabulary {spec.vocab_size:,}",
+        f"pattern: {realised(spec)}",
+        f"context {summary['context']:,} tokens, {summary['dtype']}",
+    ]
+    per_block = Table("block", "layers", "parameters a layer", "cache a layer", title="Layers", title_justify="left")
+    for block, count in Counter(summary["layers"]).items():
+        layer = summary["layers"].index(block)
+        per_block.add_row(
+            block,
+            str(count),
+            _count(parameters["layers"][layer]),
+            _bytes(cache["layers"][layer]),
+        )
+    sizes = Table("", "", show_header=False)
+    for key in ("total", "embedding", "non_embedding"):
+        sizes.add_row(f"parameters, {key.replace('_', ' ')}", _count(parameters[key]))
+    sizes.add_row("cache of one stream", _bytes(cache["total"]))
+    for key in ("weights", "gradients", "optimizer", "activations", "total"):
+        sizes.add_row(f"training memory, {key}", _bytes(training[key]))
+    flops = Table("FLOPs a token", "ideal", "executed")
+    for path in ("train", "prefill", "decode"):
+        flops.add_row(path, *(_flops(summary["flops_per_token"][kind][path]) for kind in ("ideal", "executed")))
+    about = "Training memory is for one row: weights, gradients, AdamW's moments, and what the backward pass needs."
+    return Group(*text, per_block, sizes, flops, about, *(f"note: {note}" for note in summary["notes"]))
+
+
+def _times(name, count):
+    return name if count == 1 else f"{count} {name}"
+
+
+def _count(value):
+    return _number(value, ("Qd", "T", "B", "M", "k"))
+
+
+def _bytes(value):
+    return _number(value, ("PB", "TB", "GB", "MB", "kB"), " B")
+
+
+def _flops(value):
+    return _number(value, ("PFLOP", "TFLOP", "GFLOP", "MFLOP", "kFLOP"), " FLOP")
+
+
+def _number(value, units, unit=""):
+    """`11.2 GB (11,173,625,856)`; a dash for what there is not."""
+    if value is None:
+        return "-"
+    exact = f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+    for size, larger in zip(SIZES, units):
+        if value >= size:
+            return f"{value / size:.3g} {larger} ({exact})"
+    return exact + unit

@@ -1,0 +1,165 @@
+"""The report says all of it, loads nothing, and survives every half-finished study."""
+
+import io
+import re
+import signal
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from analysis import tables
+from analysis.__main__ import app
+from analysis.claims import judge
+from analysis.report import write_report
+from analysis.runs import history, load, study_frame
+from analysis.study import Study, run
+from arch.cli import main
+from arch.errors import DataError
+
+CLOSED = re.compile(r"""(?:src|href|srcset|data|action)\s*=\s*["']?\s*([^"'\s>]+)|url\(([^)]*)\)|@import""")
+
+
+def assert_self_contained(page):
+    for match in CLOSED.finditer(page):
+        target = (match[1] or match[2] or "").strip("\"'")
+        assert target.startswith("#"), match[0]
+    assert "<script" not in page and "<link" not in page and "http://" not in page and "https://" not in page
+
+
+def test_report_is_self_contained_and_escaped(make_study, tuning_trials):
+    folder = make_study(
+        seeds=2, question="Is <script>alert('x')</script> & co worse?", trials=tuning_trials(["1:1", "3:1"], best=0)
+    )
+    page = write_report(folder).read_text()
+    assert_self_contained(page)
+    assert "Is &lt;script&gt;" in page and "return &lt;x&gt;" in page
+    assert page.count("<svg") == 4
+    assert {path.name for path in folder.iterdir() if path.is_file()} == {
+        "study.json",
+        "report.html",
+        "results.csv",
+        "runs.csv",
+        "results.tex",
+    }
+
+
+def test_report_lists_what_did_not_finish(make_study, tuning_trials):
+    folder = make_study(seeds=3, failed=[("3:1", 0)], missing=[("5:1", 1)], trials=tuning_trials(["1:1"]))
+    page = write_report(folder).read_text()
+    assert "NonFiniteLoss at step 200: the loss is nan (blocks.3.mixer)" in page
+    assert "5:1, seed 1" in page and "pruned" in page and "2 of 3" in page
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        {"effects": {"only": 0.0}, "known_worse": ()},
+        {"seeds": 1},
+        {"seeds": 2, "failed": [(arm, seed) for arm in ("1:1", "3:1", "5:1", "local-only") for seed in (0, 1)]},
+        {"seeds": 2, "missing": [(arm, seed) for arm in ("1:1", "3:1", "5:1", "local-only") for seed in (0, 1)]},
+        {"seeds": 2, "failed": [("1:1", 0), ("1:1", 1)]},
+        {"effects": {f"arm {i}": 0.0 for i in range(12)}, "known_worse": (), "seeds": 2},
+    ],
+    ids=["one arm", "one seed", "all failed", "none started", "baseline failed", "twelve arms"],
+)
+def test_report_of_any_study(make_study, planted):
+    page = write_report(make_study(**planted)).read_text()
+    assert_self_contained(page)
+    assert not re.search(r"\bnan\b|\bNone\b|\binf\b", re.sub(r"the loss is nan|<svg.*?</svg>", "", page, flags=re.S))
+
+
+def test_csv_round_trip(make_study):
+    study = load(make_study(failed=[("3:1", 0)]))
+    raw = tables.results(study, judge(study))
+    back = pd.read_csv(io.StringIO(tables.csv(raw)))
+    for name in raw:
+        if pd.api.types.is_numeric_dtype(back[name]):
+            assert back[name].to_numpy() == pytest.approx(pd.to_numeric(raw[name]).to_numpy(), nan_ok=True), name
+    assert list(back.arm) == list(study.record.arms)
+    assert list(back.n) == [5, 4, 5, 5]
+
+
+def test_tables_in_every_form(make_study):
+    study = load(make_study())
+    raw = tables.results(study, judge(study))
+    for form in (tables.text, tables.markdown, tables.latex, tables.results_html):
+        assert all(arm in form(raw) for arm in study.record.arms)
+    assert r"\%" in tables.latex(raw) and not re.search(r"[^\\]%", tables.latex(raw))
+    assert tables.latex(raw).isascii()
+
+
+def test_frames(make_study):
+    folder = make_study(failed=[("3:1", 0)], missing=[("5:1", 1)])
+    runs, curves = study_frame(folder), history(folder)
+    assert len(runs) == 20 and runs.status.value_counts().to_dict() == {"finished": 18, "failed": 1, "missing": 1}
+    assert runs.loc[(runs.arm == "3:1") & (runs.seed == 0), "report/loss"].isna().all()
+    assert curves.groupby(["arm", "seed"]).ngroups == 19
+    assert curves["select/loss"].isna().any() and curves["train/loss"].notna().all()
+    assert len(Study(folder).table()) == 4
+    assert run(runs.folder[0]).record.status == "finished"
+
+
+def test_broken_files_are_named(make_study):
+    folder = make_study(seeds=3)
+    (folder / "arm1-0123/seed-0/record.json").write_text('{"status": "fini')
+    (folder / "arm2-0123/seed-1/history.parquet").write_bytes(b"PAR1 half a fi")
+    (folder / "arm3-0123/seed-2/record.json").write_text("[]")
+    study = load(folder)
+    assert (study.runs.status == "unreadable").sum() == 2
+    assert [re.search(r"arm\d", problem)[0] for problem in study.problems] == ["arm1", "arm2", "arm3"]
+    page = write_report(folder).read_text()
+    assert "arm2-0123/seed-1/history.parquet" in page
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"name": 3}'])
+def test_no_study(tmp_path, content):
+    if content is not None:
+        (tmp_path / "study.json").write_text(content)
+    with pytest.raises(DataError, match="study.json"):
+        load(tmp_path)
+
+
+def test_no_study_names_those_below(make_study, tmp_path):
+    make_study()
+    with pytest.raises(DataError, match="there are studies in .*study"):
+        load(tmp_path)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """`command(*words)` runs `python -m analysis` in this process: (exit code, output, errors)."""
+    monkeypatch.setattr(signal, "signal", lambda *args: None)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["analysis", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main(app, "analysis")
+        return ended.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_bad_folder_ends_with_one_message(command, tmp_path):
+    code, out, errors = command("report", tmp_path / "none")
+    assert (code, out) == (2, "") and errors.count("\n") == 1 and "no such folder" in errors
+
+
+def test_commands_print_verdict_path_and_table(command, make_study):
+    folder = make_study(seeds=3)
+    code, out, _ = command("report", folder)
+    assert code == 0 and out.splitlines()[-1] == str(folder / "report.html") and "local-only" in out
+    code, out, _ = command("table", folder, "--format", "csv")
+    assert code == 0 and out == (folder / "results.csv").read_text()
+
+
+def test_analysis_imports_no_training_library():
+    modules = "__main__ claims curves plots report runs stats study style tables tensorboard units".split()
+    code = f"""
+import sys, importlib
+for name in {modules!r}: importlib.import_module("analysis." + name)
+heavy = [name for name in ("torch", "pytorch_lightning", "lightning", "optuna") if name in sys.modules]
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,267 @@
+"""What `arch.cost` says before a model exists, against the model itself."""
+
+import functools
+import json
+from collections import Counter
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_specs import DIM, examples, label, model_spec
+from torch.utils.flop_counter import FlopCounterMode
+
+from arch import cost, document, registry
+from arch.errors import SpecError
+from arch.model import Model, new_model
+from arch.spec import ModelSpec
+
+N = 25  # a square, so that the scan's chunks need no padding
+MIXERS = examples("mixer")
+each_dtype = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+
+WHOLE = {"untied": {"tie_embeddings": False}, "capped": {"logit_softcap": 30.0, "embed_scale": "sqrt_dim"}}
+
+
+def hybrid(**rest):
+    """Five layers of three blocks, so that the pattern is truncated and two blocks have two layers."""
+    attention = {"type": "attention", "heads": 4, "kv_heads": 2, "head_dim": 8}
+    return model_spec({**attention, "window": 4}, {"type": "rg_lru", "blocks": 2}, attention, layers=5, **rest)
+
+
+SPECS = {label(mixer): model_spec(mixer, layers=2) for mixer in MIXERS}
+SPECS |= {label(ffn): model_spec(MIXERS[0], ffn=ffn) for ffn in examples("ffn")}
+SPECS |= {name: hybrid(**rest) for name, rest in WHOLE.items()}
+each_spec = pytest.mark.parametrize("name", SPECS)
+
+
+@functools.cache
+def summarised(name, tokens=N, dtype="float32"):
+    return cost.summary(SPECS[name], tokens, dtype)
+
+
+def decodes(name):
+    return summarised(name)["cache_bytes"]["total"] is not None
+
+
+@each_spec
+def test_parameters_equal_the_built_models(name):
+    spec, parameters = SPECS[name], summarised(name)["parameters"]
+    model = new_model(spec, 0)
+    assert parameters["total"] == sum(weight.numel() for weight in model.parameters())
+    heads = spec.dim * spec.vocab_size * (1 if spec.tie_embeddings else 2)
+    assert parameters["embedding"] == heads
+    assert parameters["non_embedding"] == parameters["total"] - heads
+    assert parameters["layers"] == [sum(w.numel() for w in block.parameters()) for block in model.blocks]
+
+
+@each_spec
+@each_dtype
+def test_cache_equals_the_bytes_of_a_real_state(name, dtype):
+    spec, summary = SPECS[name], summarised(name, N, dtype)
+    model = Model(spec).to(cost.DTYPES[dtype])
+    if summary["cache_bytes"]["total"] is None:
+        assert summary["cache_bytes"]["layers"] == [None] * spec.layers
+        with pytest.raises(ValueError, match="sees ahead"):
+            model.init_state(1, N)
+        return
+    state = model.init_state(1, N)
+    sizes = [sum(t.nbytes for t in vars(layer).values() if isinstance(t, torch.Tensor)) for layer in state.layers]
+    assert summary["cache_bytes"] == {"total": sum(sizes), "layers": sizes} and sum(sizes) > 0
+
+
+def pairs(mixer, tokens):
+    """How many keys each position sees, by trying every pair."""
+    if mixer["type"] != "attention":
+        return [0] * tokens
+    window, causal = mixer["window"], mixer["causal"]
+    seen = []
+    for t in range(tokens):
+        seen.append(0)
+        for s in range(tokens):
+            if causal:
+                visible = s <= t and (window is None or t - s < window)
+            else:
+                visible = window is None or -window["before"] <= s - t <= window["after"]
+            seen[-1] += visible
+    return seen
+
+
+def by_hand(spec, tokens):
+    """FLOPs of each position, counted pair by pair and map by map."""
+    model, counts = new_model(spec, 0), [2 * spec.dim * spec.vocab_size] * tokens
+    for block, built in zip(spec.layer_blocks(), model.blocks):
+        mixer = spec.blocks[block].mixer
+        maps = [w for n, w in built.named_parameters() if n.endswith("weight") and w.ndim > 1 and "conv" not in n]
+        each = 2 * sum(weight.numel() for weight in maps)
+        if mixer["type"] == "rg_lru":
+            each += 2 * (mixer["width"] or spec.dim)
+        heads = mixer.get("heads", 0)
+        channels = mixer.get("head_dim") or (spec.dim // heads if heads else 0)
+        counts = [c + each + 4 * heads * channels * p for c, p in zip(counts, pairs(mixer, tokens))]
+    return counts
+
+
+@each_spec
+@pytest.mark.parametrize("tokens", [1, 3, N])
+def test_ideal_flops_equal_a_count_by_hand(name, tokens):
+    counts, ideal = by_hand(SPECS[name], tokens), summarised(name, tokens)["flops_per_token"]["ideal"]
+    assert ideal["prefill"] * tokens == pytest.approx(sum(counts), rel=1e-12)
+    assert ideal["train"] == pytest.approx(3 * ideal["prefill"], rel=1e-12)
+    assert ideal["decode"] == (counts[-1] if decodes(name) else None)
+
+
+def counted(run):
+    with FlopCounterMode(display=False) as counter:
+        run()
+    assert counter.get_total_flops() > 0, "the counter saw nothing"
+    return counter.get_total_flops()
+
+
+@each_spec
+@each_dtype
+def test_executed_flops_equal_the_counter_over_the_whole_model(name, dtype):
+    executed = summarised(name, N, dtype)["flops_per_token"]["executed"]
+    with torch.device("meta"):
+        model = Model(SPECS[name])
+        tokens = torch.zeros(1, N, dtype=torch.long)
+    model = model.to(cost.DTYPES[dtype])
+    assert executed["train"] * N == pytest.approx(counted(lambda: model(tokens).sum().backward()), rel=1e-12)
+    with torch.no_grad():
+        assert executed["prefill"] * N == pytest.approx(counted(lambda: model(tokens)), rel=1e-12)
+        if not decodes(name):
+            assert executed["decode"] is None
+            return
+        _, state = model.decode(tokens[:, :-1], model.init_state(1, N))
+        assert executed["decode"] == counted(lambda: model.decode(tokens[:, -1:], state))
+
+
+@each_spec
+def test_the_counter_sees_every_contraction(name):
+    summary = summarised(name)
+    assert not [note for note in summary["notes"] if "too low" in note]
+    for path in ("prefill", "decode"):
+        executed, ideal = (summary["flops_per_token"][kind][path] for kind in ("executed", "ideal"))
+        assert (executed is None and ideal is None) or executed >= ideal > 0
+
+
+@each_spec
+def test_training_memory_equals_what_autograd_really_keeps(name):
+    """On the CPU, where torch has the fused attention that `activations` assumes."""
+    spec, training = SPECS[name], summarised(name)["training_bytes"]
+    model = new_model(spec, 0)
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    tokens = torch.randint(spec.vocab_size, (1, N))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        logits = model(tokens)
+        F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
+    pack(logits)
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    real = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in weights)
+    size = sum(weight.nbytes for weight in model.parameters())
+    assert training["activations"] == real
+    assert (training["weights"], training["gradients"], training["optimizer"]) == (size, size, 2 * size)
+    assert training["total"] == real + 4 * size
+
+
+def test_costs_are_the_same_where_gradients_are_off():
+    with torch.no_grad():
+        assert cost.summary(SPECS["untied"], N) == summarised("untied")
+
+
+def test_summary_has_the_promised_keys_and_is_json():
+    summary = json.loads(json.dumps(cost.summary(hybrid(), N, "bfloat16")))
+    assert set(summary) == {
+        *("parameters", "flops_per_token", "cache_bytes", "training_bytes", "layers", "context", "dtype", "notes")
+    }
+    assert summary["layers"] == ["b0", "b1", "b2", "b0", "b1"]
+    assert set(summary["flops_per_token"]["ideal"]) == {"train", "prefill", "decode"}
+
+
+def test_half_the_bytes_in_bfloat16_but_for_the_recurrent_state():
+    full, half = (cost.summary(hybrid(), N, dtype)["cache_bytes"]["layers"] for dtype in ("float32", "bfloat16"))
+    assert half[0] * 2 == full[0] and half[2] * 2 == full[2]
+    assert full[1] - half[1] == 3 * DIM * 2  # the convolution's three inputs are halved, the state is not
+
+
+def test_what_the_counter_cannot_see_is_said(monkeypatch):
+    """A mixer that says it contracts more than the counter finds: a note, not silence."""
+    mixer = registry.component("mixer", "rg_lru")
+    monkeypatch.setattr(mixer, "mixing_flops", lambda self, layout: 10**6 * layout.doc_BT.numel())
+    notes = cost.summary(hybrid(), N)["notes"]
+    assert len(notes) == 2 and all("'b1'" in note and "too low" in note for note in notes)
+
+
+@pytest.mark.parametrize("context, dtype, reason", [(0, "float32", "at least 1"), (True, "float32", "whole number"), (8, "float23", "did you mean")])
+def test_an_impossible_question_is_refused(context, dtype, reason):
+    with pytest.raises(SpecError, match=reason):
+        cost.summary(hybrid(), context, dtype)
+
+
+def test_check_builds_places_what_a_component_refuses():
+    root = document.node({"model": {"blocks": {"b0": {"mixer": {"heads": 3}}}}}, "x.yaml", 7)
+    spec = model_spec({"type": "attention", "heads": 3})
+    with pytest.raises(SpecError) as caught:
+        cost.check_builds(spec, root, ("model",))
+    assert str(caught.value) == "x.yaml:7: model.blocks.b0.mixer.heads: 3 does not divide dim = 16; give head_dim"
+
+
+# The papers' own figures: (non-embedding, embedding) parameters, and bf16 cache bytes at a context.
+PUBLISHED = {
+    "gemma2/2b": (2_024_517_888, 590_118_912, {8192: 654_311_424}),
+    "gemma2/9b": (8_324_201_984, 917_962_752, {8192: 2_113_929_216}),
+    "gemma2/27b": (26_047_480_320, 1_180_237_824, {8192: 2_315_255_808}),
+    "gemma3/270m": (100_326_016, 167_772_160, {32768: 108_527_616, 131072: 410_517_504}),
+    "gemma3/1b": (697_896_064, 301_989_888, {32768: 145_752_064, 131072: 548_405_248}),
+    "gemma3/4b": (3_209_010_688, 671_088_640, {32768: 792_723_456, 131072: 2_805_989_376}),
+    "gemma3/12b": (10_759_155_456, 1_006_632_960, {32768: 2_483_027_968, 131072: 8_925_478_912}),
+    "gemma3/27b": (25_599_716_096, 1_409_286_144, {32768: 3_120_562_176, 131072: 11_173_625_856}),
+    "recurrentgemma/2b": (2_027_502_080, 655_360_000, {}),
+    "recurrentgemma/9b": (7_531_401_216, 1_048_576_000, {}),
+}
+# Griffin, table 2: non-embedding parameters to the digits known.
+GRIFFIN = {"100m": "89M", "200m": "163M", "400m": "355M", "1.3b": "1.24B", "3b": "2.83B", "7b": "6.79B", "14b": "13.8B"}
+
+
+def shipped(name):
+    root = document.load(name, "arch")
+    return registry.resolve(ModelSpec.parse(root), root)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes(name):
+    non_embedding, embedding, caches = PUBLISHED[name]
+    spec = shipped(name)
+    for context in caches or [1024]:
+        summary = cost.summary(spec, context, "bfloat16")
+        assert summary["parameters"]["non_embedding"] == non_embedding
+        assert summary["parameters"]["embedding"] == embedding
+        assert summary["cache_bytes"]["total"] == caches.get(context, summary["cache_bytes"]["total"])
+
+
+@pytest.mark.parametrize("name", GRIFFIN)
+def test_griffin_sizes(name):
+    count = cost.summary(shipped(f"griffin/{name}"), 512)["parameters"]["non_embedding"]
+    shown = f"{count / 1e6:.0f}M" if count < 1e9 else f"{count / 1e9:.3g}B"
+    assert shown == GRIFFIN[name]
+
+
+def test_realised_layers_of_the_papers():
+    counts = {name: Counter(shipped(name).layer_blocks()) for name in PUBLISHED}
+    assert counts["gemma3/27b"] == {"local": 52, "global": 10}
+    assert counts["gemma3/1b"] == {"local": 22, "global": 4}
+    assert counts["gemma2/9b"] == {"local": 21, "global": 21}
+    assert counts["recurrentgemma/2b"] == {"recurrent": 18, "attention": 8}
+    assert counts["recurrentgemma/9b"] == {"recurrent": 26, "attention": 12}
+    assert shipped("gemma2/9b").layer_blocks()[0] == "local"
+
+
+def test_the_largest_spec_is_costed_at_its_full_context():
+    """131,072 tokens of Gemma 3 27B: no tensor of T x T is ever real."""
+    summary = cost.summary(shipped("gemma3/27b"), 131_072, "bfloat16")
+    assert summary["cache_bytes"]["total"] == 11_173_625_856
+    assert summary["flops_per_token"]["executed"]["prefill"] > summary["flops_per_token"]["ideal"]["prefill"]

@@ -1,0 +1,55 @@
+"""Who may import whom (docs/design.md, section 1). Layers that live only in prose do not hold."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+PACKAGES = ("arch", "experiments", "sweeps", "analysis")
+HEAVY = {"torch", "lightning", "pytorch_lightning", "optuna"}
+MAY_NOT = {"arch": {"experiments", "sweeps", "analysis"}, "experiments": {"sweeps", "analysis"}, "sweeps": {"analysis"}}
+# What analysis may import at the top of a module: plain data, and how a command ends. Inside a function, which runs
+# only where a weight or a cost is asked for, it may import these too.
+PLAIN = {"arch.spec", "arch.errors", "arch.cli", "arch.document", "arch.registry"}
+LAZY = {"arch.model", "arch.cost", "arch.layout", "arch.layers", "arch.show", "arch.generate"}
+
+
+def imports(path):
+    """(module, whether at the top of the file) of every import; `from a import b` counts as a and as a.b."""
+    tree = ast.parse(path.read_text(), str(path))
+    inner = {id(n) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef)) for n in ast.walk(f)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) not in inner) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are written in full"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                inside = (ROOT / whole.replace(".", "/")).with_suffix(".py").exists()
+                yield (whole if inside else node.module), id(node) not in inner
+
+
+FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_follow_the_arrows(path):
+    package = path.relative_to(ROOT).parts[0]
+    for module, at_top in imports(path):
+        first = module.partition(".")[0]
+        assert first not in MAY_NOT.get(package, ()), f"{package} imports nothing of {first}: {module}"
+        if path.name in ("spec.py", "record.py"):
+            assert first not in HEAVY, f"{path.name} files import no {first}"
+        if package == "analysis" and first in PACKAGES and first != "analysis":
+            allowed = module.endswith((".spec", ".record")) or module in PLAIN or (not at_top and module in LAZY)
+            assert allowed, f"analysis imports spec.py and record.py files only: {module}"
+
+
+@pytest.mark.parametrize("module", ["arch.spec", "arch.registry", "experiments.spec", "arch.__main__"])
+def test_specs_are_read_without_torch(module):
+    code = f"import sys, {module}; print([name for name in {sorted(HEAVY)} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

@@ -1,0 +1,79 @@
+"""What the recurrent block promises beside the battery: decays at first, both halves of a reset, the capped gradient."""
+
+import pytest
+import torch
+from tiny_specs import DIM, context
+
+from arch import registry
+from arch.layers import initialise
+from arch.layout import TokenLayout
+from arch.mixers.rg_lru import CappedSqrt
+
+
+def rg_lru(**options):
+    mixer = registry.build("mixer", {"type": "rg_lru", **options}, context())
+    initialise(mixer, seed=0)
+    return mixer
+
+
+@pytest.mark.parametrize("decay_init, power", [("paper", 8), ("reference", 1)])
+def test_decays_begin_in_the_stated_range(decay_init, power):
+    """paper: sigmoid(L)^8 uniform in [0.9, 0.999]; reference: sigmoid(L)^2 uniform in [0.9^2, 0.999^2]."""
+    mixer = rg_lru(width=4096, decay_init=decay_init)
+    a = mixer.decay.detach().double().sigmoid() ** power
+    assert 0.9 <= a.min() < 0.901 and 0.998 < a.max() <= 0.9990001
+    even = a if decay_init == "paper" else a**2
+    low, high = (0.9, 0.999) if decay_init == "paper" else (0.81, 0.998001)
+    quantiles = torch.quantile(even, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
+    expected = low + (high - low) * torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    torch.testing.assert_close(quantiles, expected, rtol=0, atol=0.006)
+
+
+def test_a_reset_clears_the_state_and_lets_the_input_in_unscaled(monkeypatch):
+    """Where a document begins h = i * u: neither a trace of the past nor the factor sqrt(1 - a^2)."""
+    mixer = rg_lru()
+    seen = {}
+
+    def spy(a, b, h0):
+        seen["a"], seen["b"] = a, b
+        return b
+
+    monkeypatch.setattr("arch.mixers.rg_lru.linear_scan", spy)
+    u = torch.randn(1, 6, DIM)
+    layout = TokenLayout.packed(torch.tensor([[0, 0, 0, 1, 1, -1]]))
+    mixer._recurrence(u, layout, torch.randn(1, DIM))
+    i = torch.sigmoid(mixer.input_gate(u))
+    a, b = seen["a"][0], seen["b"][0]
+    for t in (0, 3, 5):
+        assert not a[t].any()
+        torch.testing.assert_close(b[t], (i * u)[0, t])
+    for t in (1, 2, 4):
+        assert (a[t] > 0).all() and (a[t] < 1).all()
+        torch.testing.assert_close(b[t], ((1 - a[t] ** 2).sqrt() * (i * u)[0, t]), rtol=1e-4, atol=1e-6)
+
+
+def test_the_square_roots_gradient_is_capped_at_1000():
+    x = torch.tensor([0.0, 1e-12, 2.4e-7, 2.6e-7, 0.25, 1.0], requires_grad=True)
+    y = CappedSqrt.apply(x)
+    y.sum().backward()
+    assert torch.equal(y, x.sqrt())
+    torch.testing.assert_close(x.grad, torch.tensor([1000.0, 1000.0, 1000.0, 0.5 / 2.6e-7**0.5, 1.0, 0.5]))
+
+
+def test_decays_next_to_one_train():
+    """sigmoid(L) = 1 to float32: the gain is nearly 0, the values and gradients are finite."""
+    mixer = rg_lru()
+    torch.nn.init.constant_(mixer.decay, 20.0)
+    y, _ = mixer(torch.randn(1, 50, DIM), TokenLayout.whole(1, 50))
+    y.sum().backward()
+    assert y.isfinite().all()
+    assert all(weight.grad.isfinite().all() for weight in mixer.parameters())
+
+
+def test_state_is_float32_whatever_the_model():
+    mixer = rg_lru().bfloat16()
+    state = mixer.init_state(1, 10, torch.bfloat16, None)
+    assert state.h_BR.dtype == torch.float32 and state.tail_BJR.dtype == torch.bfloat16
+    y, after = mixer(torch.randn(1, 3, DIM, dtype=torch.bfloat16), TokenLayout.whole(1, 3), state)
+    assert y.dtype == torch.bfloat16 and after.h_BR.dtype == torch.float32
+    assert after.tail_BJR.dtype == torch.bfloat16

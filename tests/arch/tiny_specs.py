@@ -1,0 +1,42 @@
+"""Tiny resolved specs for the tests of arch."""
+
+from arch import registry
+from arch.layers import Context
+from arch.spec import ModelSpec
+
+DIM = 16
+
+
+def resolved(data):
+    """The resolved ModelSpec of plain data."""
+    return registry.resolve(ModelSpec.parse(data), data)
+
+
+def model_spec(*mixers, ffn=None, layers=None, **rest):
+    """A ModelSpec whose blocks have these mixers, in turn."""
+    ffn = ffn or {"type": "gated", "hidden": 24}
+    blocks = {f"b{i}": {"mixer": mixer, "ffn": ffn, "norm": "sandwich"} for i, mixer in enumerate(mixers)}
+    data = {"dim": DIM, "vocab_size": 37, "layers": layers or len(mixers), "pattern": list(blocks), "blocks": blocks}
+    return resolved({**data, **rest})
+
+
+def examples(kind, names=None):
+    """(name, resolved component) of every example of the components of a kind."""
+    found = []
+    for name in registry.names(kind) if names is None else names:
+        for config in registry.component(kind, name).Config.examples():
+            found.append({"type": name, **config.dump()})
+    return found
+
+
+def label(value):
+    """What a test case is called: what a component says beside its defaults."""
+    if not isinstance(value, dict):
+        return str(value)
+    short = {k: v for k, v in value.items() if v not in (None, False)}
+    return "-".join(f"{v}" if k == "type" else f"{k}={v}" for k, v in short.items()).replace(" ", "").replace("'", "")
+
+
+def context(layers=2):
+    """A Context of width DIM."""
+    return Context(dim=DIM, layers=layers)

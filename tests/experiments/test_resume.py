@@ -1,0 +1,121 @@
+"""A run killed at any step and started again ends as one left alone: weights byte for byte, metrics, curves."""
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+
+from experiments.record import RunRecord
+
+# The run adds noise drawn from torch, numpy and Python, so that a random state that is not restored would show.
+NOISY = '''
+import random
+import numpy
+import torch
+from torch import nn
+from arch.registry import mixer
+from arch.spec import Spec
+
+@mixer
+class Noisy(nn.Module):
+    class Config(Spec):
+        std: float = 0.1
+
+    causal, state_size = True, "constant"
+
+    def __init__(self, config, context):
+        super().__init__()
+        self.config = config
+        self.scale = nn.Parameter(torch.ones(context.dim))
+        self.scale.role, self.scale.draw = "vector", lambda tensor, generator: tensor.fill_(1.0)
+
+    def init_state(self, batch, capacity, dtype=torch.float32, device=None):
+        return ()
+
+    def forward(self, x_BTD, layout, state=None):
+        if not torch.is_grad_enabled() or x_BTD.is_meta:
+            return x_BTD * self.scale, state
+        noise = torch.randn_like(x_BTD) + random.random() + numpy.random.rand()
+        return x_BTD * self.scale + self.config.std * noise, state
+'''
+
+RUN = """
+import json, os, signal, sys
+from pathlib import Path
+from experiments import device
+device.setup(1)
+from experiments.plan import plan
+from experiments.train import train
+
+spec, folder, kill_at = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), int(sys.argv[3])
+steps = [0]
+def stop():
+    steps[0] += 1
+    if steps[0] == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return False
+record = train(plan(spec), 7, folder, stop=stop)
+sys.exit(record.status != "finished")
+"""
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_bit_for_bit(tiny, tmp_path):
+    (tmp_path / "noisy_mixer.py").write_text(NOISY)
+    (tmp_path / "run.py").write_text(RUN)
+    tiny["model"]["blocks"]["noise"] = {"mixer": {"type": "noisy_mixer:Noisy"}}
+    tiny["model"]["pattern"].append("noise")
+    tiny["model"]["layers"] = 4
+    (tmp_path / "spec.json").write_text(json.dumps(tiny))
+
+    def run(folder, kill_at=-1):
+        command = [sys.executable, "run.py", "spec.json", folder, str(kill_at)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    alone = run("alone")
+    assert alone.returncode == 0, alone.stderr
+    kill_at = random.Random(tmp_path.name).randint(4, 11)
+    assert run("killed", kill_at).returncode == -9
+    assert RunRecord.read(tmp_path / "killed").status == "running"
+    assert run("killed").returncode == 0
+
+    one, two = (RunRecord.read(tmp_path / name) for name in ("alone", "killed"))
+    assert (tmp_path / "alone/model.safetensors").read_bytes() == (tmp_path / "killed/model.safetensors").read_bytes()
+    assert one.metrics == two.metrics and one.identity == two.identity and one.sample == two.sample
+
+    from pandas import read_parquet
+    from pandas.testing import assert_frame_equal
+
+    timed = ["seconds", "tokens_per_second"]
+    curves = [read_parquet(tmp_path / name / "history.parquet").drop(columns=timed) for name in ("alone", "killed")]
+    assert_frame_equal(*curves, check_exact=True)
+    assert not (tmp_path / "killed/checkpoint.ckpt").exists()
+
+
+def test_killed_before_its_first_checkpoint_starts_over(tiny, tmp_path):
+    from experiments.plan import plan
+    from experiments.train import train
+
+    planned, asked = plan(tiny), []
+    record = train(planned, 0, tmp_path / "run", stop=lambda: asked.append(1) or len(asked) == 2)
+    assert record.status == "interrupted" and record.steps == 2
+    (tmp_path / "run/checkpoint.ckpt").unlink()
+    again = train(planned, 0, tmp_path / "run")
+    alone = train(planned, 0, tmp_path / "alone")
+    assert again.status == "finished" and again.metrics == alone.metrics
+
+
+def test_finished_run_is_returned_and_another_identity_never_resumed(tiny, tmp_path):
+    from experiments.plan import plan
+    from experiments.train import train
+
+    first = train(plan(tiny), 0, tmp_path / "run")
+    assert train(plan(tiny), 0, tmp_path / "run") == first
+    tiny["optimizer"]["lr"] = 1e-3
+    other = plan(tiny)
+    asked = []
+    train(other, 0, tmp_path / "other", stop=lambda: asked.append(1) or len(asked) == 4)
+    (tmp_path / "other/checkpoint.identity").write_text("something else")
+    assert train(other, 0, tmp_path / "other").metrics == train(other, 0, tmp_path / "clean").metrics

@@ -1,0 +1,105 @@
+"""Properties of a training step: exact sums, roles, schedules, and what is no part of identity."""
+
+import math
+
+import pytest
+
+from arch.model import new_model
+from experiments.optim import build_optimizer, learning_rate
+from experiments.plan import plan, resolve
+from experiments.spec import OptimizerSpec, ScheduleSpec
+from experiments.train import train
+
+
+def test_accumulation_gives_the_same_curve_to_rounding(tiny, tmp_path):
+    whole = train(plan(tiny), 0, tmp_path / "whole")
+    tiny["train"]["accumulate"] = 4
+    parts = train(plan(tiny), 0, tmp_path / "parts")
+    assert parts.status == whole.status == "finished"
+    for name, value in whole.metrics.items():
+        assert parts.metrics[name] == pytest.approx(value, rel=2e-4), name
+
+
+def test_loss_is_near_uniform_before_training_and_falls(tiny, tmp_path):
+    tiny["optimizer"]["lr"] = 1e-12
+    still = train(plan(tiny), 0, tmp_path / "still").metrics
+    tiny["optimizer"]["lr"] = 1e-2
+    moved = train(plan(tiny), 0, tmp_path / "moved").metrics
+    assert moved["report/loss"] < still["report/loss"] < 2 * math.log(300)
+
+
+def test_perplexity_and_bits_per_byte_follow_from_the_loss(tiny, tmp_path):
+    metrics = train(plan(tiny), 0, tmp_path / "run").metrics
+    assert metrics["report/perplexity"] == pytest.approx(math.exp(metrics["report/loss"]))
+    # byte tokens: every target but <eos> stands for one byte
+    assert metrics["report/bits_per_byte"] >= metrics["report/loss"] / math.log(2)
+
+
+def test_decay_reaches_matrices_and_embeddings_only(tiny):
+    model = new_model(resolve(tiny).model, 0)
+    decayed, plain = build_optimizer(model, OptimizerSpec(lr=1.0, weight_decay=0.3)).param_groups
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    assert decayed["weight_decay"] == 0.3 and plain["weight_decay"] == 0.0
+    for weight in decayed["params"]:
+        assert weight.role in ("embedding", "matrix")
+    kept = {names[id(weight)] for weight in plain["params"]}
+    recurrent = {name for name in names.values() if "gate." in name and "recurrence" in name or name.endswith(".decay")}
+    assert recurrent and recurrent <= kept
+    assert all(name in kept for name in names.values() if "norm" in name or name.endswith("bias"))
+    assert len(decayed["params"]) + len(plain["params"]) == len(names)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "wsd"])
+def test_schedule_rises_to_the_peak_and_ends_at_its_final_fraction(kind):
+    schedule = ScheduleSpec(type=kind, warmup=0.1, decay=0.3, final=0.2)
+    rates = [learning_rate(step, 100, 1e-2, schedule) for step in range(100)]
+    assert max(rates) == pytest.approx(1e-2) and rates[-1] == pytest.approx(2e-3)
+    assert all(a < b for a, b in zip(rates[:10], rates[1:10])) and rates[0] == pytest.approx(1e-3)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
+    if kind == "wsd":
+        assert rates[10:69] == [1e-2] * 59
+
+
+def test_identity_is_content_not_place(tiny, corpus_file, tmp_path):
+    first = plan(tiny).identity
+    tiny["train"]["checkpoint_every"] = 1
+    assert plan(tiny).identity == first
+    tiny["data"]["rows"] = 8
+    assert plan(tiny).identity != first
+    tiny["data"]["rows"] = 4
+    tiny["train"]["threads"] = 2
+    assert plan(tiny).identity != first
+    tiny["train"]["threads"] = 1
+    moved = tmp_path / "elsewhere.jsonl"
+    moved.write_bytes(corpus_file.read_bytes())
+    tiny["data"]["source"]["files"] = [str(moved)]
+    assert plan(tiny).identity == first, "the same texts at another path are the same data"
+    moved.write_text(moved.read_text() + '{"text": "one more document"}\n')
+    assert plan(tiny).identity != first
+
+
+def test_bf16_and_untied_and_softcap_train(tiny, tmp_path):
+    tiny["train"]["precision"] = "bf16-mixed"
+    tiny["model"] |= {"tie_embeddings": False, "logit_softcap": 30.0, "embed_scale": "sqrt_dim"}
+    record = train(plan(tiny), 0, tmp_path / "run")
+    assert record.status == "finished" and math.isfinite(record.metrics["report/loss"])
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_curve_of_one(tiny, tmp_path):
+    """Data parallelism over two CPU processes: the same sums over the same sum of weights."""
+    import json
+    import subprocess
+    import sys
+
+    alone = train(plan(tiny), 0, tmp_path / "alone").metrics
+    tiny["train"] |= {"devices": 2, "strategy": "ddp"}
+    (tmp_path / "spec.json").write_text(json.dumps(tiny))
+    (tmp_path / "run.py").write_text(
+        "import json, sys; from experiments.plan import plan; from experiments.train import train\n"
+        "record = train(plan(json.load(open('spec.json'))), 0, 'ddp'); sys.exit(record.status != 'finished')"
+    )
+    done = subprocess.run([sys.executable, "run.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr + (tmp_path / "ddp/record.json").read_text()[-600:]
+    together = json.loads((tmp_path / "ddp/record.json").read_text())["metrics"]
+    assert together["report/loss"] == pytest.approx(alone["report/loss"], rel=1e-3)

@@ -1,0 +1,163 @@
+"""The pool outlives its workers, guards each run's folder, and stops so that runs can be resumed."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+import sweeps_fakes as fakes
+from filelock import FileLock
+
+from arch.errors import SpecError
+from arch.spec import digest
+from experiments.spec import ExperimentSpec
+from sweeps.folders import read_record
+from sweeps.job import Job
+from sweeps.pool import Pool, cores, worker_count
+
+
+@pytest.fixture
+def job(tiny, tmp_path):
+    """job(name, lr, **train): a run that behaves as its learning rate says."""
+
+    def made(name, lr=fakes.FINE, **train):
+        spec = ExperimentSpec.parse(tiny | {"optimizer": {"lr": lr}, "train": tiny["train"] | train})
+        return Job(name, 0, fakes.Plan(spec, digest([name, spec.dump()])), tmp_path / name)
+
+    return made
+
+
+def ran(jobs, size=1, events=None, pool=None, prepare=fakes.prepare):
+    """{arm: Outcome} of the jobs."""
+    outcomes, left = {}, iter(jobs)
+
+    def report(event):
+        if events is not None:
+            events.append(event)
+        if event.outcome:
+            outcomes[event.job.arm] = event.outcome
+
+    with pool or Pool(size, prepare) as pool:
+        pool.run(lambda: next(left, None), report)
+    assert not any(each.process.is_alive() for each in pool.workers)
+    return outcomes
+
+
+def visitors(job):
+    """The processes that trained a run, in order."""
+    return (job.folder / "visits").read_text().split()
+
+
+def test_a_worker_is_kept_from_run_to_run(job):
+    jobs = [job("a"), job("b"), job("c")]
+    outcomes = ran(jobs)
+    assert {outcome.status for outcome in outcomes.values()} == {"finished"}
+    assert len({pid for each in jobs for pid in visitors(each)}) == 1
+
+
+def test_runs_with_other_threads_get_another_worker(job):
+    jobs = [job("a", threads=1), job("b", threads=2)]
+    outcomes = ran(jobs)  # fakes.prepare asserts the thread variables
+    assert {outcome.status for outcome in outcomes.values()} == {"finished"}
+    assert visitors(jobs[0]) != visitors(jobs[1])
+
+
+def test_a_killed_workers_run_is_tried_once_more_and_the_others_finish(job):
+    jobs, events = [job("a"), job("b", fakes.DIES_ONCE), job("c", fakes.DIES), job("d")], []
+    outcomes = ran(jobs, 2, events)
+    assert {name: each.status for name, each in outcomes.items()} == {
+        "a": "finished",
+        "b": "finished",
+        "c": "lost",
+        "d": "finished",
+    }
+    assert len(set(visitors(jobs[1]))) == len(set(visitors(jobs[2]))) == 2
+    assert "SIGKILL" in outcomes["c"].message
+    assert [event.job.arm for event in events if event.kind == "again"].count("b") == 1
+    lost = read_record(jobs[2].folder)
+    assert (lost.status, lost.failure.error, lost.identity) == ("failed", "WorkerLost", jobs[2].plan.identity)
+
+
+def test_a_run_that_fails_or_cannot_be_recorded_does_not_end_the_others(job):
+    outcomes = ran([job("a", fakes.FAILS), job("b", fakes.RAISES), job("c")])
+    assert [outcomes[name].status for name in "abc"] == ["failed", "failed", "finished"]
+    assert "nan" in outcomes["a"].message and "No space left" in outcomes["b"].message
+
+
+def test_a_worker_that_cannot_start_is_an_error_and_not_a_failed_run(job):
+    with pytest.raises(RuntimeError, match="no such thing"):
+        ran([job("a")], prepare=fakes.broken)
+
+
+def test_a_run_that_another_process_writes_is_waited_for_while_others_go_on(job, monkeypatch):
+    monkeypatch.setattr("sweeps.pool.BUSY_FOLDER_PAUSE", 0.3)
+    held, free, events = job("held"), job("free"), []
+    held.folder.mkdir()
+    lock = FileLock(held.folder / ".lock", thread_local=False)
+    lock.acquire()
+
+    def release_when_free_is_done():
+        while not (free.folder / "record.json").exists():
+            time.sleep(0.05)
+        assert not (held.folder / "visits").exists()
+        lock.release()
+
+    thread = threading.Thread(target=release_when_free_is_done)
+    thread.start()
+    outcomes = ran([held, free], events=events)
+    thread.join()
+    assert {outcome.status for outcome in outcomes.values()} == {"finished"}
+    assert list(outcomes) == ["free", "held"]
+    assert any(event.kind == "waiting" and event.job is held for event in events)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_every_run_save_itself(job, number):
+    jobs, events = [job("a", fakes.WAITS), job("b", fakes.WAITS), job("c")], []
+    pool, outcomes, left = Pool(2, fakes.prepare), {}, iter(jobs)
+
+    def report(event):
+        events.append(event)
+        if event.outcome:
+            outcomes[event.job.arm] = event.outcome.status
+        if sum(each.kind == "progress" for each in events) == 2 and event.kind == "progress":
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), pool:
+        pool.run(lambda: next(left, None), report)
+    assert outcomes == {"a": "interrupted", "b": "interrupted"}
+    assert {read_record(each.folder).status for each in jobs[:2]} == {"interrupted"}
+    assert signal.getsignal(number) == before
+
+
+def test_workers_end_when_their_pool_is_gone(job):
+    pool, one = Pool(1, fakes.prepare), job("a", fakes.WAITS)
+    worker = pool._worker_for(one)
+    worker.conn.send(one)
+    while not (one.folder / "visits").exists():
+        time.sleep(0.02)
+    worker.conn.close()  # what the system does when the pool's process dies
+    worker.process.join(10)
+    assert worker.process.exitcode == 0 and read_record(one.folder).status == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("available", "threads", "runs", "workers"),
+    [(2, 1, 15, 2), (2, 2, 15, 1), (1, 4, 15, 1), (64, 4, 15, 15), (64, 8, 15, 8), (7, 2, 9, 3), (8, 1, 0, 1)],
+)
+def test_no_core_is_used_twice(job, available, threads, runs, workers):
+    jobs = [job("a", threads=threads)] * runs
+    count = worker_count(jobs, available=available)
+    assert count == workers
+    assert count == 1 or count * threads <= available
+    most = max(1, available // threads) if runs else available
+    with pytest.raises(SpecError, match=f"at most {most}"):
+        worker_count(jobs, asked=most + 1, available=available)
+    assert worker_count(jobs, asked=1, available=available) == 1
+
+
+def test_runs_on_an_accelerator_go_one_at_a_time(job):
+    assert worker_count([job("a", accelerator="gpu")] * 3, available=8) == 1
+    assert cores() >= 1

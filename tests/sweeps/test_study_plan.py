@@ -1,0 +1,133 @@
+"""A study is checked whole before anything is written, and no run is done twice."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import sweeps_fakes
+
+from arch import document
+from arch.errors import SpecError
+from sweeps import folders, study
+from sweeps.record import StudyRecord
+from sweeps.scale import larger_scale
+
+
+def test_runs_go_seed_by_seed(plan_study, study_data):
+    jobs = plan_study(study_data).jobs()
+    assert [(job.arm, job.seed) for job in jobs] == [("1:1", 0), ("all local", 0), ("1:1", 1), ("all local", 1)]
+
+
+def test_run_folders_are_the_arm_and_its_identity(plan_study, study_data, tmp_path):
+    planned = plan_study(study_data, "gemma3/local_global", "small")
+    job = planned.jobs()[0]
+    assert job.folder == tmp_path / "runs/gemma3-local_global/small" / f"1to1-{job.plan.identity[:12]}" / "seed-0"
+
+
+@pytest.mark.parametrize("labels", [["1:1", "1to1", "1TO1"], ["a/b", "a b", "..", "", "-"], ["x" * 100, "x" * 101]])
+def test_arm_names_are_safe_and_unique(labels):
+    names = folders.safe_names(labels)
+    assert len({name.lower() for name in names.values()}) == len(labels)
+    assert all(name and "/" not in name and not name.startswith((".", "-")) for name in names.values())
+
+
+def test_a_finished_run_of_another_study_and_scale_is_reused(plan_study, study_data):
+    first, second = plan_study(study_data, "first", "small"), plan_study(study_data, "second", None)
+    assert not {job.folder for job in first.jobs()} & {job.folder for job in second.jobs()}
+    same = plan_study(study_data | {"train": study_data["train"] | {"steps": 2}}, "third")
+    sweeps_fakes.finish(first.jobs()[1])
+    assert same.jobs()[1].folder == first.jobs()[1].folder
+    runs = same.record().arms["all local"].runs
+    assert runs["0"].startswith("../../first/small/") and (same.folder / runs["0"]).resolve().is_dir()
+    assert not runs["1"].startswith("..")
+
+
+def test_a_record_of_another_identity_in_a_folder_of_that_name_is_not_reused(plan_study, study_data):
+    first, second = plan_study(study_data, "first"), plan_study(study_data, "second")
+    job = first.jobs()[0]
+    sweeps_fakes.finish(job)
+    other = folders.read_record(job.folder).model_copy(update={"identity": job.plan.identity[:12] + "0" * 52})
+    other.write(job.folder)
+    assert second.jobs()[0].folder.is_relative_to(second.folder)
+    (job.folder / "record.json").write_text("{ half a rec")
+    assert second.jobs()[0].folder.is_relative_to(second.folder)
+
+
+def test_arms_that_are_the_same_experiment_share_their_runs(plan_study, study_data):
+    study_data["arms"]["again"] = {"model.layers": 3}
+    planned = plan_study(study_data)
+    assert len(planned.jobs()) == 4
+    assert "'1:1' and 'again'" in planned.shared()[0]
+    arms = planned.record().arms
+    assert arms["again"].runs == arms["1:1"].runs and len(arms["again"].runs) == 2
+
+
+def test_the_record_says_how_arms_differ_and_what_they_cost(plan_study, study_data):
+    study_data["arms"]["slow"] = {"optimizer.lr": 1e-5, "train.threads": 2}
+    planned = plan_study(study_data, scale="small")
+    planned.folder.mkdir(parents=True)
+    planned.record().write(planned.folder)
+    found = StudyRecord.read(planned.folder)
+    assert list(found.arms) == ["1:1", "all local", "slow"] and found.arms["1:1"].changes == {}
+    assert found.arms["all local"].changes == {"model.pattern": [["rec", "local", "global"], ["local"]]}
+    assert found.arms["slow"].changes == {"optimizer.lr": [3e-3, 1e-5], "train.threads": [None, 2]}
+    assert found.arms["slow"].cost == {"cache_bytes": {"total": 32}, "long": {"context": 64, "cache_bytes": 64}}
+    assert found.larger_scale == "laptop"
+
+
+def test_the_larger_scale_is_only_named_where_it_is_larger(plan_study, study_data):
+    spec = plan_study(study_data).spec
+    assert [larger_scale(spec, scale) for scale in ("small", "laptop", None)] == ["laptop", None, None]
+
+
+TUNE = {"tune": {"space": {"optimizer.lr": {"low": 1e-3, "high": 1e-2}}}}
+
+
+@pytest.mark.parametrize(
+    ("scale", "change", "said"),
+    [
+        ("smal", {}, "did you mean 'small'"),
+        (None, {"arms": {"a": {}, "b": {"model.patern": ["local"]}}}, "did you mean 'pattern'"),
+        (None, {"arms": {"a": {}, "b": {"model.pattern": ["lokal"]}}}, "did you mean 'local'"),
+        (None, {"arms": {}}, "at least one"),
+        (None, {"claim": {"known_worse": ["lokal"]}}, "no arm 'lokal'"),
+        (None, {"seeds": "3"}, "whole number"),
+        (None, {"tune": {"space": {"optimizer.lr": {"low": 1e-2, "high": 1e-3}}}}, "must be below"),
+        (None, {"tune": {"space": {"optimizer.rate": {"low": 1e-3, "high": 1e-2}}}}, "unknown key"),
+        (None, {"tune": {"space": {"schedule.warmup": {"low": 0.1, "high": 2.0}}}}, "at 2"),
+        (None, {"tune": TUNE["tune"] | {"first_seed": 1}}, "reported seed"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(plan_study, study_data, tmp_path, scale, change, said):
+    with pytest.raises(SpecError, match=said):
+        plan_study(study_data | change, scale=scale)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_input_names_the_file_and_line_of_the_arm(tmp_path, study_data):
+    path = written(tmp_path, study_data | {"arms": {"a": {}, "b": {"model.layers": 0}}})
+    with pytest.raises(SpecError, match=rf"study\.yaml:\d+: model\.layers"):
+        study.check(document.load(str(path), "sweeps"))
+
+
+def written(folder, data):
+    """A study file, in JSON, which is YAML."""
+    import json
+
+    path = folder / "study.yaml"
+    path.write_text(json.dumps(data, indent=1))
+    return path
+
+
+def test_the_command_exits_with_2_and_writes_nothing(tmp_path, study_data):
+    path = written(tmp_path, study_data)
+    command = [sys.executable, "-m", "sweeps", "run", str(path), "--scale", "smal", "--runs", str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment())
+    assert done.returncode == 2 and "did you mean 'small'" in done.stderr and "Traceback" not in done.stderr
+    assert [each.name for each in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def environment():
+    """The environment of a command that is run from another folder."""
+    return os.environ | {"PYTHONPATH": str(document.ROOT)}
