@@ -85,7 +85,7 @@ class BlockDiagonalLinear(nn.Module):
     def __init__(self, width, blocks):
         super().__init__()
         if width % blocks:
-            raise ValueError(f"blocks = {blocks} does not divide width = {width}")
+            raise ValueError(f"blocks: {blocks} does not divide width = {width}")
         each = width // blocks
         self.weight = parameter((blocks, each, each), "recurrence", normal(1 / math.sqrt(each)))
         self.bias = parameter((blocks, each), "recurrence", constant(0.0))

@@ -128,12 +128,25 @@ EXPECTED = {
 
 def _spec_error(error, root, path):
     """The pydantic errors as one SpecError: the first decides file and line, the others follow on their own lines."""
-    first, *others = [_located(item, root, path) for item in error.errors(include_url=False)]
+    found = [_located(item, root, path) for item in error.errors(include_url=False)]
+    first, *others = [each for i, each in enumerate(found) if not _said_better(each.path, i, found)]
     return SpecError(first.reason, first.path, first.file, first.line, others)
 
 
+def _said_better(path, i, found):
+    """Whether another error says it: one further into the same value (of a union's other branch), or an earlier one of
+    the same value or of the same place in the file (reached by `like:` too)."""
+    place = lambda error: (error.file, error.line, error.path[-1:], error.reason)  # noqa: E731
+    return any(
+        (other.path[: len(path)] == path and (len(other.path) > len(path) or j < i))
+        or (j < i and other.file is not None and place(other) == place(found[i]))
+        for j, other in enumerate(found)
+        if j != i
+    )
+
+
 def _located(item, root, path):
-    loc = tuple(part for part in item["loc"] if not _is_union_tag(part))
+    loc = _without_union_tags(item["loc"], root.at(path))
     reason, got = item["msg"], item["input"]
     if item["type"] == "unknown_key":
         loc += (item["ctx"]["key"],)
@@ -156,8 +169,17 @@ def _located(item, root, path):
     return root.error(reason, tuple(path) + loc)
 
 
-def _is_union_tag(part):
-    return isinstance(part, str) and (part.startswith("function-") or "[" in part or part in ("int", "float", "str", "bool", "none"))
+UNION_TAG = re.compile(r"int|float|str|bool|none|[A-Z].*|.*[\[-].*")
+
+
+def _without_union_tags(loc, place):
+    """`loc` without the names of union branches that pydantic puts in it (`constrained-int`, a class's name)."""
+    kept = ()
+    for part in loc:
+        value = place.at(kept).value
+        if isinstance(part, int) or (isinstance(value, dict) and (part in value or not UNION_TAG.fullmatch(part))):
+            kept += (part,)
+    return kept
 
 
 def _described(value):
@@ -289,7 +311,7 @@ class ModelSpec(Spec):
 
 def repeated(item):
     """`"5*local"` as ("local", 5), `"local"` as ("local", 1)."""
-    match = re.fullmatch(r"(?:([1-9]\d*)\s*\*\s*)?(\S+)", item)
+    match = re.fullmatch(r"(?:([1-9]\d*)\s*\*\s*)?([^\s*]+)", item)
     if not match:
         raise ValueError(f"pattern: {item!r} is neither a block name nor COUNT*NAME with a count of at least 1")
     return match[2], int(match[1] or 1)
@@ -307,7 +329,7 @@ def expand_like(root, path=()):
         if not isinstance(here.value, dict) or "like" not in here.value:
             return here
         sibling = here.value["like"].value
-        if sibling not in blocks.value:
+        if not isinstance(sibling, str) or sibling not in blocks.value:
             known = [other for other in blocks.value if other != name]
             raise root.error(f"no block {sibling!r}{nearest(sibling, known)}", (*where, name, "like"))
         if sibling in (*above, name):

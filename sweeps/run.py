@@ -107,7 +107,7 @@ def _do(study, jobs, pools, console):
 
 
 def _tune(study, pools, console):
-    """(the study with the best values laid in, all trials, edges in words, labels of arms in which no trial finished)."""
+    """(the study with the best values laid in, all trials, edges in words, labels of arms without a finished trial)."""
     from sweeps import tune
 
     with tune.only_one(study.folder, lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)):

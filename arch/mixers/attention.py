@@ -69,7 +69,7 @@ class Attention(nn.Module):
         @model_validator(mode="before")
         @classmethod
         def _multi_head_by_default(cls, data):
-            if isinstance(data, dict) and data.get("kv_heads") is None and "heads" in data:
+            if isinstance(data, dict) and data.get("kv_heads") is None and type(data.get("heads")) is int:
                 return {**data, "kv_heads": data["heads"]}
             return data
 
