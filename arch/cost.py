@@ -53,9 +53,9 @@ def summary(spec, context, dtype="float32"):
     frame, head = _frame(spec, DTYPES[dtype]), spec.dim * spec.vocab_size
     layout = TokenLayout.whole(1, context, device="meta")
     tokens_BT = torch.empty(1, context, dtype=torch.long, device="meta")
-    outside = _Measured.of_frame(frame, tokens_BT)
+    outside = _measured_frame(frame, tokens_BT)
     blocks = {
-        name: _Measured.of_block(_block(spec, name, layers.index(name)).to(DTYPES[dtype]), spec.dim, layout)
+        name: _measured_block(_block(spec, name, layers.index(name)).to(DTYPES[dtype]), spec.dim, layout)
         for name in counts
     }
 
@@ -63,9 +63,11 @@ def summary(spec, context, dtype="float32"):
         parts = {name: part(block) for name, block in blocks.items()}
         return None if None in parts.values() else extra + sum(counts[name] * each for name, each in parts.items())
 
-    ideal = {path: whole(lambda block: block.ideal[path], 2 * head * context) for path in ("train", "prefill")}
+    ideal = {
+        "prefill": whole(lambda block: block.ideal["prefill"], 2 * head * context),
+        "decode": whole(lambda block: block.ideal["decode"], 2 * head),
+    }
     ideal["train"] = 3 * ideal["prefill"]
-    ideal["decode"] = whole(lambda block: block.ideal["decode"], 2 * head)
     executed = {path: whole(lambda block: block.executed[path], outside.executed[path]) for path in outside.executed}
     parameters = whole(lambda block: block.parameters, outside.parameters)
     embedding = head if spec.tie_embeddings else 2 * head
@@ -123,7 +125,10 @@ def check_builds(spec, root, path=()):
 
 @dataclass(frozen=True)
 class _Measured:
-    """One block, or what stands around the blocks: totals over the context, not yet by token."""
+    """One block, or what stands around the blocks: FLOPs over the whole context, bytes by storage.
+
+    shared: what is kept for the backward pass but made once for all layers (masks, rotary angles), {storage: bytes}.
+    """
 
     parameters: int
     ideal: dict
@@ -131,60 +136,68 @@ class _Measured:
     activations: int
     shared: dict
     cache: int | None
+    says_mixing: bool = True
 
-    @classmethod
-    def of_block(cls, block, dim, layout):
-        tokens, dtype = layout.shape[1], next(block.parameters()).dtype
-        mixer = block.mixer and block.mixer.component
 
-        def run(tokens, layout, state=None):
-            x_BTD = torch.empty(1, tokens, dim, dtype=dtype, device="meta", requires_grad=torch.is_grad_enabled())
-            return block(x_BTD, layout, state)
+def _measured_block(block, dim, layout):
+    tokens, dtype = layout.shape[1], next(block.parameters()).dtype
+    mixer = block.mixer and block.mixer.component
 
-        train, kept = _backward(lambda: run(tokens, layout)[0]), _kept(lambda: run(tokens, layout)[0], block)
-        memo = {_storage(tensor) for tensor in _tensors(list(layout._memo.values()))}
-        maps = 2 * sum(weight.numel() for weight in _maps(block))
-        ideal = {"prefill": maps * tokens + _mixing(mixer, tokens)}
-        ideal |= {"train": 3 * ideal["prefill"], "decode": None}
-        executed = {"train": train, "prefill": _forward(lambda: run(tokens, layout)), "decode": None}
-        cache = 0 if mixer is None else None
-        if mixer is None or getattr(mixer, "state_size", None) is not None:
-            ideal["decode"] = maps + _mixing(mixer, tokens) - _mixing(mixer, tokens - 1)
-            state = mixer and mixer.init_state(1, tokens, dtype, torch.device("meta"))
-            cache = sum(tensor.nbytes for tensor in _tensors(state))
-            with torch.no_grad():
-                if tokens > 1:
-                    state = run(tokens - 1, TokenLayout.whole(1, tokens - 1, device="meta"), state)[1]
-                last = TokenLayout.whole(1, 1, device="meta", first=tokens - 1)
-                executed["decode"] = _forward(lambda: run(1, last, state))
-        return cls(
-            parameters=sum(weight.numel() for weight in block.parameters()),
-            ideal=ideal,
-            executed=executed,
-            activations=sum(size for key, size in kept.items() if key not in memo),
-            shared={key: size for key, size in kept.items() if key in memo},
-            cache=cache,
-        )
+    def run(tokens, layout, state=None):
+        x_BTD = torch.empty(1, tokens, dim, dtype=dtype, device="meta", requires_grad=torch.is_grad_enabled())
+        return block(x_BTD, layout, state)
 
-    @classmethod
-    def of_frame(cls, frame, tokens_BT):
-        """Embedding, final norm and head, with the loss in activations but not in FLOPs."""
+    maps = 2 * sum(weight.numel() for weight in _maps(block))
+    ideal = {"prefill": maps * tokens + _mixing(mixer, tokens), "decode": None}
+    executed = {
+        "train": _backward(lambda: run(tokens, layout)[0]),
+        "prefill": _forward(lambda: run(tokens, layout)),
+        "decode": None,
+    }
+    cache = None
+    if mixer is None or getattr(mixer, "state_size", None) is not None:
+        ideal["decode"] = maps + _mixing(mixer, tokens) - _mixing(mixer, tokens - 1)
+        executed["decode"], cache = _decoding(run, mixer, tokens, dtype)
+    kept = _kept(lambda: run(tokens, layout)[0], block)
+    memo = {_storage(tensor) for tensor in tensors(list(layout._memo.values()))}
+    return _Measured(
+        parameters=sum(weight.numel() for weight in block.parameters()),
+        ideal=ideal,
+        executed=executed,
+        activations=sum(size for key, size in kept.items() if key not in memo),
+        shared={key: size for key, size in kept.items() if key in memo},
+        cache=cache,
+        says_mixing=mixer is None or hasattr(mixer, "mixing_flops"),
+    )
 
-        logits = []
 
-        def loss():
-            logits[:] = [frame(tokens_BT)]
-            return F.cross_entropy(logits[0].flatten(0, 1).float(), tokens_BT.flatten())
+def _decoding(run, mixer, tokens, dtype):
+    """FLOPs of the last of `tokens` given a state that has seen the others, and the bytes of that state."""
+    state = mixer and mixer.init_state(1, tokens, dtype, torch.device("meta"))
+    cache = sum(tensor.nbytes for tensor in tensors(state))
+    if tokens > 1:
+        with torch.no_grad():
+            state = run(tokens - 1, TokenLayout.whole(1, tokens - 1, device="meta"), state)[1]
+    last = TokenLayout.whole(1, 1, device="meta", first=tokens - 1)
+    return _forward(lambda: run(1, last, state)), cache
 
-        train, saved = _backward(loss), _kept(loss, frame)
-        saved |= {_storage(tensor): tensor.untyped_storage().nbytes() for tensor in logits}
-        executed = {
-            "train": train,
-            "prefill": _forward(lambda: frame(tokens_BT)),
-            "decode": _forward(lambda: frame(tokens_BT[:, -1:])),
-        }
-        parameters = sum(weight.numel() for weight in frame.parameters())
-        return cls(parameters, {}, executed, sum(saved.values()), {}, 0)
+
+def _measured_frame(frame, tokens_BT):
+    """Embedding, final norm and head, with the loss in activations but not in FLOPs."""
+    logits = []
+
+    def loss():
+        logits[:] = [frame(tokens_BT)]
+        return F.cross_entropy(logits[0].flatten(0, 1).float(), tokens_BT.flatten())
+
+    executed = {
+        "train": _backward(loss),
+        "prefill": _forward(lambda: frame(tokens_BT)),
+        "decode": _forward(lambda: frame(tokens_BT[:, -1:])),
+    }
+    kept = _kept(loss, frame) | {_storage(tensor): tensor.untyped_storage().nbytes() for tensor in logits}
+    parameters = sum(weight.numel() for weight in frame.parameters())
+    return _Measured(parameters, {}, executed, sum(kept.values()), shared={}, cache=None)
 
 
 def _check(context, dtype):
@@ -276,17 +289,17 @@ def _storage(tensor):
     return tensor.untyped_storage()._cdata
 
 
-def _tensors(value):
+def tensors(value):
     """Every tensor in a state: dataclasses, lists, tuples and mappings of tensors."""
     if isinstance(value, torch.Tensor):
         yield value
     elif is_dataclass(value):
-        yield from _tensors([getattr(value, field.name) for field in fields(value)])
+        yield from tensors([getattr(value, field.name) for field in fields(value)])
     elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+        yield from tensors(list(value.values()))
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors(item)
 
 
 def _by_token(totals, context):
@@ -305,6 +318,8 @@ def _notes(name, block):
     ideal, executed = block.ideal, block.executed
     if block.cache is None:
         yield f"block {name!r} sees ahead: it keeps no state, so the model has no cache and does not decode"
+    if not block.says_mixing:
+        yield f"block {name!r}: its mixer has no `mixing_flops`, so `ideal` counts its maps only"
     for path in ("prefill", "decode"):
         if executed[path] is not None and executed[path] < ideal[path]:
             yield (

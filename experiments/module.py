@@ -17,7 +17,7 @@ logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
 # Data is a pure function of the step, computed in place: workers would only add processes. The rate is set by hand.
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-warnings.filterwarnings("ignore", message=".*is in a format that the default.*", module="pytorch_lightning")
+warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
 
 
 class NonFinite(ArithmeticError):

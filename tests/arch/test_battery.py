@@ -11,7 +11,7 @@ import torch
 from tiny_specs import DIM, context, examples, label
 
 from arch import registry
-from arch.cost import _tensors
+from arch.cost import tensors
 from arch.layers import initialise
 from arch.layout import TokenLayout
 
@@ -182,7 +182,7 @@ def test_state_size_is_as_declared(component):
     mixer = stateful(built("mixer", component))
 
     def size(capacity):
-        return sum(tensor.nbytes for tensor in _tensors(mixer.init_state(1, capacity, torch.float32, None)))
+        return sum(tensor.nbytes for tensor in tensors(mixer.init_state(1, capacity, torch.float32, None)))
 
     small, large, larger = size(1), size(10_000), size(20_000)
     assert small > 0
@@ -194,7 +194,7 @@ def test_state_size_is_as_declared(component):
         assert mixer.state_size == "growing" and larger == 2 * large
     x = inputs(rows=1)
     _, state = mixer(x, TokenLayout.whole(1, TOKENS), mixer.init_state(1, 10_000, torch.float32, None))
-    assert sum(tensor.nbytes for tensor in _tensors(state)) == large
+    assert sum(tensor.nbytes for tensor in tensors(state)) == large
 
 
 @each_mixer

@@ -102,12 +102,15 @@ def by_hand(spec, tokens):
 
 
 @each_spec
-@pytest.mark.parametrize("tokens", [1, 3, N])
-def test_ideal_flops_equal_a_count_by_hand(name, tokens):
+def test_ideal_flops_equal_a_count_by_hand(name, tokens=N):
     counts, ideal = by_hand(SPECS[name], tokens), summarised(name, tokens)["flops_per_token"]["ideal"]
     assert ideal["prefill"] * tokens == pytest.approx(sum(counts), rel=1e-12)
     assert ideal["train"] == pytest.approx(3 * ideal["prefill"], rel=1e-12)
     assert ideal["decode"] == (counts[-1] if decodes(name) else None)
+
+
+def test_a_context_of_one_token():
+    test_ideal_flops_equal_a_count_by_hand("untied", tokens=1)
 
 
 def counted(run):
@@ -118,13 +121,11 @@ def counted(run):
 
 
 @each_spec
-@each_dtype
-def test_executed_flops_equal_the_counter_over_the_whole_model(name, dtype):
-    executed = summarised(name, N, dtype)["flops_per_token"]["executed"]
+def test_executed_flops_equal_the_counter_over_the_whole_model(name):
+    executed = summarised(name)["flops_per_token"]["executed"]
     with torch.device("meta"):
         model = Model(SPECS[name])
         tokens = torch.zeros(1, N, dtype=torch.long)
-    model = model.to(cost.DTYPES[dtype])
     assert executed["train"] * N == pytest.approx(counted(lambda: model(tokens).sum().backward()), rel=1e-12)
     with torch.no_grad():
         assert executed["prefill"] * N == pytest.approx(counted(lambda: model(tokens)), rel=1e-12)
@@ -196,7 +197,15 @@ def test_what_the_counter_cannot_see_is_said(monkeypatch):
     assert len(notes) == 2 and all("'b1'" in note and "too low" in note for note in notes)
 
 
-@pytest.mark.parametrize("context, dtype, reason", [(0, "float32", "at least 1"), (True, "float32", "whole number"), (8, "float23", "did you mean")])
+def test_a_mixer_that_does_not_say_what_mixing_needs_is_named(monkeypatch):
+    monkeypatch.delattr(registry.component("mixer", "rg_lru"), "mixing_flops")
+    assert any("'b1': its mixer has no `mixing_flops`" in note for note in cost.summary(hybrid(), N)["notes"])
+
+
+@pytest.mark.parametrize(
+    "context, dtype, reason",
+    [(0, "float32", "at least 1"), (True, "float32", "whole number"), (8, "float23", "did you mean")],
+)
 def test_an_impossible_question_is_refused(context, dtype, reason):
     with pytest.raises(SpecError, match=reason):
         cost.summary(hybrid(), context, dtype)

@@ -105,7 +105,9 @@ def test_linear_scan_equals_the_reference(tokens, resets):
 
 
 def test_linear_scan_is_a_well_formed_operation():
-    torch.library.opcheck(torch.ops.archbench.linear_scan, scan_operands(10, True), test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(
+        torch.ops.archbench.linear_scan, scan_operands(10, True), test_utils=("test_schema", "test_faketensor")
+    )
 
 
 def test_a_reset_is_exact():

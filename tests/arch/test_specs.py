@@ -120,7 +120,12 @@ def test_extends_lays_a_file_over_a_file(tmp_path):
 
 
 def test_extends_reaches_a_shipped_spec_and_may_stand_inside(tmp_path):
-    write(tmp_path, top="extends: gemma3/1b\nlayers: 2\n", inner="extends: base.yaml\ninit: {extends: init.yaml}\n", base=BASE)
+    write(
+        tmp_path,
+        top="extends: gemma3/1b\nlayers: 2\n",
+        inner="extends: base.yaml\ninit: {extends: init.yaml}\n",
+        base=BASE,
+    )
     write(tmp_path, init="matrix: {type: normal, std: 0.02}\n")
     assert diff(loaded("gemma3/1b"), loaded(str(tmp_path / "top.yaml"))) == {"layers": (26, 2)}
     assert loaded(str(tmp_path / "inner.yaml")).init.matrix.std == 0.02
@@ -148,7 +153,13 @@ def test_like_lays_a_block_over_a_sibling():
 def test_a_dotted_override_and_like_see_each_other():
     """An override of the block that others are `like` reaches them too, as if it had been written there."""
     root = document.node(
-        {"blocks": {"a": {"mixer": ATTENTION}, "b": {"like": "a"}}, "dim": 8, "vocab_size": 9, "layers": 2, "pattern": ["a", "b"]}
+        {
+            "blocks": {"a": {"mixer": ATTENTION}, "b": {"like": "a"}},
+            "dim": 8,
+            "vocab_size": 9,
+            "layers": 2,
+            "pattern": ["a", "b"],
+        }
     )
     root = document.overridden(root, document.node({"blocks.a.mixer.heads": 4, "layers": 3}))
     spec = registry.resolve(ModelSpec.parse(root), root)
@@ -189,7 +200,11 @@ def test_common_random_numbers():
     two = new_model(model_spec({**ATTENTION, "window": 3}, {"type": "rg_lru"}, layers=4), seed=3)
     mine, theirs = dict(one.named_parameters()), dict(two.named_parameters())
     # Matrices that write into the residual stream are drawn by depth, and the depths differ.
-    shared = [n for n in mine.keys() & theirs.keys() if mine[n].shape == theirs[n].shape and ".o." not in n and ".down." not in n]
+    shared = [
+        n
+        for n in mine.keys() & theirs.keys()
+        if mine[n].shape == theirs[n].shape and ".o." not in n and ".down." not in n
+    ]
     assert "blocks.0.mixer.component.q.weight" in shared and "embedding" in shared and len(shared) > 8
     assert all(torch.equal(mine[name], theirs[name]) for name in shared)
 
@@ -207,7 +222,9 @@ def test_first_values_depend_on_the_seed_and_on_nothing_else():
 
 def test_initialisers_named_in_the_spec():
     init = {"matrix": {"type": "normal", "std": 0.5}, "embedding": {"type": "normal", "std": 2.0}}
-    model = new_model(model_spec({"type": "attention", "heads": 32, "head_dim": 16}, layers=8, vocab_size=500, init=init), 0)
+    model = new_model(
+        model_spec({"type": "attention", "heads": 32, "head_dim": 16}, layers=8, vocab_size=500, init=init), 0
+    )
     component = model.blocks[0].mixer.component
     assert model.embedding.std().item() == pytest.approx(2.0, rel=0.05)
     assert component.q.weight.std().item() == pytest.approx(0.5, rel=0.05)
@@ -218,7 +235,9 @@ def test_the_schema_offers_every_component_and_requires_no_key():
     schema = json_schema(ModelSpec)
     json.dumps(schema)
     assert "required" not in schema and "required" not in schema["$defs"]["BlockSpec"]
-    assert {"extends", "dim", "schema"} <= set(schema["properties"]) and "like" in schema["$defs"]["BlockSpec"]["properties"]
+    assert {"extends", "dim", "schema"} <= set(schema["properties"]) and "like" in schema["$defs"]["BlockSpec"][
+        "properties"
+    ]
     branches = {branch["title"]: branch for branch in schema["$defs"]["mixer"]["oneOf"]}
     assert set(registry.names("mixer")) < set(branches)
     for name in registry.names("mixer"):
