@@ -68,7 +68,9 @@ def summary(spec, context, dtype="float32"):
         "decode": whole(lambda block: block.ideal["decode"], 2 * head),
     }
     ideal["train"] = 3 * ideal["prefill"]
-    executed = {path: whole(lambda block: block.executed[path], outside.executed[path]) for path in outside.executed}
+    executed = {
+        path: whole(lambda block, path=path: block.executed[path], flops) for path, flops in outside.executed.items()
+    }
     parameters = whole(lambda block: block.parameters, outside.parameters)
     embedding = head if spec.tie_embeddings else 2 * head
     shared = {key: size for block in blocks.values() for key, size in block.shared.items()}
@@ -323,8 +325,8 @@ def _notes(name, block):
     for path in ("prefill", "decode"):
         if executed[path] is not None and executed[path] < ideal[path]:
             yield (
-                f"block {name!r}, {path}: the FLOP counter sees {executed[path]:,} of the {ideal[path]:,} that the block "
-                "needs (element-wise code or an operation without a FLOP formula); `executed` is too low"
+                f"block {name!r}, {path}: the FLOP counter sees {executed[path]:,} of the {ideal[path]:,} that the "
+                "block needs (element-wise code or an operation without a FLOP formula); `executed` is too low"
             )
     if ideal["prefill"] and executed["train"] <= executed["prefill"]:
         yield f"block {name!r}, train: the FLOP counter sees nothing of the backward pass; `executed` is too low"

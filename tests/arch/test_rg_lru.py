@@ -1,4 +1,4 @@
-"""What the recurrent block promises beside the battery: decays at first, both halves of a reset, the capped gradient."""
+"""What the recurrent block promises beside the battery: first decays, both halves of a reset, the capped gradient."""
 
 import pytest
 import torch

@@ -37,7 +37,7 @@ def test_a_shipped_spec_resolves_builds_and_is_costed(name):
 
 
 def test_shipped_specs_mean_what_they_meant():
-    """The digest is what a run's identity is made of; a stored run is found again only as long as it does not change."""
+    """The digest is what a run's identity is made of; a stored run is found again only while it does not change."""
     now = {name: digest(loaded(name)) for name in SHIPPED}
     if os.environ.get("RENEW_GOLDEN"):
         GOLDEN.write_text(json.dumps(now, indent=2) + "\n")
