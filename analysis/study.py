@@ -52,6 +52,12 @@ class Run:
         """The resolved ExperimentSpec."""
         return ExperimentSpec.parse(self.record.spec)
 
+    def model(self):
+        """The trained model (arch.model.Model). The one thing here that needs torch."""
+        from experiments.checkpoint import load_model
+
+        return load_model(self.folder)
+
 
 def run(folder):
     """The Run of a folder. Raises DataError where there is no record."""

@@ -25,7 +25,14 @@ class SpecError(ValueError):
 
 
 class DataError(ValueError):
-    """The data that a spec names cannot be used (missing, empty, binary, too short)."""
+    """The data that a spec names cannot be used (missing, empty, binary, too short).
+
+    `key` is the path of the spec's key at fault, so that whoever has the document can add file and line; None where no key is.
+    """
+
+    def __init__(self, reason, key=("data", "source")):
+        super().__init__(reason)
+        self.key = key
 
 
 def nearest(name, known):

@@ -9,6 +9,11 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from safetensors.torch import load_file, save_file
 
+from arch.errors import DataError
+from arch.model import Model
+from experiments.record import RunRecord
+from experiments.spec import ExperimentSpec
+
 NAME = "checkpoint.ckpt"
 WEIGHTS = "model.safetensors"
 
@@ -53,9 +58,14 @@ def save_weights(model, folder):
     _durably(Path(folder) / WEIGHTS, lambda scratch: save_file(weights, scratch))
 
 
-def load_weights(model, folder):
-    """Read the weights of a run's folder into `model`."""
+def load_model(folder):
+    """The trained model of a finished run's folder. Raises DataError where there is none."""
+    record = RunRecord.read(folder)
+    if record is None or not (Path(folder) / WEIGHTS).is_file():
+        raise DataError(f"{folder}: no finished run in it")
+    model = Model(ExperimentSpec.parse(record.spec).model)
     model.load_state_dict(load_file(Path(folder) / WEIGHTS))
+    return model
 
 
 def _durably(path, write):

@@ -5,6 +5,7 @@ from typing import Any
 
 from arch import cost, registry
 from arch.document import node
+from arch.errors import DataError
 from arch.spec import digest
 from experiments.data.corpus import prepare
 from experiments.spec import ExperimentSpec
@@ -39,10 +40,16 @@ def resolve(source, path=()):
 def plan(source, path=()):
     """A RunPlan of the experiment at `path` of a document; tokenizes its corpus where that was not done before.
 
-    Raises SpecError for what the spec says, DataError for what the data is.
+    Raises SpecError for what the spec says and for the data it names, DataError for a token cache that cannot be used.
     """
-    spec = resolve(source, path)
-    corpus = prepare(spec.data, spec.model.vocab_size)
+    root = node(source)
+    spec = resolve(root, path)
+    try:
+        corpus = prepare(spec.data, spec.model.vocab_size)
+    except DataError as error:
+        if error.key is None:
+            raise
+        raise root.error(str(error), (*path, *error.key)) from None
     content = spec.dump(identity=True)
     plugins = registry.plugin_sources(content)
     identity = digest({"spec": content, "data": corpus.fingerprint, "plugins": plugins})

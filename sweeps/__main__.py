@@ -93,6 +93,20 @@ def status(study: Study, scale: Scale = None, runs: Runs = RUNS):
     stand.printed(study_folder(runs, study_name(study), scale), _console())
 
 
+@app.command()
+def schema():
+    """JSON Schema of a study, for editors: a study's own keys beside those of its base experiment."""
+    import json
+
+    from arch.schema import json_schema
+    from experiments.spec import ExperimentSpec
+    from sweeps.spec import StudySpec
+
+    base, own = json_schema(ExperimentSpec), json_schema(StudySpec)
+    merged = {**base, **own, **{key: base[key] | own[key] for key in ("properties", "$defs")}}
+    print(json.dumps(merged, indent=2))
+
+
 def _checked(study, scale):
     """(name, scale, StudySpec, arms) with everything checked that needs no data."""
     from arch import document

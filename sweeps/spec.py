@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from arch import document
 from arch.errors import SpecError, nearest
 from arch.spec import Count, List, Positive, Spec
+from experiments.spec import ExperimentSpec
 
 Seeds = Annotated[int, Field(ge=1, le=1000)]
 
@@ -111,6 +112,10 @@ def split(source, scale=None):
             raise root.error("expected a mapping of dotted keys", ("scales", scale))
         root = document.overridden(root, chosen)
     own = StudySpec.keys()
+    known = {*own, *ExperimentSpec.keys()}
+    for key in root.value:
+        if key not in known:
+            raise root.error(f"unknown key{nearest(key, known)}", (key,))
     study = document.Node({k: v for k, v in root.value.items() if k in own}, root.file, root.line)
     base = document.Node({k: v for k, v in root.value.items() if k not in own}, root.file, root.line)
     return StudySpec.parse(study), study, base

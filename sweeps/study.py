@@ -122,7 +122,14 @@ class StudyPlan:
 
 
 def check(root, scale=None):
-    """(StudySpec, [Arm]) of a study document: every arm, and both ends of every range to tune, parsed and resolved."""
+    """(StudySpec, [Arm]) of a study document: every arm, and both ends of every range to tune, parsed and resolved.
+
+    The keys and values of the scales that were not asked for are checked too, so that a slip there shows today.
+    """
+    for other in split(root)[0].scales:
+        if other != scale:
+            spec, study, base = split(root, other)
+            ExperimentSpec.parse(arm_document(study, base, next(iter(spec.arms))))
     spec, study, base = split(root, scale)
     names = folders.safe_names(spec.arms)
     written = {label: arm_document(study, base, label) for label in spec.arms}

@@ -33,7 +33,8 @@ def obtain(root, key, build):
                 _build(folder, build)
     except OSError as error:
         reason = error.strerror or error
-        raise DataError(f"{folder}: the token cache cannot be written ({reason}); set {VARIABLE} to another folder") from None
+        said = f"{folder}: the token cache cannot be written ({reason}); set {VARIABLE} to another folder"
+        raise DataError(said, key=None) from None
     return folder
 
 

@@ -86,9 +86,10 @@ class Corpus:
         if self.rows(split, context) == 0:
             sizes = self.sizes[split]
             raise DataError(
-                f"data.context {context} is longer than the {split} split's {sizes['tokens']:,} tokens "
+                f"context {context:,} is longer than the {split} split's {sizes['tokens']:,} tokens "
                 f"({sizes['documents']} documents of the source {self.source}); expected at least one whole row in every "
-                f"split: give more text or a shorter context"
+                f"split: give more text or a shorter context",
+                key=("data", "context"),
             )
 
 
@@ -159,7 +160,8 @@ def _check_vocabulary(corpus, tokenizer, vocab_size):
         other = " or lower data.tokenizer.vocab_size" if "vocab_size" in tokenizer else " or use another data.tokenizer"
         raise DataError(
             f"the tokenizer {tokenizer['type']} has {size:,} tokens but model.vocab_size is {vocab_size:,}: "
-            f"raise model.vocab_size to at least {size}{other}"
+            f"raise model.vocab_size to at least {size}{other}",
+            key=("model", "vocab_size"),
         )
 
 

@@ -221,10 +221,10 @@ def test_a_context_longer_than_a_split_is_refused(files):
     prepared = prepare(spec(files), 512)
     short = min(SPLITS, key=lambda split: len(prepared.streams[split].tokens))
     tokens = len(prepared.streams[short].tokens)
-    refused(rf"data.context {tokens + 1} is longer than the {short} split's {tokens:,} tokens", spec(files, context=tokens + 1))
-    with pytest.raises(DataError, match=f"data.context {tokens + 1}"):
+    refused(rf"context {tokens + 1:,} is longer than the {short} split's {tokens:,} tokens", spec(files, context=tokens + 1))
+    with pytest.raises(DataError, match=f"context {tokens + 1:,}"):
         prepared.batch(short, 0, 0, 1, tokens + 1)
-    with pytest.raises(DataError, match=f"data.context {tokens + 1}"):
+    with pytest.raises(DataError, match=f"context {tokens + 1:,}"):
         next(prepared.evaluation(short, 1, tokens + 1, 1))
 
 

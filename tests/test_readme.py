@@ -1,0 +1,74 @@
+"""The README does not lie: its commands exist, and its mixer of one's own goes all the way to a row in a table."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+# The README's study, made small: another file over it, as a user would.
+SMALL = """\
+extends: with_ema.yaml
+model:
+  dim: 16
+  vocab_size: 320
+  layers: 6
+  blocks: {local: {mixer: {heads: 1, head_dim: 16}, ffn: {hidden: 16}}}
+data: {tokenizer: {vocab_size: 320}, context: 32, rows: 2}
+train: {steps: 3}
+evaluate: {every: 3, select_rows: 2, report_rows: 2, sample_tokens: 4}
+seeds: 2
+"""
+
+
+def test_every_command_of_the_readme_exists():
+    commands = set(re.findall(r"python -m (arch|experiments|sweeps|analysis) ([a-z]+)", README))
+    assert len(commands) >= 8
+    for package, command in commands:
+        app = importlib.import_module(f"{package}.__main__").app
+        names = {each.name or each.callback.__name__ for each in app.registered_commands}
+        assert command in names, f"python -m {package} {command}"
+    for table_row in re.findall(r"`python -m (\w+) ([a-z, ]+)`", README):
+        app = importlib.import_module(f"{table_row[0]}.__main__").app
+        names = {each.name or each.callback.__name__ for each in app.registered_commands}
+        assert set(table_row[1].split(", ")) <= names, table_row
+
+
+def test_every_make_target_of_the_readme_exists():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"make ([a-z-]+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_every_file_the_readme_links_to_exists():
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+@pytest.mark.slow
+def test_the_readmes_mixer_gets_a_study_and_a_row_in_its_table(tmp_path):
+    section = README[README.index("## A mixer of your own") :]
+    mixer = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    study = re.search(r"```yaml\n# with_ema.yaml\n(.*?)```", section, re.DOTALL)[1]
+    assert len(mixer.splitlines()) <= 40
+    (tmp_path / "my_mixers.py").write_text(mixer)
+    (tmp_path / "with_ema.yaml").write_text(study)
+    (tmp_path / "small.yaml").write_text(SMALL)
+
+    def run(*arguments):
+        command = [sys.executable, "-m", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+
+    shown = run("sweeps", "show", "with_ema.yaml")
+    assert shown.returncode == 0 and "10 ema, 2 global" in shown.stdout, shown.stdout + shown.stderr
+    done = run("sweeps", "run", "small.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = run("analysis", "table", "runs/small/base", "--format", "csv")
+    assert [line.split(",")[0] for line in table.stdout.splitlines()[1:]] == ["window", "ema"], table.stdout
+    again = run("sweeps", "run", "small.yaml")
+    assert again.returncode == 0 and "all 4 runs are finished already" in again.stdout
