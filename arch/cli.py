@@ -9,7 +9,7 @@ from arch.errors import DataError, SpecError
 
 
 def new_app(help):
-    """A Typer app without tracebacks, shell completion or a command's abbreviations."""
+    """A Typer app without its own tracebacks and shell completion."""
     return typer.Typer(help=help, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -21,16 +21,16 @@ def main(app, name):
     except (SpecError, DataError) as error:
         print(error, file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
-        code = 130
     except BrokenPipeError:
         code = 0
     except Exception as error:
         if not hasattr(error, "exit_code"):
             raise
-        error.show() if hasattr(error, "show") else None
+        if hasattr(error, "show"):
+            error.show()
         code = error.exit_code
+    if code == 130:  # Typer's answer to a KeyboardInterrupt
+        print("interrupted; the same command resumes", file=sys.stderr)
     sys.exit(code or 0)
 
 

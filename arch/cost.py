@@ -102,6 +102,17 @@ def summary(spec, context, dtype="float32"):
     }
 
 
+def cache_bytes(spec, context, dtype="float32"):
+    """The `cache_bytes` of `summary` alone, {total, layers}, without running anything."""
+    _check(context, dtype)
+    layers = spec.layer_blocks()
+    mixers = {name: _block(spec, name, layers.index(name)).mixer for name in set(layers)}
+    each = {name: _cache(mixer and mixer.component, context, DTYPES[dtype])[1] for name, mixer in mixers.items()}
+    if None in each.values():
+        return {"total": None, "layers": [None] * len(layers)}
+    return {"total": sum(each[name] for name in layers), "layers": [each[name] for name in layers]}
+
+
 def check_builds(spec, root, path=()):
     """Build every block's components on the meta device.
 
@@ -175,13 +186,20 @@ def _measured_block(block, dim, layout):
 
 def _decoding(run, mixer, tokens, dtype):
     """FLOPs of the last of `tokens` given a state that has seen the others, and the bytes of that state."""
-    state = mixer and mixer.init_state(1, tokens, dtype, torch.device("meta"))
-    cache = sum(tensor.nbytes for tensor in tensors(state))
+    state, cache = _cache(mixer, tokens, dtype)
     if tokens > 1:
         with torch.no_grad():
             state = run(tokens - 1, TokenLayout.whole(1, tokens - 1, device="meta"), state)[1]
     last = TokenLayout.whole(1, 1, device="meta", first=tokens - 1)
     return _forward(lambda: run(1, last, state)), cache
+
+
+def _cache(mixer, tokens, dtype):
+    """An empty state of capacity `tokens` on the meta device and its bytes; (None, None) for a mixer that sees ahead."""
+    if mixer is not None and getattr(mixer, "state_size", None) is None:
+        return None, None
+    state = mixer and mixer.init_state(1, tokens, dtype, torch.device("meta"))
+    return state, sum(tensor.nbytes for tensor in tensors(state))
 
 
 def _measured_frame(frame, tokens_BT):

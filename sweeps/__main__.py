@@ -60,14 +60,9 @@ def run(
     from sweeps.run import run_study
 
     console = _console()
-    command = _command("run", study, scale, runs)
-    planned = studies.plan(name, scale, spec, arms, runs, command)
+    planned = studies.plan(name, scale, spec, arms, runs, _command("run", study, scale, runs))
     try:
         result = run_study(planned, workers, console)
-    except KeyboardInterrupt:
-        # Said here because Typer ends a command that is interrupted without a word.
-        print(f"interrupted; the same command resumes: {command}", file=sys.stderr)
-        return 130
     except OSError as error:
         print(f"cannot write the study in {planned.folder}: {error}", file=sys.stderr)
         return 1

@@ -1,13 +1,11 @@
 """A study planned: every arm of a document at a scale checked and complete before anything is written."""
 
-import json
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from arch import cost, document
-from arch.spec import ModelSpec, diff
+from arch.spec import diff
 from experiments import plan as experiment
 from experiments.spec import ExperimentSpec
 from sweeps import folders
@@ -175,12 +173,5 @@ def overridden(root, values):
 def arm_cost(spec, long_context, at_training=None):
     """What an arm costs at its training context (`at_training`, where that is known), and under `long` its cache bytes
     at the study's long context."""
-    model = json.dumps(spec.model.dump())
-    long = {"context": long_context, "cache_bytes": _cost(model, long_context)["cache_bytes"]["total"]}
-    return {**(at_training or _cost(model, spec.data.context)), "long": long}
-
-
-@lru_cache(maxsize=256)
-def _cost(model, context):
-    """Remembered by content: arms that differ in training only, and every writing of the record, share it."""
-    return cost.summary(ModelSpec.parse(json.loads(model)), context)
+    long = {"context": long_context, "cache_bytes": cost.cache_bytes(spec.model, long_context)["total"]}
+    return {**(at_training or cost.summary(spec.model, spec.data.context)), "long": long}

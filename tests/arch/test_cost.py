@@ -274,3 +274,11 @@ def test_the_largest_spec_is_costed_at_its_full_context():
     summary = cost.summary(shipped("gemma3/27b"), 131_072, "bfloat16")
     assert summary["cache_bytes"]["total"] == 11_173_625_856
     assert summary["flops_per_token"]["executed"]["prefill"] > summary["flops_per_token"]["ideal"]["prefill"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_cache_bytes_alone_are_those_of_the_summary(dtype):
+    for name in ("gemma3/1b", "recurrentgemma/2b"):
+        root = document.load(name, "arch")
+        spec = registry.resolve(ModelSpec.parse(root), root)
+        assert cost.cache_bytes(spec, 4096, dtype) == cost.summary(spec, 4096, dtype)["cache_bytes"]
