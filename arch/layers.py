@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 from arch.spec import InitSpec
@@ -91,10 +92,10 @@ class BlockDiagonalLinear(nn.Module):
         self.bias = parameter((blocks, each), "recurrence", constant(0.0))
 
     def forward(self, x_BTR):
-        blocks, each, _ = self.weight.shape
-        x_NBTr = x_BTR.unflatten(-1, (blocks, each)).flatten(0, 1).transpose(0, 1)
-        y_NBTr = torch.baddbmm(self.bias[:, None], x_NBTr, self.weight)
-        return y_NBTr.transpose(0, 1).reshape(x_BTR.shape)
+        rows, blocks = len(x_BTR), len(self.weight)
+        x_NXr = rearrange(x_BTR, "b t (n r) -> n (b t) r", n=blocks)
+        y_NXr = torch.baddbmm(self.bias[:, None], x_NXr, self.weight)
+        return rearrange(y_NXr, "n (b t) r -> b t (n r)", b=rows)
 
 
 class RMSNorm(nn.Module):

@@ -6,6 +6,7 @@ A query t of row b sees the keys whose index lies in [low_BT[b, t], high_BT[b, t
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 
 
 def reference(q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, softcap=None, index_S=None, memo=None):
@@ -40,28 +41,27 @@ def banded(q_BTHC, k_BTKC, v_BTKC, low_BT, high_BT, scale, window, softcap=None,
 
     Needs low_BT >= t - (W - 1) and high_BT = t. Time and memory are linear in T.
     """
-    rows, tokens, heads, channels = q_BTHC.shape
+    rows, tokens = q_BTHC.shape[:2]
     kv_heads, blocks = k_BTKC.shape[2], -(-tokens // window)
     spare = blocks * window - tokens
     q_BTHC, k_BTKC, v_BTKC = (F.pad(x, (0, 0, 0, 0, 0, spare)) for x in (q_BTHC, k_BTKC, v_BTKC))
 
     def with_previous(x_BTKC):
-        x_BNWKC = x_BTKC.unflatten(1, (blocks, window))
+        x_BNWKC = rearrange(x_BTKC, "b (n w) k c -> b n w k c", n=blocks)
         before_BNWKC = F.pad(x_BNWKC, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1]
-        return torch.cat([before_BNWKC, x_BNWKC], dim=2).permute(0, 1, 3, 2, 4).flatten(0, 2)
+        return rearrange(torch.cat([before_BNWKC, x_BNWKC], dim=2), "b n s k c -> (b n k) s c")
 
-    q_XRC = q_BTHC.view(rows, blocks, window, kv_heads, -1, channels).permute(0, 1, 3, 4, 2, 5)
-    q_XRC = q_XRC.reshape(rows * blocks * kv_heads, -1, channels)
+    q_XRC = rearrange(q_BTHC, "b (n w) (k g) c -> (b n k) (g w) c", n=blocks, k=kv_heads)
     k_XSC, v_XSC = with_previous(k_BTKC), with_previous(v_BTKC)
     z_XRS = torch.bmm(q_XRC * scale, k_XSC.transpose(1, 2)).float()
     if softcap is not None:
         z_XRS = softcap * torch.tanh(z_XRS / softcap)
     make = lambda: _band_bias(low_BT, window, blocks, spare)  # noqa: E731
     bias_BNWS = make() if memo is None else memo(("band", window), make)
-    z_BNKGWS = z_XRS.view(rows, blocks, kv_heads, -1, window, 2 * window) + bias_BNWS[:, :, None, None]
-    p_XRS = z_BNKGWS.softmax(dim=-1).to(v_BTKC.dtype).view(z_XRS.shape)
-    y_BNKGWC = torch.bmm(p_XRS, v_XSC).view(rows, blocks, kv_heads, -1, window, channels)
-    return y_BNKGWC.permute(0, 1, 4, 2, 3, 5).reshape(rows, blocks * window, heads, channels)[:, :tokens]
+    z_BNKGWS = rearrange(z_XRS, "(b n k) (g w) s -> b n k g w s", b=rows, k=kv_heads, w=window)
+    p_BNKGWS = (z_BNKGWS + bias_BNWS[:, :, None, None]).softmax(dim=-1).to(v_BTKC.dtype)
+    y_XRC = torch.bmm(rearrange(p_BNKGWS, "b n k g w s -> (b n k) (g w) s"), v_XSC)
+    return rearrange(y_XRC, "(b n k) (g w) c -> b (n w) (k g) c", b=rows, k=kv_heads, w=window)[:, :tokens]
 
 
 def attend(q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, window=None, softcap=None, index_S=None, memo=None):
