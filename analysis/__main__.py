@@ -7,7 +7,7 @@ import typer
 
 from arch.cli import main, new_app
 
-app = new_app("What a study found: a report, a table, TensorBoard.")
+app = new_app("What a study found: a report, a table, figures, TensorBoard.")
 Folder = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="The folder with study.json, as `sweeps run` names it.")]
 
 
@@ -38,6 +38,21 @@ def table(folder: Folder, format: Literal["text", "csv", "latex", "markdown"] = 
     study = load(folder)
     print(getattr(tables, format)(tables.results(study, judge(study))), end="")
     _warn(study.problems)
+
+
+@app.command()
+def figures(folder: Folder):
+    """Write the report's figures as PNG files into STUDY_DIR/figures."""
+    from analysis import plots
+    from analysis.claims import judge
+    from analysis.runs import load
+
+    study = load(folder)
+    out = folder / "figures"
+    out.mkdir(exist_ok=True)
+    for name, figure in plots.figures(study, judge(study)).items():
+        figure.savefig(out / f"{name}.png", dpi=120, facecolor="white")
+        print(out / f"{name}.png")
 
 
 @app.command()

@@ -30,9 +30,14 @@ class History:
         self.rows.append([float(values.get(name, math.nan)) for name in COLUMNS])
 
     @property
+    def last(self):
+        """{column: value} of the last row; empty before the first."""
+        return dict(zip(COLUMNS, self.rows[-1])) if self.rows else {}
+
+    @property
     def seconds(self):
-        """Training time up to the last row, earlier sessions of the same run included."""
-        return self.rows[-1][COLUMNS.index("seconds")] if self.rows else 0.0
+        """Training time up to the last row, what earlier processes of the same run took included."""
+        return self.last.get("seconds", 0.0)
 
     def write(self, folder):
         """Write `history.parquet` whole or not at all."""
@@ -55,7 +60,7 @@ class History:
 class Events:
     """TensorBoard events of a run, or nothing where `folder` is None (all processes of a run but the first).
 
-    Started again at `step`, what an interrupted session wrote past it is purged.
+    Started again at `step`, what an interrupted process wrote past it is purged.
     """
 
     def __init__(self, folder, step):

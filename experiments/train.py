@@ -21,7 +21,25 @@ from experiments.module import NonFinite, TrainingModule
 from experiments.record import Failure, RunRecord
 from experiments.watch import Interrupted, Watch
 
+MARKER = "checkpoint.identity"
 PACKAGES = ("torch", "pytorch-lightning", "numpy", "tokenizers", "optuna", "pydantic")
+
+
+def code_version():
+    """{commit, dirty} of the code, where it is a git checkout with a commit."""
+
+    def git(*words):
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=10).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))} if commit else {}
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+
+
+# Read when this process loads the code: a checkout may move on while a long-lived worker still runs what it loaded.
+CODE = code_version()
 
 
 def train(plan, seed, folder, progress=None, stop=None):
@@ -51,23 +69,19 @@ def train(plan, seed, folder, progress=None, stop=None):
         module = TrainingModule(model, objective, spec, corpus, seed)
         watch = Watch(corpus, spec, folder, progress, stop)
         trainer = _trainer(spec.train, watch, folder)
-        trainer.fit(module, ckpt_path=_resumable(folder, plan, seed, watch))
+        trainer.fit(module, ckpt_path=_resumable(folder, plan, seed))
 
         where = trainer.strategy.root_device
         module.to(where)
+        metrics = {name: value for name, value in watch.history.last.items() if name.startswith(("select/", "train/"))}
         with trainer.precision_plugin.forward_context():
-            metrics = {}
-            for split, rows in (("select", spec.evaluate.select_rows), ("report", spec.evaluate.report_rows)):
-                metrics |= evaluate(model, objective, corpus, split, rows, spec.data, where)
-        metrics["train/loss"] = module.last.get("train/loss", float(watch.history.rows[-1][3]))
+            metrics |= evaluate(model, objective, corpus, "report", spec.evaluate.report_rows, spec.data, where)
         sample = _sample(model, corpus, spec, seed)
         checkpoint.save_weights(model, folder)
         corpus.save_tokenizer(folder)
         _close(watch, folder, metrics, sample)
         outcome = {"status": "finished", "metrics": metrics, "sample": sample, "timing": _timing(watch, spec, where)}
-    except Interrupted:
-        outcome = {"status": "interrupted"}
-    except KeyboardInterrupt:
+    except (Interrupted, KeyboardInterrupt):
         outcome = {"status": "interrupted"}
     except Exception as error:  # whatever ends a run ends only this run, and its record says why
         outcome = {"status": "failed", "failure": _failure(error, watch)}
@@ -83,7 +97,7 @@ def _new_record(plan, seed):
         data=plan.data,
         plugins=plan.plugins,
         versions={name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
-        git=code_version(),
+        git=CODE,
         hardware=device.hardware(),
         threads=torch.get_num_threads(),
         cost=plan.cost,
@@ -114,10 +128,10 @@ def _trainer(spec, watch, folder):
     )
 
 
-def _resumable(folder, plan, seed, watch):
+def _resumable(folder, plan, seed):
     """The checkpoint to resume from: only one that this very run has written."""
     path = folder / checkpoint.NAME
-    marker = folder / "checkpoint.identity"
+    marker = folder / MARKER
     mine = f"{plan.identity} {seed}"
     if path.is_file() and marker.is_file() and marker.read_text() == mine:
         return path
@@ -143,9 +157,10 @@ def _sample(model, corpus, spec, seed):
 
 def _close(watch, folder, metrics, sample):
     watch.history.write(folder)
-    watch.events.scalars(watch.history.rows[-1][0], metrics)
+    step = int(watch.history.last["step"])
+    watch.events.scalars(step, metrics)
     if sample:
-        watch.events.text(watch.history.rows[-1][0], "sample", sample)
+        watch.events.text(step, "sample", sample)
 
 
 def _timing(watch, spec, where):
@@ -159,9 +174,9 @@ def _timing(watch, spec, where):
 
 
 def _failure(error, watch):
-    step = error.step if isinstance(error, NonFinite) else int(watch.history.rows[-1][0]) if watch and watch.history.rows else -1
+    last = watch.history.last if watch else {}
     return Failure(
-        step=step,
+        step=error.step if isinstance(error, NonFinite) else int(last.get("step", -1)),
         error=type(error).__name__,
         message=str(error),
         parameters=error.groups if isinstance(error, NonFinite) else [],
@@ -170,41 +185,30 @@ def _failure(error, watch):
 
 def _ended(record, outcome, folder, watch, wall_seconds):
     """The final record, on disk where that is possible; what cannot be written is said in its notes."""
-    history = watch.history if watch else None
-    if watch and hasattr(watch, "events"):
+    last = watch.history.last if watch else {}
+    if watch and watch.events:
         watch.events.close()
     record = record.model_copy(
         update=outcome
         | {
             "ended": _now(),
             "wall_seconds": wall_seconds,
-            "steps": int(history.rows[-1][0]) if history and history.rows else 0,
-            "tokens": int(history.rows[-1][1]) if history and history.rows else 0,
+            "steps": int(last.get("step", 0)),
+            "tokens": int(last.get("tokens", 0)),
         }
     )
     try:
-        if record.status == "failed" and history and history.rows:
-            history.write(folder)
+        if record.status == "failed" and last:
+            watch.history.write(folder)
         record.write(folder)
         if record.status == "finished":
-            (folder / checkpoint.NAME).unlink(missing_ok=True)
+            for name in (checkpoint.NAME, MARKER):
+                (folder / name).unlink(missing_ok=True)
     except OSError as error:
         note = f"no record could be written to {folder}: {error}"
         failure = record.failure or Failure(step=record.steps, error=type(error).__name__, message=str(error))
         record = record.model_copy(update={"status": "failed", "failure": failure, "notes": [*record.notes, note]})
     return record
-
-
-def code_version():
-    """{commit, dirty} of the code, where it is a git checkout."""
-
-    def git(*words):
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=10).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
 
 
 def _now():

@@ -23,7 +23,7 @@ class Watch(pl.Callback):
     def __init__(self, corpus, spec, folder, progress=None, stop=None):
         self.corpus, self.spec, self.folder = corpus, spec, folder
         self.progress, self.stop = progress or (lambda _: None), stop or (lambda: False)
-        self.history = History()
+        self.history, self.events = History(), None
         self.evaluate_seconds = self.reported = 0.0
 
     def state_dict(self):
