@@ -51,7 +51,7 @@ class TrainingModule(pl.LightningModule):
         self.automatic_optimization = False
         self.model, self.objective, self.spec = model, objective, spec
         self.batches = Batches(corpus, spec.data, seed, spec.train.steps)
-        self.last = {}
+        self.last, self.random_state = {}, None
 
     def train_dataloader(self):
         return DataLoader(self.batches, batch_size=None)
@@ -93,8 +93,10 @@ class TrainingModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint):
         self.batches.first = checkpoint["global_step"]
-        self._random_state = checkpoint["random_state"]
+        self.random_state = checkpoint["random_state"]
 
-    def on_train_start(self):
-        if getattr(self, "_random_state", None) is not None:
-            restore_random_state(self._random_state)
+    def on_train_batch_start(self, batch, index):
+        """Restored at the last moment: a data loader draws a number when it starts, though nobody here uses it."""
+        if self.random_state is not None:
+            restore_random_state(self.random_state)
+            self.random_state = None

@@ -61,7 +61,7 @@ def train(plan, seed, folder, progress=None, stop=None):
         folder.mkdir(parents=True, exist_ok=True)
         record.write(folder)
         spec = plan.spec
-        torch.manual_seed(seed)
+        pl.seed_everything(seed, verbose=False)
         corpus = prepare(spec.data, spec.model.vocab_size)
         _same_data(corpus, plan)
         model = new_model(spec.model, seed)

@@ -14,7 +14,7 @@ MAY_NOT = {"arch": {"experiments", "sweeps", "analysis"}, "experiments": {"sweep
 # What analysis may import at the top of a module: plain data, and how a command ends. Inside a function, which runs
 # only where a weight or a cost is asked for, it may import these too.
 PLAIN = {"arch.spec", "arch.errors", "arch.cli", "arch.document", "arch.registry"}
-LAZY = {"arch.model", "arch.cost", "arch.layout", "arch.layers", "arch.show", "arch.generate"}
+LAZY = {"experiments.checkpoint", "arch.model", "arch.cost", "arch.layout", "arch.layers", "arch.show", "arch.generate"}
 
 
 def imports(path):

@@ -22,7 +22,7 @@ def test_a_folder_is_built_once(tmp_path):
 def test_an_interrupted_build_leaves_nothing(tmp_path, error):
     def interrupted(scratch):
         write(scratch)
-        raise error()
+        raise error("stopped")
 
     with pytest.raises(error):
         cache.obtain(tmp_path, "key", interrupted)
