@@ -64,6 +64,7 @@ def train(plan, seed, folder, progress=None, stop=None):
         pl.seed_everything(seed, verbose=False)
         corpus = prepare(spec.data, spec.model.vocab_size)
         _same_data(corpus, plan)
+        corpus.save_tokenizer(folder)
         model = new_model(spec.model, seed)
         objective = registry.build("objective", spec.objective, corpus.byte_lengths)
         module = TrainingModule(model, objective, spec, corpus, seed)
@@ -78,7 +79,6 @@ def train(plan, seed, folder, progress=None, stop=None):
             metrics |= evaluate(model, objective, corpus, "report", spec.evaluate.report_rows, spec.data, where)
         sample = _sample(model, corpus, spec, seed)
         checkpoint.save_weights(model, folder)
-        corpus.save_tokenizer(folder)
         _close(watch, folder, metrics, sample)
         outcome = {"status": "finished", "metrics": metrics, "sample": sample, "timing": _timing(watch, spec, where)}
     except (Interrupted, KeyboardInterrupt):
