@@ -10,24 +10,10 @@ import numpy as np
 import pandas as pd
 
 from arch.errors import DataError
+from experiments.record import HISTORY_COLUMNS, HISTORY_NAME, RunRecord
 from experiments.record import NAME as RUN_FILE
-from experiments.record import RunRecord
 from sweeps.record import NAME as STUDY_FILE
 from sweeps.record import StudyRecord
-
-HISTORY_FILE = "history.parquet"
-CURVES = [
-    "step",
-    "tokens",
-    "seconds",
-    "train/loss",
-    "lr",
-    "grad_norm",
-    "tokens_per_second",
-    "select/loss",
-    "select/perplexity",
-    "select/bits_per_byte",
-]
 
 
 @dataclass(frozen=True)
@@ -73,7 +59,7 @@ def study_frame(folder):
 
 
 def history(folder):
-    """A long DataFrame of every run's curves: arm, seed, then CURVES. `select/...` is NaN where not evaluated."""
+    """A long DataFrame of every run's curves: arm, seed, then HISTORY_COLUMNS. `select/...` is NaN where not evaluated."""
     return load(folder).curves
 
 
@@ -159,7 +145,7 @@ def _reason(run):
 
 def _curve(arm, seed, path, run, problems):
     """A run's history as a DataFrame, or None with a word in `problems` where a finished run has none."""
-    file = path / HISTORY_FILE
+    file = path / HISTORY_NAME
     if not file.is_file():
         if run.status == "finished":
             problems.append(f"{file}: missing")
@@ -173,7 +159,7 @@ def _curve(arm, seed, path, run, problems):
     if absent:
         problems.append(f"{file}: has no column {', '.join(absent)}")
         return None
-    frame = frame.reindex(columns=CURVES)
+    frame = frame.reindex(columns=list(HISTORY_COLUMNS))
     frame.insert(0, "arm", arm)
     frame.insert(1, "seed", seed)
     return frame
@@ -181,5 +167,5 @@ def _curve(arm, seed, path, run, problems):
 
 def _stacked(curves):
     if not curves:
-        return pd.DataFrame(columns=["arm", "seed", *CURVES])
+        return pd.DataFrame(columns=["arm", "seed", *HISTORY_COLUMNS])
     return pd.concat(curves, ignore_index=True)

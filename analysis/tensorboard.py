@@ -21,8 +21,9 @@ import numpy as np
 from analysis import plots
 from analysis.claims import judge
 from analysis.curves import bands, difference_bands
-from analysis.runs import CURVES, load
+from analysis.runs import load
 from analysis.tables import spelt
+from experiments.record import HISTORY_COLUMNS
 
 FOLDER = "tensorboard"
 LOSS, DIFFERENCE = "over_seeds/select_loss", "over_seeds/difference_percent"
@@ -104,7 +105,7 @@ def _run(writer, row, hparams, record, curve):
     writer.file_writer.add_summary(summary_v2.hparams_pb(hparams, trial_id=trial, start_time_secs=start))
     for point in curve.to_dict("records"):
         when = start + (point["seconds"] if np.isfinite(point["seconds"]) else 0)
-        for name in CURVES:
+        for name in HISTORY_COLUMNS:
             if name not in ("step", "seconds") and np.isfinite(point[name]):
                 writer.add_scalar(name, point[name], int(point["step"]), walltime=when)
     if record is not None:

@@ -4,19 +4,7 @@ import math
 import os
 from pathlib import Path
 
-NAME = "history.parquet"
-COLUMNS = (
-    "step",
-    "tokens",
-    "seconds",
-    "train/loss",
-    "lr",
-    "grad_norm",
-    "tokens_per_second",
-    "select/loss",
-    "select/perplexity",
-    "select/bits_per_byte",
-)
+from experiments.record import HISTORY_COLUMNS, HISTORY_NAME
 
 
 class History:
@@ -27,12 +15,12 @@ class History:
 
     def add(self, **values):
         """Append a row; absent columns become NaN."""
-        self.rows.append([float(values.get(name, math.nan)) for name in COLUMNS])
+        self.rows.append([float(values.get(name, math.nan)) for name in HISTORY_COLUMNS])
 
     @property
     def last(self):
         """{column: value} of the last row; empty before the first."""
-        return dict(zip(COLUMNS, self.rows[-1])) if self.rows else {}
+        return dict(zip(HISTORY_COLUMNS, self.rows[-1])) if self.rows else {}
 
     @property
     def seconds(self):
@@ -44,12 +32,12 @@ class History:
         import pyarrow
         import pyarrow.parquet
 
-        columns = list(zip(*self.rows)) or [[] for _ in COLUMNS]
-        table = pyarrow.table({name: pyarrow.array(column, pyarrow.float64()) for name, column in zip(COLUMNS, columns)})
-        for i, name in enumerate(COLUMNS[:2]):
+        columns = list(zip(*self.rows)) or [[] for _ in HISTORY_COLUMNS]
+        table = pyarrow.table({name: pyarrow.array(column, pyarrow.float64()) for name, column in zip(HISTORY_COLUMNS, columns)})
+        for i, name in enumerate(HISTORY_COLUMNS[:2]):
             table = table.set_column(i, name, table.column(name).cast(pyarrow.int64()))
-        path = Path(folder) / NAME
-        scratch = path.with_name(f".{NAME}.{os.getpid()}")
+        path = Path(folder) / HISTORY_NAME
+        scratch = path.with_name(f".{HISTORY_NAME}.{os.getpid()}")
         try:
             pyarrow.parquet.write_table(table, scratch)
             os.replace(scratch, path)

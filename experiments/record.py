@@ -10,6 +10,21 @@ from pydantic import Field
 from arch.spec import Spec
 
 NAME = "record.json"
+# The curves beside it: a row an optimizer step; `seconds` and `tokens_per_second` are of training, `select/*` are NaN
+# where the select split was not evaluated.
+HISTORY_NAME = "history.parquet"
+HISTORY_COLUMNS = (
+    "step",
+    "tokens",
+    "seconds",
+    "train/loss",
+    "lr",
+    "grad_norm",
+    "tokens_per_second",
+    "select/loss",
+    "select/perplexity",
+    "select/bits_per_byte",
+)
 
 
 class Failure(Spec):
@@ -57,13 +72,22 @@ class RunRecord(Spec):
 
     def write(self, folder):
         """Write `record.json` whole or not at all: a reader never sees half of one."""
-        write_atomically(Path(folder) / NAME, json.dumps(self.dump(), indent=1, allow_nan=False).encode())
+        write_record(self, Path(folder) / NAME)
 
     @classmethod
     def read(cls, folder):
         """The record in a run's folder, or None where there is none."""
-        path = Path(folder) / NAME
-        return cls.parse(json.loads(path.read_text())) if path.is_file() else None
+        return read_record(cls, Path(folder) / NAME)
+
+
+def write_record(record, path):
+    """A record as JSON, whole or not at all."""
+    write_atomically(path, json.dumps(record.dump(), indent=1, allow_nan=False).encode())
+
+
+def read_record(cls, path):
+    """The record of class `cls` in a file, or None where there is no file. Raises SpecError, json.JSONDecodeError."""
+    return cls.parse(json.loads(path.read_text())) if path.is_file() else None
 
 
 def write_atomically(path, content):

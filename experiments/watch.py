@@ -7,7 +7,8 @@ import pytorch_lightning as pl
 from experiments import checkpoint
 from experiments.device import peak_memory_bytes
 from experiments.evaluate import evaluate
-from experiments.history import COLUMNS, Events, History
+from experiments.history import Events, History
+from experiments.record import HISTORY_COLUMNS
 
 EVENTS_A_RUN = 200
 SECONDS_BETWEEN_REPORTS = 1.0
@@ -73,7 +74,7 @@ class Watch(pl.Callback):
             )
         self.evaluate_seconds += time.perf_counter() - started
         self.select_loss = metrics["select/loss"]
-        return {name: value for name, value in metrics.items() if name in COLUMNS}
+        return {name: value for name, value in metrics.items() if name in HISTORY_COLUMNS}
 
     def _tell(self, step, values, evaluated):
         now = time.perf_counter()

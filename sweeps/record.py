@@ -1,13 +1,12 @@
 """What is known of a study: `study.json` in its folder, from which a report is made."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from arch.spec import Spec
-from experiments.record import write_atomically
+from experiments.record import read_record, write_record
 
 NAME = "study.json"
 
@@ -59,10 +58,9 @@ class StudyRecord(Spec):
 
     def write(self, folder):
         """Write `study.json` whole or not at all."""
-        write_atomically(Path(folder) / NAME, json.dumps(self.dump(), indent=1, allow_nan=False).encode())
+        write_record(self, Path(folder) / NAME)
 
     @classmethod
     def read(cls, folder):
         """The record in a study's folder, or None where there is none."""
-        path = Path(folder) / NAME
-        return cls.parse(json.loads(path.read_text())) if path.is_file() else None
+        return read_record(cls, Path(folder) / NAME)

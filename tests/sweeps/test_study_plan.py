@@ -107,7 +107,7 @@ def test_bad_input_is_refused_before_anything_is_written(plan_study, study_data,
 
 def test_bad_input_names_the_file_and_line_of_the_arm(tmp_path, study_data):
     path = written(tmp_path, study_data | {"arms": {"a": {}, "b": {"model.layers": 0}}})
-    with pytest.raises(SpecError, match=rf"study\.yaml:\d+: model\.layers"):
+    with pytest.raises(SpecError, match=r"study\.yaml:\d+: model\.layers"):
         study.check(document.load(str(path), "sweeps"))
 
 
