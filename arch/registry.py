@@ -3,13 +3,14 @@
 Nothing is imported until a component is asked for, so names can be checked, and listed, without torch.
 """
 
+import ast
 import hashlib
 import importlib
 import inspect
 import pkgutil
 from pathlib import Path
 
-from arch.document import ROOT, Node, node
+from arch.document import ROOT, SHELVES, Node, node
 from arch.errors import SpecError, nearest
 from arch.spec import Spec, expand_like
 
@@ -133,16 +134,46 @@ def resolve(spec, source=None, path=()):
 
 
 def plugin_sources(data):
-    """`{import path: sha256 of its source file}` of every user component named anywhere in a resolved spec."""
+    """`{module: sha256 of its source}` of every user component named anywhere in a resolved spec, and of what it imports
+    from beside itself: its own package, and modules in the same folder."""
     found = {}
-    if isinstance(data, dict):
-        name = data.get("type")
-        if isinstance(name, str) and is_plugin(name):
-            origin = importlib.util.find_spec(name.partition(":")[0]).origin
-            found[name] = hashlib.sha256(Path(origin).read_bytes()).hexdigest()
-        for child in data.values():
-            found |= plugin_sources(child)
-    elif isinstance(data, (list, tuple)):
-        for child in data:
-            found |= plugin_sources(child)
+    for name in _plugins(data):
+        module = name.partition(":")[0]
+        path = Path(importlib.util.find_spec(module).origin)
+        _add_source(module, path.parents[module.count(".") + (path.name == "__init__.py")], found)
     return found
+
+
+def _plugins(data):
+    if isinstance(data, dict):
+        if isinstance(data.get("type"), str) and is_plugin(data["type"]):
+            yield data["type"]
+        data = list(data.values())
+    if isinstance(data, (list, tuple)):
+        for child in data:
+            yield from _plugins(child)
+
+
+def _add_source(module, folder, found):
+    """The module's source and, by the import statements in it, that of others below `folder`."""
+    path = _source_file(module, folder)
+    if path is None or module in found or module.partition(".")[0] in SHELVES:
+        return
+    source = path.read_bytes()
+    found[module] = hashlib.sha256(source).hexdigest()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for statement in ast.walk(ast.parse(source)):
+        if isinstance(statement, ast.Import):
+            for alias in statement.names:
+                _add_source(alias.name, folder, found)
+        elif isinstance(statement, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - statement.level + 1] if statement.level else []
+            origin = ".".join([*filter(None, above), *filter(None, [statement.module])])
+            for name in (origin, *(f"{origin}.{alias.name}" for alias in statement.names)):
+                _add_source(name, folder, found)
+
+
+def _source_file(module, folder):
+    """The file of a module that lies below `folder`, or None."""
+    base = folder.joinpath(*module.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)

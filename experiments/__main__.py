@@ -1,6 +1,7 @@
 """`python -m experiments`: one run from a spec, and what is known of it."""
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -43,15 +44,28 @@ def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = 
     from experiments.plan import plan
 
     planned = plan(load(spec, "experiments"))
+    from filelock import FileLock, Timeout
+
+    from arch.errors import DataError
     from experiments import device
     from experiments.train import train
 
     device.setup(planned.spec.train.threads)
     folder = runs / "single" / Path(spec).stem / f"run-{planned.identity[:12]}" / f"seed-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # Lightning starts this command again for every further device
+    lock = FileLock(folder / ".lock")
+    try:
+        if first:
+            lock.acquire(blocking=False)
+    except Timeout:
+        raise DataError(f"another process trains in {folder}") from None
     asked = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked.append(1))
-    record = train(planned, seed, folder, progress=Bar(), stop=lambda: bool(asked))
+    record = train(planned, seed, folder, progress=Bar() if first else None, stop=lambda: bool(asked))
+    if not first:
+        return
     print(f"\n{record.status}: {folder}")
     for name, value in record.metrics.items():
         print(f"  {name:24} {value:.4f}")

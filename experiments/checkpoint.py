@@ -1,6 +1,5 @@
 """Checkpoints that resume bit for bit: random state included, flushed to disk, renamed into place."""
 
-import os
 import random
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from arch.errors import DataError
 from arch.model import Model
-from experiments.record import RunRecord
+from experiments.record import RunRecord, durably
 from experiments.spec import ExperimentSpec
 
 NAME = "checkpoint.ckpt"
@@ -22,7 +21,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, flushes, renames: a kill at any moment leaves the old checkpoint or the new one."""
 
     def save_checkpoint(self, checkpoint, path, storage_options=None):
-        _durably(Path(path), lambda scratch: torch.save(checkpoint, scratch))
+        durably(Path(path), lambda scratch: torch.save(checkpoint, scratch))
 
     def load_checkpoint(self, path, map_location=None, weights_only=True):
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
@@ -55,7 +54,7 @@ def restore_random_state(state):
 def save_weights(model, folder):
     """The model's weights as safetensors."""
     weights = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
-    _durably(Path(folder) / WEIGHTS, lambda scratch: save_file(weights, scratch))
+    durably(Path(folder) / WEIGHTS, lambda scratch: save_file(weights, scratch))
 
 
 def load_model(folder):
@@ -66,14 +65,3 @@ def load_model(folder):
     model = Model(ExperimentSpec.parse(record.spec).model)
     model.load_state_dict(load_file(Path(folder) / WEIGHTS))
     return model
-
-
-def _durably(path, write):
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(scratch)
-        with open(scratch, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -1,13 +1,29 @@
 """Quality of a model on a split: the same rows for every arm and every seed."""
 
+from contextlib import contextmanager
+
 import torch
 
 
-@torch.no_grad()
+@contextmanager
+def evaluating(*modules):
+    """Modules in evaluation mode and no gradients; afterwards each is as it was."""
+    before = [module.training for module in modules]
+    for module in modules:
+        module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in zip(modules, before):
+            module.train(training)
+
+
 def evaluate(model, objective, corpus, split, rows, data, device):
     """The objective's metrics over `rows` rows of `split`, named SPLIT/METRIC."""
     sums = {}
-    for batch in corpus.evaluation(split, rows, data.context, data.rows):
-        _, _, more = objective(model, batch.to(device))
-        sums = {key: sums.get(key, 0) + value for key, value in more.items()}
+    with evaluating(model, objective):
+        for batch in corpus.evaluation(split, rows, data.context, data.rows):
+            _, _, more = objective(model, batch.to(device))
+            sums = {key: sums.get(key, 0) + value for key, value in more.items()}
     return {f"{split}/{name}": value for name, value in objective.summarise(sums).items()}

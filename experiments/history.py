@@ -1,10 +1,9 @@
 """The curves of a run: rows in memory, `history.parquet` for analysis, TensorBoard events for the eye."""
 
 import math
-import os
 from pathlib import Path
 
-from experiments.record import HISTORY_COLUMNS, HISTORY_NAME
+from experiments.record import HISTORY_COLUMNS, HISTORY_NAME, durably
 
 
 class History:
@@ -36,13 +35,7 @@ class History:
         table = pyarrow.table({name: pyarrow.array(column, pyarrow.float64()) for name, column in zip(HISTORY_COLUMNS, columns)})
         for i, name in enumerate(HISTORY_COLUMNS[:2]):
             table = table.set_column(i, name, table.column(name).cast(pyarrow.int64()))
-        path = Path(folder) / HISTORY_NAME
-        scratch = path.with_name(f".{HISTORY_NAME}.{os.getpid()}")
-        try:
-            pyarrow.parquet.write_table(table, scratch)
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
+        durably(Path(folder) / HISTORY_NAME, lambda scratch: pyarrow.parquet.write_table(table, scratch))
 
 
 class Events:

@@ -75,18 +75,21 @@ class TrainingModule(pl.LightningModule):
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.spec.optimizer.clip or float("inf"), foreach=True)
         loss, norm = float(self.trainer.strategy.reduce(loss, reduce_op="sum")), float(norm)
         if not torch.isfinite(torch.tensor([loss, norm])).all():
-            raise NonFinite(step, "the loss" if loss != loss or abs(loss) == float("inf") else "a gradient", self._bad())
+            raise NonFinite(step, "the loss" if loss != loss or abs(loss) == float("inf") else "a gradient", self.bad_groups())
         optimizer.step()
         self.last = {"train/loss": loss, "lr": rate, "grad_norm": norm}
 
-    def _bad(self):
-        """The groups of parameters (a block's sub-layer, the embedding, a norm) whose values or gradients are not finite."""
-        groups = {}
+    def bad_groups(self):
+        """The groups of parameters (a block's sub-layer, the embedding, a norm) with a value or gradient that is not
+        finite; where all are finite, the one with the largest value, which is where an overflow begins."""
+        largest = {}
         for name, weight in self.model.named_parameters():
-            fine = weight.isfinite().all() and (weight.grad is None or weight.grad.isfinite().all())
             group = ".".join(name.split(".")[:3]) if name.startswith("blocks.") else name.split(".")[0]
-            groups[group] = groups.get(group, True) and bool(fine)
-        return [group for group, fine in groups.items() if not fine]
+            sizes = [tensor.detach().abs().max().float() for tensor in (weight, weight.grad) if tensor is not None]
+            largest.setdefault(group, []).extend(float(size) if size.isfinite() else float("inf") for size in sizes)
+        largest = {group: max(sizes) for group, sizes in largest.items()}
+        bad = [group for group, size in largest.items() if size == float("inf")]
+        return bad or [max(largest, key=largest.get)]
 
     def on_save_checkpoint(self, checkpoint):
         checkpoint["random_state"] = random_state()

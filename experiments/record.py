@@ -76,8 +76,16 @@ class RunRecord(Spec):
 
     @classmethod
     def read(cls, folder):
-        """The record in a run's folder, or None where there is none."""
+        """The record in a run's folder, or None where there is none. Raises SpecError or ValueError for a broken one."""
         return read_record(cls, Path(folder) / NAME)
+
+    @classmethod
+    def read_whole(cls, folder):
+        """The record in a run's folder, or None where there is none that can be read."""
+        try:
+            return cls.read(folder)
+        except (OSError, ValueError):
+            return None
 
 
 def write_record(record, path):
@@ -91,14 +99,29 @@ def read_record(cls, path):
 
 
 def write_atomically(path, content):
-    """Write bytes to a file beside `path`, flush them to disk, then rename over it; on failure leave nothing."""
+    """Write bytes to a file, whole or not at all."""
+    durably(path, lambda scratch: scratch.write_bytes(content))
+
+
+def durably(path, write):
+    """Have `write(scratch)` write beside `path`, flush it to disk, rename it over `path`; on failure leave nothing.
+
+    A kill or a crash at any moment leaves the old file or the new one.
+    """
     path = Path(path)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(scratch, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write(scratch)
+        _flush(scratch)
         os.replace(scratch, path)
+        _flush(path.parent)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _flush(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

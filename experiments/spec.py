@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from arch import document
-from arch.spec import Component, Count, Fraction, List, ModelSpec, Positive, Spec, expand_like, place
+from arch.spec import Component, Count, Fraction, List, ModelSpec, Positive, Spec, expand_like, later, place
 
 
 class DataSpec(Spec):
@@ -49,15 +49,16 @@ class ScheduleSpec(Spec):
 
 
 class TrainSpec(Spec):
-    """`accumulate`: micro-batches a step (the step's result is the same to rounding). `threads`: CPU threads, which
-    decide bits and so are part of a run's identity. Accelerator, devices and strategy go to Lightning as they are."""
+    """`accumulate`: micro-batches a step (the step's result is the same to rounding). `threads`: CPU threads. Both
+    decide bits and so are part of a run's identity, as are accelerator and devices where they are not one CPU;
+    accelerator, devices and strategy go to Lightning as they are."""
 
     steps: Count
     accumulate: Count = 1
     precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
     threads: Count = 1
-    accelerator: str = place("cpu")
-    devices: Count = place(1)
+    accelerator: Literal["cpu", "gpu", "mps", "tpu"] = later("cpu")
+    devices: Count = later(1)
     strategy: str = place("auto")
     checkpoint_every: Count = place(100)
 

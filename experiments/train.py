@@ -1,8 +1,12 @@
 """From a plan and a seed to a run's record. Read `train` from top to bottom."""
 
+import atexit
 import importlib.metadata
+import math
+import os
 import platform
 import subprocess
+import tempfile
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,7 +20,7 @@ from arch.generate import generate
 from arch.model import new_model
 from experiments import checkpoint, device
 from experiments.data.corpus import prepare
-from experiments.evaluate import evaluate
+from experiments.evaluate import evaluate, evaluating
 from experiments.module import NonFinite, TrainingModule
 from experiments.record import Failure, RunRecord
 from experiments.watch import Interrupted, Watch
@@ -49,8 +53,8 @@ def train(plan, seed, folder, progress=None, stop=None):
     stop: asked after every step; true saves a checkpoint and ends the run as `interrupted`.
     Returns its RunRecord; a run that fails ends as `failed` and says why. Nothing is raised for it.
     """
-    folder = Path(folder)
-    record = RunRecord.read(folder)
+    folder, shared = _own_folder(Path(folder)), Path(folder)
+    record = RunRecord.read_whole(folder)
     if record and record.status == "finished" and (record.identity, record.seed) == (plan.identity, seed):
         return record
     earlier_seconds = record.wall_seconds if record and record.identity == plan.identity else 0.0
@@ -63,20 +67,22 @@ def train(plan, seed, folder, progress=None, stop=None):
         spec = plan.spec
         pl.seed_everything(seed, verbose=False)
         corpus = prepare(spec.data, spec.model.vocab_size)
-        _same_data(corpus, plan)
+        _unchanged(corpus, plan)
         corpus.save_tokenizer(folder)
         model = new_model(spec.model, seed)
         objective = registry.build("objective", spec.objective, corpus.byte_lengths)
         module = TrainingModule(model, objective, spec, corpus, seed)
         watch = Watch(corpus, spec, folder, progress, stop)
         trainer = _trainer(spec.train, watch, folder)
-        trainer.fit(module, ckpt_path=_resumable(folder, plan, seed))
+        trainer.fit(module, ckpt_path=_resumable(shared, plan, seed))
 
         where = trainer.strategy.root_device
         module.to(where)
         metrics = {name: value for name, value in watch.history.last.items() if name.startswith(("select/", "train/"))}
         with trainer.precision_plugin.forward_context():
             metrics |= evaluate(model, objective, corpus, "report", spec.evaluate.report_rows, spec.data, where)
+        if not all(map(math.isfinite, metrics.values())):
+            raise NonFinite(spec.train.steps, "a final metric", module.bad_groups())
         sample = _sample(model, corpus, spec, seed)
         checkpoint.save_weights(model, folder)
         _close(watch, folder, metrics, sample)
@@ -105,9 +111,21 @@ def _new_record(plan, seed):
     )
 
 
-def _same_data(corpus, plan):
+def _own_folder(folder):
+    """Where this process writes: the run's folder, or for all but the first of a data-parallel run one that is thrown
+    away, since they all compute the same record."""
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        return folder
+    scratch = tempfile.TemporaryDirectory(prefix="archbench-")
+    atexit.register(scratch.cleanup)
+    return Path(scratch.name)
+
+
+def _unchanged(corpus, plan):
     if corpus.fingerprint != plan.data["fingerprint"]:
         raise RuntimeError("the corpus has changed since the run was planned; plan it again")
+    if registry.plugin_sources(plan.spec.dump(identity=True)) != plan.plugins:
+        raise RuntimeError("a plug-in's source has changed since the run was planned; plan it again")
 
 
 def _trainer(spec, watch, folder):
@@ -151,7 +169,8 @@ def _sample(model, corpus, spec, seed):
         return ""
     start = corpus.tokenizer.token_to_id("<bos>")
     prompt_BT = torch.tensor([[start]], device=model.embedding.device)
-    written = generate(model, prompt_BT, tokens, temperature=0.8, seed=seed)
+    with evaluating(model):
+        written = generate(model, prompt_BT, tokens, temperature=0.8, seed=seed)
     return corpus.tokenizer.decode(written[0].tolist())
 
 
@@ -192,7 +211,7 @@ def _ended(record, outcome, folder, watch, wall_seconds):
         update=outcome
         | {
             "ended": _now(),
-            "wall_seconds": wall_seconds,
+            "wall_seconds": max(wall_seconds, last.get("seconds", 0.0)),  # a process that was killed left no time
             "steps": int(last.get("step", 0)),
             "tokens": int(last.get("tokens", 0)),
         }
@@ -204,7 +223,7 @@ def _ended(record, outcome, folder, watch, wall_seconds):
         if record.status == "finished":
             for name in (checkpoint.NAME, MARKER):
                 (folder / name).unlink(missing_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         note = f"no record could be written to {folder}: {error}"
         failure = record.failure or Failure(step=record.steps, error=type(error).__name__, message=str(error))
         record = record.model_copy(update={"status": "failed", "failure": failure, "notes": [*record.notes, note]})

@@ -54,10 +54,12 @@ class Watch(pl.Callback):
             self.events.scalars(step, values | {"memory/peak_bytes": memory})
         self._tell(step, values, evaluated)
         stopping = self.stop()
-        if stopping or (step % train.checkpoint_every == 0 and step < train.steps):
+        if step == train.steps:
+            return  # What is left takes no time worth saving, and there is always a step to resume with.
+        if stopping or step % train.checkpoint_every == 0:
             trainer.save_checkpoint(self.folder / checkpoint.NAME)
             self.history.write(self.folder)
-        if stopping and step < train.steps:
+        if stopping:
             raise Interrupted
 
     def _select(self, trainer, module):

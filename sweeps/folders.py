@@ -6,12 +6,10 @@
 The depth keeps the two apart: a search for reported runs never meets a trial.
 """
 
-import json
 import os
 import re
 from pathlib import Path
 
-from arch.errors import SpecError
 from experiments.record import NAME, RunRecord
 
 DIGEST = 12
@@ -61,14 +59,6 @@ def relative(folder, start):
     return os.path.relpath(folder, start)
 
 
-def read_record(folder):
-    """The RunRecord of a folder, or None where there is none that can be read."""
-    try:
-        return RunRecord.read(folder)
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, SpecError):
-        return None
-
-
 def finished(runs, identity, seed, own, trial=False):
     """The folder of a finished run of this identity and seed anywhere under `runs`, rather its `own`; or None.
 
@@ -81,5 +71,5 @@ def finished(runs, identity, seed, own, trial=False):
 
 def is_finished(folder, identity, seed):
     """Whether the run in this folder is that run, and done."""
-    record = read_record(folder)
+    record = RunRecord.read_whole(folder)
     return record is not None and (record.status, record.identity, record.seed) == ("finished", identity, seed)

@@ -34,9 +34,8 @@ class Job:
 
     @property
     def cores(self):
-        """CPU cores it keeps busy: one process a device on CPU, one process that feeds them elsewhere."""
-        train = self.plan.spec.train
-        return train.threads * (train.devices if train.accelerator == "cpu" else 1)
+        """CPU cores it keeps busy."""
+        return self.threads
 
     @property
     def flops(self):

@@ -13,7 +13,6 @@ from multiprocessing.connection import wait
 from arch.errors import SpecError
 from experiments.record import Failure, RunRecord
 from sweeps import worker
-from sweeps.folders import read_record
 from sweeps.job import Event, Job, Outcome
 
 TICK = 0.2
@@ -259,7 +258,7 @@ def _outcome(job, record):
 def _record_loss(job, why):
     """The run's record, closed by the pool because its own process could not; None where it cannot be written."""
     plan = job.plan
-    record = read_record(job.folder) or RunRecord(
+    record = RunRecord.read_whole(job.folder) or RunRecord(
         status="running",
         identity=plan.identity,
         seed=job.seed,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from experiments.record import RunRecord
 from sweeps import folders, space
 from sweeps import study as studies
 from sweeps.job import Outcome
@@ -84,7 +85,7 @@ def _do(study, jobs, pools, console):
     outcomes, left, done = {}, [], []
     for job in jobs:
         if folders.is_finished(job.folder, job.plan.identity, job.seed):
-            record = folders.read_record(job.folder)
+            record = RunRecord.read_whole(job.folder)
             outcomes[job.folder] = Outcome(job, "finished", record, reused=True)
             done.append((job, record))
         else:

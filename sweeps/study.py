@@ -148,7 +148,11 @@ def check(root, scale=None):
 
 
 def plan(name, scale, spec, arms, runs, command=""):
-    """The StudyPlan of checked arms: their data is prepared and their identities known. Raises DataError."""
+    """The StudyPlan of checked arms: their data is prepared and their identities known. Raises SpecError, DataError."""
+    for arm in arms:
+        if arm.spec.train.devices > 1:
+            reason = f"{arm.spec.train.devices} devices; a study's run has one (`python -m experiments run` takes more)"
+            raise arm.document.error(reason, ("train", "devices"))
     planned = [ArmPlan(arm, experiment.plan(arm.document), {}) for arm in arms]
     return StudyPlan(name, scale, spec, planned, Path(runs), command)
 

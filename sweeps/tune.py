@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from arch.errors import SpecError
 from arch.spec import digest
 from experiments import plan as experiment
+from experiments.record import RunRecord
 from sweeps import folders, space
 from sweeps.job import Job, Outcome
 from sweeps.record import TrialRecord
@@ -187,7 +188,7 @@ class Tuner:
         self._set(number, "runs", runs)
         for job in [job for job in self.jobs if folders.is_finished(job.folder, plan.identity, job.seed)]:
             self.jobs.remove(job)
-            self.told(Outcome(job, "finished", folders.read_record(job.folder), reused=True))
+            self.told(Outcome(job, "finished", RunRecord.read_whole(job.folder), reused=True))
 
     def _note(self, number, seed, outcome, value):
         self.values[number][seed] = value

@@ -119,6 +119,16 @@ BAD = {
     "low above high": (STUDY + TUNE % ("1e-2", "1e-3"), "study.yaml:27: tune.space.optimizer.lr: low = 0.01 must be below high = 0.001"),
     "low equal to high": (STUDY + TUNE % ("1e-2", "1e-2"), "study.yaml:27: tune.space.optimizer.lr: low = 0.01 must be below high = 0.01"),
     "tuning an unknown key": (STUDY + TUNE.replace("optimizer.lr", "optimizer.rate") % ("1e-3", "1e-2"), "unknown key"),
+    "several devices in a study": (
+        line(19, "train: {steps: 2, devices: 2, strategy: ddp}"),
+        "study.yaml:19: train.devices: 2 devices; a study's run has one",
+    ),
+    "an unknown accelerator": (line(19, "train: {steps: 2, accelerator: gpuu}"), "study.yaml:19: train.accelerator: 'gpuu' is not"),
+    "an unknown metric in a claim": (STUDY + "claim: {metric: report/los}\n", "study.yaml:27: claim.metric: 'report/los' is not"),
+    "tuning on the report split": (
+        STUDY + TUNE.replace("tune: {", "tune: {metric: report/loss, ") % ("1e-3", "1e-2"),
+        "study.yaml:27: tune.metric: 'report/loss' is not",
+    ),
     "no arms": (STUDY.replace("arms:\n  both: {}\n  local-only: {model.pattern: [local]}\n", "arms: {}\n"), "arms: expected at least one"),
     "unknown arm in a claim": (STUDY + "claim: {known_worse: [local-onyl]}\n", "no arm 'local-onyl'; did you mean 'local-only'"),
     "duplicate keys": (STUDY + "seeds: 2\n", "study.yaml:27: seeds: duplicate key; first given on line 24"),
@@ -220,7 +230,7 @@ def test_a_full_disk_ends_the_run_as_failed(tiny, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    record = train_until(tiny, tmp_path / "run", lambda: monkeypatch.setattr(checkpoint, "_durably", full))
+    record = train_until(tiny, tmp_path / "run", lambda: monkeypatch.setattr(checkpoint, "durably", full))
     on_disk = json.loads((tmp_path / "run/record.json").read_text())
     assert record.status == on_disk["status"] == "failed"
     assert "No space left" in on_disk["failure"]["message"] and on_disk["failure"]["step"] >= 2
@@ -281,3 +291,24 @@ def test_a_loss_that_is_not_finite_names_step_and_parameters(tiny, tmp_path):
     assert record.status == "failed" and record.failure.error == "NonFinite"
     assert record.failure.step == 3 and "blocks.1.ffn" in record.failure.parameters
     assert Path(tmp_path / "run/record.json").is_file()
+
+
+def test_weights_that_are_not_finite_after_the_last_step_fail_the_run(tiny, tmp_path):
+    from experiments.plan import plan
+    from experiments.train import train
+
+    tiny["optimizer"] |= {"lr": 1e36, "weight_decay": 10.0}
+    tiny["train"]["steps"] = 1
+    tiny["evaluate"] |= {"every": 5, "sample_tokens": 0}
+    record = train(plan(tiny), 0, tmp_path / "run")
+    assert record.status == "failed" and record.failure.error == "NonFinite" and record.failure.parameters
+    assert json.loads((tmp_path / "run/record.json").read_text())["status"] == "failed"
+
+
+def test_a_broken_record_is_replaced(tiny, tmp_path):
+    from experiments.plan import plan
+    from experiments.train import train
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/record.json").write_text('{"schema": 1, "stat')
+    assert train(plan(tiny), 0, tmp_path / "run").status == "finished"

@@ -20,7 +20,7 @@ import torch
 EVALUATION_SEED = 0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen: Lightning moves and converts batches field by field
 class Batch:
     """int64 tensors. `targets_BT`: -1 is no target. `doc_BT`: number of the document within the row, from 0; -1 is
     padding. `pos_BT`: position within that document (or piece of one), from 0."""

@@ -35,7 +35,7 @@ class Noisy(nn.Module):
         return ()
 
     def forward(self, x_BTD, layout, state=None):
-        if not torch.is_grad_enabled() or x_BTD.is_meta:
+        if not self.training or x_BTD.is_meta:
             return x_BTD * self.scale, state
         noise = torch.randn_like(x_BTD) + random.random() + numpy.random.rand()
         return x_BTD * self.scale + self.config.std * noise, state
@@ -119,3 +119,30 @@ def test_finished_run_is_returned_and_another_identity_never_resumed(tiny, tmp_p
     train(other, 0, tmp_path / "other", stop=lambda: asked.append(1) or len(asked) == 4)
     (tmp_path / "other/checkpoint.identity").write_text("something else")
     assert train(other, 0, tmp_path / "other").metrics == train(other, 0, tmp_path / "clean").metrics
+
+
+def test_a_run_that_dies_while_it_is_measured_resumes(tiny, tmp_path, monkeypatch):
+    """Also when it was asked to stop at its last step: what is left is done again from the last checkpoint."""
+    from experiments import train as trained
+    from experiments.plan import plan
+
+    planned = plan(tiny)
+
+    def die(*_):
+        raise SystemExit("killed here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trained, "evaluate", die)
+        with pytest.raises(SystemExit):
+            trained.train(planned, 0, tmp_path / "run", stop=lambda: False)
+    again = trained.train(planned, 0, tmp_path / "run")
+    assert again.status == "finished" and again.metrics == trained.train(planned, 0, tmp_path / "alone").metrics
+
+
+def test_a_stop_at_the_last_step_is_too_late(tiny, tmp_path):
+    from experiments.plan import plan
+    from experiments.train import train
+
+    asked = []
+    record = train(plan(tiny), 0, tmp_path / "run", stop=lambda: asked.append(1) or len(asked) == tiny["train"]["steps"])
+    assert record.status == "finished"

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 
 from arch.model import new_model
 from experiments.optim import build_optimizer, learning_rate
@@ -78,8 +79,9 @@ def test_identity_is_content_not_place(tiny, corpus_file, tmp_path):
     assert plan(tiny).identity != first
 
 
-def test_bf16_and_untied_and_softcap_train(tiny, tmp_path):
-    tiny["train"]["precision"] = "bf16-mixed"
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_bf16_and_untied_and_softcap_train(precision, tiny, tmp_path):
+    tiny["train"]["precision"] = precision
     tiny["model"] |= {"tie_embeddings": False, "logit_softcap": 30.0, "embed_scale": "sqrt_dim"}
     record = train(plan(tiny), 0, tmp_path / "run")
     assert record.status == "finished" and math.isfinite(record.metrics["report/loss"])
@@ -103,3 +105,31 @@ def test_two_processes_give_the_curve_of_one(tiny, tmp_path):
     assert done.returncode == 0, done.stderr + (tmp_path / "ddp/record.json").read_text()[-600:]
     together = json.loads((tmp_path / "ddp/record.json").read_text())["metrics"]
     assert together["report/loss"] == pytest.approx(alone["report/loss"], rel=1e-3)
+
+
+def test_evaluation_is_in_evaluation_mode_and_leaves_no_trace():
+    from torch import nn
+
+    from experiments.evaluate import evaluating
+
+    model, frozen = nn.Sequential(nn.Dropout(0.5)), nn.Dropout(0.5).eval()
+    with evaluating(model, frozen):
+        assert not model.training and not model[0].training and not torch.is_grad_enabled()
+    assert model[0].training and not frozen.training and torch.is_grad_enabled()
+
+
+def test_identity_covers_what_a_plug_in_imports_from_beside_itself(tmp_path, monkeypatch):
+    from arch.registry import plugin_sources
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/__init__.py").write_text("")
+    (tmp_path / "mine/mixer.py").write_text("import torch\nfrom . import helper\nfrom beside import value\n")
+    (tmp_path / "mine/helper.py").write_text("a = 1\n")
+    (tmp_path / "beside.py").write_text("value = 1\n")
+    spec = {"blocks": {"x": {"mixer": {"type": "mine.mixer:Mine"}}}}
+    before = plugin_sources(spec)
+    assert set(before) == {"mine", "mine.mixer", "mine.helper", "beside"}
+    (tmp_path / "beside.py").write_text("value = 2\n")
+    after = plugin_sources(spec)
+    assert {name for name in before if before[name] != after[name]} == {"beside"}

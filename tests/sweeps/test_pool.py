@@ -11,8 +11,8 @@ from filelock import FileLock
 
 from arch.errors import SpecError
 from arch.spec import digest
+from experiments.record import RunRecord
 from experiments.spec import ExperimentSpec
-from sweeps.folders import read_record
 from sweeps.job import Job
 from sweeps.pool import Pool, cores, worker_count
 
@@ -75,7 +75,7 @@ def test_a_killed_workers_run_is_tried_once_more_and_the_others_finish(job):
     assert len(set(visitors(jobs[1]))) == len(set(visitors(jobs[2]))) == 2
     assert "SIGKILL" in outcomes["c"].message
     assert [event.job.arm for event in events if event.kind == "again"].count("b") == 1
-    lost = read_record(jobs[2].folder)
+    lost = RunRecord.read_whole(jobs[2].folder)
     assert (lost.status, lost.failure.error, lost.identity) == ("failed", "WorkerLost", jobs[2].plan.identity)
 
 
@@ -128,7 +128,7 @@ def test_a_signal_lets_every_run_save_itself(job, number):
     with pytest.raises(KeyboardInterrupt), pool:
         pool.run(lambda: next(left, None), report)
     assert outcomes == {"a": "interrupted", "b": "interrupted"}
-    assert {read_record(each.folder).status for each in jobs[:2]} == {"interrupted"}
+    assert {RunRecord.read_whole(each.folder).status for each in jobs[:2]} == {"interrupted"}
     assert signal.getsignal(number) == before
 
 
@@ -140,7 +140,7 @@ def test_workers_end_when_their_pool_is_gone(job):
         time.sleep(0.02)
     worker.conn.close()  # what the system does when the pool's process dies
     worker.process.join(10)
-    assert worker.process.exitcode == 0 and read_record(one.folder).status == "interrupted"
+    assert worker.process.exitcode == 0 and RunRecord.read_whole(one.folder).status == "interrupted"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import sweeps_fakes
 
 from arch import document
 from arch.errors import SpecError
+from experiments.record import RunRecord
 from sweeps import folders, study
 from sweeps.record import StudyRecord
 from sweeps.scale import larger_scale
@@ -47,7 +48,7 @@ def test_a_record_of_another_identity_in_a_folder_of_that_name_is_not_reused(pla
     first, second = plan_study(study_data, "first"), plan_study(study_data, "second")
     job = first.jobs()[0]
     sweeps_fakes.finish(job)
-    other = folders.read_record(job.folder).model_copy(update={"identity": job.plan.identity[:12] + "0" * 52})
+    other = RunRecord.read_whole(job.folder).model_copy(update={"identity": job.plan.identity[:12] + "0" * 52})
     other.write(job.folder)
     assert second.jobs()[0].folder.is_relative_to(second.folder)
     (job.folder / "record.json").write_text("{ half a rec")
