@@ -112,14 +112,15 @@ def durably(path, write):
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(scratch)
-        _flush(scratch)
+        flush(scratch)
         os.replace(scratch, path)
-        _flush(path.parent)
+        flush(path.parent)
     finally:
         scratch.unlink(missing_ok=True)
 
 
-def _flush(path):
+def flush(path):
+    """Have a file's content, or a folder's list of names, on disk before this returns."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from arch.errors import DataError
+from experiments.record import flush
 
 VARIABLE = "ARCHBENCH_CACHE"
 
@@ -47,16 +48,8 @@ def _build(folder, build):
         scratch.mkdir()
         build(scratch)
         for path in (*scratch.iterdir(), scratch):
-            _flush(path)
+            flush(path)
         os.rename(scratch, folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _flush(path):
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
