@@ -71,7 +71,10 @@ def later(neutral, **kwargs):
 
 
 def place(default, **kwargs):
-    """A field about where a run computes (devices, workers, how often it saves), which is no part of identity."""
+    """A field about where a run computes or reads (strategy, files, how often it saves), which is no part of identity.
+
+    A default of `...` makes it required.
+    """
     return Field(default=default, json_schema_extra={"place": True}, **kwargs)
 
 

@@ -4,6 +4,7 @@ Shapes: B rows, T tokens.
 """
 
 import logging
+import math
 import warnings
 
 import pytorch_lightning as pl
@@ -74,8 +75,9 @@ class TrainingModule(pl.LightningModule):
             loss += loss_sum.detach() / weight
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.spec.optimizer.clip or float("inf"), foreach=True)
         loss, norm = float(self.trainer.strategy.reduce(loss, reduce_op="sum")), float(norm)
-        if not torch.isfinite(torch.tensor([loss, norm])).all():
-            raise NonFinite(step, "the loss" if loss != loss or abs(loss) == float("inf") else "a gradient", self.bad_groups())
+        for what, number in (("the loss", loss), ("a gradient", norm)):
+            if not math.isfinite(number):
+                raise NonFinite(step, what, self.bad_groups())
         optimizer.step()
         self.last = {"train/loss": loss, "lr": rate, "grad_norm": norm}
 

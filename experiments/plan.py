@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arch import cost, registry
-from arch.document import node
+from arch.document import lay, node
 from arch.errors import DataError
 from arch.spec import digest
 from experiments.data.corpus import prepare
@@ -22,34 +22,33 @@ class RunPlan:
     cost: dict[str, Any]
 
 
-def resolve(source, path=()):
-    """The ExperimentSpec at `path` of a document, every component complete. Reads no data. Raises SpecError."""
+def resolve(source):
+    """The ExperimentSpec of a document, every component complete. Reads no data. Raises SpecError."""
     root = node(source)
-    spec = ExperimentSpec.parse(root, path)
-    model = registry.resolve(spec.model, root, (*path, "model"))
-    cost.check_builds(model, root, (*path, "model"))
+    spec = ExperimentSpec.parse(root)
+    model = registry.resolve(spec.model, root, ("model",))
+    cost.check_builds(model, root, ("model",))
     data = spec.data.model_copy(
-        update={kind: registry.resolve_component(kind, root, (*path, "data", kind)) for kind in ("source", "tokenizer")}
+        update={kind: registry.resolve_component(kind, root, ("data", kind)) for kind in ("source", "tokenizer")}
     )
-    objective = spec.objective
-    if root.at((*path, "objective")).value is not root.at(path).value:
-        objective = registry.resolve_component("objective", root, (*path, "objective"))
+    with_default = lay(node({"objective": ExperimentSpec.model_fields["objective"].default}), root)
+    objective = registry.resolve_component("objective", with_default, ("objective",))
     return spec.model_copy(update={"model": model, "data": data, "objective": objective})
 
 
-def plan(source, path=()):
-    """A RunPlan of the experiment at `path` of a document; tokenizes its corpus where that was not done before.
+def plan(source):
+    """A RunPlan of the experiment of a document; tokenizes its corpus where that was not done before.
 
     Raises SpecError for what the spec says and for the data it names, DataError for a token cache that cannot be used.
     """
     root = node(source)
-    spec = resolve(root, path)
+    spec = resolve(root)
     try:
         corpus = prepare(spec.data, spec.model.vocab_size)
     except DataError as error:
         if error.key is None:
             raise
-        raise root.error(str(error), (*path, *error.key)) from None
+        raise root.error(str(error), error.key) from None
     content = spec.dump(identity=True)
     plugins = registry.plugin_sources(content)
     identity = digest({"spec": content, "data": corpus.fingerprint, "plugins": plugins})

@@ -14,7 +14,7 @@ class DataSpec(Spec):
     `source` says where the texts lie, not what they are: identity has the fingerprint of the texts instead.
     """
 
-    source: Component("source") = Field(json_schema_extra={"place": True})
+    source: Component("source") = place(...)
     tokenizer: Component("tokenizer")
     context: Annotated[int, Field(ge=2)]
     rows: Count

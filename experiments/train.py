@@ -161,11 +161,11 @@ def _resumable(folder, plan, seed):
 def _sample(model, corpus, spec, seed):
     """Text the trained model writes from nothing; empty for a model that sees ahead."""
     tokens = spec.evaluate.sample_tokens
+    if not tokens:
+        return ""
     try:
-        state = model.init_state(1, 1)
+        model.init_state(1, 1)
     except ValueError:
-        state = None
-    if not tokens or state is None:
         return ""
     start = corpus.tokenizer.token_to_id("<bos>")
     prompt_BT = torch.tensor([[start]], device=model.embedding.device)

@@ -29,13 +29,8 @@ class Job:
 
     @property
     def threads(self):
-        """CPU threads that its process is pinned to."""
+        """CPU threads that its process is pinned to, and so the cores it keeps busy."""
         return self.plan.spec.train.threads
-
-    @property
-    def cores(self):
-        """CPU cores it keeps busy."""
-        return self.threads
 
     @property
     def flops(self):

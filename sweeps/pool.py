@@ -42,7 +42,7 @@ def worker_count(jobs, asked=None, total=None, available=None):
     more are asked for than there are cores, because an oversubscribed run is slower than two after each other.
     """
     available = available or cores()
-    a_run = max((job.cores for job in jobs), default=1)
+    a_run = max((job.threads for job in jobs), default=1)
     most = max(1, available // a_run)
     if asked is not None and asked > most:
         raise SpecError(
