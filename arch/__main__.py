@@ -1,13 +1,16 @@
-"""`python -m arch`: what models there are, what one costs, how two differ."""
+"""`python -m arch`: what models there are, what one costs, how two differ; checkpoints in, out and at work."""
 
 import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from arch.cli import main, new_app
 
-app = new_app("Models as specs: list them, show what they cost, compare them.")
+app = new_app("Models as specs and as checkpoints: list, cost, compare; import, export, generate.")
 
 SpecArgument = Annotated[
     str, typer.Argument(metavar="SPEC", help="A path ending in .yaml, or a shipped name (see `list`).")
@@ -69,6 +72,71 @@ def diff(a: SpecArgument, b: SpecArgument):
         print("no difference")
 
 
+Family = Annotated[
+    str | None,
+    typer.Option(help="Whose names the tensors have: a family, or the import path of your own (docs/checkpoints.md)."),
+]
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A Hugging Face folder, or a weights file.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
+    spec: Annotated[str | None, typer.Option(help="What the model is, where SRC has no config.json that says it.")] = None,
+    family: Family = None,
+):
+    """Turn a checkpoint of others into a folder of ours: spec.yaml, model.safetensors, and the tokenizer if there is one."""
+    from arch import hf
+    from arch.show import written
+
+    with _bar(f"Importing {source}") as progress:
+        found = hf.import_(source, out, spec, family, progress)
+    print(f"{out}: {found.spec.layers} layers of {found.family}, {len(found.tensors.entries)} tensors")
+    for key, (theirs, ours) in found.differs.items():
+        print(f"  the spec has {key}: {written(ours)} where config.json has {written(theirs)}")
+    if found.ignored:
+        print(f"  left out, no part of the model: {', '.join(found.ignored[:3])}{_more(len(found.ignored) - 3)}")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A folder of ours: imported, or a finished run's.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
+):
+    """Write a checkpoint as a Hugging Face folder that `transformers` loads, if a class there computes just that model."""
+    from arch import hf
+
+    with _bar(f"Exporting {checkpoint}") as progress:
+        architecture = hf.export(checkpoint, out, progress)
+    print(f"{out}: {architecture}")
+
+
+@app.command()
+def generate(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A folder of ours, a run's, or a Hugging Face folder.")],
+    prompt: Annotated[str, typer.Option(help="The text to go on from; - reads it from standard input.")],
+    tokens: Annotated[int, typer.Option(min=0, help="At most this many tokens.")] = 100,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Choose among the k likeliest.")] = None,
+    top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Choose among the likeliest of this share.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's.")] = None,
+):
+    """Let a model write, token by token."""
+    from arch.tokenizer import TextTokens
+
+    text = TextTokens(checkpoint)
+    ids = text.encode(sys.stdin.read() if prompt == "-" else prompt)
+
+    from arch import hf
+    from arch.generate import writing
+
+    model = hf.load(checkpoint, dtype=_dtype(dtype))
+    for piece in text.stream(ids, writing(model, ids, tokens, temperature, top_k, top_p, seed)):
+        print(piece, end="", flush=True)
+    print()
+
+
 @app.command()
 def schema():
     """JSON Schema of a model spec, for editors."""
@@ -85,6 +153,33 @@ def _load(reference):
 
     root = document.load(reference, "arch")
     return root, registry.resolve(ModelSpec.parse(root), root)
+
+
+def _dtype(name):
+    """The torch type of a name, None for None. Raises SpecError."""
+    from arch.cost import DTYPES
+    from arch.errors import SpecError, nearest
+
+    if name is not None and name not in DTYPES:
+        raise SpecError(f"dtype: no dtype {name!r}{nearest(name, DTYPES)}")
+    return DTYPES.get(name)
+
+
+def _more(count):
+    return f" and {count} more" if count > 0 else ""
+
+
+@contextmanager
+def _bar(title):
+    """A progress bar in bytes on a terminal; yields the function to call with the bytes done."""
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title)
+        yield lambda size: bar.advance(task, size)
 
 
 if __name__ == "__main__":

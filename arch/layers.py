@@ -53,6 +53,11 @@ def drawn(initialiser, fan_in, layers):
     return normal(initialiser.std if initialiser.type == "normal" else math.sqrt(variance[initialiser.type]))
 
 
+def fan_in(inputs, stack, context):
+    """The inputs that count for the first values of one of `stack` matrices (see `InitSpec.stacked`)."""
+    return inputs * (stack if context.init.stacked == "jax" else 1)
+
+
 @torch.no_grad()
 def initialise(model, seed):
     """Draw every parameter of `model` in place.
@@ -69,11 +74,13 @@ def initialise(model, seed):
 
 
 class Linear(nn.Module):
-    """y = x W^T + b. `kind`: `matrix`, or `output` for a map that writes into the residual stream."""
+    """y = x W^T + b. `kind`: `matrix`, or `output` for a map that writes into the residual stream. `stack`: of how many
+    matrices that the reference Griffin code stores as one this is one (see `InitSpec.stacked`)."""
 
-    def __init__(self, inputs, outputs, context, kind="matrix", bias=False):
+    def __init__(self, inputs, outputs, context, kind="matrix", bias=False, stack=1):
         super().__init__()
-        self.weight = parameter((outputs, inputs), "matrix", drawn(getattr(context.init, kind), inputs, context.layers))
+        draw = drawn(getattr(context.init, kind), fan_in(inputs, stack, context), context.layers)
+        self.weight = parameter((outputs, inputs), "matrix", draw)
         self.bias = parameter((outputs,), "vector", constant(0.0)) if bias else None
 
     def forward(self, x):
@@ -83,12 +90,13 @@ class Linear(nn.Module):
 class BlockDiagonalLinear(nn.Module):
     """y = x W + b with W of `blocks` equal square blocks on the diagonal (Griffin, section 4.1); part of a recurrence."""
 
-    def __init__(self, width, blocks):
+    def __init__(self, width, blocks, context):
         super().__init__()
         if width % blocks:
             raise ValueError(f"blocks: {blocks} does not divide width = {width}")
         each = width // blocks
-        self.weight = parameter((blocks, each, each), "recurrence", normal(1 / math.sqrt(each)))
+        draw = normal(1 / math.sqrt(fan_in(each, blocks, context)))
+        self.weight = parameter((blocks, each, each), "recurrence", draw)
         self.bias = parameter((blocks, each), "recurrence", constant(0.0))
 
     def forward(self, x_BTR):

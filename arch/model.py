@@ -72,11 +72,12 @@ class Model(nn.Module):
         self.head = None if spec.tie_embeddings else Linear(spec.dim, spec.vocab_size, contexts[0])
 
     def embed(self, tokens_BT):
-        """Token embeddings, times sqrt(D) in the weights' own type where the spec says so."""
+        """Token embeddings, times sqrt(D) as the spec says: rounded to bfloat16, or to the weights' own type."""
         x_BTD = F.embedding(tokens_BT, self.embedding)
-        if self.spec.embed_scale == "sqrt_dim":
-            x_BTD = x_BTD * torch.tensor(math.sqrt(self.spec.dim), dtype=x_BTD.dtype)
-        return x_BTD
+        if self.spec.embed_scale == "none":
+            return x_BTD
+        rounded = torch.bfloat16 if self.spec.embed_scale == "sqrt_dim_bfloat16" else x_BTD.dtype
+        return x_BTD * torch.tensor(math.sqrt(self.spec.dim), dtype=rounded).to(x_BTD.dtype)
 
     def trunk(self, inputs, layout=None, state=None):
         """Hidden states after the final norm (B, T, D), and the new state (None if none was given).

@@ -244,11 +244,15 @@ class InitSpec(Spec):
     """Initial values by role. `output` are the matrices that write into the residual stream.
 
     The embedding's `fan_in` is 1/dim: with `embed_scale: sqrt_dim` the stream then starts at unit variance.
+    stacked: the inputs that count for matrices which the reference Griffin code stores stacked (a recurrence's gate
+    blocks, the two branches of a gated FFN): `torch`, each matrix's own, as its torch code draws them; `jax`, times the
+    number of matrices, as its JAX code does (gates with variance 1/R, not 1/(R / blocks); branches 1/(2 D), not 1/D).
     """
 
     matrix: Initialiser = Initialiser(type="fan_in")
     output: Initialiser = Initialiser(type="depth_scaled")
     embedding: Initialiser = Initialiser(type="fan_in")
+    stacked: Literal["torch", "jax"] = later("torch")
 
 
 class BlockSpec(Spec):
@@ -272,7 +276,8 @@ class ModelSpec(Spec):
     """A language model: embedding, `layers` blocks by `pattern`, final norm, head.
 
     pattern: block names, `5*local` for repeats, cycled over the layers and truncated at the end.
-    embed_scale: `sqrt_dim` multiplies embeddings (not the tied head) by sqrt(dim); `none` does not.
+    embed_scale: `sqrt_dim` multiplies embeddings (not the tied head) by sqrt(dim), in the weights' own type;
+    `sqrt_dim_bfloat16` by that number rounded to bfloat16, as RecurrentGemma's code does; `none` does not.
     tie_embeddings: the head is the embedding matrix. logit_softcap: c * tanh(logits / c).
     """
 
@@ -282,7 +287,7 @@ class ModelSpec(Spec):
     layers: Count
     pattern: List(str)
     blocks: dict[str, BlockSpec]
-    embed_scale: Literal["none", "sqrt_dim"] = "none"
+    embed_scale: Literal["none", "sqrt_dim", "sqrt_dim_bfloat16"] = "none"
     tie_embeddings: bool = True
     logit_softcap: Positive | None = None
     norm_eps: Positive = 1e-6

@@ -34,8 +34,8 @@ class Gated(nn.Module):
     def __init__(self, config, context):
         super().__init__()
         self.config = config
-        self.gate = Linear(context.dim, config.hidden, context, bias=config.bias)
-        self.up = Linear(context.dim, config.hidden, context, bias=config.bias)
+        self.gate = Linear(context.dim, config.hidden, context, bias=config.bias, stack=2)
+        self.up = Linear(context.dim, config.hidden, context, bias=config.bias, stack=2)
         self.down = Linear(config.hidden, context.dim, context, kind="output", bias=config.bias)
 
     def forward(self, x_BTD):

@@ -68,8 +68,8 @@ class RGLRU(nn.Module):
         taps.weight = parameter((config.taps, self.width), "vector", _tap_values(config.taps))
         taps.bias = parameter((self.width,), "vector", constant(0.0))
         self.conv = taps
-        self.recurrence_gate = BlockDiagonalLinear(self.width, config.blocks)
-        self.input_gate = BlockDiagonalLinear(self.width, config.blocks)
+        self.recurrence_gate = BlockDiagonalLinear(self.width, config.blocks, context)
+        self.input_gate = BlockDiagonalLinear(self.width, config.blocks, context)
         self.decay = parameter((self.width,), "recurrence", DECAY_INITS[config.decay_init](config.exponent))
 
     def init_state(self, batch, capacity, dtype=torch.float32, device=None):

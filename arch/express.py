@@ -1,0 +1,74 @@
+"""Which class of Hugging Face's `transformers` computes just what a spec says."""
+
+import json
+
+from arch import checkpoint, families, registry
+from arch.errors import DataError, SpecError
+from arch.spec import ModelSpec, diff
+
+
+def express(spec):
+    """(family, its Config) of the class that computes what a resolved ModelSpec says.
+
+    A config is near enough if reading it back gives the same spec, up to first values and the names of blocks. Raises
+    DataError with every class's reason where none is.
+    """
+    reasons = []
+    for name in families.names():
+        family = families.named(name)
+        if not hasattr(family, "Config"):
+            continue
+        try:
+            return family, _expressed(family, spec)
+        except ValueError as error:
+            reasons.append(f"  {name}: {error}")
+    raise DataError("no class of transformers can express this model:\n" + "\n".join(reasons), key=None)
+
+
+def resolved(data):
+    """The resolved ModelSpec of plain data."""
+    return registry.resolve(ModelSpec.parse(data), data)
+
+
+def differences(theirs, ours):
+    """Where two specs compute something else, layer by layer: `{dotted key: (theirs, ours)}` under our block names."""
+    found = diff(*({k: v for k, v in spec.dump().items() if k not in ("init", "pattern", "blocks")} for spec in (theirs, ours)))
+    if theirs.layers == ours.layers:
+        for their_name, name in dict.fromkeys(zip(theirs.layer_blocks(), ours.layer_blocks())):
+            for key, pair in diff(_computing(theirs, their_name), _computing(ours, name)).items():
+                found.setdefault(f"blocks.{name}.{key}", pair)
+    return found
+
+
+def _expressed(family, spec):
+    used = spec.model_copy(update={"blocks": {name: spec.blocks[name] for name in dict.fromkeys(spec.layer_blocks())}})
+    for name, block in used.blocks.items():
+        if block.mixer is None or block.ffn is None:
+            raise ValueError(f"blocks.{name}: it has no {'mixer' if block.mixer is None else 'ffn'}")
+        if spec.dim % block.mixer.get("heads", 1):
+            raise ValueError(f"blocks.{name}.mixer.heads: transformers wants them to divide dim = {spec.dim}")
+    families.table(family, used, checkpoint.parameters(used))
+    try:
+        config = family.Config.parse(family.Config.of(used))
+    except SpecError as error:
+        raise ValueError(f"its config's {error}") from None
+    lost = differences(resolved(config.spec()), used)
+    if lost:
+        said = (f"{key} is {json.dumps(ours)}, there {json.dumps(theirs)}" for key, (theirs, ours) in lost.items())
+        raise ValueError("; ".join(said))
+    return config
+
+
+def _computing(spec, name):
+    """A block as plain data: without what only decides first values, and with what a default stands for."""
+    block = spec.blocks[name].dump()
+    for part in (block["mixer"], block["ffn"]):
+        if part is not None:
+            part.pop("decay_init", None)
+    mixer = block["mixer"]
+    if mixer and mixer["type"] == "attention":
+        mixer["head_dim"] = mixer["head_dim"] or spec.dim // mixer["heads"]
+        mixer["query_scale"] = mixer["query_scale"] or mixer["head_dim"] ** -0.5
+    elif mixer and mixer["type"] == "rg_lru":
+        mixer["width"] = mixer["width"] or spec.dim
+    return block

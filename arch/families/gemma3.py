@@ -1,0 +1,71 @@
+"""Gemma 3 (text, and the text part of multimodal folders) and EmbeddingGemma's trunk as Hugging Face folders hold them
+(`transformers.Gemma3ForCausalLM`, `Gemma3TextModel`)."""
+
+from typing import Literal
+
+from arch.families import config, gemma2
+from arch.families.config import kinds, rope, rope_parameters
+from arch.families.gemma2 import block_of, frame_of, mixer_of, names_of, shared
+from arch.spec import Count, Positive
+
+# A text model, a bare trunk, and the multimodal folders of older and newer releases.
+ROOTS = ("model.", "", "language_model.model.", "model.language_model.")
+IGNORED = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+NAMES = gemma2.NAMES | {
+    "blocks.*.mixer.attention.q_norm.weight": "model.layers.*.self_attn.q_norm.weight",
+    "blocks.*.mixer.attention.k_norm.weight": "model.layers.*.self_attn.k_norm.weight",
+}
+
+
+class Config(config.Config):
+    """Gemma 3's config.json, or the `text_config` in it.
+
+    `sliding_window` is our window of a causal model; a bidirectional one sees half of it on each side. Linear scaling
+    is of the global layers' positions.
+    """
+
+    model_type: Literal["gemma3_text"] = "gemma3_text"
+    vocab_size: Count = 262_208
+    head_dim: Count = 256
+    query_pre_attn_scalar: Count = 256
+    sliding_window: Count = 4096
+    sliding_window_pattern: Count = 6
+    layer_types: list[Literal["sliding_attention", "full_attention"]] | None = None
+    rope_local_base_freq: Positive | None = None
+    attn_logit_softcapping: None = None
+    final_logit_softcapping: Positive | None = None
+    use_bidirectional_attention: bool | None = False
+
+    def architecture(self):
+        return "Gemma3TextModel" if self.use_bidirectional_attention else "Gemma3ForCausalLM"
+
+    def spec(self):
+        kind = self.rope_parameters or {"full_attention": self.rope_scaling}
+        ropes = {
+            "local": rope(kind.get("sliding_attention"), self.rope_local_base_freq or 10_000.0),
+            "global": rope(kind.get("full_attention"), self.rope_theta or 1_000_000.0),
+        }
+        default = ["sliding_attention"] * (self.sliding_window_pattern - 1) + ["full_attention"]
+        names = names_of(self.layer_types or default, self.num_hidden_layers)
+        half = self.sliding_window // 2
+        window = {"before": half, "after": half} if self.use_bidirectional_attention else self.sliding_window
+        windows = {"local": window, "global": None}
+        mixer = {**mixer_of(self), "qk_norm": True, "causal": not self.use_bidirectional_attention}
+        blocks = {
+            name: block_of(self, {**mixer, "rope": ropes[name], "window": windows[name]}) for name in dict.fromkeys(names)
+        }
+        return {**frame_of(self, names), "blocks": blocks}
+
+    @classmethod
+    def of(cls, spec):
+        local, whole = kinds(spec)
+        window = local.mixer["window"] or cls.model_fields["sliding_window"].default
+        return dict(
+            **shared(spec, local),
+            sliding_window=2 * window["before"] if isinstance(window, dict) else window,
+            use_bidirectional_attention=not local.mixer["causal"],
+            rope_parameters={
+                "sliding_attention": rope_parameters(local.mixer["rope"]),
+                "full_attention": rope_parameters(whole.mixer["rope"]),
+            },
+        )

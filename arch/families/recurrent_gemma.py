@@ -1,0 +1,131 @@
+"""RecurrentGemma as Hugging Face folders hold it (`transformers.RecurrentGemmaForCausalLM`)."""
+
+from typing import Literal
+
+from arch.families import config, gemma2
+from arch.families.config import ACTIVATIONS, kinds, pattern, rope, rope_parameters
+from arch.spec import Count, Positive
+from arch.tensors import As
+
+ROOTS = ("model.", "")
+NAMES = {
+    "embedding": "model.embed_tokens.weight",
+    "norm.weight": "model.final_norm.weight",
+    "head.weight": "lm_head.weight",
+    "blocks.*.mixer.before.weight": "model.layers.*.temporal_pre_norm.weight",
+    "blocks.*.ffn.before.weight": "model.layers.*.channel_pre_norm.weight",
+    "blocks.*.mixer.rg_lru.conv.weight": As(
+        "model.layers.*.temporal_block.conv_1d.weight", lambda w_R1J: w_R1J[:, 0].T, lambda w_JR: w_JR.T[:, None]
+    ),
+    "blocks.*.mixer.rg_lru.conv.bias": "model.layers.*.temporal_block.conv_1d.bias",
+    "blocks.*.mixer.rg_lru.recurrence_gate.weight": "model.layers.*.temporal_block.rg_lru.recurrent_gate_weight",
+    "blocks.*.mixer.rg_lru.recurrence_gate.bias": "model.layers.*.temporal_block.rg_lru.recurrent_gate_bias",
+    "blocks.*.mixer.rg_lru.input_gate.weight": "model.layers.*.temporal_block.rg_lru.input_gate_weight",
+    "blocks.*.mixer.rg_lru.input_gate.bias": "model.layers.*.temporal_block.rg_lru.input_gate_bias",
+    "blocks.*.mixer.rg_lru.decay": As("model.layers.*.temporal_block.rg_lru.recurrent_param", lambda L: -L, lambda L: -L),
+}
+NAMES |= {
+    f"blocks.*.mixer.rg_lru.{ours}.{kind}": f"model.layers.*.temporal_block.{theirs}.{kind}"
+    for ours, theirs in {"x": "linear_x", "y": "linear_y", "o": "linear_out"}.items()
+    for kind in ("weight", "bias")
+}
+NAMES |= {
+    name: theirs.replace("self_attn", "temporal_block")
+    for name, theirs in gemma2.NAMES.items()
+    if name.startswith("blocks.*.mixer.attention.")
+}
+NAMES |= {
+    f"blocks.*.ffn.gated.{part}.{kind}": f"model.layers.*.mlp_block.{part}_proj.{kind}"
+    for part in ("gate", "up", "down")
+    for kind in ("weight", "bias")
+}
+
+
+class Config(config.Config):
+    """RecurrentGemma's config.json. `attention_window_size` is our window; `intermediate_size` is of both branches.
+
+    The embedding is scaled by sqrt(dim) rounded to bfloat16. As many gate blocks as query heads, whose width is
+    hidden_size / heads.
+    """
+
+    model_type: Literal["recurrent_gemma"] = "recurrent_gemma"
+    vocab_size: Count = 256_000
+    hidden_size: Count = 2560
+    intermediate_size: Count = 7680
+    num_attention_heads: Count = 10
+    num_key_value_heads: Count | None = None
+    lru_width: Count | None = None
+    attention_window_size: Count = 2048
+    conv1d_width: Count = 4
+    logits_soft_cap: Positive = 30.0
+    partial_rotary_factor: Positive = 0.5
+    block_types: list[Literal["recurrent", "attention"]] = ["recurrent", "recurrent", "attention"]
+
+    def architecture(self):
+        return "RecurrentGemmaForCausalLM"
+
+    def spec(self):
+        names = [self.block_types[i % len(self.block_types)] for i in range(self.num_hidden_layers)]
+        if self.lru_width not in (None, self.hidden_size):
+            raise ValueError("lru_width: transformers keeps a decoding state of hidden_size channels; expected the same")
+        fraction = (self.rope_parameters or {}).get("partial_rotary_factor", self.partial_rotary_factor)
+        mixers = {
+            "recurrent": {"type": "rg_lru", "blocks": self.num_attention_heads, "taps": self.conv1d_width}
+            | {"decay_init": "reference"},
+            "attention": {
+                "type": "attention",
+                "heads": self.num_attention_heads,
+                "kv_heads": self.num_key_value_heads or self.num_attention_heads,
+                "head_dim": self.hidden_size // self.num_attention_heads,
+                "window": self.attention_window_size,
+                "rope": {**rope(self.rope_parameters, self.rope_theta or 10_000.0), "fraction": fraction},
+                "bias": self.attention_bias,
+                "output_bias": True,
+            },
+        }
+        ffn = {"type": "gated", "hidden": self.intermediate_size // 2, "bias": True}
+        ffn["activation"] = ACTIVATIONS[self.hidden_activation]
+        return {
+            "dim": self.hidden_size,
+            "vocab_size": self.vocab_size,
+            "layers": self.num_hidden_layers,
+            "pattern": pattern(names),
+            "embed_scale": "sqrt_dim_bfloat16",
+            "tie_embeddings": self.tie_word_embeddings,
+            "logit_softcap": self.logits_soft_cap,
+            "norm_eps": self.rms_norm_eps,
+            "blocks": {name: {"mixer": mixers[name], "ffn": ffn, "norm": "before"} for name in dict.fromkeys(names)},
+        }
+
+    @classmethod
+    def of(cls, spec):
+        attention, _ = kinds(spec)
+        blocks = [spec.blocks[name] for name in spec.layer_blocks()]
+        recurrent = next((block for block in blocks if block.mixer and block.mixer["type"] == "rg_lru"), None)
+        heads = attention.mixer["heads"] if attention else recurrent.mixer["blocks"]
+        ffn = (attention or recurrent).ffn
+        kinds_of = {name: "recurrent" if b.mixer["type"] == "rg_lru" else "attention" for name, b in spec.blocks.items()}
+        options = {}
+        if attention:
+            mixer = attention.mixer
+            options = {
+                "num_key_value_heads": mixer["kv_heads"],
+                "attention_window_size": mixer["window"],
+                "attention_bias": mixer["bias"],
+                "rope_parameters": rope_parameters(mixer["rope"], partial_rotary_factor=(mixer["rope"] or {}).get("fraction", 0.5)),
+            }
+        return dict(
+            vocab_size=spec.vocab_size,
+            hidden_size=spec.dim,
+            intermediate_size=2 * ffn["hidden"],
+            num_hidden_layers=spec.layers,
+            num_attention_heads=heads,
+            lru_width=recurrent and recurrent.mixer["width"],
+            conv1d_width=recurrent.mixer["taps"] if recurrent else 4,
+            logits_soft_cap=spec.logit_softcap,
+            hidden_activation=next(theirs for theirs, ours in ACTIVATIONS.items() if ours == ffn["activation"]),
+            rms_norm_eps=spec.norm_eps,
+            tie_word_embeddings=spec.tie_embeddings,
+            block_types=[kinds_of[name] for name in spec.layer_blocks()],
+            **options,
+        )

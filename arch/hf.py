@@ -1,0 +1,208 @@
+"""Checkpoints of others, in and out: Hugging Face folders and weights files, by the name tables of `arch.families`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from arch import checkpoint, cost, document, families, registry, tensors
+from arch.errors import DataError, SpecError
+from arch.express import differences, express
+from arch.spec import ModelSpec
+from arch.tensors import As, Entry, Tensors
+
+CONFIG = "config.json"
+TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint of others under our names.
+
+    ignored: their tensors that are no part of the model. differs: where a given spec computes something else than the
+    folder's own config, `{dotted key: (config's, spec's)}`. tokens: {bos_token_id, ...} where its config names them.
+    """
+
+    spec: ModelSpec
+    tensors: Tensors
+    family: str
+    ignored: list[str]
+    differs: dict
+    tokens: dict
+
+
+def load(path, spec=None, dtype=None, family=None):
+    """The Model of a checkpoint: a Hugging Face folder, a weights file (with a spec), or a folder of ours.
+
+    spec: a ModelSpec, or the name or path of one. dtype: by default that of the checkpoint. family: the import path of
+    a module with `NAMES`, where no family here knows the names. Raises DataError or SpecError.
+    """
+    if spec is None and checkpoint.is_checkpoint(path):
+        return checkpoint.load(path, dtype)
+    found = find(path, spec, family)
+    return checkpoint.build(found.spec, found.tensors, dtype)
+
+
+def import_(source, out, spec=None, family=None, progress=None):
+    """Write the checkpoint `source` of others as a folder of ours; tensors stream. Returns what was Found.
+
+    Raises DataError or SpecError, and then writes nothing. progress: called with the bytes of each tensor written.
+    """
+    found = find(source, spec, family)
+    with checkpoint.appearing(out) as scratch:
+        checkpoint.write(found.spec, found.tensors, scratch, progress)
+        if Path(source).is_dir():
+            checkpoint.copy_text_files(source, scratch)
+        if found.tokens and not (scratch / checkpoint.GENERATION).is_file():
+            (scratch / checkpoint.GENERATION).write_text(json.dumps(found.tokens, indent=1) + "\n")
+    return found
+
+
+def export(source, out, progress=None):
+    """Write a checkpoint folder of ours as a Hugging Face folder. Returns the name of the `transformers` class.
+
+    Raises DataError where no class can express the model, and then writes nothing.
+    """
+    spec, found = checkpoint.open_checkpoint(source)
+    family, config = express(spec)
+    named = families.table(family, spec, found.entries)
+    root = "model." if config.architecture().endswith("ForCausalLM") else ""  # a bare trunk's names have no root
+    theirs = {_rooted(to.name, root): As(ours, to.write) for ours, to in named.items()}
+    generation = checkpoint.generation(source)
+    said = {key: generation[key] for key in TOKEN_KEYS if key in generation}
+    types = {entry.dtype for entry in found.entries.values()}
+    dtype = str(max(types, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
+    with checkpoint.appearing(out) as scratch:
+        checkpoint.copy_text_files(source, scratch)
+        written = {"architectures": [config.architecture()], "dtype": dtype, **config.written(), **said}
+        (scratch / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
+        tensors.write(tensors.renamed(found, theirs), scratch / checkpoint.WEIGHTS, progress)
+    return config.architecture()
+
+
+def find(path, spec=None, family=None):
+    """A checkpoint of others as Found: every tensor accounted for, none read yet. Raises DataError or SpecError."""
+    held = tensors.open_tensors(path)
+    config = _config(Path(path) / CONFIG)
+    given = None if spec is None else spec if isinstance(spec, ModelSpec) else _loaded(spec)
+    chosen = families.named(family) if family else _family(path, config, held)
+    own = _spec_of(chosen, config) if config and hasattr(chosen, "Config") else None
+    spec = given or own
+    if spec is None:
+        raise DataError(f"{path}: no {CONFIG} of a known family says what the model is; give a spec", key=None)
+
+    expected = checkpoint.parameters(spec)
+    root = _root(chosen, held)
+    sources = {ours: As(_rooted(to.name, root), to.read) for ours, to in families.table(chosen, spec, expected).items()}
+    ignored = [name for name in held.entries if _ignored(name, chosen, spec)]
+    _check(path, expected, sources, held, ignored)
+    differs = differences(own, given) if own and given else {}
+    return Found(spec, tensors.renamed(held, sources), families.title(chosen), ignored, differs, _tokens(config))
+
+
+def _config(path):
+    """A folder's config.json as a Node that knows its lines, or None where there is none. Raises SpecError."""
+    if not path.is_file():
+        return None
+    try:
+        return document.read(path)
+    except SpecError:
+        try:
+            return document.node(json.loads(path.read_text()), str(path), 1)  # JSON that is not YAML (tabs, say)
+        except ValueError as error:
+            raise DataError(f"{path}: not valid JSON ({error})", key=None) from None
+
+
+def _text_config(config):
+    """The part that is about text, of a multimodal config."""
+    return config.value["text_config"] if "text_config" in config.value else config
+
+
+def _family(path, config, held):
+    """The family that reads this config's model_type, or else the one that knows the embedding's name."""
+    model_type = _text_config(config).value.get("model_type") if config else None
+    known = {name: families.named(name) for name in families.names()}
+    types = {}
+    for family in known.values():
+        if hasattr(family, "Config"):
+            types[family.Config.model_fields["model_type"].default] = family
+    if model_type is not None and model_type.value in types:
+        return types[model_type.value]
+    if model_type is None:
+        for family in known.values():
+            if _root(family, held) is not None:
+                return family
+    what = "the names of its tensors" if model_type is None else f"the model_type {model_type.value!r}"
+    raise DataError(
+        f"{path}: no family knows {what}; known: {', '.join(types)} and weights files of the reference Griffin. A name "
+        "table of your own can be given as a family, with a spec (docs/checkpoints.md)",
+        key=None,
+    )
+
+
+def _spec_of(family, config):
+    """The resolved ModelSpec that a config.json stands for. Raises SpecError at its file and line."""
+    part = _text_config(config)
+    # Keys that transformers writes but that say nothing about the model's mathematics are left aside.
+    known = document.Node({k: v for k, v in part.value.items() if k in family.Config.keys()}, part.file, part.line)
+    parsed = family.Config.parse(known)
+    try:
+        data = parsed.spec()
+    except ValueError as error:
+        key, colon, reason = str(error).partition(": ")
+        raise (part.error(reason, (key,)) if colon and key in part.value else part.error(str(error))) from None
+    root = document.node(data, part.file, part.line)
+    spec = registry.resolve(ModelSpec.parse(root), root)
+    cost.check_builds(spec, root)
+    return spec
+
+
+def _loaded(reference):
+    root = document.load(str(reference), "arch")
+    spec = registry.resolve(ModelSpec.parse(root), root)
+    cost.check_builds(spec, root)
+    return spec
+
+
+def _root(family, held):
+    """What stands in place of the names' leading `model.` in this checkpoint; None if the embedding is not there."""
+    embedding = family.NAMES["embedding"]
+    name = embedding.name if isinstance(embedding, As) else embedding
+    roots = getattr(family, "ROOTS", ("model.",))
+    return next((root for root in roots if _rooted(name, root) in held.entries), None)
+
+
+def _rooted(name, root):
+    return root + name.removeprefix("model.") if name.startswith("model.") and root is not None else name
+
+
+def _ignored(name, family, spec):
+    """Whether a tensor is no part of the model: of another tower, or the copy of an embedding that is also the head."""
+    return name.startswith(getattr(family, "IGNORED", ())) or (spec.tie_embeddings and name.endswith("lm_head.weight"))
+
+
+def _check(path, expected, sources, held, ignored):
+    used = {source.name for source in sources.values()}
+    entries = {name: entry for name, entry in held.entries.items() if name not in used and name not in ignored}
+    for ours, source in sources.items():
+        if source.name in held.entries:
+            entries[ours] = _translated(held.entries[source.name], source)
+    checkpoint.check(path, expected, entries, {ours: source.name for ours, source in sources.items()})
+
+
+def _translated(entry, source):
+    """Their entry as ours; as it is where it cannot even be laid out like ours."""
+    try:
+        return Entry(tuple(source.read(torch.empty(entry.shape, device="meta")).shape), entry.dtype)
+    except (RuntimeError, IndexError):
+        return entry
+
+
+def _tokens(config):
+    """Which tokens begin and end a text, as config.json has it: at the top, or in its part about text."""
+    if config is None:
+        return {}
+    places = [config.plain(), _text_config(config).plain()]
+    found = {key: next((p[key] for p in places if p.get(key) is not None), None) for key in TOKEN_KEYS}
+    return {key: value for key, value in found.items() if value is not None}

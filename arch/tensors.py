@@ -1,0 +1,168 @@
+"""Named tensors in files, read and written one at a time: a checkpoint may be larger than memory.
+
+Read: safetensors (one file, or a folder of shards) and files of `torch.save` that need no code to load.
+Written: safetensors, by its published layout: 8 bytes of header length, a JSON header, the tensors' bytes.
+"""
+
+import json
+import pickle
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from arch.errors import DataError
+
+# safetensors' names of the types that weights may have here; others are quantised, and not ours to guess.
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a tensor before it is read."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Tensors by name: `entries` from the files' headers, and `read()`, which yields (name, tensor), each once and in the
+    files' order. Whoever reads them drops each before the next."""
+
+    entries: dict[str, Entry]
+    read: Callable[[], Iterator[tuple[str, torch.Tensor]]]
+
+
+@dataclass(frozen=True)
+class As:
+    """The tensor that a checkpoint has under `name`, how it becomes ours and how ours becomes it (None: never)."""
+
+    name: str
+    read: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor
+    write: Callable[[torch.Tensor], torch.Tensor] | None = lambda tensor: tensor
+
+
+def open_tensors(path):
+    """The Tensors of a file or of a folder of safetensors files. Raises DataError."""
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder", key=None)
+    if path.is_dir():
+        return _folder(path)
+    return _shards([path]) if path.suffix == ".safetensors" else _pickled(path)
+
+
+def of_mapping(mapping):
+    """Tensors already in memory."""
+    entries = {name: Entry(tuple(tensor.shape), tensor.dtype) for name, tensor in mapping.items()}
+    return Tensors(entries, lambda: iter(mapping.items()))
+
+
+def renamed(tensors, table):
+    """`tensors` under other names: `table` is {new name: As(old name, read)}. Several may come from one old tensor."""
+    wanted = {}
+    for new, source in table.items():
+        wanted.setdefault(source.name, []).append((new, source))
+    entries = {}
+    for new, source in table.items():
+        old = tensors.entries[source.name]
+        entries[new] = Entry(tuple(source.read(torch.empty(old.shape, dtype=old.dtype, device="meta")).shape), old.dtype)
+
+    def read():
+        for old, tensor in tensors.read():
+            for new, source in wanted.get(old, ()):
+                yield new, source.read(tensor)
+
+    return Tensors(entries, read)
+
+
+def write(tensors, path, progress=None):
+    """Write `tensors` as one safetensors file; no more than one of them is held. progress: called with each's bytes."""
+    header, offsets, end = {"__metadata__": {"format": "pt"}}, {}, 0
+    for name, entry in tensors.entries.items():
+        size = entry.dtype.itemsize * torch.Size(entry.shape).numel()
+        header[name] = {"dtype": NAMES[entry.dtype], "shape": list(entry.shape), "data_offsets": [end, end + size]}
+        offsets[name], end = end, end + size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        first = file.tell()
+        file.truncate(first + end)
+        for name, tensor in tensors.read():
+            file.seek(first + offsets[name])
+            size = file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            if progress:
+                progress(size)
+
+
+def total_bytes(tensors):
+    """Bytes of all tensors together."""
+    return sum(entry.dtype.itemsize * torch.Size(entry.shape).numel() for entry in tensors.entries.values())
+
+
+def _folder(folder):
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise DataError(f"{index}: expected JSON with a `weight_map` of tensor names to files", key=None) from None
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise DataError(f"{index}: names files that are not there: {', '.join(missing)}", key=None)
+        return _shards([folder / name for name in names])
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickles = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
+        also = f"; it has {', '.join(pickles)}: give such a file itself, with a spec" if pickles else ""
+        raise DataError(f"{folder}: no .safetensors file in it{also}", key=None)
+    return _shards(files)
+
+
+def _shards(files):
+    entries, holders = {}, {}
+    for path in files:
+        for name, entry in _header(path):
+            if name in entries:
+                raise DataError(f"{path}: {name} is in {holders[name].name} too", key=None)
+            entries[name], holders[name] = entry, path
+
+    def read():
+        for path in files:
+            with safe_open(path, "pt") as file:
+                for name in file.offset_keys():
+                    yield name, file.get_tensor(name)
+
+    return Tensors(entries, read)
+
+
+def _header(path):
+    try:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():
+                piece = file.get_slice(name)
+                if piece.get_dtype() not in DTYPES:
+                    known = ", ".join(DTYPES)
+                    raise DataError(f"{path}: {name} is of type {piece.get_dtype()}; expected one of {known}", key=None)
+                yield name, Entry(tuple(piece.get_shape()), DTYPES[piece.get_dtype()])
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: not a whole safetensors file ({error})", key=None) from None
+
+
+def _pickled(path):
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        raise DataError(f"{path}: refused: it holds more than tensors, and loading it could run any code", key=None) from None
+    except (RuntimeError, ValueError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: neither safetensors nor a file of torch.save ({reason})", key=None) from None
+    if not isinstance(loaded, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in loaded.values()):
+        raise DataError(f"{path}: expected a mapping of names to tensors", key=None)
+    return of_mapping(loaded)
