@@ -65,9 +65,9 @@ class Spec(BaseModel):
         return data
 
 
-def later(neutral, **kwargs):
-    """A field added after the first release; at `neutral` it does not enter the digest."""
-    return Field(default=neutral, json_schema_extra={"neutral": neutral}, **kwargs)
+def later(neutral, place=False, **kwargs):
+    """A field added after the first release; at `neutral` it does not enter the digest, with `place` it never does."""
+    return Field(default=neutral, json_schema_extra={"neutral": neutral, "place": place}, **kwargs)
 
 
 def place(default, **kwargs):

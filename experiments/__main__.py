@@ -63,6 +63,8 @@ def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = 
     asked = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked.append(1))
+    if first and planned.start:
+        print(*planned.start.notes(), sep="\n")
     record = train(planned, seed, folder, progress=Bar() if first else None, stop=lambda: bool(asked))
     if not first:
         return
@@ -98,6 +100,24 @@ class Bar:
         )
         if told["step"] == told["steps"]:
             self.bar.stop()
+
+
+@app.command()
+def parity(out: Annotated[Path | None, typer.Option(help="write the document there instead of printing it")] = None):
+    """Compare our models with others' code and published numbers, as a Markdown document; exits 1 where they differ."""
+    from rich.console import Console
+
+    from experiments.parity import table
+
+    with Console(stderr=True).status("") as status:
+        rows = list(table.rows(progress=lambda name: status.update(f"Comparing {name}")))
+    text = table.document(rows)
+    if out is None:
+        print(text, end="")
+    else:
+        out.write_text(text, encoding="utf-8")
+    if "**differs**" in text:
+        raise typer.Exit(1)
 
 
 @app.command()

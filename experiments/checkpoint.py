@@ -8,13 +8,14 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from safetensors.torch import load_file, save_file
 
+import arch.checkpoint
 from arch.errors import DataError
 from arch.model import Model
 from experiments.record import RunRecord, durably
 from experiments.spec import ExperimentSpec
 
 NAME = "checkpoint.ckpt"
-WEIGHTS = "model.safetensors"
+WEIGHTS = arch.checkpoint.WEIGHTS
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -52,7 +53,8 @@ def restore_random_state(state):
 
 
 def save_weights(model, folder):
-    """The model's weights as safetensors."""
+    """The model's spec and its weights: the folder is then a checkpoint that `arch` can load, export and let write."""
+    durably(Path(folder) / arch.checkpoint.SPEC, lambda scratch: arch.checkpoint.write_spec(model.spec, scratch))
     weights = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
     durably(Path(folder) / WEIGHTS, lambda scratch: save_file(weights, scratch))
 

@@ -9,17 +9,22 @@ from arch.errors import DataError
 from arch.spec import digest
 from experiments.data.corpus import prepare
 from experiments.spec import ExperimentSpec
+from experiments.start import Start, plan_start
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run but for its seed. `identity` covers all that decides its result; the other fields go into its record."""
+    """A run but for its seed. `identity` covers all that decides its result; the other fields go into its record.
+
+    start: the checkpoint it starts from, None for first values drawn for the seed.
+    """
 
     spec: ExperimentSpec
     identity: str
     data: dict[str, Any]
     plugins: dict[str, str]
     cost: dict[str, Any]
+    start: Start | None = None
 
 
 def resolve(source):
@@ -44,6 +49,7 @@ def plan(source):
     root = node(source)
     spec = resolve(root)
     try:
+        start = spec.init_from and plan_start(spec.model, spec.init_from)
         corpus = prepare(spec.data, spec.model.vocab_size)
     except DataError as error:
         if error.key is None:
@@ -51,5 +57,9 @@ def plan(source):
         raise root.error(str(error), error.key) from None
     content = spec.dump(identity=True)
     plugins = registry.plugin_sources(content)
-    identity = digest({"spec": content, "data": corpus.fingerprint, "plugins": plugins})
-    return RunPlan(spec, identity, corpus.summary(), plugins, cost.summary(spec.model, spec.data.context))
+    decides = {"spec": content, "data": corpus.fingerprint, "plugins": plugins}
+    if start:
+        decides["init_from"] = start.sha256
+    return RunPlan(
+        spec, digest(decides), corpus.summary(), plugins, cost.summary(spec.model, spec.data.context), start or None
+    )

@@ -73,7 +73,11 @@ class EvaluateSpec(Spec):
 
 
 class ExperimentSpec(Spec):
-    """One run but for its seed."""
+    """One run but for its seed.
+
+    init_from: a checkpoint folder (`python -m arch import`, or a finished run's) that gives first values to the
+    parameters it has. The path is no part of identity, the content of the weights is.
+    """
 
     version: Literal[1] = Field(default=1, alias="schema")
     model: ModelSpec
@@ -83,6 +87,7 @@ class ExperimentSpec(Spec):
     schedule: ScheduleSpec = ScheduleSpec()
     train: TrainSpec
     evaluate: EvaluateSpec = EvaluateSpec()
+    init_from: str | None = later(None, place=True)
 
     @classmethod
     def parse(cls, source, path=()):

@@ -70,6 +70,8 @@ def train(plan, seed, folder, progress=None, stop=None):
         _unchanged(corpus, plan)
         corpus.save_tokenizer(folder)
         model = new_model(spec.model, seed)
+        if plan.start:
+            plan.start.fill(model)
         objective = registry.build("objective", spec.objective, corpus.byte_lengths)
         module = TrainingModule(model, objective, spec, corpus, seed)
         watch = Watch(corpus, spec, folder, progress, stop)
@@ -108,6 +110,7 @@ def _new_record(plan, seed):
         threads=torch.get_num_threads(),
         cost=plan.cost,
         started=_now(),
+        notes=list(plan.start.notes()) if plan.start else [],
     )
 
 

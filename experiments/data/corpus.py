@@ -102,8 +102,8 @@ class _Document:
 def prepare(data, vocab_size, cache=None):
     """The Corpus of a resolved DataSpec, tokenized now if no earlier run did; for a model of `vocab_size` tokens.
 
-    `cache`: the folder that prepared corpora lie in, by default `cache.root()`. They are keyed by the texts and the
-    tokenizer's options, so a changed file is a new corpus, and two processes may prepare the same one.
+    `cache`: the folder that prepared corpora lie in, by default `cache.root()`. They are keyed by the texts, the
+    tokenizer's options and, where it is not trained but read, its `content()`, so a changed file is a new corpus, and two processes may prepare the same one.
     Raises DataError for anything about the data that cannot be used.
     """
     source = data.source["type"]
@@ -111,6 +111,7 @@ def prepare(data, vocab_size, cache=None):
     splits = {split: [item for item in documents if split_of(item.digest) == split] for split in SPLITS}
     _check_splits(splits, source)
     texts = hashlib.sha256(b"".join(item.digest for item in documents)).hexdigest()
+    fixed = getattr(registry.build("tokenizer", data.tokenizer), "content", None)
     key = digest(
         {
             "format": FORMAT,
@@ -120,6 +121,7 @@ def prepare(data, vocab_size, cache=None):
             "plugins": registry.plugin_sources(data.tokenizer),
             "library": tokenizers.__version__,
         }
+        | ({"content": fixed()} if fixed else {})
     )
     folder = cached.obtain(cache or cached.root(), key, lambda scratch: _build(splits, texts, data.tokenizer, scratch))
     corpus = _open(folder, source)

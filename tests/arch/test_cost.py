@@ -219,53 +219,17 @@ def test_check_builds_places_what_a_component_refuses():
     assert str(caught.value) == "x.yaml:7: model.blocks.b0.mixer.heads: 3 does not divide dim = 16; give head_dim"
 
 
-# The papers' own figures: (non-embedding, embedding) parameters, and bf16 cache bytes at a context.
-PUBLISHED = {
-    "gemma2/2b": (2_024_517_888, 590_118_912, {8192: 654_311_424}),
-    "gemma2/9b": (8_324_201_984, 917_962_752, {8192: 2_113_929_216}),
-    "gemma2/27b": (26_047_480_320, 1_180_237_824, {8192: 2_315_255_808}),
-    "gemma3/270m": (100_326_016, 167_772_160, {32768: 108_527_616, 131072: 410_517_504}),
-    "gemma3/1b": (697_896_064, 301_989_888, {32768: 145_752_064, 131072: 548_405_248}),
-    "gemma3/4b": (3_209_010_688, 671_088_640, {32768: 792_723_456, 131072: 2_805_989_376}),
-    "gemma3/12b": (10_759_155_456, 1_006_632_960, {32768: 2_483_027_968, 131072: 8_925_478_912}),
-    "gemma3/27b": (25_599_716_096, 1_409_286_144, {32768: 3_120_562_176, 131072: 11_173_625_856}),
-    "recurrentgemma/2b": (2_027_502_080, 655_360_000, {}),
-    "recurrentgemma/9b": (7_531_401_216, 1_048_576_000, {}),
-}
-# Griffin, table 2: non-embedding parameters to the digits known.
-GRIFFIN = {"100m": "89M", "200m": "163M", "400m": "355M", "1.3b": "1.24B", "3b": "2.83B", "7b": "6.79B", "14b": "13.8B"}
-
-
 def shipped(name):
     root = document.load(name, "arch")
     return registry.resolve(ModelSpec.parse(root), root)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_sizes(name):
-    non_embedding, embedding, caches = PUBLISHED[name]
-    spec = shipped(name)
-    for context in caches or [1024]:
-        summary = cost.summary(spec, context, "bfloat16")
-        assert summary["parameters"]["non_embedding"] == non_embedding
-        assert summary["parameters"]["embedding"] == embedding
-        assert summary["cache_bytes"]["total"] == caches.get(context, summary["cache_bytes"]["total"])
-
-
-@pytest.mark.parametrize("name", GRIFFIN)
-def test_griffin_sizes(name):
-    count = cost.summary(shipped(f"griffin/{name}"), 512)["parameters"]["non_embedding"]
-    shown = f"{count / 1e6:.0f}M" if count < 1e9 else f"{count / 1e9:.3g}B"
-    assert shown == GRIFFIN[name]
-
-
 def test_realised_layers_of_the_papers():
-    counts = {name: Counter(shipped(name).layer_blocks()) for name in PUBLISHED}
-    assert counts["gemma3/27b"] == {"local": 52, "global": 10}
-    assert counts["gemma3/1b"] == {"local": 22, "global": 4}
-    assert counts["gemma2/9b"] == {"local": 21, "global": 21}
-    assert counts["recurrentgemma/2b"] == {"recurrent": 18, "attention": 8}
-    assert counts["recurrentgemma/9b"] == {"recurrent": 26, "attention": 12}
+    assert Counter(shipped("gemma3/27b").layer_blocks()) == {"local": 52, "global": 10}
+    assert Counter(shipped("gemma3/1b").layer_blocks()) == {"local": 22, "global": 4}
+    assert Counter(shipped("gemma2/9b").layer_blocks()) == {"local": 21, "global": 21}
+    assert Counter(shipped("recurrentgemma/2b").layer_blocks()) == {"recurrent": 18, "attention": 8}
+    assert Counter(shipped("recurrentgemma/9b").layer_blocks()) == {"recurrent": 26, "attention": 12}
     assert shipped("gemma2/9b").layer_blocks()[0] == "local"
 
 

@@ -1,0 +1,73 @@
+"""The shipped presets' sizes against published or derived ones: parameters to the last digit, cache bytes in bfloat16."""
+
+from dataclasses import dataclass, field
+
+from arch import cost, document
+from arch.express import resolved
+
+
+@dataclass(frozen=True)
+class Size:
+    """Non-embedding and embedding parameters, and the cache in bytes of one bfloat16 stream by tokens of context.
+
+    source: where the numbers are from; what is printed with fewer digits was derived from the printed shapes.
+    """
+
+    non_embedding: int
+    embedding: int
+    source: str
+    cache: dict[int, int] = field(default_factory=dict)
+
+
+GEMMA2, GEMMA3 = "report, table 2", "shapes of google-deepmind/gemma; report, table 1, in millions"
+RECURRENT = "report, table 1, and shapes of the released code"
+PUBLISHED = {
+    "gemma2/2b": Size(2_024_517_888, 590_118_912, GEMMA2, {8192: 654_311_424}),
+    "gemma2/9b": Size(8_324_201_984, 917_962_752, GEMMA2, {8192: 2_113_929_216}),
+    "gemma2/27b": Size(26_047_480_320, 1_180_237_824, GEMMA2, {8192: 2_315_255_808}),
+    "gemma3/270m": Size(100_326_016, 167_772_160, GEMMA3, {32768: 108_527_616, 131072: 410_517_504}),
+    "gemma3/1b": Size(697_896_064, 301_989_888, GEMMA3, {32768: 145_752_064, 131072: 548_405_248}),
+    "gemma3/4b": Size(3_209_010_688, 671_088_640, GEMMA3, {32768: 792_723_456, 131072: 2_805_989_376}),
+    "gemma3/12b": Size(10_759_155_456, 1_006_632_960, GEMMA3, {32768: 2_483_027_968, 131072: 8_925_478_912}),
+    "gemma3/27b": Size(25_599_716_096, 1_409_286_144, GEMMA3, {32768: 3_120_562_176, 131072: 11_173_625_856}),
+    "recurrentgemma/2b": Size(2_027_502_080, 655_360_000, RECURRENT),
+    "recurrentgemma/9b": Size(7_531_401_216, 1_048_576_000, RECURRENT),
+    "embeddinggemma/300m": Size(101_536_512, 201_326_592, "shapes of the released config"),
+}
+
+# Griffin, table 2: (width, recurrent width, layers, heads of 128 channels), and Griffin's size as the shapes give it.
+GRID = {
+    "100m": (768, 1024, 12, 6, "89M"),
+    "200m": (1024, 1536, 12, 8, "163M"),
+    "400m": (1536, 2048, 12, 12, "355M"),
+    "1.3b": (2048, 2560, 24, 16, "1.24B"),
+    "3b": (3072, 4096, 24, 24, "2.83B"),
+    "7b": (4096, 5632, 32, 32, "6.79B"),
+    "14b": (5120, 8192, 40, 40, "13.8B"),
+}
+VOCABULARY = 32_000
+
+
+def derived(family, size):
+    """The Size of a model of the Griffin paper's grid (`griffin`, `hawk` or `mqa`), written out from its table 2."""
+    D, R, layers, heads, _ = GRID[size]
+    rest = 3 * 3 * D * D + 2 * 3 * D + D + 2 * D  # a gated FFN of 3 D with biases, two norms
+    gates = 2 * (R * R // 16 + R)
+    recurrent = 2 * (D * R + R) + (R * D + D) + (4 * R + R) + gates + R + rest
+    attention = 2 * D * heads * 128 + D + 2 * D * 128 + rest  # biased on the output alone, one key head
+    windows = {"griffin": layers // 3, "hawk": 0, "mqa": layers}[family]
+    total = windows * attention + (layers - windows) * recurrent + D
+    return Size(total, VOCABULARY * D, "Griffin, table 2; the vocabulary is an assumption")
+
+
+def expected():
+    """{shipped spec: Size} of every preset."""
+    return PUBLISHED | {f"{family}/{size}": derived(family, size) for family in ("griffin", "hawk", "mqa") for size in GRID}
+
+
+def measured(name, size):
+    """What ours has, as a Size with the same contexts."""
+    spec = resolved(document.load(name, "arch").plain())
+    found = cost.summary(spec, 64)["parameters"]
+    caches = {context: cost.cache_bytes(spec, context, "bfloat16")["total"] for context in size.cache}
+    return Size(found["non_embedding"], found["embedding"], size.source, caches)

@@ -1,0 +1,102 @@
+"""What a run starts from beside its seed: the weights of a checkpoint, where it names one (`init_from`)."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from arch import checkpoint, tensors
+from arch.errors import DataError
+
+
+@dataclass(frozen=True)
+class Start:
+    """A checkpoint and what a model takes from it.
+
+    sha256: of its weights. taken: names of parameters that start from it. new: {name: why} of those that are drawn
+    for the seed. unused: parameters of the checkpoint that the model does not have.
+    """
+
+    folder: str
+    sha256: str
+    taken: tuple[str, ...]
+    new: dict[str, str]
+    unused: tuple[str, ...]
+
+    def notes(self):
+        """In words, for a record."""
+        total = len(self.taken) + len(self.new)
+        yield f"started from {self.folder}: {len(self.taken)} of {total} parameters"
+        by_reason = {}
+        for name, why in self.new.items():
+            by_reason.setdefault(why, []).append(name)
+        for why, names in by_reason.items():
+            yield f"new, {why}: {_short(names)}"
+        if self.unused:
+            yield f"in the checkpoint, but not in the model: {_short(self.unused)}"
+
+    def fill(self, model):
+        """Give `model` the parameters taken. Raises DataError if the checkpoint is no longer the one that was planned."""
+        if content(self.folder) != self.sha256:
+            raise DataError(f"{self.folder}: its weights have changed since the run was planned; plan it again", key=None)
+        _, found = checkpoint.open_checkpoint(self.folder)
+        checkpoint.fill(model, tensors.renamed(found, {name: tensors.As(name) for name in self.taken}))
+
+
+def plan_start(spec, folder):
+    """The Start of a model of `spec` (resolved) from a checkpoint folder. Raises DataError.
+
+    A parameter is taken where name and shape agree and it belongs to a component of the same type; a mixer that was
+    replaced by another is new as a whole, even where a name and a shape happen to fit.
+    """
+    try:
+        theirs, found = checkpoint.open_checkpoint(folder)
+    except ValueError as error:
+        raise DataError(f"{error}; `python -m arch import` makes a checkpoint folder of others'", key=("init_from",)) from None
+    new, taken, expected = {}, [], checkpoint.parameters(spec)
+    for name, shape in expected.items():
+        if name not in found.entries:
+            new[name] = "not in the checkpoint"
+        elif (mine := _component(spec, name)) != (other := _component(theirs, name)):
+            new[name] = f"of {mine} where the checkpoint has {other}"
+        elif found.entries[name].shape != shape:
+            new[name] = "of another shape than in the checkpoint"
+        else:
+            taken.append(name)
+    if not taken:
+        raise DataError(f"{folder}: it has no parameter of this model", key=("init_from",))
+    unused = tuple(name for name in found.entries if name not in expected)
+    return Start(str(folder), content(folder), tuple(taken), new, unused)
+
+
+def content(folder):
+    """sha256 (hex) of a checkpoint's weights file."""
+    path = Path(folder) / checkpoint.WEIGHTS
+    about = path.stat()
+    return _content(path.resolve(), about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _content(path, size, modified):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _component(spec, name):
+    """The type of the component that a parameter belongs to; None for norms and what stands around the blocks."""
+    match = re.match(r"blocks\.(\d+)\.(mixer|ffn)\.component\.", name)
+    return match and getattr(spec.blocks[spec.layer_blocks()[int(match[1])]], match[2])["type"]
+
+
+def _short(names):
+    """Parameter names with equal ones of several layers together: `blocks.{0,1,2}.mixer.component.q.weight`."""
+    layers = {}
+    for name in names:
+        match = re.fullmatch(r"blocks\.(\d+)\.(.*)", name)
+        layers.setdefault(match[2] if match else name, []).append(match and match[1])
+    shown = []
+    for rest, numbers in layers.items():
+        inside = numbers[0] if len(numbers) == 1 else "{" + ",".join(map(str, numbers)) + "}"
+        shown.append(rest if numbers[0] is None else f"blocks.{inside}.{rest}")
+    return ", ".join(shown)
