@@ -7,6 +7,7 @@ Written: safetensors, by its published layout: 8 bytes of header length, a JSON 
 import json
 import pickle
 import struct
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,11 +158,11 @@ def _header(path):
 
 def _pickled(path):
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
-        raise DataError(f"{path}: refused: it holds more than tensors, and loading it could run any code", key=None) from None
+        raise DataError(f"{path}: refused: it is no file of tensors alone, and loading it could run any code", key=None) from None
     except (RuntimeError, ValueError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{path}: neither safetensors nor a file of torch.save ({reason})", key=None) from None
     if not isinstance(loaded, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in loaded.values()):
         raise DataError(f"{path}: expected a mapping of names to tensors", key=None)
