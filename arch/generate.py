@@ -51,7 +51,7 @@ def kept(scores_BV, top_k=None, top_p=None):
         sorted_BV, order_BV = scores_BV.sort(dim=-1, descending=True, stable=True)
         p_BV = sorted_BV.softmax(dim=-1)
         before_BV = p_BV.cumsum(dim=-1) - p_BV
-        dropped_BV = torch.zeros_like(before_BV, dtype=torch.bool).scatter(1, order_BV, before_BV >= top_p)
+        dropped_BV = torch.zeros_like(before_BV, dtype=torch.bool).scatter(1, order_BV, (before_BV >= top_p) & (before_BV > 0))
         scores_BV = scores_BV.masked_fill(dropped_BV, float("-inf"))
     return scores_BV
 

@@ -52,7 +52,8 @@ def open_tensors(path):
     """The Tensors of a file or of a folder of safetensors files. Raises DataError."""
     path = Path(path)
     if not path.exists():
-        raise DataError(f"{path}: no such file or folder", key=None)
+        hub = f"; if it is on the Hugging Face hub: hf download {path} --local-dir FOLDER" if len(path.parts) == 2 else ""
+        raise DataError(f"{path}: no such file or folder{hub}", key=None)
     if path.is_dir():
         return _folder(path)
     return _shards([path]) if path.suffix == ".safetensors" else _pickled(path)

@@ -1,0 +1,167 @@
+"""What a model writes: reproducible, chosen as asked, stopped where a text ends, and never from numbers that are none."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny_specs import model_spec, resolved
+
+from arch import checkpoint, tensors
+from arch.errors import DataError
+from arch.generate import generate, kept, sample, writing
+from arch.model import new_model
+from arch.tokenizer import TextTokens
+from experiments.data.tokenizers.byte import Byte
+
+PROMPT = torch.tensor([[1, 5, 9]])
+
+
+@pytest.fixture
+def model():
+    """A recurrent and a windowed layer over the byte tokenizer's vocabulary."""
+    attention = {"type": "attention", "heads": 2, "window": 4}
+    model = new_model(model_spec(attention, {"type": "rg_lru"}, vocab_size=259), seed=0).eval()
+    with torch.no_grad():
+        model.norm.weight.add_(20)  # else all tokens are about as likely as each other
+    return model
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    """The same as a checkpoint folder with a tokenizer."""
+    path = tmp_path / "model"
+    path.mkdir()
+    checkpoint.write(model.spec, tensors.of_mapping(dict(model.state_dict())), path)
+    Byte(Byte.Config()).train([]).save(str(path / "tokenizer.json"))
+    return path
+
+
+def run(*arguments, stdin=None):
+    command = [sys.executable, "-m", "arch", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, input=stdin, env={**os.environ, "COLUMNS": "200"})
+
+
+def test_the_seed_decides(model):
+    first, again, other = (generate(model, PROMPT, 20, seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_greedy_is_what_every_narrow_choice_comes_to(model):
+    greedy = generate(model, PROMPT, 20, temperature=0)
+    for options in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}):
+        assert torch.equal(generate(model, PROMPT, 20, **options), greedy), options
+    scores = model(torch.cat([PROMPT, greedy], dim=1))[:, PROMPT.shape[1] - 1 : -1]
+    assert torch.equal(scores.argmax(-1), greedy)
+
+
+def test_tokens_come_one_by_one_as_all_at_once(model):
+    one_by_one = [int(token_B[0]) for token_B in sample(model, PROMPT, 12, top_k=9, seed=5)]
+    assert one_by_one == generate(model, PROMPT, 12, top_k=9, seed=5)[0].tolist()
+    assert generate(model, PROMPT, 0).shape == (1, 0)
+
+
+def test_which_tokens_are_kept():
+    scores = torch.tensor([[0.4, 0.1, 0.3, 0.2]]).log()
+    chosen = lambda **options: kept(scores, **options).isfinite()[0].tolist()  # noqa: E731
+    assert chosen() == [True] * 4
+    assert chosen(top_k=2) == [True, False, True, False] and chosen(top_k=9) == [True] * 4
+    assert chosen(top_p=0.4) == [True, False, False, False] and chosen(top_p=0.41) == [True, False, True, False]
+    assert chosen(top_p=0.0) == [True, False, False, False] and chosen(top_p=1.0) == [True] * 4
+    assert chosen(top_k=3, top_p=0.5) == [True, False, True, False]
+
+
+def test_chosen_as_often_as_likely(model):
+    """At temperature 2 with the 3 likeliest, over 3000 rows: shares within five standard deviations."""
+    rows = 3000
+    with torch.no_grad():
+        p_V = kept(model(PROMPT)[:, -1] / 2, top_k=3).softmax(-1)[0]
+    counts_V = torch.bincount(generate(model, PROMPT.expand(rows, -1), 1, temperature=2, top_k=3)[:, 0], minlength=259)
+    assert ((counts_V / rows - p_V).abs() <= 5 * (p_V * (1 - p_V) / rows).sqrt() + 1e-9).all()
+
+
+def test_scores_that_are_no_numbers_stop_it(model):
+    with torch.no_grad():
+        model.norm.weight.fill_(float("inf"))
+    with pytest.raises(DataError, match="not finite.*bfloat16"):
+        generate(model, PROMPT, 3)
+
+
+def test_float16_overflows_where_bfloat16_does_not(folder):
+    """The command that ends so names the one that may help."""
+    spec, found = checkpoint.open_checkpoint(folder)
+    held = dict(found.read())
+    held["embedding"] = (held["embedding"] * 3e5).contiguous()
+    (folder / "model.safetensors").unlink()
+    tensors.write(tensors.of_mapping(held), folder / "model.safetensors")
+    half = run("generate", folder, "--prompt", "a", "--tokens", 3, "--dtype", "float16")
+    assert half.returncode == 2 and "--dtype bfloat16" in half.stderr and "Traceback" not in half.stderr
+    assert run("generate", folder, "--prompt", "a", "--tokens", 3, "--dtype", "bfloat16").returncode == 0
+
+
+def test_the_beginning_of_a_text_stands_in_front_once(folder):
+    text = TextTokens(folder)
+    begin = text.tokenizer.token_to_id("<bos>")
+    assert text.encode("ab")[0] == begin and text.encode("ab").count(begin) == 1
+    assert text.encode("<bos>ab") == text.encode("ab")
+    assert text.ends == {text.tokenizer.token_to_id("<eos>")}
+
+
+def test_which_tokens_begin_and_end_a_text_can_be_said(folder):
+    said = {"bos_token_id": 7, "eos_token_id": [8, 9]}
+    (folder / "generation_config.json").write_text(json.dumps(said))
+    text = TextTokens(folder)
+    assert text.begin == 7 and text.ends == {8, 9}
+
+
+def test_a_text_ends_where_its_end_is_drawn(folder):
+    text = TextTokens(folder)
+    ids = text.encode("héllo")[1:]
+    end = next(iter(text.ends))
+    assert "".join(text.stream(text.encode("x"), [*ids, end, *ids])) == "héllo"
+
+
+def test_the_command_writes_the_same_each_time(folder):
+    first, again = (run("generate", folder, "--prompt", "def f", "--tokens", 20, "--top-k", 30) for _ in "ab")
+    assert first.returncode == 0 and first.stdout == again.stdout and first.stdout.strip()
+    piped = run("generate", folder, "--prompt", "-", "--tokens", 20, "--top-k", 30, stdin="def f")
+    assert piped.stdout == first.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        (["--prompt", "a", "--temperature", "-1"], "temperature"),
+        (["--prompt", "a", "--top-p", "1.5"], "top-p"),
+        (["--prompt", "a", "--dtype", "float17"], "no dtype 'float17'; did you mean 'float16'"),
+    ],
+)
+def test_a_wrong_option_is_said(arguments, text, folder):
+    done = run("generate", folder, *arguments)
+    assert done.returncode == 2 and text in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_cannot_write_says_why(folder, model):
+    ahead = resolved(
+        {
+            "dim": 16,
+            "vocab_size": 40,
+            "layers": 1,
+            "pattern": ["a"],
+            "blocks": {"a": {"mixer": {"type": "attention", "heads": 2, "causal": False}}},
+        }
+    )
+    with pytest.raises(DataError, match="sees ahead"):
+        next(writing(new_model(ahead, 0), [1], 3))
+    with pytest.raises(DataError, match="gives the id 300, but the model has 259 tokens"):
+        next(writing(model, [300], 3))
+    with pytest.raises(DataError, match="empty prompt"):
+        next(writing(model, [], 3))
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(DataError, match="cannot be read as a tokenizer"):
+        TextTokens(folder)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(DataError, match="no tokenizer.json in it"):
+        TextTokens(folder)

@@ -1,0 +1,173 @@
+"""Runs that start from a checkpoint: what is taken, what is new, and what is said of it."""
+
+import copy
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import arch.checkpoint
+from arch import hf
+from arch.errors import SpecError
+from experiments import checkpoint
+from experiments.plan import plan
+from experiments.train import train
+
+
+def changed(data, **dotted):
+    data = copy.deepcopy(data)
+    for key, value in dotted.items():
+        *path, last = key.split("__")
+        place = data
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return data
+
+
+@pytest.fixture
+def trained(tiny, tmp_path):
+    """A finished run of the tiny experiment: its folder."""
+    record = train(plan(tiny), 0, tmp_path / "first")
+    assert record.status == "finished", record.failure
+    return tmp_path / "first"
+
+
+def first_weights(planned, seed, folder, monkeypatch):
+    """The model's weights before the first step, and the record."""
+    seen = {}
+    from experiments.module import TrainingModule
+
+    whole = TrainingModule.training_step
+
+    def spy(self, batch, index):
+        if not seen:
+            seen.update({name: weight.detach().clone() for name, weight in self.model.named_parameters()})
+        return whole(self, batch, index)
+
+    monkeypatch.setattr(TrainingModule, "training_step", spy)
+    record = train(planned, seed, folder)
+    assert record.status == "finished", record.failure
+    return seen, record
+
+
+def test_a_run_starts_from_the_weights_of_another(tiny, trained, tmp_path, monkeypatch):
+    start, record = first_weights(plan(changed(tiny, init_from=str(trained))), 5, tmp_path / "second", monkeypatch)
+    stored = load_file(trained / "model.safetensors")
+    assert start.keys() == stored.keys() and all(torch.equal(start[name], stored[name]) for name in stored)
+    assert record.notes == [f"started from {trained}: {len(stored)} of {len(stored)} parameters"]
+
+
+def test_what_the_checkpoint_lacks_is_new_and_said(tiny, trained, tmp_path, monkeypatch):
+    """Another mixer in one layer, a wider FFN, a further layer, QK-norm: each for its own reason; the rest is taken."""
+    other = changed(tiny, init_from=str(trained))
+    other["model"]["layers"] = 4
+    blocks = other["model"]["blocks"]
+    blocks["local"]["mixer"]["qk_norm"] = True
+    blocks["local"]["ffn"]["hidden"] = 20
+    blocks["rec"] = {"like": "local", "mixer": {"type": "attention", "heads": 2, "kv_heads": 1, "window": 3}}
+    planned = plan(other)
+    start, record = first_weights(planned, 5, tmp_path / "second", monkeypatch)
+    new = planned.start.new
+    assert new["blocks.1.mixer.component.q_norm.weight"] == "not in the checkpoint"
+    assert new["blocks.3.mixer.before.weight"] == "not in the checkpoint"
+    assert new["blocks.0.mixer.component.o.weight"] == "of attention where the checkpoint has rg_lru"
+    assert new["blocks.1.ffn.component.up.weight"] == "of another shape than in the checkpoint"
+    stored = load_file(trained / "model.safetensors")
+    assert {"embedding", "norm.weight", "blocks.1.mixer.component.q.weight"} <= set(planned.start.taken)
+    assert set(planned.start.taken) | set(new) == set(start)
+    for name in planned.start.taken:
+        assert torch.equal(start[name], stored[name])
+    for name in new.keys() & stored.keys():
+        assert start[name].shape != stored[name].shape or not torch.equal(start[name], stored[name])
+    said = " ".join(record.notes)
+    assert "new, not in the checkpoint:" in said and "blocks.{0,1,2,3}.mixer.component.q_norm.weight" in said
+    assert "in the checkpoint, but not in the model: blocks.0.mixer.component.conv.bias" in said
+
+
+def test_identity_is_the_content_and_not_the_path(tiny, trained, tmp_path):
+    """The same weights elsewhere are the same run; other weights, or none, are another."""
+    here = plan(changed(tiny, init_from=str(trained)))
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("spec.yaml", "model.safetensors"):
+        (moved / name).write_bytes((trained / name).read_bytes())
+    assert plan(changed(tiny, init_from=str(moved))).identity == here.identity != plan(tiny).identity
+    weights = load_file(moved / "model.safetensors")
+    weights["norm.weight"] += 1
+    save_file(weights, moved / "model.safetensors")
+    assert plan(changed(tiny, init_from=str(moved))).identity != here.identity
+
+
+def test_weights_that_change_after_planning_fail_the_run(tiny, trained, tmp_path):
+    planned = plan(changed(tiny, init_from=str(trained)))
+    weights = load_file(trained / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, trained / "model.safetensors")
+    record = train(planned, 0, tmp_path / "second")
+    assert record.status == "failed" and "have changed since the run was planned" in record.failure.message
+
+
+@pytest.mark.parametrize(
+    "make, text",
+    [
+        (lambda folder: folder / "nowhere", "no checkpoint: expected spec.yaml and model.safetensors"),
+        (lambda folder: broken(folder), "missing    norm.weight"),
+    ],
+)
+def test_what_cannot_be_started_from_is_said_at_its_key(make, text, tiny, trained):
+    with pytest.raises(SpecError) as caught:
+        plan(changed(tiny, init_from=str(make(trained))))
+    assert caught.value.path == ("init_from",) and text in str(caught.value)
+
+
+def broken(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["norm.weight"]
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+def test_a_run_is_a_checkpoint_that_loads_writes_and_goes_out(tiny, tmp_path):
+    """A trained Gemma 3 in small: loaded by `arch`, by `experiments`, and exported for `transformers`."""
+    from experiments.parity import peers
+
+    tiny["model"] |= {"pattern": ["local", "global"], "embed_scale": "sqrt_dim"}
+    tiny["model"]["blocks"]["local"] |= {"norm": "sandwich"}
+    tiny["model"]["blocks"]["local"]["mixer"] |= {"qk_norm": True}
+    del tiny["model"]["blocks"]["rec"]
+    folder = tmp_path / "run"
+    assert train(plan(tiny), 0, folder).status == "finished"
+    mine, same = hf.load(folder), checkpoint.load_model(folder)
+    assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), same.parameters(), strict=True))
+    assert hf.export(folder, tmp_path / "out") == "Gemma3ForCausalLM"
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+    library = peers.transformers()
+    theirs = library.AutoModelForCausalLM.from_pretrained(tmp_path / "out", attn_implementation="eager")
+    tokens = torch.arange(3, 43).view(2, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(tokens).logits, mine(tokens), rtol=1e-4, atol=1e-5)
+
+
+def test_an_imported_model_goes_on_with_its_own_tokenizer(tiny, tmp_path):
+    """Import, `extends:` its spec, its weights, its tokenizer: the whole way of fine-tuning."""
+    from experiments.parity import peers
+
+    peers.peer(peers.CASES["gemma3"]).save_pretrained(tmp_path / "theirs")
+    tokenizer = {"type": "character"}
+    first = plan(changed(tiny, data__tokenizer=tokenizer))
+    from experiments.data.corpus import prepare
+
+    prepare(first.spec.data, 300).save_tokenizer(tmp_path / "theirs")
+    hf.import_(tmp_path / "theirs", tmp_path / "ours")
+    study = {
+        **{key: value for key, value in tiny.items() if key != "model"},
+        "model": arch.checkpoint.open_checkpoint(tmp_path / "ours")[0].dump(),
+        "init_from": str(tmp_path / "ours"),
+    }
+    study["data"] = {**tiny["data"], "tokenizer": {"type": "file", "path": str(tmp_path / "ours" / "tokenizer.json")}}
+    planned = plan(study)
+    assert not planned.start.new and planned.data["vocabulary"] == first.data["vocabulary"]
+    assert train(planned, 0, tmp_path / "run").status == "finished"
+    text = json.loads((tmp_path / "run" / "tokenizer.json").read_text())
+    assert text["model"] == json.loads((tmp_path / "ours" / "tokenizer.json").read_text())["model"]
