@@ -21,7 +21,8 @@ class TextTokens:
     def __init__(self, folder):
         path = Path(folder) / checkpoint.TOKENIZER
         if not path.is_file():
-            raise DataError(f"{folder}: no {checkpoint.TOKENIZER} in it; put the one that the model was trained with there", key=None)
+            hint = "put the one that the model was trained with there"
+            raise DataError(f"{folder}: no {checkpoint.TOKENIZER} in it; {hint}", key=None)
         try:
             self.tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception

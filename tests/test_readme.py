@@ -72,3 +72,57 @@ def test_the_readmes_mixer_gets_a_study_and_a_row_in_its_table(tmp_path):
     assert [line.split(",")[0] for line in table.stdout.splitlines()[1:]] == ["window", "ema"], table.stdout
     again = run("sweeps", "run", "small.yaml")
     assert again.returncode == 0 and "all 4 runs are finished already" in again.stdout
+
+
+def block(text, language, first):
+    """The fenced block of `text` whose first line is `# first`."""
+    return re.search(rf"```{language}\n(# {re.escape(first)}\n.*?)```", text, re.DOTALL)[1]
+
+
+@pytest.mark.slow
+def test_the_readmes_random_gemma_comes_in_writes_and_goes_out(tmp_path):
+    """The commands as they stand, one after the other."""
+    section = README[README.index("## Real weights") : README.index("## What is where")]
+    commands = re.search(r"```\n(.*?)```", section, re.DOTALL)[1].splitlines()
+    assert len(commands) == 5
+    bin_folder = str(Path(sys.executable).parent)
+    for command in commands:
+        environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+        done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == [
+        "generation_config.json",
+        "model.safetensors",
+        "spec.yaml",
+        "tokenizer.json",
+    ]
+    from transformers import AutoModelForCausalLM
+
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "back").config.sliding_window == 32
+
+
+def test_the_documents_new_family_is_a_table_and_a_spec(tmp_path, monkeypatch):
+    """Gemma 1 by the text of docs/checkpoints.md, made small: logits as those of `transformers`."""
+    import torch
+    from transformers import GemmaConfig, GemmaForCausalLM
+
+    from arch import hf
+
+    text = (ROOT / "docs" / "checkpoints.md").read_text()
+    (tmp_path / "my_families.py").write_text(block(text, "python", "my_families.py"))
+    (tmp_path / "gemma1.yaml").write_text(block(text, "yaml", "gemma1.yaml"))
+    blocks = "blocks: {layer: {mixer: {heads: 4, head_dim: 8}, ffn: {hidden: 48}}}"
+    (tmp_path / "small.yaml").write_text(f"extends: gemma1.yaml\ndim: 32\nvocab_size: 61\nlayers: 3\n{blocks}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    sizes = {"hidden_size": 32, "vocab_size": 61, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 1}
+    theirs = GemmaForCausalLM(GemmaConfig(**sizes, head_dim=8, intermediate_size=48)).eval()
+    with torch.no_grad():
+        for weight in theirs.parameters():
+            weight.normal_(0, 0.4)
+    theirs.save_pretrained(tmp_path / "gemma1")
+    with pytest.raises(ValueError, match="no family knows the model_type 'gemma'"):
+        hf.find(tmp_path / "gemma1", str(tmp_path / "small.yaml"))
+    mine = hf.load(tmp_path / "gemma1", str(tmp_path / "small.yaml"), family="my_families")
+    tokens = torch.arange(40).view(2, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(mine(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-4)

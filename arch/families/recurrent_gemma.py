@@ -104,7 +104,7 @@ class Config(config.Config):
         recurrent = next((block for block in blocks if block.mixer and block.mixer["type"] == "rg_lru"), None)
         heads = attention.mixer["heads"] if attention else recurrent.mixer["blocks"]
         ffn = (attention or recurrent).ffn
-        kinds_of = {name: "recurrent" if b.mixer["type"] == "rg_lru" else "attention" for name, b in spec.blocks.items()}
+        names = {"rg_lru": "recurrent", "attention": "attention"}
         options = {}
         if attention:
             mixer = attention.mixer
@@ -126,6 +126,6 @@ class Config(config.Config):
             hidden_activation=next(theirs for theirs, ours in ACTIVATIONS.items() if ours == ffn["activation"]),
             rms_norm_eps=spec.norm_eps,
             tie_word_embeddings=spec.tie_embeddings,
-            block_types=[kinds_of[name] for name in spec.layer_blocks()],
+            block_types=[names[block.mixer["type"]] for block in blocks],
             **options,
         )

@@ -103,7 +103,8 @@ def prepare(data, vocab_size, cache=None):
     """The Corpus of a resolved DataSpec, tokenized now if no earlier run did; for a model of `vocab_size` tokens.
 
     `cache`: the folder that prepared corpora lie in, by default `cache.root()`. They are keyed by the texts, the
-    tokenizer's options and, where it is not trained but read, its `content()`, so a changed file is a new corpus, and two processes may prepare the same one.
+    tokenizer's options and, where it is not trained but read, its `content()`, so a changed file is a new corpus, and
+    two processes may prepare the same one.
     Raises DataError for anything about the data that cannot be used.
     """
     source = data.source["type"]

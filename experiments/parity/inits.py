@@ -47,5 +47,6 @@ def rows():
     for name, source in sources.items():
         block = model(stacked=name).blocks[0]
         gate, branch = block.mixer.component.input_gate.weight, block.ffn.component.gate.weight
-        measured = f"gates {float(gate.detach().std()):.4f} ({BLOCKS} blocks of {each}), branches {float(branch.detach().std()):.4f} (width {DIM})"
+        gates, branches = float(gate.detach().std()), float(branch.detach().std())
+        measured = f"std: gates {gates:.4f} ({BLOCKS} blocks of {each}), branches {branches:.4f} (width {DIM})"
         yield First("gates, FFN branches", f"`init.stacked: {name}`", source, measured)

@@ -452,10 +452,11 @@ def test_models_are_read_and_written_without_transformers(gemma3, tmp_path):
     code = (
         "import sys; sys.modules['transformers'] = None\n"
         "from arch import hf\n"
-        f"hf.import_({str(gemma3)!r}, {str(tmp_path / 'ours')!r}); hf.export({str(tmp_path / 'ours')!r}, {str(tmp_path / 'back')!r})\n"
-        f"import torch; print(hf.load({str(tmp_path / 'ours')!r})(torch.ones(1, 3, dtype=torch.long)).shape)"
+        "hf.import_(sys.argv[1], sys.argv[2]); hf.export(sys.argv[2], sys.argv[3])\n"
+        "import torch; print(hf.load(sys.argv[2])(torch.ones(1, 3, dtype=torch.long)).shape)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    folders = gemma3, tmp_path / "ours", tmp_path / "back"
+    done = subprocess.run([sys.executable, "-c", code, *map(str, folders)], capture_output=True, text=True)
     assert "[1, 3, 97]" in done.stdout, done.stderr
 
 

@@ -119,3 +119,60 @@ def test_a_broken_tokenizer_file_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(DataError, match="tokenizer.json"):
         load(tmp_path / "tokenizer.json")
+
+
+def with_byte_fallback(path):
+    """A tokenizer.json as Gemma's are made: "\u2581" for a space, single bytes for what the vocabulary lacks."""
+    import tokenizers
+    from tokenizers import decoders, models, normalizers
+
+    vocabulary = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3, **{f"<0x{byte:02X}>": 4 + byte for byte in range(256)}}
+    for token in ("\u2581", "a", "b", "c", "ab", "\u2581ab", "é"):
+        vocabulary[token] = len(vocabulary)
+    merges = [("a", "b"), ("\u2581", "ab")]
+    built = tokenizers.Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    built.normalizer = normalizers.Replace(" ", "\u2581")
+    built.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    built.add_special_tokens(["<pad>", "<eos>", "<bos>", "<unk>"])
+    built.save(str(path))
+    return built
+
+
+def test_a_tokenizer_from_a_file_with_byte_fallback(tmp_path):
+    with_byte_fallback(tmp_path / "tokenizer.json")
+    component, tokenizer = trained({"type": "file", "path": str(tmp_path / "tokenizer.json")})
+    lengths = component.byte_lengths(tokenizer)
+    for text in [*TEXTS, *WEIRD, "ab ab cab é", "   "]:
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        assert tokenizer.decode(ids) == text and lengths[ids].sum() == len(text.encode())
+    assert [lengths[tokenizer.token_to_id(token)] for token in ("<bos>", "<0x00>", "\u2581ab", "é")] == [0, 1, 3, 2]
+
+
+@by_type(ALL)
+def test_a_tokenizer_from_a_file_is_the_one_that_was_written(spec, tmp_path):
+    component, tokenizer = trained(spec)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    other, again = trained({"type": "file", "path": str(tmp_path / "tokenizer.json")})
+    assert again.to_str() == tokenizer.to_str()
+    assert (other.byte_lengths(again) == component.byte_lengths(tokenizer)).all()
+
+
+def test_a_tokenizer_file_is_known_by_its_content(tmp_path):
+    """In the corpus's key the path plays no part, the content does."""
+    spec = registry.component("tokenizer", "file").Config(path=str(tmp_path / "tokenizer.json"))
+    assert spec.dump(identity=True) == {}
+    with_byte_fallback(tmp_path / "tokenizer.json")
+    component, _ = trained({"type": "file", "path": str(tmp_path / "tokenizer.json")})
+    first = component.content()
+    (tmp_path / "tokenizer.json").write_text((tmp_path / "tokenizer.json").read_text() + " ")
+    assert component.content() != first
+
+
+def test_a_tokenizer_file_that_will_not_do_is_said(tmp_path):
+    with pytest.raises(DataError, match="No such file"):
+        trained({"type": "file", "path": str(tmp_path / "none.json")})
+    built = with_byte_fallback(tmp_path / "tokenizer.json")
+    text = built.to_str().replace("<bos>", "<s>").replace("<eos>", "</s>")
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(DataError, match="it has no token <bos> and no <eos>"):
+        trained({"type": "file", "path": str(tmp_path / "tokenizer.json")})
