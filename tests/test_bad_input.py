@@ -1,10 +1,11 @@
-"""Every way a user may get a study wrong: exit code 2, one message that says where and what, no traceback, nothing written.
+"""Every way a user may get a study or a checkpoint wrong: exit code 2, one message that says where and what, no traceback, nothing written.
 
 The cases are typed as a user would type them and run through `python -m sweeps`' own entry (in this process, for
 speed; `test_a_real_process` shows that the process is no different). What is wrong inside a model's spec in all its
 variants is in tests/arch/test_bad_spec.py.
 """
 
+import importlib
 import json
 import os
 import subprocess
@@ -139,6 +140,28 @@ BAD = {
     "nested over 64 deep": ("arms: " + "[" * 70 + "]" * 70 + "\n", "study.yaml:1: nested over 64 levels deep"),
 }
 
+BAD |= {
+    "a checkpoint that is not there": (STUDY + "init_from: nowhere\n", "study.yaml:27: init_from: nowhere: no checkpoint"),
+    "a tokenizer that is not there": (
+        line(15, "  tokenizer: {type: file, path: none.json}"),
+        "study.yaml:15: data.tokenizer.path: none.json: No such file",
+    ),
+}
+
+# name: (words of a command of `arch`, what the message must say)
+BAD_CHECKPOINTS = {
+    "import of nothing": (["import", "nowhere", "out"], "nowhere: no such file or folder"),
+    "import of a hub's name": (["import", "google/gemma-3-1b-pt", "out"], "hf download google/gemma-3-1b-pt"),
+    "import of a folder without weights": (["import", ".", "out"], "no .safetensors file in it"),
+    "import of what is no weights file": (["import", "binary.txt", "out"], "binary.txt: refused"),
+    "import with a misspelt spec": (["import", "w.safetensors", "out", "--spec", "gemma3/1c"], "no shipped spec 'gemma3/1c'"),
+    "import with a misspelt family": (["import", "w.safetensors", "out", "--family", "gema3"], "did you mean 'gemma3'"),
+    "import without a spec": (["import", "w.safetensors", "out"], "no family knows the names of its tensors"),
+    "export of nothing": (["export", "nowhere", "out"], "nowhere: no checkpoint"),
+    "generate from nothing": (["generate", "nowhere", "--prompt", "a"], "nowhere: no tokenizer.json in it"),
+    "generate without a prompt": (["generate", "nowhere"], "--prompt"),
+}
+
 # name: (words of the command, what the message must say)
 BAD_COMMANDS = {
     "unknown study": (["run", "gemma3/local_globl"], "did you mean 'gemma3/local_global'"),
@@ -161,20 +184,19 @@ def folder(tmp_path, monkeypatch, corpus_file):
     return tmp_path
 
 
-def sweeps(arguments, capsys, monkeypatch):
-    """(exit code, stderr) of `python -m sweeps ARGUMENTS` in this process."""
-    from sweeps.__main__ import app
-
-    monkeypatch.setattr(sys, "argv", ["sweeps", *arguments])
+def sweeps(arguments, capsys, monkeypatch, package="sweeps"):
+    """(exit code, stderr) of `python -m PACKAGE ARGUMENTS` in this process."""
+    app = importlib.import_module(f"{package}.__main__").app
+    monkeypatch.setattr(sys, "argv", [package, *arguments])
     with pytest.raises(SystemExit) as ended:
-        cli.main(app, "sweeps")
+        cli.main(app, package)
     return ended.value.code, capsys.readouterr().err
 
 
-def refused(arguments, message, folder, capsys, monkeypatch):
+def refused(arguments, message, folder, capsys, monkeypatch, package="sweeps"):
     """Assert that a command ends with code 2 and this message, and writes nothing."""
     before = sorted(folder.rglob("*"))
-    code, said = sweeps(arguments, capsys, monkeypatch)
+    code, said = sweeps(arguments, capsys, monkeypatch, package)
     assert code == 2, said
     assert message in said, said
     assert "Traceback" not in said and len(said.splitlines()) <= 8, said
@@ -192,6 +214,18 @@ def test_a_bad_study_is_refused(name, folder, capsys, monkeypatch):
 def test_a_bad_command_is_refused(name, folder, capsys, monkeypatch):
     arguments, message = BAD_COMMANDS[name]
     refused(arguments, message, folder, capsys, monkeypatch)
+
+
+@pytest.mark.parametrize("name", BAD_CHECKPOINTS)
+def test_a_bad_checkpoint_is_refused(name, folder, capsys, monkeypatch):
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.ones(2)}, folder / "w.safetensors")
+    arguments, message = BAD_CHECKPOINTS[name]
+    if name == "import of a folder without weights":
+        (folder / "w.safetensors").unlink()
+    refused(arguments, message, folder, capsys, monkeypatch, "arch")
 
 
 def test_the_good_study_is_good(folder, capsys, monkeypatch):

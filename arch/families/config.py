@@ -44,11 +44,11 @@ def rope(parameters, theta):
     return {"theta": float(parameters.get("rope_theta") or theta), "scale": scale}
 
 
-def rope_parameters(rope, **more):
+def rope_parameters(rope):
     """What `rope` reads, from our options (of a mixer without rotary: the default, which reads back as another)."""
     rope = rope or {"theta": 10_000.0, "scale": 1.0}
     scaled = {"rope_type": "linear", "factor": rope["scale"]} if rope["scale"] != 1 else {"rope_type": "default"}
-    return {"rope_theta": rope["theta"], **scaled, **more}
+    return {"rope_theta": rope["theta"], **scaled}
 
 
 def pattern(names):

@@ -107,12 +107,12 @@ class Config(config.Config):
         names = {"rg_lru": "recurrent", "attention": "attention"}
         options = {}
         if attention:
-            mixer = attention.mixer
+            mixer, turned = attention.mixer, (attention.mixer["rope"] or {}).get("fraction", 0.5)
             options = {
                 "num_key_value_heads": mixer["kv_heads"],
                 "attention_window_size": mixer["window"],
                 "attention_bias": mixer["bias"],
-                "rope_parameters": rope_parameters(mixer["rope"], partial_rotary_factor=(mixer["rope"] or {}).get("fraction", 0.5)),
+                "rope_parameters": rope_parameters(mixer["rope"]) | {"partial_rotary_factor": turned},
             }
         return dict(
             vocab_size=spec.vocab_size,
