@@ -1,4 +1,5 @@
-"""Every way a user may get a study or a checkpoint wrong: exit code 2, one message that says where and what, no traceback, nothing written.
+"""Every way a user may get a study or a checkpoint wrong: exit code 2, one message that says where and what, no
+traceback, nothing written.
 
 The cases are typed as a user would type them and run through `python -m sweeps`' own entry (in this process, for
 speed; `test_a_real_process` shows that the process is no different). What is wrong inside a model's spec in all its
