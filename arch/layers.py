@@ -110,7 +110,7 @@ class RMSNorm(nn.Module):
     def forward(self, x):
         if torch.is_grad_enabled():
             return _RMSNorm.apply(x, self.weight, self.eps)
-        return rms_norm_reference(x, self.weight, self.eps)  # without a gradient to save for: fewer calls a token
+        return _normalised(x, self.weight, self.eps)[0]  # a decoded token feels the cost of each call
 
 
 def rms_norm_reference(x, weight, eps):
@@ -128,11 +128,9 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, eps):
-        wide = torch.promote_types(x.dtype, torch.float32)
-        r = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
-        r = r.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        y, r = _normalised(x, weight, eps)
         ctx.save_for_backward(x, weight, r)
-        return (x.to(wide) * r).mul_(1 + weight.to(wide)).to(x.dtype)
+        return y
 
     @staticmethod
     @once_differentiable
@@ -147,6 +145,14 @@ class _RMSNorm(torch.autograd.Function):
         return dx_ND.view(x.shape).to(x.dtype), dw_D.to(weight.dtype), None
 
 
+def _normalised(x, weight, eps):
+    """(y, r): what RMSNorm gives, and 1 / sqrt(mean(x^2) + eps) of each token."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    r = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    y = x.to(wide) * r
+    return torch.addcmul(y, y, weight.to(wide), out=y).to(x.dtype), r
+
+
 def rotary(x_BTHC, layout, rope):
     """Rotate the first `rope.fraction` of each head's channels, split in halves that form the pairs.
 
@@ -155,7 +161,9 @@ def rotary(x_BTHC, layout, rope):
     width = int(x_BTHC.shape[-1] * rope.fraction)
     key = ("rotary", width, rope.theta, rope.scale)
     cos_BT1c, sin_BT1c = layout.memo(key, lambda: _angles(layout.distinct_pos_BT, width, rope))
-    return _Rotary.apply(x_BTHC, cos_BT1c, sin_BT1c)
+    if torch.is_grad_enabled():
+        return _Rotary.apply(x_BTHC, cos_BT1c, sin_BT1c)
+    return _turned(x_BTHC, cos_BT1c, sin_BT1c, 1)
 
 
 class _Rotary(torch.autograd.Function):

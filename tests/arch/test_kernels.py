@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from arch.kernels import attention, linear_scan
-from arch.layers import RMSNorm, rms_norm_reference, rotary
+from arch.layers import Context, RMSNorm, initialise, rms_norm_reference, rotary
 from arch.layout import TokenLayout
-from arch.mixers.attention import Rope
+from arch.mixers.attention import Attention, Rope
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2}
 
@@ -195,6 +195,35 @@ def scan_operands(tokens, resets):
     b = torch.randn(2, tokens, 3, generator=generator, dtype=torch.float64)
     h0 = torch.randn(2, 3, generator=generator, dtype=torch.float64)
     return [x.requires_grad_() for x in (a, b, h0)]
+
+
+@pytest.mark.parametrize("window", [None, 20])
+def test_a_full_state_refuses_another_token(window):
+    """It would overwrite a token that is still seen; a ring of a whole window goes round."""
+    x, layout = torch.zeros(1, 6, 16), TokenLayout.whole(1, 6)
+    mixer = Attention(Attention.Config(heads=2, window=window), Context(dim=16)).requires_grad_(False)
+    for weight in mixer.parameters():
+        weight.zero_()
+    _, state = mixer(x, layout, mixer.init_state(1, 6))
+    with pytest.raises(ValueError, match="room for 6 tokens cannot take 7"):
+        mixer(x[:, :1], TokenLayout.whole(1, 1, first=6), state)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5, 7, 30])
+def test_decoding_goes_round_the_ring_in_place(chunk):
+    """Chunks larger and smaller than the window; the state's memory stays where it is."""
+    config = Attention.Config(heads=2, kv_heads=1, window=5, softcap=3.0)
+    mixer = Attention(config, Context(dim=16)).requires_grad_(False)
+    initialise(mixer, seed=0)
+    x = torch.randn(2, 30, 16, generator=torch.Generator().manual_seed(0))
+    whole, _ = mixer(x, TokenLayout.whole(2, 30))
+    state, parts = mixer.init_state(2, 30), []
+    memory = state.k_BKSC.data_ptr(), state.v_BKSC.data_ptr()
+    for first, part in zip(range(0, 30, chunk), x.split(chunk, 1)):
+        y, state = mixer(part, TokenLayout.whole(2, part.shape[1], first=first), state)
+        parts.append(y)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-5, atol=1e-6)
+    assert memory == (state.k_BKSC.data_ptr(), state.v_BKSC.data_ptr()) and state.slots == 5
 
 
 @each_dtype

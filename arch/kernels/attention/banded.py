@@ -1,6 +1,6 @@
 """Attention within a window, all blocks of queries in lockstep: time and memory linear in T.
 
-A block of Q queries meets the P + Q + A keys around it, P and A being the window's two sides rounded up to blocks. Their
+A block of Q queries meets the P + Q + A keys around it, P and A being the window's sides rounded up to blocks. Their
 keys overlap from block to block; they are views into one padded stream, not copies.
 
 Shapes: N blocks; others see `arch.kernels.attention` and `tile`, where S is P + Q + A.
