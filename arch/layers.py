@@ -158,21 +158,21 @@ def rotary(x_BTHC, layout, rope):
 
     The angle of pair i at position p is p * theta^(-2i / width) / scale, computed in float32.
     """
-    width = int(x_BTHC.shape[-1] * rope.fraction)
-    key = ("rotary", width, rope.theta, rope.scale)
-    cos_BT1c, sin_BT1c = layout.memo(key, lambda: _angles(layout.distinct_pos_BT, width, rope))
+    channels, width = x_BTHC.shape[-1], int(x_BTHC.shape[-1] * rope.fraction)
+    key = ("rotary", channels, width, rope.theta, rope.scale)
+    cos_BT1C, sin_BT1c = layout.memo(key, lambda: _angles(layout.distinct_pos_BT, channels, width, rope))
     if torch.is_grad_enabled():
-        return _Rotary.apply(x_BTHC, cos_BT1c, sin_BT1c)
-    return _turned(x_BTHC, cos_BT1c, sin_BT1c, 1)
+        return _Rotary.apply(x_BTHC, cos_BT1C, sin_BT1c)
+    return _turned(x_BTHC, cos_BT1C, sin_BT1c, 1)
 
 
 class _Rotary(torch.autograd.Function):
     """(x, y) -> (x cos - y sin, y cos + x sin), by the halves of the first channels; its gradient turns back."""
 
     @staticmethod
-    def forward(ctx, x_BTHC, cos_BT1c, sin_BT1c):
-        ctx.save_for_backward(cos_BT1c, sin_BT1c)
-        return _turned(x_BTHC, cos_BT1c, sin_BT1c, 1)
+    def forward(ctx, x_BTHC, cos_BT1C, sin_BT1c):
+        ctx.save_for_backward(cos_BT1C, sin_BT1c)
+        return _turned(x_BTHC, cos_BT1C, sin_BT1c, 1)
 
     @staticmethod
     @once_differentiable
@@ -180,19 +180,18 @@ class _Rotary(torch.autograd.Function):
         return _turned(grad_BTHC, *ctx.saved_tensors, -1), None, None
 
 
-def _turned(x_BTHC, cos_BT1c, sin_BT1c, sign):
-    half = cos_BT1c.shape[-1]
+def _turned(x_BTHC, cos_BT1C, sin_BT1c, sign):
+    half = sin_BT1c.shape[-1]
     wide = x_BTHC.to(torch.promote_types(x_BTHC.dtype, torch.float32))
-    first, second = wide[..., :half], wide[..., half : 2 * half]
-    y_BTHC = torch.empty(wide.shape, dtype=wide.dtype, device=wide.device)
-    torch.mul(first, cos_BT1c, out=y_BTHC[..., :half]).addcmul_(second, sin_BT1c, value=-sign)
-    torch.mul(second, cos_BT1c, out=y_BTHC[..., half : 2 * half]).addcmul_(first, sin_BT1c, value=sign)
-    y_BTHC[..., 2 * half :] = wide[..., 2 * half :]
+    y_BTHC = wide * cos_BT1C
+    y_BTHC[..., :half].addcmul_(wide[..., half : 2 * half], sin_BT1c, value=-sign)
+    y_BTHC[..., half : 2 * half].addcmul_(wide[..., :half], sin_BT1c, value=sign)
     return y_BTHC.to(x_BTHC.dtype)
 
 
-def _angles(pos_BT, width, rope):
-    """Cosine and sine (B, T, 1, c), for all heads."""
+def _angles(pos_BT, channels, width, rope):
+    """Cosine of every channel (B, T, 1, C), 1 where it is not turned, and sine of the pairs (B, T, 1, c)."""
     i_c = torch.arange(0, width, 2, dtype=torch.float32, device=pos_BT.device)
     angle_BT1c = pos_BT[..., None, None].float() * (rope.theta ** (-i_c / width) / rope.scale)
-    return angle_BT1c.cos(), angle_BT1c.sin()
+    cos_BT1c = angle_BT1c.cos()
+    return F.pad(torch.cat([cos_BT1c, cos_BT1c], -1), (0, channels - width), value=1.0), angle_BT1c.sin()
