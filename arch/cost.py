@@ -10,8 +10,8 @@ is in neither, nor is the embedding lookup; the head (2 D V) is in both, at ever
 
 ideal     what the visible pairs need: 2 a weight of every map, and the mixer's own `mixing_flops(layout)`, where it
           has one. prefill is the average over the N positions, decode what the last of them adds, train 3 x prefill.
-executed  what `torch.utils.flop_counter` sees on the path that is chosen on the meta device, which for fused attention
-          is all of T x S. train is forward and backward, prefill a forward without a state (both over N tokens, by N),
+executed  what `torch.utils.flop_counter` sees on the path that is chosen on the meta device, a CPU's: attention in
+          blocks, whose backward pass makes the scores again. train is forward and backward, prefill a forward without a state (both over N tokens, by N),
           decode one token with a state of capacity N that has seen N - 1. The linear scan counts 2 a channel and token.
 
 A map is a `Linear`, a `BlockDiagonalLinear`, or any other parameter of two or more dimensions with the role `matrix`.
@@ -23,7 +23,6 @@ from dataclasses import dataclass, fields, is_dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from arch import registry
@@ -281,27 +280,10 @@ def _kept(run, module):
         kept.setdefault(_storage(tensor), tensor)
         return tensor
 
-    with torch.enable_grad(), _FusedAttention(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         run()
     weights = {_storage(weight) for weight in module.parameters()}
     return {key: tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights}
-
-
-class _FusedAttention(TorchFunctionMode):
-    """On the meta device torch would write fused attention out, T x S scores a head; real devices keep only its
-    operands, output and log-sum-exp, and a mask in their own type. This takes the CPU's operation."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        return _fused_attention(*args, **kwargs)
-
-
-def _fused_attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        attn_mask = torch.empty_like(attn_mask, dtype=q.dtype)
-    operation = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return operation(q, k, v, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
 
 
 def _storage(tensor):

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from arch.spec import InitSpec
 
@@ -115,7 +116,49 @@ class RMSNorm(nn.Module):
         self.weight = parameter((width,), "vector", constant(0.0))
 
     def forward(self, x):
-        return F.rms_norm(x.float(), (x.shape[-1],), 1 + self.weight.float(), self.eps).to(x.dtype)
+        if torch.is_grad_enabled():
+            return _RMSNorm.apply(x, self.weight, self.eps)
+        return _normalised(x, self.weight, self.eps)[0]  # a decoded token feels the cost of each call
+
+
+def rms_norm_reference(x, weight, eps):
+    """What RMSNorm computes, as torch writes it out."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return F.rms_norm(x.to(wide), (x.shape[-1],), 1 + weight.to(wide), eps).to(x.dtype)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """RMSNorm with a gradient of its own, in fewer passes over memory; keeps x and one number a token.
+
+    With r = (mean(x^2) + eps)^-1/2, g = 1 + w and a the gradient of y:
+    dx = r a g - x r^3 mean(a g x), dw = sum over tokens of a x r.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        y, r = _normalised(x, weight, eps)
+        ctx.save_for_backward(x, weight, r)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight, r = ctx.saved_tensors
+        x_ND, a_ND, r_N1 = x.flatten(0, -2).to(r.dtype), grad.flatten(0, -2).to(r.dtype), r.view(-1, 1)
+        g_D = 1 + weight.to(r.dtype)
+        ax_ND = a_ND * x_ND
+        dw_D = torch.mv(ax_ND.t(), r_N1[:, 0])
+        pull_N1 = torch.mv(ax_ND, g_D)[:, None].mul_(r_N1.pow(3)).div_(x_ND.shape[1])
+        dx_ND = torch.mul(a_ND, g_D, out=ax_ND).mul_(r_N1).addcmul_(x_ND, pull_N1, value=-1)
+        return dx_ND.view(x.shape).to(x.dtype), dw_D.to(weight.dtype), None
+
+
+def _normalised(x, weight, eps):
+    """(y, r): what RMSNorm gives, and 1 / sqrt(mean(x^2) + eps) of each token."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    r = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    y = x.to(wide) * r
+    return torch.addcmul(y, y, weight.to(wide), out=y).to(x.dtype), r
 
 
 def rotary(x_BTHC, layout, rope):
@@ -123,17 +166,40 @@ def rotary(x_BTHC, layout, rope):
 
     The angle of pair i at position p is p * theta^(-2i / width) / scale, computed in float32.
     """
-    width = int(x_BTHC.shape[-1] * rope.fraction)
-    key = ("rotary", width, rope.theta, rope.scale)
-    cos_BTc, sin_BTc = layout.memo(key, lambda: _angles(layout.pos_BT, width, rope))
-    turned, kept = x_BTHC[..., :width].float(), x_BTHC[..., width:]
-    first, second = turned.chunk(2, dim=-1)
-    cos, sin = cos_BTc[:, :, None], sin_BTc[:, :, None]
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x_BTHC.dtype)
-    return torch.cat([turned, kept], dim=-1) if kept.shape[-1] else turned
+    channels, width = x_BTHC.shape[-1], int(x_BTHC.shape[-1] * rope.fraction)
+    key = ("rotary", channels, width, rope.theta, rope.scale)
+    cos_BT1C, sin_BT1c = layout.memo(key, lambda: _angles(layout.distinct_pos_BT, channels, width, rope))
+    if torch.is_grad_enabled():
+        return _Rotary.apply(x_BTHC, cos_BT1C, sin_BT1c)
+    return _turned(x_BTHC, cos_BT1C, sin_BT1c, 1)
 
 
-def _angles(pos_BT, width, rope):
+class _Rotary(torch.autograd.Function):
+    """(x, y) -> (x cos - y sin, y cos + x sin), by the halves of the first channels; its gradient turns back."""
+
+    @staticmethod
+    def forward(ctx, x_BTHC, cos_BT1C, sin_BT1c):
+        ctx.save_for_backward(cos_BT1C, sin_BT1c)
+        return _turned(x_BTHC, cos_BT1C, sin_BT1c, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_BTHC):
+        return _turned(grad_BTHC, *ctx.saved_tensors, -1), None, None
+
+
+def _turned(x_BTHC, cos_BT1C, sin_BT1c, sign):
+    half = sin_BT1c.shape[-1]
+    wide = x_BTHC.to(torch.promote_types(x_BTHC.dtype, torch.float32))
+    y_BTHC = wide * cos_BT1C
+    y_BTHC[..., :half].addcmul_(wide[..., half : 2 * half], sin_BT1c, value=-sign)
+    y_BTHC[..., half : 2 * half].addcmul_(wide[..., :half], sin_BT1c, value=sign)
+    return y_BTHC.to(x_BTHC.dtype)
+
+
+def _angles(pos_BT, channels, width, rope):
+    """Cosine of every channel (B, T, 1, C), 1 where it is not turned, and sine of the pairs (B, T, 1, c)."""
     i_c = torch.arange(0, width, 2, dtype=torch.float32, device=pos_BT.device)
-    angle_BTc = pos_BT[..., None].float() * (rope.theta ** (-i_c / width) / rope.scale)
-    return angle_BTc.cos(), angle_BTc.sin()
+    angle_BT1c = pos_BT[..., None, None].float() * (rope.theta ** (-i_c / width) / rope.scale)
+    cos_BT1c = angle_BT1c.cos()
+    return F.pad(torch.cat([cos_BT1c, cos_BT1c], -1), (0, channels - width), value=1.0), angle_BT1c.sin()

@@ -14,17 +14,21 @@ class TokenLayout:
     tokens are neighbours. Prompts of different lengths are padded on the left. Padding has position 0.
 
     From this follows that the keys a query may see are an interval of the row: `interval` gives it.
+
+    first: where every row is known to be one document without padding, the position of its first token; else None.
+    Then all rows are alike, and what is made from one of them can be expanded.
     """
 
-    def __init__(self, doc_BT, pos_BT):
-        self.doc_BT, self.pos_BT = doc_BT, pos_BT
+    def __init__(self, doc_BT, pos_BT, first=None):
+        self.doc_BT, self.pos_BT, self.first = doc_BT, pos_BT, first
         self._memo = {}
 
     @classmethod
     def whole(cls, rows, tokens, device=None, first=0):
         """Rows of one document each, whose first token has position `first`."""
         pos_T = torch.arange(first, first + tokens, device=device)
-        return cls(torch.zeros(rows, tokens, dtype=torch.long, device=device), pos_T.expand(rows, tokens))
+        doc_BT = torch.zeros(1, 1, dtype=torch.long, device=device).expand(rows, tokens)
+        return cls(doc_BT, pos_T.expand(rows, tokens), first)
 
     @classmethod
     def packed(cls, doc_BT):
@@ -51,6 +55,11 @@ class TokenLayout:
         """Where a document begins, and at all padding: no state and no convolution tap reaches across."""
         return self.memo("reset", lambda: self.pos_BT == 0)
 
+    @property
+    def distinct_pos_BT(self):
+        """Positions, of one row only where all are alike (to be expanded, or broadcast)."""
+        return self.pos_BT if self.first is None else self.pos_BT[:1]
+
     def memo(self, key, make):
         """`make()`, computed once for this layout: masks and angles are the same for many layers."""
         if key not in self._memo:
@@ -67,13 +76,16 @@ class TokenLayout:
 
     def _interval(self, before, after, first):
         rows, tokens = self.shape
-        index_BT = torch.arange(first, first + tokens, device=self.pos_BT.device).expand(rows, tokens)
-        reach_BT = self.pos_BT if before is None else self.pos_BT.clamp(max=before)
-        low_BT = (index_BT - reach_BT).clamp(min=0)
+        pos_BT = self.distinct_pos_BT
+        index_BT = torch.arange(first, first + tokens, device=pos_BT.device).expand(len(pos_BT), tokens)
+        reach_BT = pos_BT if before is None else pos_BT.clamp(max=before)
+        low_BT = (index_BT - reach_BT).clamp(min=0).expand(rows, tokens)
         if after == 0:
-            return low_BT, index_BT
-        ends_BT = torch.ones_like(self.doc_BT, dtype=torch.bool)
-        ends_BT[:, :-1] = self.doc_BT[:, 1:] != self.doc_BT[:, :-1]
-        ends_BT[:, :-1] |= self.pos_BT[:, 1:] == 0
+            return low_BT, index_BT.expand(rows, tokens)
+        doc_BT = self.doc_BT[: len(pos_BT)]
+        ends_BT = torch.ones_like(doc_BT, dtype=torch.bool, memory_format=torch.contiguous_format)
+        ends_BT[:, :-1] = doc_BT[:, 1:] != doc_BT[:, :-1]
+        ends_BT[:, :-1] |= pos_BT[:, 1:] == 0
         last_BT = torch.where(ends_BT, index_BT, first + tokens).flip(1).cummin(dim=1).values.flip(1)
-        return low_BT, last_BT if after is None else torch.minimum(last_BT, index_BT + after)
+        high_BT = last_BT if after is None else torch.minimum(last_BT, index_BT + after)
+        return low_BT, high_BT.expand(rows, tokens)

@@ -9,7 +9,7 @@ import torch
 from pydantic import model_validator
 from torch import nn
 
-from arch.kernels.attention import attend
+from arch.kernels.attention import attend, ring
 from arch.layers import Linear, RMSNorm, rotary
 from arch.registry import mixer
 from arch.spec import Count, Fraction, Positive, Spec
@@ -32,11 +32,61 @@ class BothSides(Spec):
 
 @dataclass(frozen=True)
 class AttentionState:
-    """Keys (already rotated) and values of earlier tokens: a ring of `slots` of which token n has slot n mod slots."""
+    """Keys (already rotated) and values of earlier tokens: a ring of S slots of which token n has slot n mod S.
 
-    k_BSKC: torch.Tensor
-    v_BSKC: torch.Tensor
+    window: W, or None for a state that must hold every token.
+    """
+
+    k_BKSC: torch.Tensor
+    v_BKSC: torch.Tensor
+    window: int | None = None
     seen: int = 0
+
+    @property
+    def slots(self):
+        return self.k_BKSC.shape[2]
+
+    def extended(self, k_BTKC, v_BTKC):
+        """(state, k_BSKC, v_BSKC): the state after new tokens, and what these may see, oldest first, themselves last.
+
+        Nothing is copied for a first chunk, nor where every token is kept; in a window's ring the new tokens take the
+        place of some that they still see, so that at most W - 1 are copied before.
+        """
+        if self.seen == 0:
+            return self.write(k_BTKC, v_BTKC), k_BTKC, v_BTKC
+        if self.window is None:
+            after = self.write(k_BTKC, v_BTKC)
+            rings = after.k_BKSC, after.v_BKSC
+            return after, *(ring_BKSC[:, :, : after.seen].transpose(1, 2).to(k_BTKC.dtype) for ring_BKSC in rings)
+        slot_S = torch.arange(max(0, self.seen - self.window + 1), self.seen, device=k_BTKC.device) % self.slots
+        pairs = (self.k_BKSC, k_BTKC), (self.v_BKSC, v_BTKC)
+        seen = [torch.cat([old[:, :, slot_S].transpose(1, 2).to(new.dtype), new], 1) for old, new in pairs]
+        return self.write(k_BTKC, v_BTKC), *seen
+
+    def write(self, k_BTKC, v_BTKC):
+        """The state after new tokens, written in place; of many only the last that fit.
+
+        Raises ValueError where a token that may still be seen would be lost.
+        """
+        tokens, slots = k_BTKC.shape[1], self.slots
+        if self.seen + tokens > slots and slots != self.window:
+            raise ValueError(f"a state with room for {slots} tokens cannot take {self.seen + tokens}")
+        kept = min(tokens, slots)
+        start = (self.seen + tokens - kept) % slots
+        upto = min(slots - start, kept)  # those before the ring's end; the others go to its beginning
+        for ring_BKSC, new_BTKC in (self.k_BKSC, k_BTKC), (self.v_BKSC, v_BTKC):
+            new_BKTC = new_BTKC[:, tokens - kept :].transpose(1, 2)
+            ring_BKSC[:, :, start : start + upto] = new_BKTC[:, :, :upto]
+            if upto < kept:
+                ring_BKSC[:, :, : kept - upto] = new_BKTC[:, :, upto:]
+        return replace(self, seen=self.seen + tokens)
+
+    def hidden(self, layout):
+        """(B, slots used) bool: which slots the last token written does not see, None if it sees them all."""
+        if layout.first == self.seen - 1:
+            return None
+        age_S = (self.seen - 1 - torch.arange(min(self.seen, self.slots), device=layout.pos_BT.device)) % self.slots
+        return age_S > layout.pos_BT
 
 
 @mixer
@@ -137,8 +187,10 @@ class Attention(nn.Module):
     def init_state(self, batch, capacity, dtype=torch.float32, device=None):
         """An empty state for streams of up to `capacity` tokens: min(capacity, W) slots."""
         slots = min(capacity, self.config.window or capacity)
-        shape = (batch, slots, self.config.kv_heads, self.channels)
-        return AttentionState(*(torch.zeros(shape, dtype=dtype, device=device) for _ in "kv"))
+        shape = (batch, self.config.kv_heads, slots, self.channels)
+        return AttentionState(
+            *(torch.zeros(shape, dtype=dtype, device=device) for _ in "kv"), window=self.config.window
+        )
 
     def mixing_flops(self, layout):
         """Contractions between positions that the visible pairs need, over the whole layout: q k^T and p v."""
@@ -154,38 +206,29 @@ class Attention(nn.Module):
             q_BTHC, k_BTKC = self.q_norm(q_BTHC), self.k_norm(k_BTKC)
         if self.config.rope:
             q_BTHC, k_BTKC = (rotary(x, layout, self.config.rope) for x in (q_BTHC, k_BTKC))
-        scale = self.config.query_scale or self.channels**-0.5
         if state is None:
-            low_BT, high_BT = layout.interval(*self.reach)
-            window = self.config.window if self.causal else None
-            y_BTHC = attend(
-                q_BTHC, k_BTKC, v_BTKC, low_BT, high_BT, scale, window, self.config.softcap, memo=layout.memo
-            )
+            y_BTHC = self._attend(q_BTHC, k_BTKC, v_BTKC, layout, whole=layout.first is not None)
+        elif x_BTD.shape[1] == 1:
+            state = state.write(k_BTKC, v_BTKC)
+            y_BTHC = self._attend_to_ring(q_BTHC, layout, state)
         else:
-            low_BT, high_BT = layout.interval(*self.reach, first=state.seen)
-            k_BSKC, v_BSKC, index_S = _with_earlier(state, k_BTKC, v_BTKC)
-            y_BTHC = attend(
-                q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, softcap=self.config.softcap, index_S=index_S
-            )
-            state = _written(state, k_BTKC, v_BTKC)
+            whole = layout.first == state.seen
+            state, k_BSKC, v_BSKC = state.extended(k_BTKC, v_BTKC)
+            y_BTHC = self._attend(q_BTHC, k_BSKC, v_BSKC, layout, whole)
         return self.o(y_BTHC.flatten(2)), state
 
+    @property
+    def scale(self):
+        return self.config.query_scale or self.channels**-0.5
 
-def _with_earlier(state, k_BTKC, v_BTKC):
-    """The ring's keys and values, then the new ones, and the stream index of each (-1: an empty slot)."""
-    slots, tokens = state.k_BSKC.shape[1], k_BTKC.shape[1]
-    slot_S = torch.arange(slots, device=k_BTKC.device)
-    index_S = state.seen - 1 - (state.seen - 1 - slot_S) % slots
-    new_T = torch.arange(state.seen, state.seen + tokens, device=k_BTKC.device)
-    index = torch.cat([torch.where(index_S < 0, -1, index_S), new_T])
-    return torch.cat([state.k_BSKC, k_BTKC], 1), torch.cat([state.v_BSKC, v_BTKC], 1), index
+    def _attend(self, q_BTHC, k_BSKC, v_BSKC, layout, whole):
+        """Attention of the layout's tokens over keys of which theirs are the last."""
+        bounds = layout.interval(*self.reach, first=k_BSKC.shape[1] - q_BTHC.shape[1])
+        softcap = self.config.softcap
+        return attend(q_BTHC, k_BSKC, v_BSKC, *bounds, self.scale, self.reach, whole, softcap, layout.memo)
 
-
-def _written(state, k_BTKC, v_BTKC):
-    """The state after the new tokens, of which only the last `slots` are kept."""
-    slots, tokens = state.k_BSKC.shape[1], k_BTKC.shape[1]
-    kept = min(slots, tokens)
-    index = torch.arange(state.seen + tokens - kept, state.seen + tokens, device=k_BTKC.device) % slots
-    state.k_BSKC[:, index] = k_BTKC[:, -kept:].to(state.k_BSKC.dtype)
-    state.v_BSKC[:, index] = v_BTKC[:, -kept:].to(state.v_BSKC.dtype)
-    return replace(state, seen=state.seen + tokens)
+    def _attend_to_ring(self, q_B1HC, layout, state):
+        """Attention of one token a row over the slots that are in use, its own already written."""
+        hidden_BS = layout.memo(("ring", state.seen, state.slots), lambda: state.hidden(layout))
+        k_BKSC, v_BKSC = (x[:, :, : state.seen].to(q_B1HC.dtype) for x in (state.k_BKSC, state.v_BKSC))
+        return ring(q_B1HC, k_BKSC, v_BKSC, self.scale, hidden_BS, self.config.softcap)

@@ -147,7 +147,7 @@ def test_the_counter_sees_every_contraction(name):
 
 @each_spec
 def test_training_memory_equals_what_autograd_really_keeps(name):
-    """On the CPU, where torch has the fused attention that `activations` assumes."""
+    """On the CPU, whose path the meta device takes."""
     spec, training = SPECS[name], summarised(name)["training_bytes"]
     model = new_model(spec, 0)
     kept = {}

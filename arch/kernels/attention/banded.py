@@ -1,0 +1,141 @@
+"""Attention within a window, all blocks of queries in lockstep: time and memory linear in T.
+
+A block of Q queries meets the P + Q + A keys around it, P and A being the window's sides rounded up to blocks. Their
+keys overlap from block to block; they are views into one padded stream, not copies.
+
+Shapes: N blocks; others see `arch.kernels.attention` and `tile`, where S is P + Q + A.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+from arch.kernels.attention.tile import (
+    Workspace,
+    as_streams,
+    bounds_by_stream,
+    from_streams,
+    scores_at_once,
+    unseen,
+)
+
+
+def banded(q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, reach, softcap=None, memo=None):
+    """The reference, for bounds within a finite `reach` (before, after) of the query."""
+    kv_heads, earlier = k_BSKC.shape[2], k_BSKC.shape[1] - q_BTHC.shape[1]
+    block = block_for(sum(reach) + 1)
+    sides = tuple(-(-side // block) * block for side in reach)
+    group = q_BTHC.shape[2] // kv_heads
+
+    def make():
+        return _bias(*bounds_by_stream(low_BT, high_BT, kv_heads), earlier, block, sides)
+
+    bias_XNQS = make() if memo is None else memo(("band", kv_heads, earlier, reach), make)
+    y_XRC = _Banded.apply(*as_streams(q_BTHC, k_BSKC, v_BSKC), bias_XNQS, group, block, sides, scale, softcap)
+    return from_streams(y_XRC, len(q_BTHC), q_BTHC.shape[2])
+
+
+def block_for(window):
+    """Queries in a block: a quarter of the window, so that a fifth of the scores is hidden, within what a matrix
+    product needs to be fast."""
+    return min(max(8, 1 << (window // 4).bit_length() >> 1), 128)
+
+
+def _bias(low_XT, high_XT, earlier, block, sides):
+    """(X, N, Q, S) float32: 0 where query q of block n sees the key, else -inf; finite in every row."""
+    tokens = low_XT.shape[1]
+    blocks = -(-tokens // block)
+    own_T = torch.arange(earlier, earlier + blocks * block, device=low_XT.device)
+    spare_XT = own_T[tokens:].expand(len(low_XT), -1)  # queries that pad the last block see themselves
+    low_XNQ, high_XNQ = (torch.cat([x, spare_XT], 1).unflatten(1, (blocks, block)) for x in (low_XT, high_XT))
+    around_S = torch.arange(-sides[0], block + sides[1], device=low_XT.device)
+    return unseen(low_XNQ, high_XNQ, (own_T[::block, None] + around_S)[:, None], torch.float32)
+
+
+class _Banded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q_XRC, k_XSC, v_XSC, bias_XNQS, group, block, sides, scale, softcap):
+        ctx.save_for_backward(q_XRC, k_XSC, v_XSC, bias_XNQS)
+        ctx.options = group, block, sides, scale, softcap
+        band = _Band(q_XRC, k_XSC, bias_XNQS, group, block, sides)
+        q_XNRC, k_XNSC, v_XNSC = band.queries(q_XRC), band.keys(k_XSC), band.keys(v_XSC)
+        y_XNRC = torch.empty(q_XNRC.shape, dtype=q_XRC.dtype, device=q_XRC.device)
+        work, tiles = band.plan(rooms=1)
+        for at, hide in tiles:
+            y_XNRC[at] = work.forward(q_XNRC[at], k_XNSC[at], v_XNSC[at], scale, softcap, hide)
+        return y_XNRC.flatten(1, 2)[:, : q_XRC.shape[1]]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_XRC):
+        q_XRC, k_XSC, v_XSC, bias_XNQS = ctx.saved_tensors
+        group, block, sides, scale, softcap = ctx.options
+        band = _Band(q_XRC, k_XSC, bias_XNQS, group, block, sides)
+        q_XNRC, k_XNSC, v_XNSC = band.queries(q_XRC), band.keys(k_XSC), band.keys(v_XSC)
+        grad_XNRC = band.queries(grad_XRC)
+        dq_XNRC = torch.empty(q_XNRC.shape, dtype=q_XRC.dtype, device=q_XRC.device)
+        dk_XNQC, dv_XNQC = band.sums(), band.sums()
+        work, tiles = band.plan(rooms=2 if softcap is None else 3)
+        for at, hide in tiles:
+            dq_XNRC[at], dk_NSC, dv_NSC = work.backward(
+                grad_XNRC[at], q_XNRC[at], k_XNSC[at], v_XNSC[at], scale, softcap, hide
+            )
+            band.add(dk_XNQC, at, dk_NSC)
+            band.add(dv_XNQC, at, dv_NSC)
+        dq_XRC = dq_XNRC.flatten(1, 2)[:, : q_XRC.shape[1]]
+        return dq_XRC, band.unpadded(dk_XNQC), band.unpadded(dv_XNQC), *[None] * 6
+
+
+class _Band:
+    """How streams are cut into blocks of queries and overlapping windows of keys."""
+
+    def __init__(self, q_XRC, k_XSC, bias_XNQS, group, block, sides):
+        self.like, self.bias_XNQS, self.group, self.block = k_XSC, bias_XNQS, group, block
+        self.blocks, self.width = bias_XNQS.shape[1], bias_XNQS.shape[3]
+        tokens, keys = q_XRC.shape[1] // group, k_XSC.shape[1]
+        self.spare = self.blocks * block - tokens
+        self.front, self.back = sides[0] - (keys - tokens), self.spare + sides[1]  # a negative pad cuts off
+
+    def queries(self, x_XRC):
+        """(X, N, Q G, C)"""
+        return F.pad(x_XRC, (0, 0, 0, self.spare * self.group)).unflatten(1, (self.blocks, -1))
+
+    def keys(self, x_XSC):
+        """(X, N, P + Q + A, C), views that overlap"""
+        return F.pad(x_XSC, (0, 0, self.front, self.back)).unfold(1, self.width, self.block).transpose(2, 3)
+
+    def sums(self):
+        """Zeros for a gradient of all the padded keys, by blocks; float32, since windows overlap"""
+        streams, keys, channels = self.like.shape
+        blocks = (self.front + keys + self.back) // self.block
+        dtype = torch.promote_types(self.like.dtype, torch.float32)
+        return torch.zeros(streams, blocks, self.block, channels, dtype=dtype, device=self.like.device)
+
+    def add(self, sum_XNQC, at, x_NSC):
+        """Put the windows' parts where they overlap."""
+        x, n = at
+        for shift, part_NQC in enumerate(x_NSC.split(self.block, 1)):
+            sum_XNQC[x, n.start + shift : n.stop + shift] += part_NQC
+
+    def unpadded(self, sum_XNQC):
+        return F.pad(sum_XNQC.flatten(1, 2), (0, 0, -self.front, -self.back)).to(self.like.dtype)
+
+    def plan(self, rooms):
+        """A workspace, and the tiles as (a stream, a slice of its blocks), each with what hides."""
+        scores = self.block * self.group * self.width
+        together = max(1, min(self.blocks, scores_at_once(self.like.device) // scores))
+        work = Workspace(self.like, together * scores, rooms)
+
+        def tiles():
+            for x in range(len(self.like)):
+                bias_NQS = self.bias_XNQS[x if len(self.bias_XNQS) > 1 else 0]
+                for start in range(0, self.blocks, together):
+                    n = slice(start, min(start + together, self.blocks))
+
+                    def hide(z_NRS):
+                        z_NQGS = z_NRS.unflatten(1, (-1, self.group))
+                        z_NQGS += bias_NQS[n, :, None]
+
+                    yield (x, n), hide
+
+        return work, tiles()

@@ -1,0 +1,32 @@
+"""Attention through torch's fused operation, which has no softcap. Shapes: see `arch.kernels.attention`."""
+
+import torch
+import torch.nn.functional as F
+
+from arch.kernels.attention.reference import visible
+
+
+def fused(q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, reach=(None, None), whole=False, memo=None):
+    """The reference without a softcap.
+
+    Where rows are whole and causal no mask is made; else it is T x S, added in the queries' own type (a mask of
+    booleans would be converted in every layer).
+    """
+    tokens, keys = q_BTHC.shape[1], k_BSKC.shape[1]
+    causal = whole and reach == (None, 0) and tokens == keys
+    bias_B1TS = None
+
+    def make():
+        seen_BTS = visible(low_BT, high_BT, torch.arange(keys, device=low_BT.device))
+        return torch.zeros_like(seen_BTS, dtype=q_BTHC.dtype).masked_fill_(~seen_BTS, float("-inf"))[:, None]
+
+    if not causal and not (whole and reach == (None, None)):
+        bias_B1TS = make() if memo is None else memo(("bias", reach, tokens, keys, q_BTHC.dtype), make)
+    y_BHTC = F.scaled_dot_product_attention(
+        *(x.transpose(1, 2) for x in (q_BTHC, k_BSKC, v_BSKC)),
+        attn_mask=bias_B1TS,
+        is_causal=causal,
+        scale=scale,
+        enable_gqa=q_BTHC.shape[2] != k_BSKC.shape[2],
+    )
+    return y_BHTC.transpose(1, 2)

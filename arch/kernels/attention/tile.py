@@ -1,0 +1,101 @@
+"""One tile of attention, forward and backward: some queries against every key that any of them sees.
+
+Because a tile holds whole rows of scores, its softmax needs nothing from other tiles, and the backward pass makes it
+again from q and k: no score outlives its tile. Scores and softmax are float32 (float64 for float64).
+
+Shapes: X streams, a stream being one row's tokens and one key/value head; R queries of all the G heads that share it,
+token by token; S keys, C channels a head.
+"""
+
+import torch
+
+# Scores in a tile. On a CPU they should stay in the cache; on a GPU a tile should be work enough for all of it; where
+# nothing is computed (meta) a tile may be as large as it likes.
+SCORES = {"cpu": 2**19, "cuda": 2**26, "meta": 2**48}
+
+
+def scores_at_once(device):
+    """How many scores a tile may have on this kind of device."""
+    return SCORES.get(device.type, SCORES["cuda"])
+
+
+def as_streams(q_BTHC, k_BSKC, v_BSKC):
+    """(q_XRC, k_XSC, v_XSC), R = T G. With one key/value head this copies nothing."""
+    q_BTKGC = q_BTHC.unflatten(2, (k_BSKC.shape[2], -1))
+    q_XRC = q_BTKGC.transpose(1, 2).flatten(2, 3).flatten(0, 1)
+    return q_XRC, *(x.transpose(1, 2).flatten(0, 1) for x in (k_BSKC, v_BSKC))
+
+
+def from_streams(y_XRC, rows, heads):
+    """(B, T, H, C)"""
+    y_BKRC = y_XRC.unflatten(0, (rows, -1))
+    return y_BKRC.unflatten(2, (-1, heads // y_BKRC.shape[1])).transpose(1, 2).flatten(2, 3)
+
+
+class Workspace:
+    """Tiles of scores in memory that is taken once."""
+
+    def __init__(self, like, scores, tiles):
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        self.rooms = [torch.empty(scores, dtype=dtype, device=like.device) for _ in range(tiles)]
+
+    def product(self, room, a_XRC, b_XCS, factor):
+        """factor * a b (X, R, S) in the room of this number."""
+        shape = *a_XRC.shape[:2], b_XCS.shape[2]
+        z_XRS = self.rooms[room][: shape[0] * shape[1] * shape[2]].view(shape)
+        if a_XRC.dtype == z_XRS.dtype:
+            return torch.baddbmm(z_XRS, a_XRC, b_XCS, beta=0, alpha=factor, out=z_XRS)
+        return z_XRS.copy_(torch.bmm(a_XRC, b_XCS)).mul_(factor)
+
+    def probabilities(self, q_XRC, k_XSC, scale, softcap, hide):
+        """(p_XRS in room 0, s_XRS or None); `hide` puts -inf where a query does not see, in place.
+
+        cap tanh(z / cap) is 2 cap s - cap with s = sigmoid(2 z / cap), the constant falls out of the softmax, and a
+        sigmoid costs a CPU a seventh of a tanh. s is kept in room 1, if there is one, for its derivative.
+        """
+        if softcap is None:
+            z_XRS, s_XRS = self.product(0, q_XRC, k_XSC.transpose(1, 2), scale), None
+        else:
+            s_XRS = self.product(len(self.rooms) > 1, q_XRC, k_XSC.transpose(1, 2), 2 * scale / softcap).sigmoid_()
+            z_XRS = torch.mul(s_XRS, 2 * softcap, out=self.rooms[0][: s_XRS.numel()].view(s_XRS.shape))
+        hide(z_XRS)
+        return torch.softmax(z_XRS, -1, out=z_XRS), s_XRS
+
+    def forward(self, q_XRC, k_XSC, v_XSC, scale, softcap, hide):
+        """softmax(cap(scale q k^T)) v, (X, R, C)."""
+        p_XRS, _ = self.probabilities(q_XRC, k_XSC, scale, softcap, hide)
+        return torch.bmm(p_XRS.to(v_XSC.dtype), v_XSC)
+
+    def backward(self, grad_XRC, q_XRC, k_XSC, v_XSC, scale, softcap, hide):
+        """Gradients of q (X, R, C), and of k and v (X, S, C). Needs two rooms, with a softcap three."""
+        p_XRS, s_XRS = self.probabilities(q_XRC, k_XSC, scale, softcap, hide)
+        dv_XSC = torch.bmm(p_XRS.to(grad_XRC.dtype).transpose(1, 2), grad_XRC)
+        d_XRS = self.product(-1, grad_XRC, v_XSC.transpose(1, 2), 1)
+        torch.ops.aten._softmax_backward_data.out(d_XRS, p_XRS, -1, d_XRS.dtype, grad_input=d_XRS)
+        if softcap is not None:
+            torch.ops.aten.sigmoid_backward.grad_input(d_XRS, s_XRS, grad_input=d_XRS)
+            scale = 4 * scale  # dz/ds ds/d(qk) = 2 cap * s (1 - s) * 2 scale / cap
+        if d_XRS.dtype != q_XRC.dtype:
+            d_XRS = d_XRS.mul_(scale).to(q_XRC.dtype)
+            scale = 1
+        return _scaled(d_XRS, k_XSC, scale), _scaled(d_XRS.transpose(1, 2), q_XRC, scale), dv_XSC
+
+
+def _scaled(a, b, factor):
+    if factor == 1:
+        return torch.bmm(a, b)
+    room = a.new_empty(a.shape[0], a.shape[1], b.shape[2])
+    return torch.baddbmm(room, a, b, beta=0, alpha=factor, out=room)
+
+
+def unseen(low_XT, high_XT, index_S, dtype):
+    """(X, T, S): 0 for a key in the query's interval, -inf for another."""
+    seen_XTS = (index_S >= low_XT[..., None]) & (index_S <= high_XT[..., None])
+    return torch.where(seen_XTS, 0.0, torch.tensor(float("-inf"), dtype=dtype, device=seen_XTS.device))
+
+
+def bounds_by_stream(low_BT, high_BT, kv_heads):
+    """The bounds of each stream; of one where all rows have the same (an expanded tensor says so)."""
+    if low_BT.stride(0) == 0 == high_BT.stride(0) or len(low_BT) == 1:
+        return low_BT[:1], high_BT[:1]
+    return low_BT.repeat_interleave(kv_heads, 0), high_BT.repeat_interleave(kv_heads, 0)
