@@ -1,11 +1,13 @@
 """The linear recurrence h_t = a_t h_{t-1} + b_t, channel by channel: a plain loop; chunks advanced in lockstep, in
-torch; and one pass in C (`linear_scan.c`), for float32 on the CPU. `native.path("linear_scan")` says which runs there.
+torch; one pass in C (`linear_scan.c`), for float32 on the CPU, where `native.path("linear_scan")` says which runs; and
+Triton on CUDA (`linear_scan_triton.py`), only where `ARCHBENCH_TRITON=1` asks for it.
 
 Shapes: B rows, T tokens, R channels, N chunks of L tokens. A reset is a_t = 0. No quotient and no exp of a sum of
 decays is ever formed, so nothing overflows and a = 0 is exact.
 """
 
 import math
+import os
 
 import torch
 from torch.utils.flop_counter import register_flop_formula
@@ -30,15 +32,30 @@ def reference(a_BTR, b_BTR, h0_BR):
 @torch.library.custom_op("archbench::linear_scan", mutates_args=())
 def linear_scan(a_BTR: torch.Tensor, b_BTR: torch.Tensor, h0_BR: torch.Tensor) -> torch.Tensor:
     """All states h_BTR, by the fastest path that takes these tensors. Raises ValueError where shapes do not agree."""
-    if b_BTR.shape != a_BTR.shape or h0_BR.shape != a_BTR[:, 0].shape:
+    rows, tokens, width = a_BTR.shape
+    if b_BTR.shape != a_BTR.shape or h0_BR.shape != (rows, width):
         raise ValueError(f"linear_scan: shapes {[tuple(x.shape) for x in (a_BTR, b_BTR, h0_BR)]} do not agree")
+    if a_BTR.numel() == 0:
+        return torch.empty_like(a_BTR)
+    if triton := _triton(a_BTR):
+        return triton.forward(a_BTR, b_BTR, h0_BR)
     library = native.library("linear_scan", (a_BTR, b_BTR, h0_BR), SIGNATURES)
     if library is None:
         return chunked(a_BTR, b_BTR, h0_BR)
     a_BTR, b_BTR, h0_BR = a_BTR.contiguous(), b_BTR.contiguous(), h0_BR.contiguous()
     h_BTR = torch.empty_like(a_BTR)
-    library.linear_scan(*(x.data_ptr() for x in (a_BTR, b_BTR, h0_BR, h_BTR)), *a_BTR.shape, torch.get_num_threads())
+    pointers = (x.data_ptr() for x in (a_BTR, b_BTR, h0_BR, h_BTR))
+    library.linear_scan(*pointers, rows, tokens, width, torch.get_num_threads())
     return h_BTR
+
+
+def _triton(a_BTR):
+    """The Triton kernels, where they are asked for and can take a_BTR. Raises ImportError without the extra."""
+    if os.environ.get("ARCHBENCH_TRITON") != "1" or not a_BTR.is_cuda or a_BTR.dtype not in (torch.float32, torch.bfloat16):
+        return None
+    from arch.kernels import linear_scan_triton
+
+    return linear_scan_triton
 
 
 def chunked(a_BTR, b_BTR, h0_BR):
@@ -75,6 +92,10 @@ def linear_scan_backward(
     g_BTR: torch.Tensor, a_BTR: torch.Tensor, h0_BR: torch.Tensor, h_BTR: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of a, b and h0, given those of the states."""
+    if a_BTR.numel() == 0:
+        return torch.empty_like(a_BTR), torch.empty_like(a_BTR), torch.zeros_like(h0_BR)
+    if triton := _triton(a_BTR):
+        return triton.backward(g_BTR, a_BTR, h0_BR, h_BTR)
     library = native.library("linear_scan", (g_BTR, a_BTR, h0_BR, h_BTR), SIGNATURES)
     if library is None:
         return chunked_backward(g_BTR, a_BTR, h0_BR, h_BTR)
