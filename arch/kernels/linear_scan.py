@@ -1,13 +1,23 @@
-"""The linear recurrence h_t = a_t h_{t-1} + b_t, channel by channel: a plain loop, and chunks advanced in lockstep.
+"""The linear recurrence h_t = a_t h_{t-1} + b_t, channel by channel: a plain loop; chunks advanced in lockstep, in
+torch; one pass in C (`linear_scan.c`), for float32 on the CPU, where `native.path("linear_scan")` says which runs; and
+Triton on CUDA (`linear_scan_triton.py`), only where `ARCHBENCH_TRITON=1` asks for it.
 
 Shapes: B rows, T tokens, R channels, N chunks of L tokens. A reset is a_t = 0. No quotient and no exp of a sum of
 decays is ever formed, so nothing overflows and a = 0 is exact.
 """
 
 import math
+import os
 
 import torch
 from torch.utils.flop_counter import register_flop_formula
+
+from arch.kernels import native
+
+SIGNATURES = {
+    "linear_scan": [native.POINTER] * 4 + [native.INTEGER] * 4,
+    "linear_scan_backward": [native.POINTER] * 7 + [native.INTEGER] * 4,
+}
 
 
 def reference(a_BTR, b_BTR, h0_BR):
@@ -21,8 +31,36 @@ def reference(a_BTR, b_BTR, h0_BR):
 
 @torch.library.custom_op("archbench::linear_scan", mutates_args=())
 def linear_scan(a_BTR: torch.Tensor, b_BTR: torch.Tensor, h0_BR: torch.Tensor) -> torch.Tensor:
-    """All states h_BTR. The row is cut into about sqrt(T) chunks: first all chunks run side by side from 0, then the
-    true states at their ends follow one from the other, then each chunk adds what reached it."""
+    """All states h_BTR, by the fastest path that takes these tensors. Raises ValueError where shapes do not agree."""
+    rows, tokens, width = a_BTR.shape
+    if b_BTR.shape != a_BTR.shape or h0_BR.shape != (rows, width):
+        raise ValueError(f"linear_scan: shapes {[tuple(x.shape) for x in (a_BTR, b_BTR, h0_BR)]} do not agree")
+    if a_BTR.numel() == 0:
+        return torch.empty_like(a_BTR)
+    if triton := _triton(a_BTR):
+        return triton.forward(a_BTR, b_BTR, h0_BR)
+    library = native.library("linear_scan", (a_BTR, b_BTR, h0_BR), SIGNATURES)
+    if library is None:
+        return chunked(a_BTR, b_BTR, h0_BR)
+    a_BTR, b_BTR, h0_BR = a_BTR.contiguous(), b_BTR.contiguous(), h0_BR.contiguous()
+    h_BTR = torch.empty_like(a_BTR)
+    pointers = (x.data_ptr() for x in (a_BTR, b_BTR, h0_BR, h_BTR))
+    library.linear_scan(*pointers, rows, tokens, width, torch.get_num_threads())
+    return h_BTR
+
+
+def _triton(a_BTR):
+    """The Triton kernels, where they are asked for and can take a_BTR. Raises ImportError without the extra."""
+    if os.environ.get("ARCHBENCH_TRITON") != "1" or not a_BTR.is_cuda or a_BTR.dtype not in (torch.float32, torch.bfloat16):
+        return None
+    from arch.kernels import linear_scan_triton
+
+    return linear_scan_triton
+
+
+def chunked(a_BTR, b_BTR, h0_BR):
+    """The row is cut into about sqrt(T) chunks: first all chunks run side by side from 0, then the true states at their
+    ends follow one from the other, then each chunk adds what reached it."""
     rows, tokens, width = a_BTR.shape
     length = max(1, math.isqrt(tokens))
     chunks = -(-tokens // length)
@@ -49,9 +87,41 @@ def _lockstep(x_BTR, chunks, spare):
     return x_BTR.unflatten(1, (chunks, -1)).permute(2, 0, 1, 3).clone(memory_format=torch.contiguous_format)
 
 
+@torch.library.custom_op("archbench::linear_scan_backward", mutates_args=())
+def linear_scan_backward(
+    g_BTR: torch.Tensor, a_BTR: torch.Tensor, h0_BR: torch.Tensor, h_BTR: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradients of a, b and h0, given those of the states."""
+    if a_BTR.numel() == 0:
+        return torch.empty_like(a_BTR), torch.empty_like(a_BTR), torch.zeros_like(h0_BR)
+    if triton := _triton(a_BTR):
+        return triton.backward(g_BTR, a_BTR, h0_BR, h_BTR)
+    library = native.library("linear_scan", (g_BTR, a_BTR, h0_BR, h_BTR), SIGNATURES)
+    if library is None:
+        return chunked_backward(g_BTR, a_BTR, h0_BR, h_BTR)
+    g_BTR, a_BTR, h0_BR, h_BTR = (x.contiguous() for x in (g_BTR, a_BTR, h0_BR, h_BTR))
+    gradients = torch.empty_like(a_BTR), torch.empty_like(a_BTR), torch.empty_like(h0_BR)
+    pointers = (x.data_ptr() for x in (g_BTR, a_BTR, h0_BR, h_BTR, *gradients))
+    library.linear_scan_backward(*pointers, *a_BTR.shape, torch.get_num_threads())
+    return gradients
+
+
+def chunked_backward(g_BTR, a_BTR, h0_BR, h_BTR):
+    """The gradient runs the same recurrence backwards in time: s_t = g_t + a_{t+1} s_{t+1}; da_t = s_t h_{t-1}."""
+    a_next_BTR = torch.cat([a_BTR[:, 1:], torch.zeros_like(a_BTR[:, :1])], dim=1)
+    s_BTR = linear_scan(a_next_BTR.flip(1), g_BTR.flip(1), torch.zeros_like(h0_BR)).flip(1)
+    before_BTR = torch.cat([h0_BR[:, None], h_BTR[:, :-1]], dim=1)
+    return s_BTR * before_BTR, s_BTR, a_BTR[:, 0] * s_BTR[:, 0]
+
+
 @linear_scan.register_fake
 def _(a_BTR, b_BTR, h0_BR):
-    return torch.empty_like(a_BTR)
+    return a_BTR.new_empty(a_BTR.shape)
+
+
+@linear_scan_backward.register_fake
+def _(g_BTR, a_BTR, h0_BR, h_BTR):
+    return a_BTR.new_empty(a_BTR.shape), a_BTR.new_empty(a_BTR.shape), h0_BR.new_empty(h0_BR.shape)
 
 
 def _keep(ctx, inputs, output):
@@ -60,18 +130,16 @@ def _keep(ctx, inputs, output):
 
 
 def _backward(ctx, g_BTR):
-    """The gradient runs the same recurrence backwards in time: s_t = g_t + a_{t+1} s_{t+1}; da_t = s_t h_{t-1}."""
-    a_BTR, h0_BR, h_BTR = ctx.saved_tensors
-    a_next_BTR = torch.cat([a_BTR[:, 1:], torch.zeros_like(a_BTR[:, :1])], dim=1)
-    s_BTR = linear_scan(a_next_BTR.flip(1), g_BTR.flip(1), torch.zeros_like(h0_BR)).flip(1)
-    before_BTR = torch.cat([h0_BR[:, None], h_BTR[:, :-1]], dim=1)
-    return s_BTR * before_BTR, s_BTR, a_BTR[:, 0] * s_BTR[:, 0]
+    # Where a gradient of this gradient is wanted, what made it must be differentiable in its turn.
+    path = chunked_backward if torch.is_grad_enabled() else linear_scan_backward
+    return path(g_BTR, *ctx.saved_tensors)
 
 
 linear_scan.register_autograd(_backward, setup_context=_keep)
 
 
-@register_flop_formula(torch.ops.archbench.linear_scan)
-def _flops(a_shape, b_shape, h0_shape, out_shape=None, **kwargs):
-    """One multiply and one add a channel and token, whatever the path: the chunks' carries are not counted."""
-    return 2 * math.prod(a_shape)
+@register_flop_formula([torch.ops.archbench.linear_scan, torch.ops.archbench.linear_scan_backward])
+def _flops(first_shape, *shapes, out_shape=None, **kwargs):
+    """One multiply and one add a channel and token, whatever the path: neither the chunks' carries nor the products
+    that are no part of the recurrence are counted."""
+    return 2 * math.prod(first_shape)

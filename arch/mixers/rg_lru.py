@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from arch.kernels.linear_scan import linear_scan
+from arch.kernels import rg_lru as kernel
 from arch.layers import BlockDiagonalLinear, Linear, constant, parameter
 from arch.registry import mixer
 from arch.spec import Count, Positive, Spec
@@ -104,27 +104,9 @@ class RGLRU(nn.Module):
         return y_BTR, padded_BTR[:, -(taps - 1) :]
 
     def _recurrence(self, u_BTR, layout, h0_BR):
-        r_BTR = torch.sigmoid(self.recurrence_gate(u_BTR).float())
-        i_BTR = torch.sigmoid(self.input_gate(u_BTR).float())
-        log_a_BTR = -self.config.exponent * F.softplus(-self.decay.float()) * r_BTR
-        reset_BT1 = layout.reset_BT[..., None]
-        gain_BTR = torch.where(reset_BT1, 1.0, CappedSqrt.apply(-torch.expm1(2 * log_a_BTR)))
-        a_BTR = torch.where(reset_BT1, 0.0, log_a_BTR.exp())
-        return linear_scan(a_BTR, gain_BTR * i_BTR * u_BTR.float(), h0_BR)
-
-
-class CappedSqrt(torch.autograd.Function):
-    """sqrt(x) with its derivative 1 / (2 sqrt(x)) capped at 1000 (RecurrentGemma, "Model architecture")."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.sqrt()
-
-    @staticmethod
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
-        return grad * torch.rsqrt((4 * x).clamp(min=1e-6))
+        rho_BTR, iota_BTR = self.recurrence_gate(u_BTR).float(), self.input_gate(u_BTR).float()
+        slope_R = -self.config.exponent * F.softplus(-self.decay.float())
+        return kernel.rg_lru(rho_BTR, iota_BTR, u_BTR.float(), slope_R, layout.reset_BT, h0_BR)
 
 
 def _tap_values(taps):

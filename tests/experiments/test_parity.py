@@ -5,9 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from arch.kernels import native
+from arch.kernels import rg_lru as kernel
 from arch.kernels.linear_scan import linear_scan
 from arch.layers import RMSNorm
-from arch.mixers import attention, rg_lru
+from arch.mixers import attention
+from arch.mixers.rg_lru import RGLRU
 from experiments.parity import counts, inits, peers, reference, table
 from experiments.parity.compare import Row, next_token_loss, relative
 
@@ -26,6 +29,12 @@ def test_equals_the_class_of_transformers(name):
 @pytest.mark.parametrize("name", reference.NAMES)
 def test_equals_the_reference_code(name):
     assert_agree(reference.compare(name))
+
+
+@pytest.mark.parametrize("name", ["griffin", "recurrentgemma"])
+def test_equals_the_reference_code_without_compiled_kernels(name):
+    with native.disabled():
+        assert_agree(reference.compare(name))
 
 
 def test_the_drawn_weights_reach_every_cap(monkeypatch):
@@ -122,7 +131,7 @@ def recurrence(reset_gain=True, cap=True):
         log_a_BTR = -8 * F.softplus(-self.decay) * r_BTR
         reset_BT1 = layout.reset_BT[..., None]
         square_BTR = -torch.expm1(2 * log_a_BTR)
-        gain_BTR = rg_lru.CappedSqrt.apply(square_BTR) if cap else square_BTR.sqrt()
+        gain_BTR = kernel.CappedSqrt.apply(square_BTR) if cap else square_BTR.sqrt()
         if reset_gain:
             gain_BTR = torch.where(reset_BT1, 1.0, gain_BTR)
         return linear_scan(torch.where(reset_BT1, 0.0, log_a_BTR.exp()), gain_BTR * i_BTR * u_BTR, h0_BR)
@@ -131,19 +140,19 @@ def recurrence(reset_gain=True, cap=True):
 
 
 def test_the_recurrence_written_out_again_agrees(monkeypatch):
-    monkeypatch.setattr(rg_lru.RGLRU, "_recurrence", recurrence())
+    monkeypatch.setattr(RGLRU, "_recurrence", recurrence())
     for name in ("griffin", "hawk_slow"):
         assert_agree(reference.compare(name))
 
 
 def test_without_the_second_half_of_a_reset_the_reference_differs(monkeypatch):
-    monkeypatch.setattr(rg_lru.RGLRU, "_recurrence", recurrence(reset_gain=False))
+    monkeypatch.setattr(RGLRU, "_recurrence", recurrence(reset_gain=False))
     assert not any(row.agrees for row in reference.compare("griffin") if row.what in ("logits", "gradients"))
 
 
 def test_without_the_cap_on_the_square_roots_derivative_the_reference_differs(monkeypatch):
     """Logits still agree: only gradients, which are not even finite then, can tell."""
-    monkeypatch.setattr(rg_lru.RGLRU, "_recurrence", recurrence(cap=False))
+    monkeypatch.setattr(RGLRU, "_recurrence", recurrence(cap=False))
     agrees = {row.what: row.agrees for row in reference.compare("hawk_slow")}
     assert agrees == {"logits": True, "loss": True, "gradients": False, "decoding": True}
 
@@ -169,7 +178,7 @@ def test_slow_decays_are_nearer_to_float64_than_the_reference(monkeypatch):
     next_token_loss(logits_BTV, tokens_BT).backward()
     exact = reference.model_of(meta, tensors).double()
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    monkeypatch.setattr(rg_lru, "linear_scan", lambda a, b, h0: linear_scan(a, b, h0.double()))
+    monkeypatch.setattr(kernel, "rg_lru", lambda *inputs: kernel.reference(*inputs[:-1], inputs[-1].double()))
     want_BTV = exact(tokens_BT, reference.layout_of(tensors))
     next_token_loss(want_BTV, tokens_BT).backward()
     assert relative(logits_BTV.double(), want_BTV) < 1e-5

@@ -1,0 +1,91 @@
+/* h_t = a_t h_{t-1} + b_t and its gradient: one pass over memory each way, float32, channels side by side.
+
+   Arrays are dense: a, b, h, g, da, db (rows, tokens, width); h0, dh0 (rows, width). A thread walks through a row's
+   tokens with TILE channels, whose carry stays in registers. Tiles do not depend on the number of threads, a channel's
+   arithmetic not on its tile, so the result's bits depend on neither. Built without contraction: FMA says where a
+   product is fused. */
+
+#include <stdint.h>
+
+#if defined(__FMA__) || defined(__aarch64__)
+#define FMA(x, y, z) __builtin_fmaf(x, y, z)
+#else
+#define FMA(x, y, z) ((x) * (y) + (z))
+#endif
+#define TILE 64 /* channels: four cache lines, which no other thread writes */
+#define LINE 16
+#define AHEAD 8 /* tokens: a stride of a row is more than prefetchers follow by themselves */
+
+static inline void forward(const float *a, const float *b, const float *h0, float *h, int64_t tokens, int64_t width,
+                           int64_t n)
+{
+    float carry[TILE];
+    for (int64_t r = 0; r < n; r++) carry[r] = h0[r];
+    for (int64_t t = 0; t < tokens; t++, a += width, b += width, h += width) {
+        for (int64_t r = 0; r < n; r += LINE) {
+            __builtin_prefetch(a + r + AHEAD * width);
+            __builtin_prefetch(b + r + AHEAD * width);
+            __builtin_prefetch(h + r + AHEAD * width, 1);
+        }
+        #pragma omp simd
+        for (int64_t r = 0; r < n; r++) h[r] = carry[r] = FMA(a[r], carry[r], b[r]);
+    }
+}
+
+/* s_t = g_t + a_{t+1} s_{t+1} from the last token to the first; db = s, da_t = s_t h_{t-1}, dh0 = a_0 s_0. */
+static inline void backward(const float *g, const float *a, const float *h0, const float *h, float *da, float *db,
+                            float *dh0, int64_t tokens, int64_t width, int64_t n)
+{
+    float carry[TILE];
+    for (int64_t r = 0; r < n; r++) carry[r] = 0;
+    for (int64_t t = tokens - 1; t >= 0; t--) {
+        int64_t at = t * width;
+        const float *g_t = g + at, *a_t = a + at, *before = t ? h + at - width : h0;
+        float *da_t = da + at, *db_t = db + at;
+        for (int64_t r = 0; r < n; r += LINE) {
+            __builtin_prefetch(g_t + r - AHEAD * width);
+            __builtin_prefetch(a_t + r - AHEAD * width);
+            __builtin_prefetch(before + r - AHEAD * width);
+            __builtin_prefetch(da_t + r - AHEAD * width, 1);
+            __builtin_prefetch(db_t + r - AHEAD * width, 1);
+        }
+        #pragma omp simd
+        for (int64_t r = 0; r < n; r++) {
+            float s = g_t[r] + carry[r];
+            carry[r] = a_t[r] * s;
+            db_t[r] = s;
+            da_t[r] = s * before[r];
+        }
+    }
+    for (int64_t r = 0; r < n; r++) dh0[r] = carry[r];
+}
+
+void linear_scan(const float *a, const float *b, const float *h0, float *h,
+                 int64_t rows, int64_t tokens, int64_t width, int64_t threads)
+{
+    int64_t tiles = (width + TILE - 1) / TILE;
+    #pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t piece = 0; piece < rows * tiles; piece++) {
+        int64_t row = piece / tiles, low = piece % tiles * TILE, at = row * tokens * width + low, n = width - low;
+        const float *start = h0 + row * width + low;
+        if (n >= TILE) /* a constant, so that the compiler keeps the carry in registers */
+            forward(a + at, b + at, start, h + at, tokens, width, TILE);
+        else
+            forward(a + at, b + at, start, h + at, tokens, width, n);
+    }
+}
+
+void linear_scan_backward(const float *g, const float *a, const float *h0, const float *h, float *da, float *db,
+                          float *dh0, int64_t rows, int64_t tokens, int64_t width, int64_t threads)
+{
+    int64_t tiles = (width + TILE - 1) / TILE;
+    #pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t piece = 0; piece < rows * tiles; piece++) {
+        int64_t row = piece / tiles, low = piece % tiles * TILE, at = row * tokens * width + low, n = width - low;
+        int64_t start = row * width + low;
+        if (n >= TILE)
+            backward(g + at, a + at, h0 + start, h + at, da + at, db + at, dh0 + start, tokens, width, TILE);
+        else
+            backward(g + at, a + at, h0 + start, h + at, da + at, db + at, dh0 + start, tokens, width, n);
+    }
+}

@@ -1,0 +1,143 @@
+/* The gated recurrence of the RG-LRU and its gradient in one pass each, float32:
+
+       h_t = a_t h_{t-1} + sqrt(1 - a_t^2) i_t u_t,   a_t = exp(slope * r_t),   r, i = sigmoid(rho), sigmoid(iota);
+       where a document begins, a_t = 0 and the square root is 1.
+
+   Arrays are dense: rho, iota, u, h, g and their gradients (rows, tokens, width); slope, at most 0, (width); reset
+   (rows, tokens); h0, slopes (rows, width), the last in double, to be added up over rows. Gates and decays are computed
+   again on the way back: that is cheaper than to write and read them. Tiles, threads and bits as in linear_scan.c. */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__FMA__) || defined(__aarch64__)
+#define FMA(x, y, z) __builtin_fmaf(x, y, z)
+#else
+#define FMA(x, y, z) ((x) * (y) + (z))
+#endif
+#define TILE 64
+
+/* exp(x) = scale (1 + p), p to its own last bits (Cephes' expf: x = n log 2 + f); x is kept within +-87. */
+static inline float exp_parts(float x, float *scale)
+{
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 87.0f ? 87.0f : x;
+    float shifted = FMA(x, 1.44269504088896341f, 12582912.0f), n = shifted - 12582912.0f; /* n sits in the low bits */
+    float f = FMA(n, 2.12194440e-4f, FMA(n, -0.693359375f, x));
+    float p = FMA(f, 1.9875691500e-4f, 1.3981999507e-3f);
+    p = FMA(f, p, 8.3334519073e-3f);
+    p = FMA(f, p, 4.1665795894e-2f);
+    p = FMA(f, p, 1.6666665459e-1f);
+    p = FMA(f, p, 5.0000001201e-1f);
+    uint32_t bits;
+    memcpy(&bits, &shifted, 4);
+    bits = (bits + 127u) << 23;
+    memcpy(scale, &bits, 4);
+    return FMA(f * f, p, f);
+}
+
+static inline float sigmoid(float x)
+{
+    float scale, p = exp_parts(-x, &scale);
+    return 1.0f / (1.0f + FMA(scale, p, scale));
+}
+
+/* a = exp(log_a), and 1 - a^2 = -(a - 1)(a + 1) with a - 1 formed before its digits are lost: for a next to 1. */
+static inline float decay(float log_a, float *rest)
+{
+    float scale, p = exp_parts(log_a, &scale), less = FMA(scale, p, scale - 1.0f);
+    *rest = -less * (2.0f + less);
+    return FMA(scale, p, scale);
+}
+
+static inline void forward(const float *rho, const float *iota, const float *u, const float *slope,
+                           const uint8_t *reset, const float *h0, float *h, int64_t tokens, int64_t width, int64_t n)
+{
+    float carry[TILE];
+    for (int64_t k = 0; k < n; k++) carry[k] = h0[k];
+    for (int64_t t = 0; t < tokens; t++, rho += width, iota += width, u += width, h += width) {
+        if (reset[t]) {
+            #pragma omp simd
+            for (int64_t k = 0; k < n; k++) h[k] = carry[k] = sigmoid(iota[k]) * u[k];
+        } else {
+            #pragma omp simd
+            for (int64_t k = 0; k < n; k++) {
+                float rest, a = decay(slope[k] * sigmoid(rho[k]), &rest);
+                h[k] = carry[k] = FMA(a, carry[k], sqrtf(rest) * (sigmoid(iota[k]) * u[k]));
+            }
+        }
+    }
+}
+
+/* s_t = g_t + a_{t+1} s_{t+1}, and from it what every input gets; the square root's derivative is at most 1000. */
+static inline void backward(const float *g, const float *rho, const float *iota, const float *u, const float *slope,
+                            const uint8_t *reset, const float *h0, const float *h, float *drho, float *diota, float *du,
+                            double *dslope, float *dh0, int64_t tokens, int64_t width, int64_t n)
+{
+    float carry[TILE];
+    double total[TILE];
+    for (int64_t k = 0; k < n; k++) carry[k] = 0, total[k] = 0;
+    for (int64_t t = tokens - 1; t >= 0; t--) {
+        int64_t at = t * width;
+        const float *before = t ? h + at - width : h0;
+        if (reset[t]) {
+            #pragma omp simd
+            for (int64_t k = 0; k < n; k++) {
+                float s = g[at + k] + carry[k], i = sigmoid(iota[at + k]);
+                drho[at + k] = carry[k] = 0;
+                diota[at + k] = s * u[at + k] * i * (1.0f - i);
+                du[at + k] = s * i;
+            }
+        } else {
+            #pragma omp simd
+            for (int64_t k = 0; k < n; k++) {
+                float s = g[at + k] + carry[k], i = sigmoid(iota[at + k]), r = sigmoid(rho[at + k]);
+                float rest, a = decay(slope[k] * r, &rest), gain = sqrtf(rest), steep = 0.5f / gain;
+                steep = steep > 1000.0f ? 1000.0f : steep;
+                float dlog_a = a * (s * before[k] - 2.0f * a * steep * s * i * u[at + k]);
+                carry[k] = a * s;
+                drho[at + k] = dlog_a * slope[k] * r * (1.0f - r);
+                diota[at + k] = s * gain * u[at + k] * i * (1.0f - i);
+                du[at + k] = s * gain * i;
+                total[k] += dlog_a * r;
+            }
+        }
+    }
+    for (int64_t k = 0; k < n; k++) dh0[k] = carry[k], dslope[k] = total[k];
+}
+
+void rg_lru(const float *rho, const float *iota, const float *u, const float *slope, const uint8_t *reset,
+            const float *h0, float *h, int64_t rows, int64_t tokens, int64_t width, int64_t threads)
+{
+    int64_t tiles = (width + TILE - 1) / TILE;
+    #pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t piece = 0; piece < rows * tiles; piece++) {
+        int64_t row = piece / tiles, low = piece % tiles * TILE, at = row * tokens * width + low, n = width - low;
+        const uint8_t *begins = reset + row * tokens;
+        const float *start = h0 + row * width + low;
+        if (n >= TILE) /* a constant, so that the compiler keeps the carry in registers */
+            forward(rho + at, iota + at, u + at, slope + low, begins, start, h + at, tokens, width, TILE);
+        else
+            forward(rho + at, iota + at, u + at, slope + low, begins, start, h + at, tokens, width, n);
+    }
+}
+
+void rg_lru_backward(const float *g, const float *rho, const float *iota, const float *u, const float *slope,
+                     const uint8_t *reset, const float *h0, const float *h, float *drho, float *diota, float *du,
+                     double *dslope, float *dh0, int64_t rows, int64_t tokens, int64_t width, int64_t threads)
+{
+    int64_t tiles = (width + TILE - 1) / TILE;
+    #pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t piece = 0; piece < rows * tiles; piece++) {
+        int64_t row = piece / tiles, low = piece % tiles * TILE, at = row * tokens * width + low, n = width - low;
+        int64_t start = row * width + low;
+        const uint8_t *begins = reset + row * tokens;
+        if (n >= TILE)
+            backward(g + at, rho + at, iota + at, u + at, slope + low, begins, h0 + start, h + at, drho + at,
+                     diota + at, du + at, dslope + start, dh0 + start, tokens, width, TILE);
+        else
+            backward(g + at, rho + at, iota + at, u + at, slope + low, begins, h0 + start, h + at, drho + at,
+                     diota + at, du + at, dslope + start, dh0 + start, tokens, width, n);
+    }
+}

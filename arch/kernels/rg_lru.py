@@ -1,0 +1,139 @@
+"""The gated recurrence of the RG-LRU, from gate maps to states (Griffin, equations 1 to 4): plain torch around
+`linear_scan`, and one pass in C (`rg_lru.c`), for float32 on the CPU. `native.path("rg_lru")` says which runs there.
+
+Shapes: B rows, T tokens, R channels. Both paths keep for the backward pass what came in and the states, nothing between.
+"""
+
+import math
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+from arch.kernels import native
+from arch.kernels.linear_scan import chunked_backward, linear_scan, linear_scan_backward
+
+SIGNATURES = {
+    "rg_lru": [native.POINTER] * 7 + [native.INTEGER] * 4,
+    "rg_lru_backward": [native.POINTER] * 13 + [native.INTEGER] * 4,
+}
+
+
+def reference(rho_BTR, iota_BTR, u_BTR, slope_R, reset_BT, h0_BR):
+    """All states h_BTR: with r, i = sigmoid(rho), sigmoid(iota) and a_t = exp(slope r_t), where slope <= 0,
+
+        h_t = a_t h_{t-1} + sqrt(1 - a_t^2) i_t u_t;   where reset_BT (bool), a_t is 0 and the square root 1.
+    """
+    r_BTR, i_BTR = torch.sigmoid(rho_BTR), torch.sigmoid(iota_BTR)
+    log_a_BTR, reset_BT1 = slope_R * r_BTR, reset_BT[..., None]
+    gain_BTR = torch.where(reset_BT1, 1.0, CappedSqrt.apply(-torch.expm1(2 * log_a_BTR)))
+    a_BTR = torch.where(reset_BT1, 0.0, log_a_BTR.exp())
+    return linear_scan(a_BTR, gain_BTR * i_BTR * u_BTR, h0_BR)
+
+
+class CappedSqrt(torch.autograd.Function):
+    """sqrt(x) with its derivative 1 / (2 sqrt(x)) capped at 1000 (RecurrentGemma, "Model architecture")."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sqrt()
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad * _steepness(x)
+
+
+def _steepness(x):
+    return torch.rsqrt((4 * x).clamp(min=1e-6))
+
+
+@torch.library.custom_op("archbench::rg_lru", mutates_args=())
+def rg_lru(
+    rho_BTR: torch.Tensor,
+    iota_BTR: torch.Tensor,
+    u_BTR: torch.Tensor,
+    slope_R: torch.Tensor,
+    reset_BT: torch.Tensor,
+    h0_BR: torch.Tensor,
+) -> torch.Tensor:
+    """`reference` by the fastest path that takes these tensors. Raises ValueError where shapes do not agree."""
+    shapes = [tuple(x.shape) for x in (iota_BTR, u_BTR, slope_R, reset_BT, h0_BR)]
+    rows, tokens, width = whole = tuple(rho_BTR.shape)
+    if shapes != [whole, whole, (width,), (rows, tokens), (rows, width)] or reset_BT.dtype != torch.bool:
+        raise ValueError(f"rg_lru: shapes {[whole, *shapes]} do not agree, or reset is {reset_BT.dtype}, not bool")
+    library = native.library("rg_lru", (rho_BTR, iota_BTR, u_BTR, slope_R, h0_BR), SIGNATURES)
+    if library is None:
+        return reference(rho_BTR, iota_BTR, u_BTR, slope_R, reset_BT, h0_BR)
+    inputs = [x.contiguous() for x in (rho_BTR, iota_BTR, u_BTR, slope_R, reset_BT, h0_BR)]
+    h_BTR = torch.empty_like(inputs[0])
+    library.rg_lru(*(x.data_ptr() for x in (*inputs, h_BTR)), *whole, torch.get_num_threads())
+    return h_BTR
+
+
+@torch.library.custom_op("archbench::rg_lru_backward", mutates_args=())
+def rg_lru_backward(
+    g_BTR: torch.Tensor,
+    rho_BTR: torch.Tensor,
+    iota_BTR: torch.Tensor,
+    u_BTR: torch.Tensor,
+    slope_R: torch.Tensor,
+    reset_BT: torch.Tensor,
+    h0_BR: torch.Tensor,
+    h_BTR: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradients of rho, iota, u, slope and h0, given those of the states."""
+    inputs = (g_BTR, rho_BTR, iota_BTR, u_BTR, slope_R, reset_BT, h0_BR, h_BTR)
+    library = native.library("rg_lru", [x for x in inputs if x is not reset_BT], SIGNATURES)
+    if library is None:
+        return _plain_backward(*inputs, linear_scan_backward)
+    inputs = [x.contiguous() for x in inputs]
+    drho, diota, du = (torch.empty_like(inputs[1]) for _ in range(3))
+    slopes_BR, dh0_BR = torch.empty_like(inputs[6], dtype=torch.float64), torch.empty_like(inputs[6])
+    pointers = (x.data_ptr() for x in (*inputs, drho, diota, du, slopes_BR, dh0_BR))
+    library.rg_lru_backward(*pointers, *rho_BTR.shape, torch.get_num_threads())
+    return drho, diota, du, slopes_BR.sum(0).to(slope_R.dtype), dh0_BR
+
+
+def _plain_backward(g_BTR, rho_BTR, iota_BTR, u_BTR, slope_R, reset_BT, h0_BR, h_BTR, scan_backward):
+    r_BTR, i_BTR, reset_BT1 = torch.sigmoid(rho_BTR), torch.sigmoid(iota_BTR), reset_BT[..., None]
+    log_a_BTR = slope_R * r_BTR
+    rest_BTR = -torch.expm1(2 * log_a_BTR)
+    a_BTR = torch.where(reset_BT1, 0.0, log_a_BTR.exp())
+    da_BTR, s_BTR, dh0_BR = scan_backward(g_BTR, a_BTR, h0_BR, h_BTR)
+    dlog_a_BTR = a_BTR * (da_BTR - 2 * a_BTR * _steepness(rest_BTR) * s_BTR * i_BTR * u_BTR)
+    inside_BTR = s_BTR * torch.where(reset_BT1, 1.0, rest_BTR.sqrt())
+    drho_BTR = dlog_a_BTR * slope_R * r_BTR * (1 - r_BTR)
+    diota_BTR = inside_BTR * u_BTR * i_BTR * (1 - i_BTR)
+    return drho_BTR, diota_BTR, inside_BTR * i_BTR, (dlog_a_BTR * r_BTR).sum((0, 1)), dh0_BR
+
+
+@rg_lru.register_fake
+def _(rho_BTR, iota_BTR, u_BTR, slope_R, reset_BT, h0_BR):
+    return rho_BTR.new_empty(rho_BTR.shape)
+
+
+@rg_lru_backward.register_fake
+def _(g_BTR, rho_BTR, iota_BTR, u_BTR, slope_R, reset_BT, h0_BR, h_BTR):
+    return tuple(x.new_empty(x.shape) for x in (rho_BTR, iota_BTR, u_BTR, slope_R, h0_BR))
+
+
+def _keep(ctx, inputs, output):
+    ctx.save_for_backward(*inputs, output)
+
+
+def _backward(ctx, g_BTR):
+    if torch.is_grad_enabled():  # a gradient of this gradient is wanted: of differentiable steps only
+        *gates, dh0_BR = _plain_backward(g_BTR, *ctx.saved_tensors, chunked_backward)
+    else:
+        *gates, dh0_BR = rg_lru_backward(g_BTR, *ctx.saved_tensors)
+    return *gates, None, dh0_BR
+
+
+rg_lru.register_autograd(_backward, setup_context=_keep)
+
+
+@register_flop_formula([torch.ops.archbench.rg_lru, torch.ops.archbench.rg_lru_backward])
+def _flops(first_shape, *shapes, out_shape=None, **kwargs):
+    """The recurrence's multiply and add a channel and token, as of `linear_scan`; the rest is element-wise."""
+    return 2 * math.prod(first_shape)
