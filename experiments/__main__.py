@@ -124,7 +124,7 @@ def bench(
 ):
     """Measure speed and memory of models, of single kernels, and of the workbench itself, against a peer and ceilings.
 
-    Everything that is compared is measured in turns, in one process.
+    Everything that is compared is measured in turns, in one process. Interrupted, it keeps what was measured.
     """
     from experiments.bench.spec import KERNELS, MODELS, BenchSpec
 
@@ -151,16 +151,21 @@ def bench(
     )
     from rich.console import Console
 
-    from experiments.bench.record import NAME
+    from experiments.bench.record import NAME, BenchRecord
     from experiments.bench.run import bench
     from experiments.bench.table import tables
 
     folder = out or Path("runs", "bench", datetime.now().strftime("%Y-%m-%d-%H%M%S"))
-    record = bench(asked, folder)
+    try:
+        record = bench(asked, folder)
+    except KeyboardInterrupt:
+        record = BenchRecord.read(folder)
+        if record is None:  # before anything was measured
+            raise
     Console(width=160, highlight=False).print(tables(record))
-    print(folder / NAME)
-    if record.status == "failed":
-        raise typer.Exit(1)
+    print(f"{record.status}: {folder / NAME}")
+    if record.status != "finished":
+        raise SystemExit(130 if record.status == "interrupted" else 1)
 
 
 @app.command()
