@@ -50,6 +50,7 @@ def bench(asked, folder, tell=print):
     )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    record.write(folder)
     journal = Journal(record, folder, tell)
     status = "interrupted"
     try:
