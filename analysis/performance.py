@@ -93,7 +93,7 @@ def _record(path, record, beside):
     ]
     sheets = [_ceilings(record), _training(record), _decoding(record), _profiles(record), _others(record)]
     lines += [sheet for sheet in sheets if sheet]
-    lines += [f"* {note}" for note in record.notes]
+    lines += [f"* {note}" for note in [*record.notes, record.disturbed()] if note]
     lines += [f"* failed: {failure.error}: {failure.message.splitlines()[-1]}" for failure in record.failures]
     return lines
 

@@ -1,8 +1,10 @@
 """Measurements in turns, each kept as soon as there is one: what is interrupted leaves what it measured."""
 
 import gc
+import os
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -10,6 +12,7 @@ from experiments.bench.record import Measurement
 from experiments.record import Failure
 
 FEWEST_ROUNDS = 3
+STAT = Path("/proc/stat")
 
 
 class Journal:
@@ -52,10 +55,11 @@ class Journal:
         works: how much of `of` one call does; either may be {side: its own}. facts: {side: its facts}. What has been
         timed when this is interrupted, or when a function fails, is kept.
         """
-        seconds = {side: [] for side in sides}
+        seconds, before = {side: [] for side in sides}, cores_time()
         try:
             in_turns(sides, seconds, self.record.asked["repeats"], self.record.asked["seconds"])
         finally:
+            others = others_share(before, cores_time())
             self.add(
                 *(
                     Measurement(
@@ -65,6 +69,7 @@ class Journal:
                         values=values,
                         work=float(works[side] if isinstance(works, dict) else works),
                         of=of[side] if isinstance(of, dict) else of,
+                        others=others,
                         facts=(facts or {}).get(side, {}),
                     )
                     for side, values in seconds.items()
@@ -96,6 +101,23 @@ def synchronize():
     """Wait until the device has done what it was told."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def cores_time():
+    """Seconds of all cores since they started, (idle, busy, busy with this process); None where the system keeps none."""
+    if not STAT.exists():
+        return None
+    ticks = [int(word) / os.sysconf("SC_CLK_TCK") for word in STAT.read_text().splitlines()[0].split()[1:9]]
+    mine = os.times()
+    return ticks[3] + ticks[4], sum(ticks) - ticks[3] - ticks[4], mine.user + mine.system
+
+
+def others_share(before, after):
+    """The share of all cores' time between two `cores_time` that went to other processes (a host's others too)."""
+    if before is None:
+        return None
+    idle, busy, mine = (b - a for a, b in zip(before, after))
+    return max(0.0, busy - mine) / max(idle + busy, 1e-9)
 
 
 def described(each):

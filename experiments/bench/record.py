@@ -13,6 +13,8 @@ from arch.spec import Spec
 from experiments.record import Failure, read_record, write_record
 
 NAME = "bench.json"
+# The share of the cores' time from which on other programs are worth a word.
+DISTURBED = 0.05
 
 
 class Measurement(Spec):
@@ -23,6 +25,7 @@ class Measurement(Spec):
     else there is to compare. case: what tells it from others (`spec`, `context`, `batch`, `shape`).
     unit: of `values`, every single one in the order measured: `s`, or `B` for bytes.
     work: how much of `of` (tokens, FLOP, B, steps) each of `values` seconds was spent on. facts: what else is known.
+    others: the share of all cores' time that other programs took meanwhile, where the system says so.
     """
 
     what: str
@@ -32,6 +35,7 @@ class Measurement(Spec):
     values: list[float]
     work: float = 1.0
     of: str = ""
+    others: float | None = None
     facts: dict[str, Any] = {}
 
     @property
@@ -111,6 +115,17 @@ class BenchRecord(Spec):
             if (each.what, each.side) == (what, side) and all(each.case.get(k) == v for k, v in case.items()):
                 return each
         return None
+
+    def disturbed(self):
+        """A sentence that says how much other programs took of the machine; empty where it was little or is unknown."""
+        shares = sorted((each.others for each in self.measurements if each.others is not None), reverse=True)
+        if not shares or shares[0] < DISTURBED:
+            return ""
+        middle = statistics.median(shares)
+        return (
+            f"other programs took up to {shares[0]:.0%} of the cores' time during a measurement ({middle:.0%} in the "
+            "median one): ratios are less sure than their spread says, times say nothing"
+        )
 
     def cases(self, what):
         """The distinct cases of what was measured, in order."""

@@ -12,6 +12,7 @@ def tables(record):
     """All that a BenchRecord has measured, as something rich prints."""
     parts = [_ceilings(record), _training(record), _decoding(record), _profiles(record), _others(record), _targets(record)]
     lines = [f"{failure.error}: {failure.message.splitlines()[-1]}" for failure in record.failures] + record.notes
+    lines += [record.disturbed()] if record.disturbed() else []
     return Group(*(part for part in parts if part.row_count), *map(Text, lines))
 
 
@@ -94,9 +95,10 @@ def _rate(measurement):
 
 
 def _bytes(measurement):
-    return f"{measurement.median:,.0f} B" if measurement and measurement.median < 1e6 else (
-        f"{measurement.median / 1e6:,.1f} MB" if measurement else ""
-    )
+    if not measurement:
+        return ""
+    size = measurement.median
+    return f"{size:,.0f} B" if size < 1e6 else f"{size / 1e6:,.1f} MB"
 
 
 def _ratio(found, unit=""):

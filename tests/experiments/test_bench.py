@@ -260,6 +260,15 @@ def test_a_peer_that_is_not_installed_names_the_command_to_install_it(monkeypatc
         bench(asked("small/gemma3", against="hf"), tmp_path)
 
 
+def test_what_other_programs_take_is_told():
+    assert journal.others_share((10.0, 5.0, 1.0), (11.0, 8.0, 2.0)) == pytest.approx(0.5)
+    assert journal.others_share((0.0, 0.0, 0.0), (1.0, 1.0, 1.02)) == 0.0
+    record = BenchRecord(status="finished", asked={})
+    quiet, loud = (Measurement(what="x", side="a", values=[1.0], others=share) for share in (0.01, 0.5))
+    assert not record.model_copy(update={"measurements": [quiet]}).disturbed()
+    assert "up to 50%" in record.model_copy(update={"measurements": [quiet, loud]}).disturbed()
+
+
 def test_ratios_pair_the_rounds():
     fast = Measurement(what="train", side="ours", values=[1.0, 2.0, 4.0], work=8.0)
     slow = Measurement(what="train", side="hf", values=[3.0, 6.0, 12.0], work=8.0)
