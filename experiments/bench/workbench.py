@@ -42,7 +42,7 @@ def lightning(journal, asked):
     with tempfile.TemporaryDirectory(prefix="archbench-") as folder:
         text = Path(folder) / "text.txt"
         text.write_text("\n".join(f"a line of text, number {i}, for a model that learns nothing" for i in range(4000)))
-        data = TRIVIAL["data"] | {"source": {"type": "text", "files": [str(text)]}}
+        data = TRIVIAL["data"] | {"source": {"type": "text", "files": [str(text)], "separator": "\n"}}
         spec = plan(TRIVIAL | {"data": data}).spec
         corpus = prepare(spec.data, spec.model.vocab_size)
 
@@ -77,7 +77,7 @@ def _bare_seconds(module):
         loss_sum, weight, _ = module.objective(module.model, batch)
         (loss_sum / weight).backward()
         norm = torch.nn.utils.clip_grad_norm_(weights, module.spec.optimizer.clip, foreach=True)
-        float(loss_sum), float(norm)
+        float(loss_sum.detach()), float(norm)
         optimizer.step()
         if index == 0:
             started = time.perf_counter()

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from arch import cost, document, registry
 from arch.errors import SpecError
 from arch.spec import ModelSpec
-from experiments.bench import ceilings, journal, kernels, models, products
+from experiments.bench import ceilings, journal, kernels, models, products, workbench
 from experiments.bench.child import ChildFailed, in_child
 from experiments.bench.peer import check_same, new_peer
 from experiments.bench.profile import profiled
@@ -152,6 +152,16 @@ def test_the_profile_divides_the_whole_step():
     found = profiled(Ours(tiny("small/recurrentgemma"), CPU, "float32").training(1, 24), {"spec": "x", "context": 24}, CPU)
     assert sum(found.kinds.values()) == pytest.approx(found.seconds, rel=0.05)
     assert {"matrix products", "recurrence", "optimizer", "element-wise"} <= set(found.kinds)
+
+
+def test_lightning_and_the_bare_loop_do_the_same_steps(tmp_path, monkeypatch):
+    monkeypatch.setitem(workbench.TRIVIAL, "train", {"steps": 5})
+    kept = journal.Journal(BenchRecord(status="running", asked={}), tmp_path, lambda line: None)
+    workbench.lightning(kept, BenchSpec(measure=("lightning",), repeats=2))
+    assert [(each.side, len(each.values), each.work) for each in kept.record.measurements] == [
+        ("lightning", 2, 4.0),
+        ("bare", 2, 4.0),
+    ]
 
 
 def test_one_function_in_a_process_of_its_own():
