@@ -7,7 +7,7 @@ import typer
 
 from arch.cli import main, new_app
 
-app = new_app("What a study found: a report, a table, figures, TensorBoard.")
+app = new_app("What a study found: a report, a table, figures, TensorBoard. And how fast it all is: performance.")
 Folder = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="The folder with study.json, as `sweeps run` names it.")]
 
 
@@ -53,6 +53,18 @@ def figures(folder: Folder):
     for name, figure in plots.figures(study, judge(study)).items():
         figure.savefig(out / f"{name}.png", dpi=120, facecolor="white")
         print(out / f"{name}.png")
+
+
+@app.command()
+def performance(
+    records: Annotated[list[Path], typer.Argument(metavar="RECORD...", help="bench.json files, or their folders.")],
+    out: Annotated[Path, typer.Option(help="The Markdown file; its figure lies beside it.")] = Path("docs/performance.md"),
+):
+    """Write docs/performance.md from benchmark records: every target beside what was measured."""
+    from analysis.performance import write
+
+    for path in write(records, out):
+        print(path)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -118,6 +119,73 @@ def parity(out: Annotated[Path | None, typer.Option(help="write the document the
         out.write_text(text, encoding="utf-8")
     if "**differs**" in text:
         raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    specs: Annotated[list[str], typer.Argument(metavar="[SPEC]...", help="model specs: paths or shipped names")] = (),
+    context: Annotated[list[int], typer.Option(help="of training; each divides --tokens")] = (512, 4096),
+    decode_context: Annotated[list[int], typer.Option(help="tokens in the cache when decoding is timed")] = (2000,),
+    batch: Annotated[list[int], typer.Option(help="streams decoded at once")] = (1, 16),
+    measure: Annotated[list[str], typer.Option(help="only these: train, decode, memory, profile, scan, loss, ...")] = (),
+    against: Annotated[str, typer.Option(help="a peer: hf, the same model in transformers")] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="also where a training step's time goes")] = False,
+    kernels: Annotated[bool, typer.Option("--kernels", help="also scan, loss, reach, Lightning, start")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="also train with each block compiled")] = False,
+    threads: int = 2,
+    tokens: Annotated[int, typer.Option(help="of a training step")] = 4096,
+    decode_tokens: Annotated[int, typer.Option(help="decoded in a round")] = 32,
+    repeats: Annotated[int, typer.Option(help="rounds of a measurement")] = 7,
+    seconds: Annotated[float, typer.Option(help="after which a measurement ends, though not before 3 rounds")] = 90.0,
+    vocabulary: Annotated[int, typer.Option(help="of the loss measured alone")] = 262_144,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
+    out: Annotated[Path, typer.Option(help="folder for bench.json; by default one of its own in runs/bench")] = None,
+):
+    """Measure speed and memory of models, of single kernels, and of the workbench itself, against a peer and ceilings.
+
+    Everything that is compared is measured in turns, in one process. Interrupted, it keeps what was measured.
+    """
+    from experiments.bench.spec import KERNELS, MODELS, BenchSpec
+
+    chosen = list(measure) or [part for part in MODELS if specs and part != "profile"]
+    chosen += [*(("profile",) if profile else ()), *(KERNELS if kernels else ())]
+    asked = BenchSpec.parse(
+        {
+            "specs": list(specs),
+            "contexts": list(context),
+            "decode_contexts": list(decode_context),
+            "batches": list(batch),
+            "measure": list(dict.fromkeys(chosen)),
+            "against": against,
+            "compile": compile,
+            "threads": threads,
+            "tokens": tokens,
+            "decode_tokens": decode_tokens,
+            "repeats": repeats,
+            "seconds": seconds,
+            "vocabulary": vocabulary,
+            "device": device,
+            "dtype": dtype,
+        }
+    )
+    from rich.console import Console
+
+    from experiments.bench.record import NAME, BenchRecord
+    from experiments.bench.run import bench
+    from experiments.bench.table import tables
+
+    folder = out or Path("runs", "bench", datetime.now().strftime("%Y-%m-%d-%H%M%S"))
+    try:
+        record = bench(asked, folder)
+    except KeyboardInterrupt:
+        record = BenchRecord.read(folder)
+        if record is None:  # before anything was measured
+            raise
+    Console(width=160, highlight=False).print(tables(record))
+    print(f"{record.status}: {folder / NAME}")
+    if record.status != "finished":
+        raise SystemExit(130 if record.status == "interrupted" else 1)
 
 
 @app.command()

@@ -3,28 +3,32 @@
 import ctypes
 import os
 import platform
+from pathlib import Path
 
 import torch
 
-# glibc's mallopt parameters (malloc.h).
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+# glibc's mallopt parameters (malloc.h) and what they are set to: freed memory stays, growth comes in large pieces.
+MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_TOP_PAD": (-2, 64 << 20)}
 
 
 def setup(threads):
     """Pin torch to `threads` CPU threads, flush denormals (only effective before the first parallel operation), and
-    keep freed memory in the process: fresh pages cost a CPU step more than its arithmetic does."""
+    keep freed memory in the process: fresh pages cost a CPU step more than its arithmetic does.
+
+    Returns what is in force, for a record: {flush_denormal, mallopt: {parameter: value} as accepted, preloaded}.
+    """
     torch.set_num_threads(threads)
     if torch.get_num_interop_threads() != 1:
         try:
             torch.set_num_interop_threads(1)
         except RuntimeError:
             pass  # already fixed by earlier work in this process; it does not change bits
-    torch.set_flush_denormal(True)
+    flushed, accepted = torch.set_flush_denormal(True), {}
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, -1)
-        libc.mallopt(M_TOP_PAD, 64 << 20)
+        accepted = {name: value for name, (number, value) in MALLOPT.items() if libc.mallopt(number, value)}
+    preloaded = [Path(path).name for path in os.environ.get("LD_PRELOAD", "").replace(":", " ").split()]
+    return {"flush_denormal": flushed, "mallopt": accepted, "preloaded": preloaded}
 
 
 def hardware():

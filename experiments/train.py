@@ -75,7 +75,7 @@ def train(plan, seed, folder, progress=None, stop=None):
         objective = registry.build("objective", spec.objective, corpus.byte_lengths)
         module = TrainingModule(model, objective, spec, corpus, seed)
         watch = Watch(corpus, spec, folder, progress, stop)
-        trainer = _trainer(spec.train, watch, folder)
+        trainer = new_trainer(spec.train, [watch], folder)
         trainer.fit(module, ckpt_path=_resumable(shared, plan, seed))
 
         where = trainer.strategy.root_device
@@ -131,14 +131,15 @@ def _unchanged(corpus, plan):
         raise RuntimeError("a plug-in's source has changed since the run was planned; plan it again")
 
 
-def _trainer(spec, watch, folder):
+def new_trainer(spec, callbacks, folder):
+    """Lightning's Trainer for a TrainSpec, without what Archbench does itself: logs, checkpoints, progress."""
     return pl.Trainer(
         max_steps=spec.steps,
         accelerator=spec.accelerator,
         devices=spec.devices,
         strategy=spec.strategy,
         precision=spec.precision,
-        callbacks=[watch],
+        callbacks=callbacks,
         plugins=[checkpoint.DurableCheckpointIO()],
         default_root_dir=folder,
         logger=False,

@@ -56,3 +56,59 @@ def tiny(corpus_file):
         "train": {"steps": 12, "checkpoint_every": 3},
         "evaluate": {"every": 4, "select_rows": 4, "report_rows": 4, "sample_tokens": 5},
     }
+
+
+@pytest.fixture
+def made_up_benchmark():
+    """`made_up_benchmark(device="cpu", started=..., slower=1.0)`: a BenchRecord with a value wherever a target looks."""
+    from experiments.bench.record import BenchRecord, Measurement, Profile
+
+    def timed(what, side, case, seconds, work=1.0, of=""):
+        return Measurement(what=what, side=side, case=case, values=[seconds, 1.1 * seconds], work=work, of=of)
+
+    def weighed(what, side, case, size, **facts):
+        return Measurement(what=what, side=side, case=case, unit="B", values=[size], facts=facts)
+
+    def make(device="cpu", started="2025-11-21T08:00:00+00:00", slower=1.0):
+        specs = ("small/gemma3", "small/gemma2", "small/recurrentgemma") if device == "cpu" else ("medium/gemma3",)
+        contexts = (512, 4096) if device == "cpu" else (4096, 32768)
+        sides = {"ours": 2.0 * slower, "compiled": 1.8, "hf": 4.0, "products": 1.5}
+        found = [timed("ceiling", "square product", {}, 0.1, 2e10, "FLOP"), timed("ceiling", "copy", {}, 0.01, 2e8, "B")]
+        for spec in specs:
+            for context in contexts:
+                case = {"spec": spec, "context": context}
+                found += [timed("train", side, case, seconds, 4096.0, "tokens") for side, seconds in sides.items()]
+                found += [weighed("memory", side, case, 3e8 * size) for side, size in (("ours", 1), ("hf", 2))]
+            for batch in (1, 16):
+                case = {"spec": spec, "context": 2000, "batch": batch}
+                for what in ("prefill", "decode"):
+                    found += [timed(what, side, case, sides[side], 32.0, "tokens") for side in ("ours", "hf")]
+                found.append(weighed("cache", "ours", case, 4096.0, **{"arch.cost": 4096}))
+        for shape in ([8, 512, 256], [1, 4096, 256], [4, 2048, 1024]):
+            case = {"shape": shape}
+            found += [timed("scan", side, case, 0.01, 1e8, "B") for side in ("ours", "fresh a * b")]
+        for model in ("window-only", "recurrent"):
+            found += [timed("reach", context, {"model": model}, 4.0, 16384.0, "tokens") for context in ("2048", "16384")]
+        found += [timed("decode reach", context, {"model": "r"}, 0.2, 32.0, "tokens") for context in ("1024", "32768")]
+        case = {"vocabulary": 262_144}
+        found += [timed("loss", side, case, 20.0) for side in ("ours", "plain")]
+        found.append(weighed("loss memory", "ours", case, 5e8))
+        found += [timed("lightning", side, {}, seconds, 199.0) for side, seconds in (("lightning", 0.5), ("bare", 0.3))]
+        found += [timed("first step", "next run", {}, 0.8), timed("help", "ours", {}, 0.4)]
+        cost = {"flops_per_token": {"ideal": {"train": 1e6}}}
+        return BenchRecord(
+            status="finished",
+            asked={"against": "hf", "compile": True, "device": device, "dtype": "float32", "tokens": 4096},
+            costs={f"{spec}@{context}": cost for spec in specs for context in contexts},
+            measurements=found,
+            profiles=[Profile(case={"spec": specs[0], "context": 512}, seconds=2.0, kinds={"matrix products": 1.1})],
+            versions={"torch": "2.13.0"},
+            git={"commit": "cb826d1", "dirty": False},
+            hardware={"cpu": "a synthetic CPU", "cores": 2} | ({"gpu": "a synthetic GPU"} if device == "cuda" else {}),
+            threads=2,
+            allocator={"mallopt": {"M_MMAP_MAX": 0}, "preloaded": []},
+            started=started,
+            notes=["something was left out"],
+        )
+
+    return make

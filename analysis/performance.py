@@ -1,0 +1,184 @@
+"""`docs/performance.md` from benchmark records: each target beside what was measured, then the measurements.
+
+The same records give the same text. A number is a ratio formed within one record; where several records of one
+kind of device have it, the latest to have been started counts.
+"""
+
+import os
+from pathlib import Path
+
+from analysis import units
+from analysis.performance_figure import cost_against_context
+from arch.errors import DataError
+from experiments.bench.record import BenchRecord, ratio
+from experiments.bench.spec import TARGETS
+
+DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
+
+
+def load(paths):
+    """{path as given: BenchRecord}, in the order in which they were started. Raises DataError for one that is none."""
+    records = {}
+    for path in paths:
+        try:
+            record = BenchRecord.read(path)
+        except ValueError as error:
+            raise DataError(f"{path}: no benchmark record: {error}", key=None) from None
+        if record is None:
+            raise DataError(f"{path}: no benchmark record there; `python -m experiments bench` writes one", key=None)
+        records[str(path)] = record
+    return dict(sorted(records.items(), key=lambda item: item[1].started))
+
+
+def write(paths, out):
+    """Write the document to the file `out`, and its figure beside it; the paths of both. Raises DataError."""
+    out, records = Path(out), load(paths)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure, picture = cost_against_context(list(records.values())), out.with_suffix(".png")
+    if figure is not None:
+        figure.savefig(picture, dpi=120, facecolor="white", metadata={"Software": None})
+    out.write_text(document(records, picture.name if figure is not None else None, out.parent))
+    return [out] + ([picture] if figure is not None else [])
+
+
+def document(records, picture=None, beside=Path()):
+    """The Markdown of {path: BenchRecord}. picture: the figure's file name; beside: the folder that links start from."""
+    parts = ["# Performance", INTRODUCTION]
+    for device, title in DEVICES.items():
+        mine = {path: record for path, record in records.items() if record.asked["device"] == device}
+        names = list(dict.fromkeys(_hardware(record) for record in mine.values()))
+        parts.append(f"## {title}: {units.listed(names)}" if names else f"## {title}: no record")
+        if not mine:
+            parts.append(f"No record of a {title} device has been given: the cells below are empty, nothing is claimed.")
+        parts.append(_targets(device, mine))
+        if device == "cpu" and picture:
+            parts.append(f"![Training time and memory against context]({picture})")
+        for path, record in mine.items():
+            parts += _record(path, record, beside)
+    return "\n\n".join(parts) + "\n"
+
+
+INTRODUCTION = """\
+Written by `python -m analysis performance RECORD...` from records that `python -m experiments bench` left; not by hand.
+A ratio compares two sides that were measured in turns, in one process: the median over rounds of each round's ratio,
+and its quartiles in brackets. *Products* are a step's own matrix products, forward and backward, run alone: the floor
+under its time. `a * b` and the copy are this machine's memory at its best, with the same allocator settings."""
+
+
+def _targets(device, records):
+    lines = ["| target | | measured | |", "|---|---|---|---|"]
+    for target in TARGETS:
+        if target.hardware != device:
+            continue
+        found = [ratio for ratio in (target.measured(record) for record in records.values()) if ratio]
+        latest = found[-1] if found else None
+        verdict = "" if latest is None else "met" if target.met(latest) else f"**not met**, {target.missing(latest)}"
+        lines.append(f"| {target.what} | {target.held_to} | {_ratio(latest, target.unit)} | {verdict} |")
+    return "\n".join(lines)
+
+
+def _record(path, record, beside):
+    asked = record.asked
+    link = os.path.relpath(path, beside)
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    commit = record.git.get("commit", "unknown")[:12] + (" with changes" if record.git.get("dirty") else "")
+    settings = ", ".join(f"{name}={value}" for name, value in record.allocator.get("mallopt", {}).items()) or "default"
+    preloaded = ", ".join(record.allocator.get("preloaded", []))
+    lines = [
+        f"### [{record.started or path}]({link})",
+        f"{_hardware(record)}; {units.times(record.threads, 'thread')}; {asked['dtype']}; {versions}; commit {commit}; "
+        f"{'finished' if record.status == 'finished' else f'**{record.status}**'}. Allocator: glibc {settings}"
+        + (f", {preloaded} preloaded" if preloaded else "")
+        + f". Steps of {asked['tokens']:,} tokens.",
+    ]
+    sheets = [_ceilings(record), _training(record), _decoding(record), _profiles(record), _others(record)]
+    lines += [sheet for sheet in sheets if sheet]
+    lines += [f"* {note}" for note in [*record.notes, record.disturbed()] if note]
+    lines += [f"* failed: {failure.error}: {failure.message.splitlines()[-1]}" for failure in record.failures]
+    return lines
+
+
+def _ceilings(record):
+    rows = [
+        [each.side, f"{units.scaled(each.best_rate, each.of)}/s", f"{units.scaled(each.rate, each.of)}/s"]
+        for each in record.measurements
+        if each.what == "ceiling"
+    ]
+    return _table(["ceiling", "best", "median"], rows)
+
+
+def _training(record):
+    peer = record.asked["against"] or "hf"
+    sides = {"tokens/s": "ours", "compiled": "compiled", f"`{peer}`": peer, "products alone": "products"}
+    rows = []
+    for case in record.cases("train"):
+        found = {side: record.find("train", side, **case) for side in sides.values()}
+        memory = {side: record.find("memory", side, **case) for side in ("ours", peer)}
+        row = [case["spec"], f"{case['context']:,}", *(_rate(each) for each in found.values())]
+        row += [_ratio(ratio(found["ours"], found[peer]), "x"), _ratio(ratio(found["ours"], found["products"]))]
+        rows.append([*row, *(units.size(each.median) if each else units.DASH for each in memory.values())])
+    head = ["training", "context", *sides, f"over `{peer}`", "share of products", "memory", f"`{peer}` memory"]
+    return _table(head, rows)
+
+
+def _decoding(record):
+    peer, rows = record.asked["against"] or "hf", []
+    for case in record.cases("decode"):
+        row = [case["spec"], f"{case['context']:,}", str(case["batch"])]
+        for what in ("prefill", "decode"):
+            ours, theirs = record.find(what, "ours", **case), record.find(what, peer, **case)
+            row += [_rate(ours), _rate(theirs), _ratio(ratio(ours, theirs), "x")]
+        cache = record.find("cache", "ours", **case)
+        rows.append([*row, f"{cache.values[0]:,.0f} B of {cache.facts['arch.cost']:,}" if cache else units.DASH])
+    head = ["decoding", "cached", "batch", "prompt tokens/s", f"`{peer}`", "ratio", "decoded tokens/s", f"`{peer}`", "ratio"]
+    return _table([*head, "cache"], rows)
+
+
+def _profiles(record):
+    kinds = list(dict.fromkeys(kind for profile in record.profiles for kind in profile.kinds))
+    rows = [
+        [each.case["spec"], f"{each.case['context']:,}", f"{each.seconds:.2f} s"]
+        + [units.share(round(each.kinds.get(kind, 0) / each.seconds, 2)) for kind in kinds]
+        for each in record.profiles
+    ]
+    return _table(["one step", "context", "under the profiler", *kinds], rows)
+
+
+def _others(record):
+    shown = ("ceiling", "train", "prefill", "decode", "memory", "cache")
+    rows = [
+        [
+            each.what,
+            ", ".join(str(value) for value in each.case.values()),
+            each.side,
+            units.size(each.median) if each.unit == "B" else f"{units.number(1000 * each.median)} ms",
+            f"{units.scaled(each.rate, each.of)}/s" if each.of else "",
+        ]
+        for each in record.measurements
+        if each.what not in shown
+    ]
+    return _table(["alone", "case", "side", "median", "rate"], rows)
+
+
+def _table(head, rows):
+    if not rows:
+        return ""
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def _rate(measurement):
+    return f"{measurement.rate:,.0f}" if measurement else units.DASH
+
+
+def _ratio(found, unit=""):
+    if not found:
+        return ""
+    text = f"{units.number(found.median, 3)}{units.SPACE}{unit}".rstrip(f"{units.SPACE} ")
+    return text + (f" {units.interval(found.low, found.high, 3)}" if found.rounds > 1 else "")
+
+
+def _hardware(record):
+    facts = record.hardware
+    if record.asked["device"] == "cuda":
+        return facts.get("gpu", "an unnamed GPU")
+    return f"{facts.get('cpu') or 'an unnamed CPU'}, {units.times(facts.get('cores', 1), 'core')}"

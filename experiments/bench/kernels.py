@@ -1,0 +1,139 @@
+"""Single operations: the linear scan against the bandwidth of its own shape, the loss of a large vocabulary against
+the plain path, and how a model's time a token grows with the context.
+
+Shapes: B rows, T tokens, R channels, D model width, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from arch import registry
+from arch.kernels.linear_scan import linear_scan
+from arch.layout import TokenLayout
+from arch.model import new_model
+from arch.spec import ModelSpec
+from experiments.bench.child import forget_peak, held_bytes, in_child, peak_bytes
+from experiments.bench.record import Measurement
+from experiments.bench.sides import Ours, tokens_of
+from experiments.data.packing import Batch
+
+SCAN_SHAPES = ((8, 512, 256), (1, 4096, 256), (4, 2048, 1024))
+# Tensors of B x T x R that a scan must read or write: a, b, h; then g, a, h, da, db. And those of a * b.
+SCAN_MOVES, PRODUCT_MOVES = 8, 3
+LOSS_TOKENS, LOSS_DIM = 4096, 640
+# The plain path holds logits, log-probabilities and two gradients of the size of logits.
+PLAIN_LOGITS = 4
+REACH_CONTEXTS, REACH_TOKENS = (2048, 16_384), 16_384
+DECODE_CONTEXTS = (1024, 32_768)
+
+
+def scan(journal, asked, device):
+    """Bytes that `linear_scan`, forward and backward, must move a second, beside those of a * b into fresh memory."""
+    for shape in SCAN_SHAPES:
+        a_BTR = torch.empty(shape, device=device).uniform_(0.9, 0.999).requires_grad_()
+        b_BTR = torch.randn(shape, device=device, requires_grad=True)
+        g_BTR, h0_BR = torch.randn(shape, device=device), torch.zeros(shape[0], shape[2], device=device)
+
+        def both_ways(a_BTR=a_BTR, b_BTR=b_BTR, g_BTR=g_BTR, h0_BR=h0_BR):
+            torch.autograd.grad(linear_scan(a_BTR, b_BTR, h0_BR), (a_BTR, b_BTR), g_BTR)
+
+        def product(a_BTR=a_BTR.detach(), b_BTR=b_BTR.detach()):
+            return a_BTR * b_BTR
+
+        works = {"ours": SCAN_MOVES * a_BTR.nbytes, "fresh a * b": PRODUCT_MOVES * a_BTR.nbytes}
+        sides = {"ours": both_ways, "fresh a * b": product}
+        journal.time("scan", sides, {"shape": list(shape)}, works, "B")
+
+
+def loss(journal, asked, device):
+    """Time and extra memory of the loss of a large vocabulary, the objective's path and the plain one."""
+    case = {"vocabulary": asked.vocabulary, "tokens": LOSS_TOKENS, "dim": LOSS_DIM}
+    sides, needed = ["ours", "plain"], PLAIN_LOGITS * 4 * asked.vocabulary * LOSS_TOKENS
+    if device.type == "cpu" and needed > free_bytes():
+        sides.remove("plain")
+        journal.note(f"loss: the plain path needs {needed / 1e9:.0f} GB, {free_bytes() / 1e9:.0f} GB are free; not timed")
+    for side in sides:
+        facts = in_child(loss_memory, side, asked.vocabulary, asked.device, threads=asked.threads)
+        bytes_taken = [float(facts["extra"])]
+        journal.add(Measurement(what="loss memory", side=side, case=case, unit="B", values=bytes_taken, facts=facts))
+    paths = loss_paths(asked.vocabulary, device)
+    journal.time("loss", {side: paths[side] for side in sides}, case, LOSS_TOKENS, "tokens")
+
+
+def loss_paths(vocabulary, device, tokens=LOSS_TOKENS):
+    """{side: a function that computes loss and gradients}: the objective's own path, and plain cross-entropy.
+
+    The model is a head of V x D and next to nothing before it; it is given embeddings instead of tokens.
+    """
+    ffn = {"type": "gated", "hidden": 1}
+    data = {"dim": LOSS_DIM, "vocab_size": vocabulary, "layers": 1, "pattern": ["f"], "blocks": {"f": {"ffn": ffn}}}
+    spec = registry.resolve(ModelSpec.parse(data), data)
+    model = new_model(spec, seed=0).to(device)
+    objective = registry.build("objective", {"type": "next_token"}, torch.ones(vocabulary, dtype=torch.long)).to(device)
+    x_BTD = torch.randn(1, tokens, LOSS_DIM, device=device, requires_grad=True)
+    layout = TokenLayout.whole(1, tokens, device)
+    targets_BT = tokens_of(spec, 1, tokens, device)
+    batch = Batch(x_BTD, targets_BT, layout.doc_BT, layout.pos_BT)
+
+    def once(path):
+        def run():
+            model.zero_grad()
+            x_BTD.grad = None
+            path().backward()
+
+        return run
+
+    def plain():
+        logits_NV = model(x_BTD, layout).flatten(0, 1)
+        return F.cross_entropy(logits_NV.float(), targets_BT.flatten(), reduction="sum")
+
+    return {"ours": once(lambda: objective(model, batch)[0]), "plain": once(plain), "weights": model, "inputs": x_BTD}
+
+
+def loss_memory(side, vocabulary, device, tokens=LOSS_TOKENS):
+    """{before, gradients, extra}: bytes held before, bytes of all gradients, and what a loss with its gradients took
+    at most beyond the two."""
+    device = torch.device(device)
+    small = loss_paths(64, device, tokens=64)
+    small[side]()  # libraries take their own memory when they are first used
+    paths = loss_paths(vocabulary, device, tokens)
+    forget_peak(device)
+    before = held_bytes(device)
+    paths[side]()
+    weights = [*paths["weights"].parameters(), paths["inputs"]]
+    gradients = sum(weight.grad.nbytes for weight in weights)
+    return {"before": before, "gradients": gradients, "extra": peak_bytes(device) - before - gradients}
+
+
+def free_bytes():
+    """Memory that programs may still take (Linux); without a limit where the system does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            line = next(line for line in file if line.startswith("MemAvailable:"))
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration):
+        return float("inf")
+
+
+def reach(journal, asked, device):
+    """Training tokens per second at a long context beside a short one, and the time of a decoded token, of models whose
+    layers reach no further than a window or a state."""
+    specs = {"window-only": shipped("small/gemma3", pattern=["local"]), "recurrent": shipped("small/recurrentgemma")}
+    for name, spec in specs.items():
+        model = Ours(spec, device, asked.dtype)
+        steps = {str(context): model.training(REACH_TOKENS // context, context) for context in REACH_CONTEXTS}
+        journal.time("reach", steps, {"model": name}, REACH_TOKENS, "tokens")
+    spec, sides = specs["recurrent"], {}
+    for context in DECODE_CONTEXTS:
+        model = Ours(spec, device, asked.dtype)
+        model.fill(tokens_of(spec, 1, context, device), asked.decode_tokens * (asked.repeats + 1))
+        sides[str(context)] = lambda model=model: model.decode(asked.decode_tokens)
+    journal.time("decode reach", sides, {"model": "recurrent + window"}, asked.decode_tokens, "tokens")
+
+
+def shipped(name, **changes):
+    """A shipped model spec, resolved, with some of its keys changed."""
+    from arch import document
+
+    root = document.overridden(document.load(name, "arch"), document.node(changes))
+    return registry.resolve(ModelSpec.parse(root), root)

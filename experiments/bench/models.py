@@ -1,0 +1,96 @@
+"""What is measured of a model: training, prompt and decoding, memory, where a step's time goes."""
+
+import torch
+
+from arch import cost
+from arch.spec import ModelSpec
+from experiments.bench import products
+from experiments.bench.child import forget_peak, held_bytes, in_child, peak_bytes
+from experiments.bench.profile import profiled
+from experiments.bench.record import Measurement
+from experiments.bench.sides import Ours, Peer, tokens_of
+
+
+def sides_of(spec, name, asked, device):
+    """{side: Ours or Peer} of what is compared."""
+    ours = Ours(spec, device, asked.dtype)
+    sides = {"ours": ours}
+    if asked.compile:
+        sides["compiled"] = Ours(spec, device, asked.dtype, compile=True)
+    if asked.against:
+        sides[asked.against] = Peer(spec, device, asked.dtype, ours.model, name)
+    return sides
+
+
+def training(journal, spec, name, context, asked, device):
+    """Time a training step of every side, and our own step's products alone, in turns."""
+    rows = asked.tokens // context
+    sides = sides_of(spec, name, asked, device)
+    steps = {side: each.training(rows, context) for side, each in sides.items()}
+    found = products.noted(steps["ours"])
+    steps["products"] = products.alone(found.products, device)
+    facts = {"products": {"flops": found.flops, "count": len(found.products), "not in it": dict(found.opaque)}}
+    journal.time("train", steps, {"spec": name, "context": context}, rows * context, "tokens", facts)
+
+
+def decoding(journal, spec, name, context, batch, asked, device):
+    """Time reading a prompt of `context` tokens, then `decode_tokens` further ones a round; weigh our cache."""
+    sides = sides_of(spec, name, asked.model_copy(update={"compile": False}), device)
+    case = {"spec": name, "context": context, "batch": batch}
+    prompt_BT = tokens_of(spec, batch, context, device)
+    further = asked.decode_tokens * (asked.repeats + 1)
+    fills = {side: lambda each=each: each.fill(prompt_BT, further) for side, each in sides.items()}
+    journal.time("prefill", fills, case, batch * context, "tokens")
+    decodes = {side: lambda each=each: each.decode(asked.decode_tokens) for side, each in sides.items()}
+    journal.time("decode", decodes, case, batch * asked.decode_tokens, "tokens")
+    journal.add(cache_of(sides["ours"], spec, case, context + further, batch, asked.dtype))
+
+
+def cache_of(ours, spec, case, capacity, batch, dtype):
+    """The bytes our decoding state holds, beside the figure of arch.cost."""
+    said = batch * cost.cache_bytes(spec, capacity, dtype)["total"]
+    return Measurement(
+        what="cache",
+        side="ours",
+        case=case,
+        unit="B",
+        values=[float(ours.cache_bytes())],
+        facts={"arch.cost": said, "capacity": capacity},
+    )
+
+
+def memory(journal, spec, name, context, asked):
+    """The most memory that a training step takes, each side in a process of its own."""
+    for side in ["ours"] + ([asked.against] if asked.against else []):
+        facts = in_child(training_memory, spec.dump(), side, context, asked.dump(), threads=asked.threads)
+        journal.add(
+            Measurement(
+                what="memory",
+                side=side,
+                case={"spec": name, "context": context},
+                unit="B",
+                values=[float(facts["peak"] - facts["before"])],
+                facts=facts,
+            )
+        )
+
+
+def training_memory(spec, side, context, asked):
+    """{before, peak}: bytes this process holds before there is a model, and at most in a training step."""
+    spec, device = ModelSpec.parse(spec), torch.device(asked["device"])
+    if side == "hf":
+        import transformers  # noqa: F401  (what a package itself takes is no part of a step)
+    before = held_bytes(device)
+    made = {"ours": Ours, "hf": Peer}[side](spec, device, asked["dtype"])
+    made.start_optimizer()
+    forget_peak(device)
+    made.training(asked["tokens"] // context, context)()
+    return {"before": before, "peak": peak_bytes(device)}
+
+
+def profile(journal, spec, name, context, asked, device):
+    """Where the time of our training step goes."""
+    ours = Ours(spec, device, asked.dtype)
+    step = ours.training(asked.tokens // context, context)
+    found = profiled(step, {"spec": name, "context": context}, device)
+    journal.change(profiles=[*journal.record.profiles, found])

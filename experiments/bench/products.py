@@ -1,0 +1,125 @@
+"""The matrix products of a step, noted while it runs and then run alone: the floor under the step's time.
+
+A product is noted below autograd, so forward and backward are both there, with the shapes, strides and types that
+the step really used.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+aten = torch.ops.aten
+# The position of the two factors among the operands.
+FACTORS = {
+    aten.mm: (0, 1),
+    aten.bmm: (0, 1),
+    aten.addmm: (1, 2),
+    aten.addmm_: (1, 2),
+    aten.baddbmm: (1, 2),
+    aten.baddbmm_: (1, 2),
+}
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor without its values."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Product:
+    """One matrix product, with Operands in place of tensors."""
+
+    function: Any
+    args: tuple
+    kwargs: tuple = ()
+
+    @property
+    def flops(self):
+        """Two a multiply-add."""
+        left, right = (self.args[i] for i in FACTORS[self.function._overloadpacket])
+        return 2 * math.prod(left.shape) * right.shape[-1]
+
+
+@dataclass
+class Noted:
+    """The products of a step in order, and how often it called what may hide further ones (fused attention, custom
+    operations), which are in no product floor."""
+
+    products: list[Product] = field(default_factory=list)
+    opaque: Counter = field(default_factory=Counter)
+
+    @property
+    def flops(self):
+        """FLOPs of all products."""
+        return sum(product.flops for product in self.products)
+
+
+class _Note(TorchDispatchMode):
+    def __init__(self, noted):
+        super().__init__()
+        self.noted = noted
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function._overloadpacket in FACTORS:
+            described = tree_map(_operand, kwargs)
+            self.noted.products.append(Product(function, tuple(map(_operand, args)), tuple(described.items())))
+        elif function.namespace not in ("aten", "prim", "prims") or "scaled_dot_product" in function.name():
+            self.noted.opaque[function.name()] += 1
+        return function(*args, **kwargs)
+
+
+def noted(step):
+    """Run `step()` once and return its Noted products."""
+    found = Noted()
+    with _Note(found):
+        step()
+    return found
+
+
+def alone(products, device):
+    """A function that runs the products, in their order, on operands of their own.
+
+    Equal operands share their values, and in-place products write into their own operand, as in the step.
+    """
+    operands = {}
+
+    def real(value):
+        if not isinstance(value, Operand):
+            return value
+        if value not in operands:
+            operands[value] = _filled(value, device)
+        return operands[value]
+
+    calls = [
+        (each.function, tuple(map(real, each.args)), {name: real(value) for name, value in each.kwargs})
+        for each in products
+    ]
+
+    @torch.no_grad()
+    def run():
+        for function, args, kwargs in calls:
+            function(*args, **kwargs)
+
+    return run
+
+
+def _operand(value):
+    if isinstance(value, torch.Tensor):
+        return Operand(tuple(value.shape), tuple(value.stride()), value.dtype)
+    return value
+
+
+def _filled(operand, device):
+    reach = 1 + sum((size - 1) * stride for size, stride in zip(operand.shape, operand.stride))
+    memory = torch.randn(max(1, reach), device=device).to(operand.dtype)
+    return memory.as_strided(operand.shape, operand.stride)

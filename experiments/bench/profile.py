@@ -1,0 +1,65 @@
+"""Where the time of a training step goes, by kind of operation."""
+
+import time
+from collections import Counter
+
+import torch
+from torch.profiler import ProfilerActivity
+
+from experiments.bench.journal import synchronize
+from experiments.bench.record import Profile
+
+# An operation is of the first kind that has a word found in its name; what an operation calls is of its kind, unless
+# that is `element-wise`, the kind of all that has no other.
+KINDS = {
+    "optimizer": ("Optimizer.", "clip_grad"),
+    "attention": ("scaled_dot_product", "_Banded", "_Blocked", "flash", "softmax"),
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn"),
+    "recurrence": ("linear_scan", "rg_lru"),
+    "loss": ("nll_loss", "cross_entropy"),
+    "memory": ("aten::copy_", "aten::clone", "aten::cat", "aten::zero_", "aten::fill_", "_pad", "aten::index"),
+}
+STEPS = 3
+REST, OUTSIDE = "element-wise", "outside operations"
+
+
+def profiled(step, case, device):
+    """A Profile of the shortest of STEPS calls of `step()`, after one to warm up: what else the machine does only adds.
+
+    Times are each operation's own, of the device where there is one; `outside operations` is what is left of the
+    step: Python, waiting, launching.
+    """
+    step()
+    synchronize()
+    return min((_profiled_once(step, case, device) for _ in range(STEPS)), key=lambda each: each.seconds)
+
+
+def _profiled_once(step, case, device):
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+    with torch.profiler.profile(activities=activities) as profile:
+        started = time.perf_counter()
+        step()
+        synchronize()
+        seconds = time.perf_counter() - started
+    kinds, operations = Counter(), Counter()
+    own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    # A CUDA kernel is an event of its own, without a parent; its time is also that of the operation that launched it.
+    roots = [event for event in profile.events() if event.cpu_parent is None and event.device_type.name == "CPU"]
+    waiting = [(event, None) for event in roots]
+    while waiting:
+        event, above = waiting.pop()
+        kind = above or kind_of(event.name)
+        took = getattr(event, own) / 1e6
+        kinds[kind or REST] += took
+        operations[event.name] += took
+        waiting += [(child, kind) for child in event.cpu_children]
+    kinds[OUTSIDE] = max(0.0, seconds - sum(kinds.values()))
+    return Profile(case=case, seconds=seconds, kinds=dict(kinds.most_common()), operations=dict(operations.most_common(10)))
+
+
+def kind_of(name):
+    """The kind of an operation by its name, None where the name says nothing."""
+    for kind, words in KINDS.items():
+        if any(word in name for word in words):
+            return kind
+    return None

@@ -1,0 +1,133 @@
+"""From what is asked to a record: every measurement, in the order in which the table shows them."""
+
+import importlib.metadata
+import importlib.util
+import platform
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from arch import cost, document, registry
+from arch.cost import DTYPES
+from arch.errors import SpecError
+from arch.spec import ModelSpec
+from experiments import device as devices
+from experiments.bench import ceilings, kernels, models, workbench
+from experiments.bench.journal import Journal
+from experiments.bench.peer import INSTALL, peer_options
+from experiments.bench.record import BenchRecord
+from experiments.train import CODE
+
+PACKAGES = ("torch", "transformers", "pytorch-lightning", "numpy")
+
+
+def bench(asked, folder, tell=print):
+    """Measure what a BenchSpec asks for; the BenchRecord, which is in `folder` after every measurement.
+
+    Interrupted, it keeps what it has and raises KeyboardInterrupt. Raises SpecError, before anything is measured, for
+    a spec that does not build, a peer that is not installed or has no such model, and a device that is not there.
+    """
+    specs = {name: resolved(name) for name in asked.specs}
+    check(asked, specs)
+    device = torch.device(asked.device)
+    settings = devices.setup(asked.threads)
+    record = BenchRecord(
+        status="running",
+        asked=asked.dump(),
+        specs={name: spec.dump() for name, spec in specs.items()},
+        costs={
+            f"{name}@{context}": cost.summary(spec, context, asked.dtype)
+            for name, spec in specs.items()
+            for context in asked.contexts
+        },
+        versions=versions(),
+        git=CODE,
+        hardware=devices.hardware(),
+        threads=torch.get_num_threads(),
+        allocator=settings,
+        started=_now(),
+    )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write(folder)
+    journal = Journal(record, folder, tell)
+    status = "interrupted"
+    try:
+        with journal.part("ceilings"):
+            ceilings.measure(journal, device, DTYPES[asked.dtype])
+        for name, spec in specs.items():
+            of_model(journal, spec, name, asked, device)
+        alone(journal, asked, device)
+        status = "failed" if journal.record.failures else "finished"
+    finally:
+        journal.change(status=status, ended=_now())
+    return journal.record
+
+
+def of_model(journal, spec, name, asked, device):
+    """All that is asked for of one model."""
+    for context in asked.contexts:
+        if "train" in asked.measure:
+            with journal.part(f"train {name} {context}"):
+                models.training(journal, spec, name, context, asked, device)
+        if "memory" in asked.measure:
+            with journal.part(f"memory {name} {context}"):
+                models.memory(journal, spec, name, context, asked)
+        if "profile" in asked.measure:
+            with journal.part(f"profile {name} {context}"):
+                models.profile(journal, spec, name, context, asked, device)
+    if "decode" in asked.measure:
+        for context in asked.decode_contexts:
+            for batch in asked.batches:
+                with journal.part(f"decode {name} {context} x {batch}"):
+                    models.decoding(journal, spec, name, context, batch, asked, device)
+
+
+def alone(journal, asked, device):
+    """All that is asked for beside models."""
+    parts = {
+        "scan": lambda: kernels.scan(journal, asked, device),
+        "reach": lambda: kernels.reach(journal, asked, device),
+        "loss": lambda: kernels.loss(journal, asked, device),
+        "lightning": lambda: workbench.lightning(journal, asked),
+        "start": lambda: workbench.start(journal, asked),
+    }
+    for name, measure in parts.items():
+        if name in asked.measure:
+            with journal.part(name):
+                measure()
+
+
+def resolved(name):
+    """The resolved ModelSpec of a path or shipped name. Raises SpecError."""
+    root = document.load(name, "arch")
+    spec = registry.resolve(ModelSpec.parse(root), root)
+    cost.check_builds(spec, root)
+    return spec
+
+
+def check(asked, specs):
+    """Raises SpecError for a peer or a device that is not there."""
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        raise SpecError("--device cuda: torch finds no CUDA device here")
+    if asked.against:
+        if importlib.util.find_spec("transformers") is None:
+            raise SpecError(f"--against hf needs the package transformers: {INSTALL}")
+        for spec in specs.values():
+            peer_options(spec)
+
+
+def versions():
+    """{package: version} of what decides a speed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            pass  # an optional one
+    return found
+
+
+def _now():
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,140 @@
+"""Our model and the peer's behind one face: a training step, a prompt, further tokens.
+
+Both are trained by the same optimizer, with the same clipping, on the same tokens: rows of one document each.
+Shapes: B rows or streams, T tokens, N tokens decoded.
+"""
+
+import torch
+
+from arch import registry
+from arch.cost import DTYPES, tensors
+from arch.model import new_model
+from experiments.bench.peer import check_same, new_peer
+from experiments.data.packing import Batch
+from experiments.optim import build_optimizer
+from experiments.spec import OptimizerSpec
+
+OPTIMIZER = OptimizerSpec(lr=1e-4)
+# Tokens of a prompt that go through the model at once: a window's ring is small, a mask over all keys is not.
+CHUNK = 512
+
+
+def tokens_of(spec, rows, tokens, device, seed=0):
+    """Tokens (rows, tokens), drawn evenly over the vocabulary."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(spec.vocab_size, (rows, tokens), generator=generator).to(device)
+
+
+class _Side:
+    def __init__(self, model, spec, device, dtype):
+        self.model, self.spec, self.device, self.dtype = model.to(device, DTYPES[dtype]), spec, device, dtype
+        self.optimizer = build_optimizer(self.model, OPTIMIZER)
+
+    def training(self, rows, context):
+        """A function that does one optimizer step on `rows` x `context` tokens: forward, loss, backward, clip, AdamW."""
+        self.model.train()
+        mean_loss = self._mean_loss(tokens_of(self.spec, rows, context, self.device))
+
+        def step():
+            self.optimizer.zero_grad()
+            mean_loss().backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), OPTIMIZER.clip, foreach=True)
+            self.optimizer.step()
+
+        return step
+
+    @torch.no_grad()
+    def start_optimizer(self):
+        """Make AdamW's moments, as after a first step."""
+        for weight in self.model.parameters():
+            weight.grad = torch.zeros_like(weight)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class Ours(_Side):
+    """Archbench's model of a resolved spec with the objective `next_token`."""
+
+    def __init__(self, spec, device, dtype, compile=False):
+        super().__init__(new_model(spec, seed=0), spec, device, dtype)
+        lengths_V = torch.ones(spec.vocab_size, dtype=torch.long)
+        self.objective = registry.build("objective", {"type": "next_token"}, lengths_V).to(device)
+        if compile:
+            for block in self.model.blocks:
+                block.compile()
+
+    def _mean_loss(self, tokens_BT):
+        batch = whole_rows(tokens_BT)
+        weight = self.objective.weight(batch)
+        return lambda: self.objective(self.model, batch)[0] / weight
+
+    @torch.no_grad()
+    def fill(self, tokens_BT, further=0):
+        """Read a prompt, CHUNK tokens at a time; there is room for `further` ones."""
+        self.model.eval()
+        state = self.model.init_state(tokens_BT.shape[0], tokens_BT.shape[1] + further)
+        for chunk_BT in tokens_BT.split(CHUNK, dim=1):
+            hidden_BTD, state = self.model.trunk(chunk_BT, None, state)
+        self.next_B1 = self.model.logits(hidden_BTD[:, -1:]).argmax(-1)
+        self.state = state
+
+    @torch.no_grad()
+    def decode(self, count):
+        """The likeliest token, `count` times."""
+        for _ in range(count):
+            scores_B1V, self.state = self.model.decode(self.next_B1, self.state)
+            self.next_B1 = scores_B1V.argmax(-1)
+
+    def cache_bytes(self):
+        """Bytes of the state held."""
+        return sum(tensor.nbytes for tensor in tensors(self.state.layers))
+
+
+class Peer(_Side):
+    """The same model in `transformers` with its own loss and its own cache. Raises SpecError where it is another one."""
+
+    def __init__(self, spec, device, dtype, ours=None, name="spec"):
+        model = new_peer(spec)
+        if ours is not None:
+            check_same(ours, model, name)
+        super().__init__(model, spec, device, dtype)
+
+    def _mean_loss(self, tokens_BT):
+        return lambda: self.model(input_ids=tokens_BT, labels=tokens_BT, use_cache=False).loss
+
+    @torch.no_grad()
+    def fill(self, tokens_BT, further=0):
+        """Read a prompt at once; its cache grows by itself."""
+        from transformers import DynamicCache
+
+        self.model.eval()
+        if hasattr(self.model, "_setup_cache"):  # RecurrentGemma keeps its recurrent states on its modules
+            self.model._setup_cache(self.model.config, len(tokens_BT), self.device, DTYPES[self.dtype])
+        self.cache, self.seen = DynamicCache(config=self.model.config), 0
+        self._read(tokens_BT)
+
+    @torch.no_grad()
+    def decode(self, count):
+        """The likeliest token, `count` times."""
+        for _ in range(count):
+            self._read(self.next_B1)
+
+    def _read(self, tokens_BT):
+        positions_1T = torch.arange(self.seen, self.seen + tokens_BT.shape[1], device=self.device)[None]
+        self.seen += tokens_BT.shape[1]
+        found = self.model(
+            input_ids=tokens_BT,
+            position_ids=positions_1T,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.next_B1 = found.logits.argmax(-1)
+
+
+def whole_rows(tokens_BT):
+    """A Batch of rows of one document each; the last token has no target."""
+    targets_BT = torch.full_like(tokens_BT, -1)
+    targets_BT[:, :-1] = tokens_BT[:, 1:]
+    pos_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
+    return Batch(tokens_BT, targets_BT, torch.zeros_like(tokens_BT), pos_BT.contiguous())

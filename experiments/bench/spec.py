@@ -1,0 +1,190 @@
+"""What a benchmark is asked to measure, as plain data that goes into the record whole; and what it is held to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import model_validator
+
+from arch.spec import Count, List, Positive, Spec
+from experiments.bench.record import BenchRecord, Ratio, spread
+
+# Measured of each model that is named; of this machine and of the workbench, whatever the models.
+MODELS = ("train", "decode", "memory", "profile")
+KERNELS = ("scan", "loss", "reach", "lightning", "start")
+
+
+class BenchSpec(Spec):
+    """One run of `python -m experiments bench`.
+
+    specs: model specs by path or shipped name. contexts: of training, its memory and its profile; each divides
+    `tokens`, the tokens of a step, into rows. decode_contexts: tokens in the cache before decoding is timed, for each
+    of `batches` streams. measure: some of MODELS and KERNELS. against: the peer. compile: also train with each block
+    compiled. repeats: rounds of every interleaved measurement; one that has taken `seconds` ends after its third round.
+    vocabulary: of the loss measured alone. dtype: of weights and activations alike.
+    """
+
+    specs: List(str) = ()
+    contexts: List(Count) = (512, 4096)
+    decode_contexts: List(Count) = (2000,)
+    batches: List(Count) = (1, 16)
+    decode_tokens: Count = 32
+    measure: List(Literal[(*MODELS, *KERNELS)]) = ("train", "decode", "memory")
+    against: Literal["hf"] | None = None
+    compile: bool = False
+    threads: Count = 2
+    tokens: Count = 4096
+    repeats: Count = 7
+    seconds: Positive = 90.0
+    vocabulary: Count = 262_144
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _makes_sense(self):
+        for context in self.contexts:
+            if self.tokens % context:
+                raise ValueError(f"contexts: {context} does not divide tokens = {self.tokens}")
+        if not self.specs and set(self.measure) & set(MODELS):
+            raise ValueError(f"specs: name a model spec, or measure only some of {', '.join(KERNELS)}")
+        return self
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a measured number is held to: at least `least`, at most `most`, or `exactly`.
+
+    measured: a function of a BenchRecord that gives a Ratio, or None where the record has no such measurement.
+    hardware: the device that it is meant for.
+    """
+
+    what: str
+    measured: Callable[[BenchRecord], Ratio | None]
+    unit: str = "x"
+    least: float | None = None
+    most: float | None = None
+    exactly: float | None = None
+    hardware: str = "cpu"
+
+    @property
+    def held_to(self):
+        """`≥ 1.5 x`."""
+        sign, bound = next((s, b) for s, b in (("≥", self.least), ("≤", self.most), ("=", self.exactly)) if b is not None)
+        return f"{sign} {bound:g} {self.unit}".rstrip()
+
+    def met(self, found):
+        """Whether the median of a Ratio meets the target."""
+        if self.exactly is not None:
+            return found.low == found.high == self.exactly
+        return found.median >= self.least if self.least is not None else found.median <= self.most
+
+    def missing(self, found):
+        """By which factor the median of a Ratio falls short of the target, in words; empty where it is met."""
+        if self.met(found):
+            return ""
+        if self.exactly is not None:
+            return f"from {found.low:g} to {found.high:g}"
+        factor = self.least / found.median if self.least is not None else found.median / self.most
+        return f"short by {factor:.2f}x"
+
+
+def _speedup(what, fast, slow, **case):
+    return lambda record: record.speedup(what, fast, slow, **case)
+
+
+def _seconds(what, side, scale=1.0):
+    def measured(record):
+        found = record.find(what, side)
+        return found and spread([scale * value for value in found.values])
+
+    return measured
+
+
+def _growth(record):
+    """Decode time a token at the long context over that at the short one."""
+    return record.speedup("decode reach", "1024", "32768")
+
+
+def _extra_memory(record):
+    found = record.find("loss memory", "ours", vocabulary=262_144)
+    return found and spread([value / 1e9 for value in found.values])
+
+
+def _cache(record):
+    """Bytes held over bytes said, of every decoding that was measured."""
+    held = [each for each in record.measurements if each.what == "cache"]
+    return spread([each.values[0] / each.facts["arch.cost"] for each in held]) if held else None
+
+
+def _overhead(record):
+    """Milliseconds a step under Lightning beyond those of the bare loop, by round."""
+    with_it, without = record.find("lightning", "lightning"), record.find("lightning", "bare")
+    if not (with_it and without):
+        return None
+    return spread([1000 * (a - b) / with_it.work for a, b in zip(with_it.values, without.values)])
+
+
+def _peak_share(spec, context):
+    """FLOPs that the visible pairs need, over what the square product reached."""
+
+    def measured(record):
+        step, peak = record.find("train", "ours", spec=spec, context=context), record.find("ceiling", "square product")
+        cost = record.costs.get(f"{spec}@{context}")
+        if not (step and peak and cost):
+            return None
+        flops = cost["flops_per_token"]["ideal"]["train"]
+        return spread([flops * step.work / seconds / peak.best_rate for seconds in step.values])
+
+    return measured
+
+
+def _scan_of_copy(shape):
+    def measured(record):
+        scan, copy = record.find("scan", "ours", shape=shape), record.find("ceiling", "copy")
+        return scan and copy and spread([scan.work / seconds / copy.best_rate for seconds in scan.values])
+
+    return measured
+
+
+def _targets():
+    families = {
+        "small/gemma3": ("Gemma 3 (5:1)", {512: 1.5, 4096: 3.0}),
+        "small/gemma2": ("Gemma 2 (1:1, softcap 50, logit cap 30)", {512: 2.0, 4096: 5.0}),
+        "small/recurrentgemma": ("RecurrentGemma (rec, rec, local)", {512: 2.5, 4096: 10.0}),
+    }
+    for spec, (title, bounds) in families.items():
+        for context, least in bounds.items():
+            compared = _speedup("train", "ours", "hf", spec=spec, context=context)
+            yield Target(f"{title}, training at {context:,} against `transformers`", compared, least=least)
+    for side, least in (("ours", 0.65), ("compiled", 0.75)):
+        for context in (512, 4096):
+            share = _speedup("train", side, "products", spec="small/gemma3", context=context)
+            how = "eager" if side == "ours" else "compiled"
+            yield Target(f"Gemma 3 small, share of the product floor at {context:,}, {how}", share, unit="", least=least)
+    for model in ("window-only", "recurrent"):
+        longer = _speedup("reach", "16384", "2048", model=model)
+        yield Target(f"tokens per second at 16,384 over 2,048, {model}", longer, least=0.85)
+    for shape in ([8, 512, 256], [1, 4096, 256], [4, 2048, 1024]):
+        title = f"linear scan at ({', '.join(map(str, shape))}), bytes per second over `a * b` into fresh memory"
+        yield Target(title, _speedup("scan", "ours", "fresh a * b", shape=shape), least=0.5)
+    yield Target("loss at vocabulary 262,144, extra memory", _extra_memory, unit="GB", most=1.0)
+    slower = _speedup("loss", "plain", "ours", vocabulary=262_144)
+    yield Target("loss at vocabulary 262,144, time over the plain path", slower, most=1.15)
+    for spec, (title, _) in families.items():
+        for batch in (1, 16):
+            compared = _speedup("decode", "ours", "hf", spec=spec, context=2000, batch=batch)
+            yield Target(f"{title}, decoding at 2,000, batch {batch}, against `transformers`", compared, least=3.0)
+    yield Target("decode time a token at 32,768 over 1,024, recurrent + window", _growth, most=1.1)
+    yield Target("cache bytes held while decoding, over `arch.cost`'s figure", _cache, unit="", exactly=1.0)
+    yield Target("Lightning's overhead a step over a bare loop", _overhead, unit="ms", most=3.0)
+    yield Target("first optimizer step of the next run in a warm worker", _seconds("first step", "next run"), "s", most=1.0)
+    yield Target("`python -m arch --help`", _seconds("help", "ours"), "s", most=0.5)
+    for context in (4096, 32_768):
+        title = f"Gemma 3 (5:1), 154 M, bfloat16, at {context:,}: share of the measured matrix-product peak"
+        share = _peak_share("medium/gemma3", context)
+        yield Target(title, share, unit="", least=0.45, hardware="cuda")
+    title = "linear scan at (4, 2048, 1024), bytes per second over a copy's"
+    yield Target(title, _scan_of_copy([4, 2048, 1024]), least=0.6, hardware="cuda")
+
+
+TARGETS = tuple(_targets())

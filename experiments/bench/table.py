@@ -1,0 +1,109 @@
+"""How a benchmark is printed: ratios and shares of ceilings first, the targets beside what was measured last."""
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from experiments.bench.record import ratio
+from experiments.bench.spec import TARGETS
+
+
+def tables(record):
+    """All that a BenchRecord has measured, as something rich prints."""
+    parts = [_ceilings(record), _training(record), _decoding(record), _profiles(record), _others(record), _targets(record)]
+    lines = [f"{failure.error}: {failure.message.splitlines()[-1]}" for failure in record.failures] + record.notes
+    lines += [record.disturbed()] if record.disturbed() else []
+    return Group(*(part for part in parts if part.row_count), *map(Text, lines))
+
+
+def _ceilings(record):
+    table = Table("ceiling", "best", "median", title="This machine", title_justify="left")
+    for each in record.measurements:
+        if each.what == "ceiling":
+            unit = "GFLOP/s" if each.of == "FLOP" else "GB/s"
+            table.add_row(each.side, f"{each.best_rate / 1e9:,.1f} {unit}", f"{each.rate / 1e9:,.1f} {unit}")
+    return table
+
+
+def _training(record):
+    peer = record.asked["against"]
+    columns = ["model", "context", "tokens/s"] + ([f"{peer} tokens/s", f"over {peer}"] if peer else [])
+    columns += ["share of products"] + (["compiled tokens/s", "its share"] if record.asked["compile"] else [])
+    columns += ["memory"] + ([f"{peer} memory"] if peer else [])
+    table = Table(*columns, title="Training", title_justify="left")
+    cases = record.cases("train") + [case for case in record.cases("memory") if case not in record.cases("train")]
+    for case in cases:
+        sides = {side: record.find("train", side, **case) for side in ("ours", "compiled", "products", peer)}
+        row = [case["spec"], f"{case['context']:,}", _rate(sides["ours"])]
+        if peer:
+            row += [_rate(sides[peer]), _ratio(ratio(sides["ours"], sides[peer]), "x")]
+        row += [_ratio(ratio(sides["ours"], sides["products"]))]
+        if record.asked["compile"]:
+            row += [_rate(sides["compiled"]), _ratio(ratio(sides["compiled"], sides["products"]))]
+        row += [_bytes(record.find("memory", "ours", **case))]
+        table.add_row(*row, *([_bytes(record.find("memory", peer, **case))] if peer else []))
+    return table
+
+
+def _decoding(record):
+    peer = record.asked["against"]
+    columns = ["model", "context", "batch", "prompt tokens/s"] + ([f"over {peer}"] if peer else [])
+    columns += ["decoded tokens/s"] + ([f"over {peer}"] if peer else []) + ["cache", "arch.cost says"]
+    table = Table(*columns, title="Decoding", title_justify="left")
+    for case in record.cases("decode"):
+        row = [case["spec"], f"{case['context']:,}", str(case["batch"])]
+        for what in ("prefill", "decode"):
+            ours = record.find(what, "ours", **case)
+            row += [_rate(ours)] + ([_ratio(ratio(ours, record.find(what, peer, **case)), "x")] if peer else [])
+        cache = record.find("cache", "ours", **case)
+        table.add_row(*row, _bytes(cache), f"{cache.facts['arch.cost']:,}" if cache else "")
+    return table
+
+
+def _profiles(record):
+    kinds = list(dict.fromkeys(kind for profile in record.profiles for kind in profile.kinds))
+    table = Table("model", "context", "step", *kinds, title="Where a training step's time goes", title_justify="left")
+    for each in record.profiles:
+        shares = (f"{each.kinds.get(kind, 0) / each.seconds:.0%}" for kind in kinds)
+        table.add_row(each.case["spec"], f"{each.case['context']:,}", f"{each.seconds:.2f} s", *shares)
+    return table
+
+
+def _others(record):
+    table = Table("what", "case", "side", "median", "rate", title="Beside models", title_justify="left")
+    for each in record.measurements:
+        if each.what in ("ceiling", "train", "prefill", "decode", "memory", "cache"):
+            continue
+        case = " ".join(str(value) for value in each.case.values())
+        median = _bytes(each) if each.unit == "B" else f"{1000 * each.median:,.2f} ms"
+        table.add_row(each.what, case, each.side, median, f"{each.rate:,.3g} {each.of}/s" if each.of else "")
+    return table
+
+
+def _targets(record):
+    table = Table("target", "", "measured", "", title="Targets", title_justify="left")
+    for target in TARGETS:
+        found = target.measured(record) if target.hardware == record.asked["device"] else None
+        if found:
+            missing = target.missing(found)
+            table.add_row(target.what, target.held_to, _ratio(found, target.unit), missing or "met")
+    return table
+
+
+def _rate(measurement):
+    return f"{measurement.rate:,.0f}" if measurement else ""
+
+
+def _bytes(measurement):
+    if not measurement:
+        return ""
+    size = measurement.median
+    return f"{size:,.0f} B" if size < 1e6 else f"{size / 1e6:,.1f} MB"
+
+
+def _ratio(found, unit=""):
+    """`1.52 x [1.49, 1.58]`: median and quartiles over rounds."""
+    if not found:
+        return ""
+    low_high = f" [{found.low:.2f}, {found.high:.2f}]" if found.rounds > 1 else ""
+    return f"{found.median:.2f} {unit}".rstrip() + low_high

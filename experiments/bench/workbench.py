@@ -1,0 +1,117 @@
+"""What the workbench itself adds to a step and to a start: Lightning's overhead, a warm worker's next run, `--help`."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Callback
+
+from arch import document
+from arch.model import new_model
+from experiments import train
+from experiments.bench.child import in_child
+from experiments.bench.record import Measurement
+from experiments.data.corpus import prepare
+from experiments.module import TrainingModule
+from experiments.objectives.next_token import NextToken
+from experiments.plan import plan
+
+# A model so small that what stands around a step is not lost in the noise of the step.
+TRIVIAL = {
+    "model": {
+        "dim": 16,
+        "vocab_size": 300,
+        "layers": 1,
+        "pattern": ["f"],
+        "blocks": {"f": {"ffn": {"type": "gated", "hidden": 16}}},
+    },
+    "data": {"source": {"type": "text"}, "tokenizer": {"type": "byte"}, "context": 32, "rows": 1},
+    "optimizer": {"lr": 1e-3},
+    "train": {"steps": 200},
+    "evaluate": {"every": 1000, "select_rows": 1, "report_rows": 1, "sample_tokens": 0},
+}
+NEXT_RUNS = 3
+
+
+def lightning(journal, asked):
+    """Time steps of a trivial model under Lightning's Trainer, and the same steps in a bare loop, in turns."""
+    sides = {"lightning": [], "bare": []}
+    with tempfile.TemporaryDirectory(prefix="archbench-") as folder:
+        text = Path(folder) / "text.txt"
+        text.write_text("\n".join(f"a line of text, number {i}, for a model that learns nothing" for i in range(4000)))
+        data = TRIVIAL["data"] | {"source": {"type": "text", "files": [str(text)], "separator": "\n"}}
+        spec = plan(TRIVIAL | {"data": data}).spec
+        corpus = prepare(spec.data, spec.model.vocab_size)
+
+        def module():
+            objective = NextToken(NextToken.Config(), corpus.byte_lengths)
+            return TrainingModule(new_model(spec.model, 0), objective, spec, corpus, seed=0)
+
+        for _ in range(asked.repeats + 1):
+            clock = _Clock()
+            train.new_trainer(spec.train, [clock], folder).fit(module())
+            sides["lightning"].append(clock.seconds)
+            sides["bare"].append(_bare_seconds(module()))
+    for side, seconds in sides.items():
+        work = {"work": float(spec.train.steps - 1), "of": "steps"}
+        journal.add(Measurement(what="lightning", side=side, case={"model": "trivial"}, values=seconds[1:], **work))
+
+
+class _Clock(Callback):
+    """Seconds from the end of the first step to the end of the last."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        if index == 0:
+            self.started = time.perf_counter()
+        self.seconds = time.perf_counter() - self.started
+
+
+def _bare_seconds(module):
+    """The same steps without Lightning."""
+    optimizer, weights = module.configure_optimizers(), list(module.parameters())
+    for index, batch in enumerate(module.train_dataloader()):
+        optimizer.zero_grad()
+        loss_sum, weight, _ = module.objective(module.model, batch)
+        (loss_sum / weight).backward()
+        norm = torch.nn.utils.clip_grad_norm_(weights, module.spec.optimizer.clip, foreach=True)
+        float(loss_sum.detach()), float(norm)
+        optimizer.step()
+        if index == 0:
+            started = time.perf_counter()
+    return time.perf_counter() - started
+
+
+def start(journal, asked):
+    """Seconds until the first optimizer step is done, of a worker's first run and of its next ones; and of `--help`."""
+    root = document.load("experiments/tiny_gemma3", "experiments")
+    changes = {"train.steps": 2, "evaluate.every": 2, "evaluate.select_rows": 1, "evaluate.report_rows": 1}
+    planned = plan(document.overridden(root, document.node(changes | {"evaluate.sample_tokens": 0})))
+    first, *later = in_child(first_steps, planned, 1 + NEXT_RUNS, threads=planned.spec.train.threads)
+    case = {"experiment": "experiments/tiny_gemma3"}
+    journal.add(
+        Measurement(what="first step", side="first run", case=case, values=[first]),
+        Measurement(what="first step", side="next run", case=case, values=later),
+    )
+    seconds = []
+    for _ in range(asked.repeats):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "arch", "--help"], cwd=document.ROOT, capture_output=True, check=True)
+        seconds.append(time.perf_counter() - started)
+    journal.add(Measurement(what="help", side="ours", case={"command": "python -m arch --help"}, values=seconds))
+
+
+def first_steps(planned, runs):
+    """Seconds from being given a run to the end of its first optimizer step, of runs done one after the other by the
+    function that a sweep's worker calls. Raises RuntimeError where a run fails."""
+    seconds = []
+    for seed in range(runs):
+        with tempfile.TemporaryDirectory(prefix="archbench-") as folder:
+            ends, started = [], time.perf_counter()
+            record = train.train(planned, seed, folder, progress=lambda told: ends.append(time.perf_counter()))
+            if record.status != "finished":
+                raise RuntimeError(f"the run {record.status}: {record.failure.message if record.failure else ''}")
+            seconds.append(ends[0] - started)
+    return seconds

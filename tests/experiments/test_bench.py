@@ -1,0 +1,312 @@
+"""The benchmark: what it compares, in which order, what it keeps. No test looks at how fast anything is."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from arch import cost, document, registry
+from arch.errors import SpecError
+from arch.spec import ModelSpec
+from experiments.bench import ceilings, journal, kernels, models, products, workbench
+from experiments.bench.child import ChildFailed, in_child
+from experiments.bench.peer import check_same, new_peer
+from experiments.bench.profile import profiled
+from experiments.bench.record import NAME, BenchRecord, Measurement, ratio
+from experiments.bench.run import bench
+from experiments.bench.sides import Ours, Peer, tokens_of
+from experiments.bench.spec import TARGETS, BenchSpec, Target
+from experiments.bench.table import tables
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = ("small/gemma3", "small/gemma2", "small/recurrentgemma")
+CPU = torch.device("cpu")
+TINY = {"dim": 32, "vocab_size": 64}
+TINIER = {
+    "small/gemma3": {"blocks.local.mixer.heads": 2, "blocks.local.mixer.head_dim": 16, "blocks.local.mixer.window": 8},
+    "small/gemma2": {"blocks.local.mixer.heads": 2, "blocks.local.mixer.head_dim": 16, "blocks.local.mixer.window": 8},
+    "small/recurrentgemma": {
+        "blocks.recurrent.mixer.blocks": 2,
+        "blocks.attention.mixer.heads": 2,
+        "blocks.attention.mixer.head_dim": 16,
+        "blocks.attention.mixer.window": 8,
+    },
+}
+
+
+def tiny(name, **changes):
+    """A shipped small spec, smaller."""
+    ffn = "blocks.recurrent.ffn.hidden" if "recurrent" in name else "blocks.local.ffn.hidden"
+    return kernels.shipped(name, **TINY, **TINIER[name], **{ffn: 48}, **changes)
+
+
+def transformers():
+    return pytest.importorskip("transformers")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_product_floor_has_the_flops_of_the_step(name):
+    step = Ours(tiny(name), CPU, "float32").training(2, 24)
+    found = products.noted(step)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    counted = counter.get_flop_counts()["Global"]
+    own = sum(flops for op, flops in counted.items() if not str(op).startswith("archbench."))
+    assert found.flops == own > 0
+    with FlopCounterMode(display=False) as counter:
+        products.alone(found.products, CPU)()
+    assert counter.get_total_flops() == found.flops
+
+
+def test_the_product_floor_runs_the_same_shapes_strides_and_types():
+    step = Ours(tiny("small/gemma3"), CPU, "bfloat16").training(2, 24)
+    found = products.noted(step)
+    again = products.noted(products.alone(found.products, CPU))
+    assert again.products == found.products and not again.opaque
+    dtypes = {value.dtype for each in found.products for value in each.args if isinstance(value, products.Operand)}
+    assert dtypes == {torch.bfloat16}
+
+
+def test_what_the_floor_cannot_see_is_named():
+    found = products.noted(Ours(tiny("small/recurrentgemma"), CPU, "float32").training(1, 24))
+    assert any("rg_lru" in name for name in found.opaque)
+
+
+def test_sides_take_turns():
+    called, seconds = [], {"a": [], "b": [], "c": []}
+    journal.in_turns({side: lambda side=side: called.append(side) for side in seconds}, seconds, repeats=4)
+    assert "".join(called) == "abc" * 5, "one round to warm up, then four"
+    assert {len(each) for each in seconds.values()} == {4}
+
+
+def test_a_slow_measurement_ends_after_its_third_round():
+    seconds = {"a": []}
+    journal.in_turns({"a": lambda: None}, seconds, repeats=50, limit=0.0)
+    assert len(seconds["a"]) == journal.FEWEST_ROUNDS
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_peer_is_the_same_model(name):
+    transformers()
+    ours, theirs = Ours(tiny(name), CPU, "float32"), Peer(tiny(name), CPU, "float32")
+    check_same(ours.model, theirs.model, name)
+    count = [sum(weight.numel() for weight in side.model.parameters()) for side in (ours, theirs)]
+    assert count[0] == count[1] == cost.summary(tiny(name), 8)["parameters"]["total"]
+    config = theirs.model.config
+    assert config._attn_implementation == ("eager" if name == "small/gemma2" else "sdpa")
+    if name == "small/gemma2":
+        assert (config.attn_logit_softcapping, config.final_logit_softcapping) == (50.0, 30.0)
+
+
+def test_another_model_is_refused_with_what_differs():
+    transformers()
+    other = new_peer(tiny("small/gemma3", layers=5))
+    with pytest.raises(SpecError, match="the peer is another model: .* parameters here"):
+        check_same(Ours(tiny("small/gemma3"), CPU, "float32").model, other, "small/gemma3")
+
+
+def test_a_model_that_the_peer_does_not_have_is_refused():
+    data = {"dim": 8, "vocab_size": 9, "layers": 1, "pattern": ["f"], "blocks": {"f": {"ffn": {"type": "gated", "hidden": 8}}}}
+    transformers()
+    with pytest.raises(SpecError, match="transformers has no such model"):
+        new_peer(registry.resolve(ModelSpec.parse(data), data))
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("side", [Ours, Peer])
+def test_decoding_after_a_prompt_says_what_reading_all_of_it_says(name, side):
+    """Prompt, then tokens one by one: the same next token as the whole at once, on both sides; cache as arch.cost says."""
+    transformers()
+    made, spec = side(tiny(name), CPU, "float32"), tiny(name)
+    prompt_BT = tokens_of(spec, 2, 20, CPU)
+    made.fill(prompt_BT, further=4)
+    read_BT = torch.cat([prompt_BT, made.next_B1], dim=1)
+    for _ in range(3):
+        made.decode(1)
+        read_BT = torch.cat([read_BT, made.next_B1], dim=1)
+    made.fill(read_BT[:, :-1], further=1)
+    assert torch.equal(made.next_B1, read_BT[:, -1:])
+    if side is Ours:
+        made.fill(prompt_BT, further=4)
+        kept = models.cache_of(made, spec, {}, 24, 2, "float32")
+        assert kept.values == [kept.facts["arch.cost"]] == [2 * cost.cache_bytes(spec, 24)["total"]]
+
+
+def test_both_sides_of_the_loss_agree():
+    paths = kernels.loss_paths(50, CPU, tokens=16)
+    gradients = []
+    for side in ("ours", "plain"):
+        paths[side]()
+        gradients.append([weight.grad.clone() for weight in (*paths["weights"].parameters(), paths["inputs"])])
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*gradients, strict=True))
+
+
+def test_the_profile_divides_the_whole_step():
+    found = profiled(Ours(tiny("small/recurrentgemma"), CPU, "float32").training(1, 24), {"spec": "x", "context": 24}, CPU)
+    assert sum(found.kinds.values()) == pytest.approx(found.seconds, rel=0.05)
+    assert {"matrix products", "recurrence", "optimizer", "element-wise"} <= set(found.kinds)
+
+
+def test_lightning_and_the_bare_loop_do_the_same_steps(tmp_path, monkeypatch):
+    monkeypatch.setitem(workbench.TRIVIAL, "train", {"steps": 5})
+    kept = journal.Journal(BenchRecord(status="running", asked={}), tmp_path, lambda line: None)
+    workbench.lightning(kept, BenchSpec(measure=("lightning",), repeats=2))
+    assert [(each.side, len(each.values), each.work) for each in kept.record.measurements] == [
+        ("lightning", 2, 4.0),
+        ("bare", 2, 4.0),
+    ]
+
+
+def test_one_function_in_a_process_of_its_own():
+    assert in_child(divmod, 7, 2) == (3, 1)
+    with pytest.raises(ChildFailed, match="ZeroDivisionError"):
+        in_child(divmod, 7, 0)
+    with pytest.raises(ChildFailed, match="ended with 3"):
+        in_child(os._exit, 3)
+
+
+def asked(spec, **changes):
+    whole = {"specs": [spec], "contexts": [16], "decode_contexts": [10], "batches": [2], "decode_tokens": 2}
+    return BenchSpec.parse(whole | {"tokens": 32, "repeats": 3, "threads": 1} | changes)
+
+
+@pytest.fixture
+def spec_file(tmp_path, monkeypatch):
+    """A spec of the user's own; ceilings that take no time."""
+    monkeypatch.setattr(ceilings, "SQUARE", {"cpu": 32})
+    monkeypatch.setattr(ceilings, "ELEMENTS", {"cpu": 1024})
+    path = tmp_path / "own.yaml"
+    changes = TINY | {key: value for key, value in TINIER["small/gemma3"].items()}
+    lines = ["extends: small/gemma3", *(f"{key}: {value}" for key, value in TINY.items())]
+    inner = ", ".join(f"{key.rpartition('.')[2]}: {value}" for key, value in changes.items() if "mixer" in key)
+    path.write_text("\n".join([*lines, f"blocks: {{local: {{mixer: {{{inner}}}, ffn: {{hidden: 48}}}}}}"]))
+    return str(path)
+
+
+def test_a_record_holds_every_timing_and_comes_back_whole(tmp_path, spec_file):
+    record = bench(asked(spec_file, measure=["train", "decode", "profile"]), tmp_path / "out", tell=lambda line: None)
+    assert record.status == "finished" and not record.failures
+    assert BenchRecord.read(tmp_path / "out") == record == BenchRecord.read(tmp_path / "out" / NAME)
+    said = Counter((each.what, each.side) for each in record.measurements)
+    assert set(said) >= {("train", "ours"), ("train", "products"), ("prefill", "ours"), ("decode", "ours"), ("cache", "ours")}
+    assert all(len(each.values) == 3 for each in record.measurements if each.unit == "s")
+    assert record.speedup("train", "ours", "products", spec=spec_file, context=16).rounds == 3
+    assert record.specs[spec_file]["dim"] == 32 and f"{spec_file}@16" in record.costs
+    assert {"flush_denormal", "mallopt", "preloaded"} == set(record.allocator) and record.versions["torch"]
+    json.dumps(record.dump(), allow_nan=False)
+    assert tables(record)
+
+
+def test_what_fails_is_named_and_the_rest_is_measured(tmp_path, spec_file, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("no memory for that")
+
+    monkeypatch.setattr(models, "training", broken)
+    record = bench(asked(spec_file, measure=["train", "decode"]), tmp_path, tell=lambda line: None)
+    assert record.status == "failed" and "no memory for that" in record.failures[0].message
+    assert record.find("decode", "ours")
+
+
+def test_an_interrupted_benchmark_keeps_what_it_measured(tmp_path, spec_file, monkeypatch):
+    rounds = []
+
+    def decode(self, count):
+        rounds.append(count)
+        if len(rounds) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ours, "decode", decode)
+    with pytest.raises(KeyboardInterrupt):
+        bench(asked(spec_file, measure=["decode"]), tmp_path, tell=lambda line: None)
+    record = BenchRecord.read(tmp_path)
+    assert record.status == "interrupted" and record.ended
+    assert len(record.find("prefill", "ours").values) == 3 and len(record.find("decode", "ours").values) == 1
+
+
+@pytest.mark.slow
+def test_an_interrupt_on_the_command_line(tmp_path, spec_file):
+    command = [sys.executable, "-u", "-m", "experiments", "bench", spec_file, "--context", "16", "--tokens", "32"]
+    command += ["--measure", "train", "--repeats", "1000000", "--seconds", "1000", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "out" / NAME).exists() and process.poll() is None:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.terminate()  # as Ctrl-C, whatever the shell that runs the tests has it ignore
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert BenchRecord.read(tmp_path / "out").status == "interrupted" and "bench.json" in out
+
+
+def command(*arguments):
+    line = [sys.executable, "-m", "experiments", "bench", *arguments]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["small/gemma3", "--context", "1000"], "contexts: 1000 does not divide tokens = 4096"),
+        (["small/gemna3"], "did you mean 'small/gemma3'"),
+        (["small/gemma3", "--measure", "trian"], "did you mean 'train'"),
+        (["small/gemma3", "--against", "jax"], "against: 'jax'"),
+        (["--measure", "train"], "name a model spec"),
+    ],
+)
+def test_bad_arguments_are_one_message(arguments, said):
+    done = command(*arguments)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_peer_that_is_not_installed_names_the_command_to_install_it(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SpecError, match=r"pip install -e '.\[parity\]'"):
+        bench(asked("small/gemma3", against="hf"), tmp_path)
+
+
+def test_what_other_programs_take_is_told():
+    assert journal.others_share((10.0, 5.0, 1.0), (11.0, 8.0, 2.0)) == pytest.approx(0.5)
+    assert journal.others_share((0.0, 0.0, 0.0), (1.0, 1.0, 1.02)) == 0.0
+    record = BenchRecord(status="finished", asked={})
+    quiet, loud = (Measurement(what="x", side="a", values=[1.0], others=share) for share in (0.01, 0.5))
+    assert not record.model_copy(update={"measurements": [quiet]}).disturbed()
+    assert "up to 50%" in record.model_copy(update={"measurements": [quiet, loud]}).disturbed()
+
+
+def test_ratios_pair_the_rounds():
+    fast = Measurement(what="train", side="ours", values=[1.0, 2.0, 4.0], work=8.0)
+    slow = Measurement(what="train", side="hf", values=[3.0, 6.0, 12.0], work=8.0)
+    found = ratio(fast, slow)
+    assert (found.median, found.low, found.high, found.rounds) == (3.0, 3.0, 3.0, 3)
+    assert ratio(fast, None) is None and ratio(slow, fast).median == pytest.approx(1 / 3)
+
+
+def test_a_target_says_by_how_much_it_is_missed():
+    made = [Target("x", None, least=3.0), Target("x", None, most=2.0), Target("x", None, exactly=1.0)]
+    found = ratio(Measurement(what="x", side="a", values=[1.0]), Measurement(what="x", side="b", values=[2.5]))
+    assert [target.met(found) for target in made] == [False, False, False]
+    assert [target.missing(found) for target in made] == ["short by 1.20x", "short by 1.25x", "from 2.5 to 2.5"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_target_finds_what_the_benchmark_measures(made_up_benchmark, device):
+    """The names that targets look for are those of measurements: nothing is asked for that no record ever holds."""
+    record = made_up_benchmark(device)
+    unanswered = [target.what for target in TARGETS if target.hardware == device and target.measured(record) is None]
+    assert not unanswered
+
+
+def test_shipped_small_models_are_the_shapes_of_the_targets():
+    for name in SMALL:
+        spec = registry.resolve(ModelSpec.parse(document.load(name, "arch")), document.load(name, "arch"))
+        mixers = [spec.blocks[block].mixer for block in spec.layer_blocks()]
+        heads = {(m["heads"], m["kv_heads"], m["head_dim"]) for m in mixers if m["type"] == "attention"}
+        assert (spec.dim, spec.layers, spec.vocab_size, heads) == (256, 6, 4096, {(4, 1, 64)})
+        assert {block.ffn["hidden"] for block in spec.blocks.values()} == {1024}
+        assert {m.get("window") for m in mixers if m["type"] == "attention"} <= {128, None}
