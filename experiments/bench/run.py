@@ -15,7 +15,7 @@ from arch.spec import ModelSpec
 from experiments import device as devices
 from experiments.bench import ceilings, kernels, models, workbench
 from experiments.bench.journal import Journal
-from experiments.bench.peer import INSTALL, peer_options
+from experiments.bench.peer import INSTALL, expressed
 from experiments.bench.record import BenchRecord
 from experiments.train import CODE
 
@@ -115,7 +115,7 @@ def check(asked, specs):
         if importlib.util.find_spec("transformers") is None:
             raise SpecError(f"--against hf needs the package transformers: {INSTALL}")
         for spec in specs.values():
-            peer_options(spec)
+            expressed(spec)
 
 
 def versions():
