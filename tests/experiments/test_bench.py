@@ -115,7 +115,7 @@ def test_another_model_is_refused_with_what_differs():
 def test_a_model_that_the_peer_does_not_have_is_refused():
     data = {"dim": 8, "vocab_size": 9, "layers": 1, "pattern": ["f"], "blocks": {"f": {"ffn": {"type": "gated", "hidden": 8}}}}
     transformers()
-    with pytest.raises(SpecError, match="transformers has no such model"):
+    with pytest.raises(SpecError, match="no class of transformers can express this model"):
         new_peer(registry.resolve(ModelSpec.parse(data), data))
 
 
