@@ -87,13 +87,12 @@ def import_(
 ):
     """Turn a checkpoint of others into a folder of ours: spec.yaml, model.safetensors, and the tokenizer if there is one."""
     from arch import hf
-    from arch.show import written
 
     with _bar(f"Importing {source}") as progress:
         found = hf.import_(source, out, spec, family, progress)
     print(f"{out}: {found.spec.layers} layers of {found.family}, {len(found.tensors.entries)} tensors")
-    for key, (theirs, ours) in found.differs.items():
-        print(f"  the spec has {key}: {written(ours)} where config.json has {written(theirs)}")
+    for note in found.notes:
+        print(f"  {note}")
     if found.ignored:
         print(f"  left out, no part of the model: {', '.join(found.ignored[:3])}{_more(len(found.ignored) - 3)}")
 
@@ -119,7 +118,7 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 1.0,
     top_k: Annotated[int | None, typer.Option(min=1, help="Choose among the k likeliest.")] = None,
     top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Choose among the likeliest of this share.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's.")] = None,
 ):
     """Let a model write, token by token."""
@@ -171,16 +170,16 @@ def _more(count):
 
 @contextmanager
 def _bar(title):
-    """A progress bar in bytes on a terminal; yields the function to call with the bytes done."""
+    """A progress bar in bytes on a terminal; yields the function to call with the bytes done now, and with those of all."""
     from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn()
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title)
-        yield lambda size: bar.advance(task, size)
+        yield lambda size, total: bar.update(task, advance=size, total=total)
 
 
 if __name__ == "__main__":
-    main(app, "arch")
+    main(app, "arch", interrupted="interrupted")

@@ -2,6 +2,7 @@
 `tokenizer.json` and `generation_config.json` (the tokens that begin and end a text). A finished run's folder is one."""
 
 import json
+import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from arch.model import Model
 from arch.spec import ModelSpec
 
 SPEC, WEIGHTS, TOKENIZER, GENERATION = "spec.yaml", "model.safetensors", "tokenizer.json", "generation_config.json"
+TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 TEXT_FILES = (TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", GENERATION)
 
 
@@ -23,12 +25,13 @@ def is_checkpoint(path):
     return (Path(path) / SPEC).is_file() and (Path(path) / WEIGHTS).is_file()
 
 
-def open_checkpoint(folder):
-    """(ModelSpec, Tensors) of a folder in our format. Raises DataError or SpecError."""
+def open_checkpoint(folder, spec=None):
+    """(ModelSpec, Tensors) of a folder in our format, its own spec or a given one. Raises DataError or SpecError."""
     if not is_checkpoint(folder):
         raise DataError(f"{folder}: no checkpoint: expected {SPEC} and {WEIGHTS} in it", key=None)
-    root = document.load(str(Path(folder) / SPEC), "arch")
-    spec = registry.resolve(ModelSpec.parse(root), root)
+    if spec is None:
+        root = document.load(str(Path(folder) / SPEC), "arch")
+        spec = registry.resolve(ModelSpec.parse(root), root)
     found = tensors.open_tensors(Path(folder) / WEIGHTS)
     check(folder, parameters(spec), found.entries)
     return spec, found
@@ -84,9 +87,9 @@ def build(spec, found, dtype=None):
     return fill(model.eval(), found)
 
 
-def load(folder, dtype=None):
-    """The Model of a checkpoint folder. Raises DataError or SpecError."""
-    return build(*open_checkpoint(folder), dtype)
+def load(folder, dtype=None, spec=None):
+    """The Model of a checkpoint folder, of its own spec or a given one. Raises DataError or SpecError."""
+    return build(*open_checkpoint(folder, spec), dtype)
 
 
 def write_spec(spec, path):
@@ -106,13 +109,28 @@ def write(spec, found, folder, progress=None):
 
 
 def generation(folder):
-    """What a checkpoint folder says of the tokens that begin and end a text: {bos_token_id, ...}, or {}."""
-    path = Path(folder) / GENERATION
-    try:
-        said = json.loads(path.read_text()) if path.is_file() else {}
-        return dict(said)
-    except (ValueError, TypeError):
-        raise DataError(f"{path}: expected a JSON mapping", key=None) from None
+    """What a checkpoint folder, ours or Hugging Face's, says of the tokens that begin, end and fill up a text.
+
+    {bos_token_id: id, eos_token_id: id or list of ids, pad_token_id: id}, each where it is said. Raises DataError.
+    """
+    found = {}
+    for name in (GENERATION, "config.json"):
+        path = Path(folder) / name
+        if not path.is_file():
+            continue
+        try:
+            said = json.loads(path.read_text())
+            for place in (said, said.get("text_config") or {}):
+                for key in TOKEN_KEYS:
+                    if place.get(key) is not None:
+                        found.setdefault(key, place[key])
+        except (ValueError, AttributeError):
+            raise DataError(f"{path}: expected a JSON mapping", key=None) from None
+    for key, value in found.items():
+        several = value if isinstance(value, list) and key == "eos_token_id" else [value]
+        if not all(type(number) is int and number >= 0 for number in several):
+            raise DataError(f"{folder}: {key}: expected the number of a token, got {json.dumps(value)}", key=None)
+    return found
 
 
 def copy_text_files(source, folder):
@@ -128,7 +146,7 @@ def appearing(folder):
 
     Raises DataError if `folder` is there already or cannot be written.
     """
-    folder = Path(folder)
+    folder = Path(os.path.abspath(folder))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: is there already; give the name of a new folder", key=None)
     scratch = folder.with_name(f".{folder.name}.partial")

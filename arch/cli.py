@@ -13,7 +13,7 @@ def new_app(help):
     return typer.Typer(help=help, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-def main(app, name):
+def main(app, name, interrupted="interrupted; the same command resumes"):
     """Run `app` as `python -m NAME` and exit with the code that fits how it ended."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -30,7 +30,7 @@ def main(app, name):
             error.show()
         code = error.exit_code
     if code == 130:  # Typer's answer to a KeyboardInterrupt
-        print("interrupted; the same command resumes", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
     sys.exit(code or 0)
 
 

@@ -37,7 +37,8 @@ def sample(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, se
         if temperature == 0:
             new_BT = scores_BV.argmax(dim=-1, keepdim=True)
         else:
-            p_BV = kept(scores_BV / temperature, top_k, top_p).softmax(dim=-1).cpu()
+            scores_BV = (scores_BV - scores_BV.amax(dim=-1, keepdim=True)) / temperature
+            p_BV = kept(scores_BV, top_k, top_p).softmax(dim=-1).cpu()
             new_BT = torch.multinomial(p_BV, 1, generator=generator).to(prompt_BT.device)
         yield new_BT[:, 0]
 

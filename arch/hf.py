@@ -10,26 +10,25 @@ from arch import checkpoint, cost, document, families, registry, tensors
 from arch.errors import DataError, SpecError
 from arch.express import differences, express
 from arch.spec import ModelSpec
+from arch.tokenizer import special_tokens
 from arch.tensors import As, Entry, Tensors
 
 CONFIG = "config.json"
-TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True)
 class Found:
     """A checkpoint of others under our names.
 
-    ignored: their tensors that are no part of the model. differs: where a given spec computes something else than the
-    folder's own config, `{dotted key: (config's, spec's)}`. tokens: {bos_token_id, ...} where its config names them.
+    ignored: their tensors that are no part of the model. notes: where a given spec goes against the folder's own
+    config, in words.
     """
 
     spec: ModelSpec
     tensors: Tensors
     family: str
     ignored: list[str]
-    differs: dict
-    tokens: dict
+    notes: list[str]
 
 
 def load(path, spec=None, dtype=None, family=None):
@@ -38,8 +37,9 @@ def load(path, spec=None, dtype=None, family=None):
     spec: a ModelSpec, or the name or path of one. dtype: by default that of the checkpoint. family: the import path of
     a module with `NAMES`, where no family here knows the names. Raises DataError or SpecError.
     """
-    if spec is None and checkpoint.is_checkpoint(path):
-        return checkpoint.load(path, dtype)
+    spec = _loaded(spec)
+    if checkpoint.is_checkpoint(path):
+        return checkpoint.load(path, dtype, spec)
     found = find(path, spec, family)
     return checkpoint.build(found.spec, found.tensors, dtype)
 
@@ -47,15 +47,16 @@ def load(path, spec=None, dtype=None, family=None):
 def import_(source, out, spec=None, family=None, progress=None):
     """Write the checkpoint `source` of others as a folder of ours; tensors stream. Returns what was Found.
 
-    Raises DataError or SpecError, and then writes nothing. progress: called with the bytes of each tensor written.
+    Raises DataError or SpecError, and then writes nothing. progress: as for `tensors.write`.
     """
     found = find(source, spec, family)
+    said = checkpoint.generation(source) if Path(source).is_dir() else {}
     with checkpoint.appearing(out) as scratch:
         checkpoint.write(found.spec, found.tensors, scratch, progress)
         if Path(source).is_dir():
             checkpoint.copy_text_files(source, scratch)
-        if found.tokens and not (scratch / checkpoint.GENERATION).is_file():
-            (scratch / checkpoint.GENERATION).write_text(json.dumps(found.tokens, indent=1) + "\n")
+        if said and not (scratch / checkpoint.GENERATION).is_file():
+            (scratch / checkpoint.GENERATION).write_text(json.dumps(said, indent=1) + "\n")
     return found
 
 
@@ -69,13 +70,11 @@ def export(source, out, progress=None):
     named = families.table(family, spec, found.entries)
     root = "model." if config.architecture().endswith("ForCausalLM") else ""  # a bare trunk's names have no root
     theirs = {_rooted(to.name, root): As(ours, to.write) for ours, to in named.items()}
-    generation = checkpoint.generation(source)
-    said = {key: generation[key] for key in TOKEN_KEYS if key in generation}
     types = {entry.dtype for entry in found.entries.values()}
     dtype = str(max(types, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
+    written = {"architectures": [config.architecture()], "dtype": dtype, **config.written(), **special_tokens(source)}
     with checkpoint.appearing(out) as scratch:
         checkpoint.copy_text_files(source, scratch)
-        written = {"architectures": [config.architecture()], "dtype": dtype, **config.written(), **said}
         (scratch / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
         tensors.write(tensors.renamed(found, theirs), scratch / checkpoint.WEIGHTS, progress)
     return config.architecture()
@@ -85,60 +84,88 @@ def find(path, spec=None, family=None):
     """A checkpoint of others as Found: every tensor accounted for, none read yet. Raises DataError or SpecError."""
     held = tensors.open_tensors(path)
     config = _config(Path(path) / CONFIG)
-    given = None if spec is None else spec if isinstance(spec, ModelSpec) else _loaded(spec)
-    chosen = families.named(family) if family else _family(path, config, held)
-    own = _spec_of(chosen, config) if config and hasattr(chosen, "Config") else None
+    given = _loaded(spec)
+    chosen = families.named(family) if family else _family(path, config, held, given)
+    own, notes = None, []
+    if config and hasattr(chosen, "Config"):
+        try:
+            own = _spec_of(chosen, config)
+        except SpecError as error:
+            if given is None:
+                raise
+            notes.append(f"its {CONFIG} cannot be expressed and is set aside ({error})")
     spec = given or own
     if spec is None:
         raise DataError(f"{path}: no {CONFIG} of a known family says what the model is; give a spec", key=None)
+    if given and own:
+        lost = differences(own, given).items()
+        notes += [f"the spec has {key}: {json.dumps(ours)} where {CONFIG} has {json.dumps(its)}" for key, (its, ours) in lost]
 
     expected = checkpoint.parameters(spec)
     root = _root(chosen, held)
     sources = {ours: As(_rooted(to.name, root), to.read) for ours, to in families.table(chosen, spec, expected).items()}
     ignored = [name for name in held.entries if _ignored(name, chosen, spec)]
     _check(path, expected, sources, held, ignored)
-    differs = differences(own, given) if own and given else {}
-    return Found(spec, tensors.renamed(held, sources), families.title(chosen), ignored, differs, _tokens(config))
+    return Found(spec, tensors.renamed(held, sources), families.title(chosen), ignored, notes)
 
 
 def _config(path):
-    """A folder's config.json as a Node that knows its lines, or None where there is none. Raises SpecError."""
+    """A folder's config.json as a Node that knows its lines, or None where there is none. Raises DataError."""
     if not path.is_file():
         return None
     try:
-        return document.read(path)
+        config = document.read(path)
     except SpecError:
         try:
-            return document.node(json.loads(path.read_text()), str(path), 1)  # JSON that is not YAML (tabs, say)
+            config = document.node(json.loads(path.read_text()), str(path), 1)  # JSON that is not YAML (tabs, say)
         except ValueError as error:
             raise DataError(f"{path}: not valid JSON ({error})", key=None) from None
+    for part in (config, config.value.get("text_config") if isinstance(config.value, dict) else None):
+        if part is not None and not isinstance(part.value, dict):
+            raise DataError(f"{path}: expected a mapping of keys", key=None)
+    return config
 
 
 def _text_config(config):
     """The part that is about text, of a multimodal config."""
-    return config.value["text_config"] if "text_config" in config.value else config
+    return config.value.get("text_config", config)
 
 
-def _family(path, config, held):
-    """The family that reads this config's model_type, or else the one that knows the embedding's name."""
-    model_type = _text_config(config).value.get("model_type") if config else None
+def _family(path, config, held, given):
+    """The family that reads this config's model_type; without one, that whose names, for a given spec, are those of the
+    tensors (of Gemma 2 and 3, which name a part that both have alike, either). Raises DataError."""
     known = {name: families.named(name) for name in families.names()}
-    types = {}
-    for family in known.values():
-        if hasattr(family, "Config"):
-            types[family.Config.model_fields["model_type"].default] = family
-    if model_type is not None and model_type.value in types:
-        return types[model_type.value]
-    if model_type is None:
-        for family in known.values():
-            if _root(family, held) is not None:
-                return family
-    what = "the names of its tensors" if model_type is None else f"the model_type {model_type.value!r}"
+    types = {f.Config.model_fields["model_type"].default: f for f in known.values() if hasattr(f, "Config")}
+    model_type = _text_config(config).value.get("model_type") if config else None
+    if model_type is not None:
+        if isinstance(model_type.value, str) and model_type.value in types:
+            return types[model_type.value]
+        what = f"the model_type {model_type.value!r}"
+    else:
+        fits = [family for family in known.values() if _fits(family, held, given)]
+        if fits:
+            return fits[0]
+        what = "the names of its tensors"
+        if given is None and any(_root(family, held) is not None for family in known.values()):
+            raise DataError(f"{path}: no {CONFIG} of a known model_type says what the model is; give a spec", key=None)
     raise DataError(
-        f"{path}: no family knows {what}; known: {', '.join(types)} and weights files of the reference Griffin. A name "
-        "table of your own can be given as a family, with a spec (docs/checkpoints.md)",
+        f"{path}: no family knows {what}; known: {', '.join(types)} and weights files of the reference Griffin. Give one of "
+        f"{', '.join(known)} as --family, or a name table of your own with a spec (docs/checkpoints.md)",
         key=None,
     )
+
+
+def _fits(family, held, spec):
+    """Whether a model of `spec` has, under the family's names, the tensors that are held."""
+    if spec is None:
+        return False
+    try:
+        named = families.table(family, spec, checkpoint.parameters(spec))
+    except SpecError:
+        return False
+    root = _root(family, held)
+    names = {_rooted(source.name, root) for source in named.values()}
+    return len(names & held.entries.keys()) > 0.9 * len(names)
 
 
 def _spec_of(family, config):
@@ -150,19 +177,22 @@ def _spec_of(family, config):
     try:
         data = parsed.spec()
     except ValueError as error:
-        key, colon, reason = str(error).partition(": ")
-        raise (part.error(reason, (key,)) if colon and key in part.value else part.error(str(error))) from None
+        key, _, reason = str(error).partition(": ")
+        raise part.error(reason, (key,)) from None
     root = document.node(data, part.file, part.line)
     spec = registry.resolve(ModelSpec.parse(root), root)
     cost.check_builds(spec, root)
     return spec
 
 
-def _loaded(reference):
-    root = document.load(str(reference), "arch")
-    spec = registry.resolve(ModelSpec.parse(root), root)
-    cost.check_builds(spec, root)
-    return spec
+def _loaded(spec):
+    """A ModelSpec from itself, from its name or path, or None. Raises SpecError."""
+    if spec is None or isinstance(spec, ModelSpec):
+        return spec
+    root = document.load(str(spec), "arch")
+    found = registry.resolve(ModelSpec.parse(root), root)
+    cost.check_builds(found, root)
+    return found
 
 
 def _root(family, held):
@@ -197,12 +227,3 @@ def _translated(entry, source):
         return Entry(tuple(source.read(torch.empty(entry.shape, device="meta")).shape), entry.dtype)
     except (RuntimeError, IndexError):
         return entry
-
-
-def _tokens(config):
-    """Which tokens begin and end a text, as config.json has it: at the top, or in its part about text."""
-    if config is None:
-        return {}
-    places = [config.plain(), _text_config(config).plain()]
-    found = {key: next((p[key] for p in places if p.get(key) is not None), None) for key in TOKEN_KEYS}
-    return {key: value for key, value in found.items() if value is not None}

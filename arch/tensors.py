@@ -84,7 +84,10 @@ def renamed(tensors, table):
 
 
 def write(tensors, path, progress=None):
-    """Write `tensors` as one safetensors file; no more than one of them is held. progress: called with each's bytes."""
+    """Write `tensors` as one safetensors file; no more than one of them is held.
+
+    progress: called after each with (its bytes, the bytes of all).
+    """
     header, offsets, end = {"__metadata__": {"format": "pt"}}, {}, 0
     for name, entry in tensors.entries.items():
         size = entry.dtype.itemsize * torch.Size(entry.shape).numel()
@@ -100,12 +103,7 @@ def write(tensors, path, progress=None):
             file.seek(first + offsets[name])
             size = file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
             if progress:
-                progress(size)
-
-
-def total_bytes(tensors):
-    """Bytes of all tensors together."""
-    return sum(entry.dtype.itemsize * torch.Size(entry.shape).numel() for entry in tensors.entries.values())
+                progress(size, end)
 
 
 def _folder(folder):
@@ -113,9 +111,9 @@ def _folder(folder):
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            missing = [name for name in names if not (folder / name).is_file()]
         except (ValueError, KeyError, AttributeError, TypeError):
             raise DataError(f"{index}: expected JSON with a `weight_map` of tensor names to files", key=None) from None
-        missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise DataError(f"{index}: names files that are not there: {', '.join(missing)}", key=None)
         return _shards([folder / name for name in names])
@@ -150,8 +148,7 @@ def _header(path):
             for name in file.keys():
                 piece = file.get_slice(name)
                 if piece.get_dtype() not in DTYPES:
-                    known = ", ".join(DTYPES)
-                    raise DataError(f"{path}: {name} is of type {piece.get_dtype()}; expected one of {known}", key=None)
+                    raise _wrong_type(path, name, piece.get_dtype())
                 yield name, Entry(tuple(piece.get_shape()), DTYPES[piece.get_dtype()])
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path}: not a whole safetensors file ({error})", key=None) from None
@@ -165,6 +162,16 @@ def _pickled(path):
     except (RuntimeError, ValueError, EOFError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{path}: neither safetensors nor a file of torch.save ({reason})", key=None) from None
-    if not isinstance(loaded, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in loaded.values()):
+    named = isinstance(loaded, dict) and all(isinstance(name, str) for name in loaded)
+    if not named or not all(isinstance(tensor, torch.Tensor) for tensor in loaded.values()):
         raise DataError(f"{path}: expected a mapping of names to tensors", key=None)
+    for name, tensor in loaded.items():
+        if tensor.dtype not in NAMES:
+            raise _wrong_type(path, name, str(tensor.dtype).removeprefix("torch."))
+        if tensor.layout is not torch.strided or tensor.is_meta:
+            raise DataError(f"{path}: {name} is a {'meta' if tensor.is_meta else 'sparse'} tensor; expected values", key=None)
     return of_mapping(loaded)
+
+
+def _wrong_type(path, name, dtype):
+    return DataError(f"{path}: {name} is of type {dtype}; expected one of {', '.join(DTYPES)}", key=None)

@@ -3,13 +3,45 @@
 from pathlib import Path
 
 import tokenizers
-from tokenizers.decoders import DecodeStream
 
 from arch import checkpoint
 from arch.errors import DataError
 
-# What tokenizers call the tokens that begin and end a text, where no generation_config.json says it.
-BEGIN, ENDS = ("<bos>", "<s>"), ("<eos>", "</s>", "<end_of_turn>")
+# What tokenizers call the tokens that begin, end and fill up a text.
+BEGIN, END, PAD = ("<bos>", "<s>"), ("<eos>", "</s>", "<end_of_turn>"), ("<pad>",)
+BROKEN = "\ufffd"
+# A character has at most four bytes: more broken text than that will not mend.
+HELD = 4
+
+
+def special_tokens(folder):
+    """{bos_token_id, eos_token_id, pad_token_id} of a checkpoint folder: as it says, else by what its tokenizer calls them.
+
+    Raises DataError where a token that is said to begin a text is called one that ends it, or the other way round.
+    """
+    said = checkpoint.generation(folder)
+    path = Path(folder) / checkpoint.TOKENIZER
+    if not path.is_file():
+        return said
+    vocabulary = _read(path).get_vocab(with_added_tokens=True)
+    for key, wrong in (("bos_token_id", END), ("eos_token_id", BEGIN)):
+        numbers = said.get(key, [])
+        for name in wrong:
+            if vocabulary.get(name) in (numbers if isinstance(numbers, list) else [numbers]):
+                raise DataError(f"{folder}: {key} is {vocabulary[name]}, which its {checkpoint.TOKENIZER} calls {name}", key=None)
+    named = {
+        key: [vocabulary[name] for name in names if name in vocabulary]
+        for key, names in (("bos_token_id", BEGIN), ("eos_token_id", END), ("pad_token_id", PAD))
+    }
+    found = {key: numbers if key == "eos_token_id" and len(numbers) > 1 else numbers[0] for key, numbers in named.items() if numbers}
+    return found | said
+
+
+def _read(path):
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(f"{path}: cannot be read as a tokenizer ({error})", key=None) from None
 
 
 class TextTokens:
@@ -23,27 +55,40 @@ class TextTokens:
         if not path.is_file():
             hint = "put the one that the model was trained with there"
             raise DataError(f"{folder}: no {checkpoint.TOKENIZER} in it; {hint}", key=None)
-        try:
-            self.tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise DataError(f"{path}: cannot be read as a tokenizer ({error})", key=None) from None
-        said = checkpoint.generation(folder)
-        vocabulary = self.tokenizer.get_vocab()
-        begins = [vocabulary[name] for name in BEGIN if name in vocabulary]
-        ends = said.get("eos_token_id", [vocabulary[name] for name in ENDS if name in vocabulary])
-        self.begin = said.get("bos_token_id", begins[0] if begins else None)
-        self.ends = {ends} if isinstance(ends, int) else set(ends)
+        self.tokenizer = _read(path)
+        special = special_tokens(folder)
+        ends = special.get("eos_token_id", [])
+        self.begin = special.get("bos_token_id")
+        self.ends = set(ends) if isinstance(ends, list) else {ends}
 
     def encode(self, prompt):
-        """The ids of a prompt, the beginning of a text in front of it once, whether the tokenizer adds it or not."""
+        """The ids of a prompt, the beginning of a text in front of it once, whether the tokenizer adds it or not.
+
+        Raises DataError for a prompt that is no Unicode text.
+        """
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
+            raise DataError("the prompt is not UTF-8 text", key=None) from None
         ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids
         return ids if self.begin is None or ids[:1] == [self.begin] else [self.begin, *ids]
 
     def stream(self, prompt_ids, ids):
-        """Yields text as the tokens of an iterator complete it, up to one that ends a text."""
-        stream = DecodeStream(ids=list(prompt_ids), skip_special_tokens=True)
+        """Yields text as the tokens of an iterator complete it, up to one that ends a text; in all what they add to the
+        prompt's text. Bytes that make no character come as U+FFFD, once it is clear that they never will."""
+        before, held = list(prompt_ids), []
         for number in ids:
             if number in self.ends:
-                return
-            if text := stream.step(self.tokenizer, number):
+                break
+            held.append(number)
+            text = self._added(before, held)
+            if text and (not text.endswith(BROKEN) or len(held) > HELD):
                 yield text
+                before, held = held, []
+        if held and (text := self._added(before, held)):
+            yield text
+
+    def _added(self, before, held):
+        """What `held` adds to the text of `before`, which tokenizers may join to it (a space in front of a word)."""
+        whole, start = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in (before + held, before))
+        return whole[len(start) :]

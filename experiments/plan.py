@@ -59,7 +59,7 @@ def plan(source):
     plugins = registry.plugin_sources(content)
     decides = {"spec": content, "data": corpus.fingerprint, "plugins": plugins}
     if start:
-        decides["init_from"] = start.sha256
+        decides["init_from"] = start.identity
     return RunPlan(
         spec, digest(decides), corpus.summary(), plugins, cost.summary(spec.model, spec.data.context), start or None
     )

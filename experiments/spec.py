@@ -76,7 +76,7 @@ class ExperimentSpec(Spec):
     """One run but for its seed.
 
     init_from: a checkpoint folder (`python -m arch import`, or a finished run's) that gives first values to the
-    parameters it has. The path is no part of identity, the content of the weights is.
+    parameters it has. Relative to the working folder, and no part of identity; what is taken from it is.
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -87,7 +87,7 @@ class ExperimentSpec(Spec):
     schedule: ScheduleSpec = ScheduleSpec()
     train: TrainSpec
     evaluate: EvaluateSpec = EvaluateSpec()
-    init_from: str | None = later(None, place=True)
+    init_from: Annotated[str, Field(min_length=1)] | None = later(None, place=True)
 
     @classmethod
     def parse(cls, source, path=()):

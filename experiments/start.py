@@ -24,10 +24,15 @@ class Start:
     new: dict[str, str]
     unused: tuple[str, ...]
 
+    @property
+    def identity(self):
+        """What of it decides a run's result."""
+        return {"sha256": self.sha256, "taken": sorted(self.taken)}
+
     def notes(self):
         """In words, for a record."""
         total = len(self.taken) + len(self.new)
-        yield f"started from {self.folder}: {len(self.taken)} of {total} parameters"
+        yield f"started from {self.folder} ({self.sha256[:12]}): {len(self.taken)} of {total} parameters"
         by_reason = {}
         for name, why in self.new.items():
             by_reason.setdefault(why, []).append(name)
@@ -45,11 +50,12 @@ class Start:
 
 
 def plan_start(spec, folder):
-    """The Start of a model of `spec` (resolved) from a checkpoint folder. Raises DataError.
+    """The Start of a model of `spec` (resolved) from a checkpoint folder (`~` is the user's). Raises DataError.
 
     A parameter is taken where name and shape agree and it belongs to a component of the same type; a mixer that was
     replaced by another is new as a whole, even where a name and a shape happen to fit.
     """
+    folder = Path(folder).expanduser()
     try:
         theirs, found = checkpoint.open_checkpoint(folder)
     except ValueError as error:

@@ -27,11 +27,13 @@ def named(name):
         return importlib.import_module(f"{__name__}.{name}")
     try:
         module = importlib.import_module(name)
-    except ImportError as error:
+    except (ImportError, SyntaxError, TypeError, ValueError) as error:
         hint = f"{nearest(name, names())} (or the import path of your own)"
         raise DataError(f"no family {name!r}: {error}{hint}", key=None) from None
-    if not isinstance(getattr(module, "NAMES", None), dict):
-        raise DataError(f"the module {name} has no `NAMES`, a mapping of our parameters' names to theirs", key=None)
+    if not isinstance(getattr(module, "NAMES", None), dict) or "embedding" not in module.NAMES:
+        raise DataError(
+            f"the module {name} has no `NAMES`, a mapping of our parameters' names, `embedding` among them, to theirs", key=None
+        )
     return module
 
 

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from arch.families import config
-from arch.families.config import ACTIVATIONS, kinds, pattern, rope, rope_parameters
+from arch.families.config import ACTIVATIONS, RopeParameters, kinds, pattern, rope_parameters
 from arch.spec import Count, Positive
 
 ROOTS = ("model.", "")
@@ -36,7 +36,8 @@ class Config(config.Config):
     vocab_size: Count = 256_000
     head_dim: Count = 256
     query_pre_attn_scalar: Count = 256
-    sliding_window: Count = 4096
+    sliding_window: Count | None = 4096
+    rope_parameters: RopeParameters | None = None
     layer_types: list[Literal["sliding_attention", "full_attention"]] | None = None
     attn_logit_softcapping: Positive | None = 50.0
     final_logit_softcapping: Positive | None = 30.0
@@ -46,8 +47,8 @@ class Config(config.Config):
         return "Gemma2ForCausalLM"
 
     def spec(self):
-        turned = rope(self.rope_parameters or self.rope_scaling, self.rope_theta or 10_000.0)
-        names = names_of(self.layer_types or ["sliding_attention", "full_attention"], self.num_hidden_layers)
+        turned = (self.rope_scaling or self.rope_parameters or RopeParameters()).ours(self.rope_theta or 10_000.0)
+        names = names_of(self, ["sliding_attention", "full_attention"])
         mixer = {**mixer_of(self), "softcap": self.attn_logit_softcapping, "rope": turned}
         windows = {"local": self.sliding_window, "global": None}
         return {
@@ -61,16 +62,22 @@ class Config(config.Config):
         mixer = local.mixer
         return dict(
             **shared(spec, local),
-            sliding_window=mixer["window"] or cls.model_fields["sliding_window"].default,
+            sliding_window=mixer["window"] or 4096,  # transformers wants a number, used or not
             attn_logit_softcapping=mixer["softcap"],
             rope_parameters=rope_parameters(mixer["rope"]),
         )
 
 
-def names_of(layer_types, layers):
-    """The block name of each layer, the types repeated as far as needed."""
+def names_of(config, default):
+    """The block name of each layer: `default`, repeated, where the config does not list their types."""
+    layers, types = config.num_hidden_layers, config.layer_types
+    if types is not None and len(types) != layers:
+        raise ValueError(f"layer_types: {len(types)} of them for num_hidden_layers = {layers}")
+    types = types or [default[i % len(default)] for i in range(layers)]
+    if config.sliding_window is None and "sliding_attention" in types:
+        raise ValueError("sliding_window: null, but there are layers of sliding_attention")
     names = {"sliding_attention": "local", "full_attention": "global"}
-    return [names[layer_types[i % len(layer_types)]] for i in range(layers)]
+    return [names[kind] for kind in types]
 
 
 def frame_of(config, names):

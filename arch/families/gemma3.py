@@ -4,9 +4,9 @@
 from typing import Literal
 
 from arch.families import config, gemma2
-from arch.families.config import kinds, rope, rope_parameters
+from arch.families.config import RopeParameters, kinds, rope_parameters
 from arch.families.gemma2 import block_of, frame_of, mixer_of, names_of, shared
-from arch.spec import Count, Positive
+from arch.spec import Count, Positive, Spec
 
 # A text model, a bare trunk, and the multimodal folders of older and newer releases.
 ROOTS = ("model.", "", "language_model.model.", "model.language_model.")
@@ -15,6 +15,13 @@ NAMES = gemma2.NAMES | {
     "blocks.*.mixer.attention.q_norm.weight": "model.layers.*.self_attn.q_norm.weight",
     "blocks.*.mixer.attention.k_norm.weight": "model.layers.*.self_attn.k_norm.weight",
 }
+
+
+class RopeByKind(Spec):
+    """Rotary positions of local and of global layers."""
+
+    sliding_attention: RopeParameters | None = None
+    full_attention: RopeParameters | None = None
 
 
 class Config(config.Config):
@@ -28,7 +35,8 @@ class Config(config.Config):
     vocab_size: Count = 262_208
     head_dim: Count = 256
     query_pre_attn_scalar: Count = 256
-    sliding_window: Count = 4096
+    sliding_window: Count | None = 4096
+    rope_parameters: RopeByKind | None = None
     sliding_window_pattern: Count = 6
     layer_types: list[Literal["sliding_attention", "full_attention"]] | None = None
     rope_local_base_freq: Positive | None = None
@@ -37,18 +45,20 @@ class Config(config.Config):
     use_bidirectional_attention: bool | None = False
 
     def architecture(self):
-        return "Gemma3TextModel" if self.use_bidirectional_attention else "Gemma3ForCausalLM"
+        trunk = self.use_bidirectional_attention and self.tie_word_embeddings and self.final_logit_softcapping is None
+        return "Gemma3TextModel" if trunk else "Gemma3ForCausalLM"
 
     def spec(self):
-        kind = self.rope_parameters or {"full_attention": self.rope_scaling}
+        kind, none = self.rope_parameters or RopeByKind(), RopeParameters()
         ropes = {
-            "local": rope(kind.get("sliding_attention"), self.rope_local_base_freq or 10_000.0),
-            "global": rope(kind.get("full_attention"), self.rope_theta or 1_000_000.0),
+            "local": (kind.sliding_attention or none).ours(self.rope_local_base_freq or 10_000.0),
+            "global": (kind.full_attention or none).under(self.rope_scaling).ours(self.rope_theta or 1_000_000.0),
         }
         default = ["sliding_attention"] * (self.sliding_window_pattern - 1) + ["full_attention"]
-        names = names_of(self.layer_types or default, self.num_hidden_layers)
-        half = self.sliding_window // 2
-        window = {"before": half, "after": half} if self.use_bidirectional_attention else self.sliding_window
+        names = names_of(self, default)
+        window = self.sliding_window
+        if self.use_bidirectional_attention and window is not None:
+            window = {"before": window // 2, "after": window // 2}
         windows = {"local": window, "global": None}
         mixer = {**mixer_of(self), "qk_norm": True, "causal": not self.use_bidirectional_attention}
         blocks = {
@@ -59,7 +69,7 @@ class Config(config.Config):
     @classmethod
     def of(cls, spec):
         local, whole = kinds(spec)
-        window = local.mixer["window"] or cls.model_fields["sliding_window"].default
+        window = local.mixer["window"] or 4096  # transformers wants a number, used or not
         return dict(
             **shared(spec, local),
             sliding_window=2 * window["before"] if isinstance(window, dict) else window,

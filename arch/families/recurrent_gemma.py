@@ -1,9 +1,11 @@
 """RecurrentGemma as Hugging Face folders hold it (`transformers.RecurrentGemmaForCausalLM`)."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from arch.families import config, gemma2
-from arch.families.config import ACTIVATIONS, kinds, pattern, rope, rope_parameters
+from arch.families.config import RopeParameters, kinds, pattern, rope_parameters
 from arch.spec import Count, Positive
 from arch.tensors import As
 
@@ -45,7 +47,7 @@ class Config(config.Config):
     """RecurrentGemma's config.json. `attention_window_size` is our window; `intermediate_size` is of both branches.
 
     The embedding is scaled by sqrt(dim) rounded to bfloat16. As many gate blocks as query heads, whose width is
-    hidden_size / heads.
+    hidden_size / heads. `hidden_activation` is of the recurrent block's gate too, where ours has one form.
     """
 
     model_type: Literal["recurrent_gemma"] = "recurrent_gemma"
@@ -58,8 +60,14 @@ class Config(config.Config):
     attention_window_size: Count = 2048
     conv1d_width: Count = 4
     logits_soft_cap: Positive = 30.0
+    hidden_activation: Literal["gelu_pytorch_tanh"] = "gelu_pytorch_tanh"
+    rope_parameters: RopeParameters | None = None
     partial_rotary_factor: Positive = 0.5
-    block_types: list[Literal["recurrent", "attention"]] = ["recurrent", "recurrent", "attention"]
+    block_types: Annotated[list[Literal["recurrent", "attention"]], Field(min_length=1)] = [
+        "recurrent",
+        "recurrent",
+        "attention",
+    ]
 
     def architecture(self):
         return "RecurrentGemmaForCausalLM"
@@ -68,7 +76,12 @@ class Config(config.Config):
         names = [self.block_types[i % len(self.block_types)] for i in range(self.num_hidden_layers)]
         if self.lru_width not in (None, self.hidden_size):
             raise ValueError("lru_width: transformers keeps a decoding state of hidden_size channels; expected the same")
-        fraction = (self.rope_parameters or {}).get("partial_rotary_factor", self.partial_rotary_factor)
+        if "attention" not in names:
+            raise ValueError("block_types: transformers needs a layer of attention; expected one within the layers")
+        said = self.rope_scaling or self.rope_parameters or RopeParameters()
+        turned = said.ours(self.rope_theta or 10_000.0)
+        if turned["scale"] != 1:
+            raise ValueError("rope_parameters: transformers has no scaling in this class")
         mixers = {
             "recurrent": {"type": "rg_lru", "blocks": self.num_attention_heads, "taps": self.conv1d_width}
             | {"decay_init": "reference"},
@@ -78,13 +91,12 @@ class Config(config.Config):
                 "kv_heads": self.num_key_value_heads or self.num_attention_heads,
                 "head_dim": self.hidden_size // self.num_attention_heads,
                 "window": self.attention_window_size,
-                "rope": {**rope(self.rope_parameters, self.rope_theta or 10_000.0), "fraction": fraction},
+                "rope": {**turned, "fraction": said.partial_rotary_factor or self.partial_rotary_factor},
                 "bias": self.attention_bias,
                 "output_bias": True,
             },
         }
-        ffn = {"type": "gated", "hidden": self.intermediate_size // 2, "bias": True}
-        ffn["activation"] = ACTIVATIONS[self.hidden_activation]
+        ffn = {"type": "gated", "hidden": self.intermediate_size // 2, "activation": "gelu_tanh", "bias": True}
         return {
             "dim": self.hidden_size,
             "vocab_size": self.vocab_size,
@@ -100,32 +112,26 @@ class Config(config.Config):
     @classmethod
     def of(cls, spec):
         attention, _ = kinds(spec)
+        if attention is None:
+            raise ValueError("it has no layer of attention, without which transformers cannot run")
         blocks = [spec.blocks[name] for name in spec.layer_blocks()]
-        recurrent = next((block for block in blocks if block.mixer and block.mixer["type"] == "rg_lru"), None)
-        heads = attention.mixer["heads"] if attention else recurrent.mixer["blocks"]
-        ffn = (attention or recurrent).ffn
-        names = {"rg_lru": "recurrent", "attention": "attention"}
-        options = {}
-        if attention:
-            mixer, turned = attention.mixer, (attention.mixer["rope"] or {}).get("fraction", 0.5)
-            options = {
-                "num_key_value_heads": mixer["kv_heads"],
-                "attention_window_size": mixer["window"],
-                "attention_bias": mixer["bias"],
-                "rope_parameters": rope_parameters(mixer["rope"]) | {"partial_rotary_factor": turned},
-            }
+        recurrent = next((block.mixer for block in blocks if block.mixer["type"] == "rg_lru"), {"width": None, "taps": 4})
+        mixer, names = attention.mixer, {"rg_lru": "recurrent", "attention": "attention"}
+        fraction = (mixer["rope"] or {}).get("fraction", 0.5)
         return dict(
             vocab_size=spec.vocab_size,
             hidden_size=spec.dim,
-            intermediate_size=2 * ffn["hidden"],
+            intermediate_size=2 * attention.ffn["hidden"],
             num_hidden_layers=spec.layers,
-            num_attention_heads=heads,
-            lru_width=recurrent and recurrent.mixer["width"],
-            conv1d_width=recurrent.mixer["taps"] if recurrent else 4,
+            num_attention_heads=mixer["heads"],
+            num_key_value_heads=mixer["kv_heads"],
+            attention_window_size=mixer["window"],
+            attention_bias=mixer["bias"],
+            rope_parameters=rope_parameters(mixer["rope"]) | {"partial_rotary_factor": fraction},
+            lru_width=recurrent["width"],
+            conv1d_width=recurrent["taps"],
             logits_soft_cap=spec.logit_softcap,
-            hidden_activation=next(theirs for theirs, ours in ACTIVATIONS.items() if ours == ffn["activation"]),
             rms_norm_eps=spec.norm_eps,
             tie_word_embeddings=spec.tie_embeddings,
             block_types=[names[block.mixer["type"]] for block in blocks],
-            **options,
         )

@@ -57,7 +57,7 @@ def derived(family, size):
     attention = 2 * D * heads * 128 + D + 2 * D * 128 + rest  # biased on the output alone, one key head
     windows = {"griffin": layers // 3, "hawk": 0, "mqa": layers}[family]
     total = windows * attention + (layers - windows) * recurrent + D
-    return Size(total, VOCABULARY * D, "Griffin, table 2; the vocabulary is an assumption")
+    return Size(total, VOCABULARY * D, "written out from Griffin, table 2; the vocabulary is an assumption")
 
 
 def expected():

@@ -80,6 +80,22 @@ CASES = {
         "gemma3",
         SMALL | {"num_hidden_layers": 7, "query_pre_attn_scalar": 12, "rope_parameters": LINEAR},
     ),
+    "gemma3-other": Case(
+        "biases, SiLU, a head of its own with a cap",
+        "Gemma3ForCausalLM",
+        "Gemma3TextConfig",
+        "gemma3",
+        SMALL
+        | {
+            "num_hidden_layers": 3,
+            "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+            "query_pre_attn_scalar": 16,
+            "attention_bias": True,
+            "hidden_activation": "silu",
+            "tie_word_embeddings": False,
+            "final_logit_softcapping": 10.0,
+        },
+    ),
     "recurrentgemma": Case(
         "one key head",
         "RecurrentGemmaForCausalLM",
@@ -152,7 +168,7 @@ def draw(name, weight, generator):
         mean, std = -3.0, 2.5
     elif weight.ndim == 1 or name.endswith("bias"):
         mean, std = 0.0, 0.5
-    elif part == "embed_tokens":
+    elif part in ("embed_tokens", "lm_head"):
         mean, std = 0.0, 0.5
     else:
         mean, std = 0.0, weight.shape[-1] ** -0.5

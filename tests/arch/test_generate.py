@@ -40,7 +40,7 @@ def folder(model, tmp_path):
 
 
 def run(*arguments, stdin=None):
-    command = [sys.executable, "-m", "arch", *map(str, arguments)]
+    command = [sys.executable, "-m", "arch", *(word if isinstance(word, bytes) else str(word) for word in arguments)]
     return subprocess.run(command, capture_output=True, text=True, input=stdin, env={**os.environ, "COLUMNS": "200"})
 
 
@@ -55,6 +55,7 @@ def test_greedy_is_what_every_narrow_choice_comes_to(model):
         assert torch.equal(generate(model, PROMPT, 20, **options), greedy), options
     scores = model(torch.cat([PROMPT, greedy], dim=1))[:, PROMPT.shape[1] - 1 : -1]
     assert torch.equal(scores.argmax(-1), greedy)
+    assert torch.equal(generate(model, PROMPT, 20, temperature=1e-40), greedy)
 
 
 def test_tokens_come_one_by_one_as_all_at_once(model):
@@ -109,6 +110,37 @@ def test_the_beginning_of_a_text_stands_in_front_once(folder):
     assert text.ends == {text.tokenizer.token_to_id("<eos>")}
 
 
+def with_byte_fallback():
+    """A tokenizer as Gemma's are: "\u2581" for a space, bytes for what the vocabulary lacks."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    vocabulary = {"<eos>": 0, **{f"<0x{byte:02X}>": 1 + byte for byte in range(256)}}
+    for token in ("\u2581", "a", "b", "ab", "\u2581ab"):
+        vocabulary[token] = len(vocabulary)
+    built = Tokenizer(models.BPE(vocabulary, [("a", "b"), ("\u2581", "ab")], byte_fallback=True))
+    built.normalizer = normalizers.Replace(" ", "\u2581")
+    built.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    built.add_special_tokens(["<eos>"])
+    return built
+
+
+@pytest.mark.parametrize("kind", ["byte", "fallback"])
+def test_text_comes_as_it_is_completed(kind, folder):
+    """In pieces, whole characters each, what the prompt's text is followed by; of bytes that are no text, something."""
+    if kind == "fallback":
+        with_byte_fallback().save(str(folder / "tokenizer.json"))
+    text = TextTokens(folder)
+    for prompt, rest in (("ab", " ab ab é 日本 👩‍👩‍👧‍👦 x"), ("é", "日" * 9), ("", "größer  \n\tend "), ("x ", " y")):
+        first = text.tokenizer.encode(prompt, add_special_tokens=False).ids
+        ids = text.tokenizer.encode(rest, add_special_tokens=False).ids
+        pieces = list(text.stream(first, ids))
+        assert "".join(pieces) == rest and "\ufffd" not in "".join(pieces)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        ids = torch.randint(3, text.tokenizer.get_vocab_size(), (30,), generator=draw).tolist()
+        assert len("".join(text.stream([5], ids))) > 5
+
+
 def test_which_tokens_begin_and_end_a_text_can_be_said(folder):
     said = {"bos_token_id": 7, "eos_token_id": [8, 9]}
     (folder / "generation_config.json").write_text(json.dumps(said))
@@ -135,6 +167,8 @@ def test_the_command_writes_the_same_each_time(folder):
     [
         (["--prompt", "a", "--temperature", "-1"], "temperature"),
         (["--prompt", "a", "--top-p", "1.5"], "top-p"),
+        (["--prompt", "a", "--seed", str(10**25)], "seed"),
+        (["--prompt", b"\xff"], "the prompt is not UTF-8 text"),
         (["--prompt", "a", "--dtype", "float17"], "no dtype 'float17'; did you mean 'float16'"),
     ],
 )

@@ -214,7 +214,7 @@ def exported(folder):
 def test_a_given_spec_wins_and_says_where_it_differs(gemma3, tmp_path):
     spec = hf.find(gemma3).spec
     wider = resolved(spec.dump() | {"norm_eps": 1e-5})
-    assert hf.find(gemma3, wider).differs == {"norm_eps": (1e-6, 1e-5)}
+    assert hf.find(gemma3, wider).notes == ["the spec has norm_eps: 1e-05 where config.json has 1e-06"]
     assert hf.load(gemma3, wider).spec.norm_eps == 1e-5
 
 
@@ -312,21 +312,66 @@ def test_the_unchanged_spec_of_that_test_goes_out():
     assert express(base())[1].architecture() == "Gemma3ForCausalLM"
 
 
-def test_a_recurrence_wider_than_the_model_is_refused(tmp_path):
-    """`transformers` would load it, and fail at the first token that it decodes."""
-    spec = resolved(
-        {
-            "dim": 16,
-            "vocab_size": 37,
-            "layers": 1,
-            "pattern": ["r"],
-            "embed_scale": "sqrt_dim_bfloat16",
-            "logit_softcap": 30.0,
-            "blocks": {"r": {"mixer": {"type": "rg_lru", "width": 24}, "ffn": {"type": "gated", "hidden": 8, "bias": True}}},
-        }
+def recurrent(pattern=("r", "a"), width=None, **rope):
+    """A RecurrentGemma-like spec."""
+    ffn = {"type": "gated", "hidden": 8, "bias": True}
+    attention = {"type": "attention", "heads": 2, "kv_heads": 1, "window": 4, "output_bias": True}
+    attention["rope"] = {"fraction": 0.5, **rope}
+    blocks = {"r": {"mixer": {"type": "rg_lru", "blocks": 2, "width": width}, "ffn": ffn}, "a": {"mixer": attention, "ffn": ffn}}
+    data = {"dim": 16, "vocab_size": 37, "layers": len(pattern), "pattern": list(pattern), "blocks": blocks}
+    return resolved({**data, "embed_scale": "sqrt_dim_bfloat16", "logit_softcap": 30.0})
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ({"width": 24}, "lru_width: transformers keeps a decoding state of hidden_size channels"),
+        ({"pattern": ("r", "r")}, "no layer of attention, without which transformers cannot run"),
+        ({"scale": 2.0}, "rope_parameters: transformers has no scaling in this class"),
+    ],
+)
+def test_what_transformers_would_load_and_then_fail_with_is_refused(options, text):
+    assert express(recurrent())[1].architecture() == "RecurrentGemmaForCausalLM"
+    with pytest.raises(DataError, match=text):
+        express(recurrent(**options))
+
+
+TWO_SIDED = {"blocks.local.mixer.causal": False, "blocks.local.mixer.window": {"before": 2, "after": 2}}
+PLAIN = {"blocks.local.mixer.qk_norm": False, "blocks.global.mixer.rope.theta": 1e4}
+EXPRESSED = {
+    "gemma3": base(),
+    "gemma3, untied and capped": base(tie_embeddings=False, logit_softcap=5.0),
+    "gemma3, silu and biases": base(
+        **{"blocks.local.ffn.activation": "silu", "blocks.local.mixer.bias": True, "blocks.local.mixer.output_bias": True}
+    ),
+    "gemma3, local only": base(pattern=["local"]),
+    "gemma3, global only": base(pattern=["global"]),
+    "gemma3, scaled positions": base(**{"blocks.global.mixer.rope.scale": 4.0, "blocks.local.mixer.rope.scale": 2.0}),
+    "gemma3, a scale of its own": base(**{"blocks.local.mixer.query_scale": 7**-0.5}),
+    "gemma3, sees ahead": base(**TWO_SIDED),
+    "gemma3, sees ahead, untied": base(**TWO_SIDED, tie_embeddings=False),
+    "gemma3, sees ahead, capped": base(**TWO_SIDED, logit_softcap=5.0),
+    "gemma2": base(**PLAIN, **{"blocks.local.mixer.softcap": 5.0}, logit_softcap=3.0),
+    "gemma2, no caps, silu": base(**PLAIN, **{"blocks.local.ffn.activation": "silu"}),
+    "gemma2, global only": base(**PLAIN, pattern=["global"]),
+    "recurrent_gemma": recurrent(),
+    "recurrent_gemma, attention only": recurrent(pattern=("a", "a")),
+}
+
+
+@pytest.mark.parametrize("name", EXPRESSED)
+def test_whatever_goes_out_computes_the_same_there(name, tmp_path):
+    """Every tensor finds its place, none is left over, and logits (of a trunk: hidden states) are equal."""
+    mine = checkpoint_of(EXPRESSED[name], tmp_path / "ours").eval()
+    architecture = hf.export(tmp_path / "ours", tmp_path / "out")
+    model, said = getattr(peers.transformers(), architecture).from_pretrained(
+        tmp_path / "out", attn_implementation="eager", output_loading_info=True
     )
-    with pytest.raises(DataError, match="lru_width"):
-        express(spec)
+    assert not any(said[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        theirs = model.eval()(TOKENS % 37)
+        ours = mine(TOKENS % 37) if architecture.endswith("CausalLM") else mine.trunk(TOKENS % 37)[0]
+    torch.testing.assert_close(ours, theirs[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -340,6 +385,9 @@ def test_a_recurrence_wider_than_the_model_is_refused(tmp_path):
         (lambda f: write(f / "w.pt", pickle.dumps({"a": Evil()})), "refused"),
         (lambda f: saved(f / "w.pt", [torch.ones(2)]), "expected a mapping of names to tensors"),
         (lambda f: saved(f / "w.pt", {"embedder.input_embedding": Evil()}), "refused"),
+        (lambda f: saved(f / "w.pt", {1: torch.ones(2)}), "expected a mapping of names to tensors"),
+        (lambda f: saved(f / "w.pt", {"a": torch.ones(2, dtype=torch.int8)}), "a is of type int8; expected one of F64"),
+        (lambda f: saved(f / "w.pt", {"a": torch.ones(2).to_sparse()}), "a is a sparse tensor"),
         (lambda f: quantised(f / "w.safetensors"), "a is of type I8; expected one of F64, F32, F16, BF16"),
         (lambda f: saved(f / "w.pt", {"a": torch.ones(2)}), "no family knows the names of its tensors"),
         (lambda f: saved(f / "w.pt", {"embedder.input_embedding": torch.ones(2, 2)}), "give a spec"),
@@ -387,8 +435,19 @@ def quantised(path):
         (lambda said: said | {"attn_logit_softcapping": 50.0}, r"config.json:\d+: attn_logit_softcapping"),
         (
             lambda said: said | {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}},
-            "a rope_type of 'yarn' cannot be expressed",
+            r"config.json:\d+: rope_parameters.full_attention.rope_type: 'yarn' is not one of them",
         ),
+        (lambda said: said | {"rope_parameters": {"full_attention": {"rope_type": "linear"}}}, "needs a `factor`"),
+        (lambda said: said | {"rope_parameters": {"full_attention": "linear"}}, r"config.json:\d+: rope_parameters"),
+        (lambda said: said | {"rope_scaling": {"rope_type": "linear", "factor": None}}, "needs a `factor`"),
+        (lambda said: said | {"layer_types": ["full_attention"]}, r"config.json:\d+: layer_types: 1 of them for"),
+        (lambda said: said | {"sliding_window": None}, r"config.json:\d+: sliding_window: null, but there are layers"),
+        (lambda said: said | {"num_hidden_layers": 10**9}, r"config.json:\d+: num_hidden_layers"),
+        (lambda said: said | {"text_config": None}, "config.json: expected a mapping of keys"),
+        (lambda said: [said], "config.json: the file is a list|config.json: expected a mapping"),
+        (lambda said: said | {"model_type": ["a"]}, "no family knows the model_type"),
+        (lambda said: {k: v for k, v in said.items() if k != "model_type"}, "says what the model is; give a spec"),
+        (lambda said: said | {"eos_token_id": "end"}, "eos_token_id: expected the number of a token"),
     ],
 )
 def test_a_config_that_cannot_be_is_said_with_its_line(config, text, gemma3, tmp_path):
@@ -396,6 +455,69 @@ def test_a_config_that_cannot_be_is_said_with_its_line(config, text, gemma3, tmp
     with pytest.raises((SpecError, DataError), match=text):
         hf.import_(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": {"a": 1}}', '{"weight_map": null}'])
+def test_an_index_that_is_none_is_said(text, gemma3, tmp_path):
+    source = copied(gemma3, tmp_path / "a")
+    (source / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(DataError, match="expected JSON with a `weight_map`"):
+        hf.find(source)
+
+
+@pytest.mark.parametrize(
+    "text, family", [("NAMES = {'a': 'b'}", "fam1"), ("x = (", "fam2"), ("", "fam3"), (None, ".fam4"), (None, "fam5")]
+)
+def test_a_family_that_is_none_is_said(text, family, gemma3, tmp_path, monkeypatch):
+    if text is not None:
+        (tmp_path / f"{family}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DataError, match="no `NAMES`|no family"):
+        hf.find(gemma3, family=family)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "recurrentgemma"])
+def test_a_weights_file_alone_finds_its_family_by_a_spec(name, tmp_path):
+    """All three call the embedding the same: the other names decide."""
+    save(name, tmp_path / "a")
+    whole = hf.find(tmp_path / "a")
+    alone = hf.find(tmp_path / "a" / "model.safetensors", whole.spec)
+    assert alone.spec == whole.spec
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(alone.tensors.read(), whole.tensors.read(), strict=True))
+
+
+def test_a_spec_stands_in_for_a_config_that_cannot_be_expressed(gemma3, tmp_path):
+    spec = hf.find(gemma3).spec
+    yarn = lambda said: said | {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}  # noqa: E731
+    found = hf.find(copied(gemma3, tmp_path / "yarn", yarn), spec)
+    assert found.spec == spec and "cannot be expressed and is set aside" in found.notes[0] and "yarn" in found.notes[0]
+
+
+def test_a_folder_of_ours_takes_a_spec_too(gemma3, tmp_path):
+    hf.import_(gemma3, tmp_path / "ours")
+    spec = hf.find(gemma3).spec.model_copy(update={"norm_eps": 1e-5})
+    assert hf.load(tmp_path / "ours", spec).spec.norm_eps == 1e-5
+
+
+def test_both_keys_of_a_rope_scaling_are_read_as_transformers_reads_them(gemma3, tmp_path):
+    both = lambda said: said | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}  # noqa: E731
+    source = copied(gemma3, tmp_path / "both", both)
+    theirs = peers.transformers().AutoModelForCausalLM.from_pretrained(source, attn_implementation="eager").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(hf.load(source)(TOKENS), theirs(TOKENS).logits, rtol=1e-4, atol=1e-3)
+
+
+def test_an_export_names_the_tokens_that_begin_and_end_a_text(gemma3, tmp_path):
+    """By our tokenizer's names where nothing else says it; a folder that contradicts its tokenizer is refused."""
+    from experiments.data.tokenizers.byte import Byte
+
+    checkpoint_of(base(vocab_size=259), tmp_path / "ours")
+    Byte(Byte.Config()).train([]).save(str(tmp_path / "ours" / "tokenizer.json"))
+    config = json.loads((exported(tmp_path) / "config.json").read_text())
+    assert (config["pad_token_id"], config["bos_token_id"], config["eos_token_id"]) == (0, 1, 2)
+    (tmp_path / "ours" / "generation_config.json").write_text('{"bos_token_id": 2}')
+    with pytest.raises(DataError, match="bos_token_id is 2, which its tokenizer.json calls <eos>"):
+        hf.export(tmp_path / "ours", tmp_path / "other")
 
 
 def test_a_missing_shard_is_named(tmp_path):
@@ -415,7 +537,7 @@ def test_nothing_is_written_over(gemma3, tmp_path):
 
 
 def test_an_import_that_is_interrupted_leaves_nothing(gemma3, tmp_path):
-    def stop(size):
+    def stop(size, total):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -153,7 +153,7 @@ def test_without_the_second_half_of_a_reset_the_reference_differs(monkeypatch):
 def test_without_the_cap_on_the_square_roots_derivative_the_reference_differs(monkeypatch):
     """Logits still agree: only gradients, which are not even finite then, can tell."""
     monkeypatch.setattr(RGLRU, "_recurrence", recurrence(cap=False))
-    agrees = {row.what: row.agrees for row in reference.compare("hawk_slow")}
+    agrees = {row.what: row.agrees for row in reference.compare("hawk_slow") if row.bound == reference.SLOW_BOUND}
     assert agrees == {"logits": True, "loss": True, "gradients": False, "decoding": True}
 
 

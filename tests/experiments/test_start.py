@@ -1,6 +1,7 @@
 """Runs that start from a checkpoint: what is taken, what is new, and what is said of it."""
 
 import copy
+import hashlib
 import json
 
 import pytest
@@ -56,7 +57,8 @@ def test_a_run_starts_from_the_weights_of_another(tiny, trained, tmp_path, monke
     start, record = first_weights(plan(changed(tiny, init_from=str(trained))), 5, tmp_path / "second", monkeypatch)
     stored = load_file(trained / "model.safetensors")
     assert start.keys() == stored.keys() and all(torch.equal(start[name], stored[name]) for name in stored)
-    assert record.notes == [f"started from {trained}: {len(stored)} of {len(stored)} parameters"]
+    sha256 = hashlib.sha256((trained / "model.safetensors").read_bytes()).hexdigest()
+    assert record.notes == [f"started from {trained} ({sha256[:12]}): {len(stored)} of {len(stored)} parameters"]
 
 
 def test_what_the_checkpoint_lacks_is_new_and_said(tiny, trained, tmp_path, monkeypatch):
