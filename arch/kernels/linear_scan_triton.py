@@ -1,7 +1,8 @@
 """The linear recurrence on CUDA, in Triton: tiles of tokens scanned in registers, the carry between them in float32.
 
-Only where `ARCHBENCH_TRITON=1` asks for it: it has passed through Triton's interpreter (`make test-triton`), and becomes
-the default once a record of it passing on a real device is committed. Needs the extra: `pip install -e '.[triton]'`.
+Only where `ARCHBENCH_TRITON=1` asks for it: it has passed through Triton's interpreter (`make test-triton`), never on a
+device so far, and becomes the default once a record of it passing on one is committed. The tile sizes are untuned.
+Needs the extra: `pip install -e '.[triton]'`.
 
 Shapes: B rows, T tokens, R channels. float32 and bfloat16 operands; arithmetic is float32, results are cast once.
 One program takes one row's tile of channels and walks over its tokens, reading and writing each value once.

@@ -20,7 +20,7 @@ import torch
 
 POINTER, INTEGER = ctypes.c_void_p, ctypes.c_int64
 # No contraction: where the compiler's vector loop ends must not change bits. The other two only free sqrt from errno.
-FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
+FLAGS = "-O3 -march=native -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp -shared -fPIC".split()
 _off = False
 
 
@@ -74,7 +74,8 @@ def _built(name):
         version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
         parts = (source.read_bytes(), version, " ".join((compiler, *FLAGS, *runtime, _cpu())).encode())
         key = hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:16]
-        file = Path(os.environ.get("ARCHBENCH_CACHE") or "~/.cache/archbench").expanduser() / "native" / f"{name}-{key}.so"
+        cache = Path(os.environ.get("ARCHBENCH_CACHE") or "~/.cache/archbench").expanduser()
+        file = cache / "native" / f"{name}-{key}.so"
         if not file.exists():
             _compile([compiler, *FLAGS, str(source), "-Wl,--as-needed", *runtime, "-lm"], file)
         return ctypes.CDLL(str(file)), key

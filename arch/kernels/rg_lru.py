@@ -1,7 +1,7 @@
 """The gated recurrence of the RG-LRU, from gate maps to states (Griffin, equations 1 to 4): plain torch around
 `linear_scan`, and one pass in C (`rg_lru.c`), for float32 on the CPU. `native.path("rg_lru")` says which runs there.
 
-Shapes: B rows, T tokens, R channels. Both paths keep for the backward pass what came in and the states, nothing between.
+Shapes: B rows, T tokens, R channels. Both paths keep for the backward pass what came in and the states only.
 """
 
 import math
@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from arch.kernels import native
-from arch.kernels.linear_scan import chunked_backward, linear_scan, linear_scan_backward
+from arch.kernels.linear_scan import chunked_backward, linear_scan
 
 SIGNATURES = {
     "rg_lru": [native.POINTER] * 7 + [native.INTEGER] * 4,
@@ -86,7 +86,7 @@ def rg_lru_backward(
     inputs = (g_BTR, rho_BTR, iota_BTR, u_BTR, slope_R, reset_BT, h0_BR, h_BTR)
     library = native.library("rg_lru", [x for x in inputs if x is not reset_BT], SIGNATURES)
     if library is None:
-        return _plain_backward(*inputs, linear_scan_backward)
+        return _plain_backward(*inputs, torch.ops.archbench.linear_scan_backward)
     inputs = [x.contiguous() for x in inputs]
     drho, diota, du = (torch.empty_like(inputs[1]) for _ in range(3))
     slopes_BR, dh0_BR = torch.empty_like(inputs[6], dtype=torch.float64), torch.empty_like(inputs[6])

@@ -11,6 +11,7 @@ from arch.kernels import linear_scan as scan
 from arch.kernels import native, rg_lru
 
 PATHS = {"compiled": contextlib.nullcontext, "torch": native.disabled}
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4e-2, torch.float64: 1e-12}
 SHAPES = [(1, 1, 1), (2, 1, 7), (3, 2, 64), (2, 37, 70), (1, 64, 129), (2, 0, 3), (0, 5, 3)]
 
 
@@ -68,10 +69,10 @@ def near(what, got, want, dtype, tolerance):
     assert want.numel() == 0 or error <= tolerance, f"{what}: {error:.1e}"
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-6), (torch.bfloat16, 4e-2), (torch.float64, 1e-12)], ids=str)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("shape", SHAPES[:5], ids=str)
-def test_linear_scan(path, shape, dtype, tolerance):
-    compare(scan.linear_scan, scan.reference, scan_inputs(*shape), dtype, tolerance)
+def test_linear_scan(path, shape, dtype):
+    compare(scan.linear_scan, scan.reference, scan_inputs(*shape), dtype, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 4e-6), (torch.float64, 1e-12)], ids=str)
@@ -141,11 +142,24 @@ def test_a_gradient_of_a_gradient(path):
 
 
 def test_operations_are_well_formed(path):
-    checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
-    floats = [x.float().requires_grad_() for x in scan_inputs(2, 10, 3)]
-    torch.library.opcheck(torch.ops.archbench.linear_scan, floats, test_utils=checks)
+    floats = [x.float() for x in scan_inputs(2, 10, 3)]
+    scans, schema_and_fake = torch.ops.archbench, ("test_schema", "test_faketensor")
+    torch.library.opcheck(scans.linear_scan, floats, test_utils=schema_and_fake)
+    back = (floats[1], floats[0], floats[2], floats[1])
+    torch.library.opcheck(scans.linear_scan_backward, back, test_utils=schema_and_fake)
     gates = [x.float().requires_grad_() if x.is_floating_point() else x for x in gate_inputs(2, 10, 3)]
-    torch.library.opcheck(torch.ops.archbench.rg_lru, gates, test_utils=checks)
+    checks = (*schema_and_fake, "test_autograd_registration", "test_aot_dispatch_static")
+    torch.library.opcheck(scans.rg_lru, gates, test_utils=checks)
+
+
+def test_compiled_by_torch(path):
+    """In one graph, values and gradients the same bits."""
+    inputs = [x.float().requires_grad_() for x in scan_inputs(2, 10, 3)]
+    got, want = torch.compile(scan.linear_scan, backend="aot_eager", fullgraph=True)(*inputs), scan.linear_scan(*inputs)
+    assert torch.equal(got, want)
+    weight = random(*want.shape).float()
+    for left, right in zip(torch.autograd.grad(got, inputs, weight), torch.autograd.grad(want, inputs, weight)):
+        assert torch.equal(left, right)
 
 
 def test_shapes_that_do_not_agree_are_refused(path):
