@@ -45,8 +45,8 @@ def summary(spec, context, dtype="float32"):
     ahead keeps no state: its cache and its decode FLOPs are None.
     training_bytes: weights and gradients in `dtype`, AdamW's moments, and `activations`: what autograd keeps for the
     backward pass of one row of N tokens, the loss included, which keeps a gradient of the hidden states and no logits.
-    Not in it: further rows, gradients of activations, workspaces (the loss's of at most 256 MiB, or twice that with a
-    softcap, among them), what the allocator rounds up, a second copy of weights for mixed precision.
+    Not in it: further rows, gradients of activations, workspaces (the loss's of at most 512 MiB among them), what the
+    allocator rounds up, a second copy of weights for mixed precision.
     notes: where a number is less than it seems. Raises SpecError for an unknown dtype or a context below 1.
     """
     _check(context, dtype)

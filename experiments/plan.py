@@ -1,5 +1,6 @@
 """From a document to a run that is ready to start: complete, checked, costed and with an identity."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,10 @@ from arch.errors import DataError
 from arch.spec import digest
 from experiments.data.corpus import prepare
 from experiments.spec import ExperimentSpec
+
+
+# What models cost, by all that decides it: the trials of a search are many, their architectures few.
+_COSTS = {}
 
 
 @dataclass(frozen=True)
@@ -52,4 +57,11 @@ def plan(source):
     content = spec.dump(identity=True)
     plugins = registry.plugin_sources(content)
     identity = digest({"spec": content, "data": corpus.fingerprint, "plugins": plugins})
-    return RunPlan(spec, identity, corpus.summary(), plugins, cost.summary(spec.model, spec.data.context))
+    return RunPlan(spec, identity, corpus.summary(), plugins, _cost(spec, plugins))
+
+
+def _cost(spec, plugins):
+    key = digest({"model": spec.model.dump(), "context": spec.data.context, "plugins": plugins})
+    if key not in _COSTS:
+        _COSTS[key] = cost.summary(spec.model, spec.data.context)
+    return copy.deepcopy(_COSTS[key])
