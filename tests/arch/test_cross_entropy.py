@@ -73,7 +73,7 @@ def test_sparse_distillation_equals_the_reference(positions, softcap, dtype):
 
 @each_dtype
 @each_length
-@pytest.mark.parametrize("softcap, teacher_softcap, temperature", [(None, None, 1.0), (3.0, None, 2.0), (None, 2.0, 0.5)])
+@pytest.mark.parametrize("softcap, teacher_softcap, temperature", [(None, None, 1), (3.0, None, 2.0), (None, 2.0, 0.5)])
 def test_distillation_equals_the_reference(positions, softcap, teacher_softcap, temperature, dtype):
     inputs = student(positions, dtype)
     teacher = drawn(positions, E, dtype=dtype, seed=4), drawn(V, E, dtype=dtype, seed=5).requires_grad_()
