@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arch import registry
 from arch.errors import SpecError, nearest
+from arch.kernels.cross_entropy import Candidates, chunked
 from arch.layers import BlockDiagonalLinear, Context
 from arch.layout import TokenLayout
 from arch.model import Block, Model
@@ -42,8 +43,9 @@ def summary(spec, context, dtype="float32"):
     cache_bytes: of one stream with capacity N, in `dtype` but for what a mixer keeps in float32. A model that sees
     ahead keeps no state: its cache and its decode FLOPs are None.
     training_bytes: weights and gradients in `dtype`, AdamW's moments, and `activations`: what autograd keeps for the
-    backward pass of one row of N tokens, with logits and cross-entropy. Not in it: further rows, gradients of
-    activations, workspaces, what the allocator rounds up, a second copy of weights for mixed precision.
+    backward pass of one row of N tokens, the loss included, which keeps a gradient of the hidden states and no logits.
+    Not in it: further rows, gradients of activations, workspaces (the loss's of at most 512 MiB among them), what the
+    allocator rounds up, a second copy of weights for mixed precision.
     notes: where a number is less than it seems. Raises SpecError for an unknown dtype or a context below 1.
     """
     _check(context, dtype)
@@ -202,19 +204,18 @@ def _cache(mixer, tokens, dtype):
 
 
 def _measured_frame(frame, tokens_BT):
-    """Embedding, final norm and head, with the loss in activations but not in FLOPs."""
-    logits = []
+    """Embedding, final norm, and the head with its loss, whose element-wise work is not in FLOPs."""
 
     def loss():
-        logits[:] = [frame(tokens_BT)]
-        return F.cross_entropy(logits[0].flatten(0, 1).float(), tokens_BT.flatten())
+        hidden_ND = frame.trunk(tokens_BT)[0].flatten(0, 1)
+        return chunked(hidden_ND, frame.head_weight, Candidates(tokens_BT.flatten()[:, None]), frame.spec.logit_softcap)
 
     executed = {
         "train": _backward(loss),
         "prefill": _forward(lambda: frame(tokens_BT)),
         "decode": _forward(lambda: frame(tokens_BT[:, -1:])),
     }
-    kept = _kept(loss, frame) | {_storage(tensor): tensor.untyped_storage().nbytes() for tensor in logits}
+    kept = _kept(loss, frame)
     parameters = sum(weight.numel() for weight in frame.parameters())
     return _Measured(parameters, {}, executed, sum(kept.values()), shared={}, cache=None)
 

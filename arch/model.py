@@ -95,10 +95,14 @@ class Model(nn.Module):
             after.append(later)
         return self.norm(x_BTD), state and ModelState(after, state.seen + x_BTD.shape[1])
 
+    @property
+    def head_weight(self):
+        """The final projection (V, D): with `trunk` and `spec.logit_softcap` all that a loss by chunks needs."""
+        return self.embedding if self.head is None else self.head.weight
+
     def logits(self, hidden_BTD):
         """Scores of the next token (B, T, V), softcapped where the spec says so."""
-        weight_VD = self.embedding if self.head is None else self.head.weight
-        z_BTV = F.linear(hidden_BTD, weight_VD)
+        z_BTV = F.linear(hidden_BTD, self.head_weight)
         cap = self.spec.logit_softcap
         return z_BTV if cap is None else cap * torch.tanh(z_BTV / cap)
 

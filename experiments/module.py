@@ -73,11 +73,14 @@ class TrainingModule(pl.LightningModule):
             loss_sum, _, _ = self.objective(self.model, micro_batch)
             self.manual_backward(loss_sum * (world / weight))  # data parallelism averages; we want the sum
             loss += loss_sum.detach() / weight
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.spec.optimizer.clip or float("inf"), foreach=True)
+        weights, clip = [each for each in self.parameters() if each.grad is not None], self.spec.optimizer.clip
+        norm = torch.nn.utils.get_total_norm([each.grad for each in weights], foreach=True)
         loss, norm = float(self.trainer.strategy.reduce(loss, reduce_op="sum")), float(norm)
         for what, number in (("the loss", loss), ("a gradient", norm)):
             if not math.isfinite(number):
                 raise NonFinite(step, what, self.bad_groups())
+        if clip and norm > clip:  # else a pass over all gradients would multiply them by one
+            torch.nn.utils.clip_grads_with_norm_(weights, clip, torch.tensor(norm, device=self.device), foreach=True)
         optimizer.step()
         self.last = {"train/loss": loss, "lr": rate, "grad_norm": norm}
 

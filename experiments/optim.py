@@ -5,6 +5,8 @@ import math
 import torch
 
 DECAYED = ("embedding", "matrix")
+# Where torch has AdamW as one operation over each tensor; elsewhere it writes the formula out.
+FUSED = ("cpu", "cuda", "mps", "xpu")
 
 
 def build_optimizer(module, spec):
@@ -17,12 +19,13 @@ def build_optimizer(module, spec):
         if weight.requires_grad:
             role = getattr(weight, "role", "matrix" if weight.ndim >= 2 else "vector")
             (decayed if role in DECAYED else plain).append(weight)
+    fused = all(weight.device.type in FUSED for weight in (*decayed, *plain))
     groups = [
         {"params": decayed, "weight_decay": spec.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=spec.lr, betas=spec.betas, eps=spec.eps, foreach=True
+        [group for group in groups if group["params"]], lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=fused
     )
 
 

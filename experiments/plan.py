@@ -1,5 +1,6 @@
 """From a document to a run that is ready to start: complete, checked, costed and with an identity."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,10 @@ from arch.spec import digest
 from experiments.data.corpus import prepare
 from experiments.spec import ExperimentSpec
 from experiments.start import Start, plan_start
+
+
+# What models cost, by all that decides it: the trials of a search are many, their architectures few.
+_COSTS = {}
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,11 @@ def plan(source):
     decides = {"spec": content, "data": corpus.fingerprint, "plugins": plugins}
     if start:
         decides["init_from"] = start.identity
-    return RunPlan(
-        spec, digest(decides), corpus.summary(), plugins, cost.summary(spec.model, spec.data.context), start or None
-    )
+    return RunPlan(spec, digest(decides), corpus.summary(), plugins, _cost(spec, plugins), start or None)
+
+
+def _cost(spec, plugins):
+    key = digest({"model": spec.model.dump(), "context": spec.data.context, "plugins": plugins})
+    if key not in _COSTS:
+        _COSTS[key] = cost.summary(spec.model, spec.data.context)
+    return copy.deepcopy(_COSTS[key])

@@ -17,6 +17,7 @@ import torch
 from arch import registry
 from arch.document import ROOT
 from arch.generate import generate
+from arch.kernels import native
 from arch.model import new_model
 from experiments import checkpoint, device
 from experiments.data.corpus import prepare
@@ -104,7 +105,7 @@ def _new_record(plan, seed):
         spec=plan.spec.dump(),
         data=plan.data,
         plugins=plan.plugins,
-        versions={name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        versions=_versions(),
         git=CODE,
         hardware=device.hardware(),
         threads=torch.get_num_threads(),
@@ -112,6 +113,13 @@ def _new_record(plan, seed):
         started=_now(),
         notes=list(plan.start.notes()) if plan.start else [],
     )
+
+
+def _versions():
+    """What decides a run's last bits beside its identity: packages, and which paths the compiled kernels took."""
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    kernels = {f"kernel {name}": native.path(name) for name in native.names()}
+    return packages | {"python": platform.python_version()} | kernels
 
 
 def _own_folder(folder):

@@ -35,6 +35,11 @@ def disabled():
         _off = before
 
 
+def names():
+    """The kernels that have a C file."""
+    return sorted(file.stem for file in Path(__file__).parent.glob("*.c"))
+
+
 def path(name):
     """Which path float32 on the CPU takes for the kernel `name`: `compiled KEY`, or `torch: ` and the reason."""
     reason = _switched_off()

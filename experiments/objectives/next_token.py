@@ -1,14 +1,14 @@
 """Next-token prediction: cross-entropy against the token that follows.
 
-Shapes: B rows, T tokens, V vocabulary.
+Shapes: B rows, T tokens, D width, V vocabulary.
 """
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from arch.kernels.cross_entropy import linear_cross_entropy
 from arch.layout import TokenLayout
 from arch.registry import objective
 from arch.spec import Spec
@@ -36,9 +36,9 @@ class NextToken(nn.Module):
 
     def forward(self, model, batch):
         """(loss_sum in nats, weight, sums): `sums` add up over batches and `summarise` turns them into metrics."""
-        logits_BTV = model(batch.tokens_BT, TokenLayout(batch.doc_BT, batch.pos_BT))
+        hidden_BTD, _ = model.trunk(batch.tokens_BT, TokenLayout(batch.doc_BT, batch.pos_BT))
         targets = batch.targets_BT.flatten()
-        loss_sum = F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets, ignore_index=-1, reduction="sum")
+        loss_sum = linear_cross_entropy(hidden_BTD.flatten(0, 1), model.head_weight, targets, model.spec.logit_softcap)
         weight = self.weight(batch)
         lengths = self.byte_lengths_V[targets.clamp(min=0)]
         sums = {"nats": loss_sum.detach(), "tokens": weight, "bytes": torch.where(targets >= 0, lengths, 0).sum()}

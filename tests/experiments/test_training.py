@@ -4,8 +4,12 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from arch.layout import TokenLayout
 from arch.model import new_model
+from experiments.data.corpus import prepare
+from experiments.objectives.next_token import NextToken
 from experiments.optim import build_optimizer, learning_rate
 from experiments.plan import plan, resolve
 from experiments.spec import OptimizerSpec, ScheduleSpec
@@ -85,6 +89,30 @@ def test_bf16_and_untied_and_softcap_train(precision, tiny, tmp_path):
     tiny["model"] |= {"tie_embeddings": False, "logit_softcap": 30.0, "embed_scale": "sqrt_dim"}
     record = train(plan(tiny), 0, tmp_path / "run")
     assert record.status == "finished" and math.isfinite(record.metrics["report/loss"])
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_the_loss_without_logits_is_that_of_the_logits(precision, tiny):
+    """Value and gradients, and the same whether rows come together or one by one."""
+    tiny["model"]["logit_softcap"] = 3.0
+    spec = resolve(tiny)
+    corpus, model = prepare(spec.data, spec.model.vocab_size), new_model(spec.model, 0)
+    model = model.bfloat16() if precision == "bf16-true" else model
+    objective = NextToken(NextToken.Config(), corpus.byte_lengths)
+    batch = corpus.batch("train", 0, 0, spec.data.rows, spec.data.context)
+
+    def of_logits(batch):
+        logits = model(batch.tokens_BT, TokenLayout(batch.doc_BT, batch.pos_BT)).flatten(0, 1).float()
+        return F.cross_entropy(logits, batch.targets_BT.flatten(), ignore_index=-1, reduction="sum")
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+        losses = [of_logits(batch), objective(model, batch)[0], sum(objective(model, row)[0] for row in batch.split(4))]
+    close = 1e-5 if precision == "32-true" else 2e-2
+    wanted, *others = [torch.autograd.grad(loss, list(model.parameters())) for loss in losses]
+    for loss, gradients in zip(losses[1:], others):
+        assert float(loss.detach()) == pytest.approx(float(losses[0].detach()), rel=close)
+        for got, want in zip(gradients, wanted):
+            assert (got - want).float().norm() <= 4 * close * want.float().norm().clamp(min=1e-3)
 
 
 @pytest.mark.slow

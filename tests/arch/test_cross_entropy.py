@@ -1,0 +1,211 @@
+"""Losses by chunks against their references: values, gradients, memory, and what they refuse."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from arch.kernels import cross_entropy
+from arch.kernels.cross_entropy import (
+    linear_cross_entropy,
+    linear_distillation,
+    linear_sparse_distillation,
+    reference,
+    reference_distillation,
+    reference_sparse_distillation,
+)
+
+V, D, E, K, CHUNK = 37, 8, 5, 3, 4
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2}
+each_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+each_softcap = pytest.mark.parametrize("softcap", [None, 3.0])
+each_length = pytest.mark.parametrize("positions", [1, CHUNK, 2 * CHUNK + 3])
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    """Chunks of at most four positions, so that most cases need several and the last one is short."""
+    monkeypatch.setattr(cross_entropy, "BUFFER_BYTES", CHUNK * 4 * V)
+
+
+def drawn(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def student(positions, dtype):
+    return drawn(positions, D, dtype=dtype).requires_grad_(), (2 * drawn(V, D, dtype=dtype, seed=1)).requires_grad_()
+
+
+def same(loss, want, inputs, dtype, factor=0.37):
+    """Equal value, and equal gradients of `factor` times it."""
+    assert loss.dtype == torch.promote_types(dtype, torch.float32)
+    pairs = [(loss, want), *zip(*(torch.autograd.grad(factor * each, inputs) for each in (loss, want)))]
+    for got, expected in pairs:
+        error = (got - expected).float().norm() / expected.float().norm().clamp(min=1e-6)
+        assert got.dtype == expected.dtype and got.isfinite().all() and error <= TOLERANCE[dtype], f"{error:.1e}"
+
+
+def targets_of(positions):
+    targets = torch.arange(positions) * 7 % V
+    targets[1::3] = -1
+    return targets
+
+
+@each_dtype
+@each_softcap
+@each_length
+def test_cross_entropy_equals_the_reference(positions, softcap, dtype):
+    inputs, targets = student(positions, dtype), targets_of(positions)
+    same(linear_cross_entropy(*inputs, targets, softcap), reference(*inputs, targets, softcap), inputs, dtype)
+
+
+@each_dtype
+@each_softcap
+@each_length
+def test_sparse_distillation_equals_the_reference(positions, softcap, dtype):
+    inputs, p = student(positions, dtype), drawn(positions, K, seed=2).abs()
+    ids = torch.randint(V, (positions, K), generator=torch.Generator().manual_seed(3))
+    ids[:, 1] = ids[:, 0]  # an id may repeat
+    want = reference_sparse_distillation(*inputs, ids, p, softcap)
+    same(linear_sparse_distillation(*inputs, ids, p, softcap), want, inputs, dtype)
+
+
+@each_dtype
+@each_length
+@pytest.mark.parametrize("softcap, teacher_softcap, temperature", [(None, None, 1), (3.0, None, 2.0), (None, 2.0, 0.5)])
+def test_distillation_equals_the_reference(positions, softcap, teacher_softcap, temperature, dtype):
+    inputs = student(positions, dtype)
+    teacher = drawn(positions, E, dtype=dtype, seed=4), drawn(V, E, dtype=dtype, seed=5).requires_grad_()
+    options = softcap, teacher_softcap, temperature
+    want = reference_distillation(*inputs, *teacher, *options)
+    same(linear_distillation(*inputs, *teacher, *options), want, inputs, dtype)
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn():
+    hidden, weight = student(9, torch.float32)
+    loss = linear_distillation(hidden, weight, hidden, weight, 3.0, 3.0, temperature=2.0)
+    assert loss.abs() < 1e-4
+    assert all(gradient.abs().max() < 1e-5 for gradient in torch.autograd.grad(loss, (hidden, weight)))
+
+
+@each_softcap
+def test_gradients_are_those_of_finite_differences(softcap):
+    inputs = student(2 * CHUNK + 1, torch.float64)
+    targets, p = targets_of(len(inputs[0])), drawn(len(inputs[0]), K, dtype=torch.float64, seed=2).abs()
+    ids = targets.clamp(min=0)[:, None] + torch.arange(K)
+    teacher = [tensor.detach().flip(0) for tensor in inputs]
+    for loss in (
+        lambda: linear_cross_entropy(*inputs, targets, softcap),
+        lambda: linear_sparse_distillation(*inputs, ids % V, p, softcap),
+        lambda: linear_distillation(*inputs, *teacher, softcap, 2.0, 1.5),
+    ):
+        for tensor, gradient in zip(inputs, torch.autograd.grad(loss(), inputs)):
+            assert torch.allclose(gradient, differences(loss, tensor), rtol=1e-6, atol=1e-7)
+
+
+@torch.no_grad()
+def differences(loss, tensor, step=1e-5):
+    """The gradient by central differences (gradcheck would ask for a second backward)."""
+    slopes = []
+    for i in range(tensor.numel()):
+        ends = []
+        for move in (step, -2 * step):
+            tensor.view(-1)[i] += move
+            ends.append(loss())
+        tensor.view(-1)[i] += step
+        slopes.append((ends[0] - ends[1]) / (2 * step))
+    return torch.stack(slopes).view_as(tensor)
+
+
+def test_logits_far_apart_stay_exact():
+    """Where p underflows the loss is still the distance of logits."""
+    hidden, weight = torch.tensor([[1.0], [1.0]], requires_grad=True), torch.tensor([[500.0], [0.0], [-500.0]])
+    weight.requires_grad_()
+    same(
+        linear_cross_entropy(hidden, weight, torch.tensor([2, 0])),
+        reference(hidden, weight, torch.tensor([2, 0])),
+        (hidden, weight),
+        torch.float32,
+    )
+    assert linear_cross_entropy(hidden, weight, torch.tensor([2, 0])) == 1000.0
+
+
+def test_without_any_target_loss_and_gradients_are_zero():
+    inputs = student(5, torch.float32)
+    loss = linear_cross_entropy(*inputs, torch.full((5,), -1))
+    assert loss == 0.0
+    assert all((gradient == 0).all() for gradient in torch.autograd.grad(loss, inputs))
+
+
+def test_only_what_needs_a_gradient_gets_one():
+    hidden, weight = student(9, torch.float32)
+    targets = targets_of(9)
+    both = torch.autograd.grad(linear_cross_entropy(hidden, weight, targets), (hidden, weight))
+    for i, inputs in enumerate([(hidden, weight.detach()), (hidden.detach(), weight)]):
+        assert torch.equal(torch.autograd.grad(linear_cross_entropy(*inputs, targets), inputs[i])[0], both[i])
+    with torch.no_grad():
+        assert not linear_cross_entropy(hidden, weight, targets).requires_grad
+
+
+def test_a_weight_used_twice_gets_both_gradients():
+    """A tied embedding: as input and as head."""
+    weight, tokens = student(1, torch.float32)[1], torch.arange(6)
+    got, want = (
+        torch.autograd.grad(loss(weight[tokens].sin(), weight, tokens + 1), weight)[0]
+        for loss in (linear_cross_entropy, reference)
+    )
+    assert torch.allclose(got, want, atol=1e-5)
+
+
+@each_softcap
+def test_autocast_computes_in_its_type_and_keeps_the_weights_gradient_in_float32(softcap):
+    inputs, targets = student(2 * CHUNK + 3, torch.float32), targets_of(2 * CHUNK + 3)
+    rounded = [tensor.detach().bfloat16().requires_grad_() for tensor in inputs]
+    want = torch.autograd.grad(linear_cross_entropy(*rounded, targets, softcap), rounded)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = linear_cross_entropy(*inputs, targets, softcap)
+    for got, expected in zip(torch.autograd.grad(loss, inputs), want):
+        assert got.dtype == torch.float32
+        assert (got - expected.float()).norm() <= 1e-2 * expected.float().norm()
+
+
+def test_gradients_are_given_once():
+    hidden, weight = student(5, torch.float32)
+    for inputs in ((hidden, weight), (hidden, weight.detach()), (hidden.detach(), weight)):
+        loss = linear_cross_entropy(*inputs, targets_of(5))
+        loss.backward(retain_graph=True)
+        with pytest.raises(RuntimeError, match="once"):
+            loss.backward()
+
+
+def test_what_does_not_fit_together_is_refused():
+    hidden, weight = student(4, torch.float32)
+    with pytest.raises(ValueError, match="differ in shape"):
+        linear_sparse_distillation(hidden, weight, torch.zeros(4, 2, dtype=torch.long), torch.ones(4, 1))
+    with pytest.raises(ValueError, match="vocabulary"):
+        linear_distillation(hidden, weight, hidden, weight[:-1])
+    with pytest.raises(ValueError, match="temperature"):
+        linear_distillation(hidden, weight, hidden, weight, temperature=0.0)
+
+
+MEMORY = """
+import resource
+import torch
+from arch.kernels import cross_entropy
+cross_entropy.BUFFER_BYTES = 4 << 20
+N, V, D = 2048, 16384, 16
+hidden, weight = torch.zeros(N, D, requires_grad=True), torch.zeros(V, D, requires_grad=True)
+targets = torch.zeros(N, dtype=torch.long)
+cross_entropy.linear_cross_entropy(hidden[:4], weight, targets[:4], 30.0).backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+cross_entropy.linear_cross_entropy(hidden, weight, targets, 30.0).backward()
+cross_entropy.linear_distillation(hidden, weight, hidden, weight, 30.0).backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_memory_is_that_of_the_buffers():
+    """All logits would be 128 MiB; the buffers are 4, and gradients of weights and hidden states another 3."""
+    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 24
