@@ -163,7 +163,7 @@ def draw(name, weight, generator):
     elif "norm" in part:
         mean, std = 0.0, 0.3
     elif part in ("q_proj", "k_proj"):
-        mean, std = 0.0, 0.75
+        mean, std = 0.0, 0.6
     elif part == "recurrent_param":
         mean, std = -3.0, 2.5
     elif weight.ndim == 1 or name.endswith("bias"):
