@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from arch import registry
+from arch.kernels import decode
 from arch.layers import Context, Linear, RMSNorm, drawn, initialise, parameter
 from arch.layout import TokenLayout
 
@@ -98,7 +99,8 @@ class Model(nn.Module):
     def logits(self, hidden_BTD):
         """Scores of the next token (B, T, V), softcapped where the spec says so."""
         weight_VD = self.embedding if self.head is None else self.head.weight
-        z_BTV = F.linear(hidden_BTD, weight_VD)
+        z_BTV = decode.linear(hidden_BTD, weight_VD) if hidden_BTD.shape[1] == 1 else None
+        z_BTV = F.linear(hidden_BTD, weight_VD) if z_BTV is None else z_BTV
         cap = self.spec.logit_softcap
         return z_BTV if cap is None else cap * torch.tanh(z_BTV / cap)
 
