@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
 #include <immintrin.h>
 #define LANES 16
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -31,9 +31,9 @@ static inline vec load(const float *x)
 
 static inline vec fma_vec(vec x, vec y, vec z)
 {
-#if defined(__AVX512F__)
+#if LANES == 16
     return _mm512_fmadd_ps(x, y, z);
-#elif defined(__AVX2__) && defined(__FMA__)
+#elif LANES == 8
     return _mm256_fmadd_ps(x, y, z);
 #elif defined(__aarch64__)
     return vfmaq_f32(z, x, y);
@@ -49,6 +49,20 @@ static inline float total(vec v)
     for (int64_t width = LANES / 2; width; width /= 2)
         for (int64_t k = 0; k < width; k++) part[k] += part[k + width];
     return part[0];
+}
+
+/* The totals of four at once: with AVX-512 in a third of the steps that each alone would take. */
+static inline void totals(const vec *v, float *sum)
+{
+#if LANES == 16
+    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+    __m512 abcd = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
+    _mm_storeu_ps(sum, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+#else
+    for (int n = 0; n < 4; n++) sum[n] = total(v[n]);
+#endif
 }
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -69,12 +83,16 @@ static inline __attribute__((always_inline)) void block(const float *x, const fl
             for (int n = 0; n < N; n++) sum[m][n] = fma_vec(row, column[n], sum[m][n]);
         }
     }
-    for (int m = 0; m < M; m++)
-        for (int n = 0; n < N; n++) {
-            float s = total(sum[m][n]);
-            for (int64_t j = k; j < inputs; j++) s = s + x[m * inputs + j] * w[n * inputs + j];
-            y[m * stride + n] = bias ? s + bias[n] : s;
-        }
+    for (int m = 0; m < M; m++) {
+        float s[BLOCK];
+        if (N == BLOCK)
+            totals(sum[m], s);
+        else
+            for (int n = 0; n < N; n++) s[n] = total(sum[m][n]);
+        for (int64_t j = k; j < inputs; j++)
+            for (int n = 0; n < N; n++) s[n] += x[m * inputs + j] * w[n * inputs + j];
+        for (int n = 0; n < N; n++) y[m * stride + n] = bias ? s[n] + bias[n] : s[n];
+    }
 }
 
 /* y (rows, columns) with `stride` = x (rows, inputs) w^T + bias, w (columns, inputs); bias may be null. */
