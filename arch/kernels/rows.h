@@ -77,7 +77,10 @@ static inline __attribute__((always_inline)) void block(const float *x, const fl
     int64_t k = 0;
     for (; k + LANES <= inputs; k += LANES) {
         vec column[BLOCK];
-        for (int n = 0; n < N; n++) column[n] = load(w + n * inputs + k);
+        for (int n = 0; n < N; n++) {
+            __builtin_prefetch(w + (N + n) * inputs + k); /* the next columns: a matrix comes from far, once a token */
+            column[n] = load(w + n * inputs + k);
+        }
         for (int m = 0; m < M; m++) {
             vec row = load(x + m * inputs + k);
             for (int n = 0; n < N; n++) sum[m][n] = fma_vec(row, column[n], sum[m][n]);
