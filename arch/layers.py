@@ -123,11 +123,16 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = parameter((width,), "vector", constant(0.0))
 
-    def forward(self, x):
+    def forward(self, x, add=None):
+        """The norm of x, onto `add` where that is given."""
         if torch.is_grad_enabled():
-            return _RMSNorm.apply(x, self.weight, self.eps)
-        y = decode.norm(x, self.weight, self.eps)  # a decoded token feels the cost of each call
-        return _normalised(x, self.weight, self.eps)[0] if y is None else y
+            y = _RMSNorm.apply(x, self.weight, self.eps)
+        else:
+            y = decode.norm(x, self.weight, self.eps, add)  # a decoded token feels the cost of each call
+            if y is not None:
+                return y
+            y = _normalised(x, self.weight, self.eps)[0]
+        return y if add is None else add + y
 
 
 def rms_norm_reference(x, weight, eps):

@@ -3,6 +3,7 @@
 Shapes: B rows, T tokens, D width, V vocabulary.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,14 @@ from arch.layers import Context, Linear, RMSNorm, drawn, initialise, parameter
 from arch.layout import TokenLayout
 
 
+@functools.cache
+def _rounded(number, *dtypes):
+    """A number as it is after these types, one after the other."""
+    for dtype in dtypes:
+        number = torch.tensor(number, dtype=dtype, device="cpu").item()
+    return number
+
+
 class Sublayer(nn.Module):
     """A component on the residual stream, with a norm before it, after it, or both ("sandwich")."""
 
@@ -25,6 +34,11 @@ class Sublayer(nn.Module):
         self.component = component
         self.before = RMSNorm(context.dim, context.norm_eps) if placement in ("before", "sandwich") else nn.Identity()
         self.after = RMSNorm(context.dim, context.norm_eps) if placement in ("after", "sandwich") else nn.Identity()
+
+    def onto(self, x_BTD, y_BTD):
+        """The residual stream x with what the component gave."""
+        after = self.after
+        return after(y_BTD, x_BTD) if type(after) is RMSNorm else x_BTD + after(y_BTD)
 
 
 class Block(nn.Module):
@@ -41,10 +55,12 @@ class Block(nn.Module):
     def forward(self, x_BTD, layout, state=None):
         """x_BTD after this layer, and the mixer's state (None without one)."""
         if self.mixer is not None:
-            y_BTD, state = self.mixer.component(self.mixer.before(x_BTD), layout, state)
-            x_BTD = x_BTD + self.mixer.after(y_BTD)
+            mixer = self.mixer
+            y_BTD, state = mixer.component(mixer.before(x_BTD), layout, state)
+            x_BTD = mixer.onto(x_BTD, y_BTD)
         if self.ffn is not None:
-            x_BTD = x_BTD + self.ffn.after(self.ffn.component(self.ffn.before(x_BTD)))
+            ffn = self.ffn
+            x_BTD = ffn.onto(x_BTD, ffn.component(ffn.before(x_BTD)))
         return x_BTD, state
 
 
@@ -78,7 +94,7 @@ class Model(nn.Module):
         if self.spec.embed_scale == "none":
             return x_BTD
         rounded = torch.bfloat16 if self.spec.embed_scale == "sqrt_dim_bfloat16" else x_BTD.dtype
-        return x_BTD * torch.tensor(math.sqrt(self.spec.dim), dtype=rounded).to(x_BTD.dtype)
+        return x_BTD * _rounded(math.sqrt(self.spec.dim), rounded, x_BTD.dtype)
 
     def trunk(self, inputs, layout=None, state=None):
         """Hidden states after the final norm (B, T, D), and the new state (None if none was given).

@@ -126,8 +126,8 @@ static void gather(const float *q, const float *k, const float *v, float *found,
    `alike`; softcap 0 for none. work: B (H + K + K) C for q, k, v, and B H SHARES (C + 2). */
 void attention(const float *x, const float *w_q, const float *b_q, const float *w_k, const float *b_k,
                const float *w_v, const float *b_v, const float *w_o, const float *b_o, const float *q_norm,
-               const float *k_norm, const float *cosine, const float *sine, const int64_t *pos, float *ring_k,
-               float *ring_v, float *y, float *work, int64_t rows, int64_t dim, int64_t heads, int64_t kv_heads,
+               const float *k_norm, const float *cosine, const float *sine, float *ring_k, float *ring_v,
+               const int64_t *pos, float *y, float *work, int64_t rows, int64_t dim, int64_t heads, int64_t kv_heads,
                int64_t channels, int64_t half, int64_t alike, int64_t slots, int64_t seen, float eps, float scale,
                float softcap, int64_t threads)
 {
@@ -183,7 +183,7 @@ void attention(const float *x, const float *w_q, const float *b_q, const float *
    most 0; pos (B): at 0 a document begins. work: 5 B R. */
 void recurrent(const float *x, const float *w_x, const float *b_x, const float *w_y, const float *b_y, const float *w_o,
                const float *b_o, const float *taps, const float *bias_taps, const float *w_r, const float *b_r,
-               const float *w_i, const float *b_i, const float *slope, const int64_t *pos, float *tail, float *h,
+               const float *w_i, const float *b_i, const float *slope, float *tail, float *h, const int64_t *pos,
                float *y, float *work, int64_t rows, int64_t dim, int64_t width, int64_t count, int64_t blocks,
                int64_t threads)
 {

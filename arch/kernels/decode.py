@@ -26,34 +26,34 @@ FEW = 2**16  # numbers, beyond which torch's threads do more than a call costs
 
 def norm(x, weight, eps, add=None):
     """RMSNorm of x (..., D), plus `add` of its shape."""
-    library = _library(x, weight, add) if x.numel() <= FEW else None
+    library, given = _ready(x, weight, add) if x.numel() <= FEW else (None, None)
     if library is None:
         return None
     y, width = torch.empty_like(x), x.shape[-1]
-    library.norm(*_pointers(x, weight, add, y), x.numel() // width, width, eps)
+    library.norm(*given, y.data_ptr(), x.numel() // width, width, eps)
     return y
 
 
 def linear(x, weight, bias=None):
     """x (..., inputs) through one map, (..., outputs)."""
-    library = _library(x, weight, bias)
+    library, given = _ready(x, weight, bias)
     if library is None:
         return None
     outputs, inputs = weight.shape
     y = x.new_empty((*x.shape[:-1], outputs))
-    library.linear(*_pointers(x, weight, bias, y), x.numel() // inputs, inputs, outputs, torch.get_num_threads())
+    library.linear(*given, y.data_ptr(), x.numel() // inputs, inputs, outputs, torch.get_num_threads())
     return y
 
 
 def gated(x_B1D, gate, up, down, gelu):
     """down(activation(gate(x)) up(x)); the activation is gelu's tanh form, or silu."""
-    library = _library(x_B1D, *gate, *up, *down)
+    library, given = _ready(x_B1D, *gate, *up, *down)
     if library is None:
         return None
     rows, hidden = len(x_B1D), len(gate[0])
     y_B1D, work = torch.empty_like(x_B1D), x_B1D.new_empty(2 * rows * hidden)
-    pointers = _pointers(x_B1D, *gate, *up, *down, y_B1D, work)
-    library.gated(*pointers, rows, x_B1D.shape[-1], hidden, gelu, torch.get_num_threads())
+    own = y_B1D.data_ptr(), work.data_ptr()
+    library.gated(*given, *own, rows, x_B1D.shape[-1], hidden, gelu, torch.get_num_threads())
     return y_B1D
 
 
@@ -63,38 +63,41 @@ def attention(x_B1D, q, k, v, o, q_norm, k_norm, cos, sin, pos_B, k_BKSC, v_BKSC
     q_norm, k_norm: weights of RMSNorm, or None. cos (1 or B, ..., C), sin (1 or B, ..., c): c pairs are turned.
     pos_B: int64 positions within the document. softcap: None for none.
     """
-    library = _library(x_B1D, *q, *k, *v, *o, q_norm, k_norm, cos, sin, k_BKSC, v_BKSC)
+    library, given = _ready(x_B1D, *q, *k, *v, *o, q_norm, k_norm, cos, sin, k_BKSC, v_BKSC)
     if library is None:
         return None
     (rows, _, dim), (_, kv_heads, slots, channels) = x_B1D.shape, k_BKSC.shape
     heads = len(q[0]) // channels
     work = x_B1D.new_empty(rows * ((heads + 2 * kv_heads) * channels + heads * SHARES * (channels + 2)))
     y_B1D = torch.empty_like(x_B1D)
-    pointers = _pointers(x_B1D, *q, *k, *v, *o, q_norm, k_norm, cos, sin, pos_B, k_BKSC, v_BKSC, y_B1D, work)
+    own = pos_B.data_ptr(), y_B1D.data_ptr(), work.data_ptr()
     shapes = rows, dim, heads, kv_heads, channels, sin.shape[-1], len(cos) == 1, slots, seen
-    library.attention(*pointers, *shapes, eps, scale, softcap or 0.0, torch.get_num_threads())
+    library.attention(*given, *own, *shapes, eps, scale, softcap or 0.0, torch.get_num_threads())
     return y_B1D
 
 
 def recurrent(x_B1D, x, y, o, taps_JR, bias_R, recurrence_gate, input_gate, slope_R, pos_B, tail_BJR, h_BR):
     """Griffin's recurrent block; the convolution's last J - 1 inputs and h are moved on in place."""
-    library = _library(x_B1D, *x, *y, *o, taps_JR, bias_R, *recurrence_gate, *input_gate, slope_R, tail_BJR, h_BR)
+    maps = *x, *y, *o, taps_JR, bias_R, *recurrence_gate, *input_gate, slope_R
+    library, given = _ready(x_B1D, *maps, tail_BJR, h_BR)
     if library is None:
         return None
     (rows, _, dim), (taps, width) = x_B1D.shape, taps_JR.shape
     y_B1D, work = torch.empty_like(x_B1D), x_B1D.new_empty(5 * rows * width)
-    maps = *x, *y, *o, taps_JR, bias_R, *recurrence_gate, *input_gate, slope_R
-    pointers = _pointers(x_B1D, *maps, pos_B, tail_BJR, h_BR, y_B1D, work)
-    library.recurrent(*pointers, rows, dim, width, taps, len(recurrence_gate[0]), torch.get_num_threads())
+    own = pos_B.data_ptr(), y_B1D.data_ptr(), work.data_ptr()
+    library.recurrent(*given, *own, rows, dim, width, taps, len(recurrence_gate[0]), torch.get_num_threads())
     return y_B1D
 
 
-def _library(*tensors):
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return None
-    given = [x for x in tensors if x is not None]
-    return native.library("decode", given, SIGNATURES) if all(map(torch.Tensor.is_contiguous, given)) else None
-
-
-def _pointers(*tensors):
-    return [None if x is None else x.data_ptr() for x in tensors]
+def _ready(*tensors):
+    """(library, addresses), None standing for no tensor; (None, None) where it cannot take them."""
+    library = None if torch.is_grad_enabled() or torch.compiler.is_compiling() else native.library("decode", (), SIGNATURES)
+    addresses = []
+    for x in tensors if library else ():
+        if x is None:
+            addresses.append(None)
+        elif x.dtype is torch.float32 and x.is_cpu and x.is_contiguous():
+            addresses.append(x.data_ptr())
+        else:
+            return None, None
+    return library, addresses
