@@ -120,6 +120,24 @@ static void gather(const float *q, const float *k, const float *v, float *found,
     }
 }
 
+/* out (G, C): what the shares of one stream found, together. */
+static void merge(const float *found, float *out, int64_t group, int64_t channels, int64_t shares)
+{
+    int64_t part = channels + 2;
+    for (int64_t g = 0; g < group; g++, found += part, out += channels) {
+        float most = -FLT_MAX, mass = 0;
+        for (int64_t s = 0; s < shares; s++) most = fmaxf(most, found[s * group * part + channels + 1]);
+        for (int64_t c = 0; c < channels; c++) out[c] = 0;
+        for (int64_t s = 0; s < shares; s++) {
+            const float *each = found + s * group * part;
+            float weight = expf(each[channels + 1] - most);
+            mass += weight * each[channels];
+            for (int64_t c = 0; c < channels; c++) out[c] += weight * each[c];
+        }
+        for (int64_t c = 0; c < channels; c++) out[c] /= mass;
+    }
+}
+
 /* o(attention of each row's token over its ring, into which its key and value are written first).
    ring_k, ring_v (B, K, S, C), of which `seen` tokens before this one have used slot n mod S; pos (B) positions within
    the document; q_norm, k_norm (C) or null; cosine (B or 1, C) and sine (B or 1, half), the same for all rows where
@@ -153,26 +171,24 @@ void attention(const float *x, const float *w_q, const float *b_q, const float *
             turned(k_new, k_norm, cosine + angle * channels, sine + angle * half, channels, half, eps);
             memcpy(ring_k + at, k_new, channels * sizeof(float));
             memcpy(ring_v + at, v + stream * channels, channels * sizeof(float));
-        }
-        #pragma omp for schedule(static)
-        for (int64_t piece = 0; piece < streams * shares; piece++) {
-            int64_t stream = piece / shares, low = piece % shares * share, at = stream * slots * channels;
-            gather(q + stream * group * channels, ring_k + at, ring_v + at, found + piece * group * part, group,
-                   channels, slots, newest, pos[stream / kv_heads], low, least(low + share, used), scale, softcap);
-        }
-        #pragma omp for schedule(static)
-        for (int64_t head = 0; head < rows * heads; head++) {
-            const float *first = found + (head / group * shares * group + head % group) * part;
-            float *out = q + head * channels, most = -FLT_MAX, mass = 0;
-            for (int64_t s = 0; s < shares; s++) most = fmaxf(most, first[s * group * part + channels + 1]);
-            for (int64_t c = 0; c < channels; c++) out[c] = 0;
-            for (int64_t s = 0; s < shares; s++) {
-                const float *each = first + s * group * part;
-                float weight = expf(each[channels + 1] - most);
-                mass += weight * each[channels];
-                for (int64_t c = 0; c < channels; c++) out[c] += weight * each[c];
+            if (shares == 1) { /* as of a window: nothing to wait for */
+                float *q_new = q + stream * group * channels, *gathered = found + stream * group * part;
+                int64_t begin = stream * slots * channels;
+                gather(q_new, ring_k + begin, ring_v + begin, gathered, group, channels, slots, newest, pos[b], 0, used,
+                       scale, softcap);
+                merge(gathered, q_new, group, channels, 1);
             }
-            for (int64_t c = 0; c < channels; c++) out[c] /= mass;
+        }
+        if (shares > 1) {
+            #pragma omp for schedule(static)
+            for (int64_t piece = 0; piece < streams * shares; piece++) {
+                int64_t stream = piece / shares, low = piece % shares * share, at = stream * slots * channels;
+                gather(q + stream * group * channels, ring_k + at, ring_v + at, found + piece * group * part, group,
+                       channels, slots, newest, pos[stream / kv_heads], low, least(low + share, used), scale, softcap);
+            }
+            #pragma omp for schedule(static)
+            for (int64_t stream = 0; stream < streams; stream++)
+                merge(found + stream * shares * group * part, q + stream * group * channels, group, channels, shares);
         }
         linear_shared(q, w_o, b_o, y, rows, width, dim);
     }
