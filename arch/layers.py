@@ -128,9 +128,10 @@ class RMSNorm(nn.Module):
         if torch.is_grad_enabled():
             y = _RMSNorm.apply(x, self.weight, self.eps)
         else:
-            y = decode.norm(x, self.weight, self.eps, add)  # a decoded token feels the cost of each call
-            if y is not None:
-                return y
+            if x.ndim == 3 and x.shape[1] == 1:  # a decoded token feels the cost of each call
+                y = decode.norm(x, self.weight, self.eps, add)
+                if y is not None:
+                    return y
             y = _normalised(x, self.weight, self.eps)[0]
         return y if add is None else add + y
 
@@ -187,8 +188,10 @@ def rotary(x_BTHC, layout, rope):
 
 
 def angles(layout, channels, rope):
-    """Cosine of every channel (B, T, 1, C) and sine of the pairs (B, T, 1, c), of one row only where all are alike; with
-    `rope` None no pair."""
+    """Cosine of every channel (B, T, 1, C) and sine of the pairs (B, T, 1, c), of one row only where all are alike.
+
+    rope: None turns no pair.
+    """
     if rope is None:
         return layout.memo(("rotary", channels), lambda: _angles(layout.distinct_pos_BT, channels, 0, rope))
     width = int(channels * rope.fraction)

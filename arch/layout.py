@@ -62,8 +62,8 @@ class TokenLayout:
 
     @property
     def pos_B(self):
-        """Positions of one token a row, dense."""
-        return self.memo("one", lambda: self.pos_BT[:, 0].contiguous())
+        """Positions of one token a row, dense int64."""
+        return self.memo("one", lambda: self.pos_BT[:, 0].long().contiguous())
 
     def memo(self, key, make):
         """`make()`, computed once for this layout: masks and angles are the same for many layers."""

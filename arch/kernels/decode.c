@@ -1,8 +1,8 @@
 /* One further token of each of a few rows through a layer's parts, float32: each function is one part from its input to
    its output, so that a token costs a few calls a layer.
 
-   Arrays are dense; a map's weight is (outputs, inputs), a bias may be null. `work` is scratch that the caller takes. What
-   a thread takes never depends on how many there are, so bits do not either. Shapes: B rows, D width, H query and K
+   Arrays are dense; a map's weight is (outputs, inputs), a bias may be null; `work` is scratch that the caller takes.
+   No number's arithmetic depends on how many threads there are. Shapes: B rows, D width, H query and K
    key/value heads, G = H / K, C channels a head, S slots, F hidden width, R recurrent width, J taps. */
 
 #include <float.h>
@@ -163,7 +163,8 @@ void attention(const float *x, const float *w_q, const float *b_q, const float *
         #pragma omp barrier
         #pragma omp for schedule(static)
         for (int64_t stream = 0; stream < streams; stream++) {
-            int64_t b = stream / kv_heads, h = stream % kv_heads, angle = alike ? 0 : b, at = (stream * slots + newest) * channels;
+            int64_t b = stream / kv_heads, h = stream % kv_heads, angle = alike ? 0 : b;
+            int64_t at = (stream * slots + newest) * channels;
             float *k_new = k + stream * channels;
             for (int64_t g = 0; g < group; g++)
                 turned(q + b * width + (h * group + g) * channels, q_norm, cosine + angle * channels,
@@ -194,8 +195,8 @@ void attention(const float *x, const float *w_q, const float *b_q, const float *
     }
 }
 
-/* Griffin's recurrent block: y = o(rg_lru(conv(x-map)) gelu(y-map)). taps (J, R), bias_taps (R); tail (B, J - 1, R), the
-   convolution's last inputs, and h (B, R) are moved on in place; gates (N, R / N, R / N) with bias (R); slope (R), at
+/* Griffin's recurrent block: y = o(rg_lru(conv(x-map)) gelu(y-map)). taps (J, R), bias_taps (R); tail (B, J - 1, R),
+   the convolution's last inputs, and h (B, R) are moved on in place; gates (N, R / N, R / N) with bias (R); slope (R), at
    most 0; pos (B): at 0 a document begins. work: 5 B R. */
 void recurrent(const float *x, const float *w_x, const float *b_x, const float *w_y, const float *b_y, const float *w_o,
                const float *b_o, const float *taps, const float *bias_taps, const float *w_r, const float *b_r,
@@ -222,8 +223,9 @@ void recurrent(const float *x, const float *w_x, const float *b_x, const float *
                     const float *then = earlier + (count - 1 - back) * width;
                     for (int64_t k = 0; k < size; k++) u_b[k] = FMA(tap[k], then[k], u_b[k]);
                 }
-                for (int64_t j = 0; j + 1 < count; j++)
-                    memcpy(earlier + j * width, j + 2 < count ? earlier + (j + 1) * width : last_b, size * sizeof(float));
+                for (int64_t j = 0; j + 2 < count; j++)
+                    memcpy(earlier + j * width, earlier + (j + 1) * width, size * sizeof(float));
+                memcpy(earlier + (count - 2) * width, last_b, size * sizeof(float));
             }
         #pragma omp for schedule(static)
         for (int64_t item = 0; item < blocks * rows; item++) {

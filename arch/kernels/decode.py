@@ -21,12 +21,11 @@ SIGNATURES = {
     "recurrent": [POINTER] * 19 + [INTEGER] * 6,
 }
 SHARES = 16  # as in decode.c
-FEW = 2**16  # numbers, beyond which torch's threads do more than a call costs
 
 
 def norm(x, weight, eps, add=None):
     """RMSNorm of x (..., D), plus `add` of its shape."""
-    library, given = _ready(x, weight, add) if x.numel() <= FEW else (None, None)
+    library, given = _ready(x, weight, add)
     if library is None:
         return None
     y, width = torch.empty_like(x), x.shape[-1]
@@ -91,8 +90,9 @@ def recurrent(x_B1D, x, y, o, taps_JR, bias_R, recurrence_gate, input_gate, slop
 
 def _ready(*tensors):
     """(library, addresses), None standing for no tensor; (None, None) where it cannot take them."""
-    library = None if torch.is_grad_enabled() or torch.compiler.is_compiling() else native.library("decode", (), SIGNATURES)
-    addresses = []
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return None, None
+    library, addresses = native.library("decode", (), SIGNATURES), []
     for x in tensors if library else ():
         if x is None:
             addresses.append(None)

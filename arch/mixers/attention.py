@@ -67,7 +67,7 @@ class AttentionState:
     def write(self, k_BTKC, v_BTKC):
         """The state after new tokens, written in place; of many only the last that fit.
 
-        Raises ValueError where a token that may still be seen would be lost.
+        Raises ValueError as `after` does.
         """
         tokens, slots = k_BTKC.shape[1], self.slots
         after = self.after(tokens)
@@ -82,7 +82,7 @@ class AttentionState:
         return after
 
     def after(self, tokens):
-        """The state that has seen as many more tokens. Raises ValueError where one that may still be seen would be lost."""
+        """The state that has seen more tokens. Raises ValueError where one that may still be seen would be lost."""
         if self.seen + tokens > self.slots and self.slots != self.window:
             raise ValueError(f"a state with room for {self.slots} tokens cannot take {self.seen + tokens}")
         return AttentionState(self.k_BKSC, self.v_BKSC, self.window, self.seen + tokens)
@@ -248,7 +248,8 @@ class Attention(nn.Module):
             norms, eps = (self.q_norm.weight, self.k_norm.weight), self.q_norm.eps
         cos, sin = angles(layout, self.channels, self.config.rope)
         ring = state.k_BKSC, state.v_BKSC, state.seen
-        return decode.attention(x_B1D, *maps, *norms, cos, sin, layout.pos_B, *ring, eps, self.scale, self.config.softcap)
+        rest = eps, self.scale, self.config.softcap
+        return decode.attention(x_B1D, *maps, *norms, cos, sin, layout.pos_B, *ring, *rest)
 
     def _attend_to_ring(self, q_B1HC, layout, state):
         """Attention of one token a row over the slots that are in use, its own already written."""

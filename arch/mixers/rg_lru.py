@@ -89,7 +89,8 @@ class RGLRU(nn.Module):
         if state is None:
             state = self.init_state(*layout.shape, x_BTD.dtype, x_BTD.device)
         elif x_BTD.shape[1] == 1 and not torch.is_grad_enabled():
-            state = RecurrentState(state.h_BR.contiguous(), state.tail_BJR.contiguous())  # after a prompt they are views
+            # After a prompt they are views of all its states and inputs.
+            state = RecurrentState(state.h_BR.contiguous(), state.tail_BJR.contiguous())
             y_B1D = self._compiled(x_BTD, layout, state)
             if y_B1D is not None:
                 return y_B1D, state

@@ -58,7 +58,8 @@ def test_norm(rows, width):
 @pytest.mark.parametrize("activation", ["gelu_tanh", "silu"])
 @pytest.mark.parametrize("rows, hidden", [(1, 24), (3, 70), (6, 129)])
 def test_gated(rows, hidden, activation):
-    module = registry.build("ffn", {"type": "gated", "hidden": hidden, "activation": activation, "bias": True}, context())
+    options = {"type": "gated", "hidden": hidden, "activation": activation, "bias": True}
+    module = registry.build("ffn", options, context())
     for seed, weight in enumerate(module.parameters()):
         weight.copy_(random(*weight.shape, seed=seed))
     x = random(rows, 1, 16, seed=9)
@@ -142,7 +143,8 @@ def test_a_full_state_refuses_another_token():
 
 def test_a_score_that_is_not_a_number_stays_visible():
     model = new_model(model_spec(ATTENTION, {"type": "rg_lru"}), seed=0)
-    for spoiled in ("blocks.0.mixer.component.k.weight", "blocks.1.mixer.component.decay", "blocks.0.ffn.component.up.weight"):
+    for part in ("0.mixer.component.k.weight", "1.mixer.component.decay", "0.ffn.component.up.weight"):
+        spoiled = f"blocks.{part}"
         weight = dict(model.named_parameters())[spoiled]
         kept = weight.clone()
         weight.view(-1)[0] = float("nan")
