@@ -123,17 +123,12 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = parameter((width,), "vector", constant(0.0))
 
-    def forward(self, x, add=None):
-        """The norm of x, onto `add` where that is given."""
+    def forward(self, x):
         if torch.is_grad_enabled():
-            y = _RMSNorm.apply(x, self.weight, self.eps)
-        else:
-            if x.ndim == 3 and x.shape[1] == 1:  # a decoded token feels the cost of each call
-                y = decode.norm(x, self.weight, self.eps, add)
-                if y is not None:
-                    return y
-            y = _normalised(x, self.weight, self.eps)[0]
-        return y if add is None else add + y
+            return _RMSNorm.apply(x, self.weight, self.eps)
+        # A decoded token feels the cost of each call.
+        y = decode.norm(x, self.weight, self.eps) if x.ndim == 3 and x.shape[1] == 1 else None
+        return _normalised(x, self.weight, self.eps)[0] if y is None else y
 
 
 def rms_norm_reference(x, weight, eps):

@@ -35,11 +35,6 @@ class Sublayer(nn.Module):
         self.before = RMSNorm(context.dim, context.norm_eps) if placement in ("before", "sandwich") else nn.Identity()
         self.after = RMSNorm(context.dim, context.norm_eps) if placement in ("after", "sandwich") else nn.Identity()
 
-    def onto(self, x_BTD, y_BTD):
-        """The residual stream x with what the component gave."""
-        after = self.after
-        return after(y_BTD, x_BTD) if type(after) is RMSNorm else x_BTD + after(y_BTD)
-
 
 class Block(nn.Module):
     """One layer: a mixer, then a feed-forward network, either of which may be absent."""
@@ -55,12 +50,10 @@ class Block(nn.Module):
     def forward(self, x_BTD, layout, state=None):
         """x_BTD after this layer, and the mixer's state (None without one)."""
         if self.mixer is not None:
-            mixer = self.mixer
-            y_BTD, state = mixer.component(mixer.before(x_BTD), layout, state)
-            x_BTD = mixer.onto(x_BTD, y_BTD)
+            y_BTD, state = self.mixer.component(self.mixer.before(x_BTD), layout, state)
+            x_BTD = x_BTD + self.mixer.after(y_BTD)
         if self.ffn is not None:
-            ffn = self.ffn
-            x_BTD = ffn.onto(x_BTD, ffn.component(ffn.before(x_BTD)))
+            x_BTD = x_BTD + self.ffn.after(self.ffn.component(self.ffn.before(x_BTD)))
         return x_BTD, state
 
 

@@ -14,9 +14,9 @@
 #define SHARES 16   /* into which a stream's slots are cut at most, so that threads can share one stream */
 #define ALONE 65536 /* multiplications that are too few for a second thread */
 
-void norm(const float *x, const float *w, const float *add, float *y, int64_t rows, int64_t width, float eps)
+void norm(const float *x, const float *w, float *y, int64_t rows, int64_t width, float eps)
 {
-    for (int64_t b = 0; b < rows * width; b += width) normalised(x + b, w, add ? add + b : 0, y + b, width, eps);
+    for (int64_t b = 0; b < rows * width; b += width) normalised(x + b, w, y + b, width, eps);
 }
 
 void linear(const float *x, const float *w, const float *bias, float *y, int64_t rows, int64_t inputs, int64_t outputs,
@@ -67,7 +67,7 @@ void gated(const float *x, const float *w_gate, const float *b_gate, const float
 static void turned(float *x, const float *w, const float *cosine, const float *sine, int64_t channels, int64_t half,
                    float eps)
 {
-    if (w) normalised(x, w, 0, x, channels, eps);
+    if (w) normalised(x, w, x, channels, eps);
     #pragma omp simd
     for (int64_t c = 0; c < half; c++) {
         float left = x[c], right = x[half + c];

@@ -14,7 +14,7 @@ from arch.kernels import native
 
 POINTER, INTEGER, REAL = native.POINTER, native.INTEGER, native.REAL
 SIGNATURES = {
-    "norm": [POINTER] * 4 + [INTEGER] * 2 + [REAL],
+    "norm": [POINTER] * 3 + [INTEGER] * 2 + [REAL],
     "linear": [POINTER] * 4 + [INTEGER] * 4,
     "gated": [POINTER] * 9 + [INTEGER] * 5,
     "attention": [POINTER] * 18 + [INTEGER] * 9 + [REAL] * 3 + [INTEGER],
@@ -23,9 +23,9 @@ SIGNATURES = {
 SHARES = 16  # as in decode.c
 
 
-def norm(x, weight, eps, add=None):
-    """RMSNorm of x (..., D), plus `add` of its shape."""
-    library, given = _ready(x, weight, add)
+def norm(x, weight, eps):
+    """RMSNorm of x (..., D)."""
+    library, given = _ready(x, weight)
     if library is None:
         return None
     y, width = torch.empty_like(x), x.shape[-1]

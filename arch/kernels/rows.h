@@ -142,8 +142,8 @@ static void weighted(const float *p, const float *v, float *y, int64_t count, in
         for (int64_t r = c; r < columns; r++) y[r] = y[r] + p[k] * v[k * columns + r];
 }
 
-/* y = x / sqrt(mean(x^2) + eps) (1 + w) + add; add may be null. */
-static void normalised(const float *x, const float *w, const float *add, float *y, int64_t width, float eps)
+/* y = x / sqrt(mean(x^2) + eps) (1 + w); y may be x. */
+static void normalised(const float *x, const float *w, float *y, int64_t width, float eps)
 {
     vec sum = {0};
     int64_t k = 0;
@@ -151,8 +151,5 @@ static void normalised(const float *x, const float *w, const float *add, float *
     float squares = total(sum);
     for (; k < width; k++) squares += x[k] * x[k];
     float r = 1.0f / sqrtf(squares / (float)width + eps);
-    if (add)
-        for (k = 0; k < width; k++) y[k] = add[k] + x[k] * r * (1.0f + w[k]);
-    else
-        for (k = 0; k < width; k++) y[k] = x[k] * r * (1.0f + w[k]);
+    for (k = 0; k < width; k++) y[k] = x[k] * r * (1.0f + w[k]);
 }

@@ -48,11 +48,9 @@ def test_linear(rows, inputs, outputs):
 
 @pytest.mark.parametrize("rows, width", [(1, 1), (2, 7), (3, 64), (5, 100)])
 def test_norm(rows, width):
-    norm, x, add = RMSNorm(width, 1e-6), random(rows, 1, width), random(rows, 1, width, seed=1)
+    norm, x = RMSNorm(width, 1e-6), random(rows, 1, width)
     norm.weight.copy_(random(width, seed=2))
-    want = rms_norm_reference(x, norm.weight, 1e-6)
-    close(norm(x), want)
-    close(norm(x, add), add + want)
+    close(norm(x), rms_norm_reference(x, norm.weight, 1e-6))
 
 
 @pytest.mark.parametrize("activation", ["gelu_tanh", "silu"])
