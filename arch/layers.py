@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from arch.kernels import decode
 from arch.spec import InitSpec
 
 
@@ -88,6 +89,13 @@ class Linear(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
+def plain(linear):
+    """(weight, bias) of a `Linear` that nothing has been put in the place of, nor hooked to; else None."""
+    if type(linear) is not Linear or linear._forward_hooks or linear._forward_pre_hooks:
+        return None
+    return linear.weight, linear.bias
+
+
 class BlockDiagonalLinear(nn.Module):
     """y = x W + b with W of `blocks` equal square blocks on the diagonal (Griffin, section 4.1); part of a recurrence."""
 
@@ -118,7 +126,9 @@ class RMSNorm(nn.Module):
     def forward(self, x):
         if torch.is_grad_enabled():
             return _RMSNorm.apply(x, self.weight, self.eps)
-        return _normalised(x, self.weight, self.eps)[0]  # a decoded token feels the cost of each call
+        # A decoded token feels the cost of each call.
+        y = decode.norm(x, self.weight, self.eps) if x.ndim == 3 and x.shape[1] == 1 else None
+        return _normalised(x, self.weight, self.eps)[0] if y is None else y
 
 
 def rms_norm_reference(x, weight, eps):
@@ -166,12 +176,22 @@ def rotary(x_BTHC, layout, rope):
 
     The angle of pair i at position p is p * theta^(-2i / width) / scale, computed in float32.
     """
-    channels, width = x_BTHC.shape[-1], int(x_BTHC.shape[-1] * rope.fraction)
-    key = ("rotary", channels, width, rope.theta, rope.scale)
-    cos_BT1C, sin_BT1c = layout.memo(key, lambda: _angles(layout.distinct_pos_BT, channels, width, rope))
+    cos_BT1C, sin_BT1c = angles(layout, x_BTHC.shape[-1], rope)
     if torch.is_grad_enabled():
         return _Rotary.apply(x_BTHC, cos_BT1C, sin_BT1c)
     return _turned(x_BTHC, cos_BT1C, sin_BT1c, 1)
+
+
+def angles(layout, channels, rope):
+    """Cosine of every channel (B, T, 1, C) and sine of the pairs (B, T, 1, c), of one row only where all are alike.
+
+    rope: None turns no pair.
+    """
+    if rope is None:
+        return layout.memo(("rotary", channels), lambda: _angles(layout.distinct_pos_BT, channels, 0, rope))
+    width = int(channels * rope.fraction)
+    key = ("rotary", channels, width, rope.theta, rope.scale)
+    return layout.memo(key, lambda: _angles(layout.distinct_pos_BT, channels, width, rope))
 
 
 class _Rotary(torch.autograd.Function):
@@ -200,6 +220,7 @@ def _turned(x_BTHC, cos_BT1C, sin_BT1c, sign):
 def _angles(pos_BT, channels, width, rope):
     """Cosine of every channel (B, T, 1, C), 1 where it is not turned, and sine of the pairs (B, T, 1, c)."""
     i_c = torch.arange(0, width, 2, dtype=torch.float32, device=pos_BT.device)
-    angle_BT1c = pos_BT[..., None, None].float() * (rope.theta ** (-i_c / width) / rope.scale)
+    rates_c = i_c if rope is None else rope.theta ** (-i_c / width) / rope.scale
+    angle_BT1c = pos_BT[..., None, None].float() * rates_c
     cos_BT1c = angle_BT1c.cos()
     return F.pad(torch.cat([cos_BT1c, cos_BT1c], -1), (0, channels - width), value=1.0), angle_BT1c.sin()

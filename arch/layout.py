@@ -60,6 +60,11 @@ class TokenLayout:
         """Positions, of one row only where all are alike (to be expanded, or broadcast)."""
         return self.pos_BT if self.first is None else self.pos_BT[:1]
 
+    @property
+    def pos_B(self):
+        """Positions of one token a row, dense int64."""
+        return self.memo("one", lambda: self.pos_BT[:, 0].long().contiguous())
+
     def memo(self, key, make):
         """`make()`, computed once for this layout: masks and angles are the same for many layers."""
         if key not in self._memo:

@@ -3,6 +3,7 @@
 Shapes: B rows, T tokens, D width, V vocabulary.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from arch import registry
+from arch.kernels import decode
 from arch.layers import Context, Linear, RMSNorm, drawn, initialise, parameter
 from arch.layout import TokenLayout
+
+
+@functools.cache
+def _rounded(number, *dtypes):
+    """A number as it is after these types, one after the other."""
+    for dtype in dtypes:
+        number = torch.tensor(number, dtype=dtype, device="cpu").item()
+    return number
 
 
 class Sublayer(nn.Module):
@@ -77,7 +87,7 @@ class Model(nn.Module):
         if self.spec.embed_scale == "none":
             return x_BTD
         rounded = torch.bfloat16 if self.spec.embed_scale == "sqrt_dim_bfloat16" else x_BTD.dtype
-        return x_BTD * torch.tensor(math.sqrt(self.spec.dim), dtype=rounded).to(x_BTD.dtype)
+        return x_BTD * _rounded(math.sqrt(self.spec.dim), rounded, x_BTD.dtype)
 
     def trunk(self, inputs, layout=None, state=None):
         """Hidden states after the final norm (B, T, D), and the new state (None if none was given).
@@ -102,7 +112,8 @@ class Model(nn.Module):
 
     def logits(self, hidden_BTD):
         """Scores of the next token (B, T, V), softcapped where the spec says so."""
-        z_BTV = F.linear(hidden_BTD, self.head_weight)
+        z_BTV = decode.linear(hidden_BTD, self.head_weight) if hidden_BTD.shape[1] == 1 else None
+        z_BTV = F.linear(hidden_BTD, self.head_weight) if z_BTV is None else z_BTV
         cap = self.spec.logit_softcap
         return z_BTV if cap is None else cap * torch.tanh(z_BTV / cap)
 

@@ -5,10 +5,12 @@ Shapes: B rows, T tokens, D model width, F hidden width.
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
-from arch.layers import Linear
+from arch.kernels import decode
+from arch.layers import Linear, plain
 from arch.registry import ffn
 from arch.spec import Count, Spec
 
@@ -39,4 +41,9 @@ class Gated(nn.Module):
         self.down = Linear(config.hidden, context.dim, context, kind="output", bias=config.bias)
 
     def forward(self, x_BTD):
+        if x_BTD.shape[1] == 1 and not torch.is_grad_enabled():
+            maps = [plain(x) for x in (self.gate, self.up, self.down)]
+            y_B1D = None if None in maps else decode.gated(x_BTD, *maps, self.config.activation == "gelu_tanh")
+            if y_B1D is not None:
+                return y_B1D
         return self.down(ACTIVATIONS[self.config.activation](self.gate(x_BTD)) * self.up(x_BTD))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-POINTER, INTEGER = ctypes.c_void_p, ctypes.c_int64
+POINTER, INTEGER, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 # No contraction: where the compiler's vector loop ends must not change bits. The other two only free sqrt from errno.
 FLAGS = "-O3 -march=native -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp -shared -fPIC".split()
 _off = False
@@ -51,7 +51,7 @@ def path(name):
 
 def library(name, tensors, signatures):
     """The compiled NAME.c with `signatures` {function: argtypes}, or None where it cannot take these tensors."""
-    if _switched_off() or any(x.dtype != torch.float32 or x.device.type != "cpu" for x in tensors):
+    if _switched_off() or not all(x.dtype is torch.float32 and x.is_cpu for x in tensors):
         return None
     found = _built(name)[0]
     if found is not None and not hasattr(found, "declared"):
@@ -77,7 +77,8 @@ def _built(name):
     runtime = _openmp()
     try:
         version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
-        parts = (source.read_bytes(), version, " ".join((compiler, *FLAGS, *runtime, _cpu())).encode())
+        text = b"".join(part.read_bytes() for part in (source, *sorted(source.parent.glob("*.h"))))
+        parts = (text, version, " ".join((compiler, *FLAGS, *runtime, _cpu())).encode())
         key = hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:16]
         cache = Path(os.environ.get("ARCHBENCH_CACHE") or "~/.cache/archbench").expanduser()
         file = cache / "native" / f"{name}-{key}.so"

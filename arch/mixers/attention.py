@@ -3,14 +3,15 @@
 Shapes: B rows, T tokens, S keys, D model width, H query heads, K key/value heads, C channels a head, W window.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from pydantic import model_validator
 from torch import nn
 
+from arch.kernels import decode
 from arch.kernels.attention import attend, ring
-from arch.layers import Linear, RMSNorm, rotary
+from arch.layers import Linear, RMSNorm, angles, plain, rotary
 from arch.registry import mixer
 from arch.spec import Count, Fraction, Positive, Spec
 
@@ -66,11 +67,10 @@ class AttentionState:
     def write(self, k_BTKC, v_BTKC):
         """The state after new tokens, written in place; of many only the last that fit.
 
-        Raises ValueError where a token that may still be seen would be lost.
+        Raises ValueError as `after` does.
         """
         tokens, slots = k_BTKC.shape[1], self.slots
-        if self.seen + tokens > slots and slots != self.window:
-            raise ValueError(f"a state with room for {slots} tokens cannot take {self.seen + tokens}")
+        after = self.after(tokens)
         kept = min(tokens, slots)
         start = (self.seen + tokens - kept) % slots
         upto = min(slots - start, kept)  # those before the ring's end; the others go to its beginning
@@ -79,7 +79,13 @@ class AttentionState:
             ring_BKSC[:, :, start : start + upto] = new_BKTC[:, :, :upto]
             if upto < kept:
                 ring_BKSC[:, :, : kept - upto] = new_BKTC[:, :, upto:]
-        return replace(self, seen=self.seen + tokens)
+        return after
+
+    def after(self, tokens):
+        """The state that has seen more tokens. Raises ValueError where one that may still be seen would be lost."""
+        if self.seen + tokens > self.slots and self.slots != self.window:
+            raise ValueError(f"a state with room for {self.slots} tokens cannot take {self.seen + tokens}")
+        return AttentionState(self.k_BKSC, self.v_BKSC, self.window, self.seen + tokens)
 
     def hidden(self, layout):
         """(B, slots used) bool: which slots the last token written does not see, None if it sees them all."""
@@ -199,6 +205,11 @@ class Attention(nn.Module):
         return 4 * self.config.heads * self.channels * pairs
 
     def forward(self, x_BTD, layout, state=None):
+        if state is not None and x_BTD.shape[1] == 1 and not torch.is_grad_enabled():
+            after = state.after(1)
+            y_B1D = self._compiled(x_BTD, layout, state)
+            if y_B1D is not None:
+                return y_B1D, after
         q_BTHC = self.q(x_BTD).unflatten(-1, (-1, self.channels))
         k_BTKC = self.k(x_BTD).unflatten(-1, (-1, self.channels))
         v_BTKC = self.v(x_BTD).unflatten(-1, (-1, self.channels))
@@ -226,6 +237,19 @@ class Attention(nn.Module):
         bounds = layout.interval(*self.reach, first=k_BSKC.shape[1] - q_BTHC.shape[1])
         softcap = self.config.softcap
         return attend(q_BTHC, k_BSKC, v_BSKC, *bounds, self.scale, self.reach, whole, softcap, layout.memo)
+
+    def _compiled(self, x_B1D, layout, state):
+        """All of it for one token a row, in one call (None where `decode` declines)."""
+        maps, norms = [plain(x) for x in (self.q, self.k, self.v, self.o)], (None, None)
+        if None in maps:
+            return None
+        eps = 0.0
+        if self.config.qk_norm:
+            norms, eps = (self.q_norm.weight, self.k_norm.weight), self.q_norm.eps
+        cos, sin = angles(layout, self.channels, self.config.rope)
+        ring = state.k_BKSC, state.v_BKSC, state.seen
+        rest = eps, self.scale, self.config.softcap
+        return decode.attention(x_B1D, *maps, *norms, cos, sin, layout.pos_B, *ring, *rest)
 
     def _attend_to_ring(self, q_B1HC, layout, state):
         """Attention of one token a row over the slots that are in use, its own already written."""

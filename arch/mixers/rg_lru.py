@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
+from arch.kernels import decode
 from arch.kernels import rg_lru as kernel
-from arch.layers import BlockDiagonalLinear, Linear, constant, parameter
+from arch.layers import BlockDiagonalLinear, Linear, constant, parameter, plain
 from arch.registry import mixer
 from arch.spec import Count, Positive, Spec
 
@@ -33,6 +34,7 @@ class RGLRU(nn.Module):
         a_t = sigmoid(L)^(c r_t),   h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t u_t)       (Griffin, equations 1 to 4)
 
     Where a document begins, a_t is 0 and the square root 1. Decay and state are float32.
+    A state may be written in place: the one passed in is used up.
     """
 
     class Config(Spec):
@@ -86,11 +88,29 @@ class RGLRU(nn.Module):
     def forward(self, x_BTD, layout, state=None):
         if state is None:
             state = self.init_state(*layout.shape, x_BTD.dtype, x_BTD.device)
+        elif x_BTD.shape[1] == 1 and not torch.is_grad_enabled():
+            # After a prompt they are views of all its states and inputs.
+            state = RecurrentState(state.h_BR.contiguous(), state.tail_BJR.contiguous())
+            y_B1D = self._compiled(x_BTD, layout, state)
+            if y_B1D is not None:
+                return y_B1D, state
         u_BTR, tail_BJR = self._convolved(self.x(x_BTD), layout, state.tail_BJR)
         h_BTR = self._recurrence(u_BTR, layout, state.h_BR)
         state = RecurrentState(h_BTR[:, -1], tail_BJR)
         gate_BTR = F.gelu(self.y(x_BTD), approximate="tanh")
         return self.o(h_BTR.to(x_BTD.dtype) * gate_BTR), state
+
+    def _compiled(self, x_B1D, layout, state):
+        """All of it for one token a row, in one call that moves the state on (None where `decode` declines)."""
+        maps = [plain(x) for x in (self.x, self.y, self.o)]
+        if None in maps:
+            return None
+        gates = [(gate.weight, gate.bias) for gate in (self.recurrence_gate, self.input_gate)]
+        rest = self._slope_R(), layout.pos_B, state.tail_BJR, state.h_BR
+        return decode.recurrent(x_B1D, *maps, self.conv.weight, self.conv.bias, *gates, *rest)
+
+    def _slope_R(self):
+        return -self.config.exponent * F.softplus(-self.decay.float())
 
     def _convolved(self, x_BTR, layout, tail_BJR):
         """Causal depthwise convolution; a tap that would reach before the token's document sees 0."""
@@ -105,8 +125,7 @@ class RGLRU(nn.Module):
 
     def _recurrence(self, u_BTR, layout, h0_BR):
         rho_BTR, iota_BTR = self.recurrence_gate(u_BTR).float(), self.input_gate(u_BTR).float()
-        slope_R = -self.config.exponent * F.softplus(-self.decay.float())
-        return kernel.rg_lru(rho_BTR, iota_BTR, u_BTR.float(), slope_R, layout.reset_BT, h0_BR)
+        return kernel.rg_lru(rho_BTR, iota_BTR, u_BTR.float(), self._slope_R(), layout.reset_BT, h0_BR)
 
 
 def _tap_values(taps):

@@ -1,0 +1,43 @@
+/* Functions of one float32, in forms that a compiler turns into vectors. */
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__FMA__) || defined(__aarch64__)
+#define FMA(x, y, z) __builtin_fmaf(x, y, z)
+#else
+#define FMA(x, y, z) ((x) * (y) + (z))
+#endif
+
+/* exp(x) = scale (1 + p), p to its own last bits (Cephes' expf: x = n log 2 + f); x is kept within +-87. */
+static inline float exp_parts(float x, float *scale)
+{
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 87.0f ? 87.0f : x;
+    float shifted = FMA(x, 1.44269504088896341f, 12582912.0f), n = shifted - 12582912.0f; /* n sits in the low bits */
+    float f = FMA(n, 2.12194440e-4f, FMA(n, -0.693359375f, x));
+    float p = FMA(f, 1.9875691500e-4f, 1.3981999507e-3f);
+    p = FMA(f, p, 8.3334519073e-3f);
+    p = FMA(f, p, 4.1665795894e-2f);
+    p = FMA(f, p, 1.6666665459e-1f);
+    p = FMA(f, p, 5.0000001201e-1f);
+    uint32_t bits;
+    memcpy(&bits, &shifted, 4);
+    bits = (bits + 127u) << 23;
+    memcpy(scale, &bits, 4);
+    return FMA(f * f, p, f);
+}
+
+static inline float sigmoid(float x)
+{
+    float scale, p = exp_parts(-x, &scale);
+    return 1.0f / (1.0f + FMA(scale, p, scale));
+}
+
+/* a = exp(log_a), and 1 - a^2 = -(a - 1)(a + 1) with a - 1 formed before its digits are lost: for a next to 1. */
+static inline float decay(float log_a, float *rest)
+{
+    float scale, p = exp_parts(log_a, &scale), less = FMA(scale, p, scale - 1.0f);
+    *rest = -less * (2.0f + less);
+    return FMA(scale, p, scale);
+}

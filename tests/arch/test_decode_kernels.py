@@ -1,0 +1,151 @@
+"""A decoded token by the compiled parts against the same in torch: whole components, models, and when they decline."""
+
+import pytest
+import torch
+from tiny_specs import context, examples, label, model_spec
+
+from arch import registry
+from arch.cost import tensors
+from arch.kernels import decode, native
+from arch.layers import RMSNorm, initialise, rms_norm_reference
+from arch.layout import TokenLayout
+from arch.model import new_model
+
+ATTENTION, GATED = {"type": "attention", "heads": 2}, {"type": "gated", "hidden": 24}
+SHAPES = [(1, 1, 1), (1, 5, 3), (2, 16, 4), (3, 37, 70), (4, 64, 33), (5, 130, 66), (17, 256, 64)]
+MIXERS = examples("mixer") + [
+    {"type": "attention", "heads": 10, "kv_heads": 2, "head_dim": 70, "window": 300, "softcap": 2.0, "qk_norm": True},
+    {"type": "attention", "heads": 3, "kv_heads": 1, "head_dim": 64},
+    {"type": "rg_lru", "width": 160, "blocks": 2},
+    {"type": "rg_lru", "width": 70, "blocks": 1, "taps": 2},
+]
+
+
+@pytest.fixture(autouse=True)
+def compiled():
+    if native.path("decode") == "torch: no C compiler":
+        pytest.skip("no C compiler")
+    assert native.path("decode").startswith("compiled ")
+    with torch.no_grad():
+        yield
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def close(got, want):
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=3e-6)
+
+
+@pytest.mark.parametrize("rows, inputs, outputs", SHAPES)
+def test_linear(rows, inputs, outputs):
+    x, weight, bias = random(rows, 1, inputs), random(outputs, inputs, seed=1), random(outputs, seed=2)
+    for offset in (None, bias):
+        want = torch.nn.functional.linear(x.double(), weight.double(), offset if offset is None else offset.double())
+        torch.testing.assert_close(decode.linear(x, weight, offset), want.float(), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows, width", [(1, 1), (2, 7), (3, 64), (5, 100)])
+def test_norm(rows, width):
+    norm, x = RMSNorm(width, 1e-6), random(rows, 1, width)
+    norm.weight.copy_(random(width, seed=2))
+    close(norm(x), rms_norm_reference(x, norm.weight, 1e-6))
+
+
+@pytest.mark.parametrize("activation", ["gelu_tanh", "silu"])
+@pytest.mark.parametrize("rows, hidden", [(1, 24), (3, 70), (6, 129)])
+def test_gated(rows, hidden, activation):
+    options = {"type": "gated", "hidden": hidden, "activation": activation, "bias": True}
+    module = registry.build("ffn", options, context())
+    for seed, weight in enumerate(module.parameters()):
+        weight.copy_(random(*weight.shape, seed=seed))
+    x = random(rows, 1, 16, seed=9)
+    with native.disabled():
+        want = module(x)
+    torch.testing.assert_close(module(x), want, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows, tokens", [(1, 7), (3, 12), (18, 400)])
+@pytest.mark.parametrize("component", [each for each in MIXERS if each.get("causal", True)], ids=label)
+def test_mixers(component, rows, tokens):
+    """Rows of different lengths, a prompt and then tokens alone: outputs and the state after them."""
+    mixer = registry.build("mixer", component, context())
+    initialise(mixer, seed=0)
+    lengths = 1 + torch.arange(rows) * 5 % tokens
+    runs = []
+    for off in (False, True):
+        state = mixer.init_state(rows, tokens + 9, torch.float32, None)
+        _, state = mixer(random(rows, tokens, 16), TokenLayout.left_padded(lengths, tokens), state)
+        outputs = []
+        for step in range(9):
+            layout = TokenLayout(torch.zeros(rows, 1, dtype=torch.long), (lengths + step)[:, None])
+            x = random(rows, 1, 16, seed=step)
+            if off:
+                with native.disabled():
+                    y, state = mixer(x, layout, state)
+            else:
+                y, state = mixer(x, layout, state)
+            outputs.append(y)
+        runs.append([torch.cat(outputs, 1), *tensors(state)])
+    for got, want in zip(*runs):
+        close(got, want)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_bits_do_not_depend_on_threads(threads):
+    spec = model_spec({"type": "attention", "heads": 4, "head_dim": 64}, {"type": "rg_lru", "width": 256}, dim=256)
+    model, seen, before = new_model(spec, seed=0), [], torch.get_num_threads()
+    for count in (2, threads):
+        torch.set_num_threads(2)
+        _, state = model.decode(torch.arange(600)[None] % 37, model.init_state(1, 601))
+        torch.set_num_threads(count)
+        seen.append(model.decode(torch.tensor([[3]]), state)[0])
+    torch.set_num_threads(before)
+    assert torch.equal(*seen)
+
+
+def test_what_it_cannot_take_goes_to_torch():
+    x, weight = random(2, 1, 16), random(8, 16)
+    assert decode.linear(x, weight) is not None
+    assert decode.linear(x.bfloat16(), weight.bfloat16()) is None
+    assert decode.linear(x.to("meta"), weight.to("meta")) is None
+    assert decode.linear(x, random(16, 8).t()) is None
+    with torch.enable_grad():
+        assert decode.linear(x, weight) is None
+    with native.disabled():
+        assert decode.linear(x, weight) is None
+
+
+def test_a_map_that_was_replaced_or_hooked_is_called():
+    mixer, ffn = registry.build("mixer", ATTENTION, context()), registry.build("ffn", GATED, context())
+    for module in (mixer, ffn):
+        initialise(module, seed=0)
+    called = []
+    mixer.q = torch.nn.Linear(16, 16, bias=False)
+    ffn.up.register_forward_hook(lambda *_: called.append("hook"))
+    mixer.q.register_forward_hook(lambda *_: called.append("replaced"))
+    x, layout = random(1, 1, 16), TokenLayout.whole(1, 1)
+    mixer(x, layout, mixer.init_state(1, 4))
+    ffn(x)
+    assert called == ["replaced", "hook"]
+
+
+def test_a_full_state_refuses_another_token():
+    mixer = registry.build("mixer", ATTENTION, context())
+    initialise(mixer, seed=0)
+    _, state = mixer(random(1, 1, 16), TokenLayout.whole(1, 1), mixer.init_state(1, 1))
+    with pytest.raises(ValueError, match="room for 1 tokens"):
+        mixer(random(1, 1, 16), TokenLayout.whole(1, 1, first=1), state)
+
+
+def test_a_score_that_is_not_a_number_stays_visible():
+    model = new_model(model_spec(ATTENTION, {"type": "rg_lru"}), seed=0)
+    for part in ("0.mixer.component.k.weight", "1.mixer.component.decay", "0.ffn.component.up.weight"):
+        spoiled = f"blocks.{part}"
+        weight = dict(model.named_parameters())[spoiled]
+        kept = weight.clone()
+        weight.view(-1)[0] = float("nan")
+        _, state = model.decode(torch.tensor([[1, 2]]), model.init_state(1, 3))
+        assert model.decode(torch.tensor([[3]]), state)[0].isnan().any(), spoiled
+        weight.copy_(kept)
