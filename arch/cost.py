@@ -21,7 +21,6 @@ from collections import Counter
 from dataclasses import dataclass, fields, is_dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -2,7 +2,7 @@
 
 import json
 
-from arch import checkpoint, families, registry
+from arch import checkpoint, cost, document, families, registry
 from arch.errors import DataError, SpecError
 from arch.spec import ModelSpec, diff
 
@@ -28,6 +28,14 @@ def express(spec):
 def resolved(data):
     """The resolved ModelSpec of plain data."""
     return registry.resolve(ModelSpec.parse(data), data)
+
+
+def loaded(reference):
+    """The resolved ModelSpec of a path or shipped name, whose every block can be built. Raises SpecError."""
+    root = document.load(reference, "arch")
+    spec = registry.resolve(ModelSpec.parse(root), root)
+    cost.check_builds(spec, root)
+    return spec
 
 
 def differences(theirs, ours):

@@ -8,10 +8,10 @@ import torch
 
 from arch import checkpoint, cost, document, families, registry, tensors
 from arch.errors import DataError, SpecError
-from arch.express import differences, express
+from arch.express import differences, express, loaded
 from arch.spec import ModelSpec
-from arch.tokenizer import special_tokens
 from arch.tensors import As, Entry, Tensors
+from arch.tokenizer import special_tokens
 
 CONFIG = "config.json"
 
@@ -187,12 +187,7 @@ def _spec_of(family, config):
 
 def _loaded(spec):
     """A ModelSpec from itself, from its name or path, or None. Raises SpecError."""
-    if spec is None or isinstance(spec, ModelSpec):
-        return spec
-    root = document.load(str(spec), "arch")
-    found = registry.resolve(ModelSpec.parse(root), root)
-    cost.check_builds(found, root)
-    return found
+    return spec if spec is None or isinstance(spec, ModelSpec) else loaded(str(spec))
 
 
 def _root(family, held):

@@ -23,7 +23,7 @@ def special_tokens(folder):
     path = Path(folder) / checkpoint.TOKENIZER
     if not path.is_file():
         return said
-    vocabulary = _read(path).get_vocab(with_added_tokens=True)
+    vocabulary = read(path).get_vocab(with_added_tokens=True)
     for key, wrong in (("bos_token_id", END), ("eos_token_id", BEGIN)):
         numbers = said.get(key, [])
         for name in wrong:
@@ -37,11 +37,12 @@ def special_tokens(folder):
     return found | said
 
 
-def _read(path):
+def read(path, key=None):
+    """The `tokenizers.Tokenizer` of a tokenizer.json. Raises DataError (with `key`) where it cannot be read."""
     try:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
-        raise DataError(f"{path}: cannot be read as a tokenizer ({error})", key=None) from None
+        raise DataError(f"{path}: cannot be read as a tokenizer ({error})", key=key) from None
 
 
 class TextTokens:
@@ -55,7 +56,7 @@ class TextTokens:
         if not path.is_file():
             hint = "put the one that the model was trained with there"
             raise DataError(f"{folder}: no {checkpoint.TOKENIZER} in it; {hint}", key=None)
-        self.tokenizer = _read(path)
+        self.tokenizer = read(path)
         special = special_tokens(folder)
         ends = special.get("eos_token_id", [])
         self.begin = special.get("bos_token_id")

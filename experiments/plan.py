@@ -12,7 +12,6 @@ from experiments.data.corpus import prepare
 from experiments.spec import ExperimentSpec
 from experiments.start import Start, plan_start
 
-
 # What models cost, by all that decides it: the trials of a search are many, their architectures few.
 _COSTS = {}
 

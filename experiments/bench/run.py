@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from arch import cost, document, registry
+from arch import cost
 from arch.cost import DTYPES
 from arch.errors import SpecError
-from arch.spec import ModelSpec
+from arch.express import loaded
 from experiments import device as devices
 from experiments.bench import ceilings, kernels, models, workbench
 from experiments.bench.journal import Journal
@@ -28,7 +28,7 @@ def bench(asked, folder, tell=print):
     Interrupted, it keeps what it has and raises KeyboardInterrupt. Raises SpecError, before anything is measured, for
     a spec that does not build, a peer that is not installed or has no such model, and a device that is not there.
     """
-    specs = {name: resolved(name) for name in asked.specs}
+    specs = {name: loaded(name) for name in asked.specs}
     check(asked, specs)
     device = torch.device(asked.device)
     settings = devices.setup(asked.threads)
@@ -97,14 +97,6 @@ def alone(journal, asked, device):
         if name in asked.measure:
             with journal.part(name):
                 measure()
-
-
-def resolved(name):
-    """The resolved ModelSpec of a path or shipped name. Raises SpecError."""
-    root = document.load(name, "arch")
-    spec = registry.resolve(ModelSpec.parse(root), root)
-    cost.check_builds(spec, root)
-    return spec
 
 
 def check(asked, specs):

@@ -1,10 +1,6 @@
 """The tokens that stand for no text, and the one way a tokenizer is put together and read back."""
 
-from pathlib import Path
-
-import tokenizers
-
-from arch.errors import DataError
+from arch.tokenizer import read
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 # Their places in every vocabulary: <pad> 0, <bos> 1, <eos> 2.
@@ -27,9 +23,6 @@ def load(path):
     The file cannot store that specials in text are text; a program that reads it otherwise follows Hugging Face's
     convention and takes "<eos>" in a prompt for the special.
     """
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(Path(path)))
-    except Exception as error:  # the library raises bare Exception, for a missing file as for a broken one
-        raise DataError(f"{path}: cannot be read as a tokenizer ({error})") from None
+    tokenizer = read(path, key=("data", "tokenizer"))
     tokenizer.encode_special_tokens = True
     return tokenizer
