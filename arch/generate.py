@@ -34,7 +34,7 @@ def sample(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, se
         scores_BV = scores_BTV[:, -1].float()
         if not scores_BV.isfinite().all():
             raise NonFiniteScores
-        if temperature == 0:
+        if temperature < torch.finfo(torch.float32).tiny:  # 0, or what a CPU may flush to 0
             new_BT = scores_BV.argmax(dim=-1, keepdim=True)
         else:
             scores_BV = (scores_BV - scores_BV.amax(dim=-1, keepdim=True)) / temperature
