@@ -62,7 +62,10 @@ INTRODUCTION = """\
 Written by `python -m analysis performance RECORD...` from records that `python -m experiments bench` left; not by hand.
 A ratio compares two sides that were measured in turns, in one process: the median over rounds of each round's ratio,
 and its quartiles in brackets. *Products* are a step's own matrix products, forward and backward, run alone: the floor
-under its time. `a * b` and the copy are this machine's memory at its best, with the same allocator settings."""
+under its time. `a * b` and the copy are this machine's memory at its best, with the same allocator settings.
+`transformers` (`hf`) runs in our process, hence with our allocator settings. *As it comes* (`hf stock`) it runs in a
+process of its own that is left as the system starts it, but for the number of threads, as its user would find it; the
+two processes take turns. Both stand beside the target."""
 
 
 def _targets(device, records):
@@ -108,30 +111,34 @@ def _ceilings(record):
 
 
 def _training(record):
-    peer = record.asked["against"] or "hf"
-    sides = {"tokens/s": "ours", "compiled": "compiled", f"`{peer}`": peer, "products alone": "products"}
-    rows = []
+    peers, rows = record.peers(), []
+    weighed = peers[:1]  # memory is measured in processes of their own anyway
+    sides = {"tokens/s": "ours", "compiled": "compiled", "products alone": "products"} | {f"`{peer}`": peer for peer in peers}
     for case in record.cases("train"):
         found = {side: record.find("train", side, **case) for side in sides.values()}
-        memory = {side: record.find("memory", side, **case) for side in ("ours", peer)}
         row = [case["spec"], f"{case['context']:,}", *(_rate(each) for each in found.values())]
-        row += [_ratio(ratio(found["ours"], found[peer]), "x"), _ratio(ratio(found["ours"], found["products"]))]
-        rows.append([*row, *(units.size(each.median) if each else units.DASH for each in memory.values())])
-    head = ["training", "context", *sides, f"over `{peer}`", "share of products", "memory", f"`{peer}` memory"]
-    return _table(head, rows)
+        row += [_ratio(ratio(found["ours"], found[peer]), "x") for peer in peers]
+        row += [_ratio(ratio(found[side], found["products"])) for side in ("ours", "compiled")]
+        memory = [record.find("memory", side, **case) for side in ("ours", *weighed)]
+        rows.append([*row, *(units.size(each.median) if each else units.DASH for each in memory)])
+    head = ["training", "context", *sides, *(f"over `{peer}`" for peer in peers), "share of products", "compiled: share"]
+    return _table([*head, "memory", *(f"`{peer}` memory" for peer in weighed)], rows)
 
 
 def _decoding(record):
-    peer, rows = record.asked["against"] or "hf", []
+    peers, rows = record.peers(), []
     for case in record.cases("decode"):
         row = [case["spec"], f"{case['context']:,}", str(case["batch"])]
         for what in ("prefill", "decode"):
-            ours, theirs = record.find(what, "ours", **case), record.find(what, peer, **case)
-            row += [_rate(ours), _rate(theirs), _ratio(ratio(ours, theirs), "x")]
+            ours = record.find(what, "ours", **case)
+            row.append(_rate(ours))
+            for theirs in (record.find(what, peer, **case) for peer in peers):
+                row += [_rate(theirs), _ratio(ratio(ours, theirs), "x")]
         cache = record.find("cache", "ours", **case)
         rows.append([*row, f"{cache.values[0]:,.0f} B of {cache.facts['arch.cost']:,}" if cache else units.DASH])
-    head = ["decoding", "cached", "batch", "prompt tokens/s", f"`{peer}`", "ratio", "decoded tokens/s", f"`{peer}`", "ratio"]
-    return _table([*head, "cache"], rows)
+    compared = [word for peer in peers for word in (f"`{peer}`", "ratio")]
+    head = ["decoding", "cached", "batch", "prompt tokens/s", *compared, "decoded tokens/s", *compared, "cache"]
+    return _table(head, rows)
 
 
 def _profiles(record):

@@ -7,7 +7,13 @@ from matplotlib.ticker import FuncFormatter
 from analysis import units
 from analysis.plots import INK, STYLE, WIDTH, looks
 
-NAMES = {"ours": "Archbench", "compiled": "Archbench, compiled", "hf": "transformers", "products": "its products alone"}
+NAMES = {
+    "ours": "Archbench",
+    "compiled": "Archbench, compiled",
+    "hf": "transformers",
+    "hf stock": "transformers as it comes",
+    "products": "our products alone",
+}
 
 
 def cost_against_context(records):
@@ -39,7 +45,7 @@ def cost_against_context(records):
         panels[0][0].set_ylabel("ms a token, training")
         panels[1][0].set_ylabel("memory of a step, MiB")
         handles = {line.get_label(): line for axes in panels[0] for line in axes.get_lines()}
-        figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=4, labelcolor=INK)
+        figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=5, labelcolor=INK)
         return figure
 
 

@@ -1,5 +1,7 @@
-"""One function in a process of its own, and the most memory that it held: a process's peak never comes down."""
+"""Work in a process of its own: one function and the most memory that it held, since a process's peak never comes
+down; or an object that takes its turns there, since an allocator's settings hold for a whole process."""
 
+import contextlib
 import multiprocessing
 import signal
 import traceback
@@ -46,6 +48,69 @@ def _answer(conn, threads, function, args):
     device.setup(threads)
     try:
         conn.send((True, function(*args)))
+    except Exception:
+        conn.send((False, traceback.format_exc()))
+
+
+class Lodger:
+    """An object made by `make(*args)` in a fresh process that is left as the system starts it but for its number of
+    threads: neither allocator nor denormals are touched. A context manager; leaving it ends the process.
+
+    Raises ChildFailed, here or in `call`, with what went wrong there. What crosses must be picklable.
+    """
+
+    def __init__(self, make, *args, threads=1):
+        context = multiprocessing.get_context("spawn")
+        self.conn, theirs = context.Pipe()
+        self.process = context.Process(target=_lodge, args=(theirs, threads, make, args))
+        self.process.start()
+        theirs.close()
+        try:
+            self._hear("its start")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def call(self, method, *args):
+        """What the object's `method(*args)` answers. Returns when it is done."""
+        with contextlib.suppress(OSError):  # a process that is gone is noticed where it is listened to
+            self.conn.send((method, args))
+        return self._hear(method)
+
+    def close(self):
+        """End the process."""
+        self.conn.close()
+        self.process.kill()
+        self.process.join()
+
+    def _hear(self, what):
+        try:
+            good, answer = self.conn.recv()
+        except (EOFError, ConnectionError):
+            self.process.join()
+            raise ChildFailed(f"{what}: its process ended with {self.process.exitcode}") from None
+        if not good:
+            raise ChildFailed(answer)
+        return answer
+
+
+def _lodge(conn, threads, make, args):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    try:
+        lodger = make(*args)
+        conn.send((True, None))
+        while True:
+            method, args = conn.recv()
+            conn.send((True, getattr(lodger, method)(*args)))
+    except EOFError:
+        return
     except Exception:
         conn.send((False, traceback.format_exc()))
 

@@ -1,14 +1,16 @@
 """What is measured of a model: training, prompt and decoding, memory, where a step's time goes."""
 
+from contextlib import contextmanager
+
 import torch
 
 from arch import cost
 from arch.spec import ModelSpec
 from experiments.bench import products
-from experiments.bench.child import forget_peak, held_bytes, in_child, peak_bytes
+from experiments.bench.child import Lodger, forget_peak, held_bytes, in_child, peak_bytes
 from experiments.bench.profile import profiled
 from experiments.bench.record import Measurement
-from experiments.bench.sides import Ours, Peer, tokens_of
+from experiments.bench.sides import Ours, Peer, StockPeer, tokens_of
 
 
 def sides_of(spec, name, asked, device):
@@ -22,6 +24,16 @@ def sides_of(spec, name, asked, device):
     return sides
 
 
+@contextmanager
+def stock_of(spec, asked):
+    """A Lodger with the StockPeer, or None where it is not asked for."""
+    if not asked.stock:
+        yield None
+        return
+    with Lodger(StockPeer, spec.dump(), asked.device, asked.dtype, threads=asked.threads) as lodger:
+        yield lodger
+
+
 def training(journal, spec, name, context, asked, device):
     """Time a training step of every side, and our own step's products alone, in turns."""
     rows = asked.tokens // context
@@ -30,7 +42,11 @@ def training(journal, spec, name, context, asked, device):
     found = products.noted(steps["ours"])
     steps["products"] = products.alone(found.products, device)
     facts = {"products": {"flops": found.flops, "count": len(found.products), "not in it": dict(found.opaque)}}
-    journal.time("train", steps, {"spec": name, "context": context}, rows * context, "tokens", facts)
+    with stock_of(spec, asked) as stock:
+        if stock:
+            stock.call("prepare_training", rows, context)
+            steps[asked.stock_side] = lambda: stock.call("train")
+        journal.time("train", steps, {"spec": name, "context": context}, rows * context, "tokens", facts)
 
 
 def decoding(journal, spec, name, context, batch, asked, device):
@@ -40,9 +56,13 @@ def decoding(journal, spec, name, context, batch, asked, device):
     prompt_BT = tokens_of(spec, batch, context, device)
     further = asked.decode_tokens * (asked.repeats + 1)
     fills = {side: lambda each=each: each.fill(prompt_BT, further) for side, each in sides.items()}
-    journal.time("prefill", fills, case, batch * context, "tokens")
     decodes = {side: lambda each=each: each.decode(asked.decode_tokens) for side, each in sides.items()}
-    journal.time("decode", decodes, case, batch * asked.decode_tokens, "tokens")
+    with stock_of(spec, asked) as stock:
+        if stock:
+            fills[asked.stock_side] = lambda: stock.call("fill", batch, context, further)
+            decodes[asked.stock_side] = lambda: stock.call("decode", asked.decode_tokens)
+        journal.time("prefill", fills, case, batch * context, "tokens")
+        journal.time("decode", decodes, case, batch * asked.decode_tokens, "tokens")
     journal.add(cache_of(sides["ours"], spec, case, context + further, batch, asked.dtype))
 
 

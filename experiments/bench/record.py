@@ -13,6 +13,9 @@ from arch.spec import Spec
 from experiments.record import Failure, read_record, write_record
 
 NAME = "bench.json"
+# The sides that ours is compared with: the peer in our process, hence under our allocator's settings; and in a process of
+# its own that is left as the system starts it, as its user runs it.
+PEERS = {"hf": "`transformers`", "hf stock": "`transformers` as it comes"}
 # The share of the cores' time from which on other programs are worth a word.
 DISTURBED = 0.05
 
@@ -21,8 +24,8 @@ class Measurement(Spec):
     """One side of one thing that was measured.
 
     what: `train`, `prefill`, `decode`, `memory`, `cache`, `ceiling`, `scan`, `loss`, `loss memory`, `reach`,
-    `decode reach`, `lightning`, `first step`, `help`. side: `ours`, `compiled`, `hf`, `products` (the floor), or what
-    else there is to compare. case: what tells it from others (`spec`, `context`, `batch`, `shape`).
+    `decode reach`, `lightning`, `first step`, `help`. side: `ours`, `compiled`, one of PEERS, `products` (the floor), or
+    what else there is to compare. case: what tells it from others (`spec`, `context`, `batch`, `shape`).
     unit: of `values`, every single one in the order measured: `s`, or `B` for bytes.
     work: how much of `of` (tokens, FLOP, B, steps) each of `values` seconds was spent on. facts: what else is known.
     others: the share of all cores' time that other programs took meanwhile, where the system says so.
@@ -115,6 +118,11 @@ class BenchRecord(Spec):
             if (each.what, each.side) == (what, side) and all(each.case.get(k) == v for k, v in case.items()):
                 return each
         return None
+
+    def peers(self):
+        """Those of PEERS that a model was measured against."""
+        sides = {each.side for each in self.measurements if each.what in ("train", "decode")}
+        return [side for side in PEERS if side in sides]
 
     def disturbed(self):
         """A sentence that says how much other programs took of the machine; empty where it was little or is unknown."""

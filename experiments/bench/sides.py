@@ -9,6 +9,7 @@ import torch
 from arch import registry
 from arch.cost import DTYPES, tensors
 from arch.model import new_model
+from arch.spec import ModelSpec
 from experiments.bench.peer import check_same, new_peer
 from experiments.data.packing import Batch
 from experiments.optim import build_optimizer
@@ -130,6 +131,25 @@ class Peer(_Side):
             logits_to_keep=1,
         )
         self.next_B1 = found.logits.argmax(-1)
+
+
+class StockPeer:
+    """A Peer as its own user runs it, made and timed inside a `child.Lodger`: the turns that a journal calls for."""
+
+    def __init__(self, spec, device, dtype):
+        self.peer = Peer(ModelSpec.parse(spec), torch.device(device), dtype)
+
+    def prepare_training(self, rows, context):
+        self.step = self.peer.training(rows, context)
+
+    def train(self):
+        self.step()
+
+    def fill(self, rows, context, further):
+        self.peer.fill(tokens_of(self.peer.spec, rows, context, self.peer.device), further)
+
+    def decode(self, count):
+        self.peer.decode(count)
 
 
 def whole_rows(tokens_BT):

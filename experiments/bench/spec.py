@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from arch.spec import Count, List, Positive, Spec
-from experiments.bench.record import BenchRecord, Ratio, spread
+from experiments.bench.record import PEERS, BenchRecord, Ratio, spread
 
 # Measured of each model that is named; of this machine and of the workbench, whatever the models.
 MODELS = ("train", "decode", "memory", "profile")
@@ -19,8 +19,9 @@ class BenchSpec(Spec):
 
     specs: model specs by path or shipped name. contexts: of training, its memory and its profile; each divides
     `tokens`, the tokens of a step, into rows. decode_contexts: tokens in the cache before decoding is timed, for each
-    of `batches` streams. measure: some of MODELS and KERNELS. against: the peer. compile: also train with each block
-    compiled. repeats: rounds of every interleaved measurement; one that has taken `seconds` ends after its third round.
+    of `batches` streams. measure: some of MODELS and KERNELS. against: the peer, in this process and so with its
+    allocator settings. stock: the peer once more, in a process of its own that is left as the system starts it, as its
+    user runs it; the two processes take turns. compile: also train with each block compiled. repeats: rounds of every interleaved measurement; one that has taken `seconds` ends after its third round.
     vocabulary: of the loss measured alone. dtype: of weights and activations alike.
     """
 
@@ -31,6 +32,7 @@ class BenchSpec(Spec):
     decode_tokens: Count = 32
     measure: List(Literal[(*MODELS, *KERNELS)]) = ("train", "decode", "memory")
     against: Literal["hf"] | None = None
+    stock: bool = False
     compile: bool = False
     threads: Count = 2
     tokens: Count = 4096
@@ -45,9 +47,16 @@ class BenchSpec(Spec):
         for context in self.contexts:
             if self.tokens % context:
                 raise ValueError(f"contexts: {context} does not divide tokens = {self.tokens}")
+        if self.stock and not self.against:
+            raise ValueError("stock: needs a peer; expected `against` too (--against hf --stock)")
         if not self.specs and set(self.measure) & set(MODELS):
             raise ValueError(f"specs: name a model spec, or measure only some of {', '.join(KERNELS)}")
         return self
+
+    @property
+    def stock_side(self):
+        """What the peer that is left as it comes is called in a record."""
+        return f"{self.against} stock"
 
 
 @dataclass(frozen=True)
@@ -154,8 +163,9 @@ def _targets():
     }
     for spec, (title, bounds) in families.items():
         for context, least in bounds.items():
-            compared = _speedup("train", "ours", "hf", spec=spec, context=context)
-            yield Target(f"{title}, training at {context:,} against `transformers`", compared, least=least)
+            for peer, named in PEERS.items():
+                compared = _speedup("train", "ours", peer, spec=spec, context=context)
+                yield Target(f"{title}, training at {context:,} against {named}", compared, least=least)
     for side, least in (("ours", 0.65), ("compiled", 0.75)):
         for context in (512, 4096):
             share = _speedup("train", side, "products", spec="small/gemma3", context=context)
@@ -172,8 +182,9 @@ def _targets():
     yield Target("loss at vocabulary 262,144, time over the plain path", slower, most=1.15)
     for spec, (title, _) in families.items():
         for batch in (1, 16):
-            compared = _speedup("decode", "ours", "hf", spec=spec, context=2000, batch=batch)
-            yield Target(f"{title}, decoding at 2,000, batch {batch}, against `transformers`", compared, least=3.0)
+            for peer, named in PEERS.items():
+                compared = _speedup("decode", "ours", peer, spec=spec, context=2000, batch=batch)
+                yield Target(f"{title}, decoding at 2,000, batch {batch}, against {named}", compared, least=3.0)
     yield Target("decode time a token at 32,768 over 1,024, recurrent + window", _growth, most=1.1)
     yield Target("cache bytes held while decoding, over `arch.cost`'s figure", _cache, unit="", exactly=1.0)
     yield Target("Lightning's overhead a step over a bare loop", _overhead, unit="ms", most=3.0)

@@ -26,35 +26,34 @@ def _ceilings(record):
 
 
 def _training(record):
-    peer = record.asked["against"]
-    columns = ["model", "context", "tokens/s"] + ([f"{peer} tokens/s", f"over {peer}"] if peer else [])
+    peers = record.peers()
+    columns = ["model", "context", "tokens/s", *(word for peer in peers for word in (f"{peer} tokens/s", f"over {peer}"))]
     columns += ["share of products"] + (["compiled tokens/s", "its share"] if record.asked["compile"] else [])
-    columns += ["memory"] + ([f"{peer} memory"] if peer else [])
+    columns += ["memory"] + [f"{peer} memory" for peer in peers[:1]]
     table = Table(*columns, title="Training", title_justify="left")
     cases = record.cases("train") + [case for case in record.cases("memory") if case not in record.cases("train")]
     for case in cases:
-        sides = {side: record.find("train", side, **case) for side in ("ours", "compiled", "products", peer)}
+        sides = {side: record.find("train", side, **case) for side in ("ours", "compiled", "products", *peers)}
         row = [case["spec"], f"{case['context']:,}", _rate(sides["ours"])]
-        if peer:
+        for peer in peers:
             row += [_rate(sides[peer]), _ratio(ratio(sides["ours"], sides[peer]), "x")]
         row += [_ratio(ratio(sides["ours"], sides["products"]))]
         if record.asked["compile"]:
             row += [_rate(sides["compiled"]), _ratio(ratio(sides["compiled"], sides["products"]))]
-        row += [_bytes(record.find("memory", "ours", **case))]
-        table.add_row(*row, *([_bytes(record.find("memory", peer, **case))] if peer else []))
+        table.add_row(*row, *(_bytes(record.find("memory", side, **case)) for side in ["ours", *peers[:1]]))
     return table
 
 
 def _decoding(record):
-    peer = record.asked["against"]
-    columns = ["model", "context", "batch", "prompt tokens/s"] + ([f"over {peer}"] if peer else [])
-    columns += ["decoded tokens/s"] + ([f"over {peer}"] if peer else []) + ["cache", "arch.cost says"]
+    peers = record.peers()
+    over = [f"over {peer}" for peer in peers]
+    columns = ["model", "context", "batch", "prompt tokens/s", *over, "decoded tokens/s", *over, "cache", "arch.cost says"]
     table = Table(*columns, title="Decoding", title_justify="left")
     for case in record.cases("decode"):
         row = [case["spec"], f"{case['context']:,}", str(case["batch"])]
         for what in ("prefill", "decode"):
             ours = record.find(what, "ours", **case)
-            row += [_rate(ours)] + ([_ratio(ratio(ours, record.find(what, peer, **case)), "x")] if peer else [])
+            row += [_rate(ours), *(_ratio(ratio(ours, record.find(what, peer, **case)), "x") for peer in peers)]
         cache = record.find("cache", "ours", **case)
         table.add_row(*row, _bytes(cache), f"{cache.facts['arch.cost']:,}" if cache else "")
     return table

@@ -75,7 +75,7 @@ def test_the_latest_record_counts(tmp_path, made_up_benchmark):
 def test_the_figure_has_a_line_for_every_side(made_up_benchmark):
     figure = cost_against_context([made_up_benchmark()])
     time, memory = figure.axes[0], figure.axes[3]
-    assert [len(axes.get_lines()) for axes in (time, memory)] == [4, 2]
+    assert [len(axes.get_lines()) for axes in (time, memory)] == [5, 2]
     assert list(time.get_lines()[0].get_xdata()) == [512, 4096]
     assert time.get_lines()[0].get_ydata()[0] == pytest.approx(1000 * 2.1 / 4096)
     assert cost_against_context([made_up_benchmark("cuda")]) is None

@@ -16,7 +16,7 @@ from arch import cost, document, registry
 from arch.errors import SpecError
 from arch.spec import ModelSpec
 from experiments.bench import ceilings, journal, kernels, models, products, workbench
-from experiments.bench.child import ChildFailed, in_child
+from experiments.bench.child import ChildFailed, Lodger, in_child
 from experiments.bench.peer import check_same, new_peer
 from experiments.bench.profile import profiled
 from experiments.bench.record import NAME, BenchRecord, Measurement, ratio
@@ -172,6 +172,30 @@ def test_one_function_in_a_process_of_its_own():
         in_child(os._exit, 3)
 
 
+def test_an_object_that_takes_its_turns_in_an_untouched_process():
+    settings = dict(os.environ)
+    with Lodger(Counter, "aab") as lodger:
+        assert lodger.call("most_common", 1) == [("a", 2)] and lodger.call("total") == 3
+        process = lodger.process
+        with pytest.raises(ChildFailed, match="no attribute 'none'"):
+            lodger.call("none")
+        with pytest.raises(ChildFailed, match="its process ended with 0"):
+            lodger.call("total")
+    assert not process.is_alive() and settings == dict(os.environ)
+    with pytest.raises(ChildFailed, match="TypeError"):
+        Lodger(Counter, 3)
+
+
+@pytest.mark.slow
+def test_the_peer_as_it_comes_is_the_same_model_and_is_timed_as_well(tmp_path, spec_file):
+    transformers()
+    measured = bench(asked(spec_file, against="hf", stock=True, measure=["train", "decode"]), tmp_path, tell=lambda line: None)
+    assert measured.status == "finished" and measured.peers() == ["hf", "hf stock"], measured.failures
+    assert {each.what for each in measured.measurements if each.side == "hf stock"} == {"train", "prefill", "decode"}
+    assert measured.speedup("train", "ours", "hf stock", spec=spec_file, context=16).rounds == 3
+    assert tables(measured)
+
+
 def asked(spec, **changes):
     whole = {"specs": [spec], "contexts": [16], "decode_contexts": [10], "batches": [2], "decode_tokens": 2}
     return BenchSpec.parse(whole | {"tokens": 32, "repeats": 3, "threads": 1} | changes)
@@ -257,6 +281,7 @@ def command(*arguments):
         (["small/gemma3", "--measure", "trian"], "did you mean 'train'"),
         (["small/gemma3", "--against", "jax"], "against: 'jax'"),
         (["--measure", "train"], "name a model spec"),
+        (["small/gemma3", "--stock"], "expected `against` too (--against hf --stock)"),
     ],
 )
 def test_bad_arguments_are_one_message(arguments, said):
