@@ -143,8 +143,9 @@ def test_compiled_for_the_cpu_it_passes_over_the_right_blocks(monkeypatch):
     q, k, v = (x.detach() for x in operands(300, 300, 4, 2))
     layout = layout_for("packed", 300, 300)
     low, high = layout.interval(40, 0)
-    got = flex.flex(q, k, v, low, high, 0.3, (40, 0), 2.0)
-    near(got, attention.reference(q, k, v, low, high, 0.3, 2.0), 1e-3, "output")
+    for softcap in (2.0, 3.0):  # the second makes torch compile for any
+        got = flex.flex(q, k, v, low, high, 0.3, (40, 0), softcap)
+        near(got, attention.reference(q, k, v, low, high, 0.3, softcap), 1e-3, "output")
 
 
 @needs_cuda
@@ -153,6 +154,14 @@ def test_compiled_for_the_cpu_it_passes_over_the_right_blocks(monkeypatch):
 @pytest.mark.parametrize("tokens, keys, window, packing", LARGE)
 def test_compiled_on_cuda_it_equals_the_reference(tokens, keys, window, packing, softcap, dtype):
     compare(tokens, keys, window, packing, softcap, dtype, "cuda")
+
+
+@needs_cuda
+def test_one_process_on_cuda_takes_many_lengths_and_softcaps():
+    """torch compiles again for the second of each, then for any; it refuses to do so more than eight times."""
+    for tokens, softcap in [(256, 2.0), (300, 2.0), (300, 3.0), (520, 3.0), (700, 4.0), (130, 5.0)]:
+        for packing in ("packed", "whole"):
+            compare(tokens, tokens, None, packing, softcap, torch.float32, "cuda")
 
 
 @needs_cuda
