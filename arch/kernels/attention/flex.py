@@ -19,18 +19,19 @@ BLOCK = 128  # queries and keys of a block, FlexAttention's own size
 def flex(q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, reach=(None, None), softcap=None, memo=None):
     """The reference. `reach` only tells bounds apart in the memo.
 
-    Compiled on CUDA; elsewhere FlexAttention's unfused form, which holds all scores: for tests. A shape or softcap that
-    cannot be compiled raises what torch raises; it is never computed unfused in silence.
+    Compiled on CUDA; elsewhere FlexAttention's unfused form, which holds all scores: for tests. What cannot be compiled
+    raises what torch raises; it is never computed unfused in silence. Neither scale nor softcap is a plain number to
+    FlexAttention: of a second value torch would make a variable, which its kernels cannot take.
     """
 
     def make():
         return block_mask(low_BT, high_BT, k_BSKC.shape[1])
 
     y_BHTC = (_compiled() if q_BTHC.device.type == "cuda" else flex_attention)(
-        *(x.transpose(1, 2) for x in (q_BTHC, k_BSKC, v_BSKC)),
-        score_mod=_capped(softcap),
+        *(x.transpose(1, 2) for x in (q_BTHC * scale, k_BSKC, v_BSKC)),
+        score_mod=_capped(softcap, q_BTHC.device),
         block_mask=make() if memo is None else memo(("flex", k_BSKC.shape[1], reach), make),
-        scale=scale,
+        scale=1.0,
         enable_gqa=q_BTHC.shape[2] != k_BSKC.shape[2],
     )
     return y_BHTC.transpose(1, 2)
@@ -46,12 +47,12 @@ def _compiled():
     return torch.compile(flex_attention, fullgraph=True)
 
 
-@functools.cache
-def _capped(softcap):
+def _capped(softcap, device):
     """FlexAttention's `score_mod`: what becomes of one scaled score; None where nothing does."""
     if softcap is None:
         return None
-    return lambda score, b, h, t, s: softcap * torch.tanh(score / softcap)
+    cap = torch.full((), softcap, device=device)
+    return lambda score, b, h, t, s: cap * torch.tanh(score / cap)
 
 
 def block_mask(low_BT, high_BT, keys):
