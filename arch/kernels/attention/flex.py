@@ -1,9 +1,9 @@
 """Attention through torch's FlexAttention, which makes of softcap and bounds one Triton kernel a pass, and passes over
 blocks of keys that no query of a block sees. Memory is linear in T.
 
-Only where `ARCHBENCH_TRITON=1` asks for it: its arithmetic has been tested on the CPU, uncompiled, and what torch
-compiles it into never on a device so far (`tests/arch/test_flex.py` does both); it becomes the default once a record of
-it passing on one is committed.
+Only where `ARCHBENCH_TRITON=1` asks for it: its arithmetic has passed on the CPU, what torch compiles it into never on a
+device so far (`tests/arch/test_flex.py` does both); it becomes the default once a record of it passing on one is
+committed.
 
 Shapes: see `arch.kernels.attention`; X rows of bounds, 1 where all rows have the same; N blocks of queries, M of keys.
 """
