@@ -1,4 +1,4 @@
-"""Decoding from a state: one token after another, by temperature, among the likeliest.
+"""Decoding from a state: a prompt read in chunks, then one token after another, by temperature, among the likeliest.
 
 Shapes: B rows, T tokens, V vocabulary.
 """
@@ -6,6 +6,10 @@ Shapes: B rows, T tokens, V vocabulary.
 import torch
 
 from arch.errors import DataError
+from arch.layout import TokenLayout
+
+# Tokens of a prompt that go through the model at once: a window's ring is small, what a layer makes of a prompt is not.
+CHUNK = 512
 
 
 class NonFiniteScores(DataError):
@@ -20,27 +24,62 @@ class NonFiniteScores(DataError):
 
 
 @torch.no_grad()
-def sample(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, seed=0):
+def prefill(model, prompt_BT, state, lengths_B=None, chunk=CHUNK):
+    """(scores_BV, state): the logits of the token after the prompt, and the state after it.
+
+    The prompt is read `chunk` tokens at a time, so that beside the state memory does not grow with it; the head sees its
+    last token alone. state: an empty one with room for the prompt; it is used up. lengths_B: how many tokens each row's
+    prompt has, where they differ; the rows are padded on the left. Raises ValueError for lengths that do not fit.
+    """
+    rows, tokens = prompt_BT.shape
+    lengths = [tokens] * rows if lengths_B is None else lengths_B.tolist()
+    if len(lengths) != rows or not all(1 <= length <= tokens for length in lengths):
+        raise ValueError(f"{rows} prompts of 1 to {tokens} tokens cannot have the lengths {lengths}")
+    if lengths_B is None:
+        layout = TokenLayout.whole(rows, tokens, prompt_BT.device)
+    else:
+        layout = TokenLayout.left_padded(lengths_B, tokens)
+    for start in range(0, tokens, chunk):
+        part = start, min(start + chunk, tokens)
+        hidden_BTD, state = model.trunk(prompt_BT[:, slice(*part)], layout.part(*part), state)
+    return model.logits(hidden_BTD[:, -1:])[:, 0], state
+
+
+@torch.no_grad()
+def sample(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, lengths_B=None):
     """Yields the next tokens (B,) after the prompt, one at a time, `tokens` of them.
 
     temperature: 0 takes the likeliest. top_k: only the k likeliest; top_p: only the likeliest that together have
-    probability p or more, at least one. Raises NonFiniteScores, and ValueError for a model that sees ahead.
+    probability p or more, at least one. lengths_B: where prompts differ in length, as for `prefill`. Raises
+    NonFiniteScores, and ValueError for a model that sees ahead and for lengths that do not fit.
     """
     generator = torch.Generator().manual_seed(seed)
     state = model.init_state(prompt_BT.shape[0], prompt_BT.shape[1] + tokens)
-    new_BT = prompt_BT
-    for _ in range(tokens):
-        scores_BTV, state = model.decode(new_BT, state)
-        scores_BV = scores_BTV[:, -1].float()
+    new_B1 = None
+    for step in range(tokens):
+        if new_B1 is None:
+            scores_BV, state = prefill(model, prompt_BT, state, lengths_B)
+        else:
+            scores_B1V, state = model.decode(new_B1, state, _next(lengths_B, step))
+            scores_BV = scores_B1V[:, 0]
+        scores_BV = scores_BV.float()
         if not scores_BV.isfinite().all():
             raise NonFiniteScores
         if temperature < torch.finfo(torch.float32).tiny:  # 0, or what a CPU may flush to 0
-            new_BT = scores_BV.argmax(dim=-1, keepdim=True)
+            new_B1 = scores_BV.argmax(dim=-1, keepdim=True)
         else:
             scores_BV = (scores_BV - scores_BV.amax(dim=-1, keepdim=True)) / temperature
             p_BV = kept(scores_BV, top_k, top_p).softmax(dim=-1).cpu()
-            new_BT = torch.multinomial(p_BV, 1, generator=generator).to(prompt_BT.device)
-        yield new_BT[:, 0]
+            new_B1 = torch.multinomial(p_BV, 1, generator=generator).to(prompt_BT.device)
+        yield new_B1[:, 0]
+
+
+def _next(lengths_B, step):
+    """The layout of the `step`-th token after prompts of these lengths; None where all rows are alike."""
+    if lengths_B is None:
+        return None
+    pos_B1 = lengths_B[:, None] + (step - 1)
+    return TokenLayout(torch.zeros_like(pos_B1), pos_B1)
 
 
 def kept(scores_BV, top_k=None, top_p=None):
@@ -57,9 +96,9 @@ def kept(scores_BV, top_k=None, top_p=None):
     return scores_BV
 
 
-def generate(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, seed=0):
+def generate(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, lengths_B=None):
     """`tokens` further tokens (B, tokens) after the prompt; arguments and errors as for `sample`."""
-    written = list(sample(model, prompt_BT, tokens, temperature, top_k, top_p, seed))
+    written = list(sample(model, prompt_BT, tokens, temperature, top_k, top_p, seed, lengths_B))
     return torch.stack(written, dim=1) if written else prompt_BT[:, :0]
 
 

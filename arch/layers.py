@@ -157,8 +157,9 @@ class _RMSNorm(torch.autograd.Function):
         x_ND, a_ND, r_N1 = x.flatten(0, -2).to(r.dtype), grad.flatten(0, -2).to(r.dtype), r.view(-1, 1)
         g_D = 1 + weight.to(r.dtype)
         ax_ND = a_ND * x_ND
-        dw_D = torch.mv(ax_ND.t(), r_N1[:, 0])
-        pull_N1 = torch.mv(ax_ND, g_D)[:, None].mul_(r_N1.pow(3)).div_(x_ND.shape[1])
+        # Autocast, which may be in force here, would have mv round to its type on CUDA, but not where `out` is given.
+        dw_D = torch.mv(ax_ND.t(), r_N1[:, 0], out=torch.empty_like(g_D))
+        pull_N1 = torch.mv(ax_ND, g_D, out=ax_ND.new_empty(len(ax_ND)))[:, None].mul_(r_N1.pow(3)).div_(x_ND.shape[1])
         dx_ND = torch.mul(a_ND, g_D, out=ax_ND).mul_(r_N1).addcmul_(x_ND, pull_N1, value=-1)
         return dx_ND.view(x.shape).to(x.dtype), dw_D.to(weight.dtype), None
 

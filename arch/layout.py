@@ -45,6 +45,11 @@ class TokenLayout:
         pos_BT = torch.arange(tokens, device=lengths_B.device) - (tokens - lengths_B[:, None])
         return cls(torch.where(pos_BT < 0, -1, 0), pos_BT.clamp(min=0))
 
+    def part(self, start, stop):
+        """The layout of the tokens [start, stop) of every row, as a state needs it that has seen those before them."""
+        first = None if self.first is None else self.first + start
+        return TokenLayout(self.doc_BT[:, start:stop], self.pos_BT[:, start:stop], first)
+
     @property
     def shape(self):
         """(B, T)"""

@@ -17,7 +17,7 @@ import torch
 from arch import registry
 from arch.document import ROOT
 from arch.generate import generate
-from arch.kernels import native
+from arch.kernels import paths
 from arch.model import new_model
 from experiments import checkpoint, device
 from experiments.data.corpus import prepare
@@ -116,10 +116,9 @@ def _new_record(plan, seed):
 
 
 def _versions():
-    """What decides a run's last bits beside its identity: packages, and which paths the compiled kernels took."""
+    """What decides a run's last bits beside its identity: packages, and which paths the kernels take."""
     packages = {name: importlib.metadata.version(name) for name in PACKAGES}
-    kernels = {f"kernel {name}": native.path(name) for name in native.names()}
-    return packages | {"python": platform.python_version()} | kernels
+    return packages | {"python": platform.python_version()} | paths.recorded()
 
 
 def _own_folder(folder):

@@ -7,12 +7,11 @@ decays is ever formed, so nothing overflows and a = 0 is exact.
 """
 
 import math
-import os
 
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from arch.kernels import native
+from arch.kernels import native, paths
 
 SIGNATURES = {
     "linear_scan": [native.POINTER] * 4 + [native.INTEGER] * 4,
@@ -71,8 +70,7 @@ def _forward(a_BTR, b_BTR, h0_BR):
 
 def _triton(a_BTR):
     """The Triton kernels, where they are asked for and can take a_BTR. Raises ImportError without the extra."""
-    asked = os.environ.get("ARCHBENCH_TRITON") == "1"
-    if not (asked and a_BTR.is_cuda and a_BTR.dtype in (torch.float32, torch.bfloat16)):
+    if not (paths.triton_asked_for(a_BTR.device) and a_BTR.dtype in (torch.float32, torch.bfloat16)):
         return None
     from arch.kernels import linear_scan_triton
 

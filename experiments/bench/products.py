@@ -13,6 +13,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from arch.kernels import paths
+
 aten = torch.ops.aten
 # The position of the two factors among the operands.
 FACTORS = {
@@ -79,9 +81,13 @@ class _Note(TorchDispatchMode):
 
 
 def noted(step):
-    """Run `step()` once and return its Noted products."""
+    """Run `step()` once and return its Noted products.
+
+    Triton's kernels give way to torch's paths meanwhile: FlexAttention cannot be noted (it refuses to run below such a
+    mode), and a floor is the same whichever kernel is held to it.
+    """
     found = Noted()
-    with _Note(found):
+    with paths.without_triton(), _Note(found):
         step()
     return found
 

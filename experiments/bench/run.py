@@ -12,6 +12,7 @@ from arch import cost
 from arch.cost import DTYPES
 from arch.errors import SpecError
 from arch.express import loaded
+from arch.kernels import paths
 from experiments import device as devices
 from experiments.bench import ceilings, kernels, models, workbench
 from experiments.bench.journal import Journal
@@ -19,7 +20,7 @@ from experiments.bench.peer import INSTALL, expressed
 from experiments.bench.record import BenchRecord
 from experiments.train import CODE
 
-PACKAGES = ("torch", "transformers", "pytorch-lightning", "numpy")
+PACKAGES = ("torch", "triton", "transformers", "pytorch-lightning", "numpy")
 
 
 def bench(asked, folder, tell=print):
@@ -111,14 +112,14 @@ def check(asked, specs):
 
 
 def versions():
-    """{package: version} of what decides a speed."""
+    """What decides a speed: {package: version}, and which paths the kernels take."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             pass  # an optional one
-    return found
+    return found | paths.recorded()
 
 
 def _now():

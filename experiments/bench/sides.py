@@ -8,6 +8,7 @@ import torch
 
 from arch import registry
 from arch.cost import DTYPES, tensors
+from arch.generate import prefill
 from arch.model import new_model
 from arch.spec import ModelSpec
 from experiments.bench.peer import check_same, new_peer
@@ -16,8 +17,6 @@ from experiments.optim import build_optimizer
 from experiments.spec import OptimizerSpec
 
 OPTIMIZER = OptimizerSpec(lr=1e-4)
-# Tokens of a prompt that go through the model at once: a window's ring is small, a mask over all keys is not.
-CHUNK = 512
 
 
 def tokens_of(spec, rows, tokens, device, seed=0):
@@ -69,15 +68,12 @@ class Ours(_Side):
         weight = self.objective.weight(batch)
         return lambda: self.objective(self.model, batch)[0] / weight
 
-    @torch.no_grad()
     def fill(self, tokens_BT, further=0):
-        """Read a prompt, CHUNK tokens at a time; there is room for `further` ones."""
+        """Read a prompt; there is room for `further` tokens."""
         self.model.eval()
         state = self.model.init_state(tokens_BT.shape[0], tokens_BT.shape[1] + further)
-        for chunk_BT in tokens_BT.split(CHUNK, dim=1):
-            hidden_BTD, state = self.model.trunk(chunk_BT, None, state)
-        self.next_B1 = self.model.logits(hidden_BTD[:, -1:]).argmax(-1)
-        self.state = state
+        scores_BV, self.state = prefill(self.model, tokens_BT, state)
+        self.next_B1 = scores_BV.argmax(-1, keepdim=True)
 
     @torch.no_grad()
     def decode(self, count):

@@ -10,8 +10,9 @@ import torch
 from tiny_specs import model_spec, resolved
 
 from arch import checkpoint, tensors
+from arch.cost import tensors as tensors_in
 from arch.errors import DataError
-from arch.generate import generate, kept, sample, writing
+from arch.generate import generate, kept, prefill, sample, writing
 from arch.model import new_model
 from arch.tokenizer import TextTokens
 from experiments.data.tokenizers.byte import Byte
@@ -62,6 +63,54 @@ def test_tokens_come_one_by_one_as_all_at_once(model):
     one_by_one = [int(token_B[0]) for token_B in sample(model, PROMPT, 12, top_k=9, seed=5)]
     assert one_by_one == generate(model, PROMPT, 12, top_k=9, seed=5)[0].tolist()
     assert generate(model, PROMPT, 0).shape == (1, 0)
+
+
+MIXERS = {
+    "global": {"type": "attention", "heads": 2, "kv_heads": 1, "softcap": 5.0},
+    "window": {"type": "attention", "heads": 2, "window": 5, "qk_norm": True},
+    "recurrent": {"type": "rg_lru", "blocks": 2},
+}
+
+
+def of_mixers(names):
+    model = new_model(model_spec(*(MIXERS[name] for name in names), vocab_size=259), seed=0).eval()
+    with torch.no_grad():
+        model.norm.weight.add_(20)
+    return model
+
+
+@pytest.mark.parametrize("lengths", [None, [17, 9, 1]], ids=["alike", "lengths"])
+@pytest.mark.parametrize("names", [["global"], ["window"], ["recurrent"], ["recurrent", "window", "global"]], ids=str)
+def test_a_prompt_in_chunks_is_the_prompt_at_once(names, lengths):
+    """Chunks smaller and larger than the window, some of them padding only: the same scores and the same state, which the
+    whole sequence has without a state. No layer sees more than a chunk, and the head only the last token."""
+    model, seen = of_mixers(names), set()
+    prompt = torch.randint(259, (3, 17), generator=torch.Generator().manual_seed(0))
+    lengths = None if lengths is None else torch.tensor(lengths)
+    model.blocks[0].register_forward_pre_hook(lambda block, inputs: seen.add(inputs[0].shape[1]))
+    scores, state = prefill(model, prompt, model.init_state(3, 20), lengths)
+    for row, length in enumerate([17] * 3 if lengths is None else lengths.tolist()):
+        alone = model(prompt[row : row + 1, 17 - length :])[0, -1]
+        torch.testing.assert_close(scores[row], alone, rtol=1e-4, atol=1e-4)
+    for chunk in (1, 3, 8, 16):
+        seen.clear()
+        got, after = prefill(model, prompt, model.init_state(3, 20), lengths, chunk)
+        assert max(seen) == chunk and after.seen == state.seen == 17
+        torch.testing.assert_close(got, scores, rtol=1e-4, atol=1e-4)
+        for mine, theirs in zip(tensors_in(after.layers), tensors_in(state.layers), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_prompts_of_different_lengths_together_are_each_alone():
+    model, lengths = of_mixers(["recurrent", "window", "global"]), torch.tensor([9, 4, 1])
+    prompt = torch.randint(259, (3, 9), generator=torch.Generator().manual_seed(1))
+    together = generate(model, prompt, 12, temperature=0, lengths_B=lengths)
+    for row, length in enumerate(lengths.tolist()):
+        alone = generate(model, prompt[row : row + 1, 9 - length :], 12, temperature=0)
+        assert together[row].tolist() == alone[0].tolist()
+    for wrong in ([9, 4], [9, 0, 1], [10, 4, 1]):
+        with pytest.raises(ValueError, match="3 prompts of 1 to 9 tokens cannot have the lengths"):
+            generate(model, prompt, 1, lengths_B=torch.tensor(wrong))
 
 
 def test_which_tokens_are_kept():

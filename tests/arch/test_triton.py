@@ -1,4 +1,5 @@
-"""The Triton kernels against the plain reference, through Triton's interpreter on the CPU: `make test-triton`."""
+"""The Triton kernels against the plain reference: through Triton's interpreter on the CPU (`make test-triton`), or, where
+there is a CUDA device, compiled for it."""
 
 import os
 
@@ -8,26 +9,31 @@ import torch
 from arch.kernels.linear_scan import reference
 
 pytest.importorskip("triton", reason="needs the extra `triton`")
-if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("TRITON_INTERPRET=1 is not set", allow_module_level=True)
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if not (INTERPRETED or torch.cuda.is_available()):
+    pytest.skip("neither TRITON_INTERPRET=1 nor a CUDA device", allow_module_level=True)
 
 from arch.kernels import linear_scan_triton  # noqa: E402
 
-# The interpreter takes time by the element: small tiles show the same edges.
-linear_scan_triton.TILE_T = linear_scan_triton.TILE_R = 8
+DEVICE = "cpu" if INTERPRETED else "cuda"
+SHAPES = [(1, 1), (1, 11), (7, 3), (8, 8), (9, 9), (20, 17)]
+if INTERPRETED:  # it takes time by the element: small tiles show the same edges
+    linear_scan_triton.TILE_T = linear_scan_triton.TILE_R = 8
+else:
+    SHAPES += [(64, 32), (65, 33), (200, 70)]
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("resets", [False, True], ids=["flowing", "resets"])
-@pytest.mark.parametrize("tokens, width", [(1, 1), (1, 11), (7, 3), (8, 8), (9, 9), (20, 17)])
+@pytest.mark.parametrize("tokens, width", SHAPES)
 def test_linear_scan_equals_the_reference(tokens, width, resets, dtype):
     generator = torch.Generator().manual_seed(tokens)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
     a = draw(2, tokens, width).sigmoid() ** 0.1
     if resets:
         a[torch.rand(2, tokens, generator=generator) < 0.1] = 0.0
-    a, b, h0, g = (x.to(dtype) for x in (a, draw(2, tokens, width), draw(2, width), draw(2, tokens, width)))
+    a, b, h0, g = (x.to(DEVICE, dtype) for x in (a, draw(2, tokens, width), draw(2, width), draw(2, tokens, width)))
     exact = [x.double().requires_grad_() for x in (a, b, h0)]
     want = reference(*exact)
     strided = b.transpose(1, 2).contiguous().transpose(1, 2)
@@ -44,7 +50,7 @@ def near(what, got, want, dtype):
 
 
 def test_a_reset_is_exact():
-    a, b, h0 = torch.rand(1, 20, 3), torch.randn(1, 20, 3), torch.randn(1, 3)
+    a, b, h0 = (x.to(DEVICE) for x in (torch.rand(1, 20, 3), torch.randn(1, 20, 3), torch.randn(1, 3)))
     a[:, 13] = 0.0
     other = b.clone()
     other[:, :13] *= 1e6

@@ -6,6 +6,11 @@ import torch.nn.functional as F
 from arch.kernels.attention.reference import visible
 
 
+def needs_no_mask(q_BTHC, k_BSKC, reach, whole):
+    """Whether what queries see is all keys, or all up to their own place: what the operation knows without a mask."""
+    return whole and (reach == (None, None) or reach == (None, 0) and q_BTHC.shape[1] == k_BSKC.shape[1])
+
+
 def fused(q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, reach=(None, None), whole=False, memo=None):
     """The reference without a softcap.
 
@@ -13,19 +18,18 @@ def fused(q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, reach=(None, None), wh
     booleans would be converted in every layer).
     """
     tokens, keys = q_BTHC.shape[1], k_BSKC.shape[1]
-    causal = whole and reach == (None, 0) and tokens == keys
-    bias_B1TS = None
+    bias_B1TS, maskless = None, needs_no_mask(q_BTHC, k_BSKC, reach, whole)
 
     def make():
         seen_BTS = visible(low_BT, high_BT, torch.arange(keys, device=low_BT.device))
         return torch.zeros_like(seen_BTS, dtype=q_BTHC.dtype).masked_fill_(~seen_BTS, float("-inf"))[:, None]
 
-    if not causal and not (whole and reach == (None, None)):
+    if not maskless:
         bias_B1TS = make() if memo is None else memo(("bias", reach, tokens, keys, q_BTHC.dtype), make)
     y_BHTC = F.scaled_dot_product_attention(
         *(x.transpose(1, 2) for x in (q_BTHC, k_BSKC, v_BSKC)),
         attn_mask=bias_B1TS,
-        is_causal=causal,
+        is_causal=maskless and reach == (None, 0),
         scale=scale,
         enable_gqa=q_BTHC.shape[2] != k_BSKC.shape[2],
     )

@@ -1,0 +1,91 @@
+"""Under autocast to bfloat16 (`precision: bf16-mixed`) what has a gradient of its own is as near to float32 as plain
+torch is there, and weights and their gradients stay float32."""
+
+import pytest
+import torch
+from test_kernels import layout_of
+from tiny_specs import DIM, context, examples, label, model_spec
+
+from arch import registry
+from arch.kernels import attention, cross_entropy, rg_lru
+from arch.layers import RMSNorm, initialise, rms_norm_reference
+from arch.layout import TokenLayout
+from arch.model import new_model
+
+TOKENS = 70
+ATTENTION = {"type": "attention", "heads": 4, "kv_heads": 2, "head_dim": 16}
+MODELS = {
+    "local/global": [{**ATTENTION, "window": 4, "qk_norm": True}, {**ATTENTION, "qk_norm": True}],
+    "softcap": [{**ATTENTION, "window": 20, "softcap": 5.0}, {**ATTENTION, "softcap": 5.0}],
+    "recurrent": [{"type": "rg_lru", "blocks": 2}, {"type": "rg_lru"}, {**ATTENTION, "kv_heads": 1, "window": 60}],
+}
+# The gradient is taken inside by Lightning's manual optimization, outside by a plain loop.
+each_place = pytest.mark.parametrize("inside", [True, False], ids=["backward inside", "backward outside"])
+each_packing = pytest.mark.parametrize("packing", ["whole", "packed"])
+
+
+def found_by(run, weights, pull=None, inside=True, autocast=True):
+    """What `run` gives, and its gradients by the weights."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = run()
+        pull = None if pull is None else pull.to(y.dtype)
+        gradients = torch.autograd.grad(y, weights, pull) if inside else None
+    return [y.detach(), *(gradients or torch.autograd.grad(y, weights, pull))]
+
+
+def errors(got, want):
+    return [float((x.float() - y).norm() / y.norm().clamp(min=1e-4)) for x, y in zip(got, want, strict=True)]
+
+
+def layout_for(packing):
+    made = layout_of(packing, TOKENS)
+    return lambda: TokenLayout(made.doc_BT, made.pos_BT, made.first)
+
+
+def plain_attend(q, k, v, low, high, scale, reach, whole, softcap, memo):
+    return attention.reference(q, k, v, low, high, scale, softcap)
+
+
+@each_packing
+@each_place
+@pytest.mark.parametrize("mixers", MODELS.values(), ids=MODELS)
+def test_a_training_step_rounds_as_plain_torch_does(mixers, inside, packing, monkeypatch):
+    """Of bfloat16's eight bits several layers leave two or three in some gradients, whoever computes them."""
+    model, generator = new_model(model_spec(*mixers, logit_softcap=10.0), seed=0), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():  # else attention is about even, and its gradients next to nothing
+            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+    tokens = torch.randint(37, (2, TOKENS), generator=torch.Generator().manual_seed(0))
+    layout, weights = layout_for(packing), list(model.parameters())
+
+    def loss_by(cross_entropy_of):
+        hidden_ND = model.trunk(tokens, layout())[0].flatten(0, 1)
+        return cross_entropy_of(hidden_ND, model.head_weight, tokens.roll(-1, 1).flatten(), 10.0) / tokens.numel()
+
+    got = found_by(lambda: loss_by(cross_entropy.linear_cross_entropy), weights, inside=inside)
+    monkeypatch.setattr("arch.mixers.attention.attend", plain_attend)
+    monkeypatch.setattr(rg_lru, "rg_lru", rg_lru.reference)
+    monkeypatch.setattr(RMSNorm, "forward", lambda norm, x: rms_norm_reference(x, norm.weight, norm.eps))
+    plain = found_by(lambda: loss_by(cross_entropy.reference), weights)
+    exact = found_by(lambda: loss_by(cross_entropy.reference), weights, autocast=False)
+    assert all(each.dtype == torch.float32 for each in [*got, *exact])
+    names = ["loss", *(name for name, _ in model.named_parameters())]
+    for name, mine, theirs in zip(names, errors(got, exact), errors(plain, exact), strict=True):
+        assert mine <= 1.5 * theirs + 2e-3 and mine <= 0.1, f"{name}: {mine:.1e}, plain {theirs:.1e}"
+
+
+@each_packing
+@each_place
+@pytest.mark.parametrize("component", examples("mixer"), ids=label)
+def test_a_mixer_is_that_of_float32(component, inside, packing):
+    mixer = registry.build("mixer", component, context())
+    initialise(mixer, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, TOKENS, DIM, generator=generator, requires_grad=True)
+    pull, layout = torch.randn(x.shape, generator=generator), layout_for(packing)
+    names, weights = zip(*mixer.named_parameters())
+    got, want = (
+        found_by(lambda: mixer(x, layout())[0], [x, *weights], pull, inside, autocast) for autocast in (True, False)
+    )
+    for name, error, gradient in zip(["y", "x", *names], errors(got, want), got, strict=True):
+        assert error <= 0.03 and (name == "y" or gradient.dtype == torch.float32), f"{name}: {error:.1e}"
