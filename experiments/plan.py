@@ -4,10 +4,14 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from arch import cost, registry
 from arch.document import lay, node
 from arch.errors import DataError
+from arch.model import Model
 from arch.spec import digest
+from experiments.compiled import CompileError, compiler, kinds
 from experiments.data.corpus import prepare
 from experiments.spec import ExperimentSpec
 from experiments.start import Start, plan_start
@@ -20,7 +24,7 @@ _COSTS = {}
 class RunPlan:
     """A run but for its seed. `identity` covers all that decides its result; the other fields go into its record.
 
-    start: the checkpoint it starts from, None for first values drawn for the seed.
+    start: the checkpoint it starts from, None for first values drawn for the seed. notes: what was decided for it.
     """
 
     spec: ExperimentSpec
@@ -29,11 +33,37 @@ class RunPlan:
     plugins: dict[str, str]
     cost: dict[str, Any]
     start: Start | None = None
+    notes: tuple[str, ...] = ()
+
+
+# What compiling takes and gives on a CPU in float32, by docs/notebook.md, "Blocks compiled": FLOPs (6 a parameter and
+# token) a thread and second of the eager step; by how much of itself the compiled step is shorter, the least seen;
+# seconds a distinct block with an empty cache, the most seen.
+EAGER_RATE, GAIN, SECONDS = 6e10, 0.05, 15.0
+
+
+def worth(spec):
+    """(whether compiling pays, why) for an ExperimentSpec, from its numbers alone: no clock decides an identity.
+
+    It pays where GAIN of the time that the eager steps take is more than all distinct blocks take to compile. Where
+    that was not measured, it does not.
+    """
+    if (spec.train.accelerator, spec.train.precision) != ("cpu", "32-true"):
+        return False, f"never measured for {spec.train.precision} on {spec.train.accelerator}"
+    with torch.device("meta"):
+        parameters = sum(weight.numel() for weight in Model(spec.model).parameters())
+    eager = 6 * parameters * spec.tokens / (EAGER_RATE * spec.train.threads)
+    cost = SECONDS * len(kinds(spec.model))
+    return GAIN * eager > cost, f"{GAIN:.0%} of about {eager:,.0f} s of steps against up to {cost:,.0f} s of compiling"
 
 
 def resolve(source):
     """The ExperimentSpec of a document, every component complete. Reads no data. Raises SpecError."""
-    root = node(source)
+    return _resolved(node(source))[0]
+
+
+def _resolved(root):
+    """(the ExperimentSpec, notes on what was decided for it)"""
     spec = ExperimentSpec.parse(root)
     model = registry.resolve(spec.model, root, ("model",))
     cost.check_builds(model, root, ("model",))
@@ -42,7 +72,22 @@ def resolve(source):
     )
     with_default = lay(node({"objective": ExperimentSpec.model_fields["objective"].default}), root)
     objective = registry.resolve_component("objective", with_default, ("objective",))
-    return spec.model_copy(update={"model": model, "data": data, "objective": objective})
+    return _with_compile(spec.model_copy(update={"model": model, "data": data, "objective": objective}))
+
+
+def _with_compile(spec):
+    """(the spec with `train.compile: auto` decided, notes on it)"""
+    if spec.train.compile != "auto":
+        return spec, ()
+    pays, why = worth(spec)
+    if pays:
+        try:
+            compiler("cpu")
+        except CompileError as error:
+            pays, why = False, str(error)
+    choice = "on" if pays else "off"
+    train = spec.train.model_copy(update={"compile": choice})
+    return spec.model_copy(update={"train": train}), (f"train.compile: auto became {choice}: {why}",)
 
 
 def plan(source):
@@ -51,7 +96,7 @@ def plan(source):
     Raises SpecError for what the spec says and for the data it names, DataError for a token cache that cannot be used.
     """
     root = node(source)
-    spec = resolve(root)
+    spec, notes = _resolved(root)
     try:
         start = spec.init_from and plan_start(spec.model, spec.init_from)
         corpus = prepare(spec.data, spec.model.vocab_size)
@@ -64,7 +109,9 @@ def plan(source):
     decides = {"spec": content, "data": corpus.fingerprint, "plugins": plugins}
     if start:
         decides["init_from"] = start.identity
-    return RunPlan(spec, digest(decides), corpus.summary(), plugins, _cost(spec, plugins), start or None)
+    if start:
+        notes = (*start.notes(), *notes)
+    return RunPlan(spec, digest(decides), corpus.summary(), plugins, _cost(spec, plugins), start or None, notes)
 
 
 def _cost(spec, plugins):
