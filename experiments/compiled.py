@@ -29,18 +29,18 @@ class CompileError(RuntimeError):
     """Blocks that were to be compiled and cannot be. The message says what to do."""
 
 
-def compile_blocks(model, *case):
+def compile_blocks(model, device, *case):
     """Have every block of `model` compiled when it is first called in training; parameters keep their names.
 
-    case: what decides the programs beside the model's spec (shapes, types): those of another case are thrown away, so
+    device: `cpu`, or the kind of accelerator it is trained on. case: what decides the programs beside the model's spec (shapes, types): those of another case are thrown away, so
     that a process that trains one model after another never meets torch's limit, past which blocks run eager in
     silence. Returns what compiles them, for a record. Raises CompileError where there is no C++ compiler for a CPU.
     """
     global _case
-    said = compiler(model.embedding.device.type)
+    said = compiler(device)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.root() / FOLDER))
     _keep_outside()
-    case = (model.spec, *case)
+    case = (model.spec, device, *case)
     if _case not in (None, case):
         torch._dynamo.reset()
     _case = case

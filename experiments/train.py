@@ -122,7 +122,7 @@ def _new_record(plan, seed):
 def _compiled(record, model, spec):
     """The record, with what its model's blocks are compiled by from here on."""
     shape = spec.data.rows // (spec.train.accumulate * spec.train.devices), spec.data.context
-    said = compiled.compile_blocks(model, *shape, spec.train.precision, spec.train.accelerator)
+    said = compiled.compile_blocks(model, spec.train.accelerator, *shape, spec.train.precision)
     return record.model_copy(update={"versions": record.versions | {"blocks": said}})
 
 

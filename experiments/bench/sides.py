@@ -65,7 +65,7 @@ class Ours(_Side):
     def training(self, rows, context):
         """As every side's, with the blocks compiled where that was asked for."""
         if self.compile:
-            compile_blocks(self.model, rows, context, self.dtype)
+            compile_blocks(self.model, self.device.type, rows, context, self.dtype)
         return super().training(rows, context)
 
     def _mean_loss(self, tokens_BT):

@@ -5,8 +5,12 @@ import os
 import pytest
 import torch
 
+from arch.errors import SpecError
 from arch.model import new_model
 from experiments import compiled
+from experiments.bench.run import check
+from experiments.bench.sides import Ours
+from experiments.bench.spec import BenchSpec
 from experiments.checkpoint import load_model
 from experiments.data.corpus import prepare
 from experiments.objectives.next_token import NextToken
@@ -43,7 +47,7 @@ def losses_and_gradients(tiny, compile=False, steps=1):
     spec = resolve(tiny)
     corpus, model = prepare(spec.data, spec.model.vocab_size), new_model(spec.model, 0)
     if compile:
-        compiled.compile_blocks(model)
+        compiled.compile_blocks(model, "cpu")
     objective = NextToken(NextToken.Config(), corpus.byte_lengths)
     for step in range(steps):
         batch = corpus.batch("train", step, 0, spec.data.rows, spec.data.context)
@@ -138,6 +142,19 @@ def test_a_compiled_run_resumes_bit_for_bit(tiny, tmp_path, traced):
     assert resumed.status == "finished" and resumed.metrics == alone.metrics
 
 
+def test_the_benchmark_compiles_as_training_does(tiny, traced):
+    tiny["model"] |= {"pattern": ["local"], "layers": 2}
+    weights = []
+    for compile in (False, True):
+        before, side = graphs(), Ours(resolve(tiny).model, torch.device("cpu"), "float32", compile=compile)
+        step = side.training(2, 16)
+        step()
+        assert (graphs() > before) == compile
+        weights.append(list(side.model.parameters()))
+    for a, b in zip(*weights, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
 def test_without_a_compiler_auto_is_eager_and_on_is_refused(tiny, tmp_path, forgetful, monkeypatch):
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -148,6 +165,8 @@ def test_without_a_compiler_auto_is_eager_and_on_is_refused(tiny, tmp_path, forg
     tiny["train"] |= {"compile": "auto", "steps": 10**10}
     (note,) = plan(tiny).notes
     assert note.startswith("train.compile: auto became off: no C++ compiler")
+    with pytest.raises(SpecError, match="--compile: no C\\+\\+ compiler"):
+        check(BenchSpec(specs=("small/gemma3",), compile=True), {})
     tiny["train"] |= {"compile": "on", "steps": 2}
     failure = train(plan(tiny), 0, tmp_path / "run").failure
     assert failure.error == "CompileError" and "say `train.compile: off`" in failure.message
@@ -213,8 +232,8 @@ def test_the_break_even_moves_with_threads_and_with_kinds_of_blocks(tiny):
 
 def test_programs_are_kept_in_our_cache_unless_told_otherwise(tiny, traced, monkeypatch):
     model = new_model(resolve(tiny).model, 0)
-    compiled.compile_blocks(model)
+    compiled.compile_blocks(model, "cpu")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(compiled.cache.root() / "inductor")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
-    compiled.compile_blocks(model)
+    compiled.compile_blocks(model, "cpu")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
