@@ -19,8 +19,8 @@ from experiments.data import cache
 
 FOLDER = "inductor"
 EAGER = "eager"
-# Of what a block calls, these run as they are. A look into a layout's memo is among them, since the first layer, which
-# fills it, would otherwise be another program than the layers that find it full.
+# Of what a block calls, these run as they are. A look into a layout's memo is among them: the first layer, which fills
+# it, would otherwise be another program than the layers that find it full.
 OUTSIDE = ((TokenLayout, "memo"), (attention, "banded"), (attention, "blocked"))
 _case = None
 

@@ -210,7 +210,7 @@ class Attention(nn.Module):
             y_B1D = self._compiled(x_BTD, layout, state)
             if y_B1D is not None:
                 return y_B1D, after
-        # First, since what layers share is made outside of a compiled block and would cut it in two here.
+        # First: what layers share is made outside of a compiled block's programs, and further down would cut one in two.
         turn = angles(layout, self.channels, self.config.rope) if self.config.rope else None
         q_BTHC = self.q(x_BTD).unflatten(-1, (-1, self.channels))
         k_BTKC = self.k(x_BTD).unflatten(-1, (-1, self.channels))

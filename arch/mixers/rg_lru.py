@@ -94,10 +94,8 @@ class RGLRU(nn.Module):
             y_B1D = self._compiled(x_BTD, layout, state)
             if y_B1D is not None:
                 return y_B1D, state
-        # First, since what layers share is made outside of a compiled block and would cut it in two here.
-        inside, reset_BT = self._boundaries(layout)
-        u_BTR, tail_BJR = self._convolved(self.x(x_BTD), inside, state.tail_BJR)
-        h_BTR = self._recurrence(u_BTR, reset_BT, state.h_BR)
+        u_BTR, tail_BJR = self._convolved(self.x(x_BTD), layout, state.tail_BJR)
+        h_BTR = self._recurrence(u_BTR, layout, state.h_BR)
         state = RecurrentState(h_BTR[:, -1], tail_BJR)
         gate_BTR = F.gelu(self.y(x_BTD), approximate="tanh")
         return self.o(h_BTR.to(x_BTD.dtype) * gate_BTR), state
@@ -114,25 +112,20 @@ class RGLRU(nn.Module):
     def _slope_R(self):
         return -self.config.exponent * F.softplus(-self.decay.float())
 
-    def _boundaries(self, layout):
-        """(for each further tap, (B, T, 1) bool: where it stays within the token's document; where documents begin)"""
-        taps = range(1, self.config.taps)
-        masks = [layout.memo(("tap", back), lambda: (layout.pos_BT >= back)[..., None]) for back in taps]
-        return masks, layout.reset_BT
-
-    def _convolved(self, x_BTR, inside, tail_BJR):
+    def _convolved(self, x_BTR, layout, tail_BJR):
         """Causal depthwise convolution; a tap that would reach before the token's document sees 0."""
         tokens, taps = x_BTR.shape[1], self.config.taps
         padded_BTR = torch.cat([tail_BJR.to(x_BTR.dtype), x_BTR], dim=1)
         y_BTR = self.conv.bias + self.conv.weight[-1] * x_BTR
-        for back, inside_BT1 in enumerate(inside, start=1):
+        for back in range(1, taps):
+            inside_BT1 = (layout.pos_BT >= back)[..., None]
             shifted_BTR = padded_BTR[:, taps - 1 - back : taps - 1 - back + tokens]
             y_BTR = y_BTR + self.conv.weight[-1 - back] * torch.where(inside_BT1, shifted_BTR, 0)
         return y_BTR, padded_BTR[:, -(taps - 1) :]
 
-    def _recurrence(self, u_BTR, reset_BT, h0_BR):
+    def _recurrence(self, u_BTR, layout, h0_BR):
         rho_BTR, iota_BTR = self.recurrence_gate(u_BTR).float(), self.input_gate(u_BTR).float()
-        return kernel.rg_lru(rho_BTR, iota_BTR, u_BTR.float(), self._slope_R(), reset_BT, h0_BR)
+        return kernel.rg_lru(rho_BTR, iota_BTR, u_BTR.float(), self._slope_R(), layout.reset_BT, h0_BR)
 
 
 def _tap_values(taps):
