@@ -32,9 +32,10 @@ class CompileError(RuntimeError):
 def compile_blocks(model, device, *case):
     """Have every block of `model` compiled when it is first called in training; parameters keep their names.
 
-    device: `cpu`, or the kind of accelerator it is trained on. case: what decides the programs beside the model's spec (shapes, types): those of another case are thrown away, so
-    that a process that trains one model after another never meets torch's limit, past which blocks run eager in
-    silence. Returns what compiles them, for a record. Raises CompileError where there is no C++ compiler for a CPU.
+    device: `cpu`, or the kind of accelerator it is trained on. case: what decides the programs beside the model's spec
+    (shapes, types): those of another case are thrown away, so that a process that trains one model after another never
+    meets torch's limit, past which blocks would run eager in silence; what meets it all the same fails.
+    Returns what compiles them, for a record. Raises CompileError where there is no C++ compiler for a CPU.
     """
     global _case
     said = compiler(device)

@@ -55,7 +55,7 @@ class TrainSpec(Spec):
 
     compile: `on` has torch.compile compile each distinct block before the first step, which changes last bits and so
     identity; `off` is plain eager. `auto` becomes one of them when the run is planned, by `experiments.plan.worth`:
-    `on` where the run is long enough to earn it back, as far as that was measured.
+    `off` on a CPU, where nothing is gained, and on a GPU `on` where the run is long enough to earn it back.
     """
 
     steps: Count
