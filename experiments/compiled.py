@@ -17,7 +17,7 @@ from arch.kernels import attention
 from arch.layout import TokenLayout
 from experiments.data import cache
 
-FOLDER = "inductor"
+VARIABLE, FOLDER = "TORCHINDUCTOR_CACHE_DIR", "inductor"
 EAGER = "eager"
 # Of what a block calls, these run as they are. A look into a layout's memo is among them: the first layer, which fills
 # it, would otherwise be another program than the layers that find it full.
@@ -39,7 +39,7 @@ def compile_blocks(model, device, *case):
     """
     global _case
     said = compiler(device)
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.root() / FOLDER))
+    _keep_programs()
     _keep_outside()
     case = (model.spec, device, *case)
     if _case not in (None, case):
@@ -57,21 +57,24 @@ def compiler(device):
     """What compiles blocks for a device, for a record. Raises CompileError where a CPU has no C++ compiler."""
     if device != "cpu":
         return "compiled by inductor"
-    from torch._inductor.cpp_builder import get_compiler_version_info, get_cpp_compiler
+    from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
     try:
-        version = get_compiler_version_info(get_cpp_compiler())
+        command = [get_cpp_compiler(), "--version"]
+        version = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     except (InvalidCxxCompiler, subprocess.SubprocessError, OSError):
         advice = "install g++ or name one in CXX, or say `train.compile: off`"
         raise CompileError(f"no C++ compiler to compile blocks with: {advice}") from None
-    return f"compiled by inductor, {_release(version)}"
+    return f"compiled by inductor, {version.strip().splitlines()[0]}"
 
 
-def _release(text):
-    """`gcc version 13.2.0 (Debian 13.2.0-1)` out of all that a compiler says of itself."""
-    lines = [line.strip() for line in text.splitlines() if " version " in line]
-    return lines[-1] if lines else text.strip().splitlines()[0]
+def _keep_programs():
+    """In our cache folder, unless the user named another: importing Lightning already has torch name its own."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    if os.environ.get(VARIABLE) in (None, os.path.abspath(default_cache_dir())):
+        os.environ[VARIABLE] = str(cache.root() / FOLDER)
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Compiled blocks: the same losses and gradients, each distinct block once, and a record that says which it was."""
 
 import os
+import re
 
 import pytest
 import torch
@@ -169,6 +170,14 @@ def test_without_a_compiler_a_run_fails_and_says_what_to_do(tiny, tmp_path, forg
     assert failure.error == "CompileError" and "say `train.compile: off`" in failure.message
 
 
+def test_the_compiler_is_named_by_its_release():
+    try:
+        said = compiled.compiler("cpu")
+    except compiled.CompileError as error:
+        pytest.skip(str(error))
+    assert re.fullmatch(r"compiled by inductor, \S.*\d+\.\d+.*", said) and len(said) < 120
+
+
 def test_a_failing_compiler_is_told_in_one_line(tiny, tmp_path, traced):
     tiny["train"]["compile"] = "on"
 
@@ -224,7 +233,10 @@ def test_the_break_even_moves_with_devices_and_with_kinds_of_blocks(tiny):
 
 
 def test_programs_are_kept_in_our_cache_unless_told_otherwise(tiny, traced, monkeypatch):
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
     model = new_model(resolve(tiny).model, 0)
+    assert cache_dir() == os.environ["TORCHINDUCTOR_CACHE_DIR"], "torch writes its own choice there"
     compiled.compile_blocks(model, "cpu")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(compiled.cache.root() / "inductor")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
