@@ -172,12 +172,8 @@ def _normalised(x, weight, eps):
     return torch.addcmul(y, y, weight.to(wide), out=y).to(x.dtype), r
 
 
-def rotary(x_BTHC, layout, rope):
-    """Rotate the first `rope.fraction` of each head's channels, split in halves that form the pairs.
-
-    The angle of pair i at position p is p * theta^(-2i / width) / scale, computed in float32.
-    """
-    cos_BT1C, sin_BT1c = angles(layout, x_BTHC.shape[-1], rope)
+def rotary(x_BTHC, cos_BT1C, sin_BT1c):
+    """Rotate each head's first channels by `angles`; the halves of what is rotated form the pairs."""
     if torch.is_grad_enabled():
         return _Rotary.apply(x_BTHC, cos_BT1C, sin_BT1c)
     return _turned(x_BTHC, cos_BT1C, sin_BT1c, 1)
@@ -186,7 +182,8 @@ def rotary(x_BTHC, layout, rope):
 def angles(layout, channels, rope):
     """Cosine of every channel (B, T, 1, C) and sine of the pairs (B, T, 1, c), of one row only where all are alike.
 
-    rope: None turns no pair.
+    The angle of pair i at position p is p * theta^(-2i / width) / scale, in float32, for the pairs of the first
+    `rope.fraction` of the channels; the others are not turned. rope: None turns no pair.
     """
     if rope is None:
         return layout.memo(("rotary", channels), lambda: _angles(layout.distinct_pos_BT, channels, 0, rope))

@@ -58,7 +58,7 @@ class TokenLayout:
     @property
     def reset_BT(self):
         """Where a document begins, and at all padding: no state and no convolution tap reaches across."""
-        return self.memo("reset", lambda: self.pos_BT == 0)
+        return self.pos_BT == 0
 
     @property
     def distinct_pos_BT(self):

@@ -64,8 +64,8 @@ def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = 
     asked = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked.append(1))
-    if first and planned.start:
-        print(*planned.start.notes(), sep="\n")
+    if first and planned.notes:
+        print(*planned.notes, sep="\n")
     record = train(planned, seed, folder, progress=Bar() if first else None, stop=lambda: bool(asked))
     if not first:
         return

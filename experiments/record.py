@@ -43,7 +43,9 @@ class RunRecord(Spec):
     data: fingerprint and sizes of what was read. cost: as `arch.cost` says for this context.
     metrics: final numbers, named SPLIT/METRIC, e.g. `report/loss` (nats a token), `report/perplexity`,
     `report/bits_per_byte`, `select/loss`; for the same identity and seed they are the same to the last bit.
-    timing: what is not: tokens_per_second, train_seconds, evaluate_seconds, peak_memory_bytes. Times are in seconds.
+    versions: what else decides last bits: packages, the path of each `kernel NAME`, and `blocks`, eager or compiled
+    and by what. timing: what is not the same: tokens_per_second, train_seconds (of which this process spent
+    compile_seconds compiling, where blocks are compiled), evaluate_seconds, peak_memory_bytes. Times are in seconds.
     sample: text that the trained model wrote.
     """
 

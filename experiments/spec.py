@@ -51,7 +51,12 @@ class ScheduleSpec(Spec):
 class TrainSpec(Spec):
     """`accumulate`: micro-batches a step (the step's result is the same to rounding). `threads`: CPU threads. Both
     decide bits and so are part of a run's identity, as are accelerator and devices where they are not one CPU;
-    accelerator, devices and strategy go to Lightning as they are."""
+    accelerator, devices and strategy go to Lightning as they are.
+
+    compile: `on` has torch.compile compile each distinct block before the first step, which changes last bits and so
+    identity; `off` is plain eager. `auto` becomes one of them when the run is planned, by `experiments.plan.worth`:
+    `off` on a CPU, where nothing is gained, and on a GPU `on` where the run is long enough to earn it back.
+    """
 
     steps: Count
     accumulate: Count = 1
@@ -59,6 +64,7 @@ class TrainSpec(Spec):
     threads: Count = 1
     accelerator: Literal["cpu", "gpu", "mps", "tpu"] = later("cpu")
     devices: Count = later(1)
+    compile: Literal["off", "on", "auto"] = later("off")
     strategy: str = place("auto")
     checkpoint_every: Count = place(100)
 

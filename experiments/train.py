@@ -19,7 +19,7 @@ from arch.document import ROOT
 from arch.generate import generate
 from arch.kernels import paths
 from arch.model import new_model
-from experiments import checkpoint, device
+from experiments import checkpoint, compiled, device
 from experiments.data.corpus import prepare
 from experiments.evaluate import evaluate, evaluating
 from experiments.module import NonFinite, TrainingModule
@@ -60,7 +60,7 @@ def train(plan, seed, folder, progress=None, stop=None):
         return record
     earlier_seconds = record.wall_seconds if record and record.identity == plan.identity else 0.0
     record = _new_record(plan, seed)
-    started = time.perf_counter()
+    started, compiled_seconds = time.perf_counter(), compiled.seconds_so_far()
     watch = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,6 +73,9 @@ def train(plan, seed, folder, progress=None, stop=None):
         model = new_model(spec.model, seed)
         if plan.start:
             plan.start.fill(model)
+        if spec.train.compile == "on":
+            record = _compiled(record, model, spec)
+            record.write(folder)
         objective = registry.build("objective", spec.objective, corpus.byte_lengths)
         module = TrainingModule(model, objective, spec, corpus, seed)
         watch = Watch(corpus, spec, folder, progress, stop)
@@ -89,7 +92,8 @@ def train(plan, seed, folder, progress=None, stop=None):
         sample = _sample(model, corpus, spec, seed)
         checkpoint.save_weights(model, folder)
         _close(watch, folder, metrics, sample)
-        outcome = {"status": "finished", "metrics": metrics, "sample": sample, "timing": _timing(watch, spec, where)}
+        timing = _timing(watch, spec, where, compiled.seconds_so_far() - compiled_seconds)
+        outcome = {"status": "finished", "metrics": metrics, "sample": sample, "timing": timing}
     except (Interrupted, KeyboardInterrupt):
         outcome = {"status": "interrupted"}
     except Exception as error:  # whatever ends a run ends only this run, and its record says why
@@ -111,14 +115,22 @@ def _new_record(plan, seed):
         threads=torch.get_num_threads(),
         cost=plan.cost,
         started=_now(),
-        notes=list(plan.start.notes()) if plan.start else [],
+        notes=list(plan.notes),
     )
 
 
+def _compiled(record, model, spec):
+    """The record, with what its model's blocks are compiled by from here on."""
+    shape = spec.data.rows // (spec.train.accumulate * spec.train.devices), spec.data.context
+    said = compiled.compile_blocks(model, spec.train.accelerator, *shape, spec.train.precision)
+    return record.model_copy(update={"versions": record.versions | {"blocks": said}})
+
+
 def _versions():
-    """What decides a run's last bits beside its identity: packages, and which paths the kernels take."""
+    """What decides a run's last bits beside its identity: packages, which paths the kernels take, and (here: eager) what
+    runs the blocks."""
     packages = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return packages | {"python": platform.python_version()} | paths.recorded()
+    return packages | {"python": platform.python_version()} | paths.recorded() | {"blocks": compiled.EAGER}
 
 
 def _own_folder(folder):
@@ -193,9 +205,10 @@ def _close(watch, folder, metrics, sample):
         watch.events.text(step, "sample", sample)
 
 
-def _timing(watch, spec, where):
+def _timing(watch, spec, where, compile_seconds):
     train_seconds = watch.history.seconds - watch.evaluate_seconds
-    return {
+    compiling = {"compile_seconds": compile_seconds} if spec.train.compile == "on" else {}
+    return compiling | {
         "train_seconds": train_seconds,
         "evaluate_seconds": watch.evaluate_seconds,
         "tokens_per_second": spec.tokens / train_seconds,
@@ -208,7 +221,7 @@ def _failure(error, watch):
     return Failure(
         step=error.step if isinstance(error, NonFinite) else int(last.get("step", -1)),
         error=type(error).__name__,
-        message=str(error),
+        message=compiled.explained(error),
         parameters=error.groups if isinstance(error, NonFinite) else [],
     )
 

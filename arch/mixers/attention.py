@@ -210,13 +210,15 @@ class Attention(nn.Module):
             y_B1D = self._compiled(x_BTD, layout, state)
             if y_B1D is not None:
                 return y_B1D, after
+        # First: what layers share is made outside of a compiled block's programs, and further down would cut one in two.
+        turn = angles(layout, self.channels, self.config.rope) if self.config.rope else None
         q_BTHC = self.q(x_BTD).unflatten(-1, (-1, self.channels))
         k_BTKC = self.k(x_BTD).unflatten(-1, (-1, self.channels))
         v_BTKC = self.v(x_BTD).unflatten(-1, (-1, self.channels))
         if self.config.qk_norm:
             q_BTHC, k_BTKC = self.q_norm(q_BTHC), self.k_norm(k_BTKC)
-        if self.config.rope:
-            q_BTHC, k_BTKC = (rotary(x, layout, self.config.rope) for x in (q_BTHC, k_BTKC))
+        if turn:
+            q_BTHC, k_BTKC = rotary(q_BTHC, *turn), rotary(k_BTKC, *turn)
         if state is None:
             y_BTHC = self._attend(q_BTHC, k_BTKC, v_BTKC, layout, whole=layout.first is not None)
         elif x_BTD.shape[1] == 1:

@@ -118,7 +118,7 @@ class RGLRU(nn.Module):
         padded_BTR = torch.cat([tail_BJR.to(x_BTR.dtype), x_BTR], dim=1)
         y_BTR = self.conv.bias + self.conv.weight[-1] * x_BTR
         for back in range(1, taps):
-            inside_BT1 = layout.memo(("tap", back), lambda: (layout.pos_BT >= back)[..., None])
+            inside_BT1 = (layout.pos_BT >= back)[..., None]
             shifted_BTR = padded_BTR[:, taps - 1 - back : taps - 1 - back + tokens]
             y_BTR = y_BTR + self.conv.weight[-1 - back] * torch.where(inside_BT1, shifted_BTR, 0)
         return y_BTR, padded_BTR[:, -(taps - 1) :]

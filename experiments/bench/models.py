@@ -6,6 +6,7 @@ import torch
 
 from arch import cost
 from arch.spec import ModelSpec
+from experiments import compiled
 from experiments.bench import products
 from experiments.bench.child import Lodger, forget_peak, held_bytes, in_child, peak_bytes
 from experiments.bench.profile import profiled
@@ -42,6 +43,10 @@ def training(journal, spec, name, context, asked, device):
     found = products.noted(steps["ours"])
     steps["products"] = products.alone(found.products, device)
     facts = {"products": {"flops": found.flops, "count": len(found.products), "not in it": dict(found.opaque)}}
+    if "compiled" in steps:
+        before = compiled.seconds_so_far()
+        steps["compiled"]()
+        facts["compiled"] = {"compile seconds": compiled.seconds_so_far() - before}
     with stock_of(spec, asked) as stock:
         if stock:
             stock.call("prepare_training", rows, context)

@@ -18,6 +18,7 @@ from experiments.bench import ceilings, kernels, models, workbench
 from experiments.bench.journal import Journal
 from experiments.bench.peer import INSTALL, expressed
 from experiments.bench.record import BenchRecord
+from experiments.compiled import CompileError, compiler
 from experiments.train import CODE
 
 PACKAGES = ("torch", "triton", "transformers", "pytorch-lightning", "numpy")
@@ -101,9 +102,14 @@ def alone(journal, asked, device):
 
 
 def check(asked, specs):
-    """Raises SpecError for a peer or a device that is not there."""
+    """Raises SpecError for a peer, a device or a compiler that is not there."""
     if asked.device == "cuda" and not torch.cuda.is_available():
         raise SpecError("--device cuda: torch finds no CUDA device here")
+    if asked.compile:
+        try:
+            compiler(asked.device)
+        except CompileError as error:
+            raise SpecError(f"--compile: {error}") from None
     if asked.against:
         if importlib.util.find_spec("transformers") is None:
             raise SpecError(f"--against hf needs the package transformers: {INSTALL}")

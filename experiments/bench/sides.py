@@ -12,6 +12,7 @@ from arch.generate import prefill
 from arch.model import new_model
 from arch.spec import ModelSpec
 from experiments.bench.peer import check_same, new_peer
+from experiments.compiled import compile_blocks
 from experiments.data.packing import Batch
 from experiments.optim import build_optimizer
 from experiments.spec import OptimizerSpec
@@ -59,9 +60,13 @@ class Ours(_Side):
         super().__init__(new_model(spec, seed=0), spec, device, dtype)
         lengths_V = torch.ones(spec.vocab_size, dtype=torch.long)
         self.objective = registry.build("objective", {"type": "next_token"}, lengths_V).to(device)
-        if compile:
-            for block in self.model.blocks:
-                block.compile()
+        self.compile = compile
+
+    def training(self, rows, context):
+        """As every side's, with the blocks compiled where that was asked for."""
+        if self.compile:
+            compile_blocks(self.model, self.device.type, rows, context, self.dtype)
+        return super().training(rows, context)
 
     def _mean_loss(self, tokens_BT):
         batch = whole_rows(tokens_BT)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from arch.kernels import attention, linear_scan
-from arch.layers import Context, RMSNorm, initialise, rms_norm_reference, rotary
+from arch.layers import Context, RMSNorm, angles, initialise, rms_norm_reference, rotary
 from arch.layout import TokenLayout
 from arch.mixers.attention import Attention, Rope
 
@@ -250,7 +250,7 @@ def test_norm_and_rotary_have_exact_gradients():
     norm.weight.data.normal_(generator=generator)
     torch.autograd.gradcheck(lambda x, w: torch.func.functional_call(norm, {"weight": w}, x), (x, norm.weight))
     layout = TokenLayout.whole(2, 5)
-    torch.autograd.gradcheck(lambda x: rotary(x, layout, Rope(fraction=0.5)), x)
+    torch.autograd.gradcheck(lambda x: rotary(x, *angles(layout, x.shape[-1], Rope(fraction=0.5))), x)
 
 
 @pytest.mark.parametrize("resets", [False, True], ids=["flowing", "resets"])
