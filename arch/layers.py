@@ -89,11 +89,14 @@ class Linear(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
+def hooked(module):
+    """Whether something is to happen when this module is called."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def plain(linear):
     """(weight, bias) of a `Linear` that nothing has been put in the place of, nor hooked to; else None."""
-    if type(linear) is not Linear or linear._forward_hooks or linear._forward_pre_hooks:
-        return None
-    return linear.weight, linear.bias
+    return None if type(linear) is not Linear or hooked(linear) else (linear.weight, linear.bias)
 
 
 class BlockDiagonalLinear(nn.Module):
@@ -129,6 +132,11 @@ class RMSNorm(nn.Module):
         # A decoded token feels the cost of each call.
         y = decode.norm(x, self.weight, self.eps) if x.ndim == 3 and x.shape[1] == 1 else None
         return _normalised(x, self.weight, self.eps)[0] if y is None else y
+
+
+def plain_norm(norm):
+    """(weight, eps) of an `RMSNorm` that nothing has been put in the place of, nor hooked to; else None."""
+    return None if type(norm) is not RMSNorm or hooked(norm) else (norm.weight, norm.eps)
 
 
 def rms_norm_reference(x, weight, eps):
