@@ -94,9 +94,13 @@ def hooked(module):
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def plain(linear):
-    """(weight, bias) of a `Linear` that nothing has been put in the place of, nor hooked to; else None."""
-    return None if type(linear) is not Linear or hooked(linear) else (linear.weight, linear.bias)
+def plain(modules, names):
+    """[(weight, bias), ...] of these of a module's own `_modules`, in which a look-up takes a tenth of an attribute's
+    time. None unless all are `Linear`, and nothing has been put in their place nor hooked to them."""
+    found = [modules[name] for name in names]
+    if any(type(each) is not Linear or hooked(each) for each in found):
+        return None
+    return [(each._parameters["weight"], each._parameters.get("bias")) for each in found]
 
 
 class BlockDiagonalLinear(nn.Module):
@@ -136,7 +140,7 @@ class RMSNorm(nn.Module):
 
 def plain_norm(norm):
     """(weight, eps) of an `RMSNorm` that nothing has been put in the place of, nor hooked to; else None."""
-    return None if type(norm) is not RMSNorm or hooked(norm) else (norm.weight, norm.eps)
+    return None if type(norm) is not RMSNorm or hooked(norm) else (norm._parameters["weight"], norm.eps)
 
 
 def rms_norm_reference(x, weight, eps):

@@ -40,7 +40,7 @@ class Sublayer(nn.Module):
 
         None where it has none or declines, or where a call of a module would be missed.
         """
-        component, before, after = self.component, self.before, self.after
+        component, before, after = self._modules.values()
         if not hasattr(component, "token") or any(hooked(module) for module in (component, before, after)):
             return None
         norms = [(None, 0.0) if type(norm) is nn.Identity else plain_norm(norm) for norm in (before, after)]
@@ -133,9 +133,12 @@ class Model(nn.Module):
 
     def logits(self, hidden_BTD):
         """Scores of the next token (B, T, V), softcapped where the spec says so."""
-        z_BTV = decode.linear(hidden_BTD, self.head_weight) if hidden_BTD.shape[1] == 1 else None
-        z_BTV = F.linear(hidden_BTD, self.head_weight) if z_BTV is None else z_BTV
         cap = self.spec.logit_softcap
+        if hidden_BTD.shape[1] == 1:
+            z_BTV = decode.linear(hidden_BTD, self.head_weight, softcap=cap)
+            if z_BTV is not None:
+                return z_BTV
+        z_BTV = F.linear(hidden_BTD, self.head_weight)
         return z_BTV if cap is None else cap * torch.tanh(z_BTV / cap)
 
     def forward(self, tokens_BT, layout=None):

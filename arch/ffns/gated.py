@@ -49,5 +49,5 @@ class Gated(nn.Module):
 
     def token(self, x_B1D, around=decode.ALONE):
         """One token a row, with what is `around`, in one call; None where `decode` declines."""
-        maps = [plain(x) for x in (self.gate, self.up, self.down)]
-        return None if None in maps else decode.gated(x_B1D, *maps, self.config.activation == "gelu_tanh", around)
+        maps = plain(self._modules, ("gate", "up", "down"))
+        return maps and decode.gated(x_B1D, *maps, self.config.activation == "gelu_tanh", around)

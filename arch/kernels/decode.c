@@ -20,11 +20,19 @@ void norm(const float *x, const float *w, float *y, int64_t rows, int64_t width,
     for (int64_t b = 0; b < rows * width; b += width) normalised(x + b, w, y + b, width, eps);
 }
 
+/* Each y of a linear map, or softcap tanh(y / softcap) where softcap is not 0. */
 void linear(const float *x, const float *w, const float *bias, float *y, int64_t rows, int64_t inputs, int64_t outputs,
-            int64_t threads)
+            float softcap, int64_t threads)
 {
     #pragma omp parallel num_threads(rows * inputs * outputs < ALONE ? 1 : threads)
-    linear_shared(x, w, bias, 0, y, rows, inputs, outputs);
+    {
+        linear_shared(x, w, bias, 0, y, rows, inputs, outputs);
+        if (softcap > 0) {
+            #pragma omp barrier
+            #pragma omp for simd schedule(static) nowait
+            for (int64_t k = 0; k < rows * outputs; k++) y[k] = softcap * tanh_one(y[k] / softcap);
+        }
+    }
 }
 
 /* x sigmoid(slope (x + cubic x^3)): silu, or gelu by its tanh form. */

@@ -18,7 +18,7 @@ from arch.kernels import native
 POINTER, INTEGER, REAL = native.POINTER, native.INTEGER, native.REAL
 SIGNATURES = {
     "norm": [POINTER] * 3 + [INTEGER] * 2 + [REAL],
-    "linear": [POINTER] * 4 + [INTEGER] * 4,
+    "linear": [POINTER] * 4 + [INTEGER] * 3 + [REAL] + [INTEGER],
     "gated": [POINTER] * 11 + [REAL] * 2 + [INTEGER] * 6,
     "attention": [POINTER] * 20 + [REAL] * 2 + [INTEGER] * 10 + [REAL] * 3 + [INTEGER],
     "recurrent": [POINTER] * 21 + [REAL] * 2 + [INTEGER] * 7,
@@ -49,14 +49,15 @@ def norm(x, weight, eps):
     return y
 
 
-def linear(x, weight, bias=None):
-    """x (..., inputs) through one map, (..., outputs)."""
+def linear(x, weight, bias=None, softcap=None):
+    """x (..., inputs) through one map, (..., outputs); each y of it softcap tanh(y / softcap) where there is one."""
     library, given = _ready(x, weight, bias)
     if library is None:
         return None
     outputs, inputs = weight.shape
     y = x.new_empty((*x.shape[:-1], outputs))
-    library.linear(*given, y.data_ptr(), x.numel() // inputs, inputs, outputs, torch.get_num_threads())
+    shapes = x.numel() // inputs, inputs, outputs
+    library.linear(*given, y.data_ptr(), *shapes, softcap or 0.0, torch.get_num_threads())
     return y
 
 
@@ -65,7 +66,7 @@ def gated(x_B1D, gate, up, down, gelu, around=ALONE):
     library, given = _ready(x_B1D, *around[:2], *gate, *up, *down)
     if library is None:
         return None
-    (rows, _, dim), hidden = x_B1D.shape, len(gate[0])
+    (rows, _, dim), hidden = x_B1D.shape, gate[0].shape[0]
     y_B1D, work = torch.empty_like(x_B1D), x_B1D.new_empty(rows * (2 * hidden + dim))
     own = y_B1D.data_ptr(), work.data_ptr()
     library.gated(*given, *own, *around[2:], rows, dim, hidden, gelu, torch.get_num_threads())
@@ -85,11 +86,11 @@ def attention(
     if library is None:
         return None
     (rows, _, dim), (_, kv_heads, slots, channels) = x_B1D.shape, k_BKSC.shape
-    heads = len(q[0]) // channels
+    heads = q[0].shape[0] // channels
     work = x_B1D.new_empty(rows * ((heads + 2 * kv_heads) * channels + heads * SHARES * (channels + 2) + dim))
     y_B1D = torch.empty_like(x_B1D)
     own = pos_B.data_ptr(), y_B1D.data_ptr(), work.data_ptr()
-    shapes = rows, dim, heads, kv_heads, channels, sin.shape[-1], len(cos) == 1, slots, seen
+    shapes = rows, dim, heads, kv_heads, channels, sin.shape[-1], cos.shape[0] == 1, slots, seen
     library.attention(*given, *own, *around[2:], *shapes, eps, scale, softcap or 0.0, torch.get_num_threads())
     return y_B1D
 
@@ -105,7 +106,7 @@ def recurrent(
     (rows, _, dim), (taps, width) = x_B1D.shape, taps_JR.shape
     y_B1D, work = torch.empty_like(x_B1D), x_B1D.new_empty(rows * (5 * width + dim))
     own = pos_B.data_ptr(), y_B1D.data_ptr(), work.data_ptr()
-    shapes = rows, dim, width, taps, len(recurrence_gate[0])
+    shapes = rows, dim, width, taps, recurrence_gate[0].shape[0]
     library.recurrent(*given, *own, *around[2:], *shapes, torch.get_num_threads())
     return y_B1D
 

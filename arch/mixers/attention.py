@@ -11,7 +11,7 @@ from torch import nn
 
 from arch.kernels import decode
 from arch.kernels.attention import attend, ring
-from arch.layers import Linear, RMSNorm, angles, plain, rotary
+from arch.layers import Linear, RMSNorm, angles, plain, plain_norm, rotary
 from arch.registry import mixer
 from arch.spec import Count, Fraction, Positive, Spec
 
@@ -239,10 +239,10 @@ class Attention(nn.Module):
 
     def token(self, x_B1D, layout, state, around=decode.ALONE):
         """(y_B1D, state) of one token a row, with what is `around` it, in one call; None where `decode` declines."""
-        maps, norms, eps = [plain(x) for x in (self.q, self.k, self.v, self.o)], (None, None), 0.0
+        maps, norms, eps = plain(self._modules, "qkvo"), [None, None], 0.0
         if self.config.qk_norm:
-            norms, eps = (self.q_norm.weight, self.k_norm.weight), self.q_norm.eps
-        if None in maps:
+            norms, (_, eps) = zip(*(plain_norm(self._modules[name]) or (None, None) for name in ("q_norm", "k_norm")))
+        if maps is None or eps is None:
             return None
         after = state.after(1)
         cos, sin = angles(layout, self.channels, self.config.rope)

@@ -100,8 +100,8 @@ class RGLRU(nn.Module):
 
     def token(self, x_B1D, layout, state, around=decode.ALONE):
         """(y_B1D, state) of one token a row, with what is `around` it, in one call; None where `decode` declines."""
-        maps = [plain(x) for x in (self.x, self.y, self.o)]
-        if None in maps:
+        maps = plain(self._modules, "xyo")
+        if maps is None:
             return None
         # After a prompt they are views of all its states and inputs.
         state = RecurrentState(state.h_BR.contiguous(), state.tail_BJR.contiguous())
