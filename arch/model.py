@@ -14,7 +14,7 @@ from torch import nn
 
 from arch import registry
 from arch.kernels import decode
-from arch.layers import Context, Linear, RMSNorm, drawn, hooked, initialise, parameter, plain_norm
+from arch.layers import Context, Linear, RMSNorm, drawn, initialise, parameter, plain_norm
 from arch.layout import TokenLayout
 
 
@@ -41,13 +41,12 @@ class Sublayer(nn.Module):
         None where it has none or declines, or where a call of a module would be missed.
         """
         component, before, after = self._modules.values()
-        if not hasattr(component, "token") or any(hooked(module) for module in (component, before, after)):
+        if component._forward_hooks or component._forward_pre_hooks or not hasattr(component, "token"):
             return None
-        norms = [(None, 0.0) if type(norm) is nn.Identity else plain_norm(norm) for norm in (before, after)]
+        norms = plain_norm(before), plain_norm(after)
         if None in norms:
             return None
-        (before_D, eps_before), (after_D, eps_after) = norms
-        return component.token(x_B1D, *rest, around=decode.Around(before_D, after_D, eps_before, eps_after, residual=True))
+        return component.token(x_B1D, *rest, around=decode.Around(*zip(*norms), residual=True))
 
 
 class Block(nn.Module):

@@ -76,7 +76,7 @@ void gated(const float *x, const float *before, const float *after, const float 
     }
 }
 
-/* Norm (null for none) and rotation of one head, in place: sine holds `half` pairs, cosine every channel. */
+/* Norm (null for none) and rotation of one head, in place: cosine and sine of the first `half` pairs. */
 static void turned(float *x, const float *w, const float *cosine, const float *sine, int64_t channels, int64_t half,
                    float eps)
 {
@@ -155,8 +155,7 @@ static void merge(const float *found, float *out, int64_t group, int64_t channel
 
 /* The part is o(attention of each row's token over its ring, into which its key and value are written first).
    ring_k, ring_v (B, K, S, C), of which `seen` tokens before this one have used slot n mod S; pos (B) positions within
-   the document; q_norm, k_norm (C) or null; cosine (B or 1, C) and sine (B or 1, half), the same for all rows where
-   `alike`; softcap 0 for none. work: B (H + K + K) C for q, k, v, B H SHARES (C + 2) and B D. */
+   the document; q_norm, k_norm (C) or null; cosine, sine (B or 1, half), the same for all rows where `alike`; softcap 0 for none. work: B (H + K + K) C for q, k, v, B H SHARES (C + 2) and B D. */
 void attention(const float *x, const float *before, const float *after, const float *w_q, const float *b_q,
                const float *w_k, const float *b_k, const float *w_v, const float *b_v, const float *w_o,
                const float *b_o, const float *q_norm, const float *k_norm, const float *cosine, const float *sine,
@@ -186,9 +185,9 @@ void attention(const float *x, const float *before, const float *after, const fl
             int64_t at = (stream * slots + newest) * channels;
             float *k_new = k + stream * channels;
             for (int64_t g = 0; g < group; g++)
-                turned(q + b * width + (h * group + g) * channels, q_norm, cosine + angle * channels,
+                turned(q + b * width + (h * group + g) * channels, q_norm, cosine + angle * half,
                        sine + angle * half, channels, half, eps);
-            turned(k_new, k_norm, cosine + angle * channels, sine + angle * half, channels, half, eps);
+            turned(k_new, k_norm, cosine + angle * half, sine + angle * half, channels, half, eps);
             memcpy(ring_k + at, k_new, channels * sizeof(float));
             memcpy(ring_v + at, v + stream * channels, channels * sizeof(float));
             if (shares == 1) { /* as of a window: nothing to wait for */

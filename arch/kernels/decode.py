@@ -27,12 +27,13 @@ SHARES = 16  # as in decode.c
 
 
 class Around(NamedTuple):
-    """What a part is between: y = x + after(part(before(x))) where `residual`, each norm RMSNorm's weight or None."""
+    """What a part is between: y = x + after(part(before(x))) where `residual`.
 
-    before: torch.Tensor | None = None
-    after: torch.Tensor | None = None
-    eps_before: float = 0.0
-    eps_after: float = 0.0
+    weights: of RMSNorm before and after, None for none. eps: of both.
+    """
+
+    weights: tuple = (None, None)
+    eps: tuple = (0.0, 0.0)
     residual: bool = False
 
 
@@ -63,13 +64,13 @@ def linear(x, weight, bias=None, softcap=None):
 
 def gated(x_B1D, gate, up, down, gelu, around=ALONE):
     """The part is down(activation(gate(x)) up(x)); the activation is gelu's tanh form, or silu."""
-    library, given = _ready(x_B1D, *around[:2], *gate, *up, *down)
+    library, given = _ready(x_B1D, *around.weights, *gate, *up, *down)
     if library is None:
         return None
     (rows, _, dim), hidden = x_B1D.shape, gate[0].shape[0]
     y_B1D, work = torch.empty_like(x_B1D), x_B1D.new_empty(rows * (2 * hidden + dim))
     own = y_B1D.data_ptr(), work.data_ptr()
-    library.gated(*given, *own, *around[2:], rows, dim, hidden, gelu, torch.get_num_threads())
+    library.gated(*given, *own, *around.eps, around.residual, rows, dim, hidden, gelu, torch.get_num_threads())
     return y_B1D
 
 
@@ -79,10 +80,10 @@ def attention(
     """The part is o of what each row's token sees in its ring, into which its key and value are written first, at
     `seen` mod S.
 
-    q_norm, k_norm: weights of RMSNorm, or None. cos (1 or B, ..., C), sin (1 or B, ..., c): c pairs are turned.
+    q_norm, k_norm: weights of RMSNorm, or None. cos, sin (1 or B, ..., c): the first c pairs are turned.
     pos_B: int64 positions within the document. softcap: None for none.
     """
-    library, given = _ready(x_B1D, *around[:2], *q, *k, *v, *o, q_norm, k_norm, cos, sin, k_BKSC, v_BKSC)
+    library, given = _ready(x_B1D, *around.weights, *q, *k, *v, *o, q_norm, k_norm, cos, sin, k_BKSC, v_BKSC)
     if library is None:
         return None
     (rows, _, dim), (_, kv_heads, slots, channels) = x_B1D.shape, k_BKSC.shape
@@ -91,7 +92,7 @@ def attention(
     y_B1D = torch.empty_like(x_B1D)
     own = pos_B.data_ptr(), y_B1D.data_ptr(), work.data_ptr()
     shapes = rows, dim, heads, kv_heads, channels, sin.shape[-1], cos.shape[0] == 1, slots, seen
-    library.attention(*given, *own, *around[2:], *shapes, eps, scale, softcap or 0.0, torch.get_num_threads())
+    library.attention(*given, *own, *around.eps, around.residual, *shapes, eps, scale, softcap or 0.0, torch.get_num_threads())
     return y_B1D
 
 
@@ -100,14 +101,14 @@ def recurrent(
 ):
     """The part is Griffin's recurrent block; the convolution's last J - 1 inputs and h are moved on in place."""
     maps = *x, *y, *o, taps_JR, bias_R, *recurrence_gate, *input_gate, slope_R
-    library, given = _ready(x_B1D, *around[:2], *maps, tail_BJR, h_BR)
+    library, given = _ready(x_B1D, *around.weights, *maps, tail_BJR, h_BR)
     if library is None:
         return None
     (rows, _, dim), (taps, width) = x_B1D.shape, taps_JR.shape
     y_B1D, work = torch.empty_like(x_B1D), x_B1D.new_empty(rows * (5 * width + dim))
     own = pos_B.data_ptr(), y_B1D.data_ptr(), work.data_ptr()
     shapes = rows, dim, width, taps, recurrence_gate[0].shape[0]
-    library.recurrent(*given, *own, *around[2:], *shapes, torch.get_num_threads())
+    library.recurrent(*given, *own, *around.eps, around.residual, *shapes, torch.get_num_threads())
     return y_B1D
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from arch.kernels import decode
 from arch.kernels.attention import attend, ring
-from arch.layers import Linear, RMSNorm, angles, plain, plain_norm, rotary
+from arch.layers import Linear, RMSNorm, pairs, plain, plain_norm, rotary
 from arch.registry import mixer
 from arch.spec import Count, Fraction, Positive, Spec
 
@@ -239,16 +239,16 @@ class Attention(nn.Module):
 
     def token(self, x_B1D, layout, state, around=decode.ALONE):
         """(y_B1D, state) of one token a row, with what is `around` it, in one call; None where `decode` declines."""
-        maps, norms, eps = plain(self._modules, "qkvo"), [None, None], 0.0
-        if self.config.qk_norm:
-            norms, (_, eps) = zip(*(plain_norm(self._modules[name]) or (None, None) for name in ("q_norm", "k_norm")))
-        if maps is None or eps is None:
+        maps = plain(self._modules, "qkvo")
+        norms = [plain_norm(self._modules[name]) for name in ("q_norm", "k_norm") if self.config.qk_norm]
+        if maps is None or None in norms:
             return None
+        (q_norm, eps), (k_norm, _) = norms or [(None, 0.0)] * 2
         after = state.after(1)
-        cos, sin = angles(layout, self.channels, self.config.rope)
+        cos, sin = pairs(layout, self.channels, self.config.rope)
         ring = state.k_BKSC, state.v_BKSC, layout.pos_B, state.seen
         rest = eps, self.scale, self.config.softcap
-        y_B1D = decode.attention(x_B1D, *maps, *norms, cos, sin, *ring, *rest, around)
+        y_B1D = decode.attention(x_B1D, *maps, q_norm, k_norm, cos, sin, *ring, *rest, around)
         return None if y_B1D is None else (y_B1D, after)
 
     def _attend_to_ring(self, q_B1HC, layout, state):
