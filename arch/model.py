@@ -14,7 +14,7 @@ from torch import nn
 
 from arch import registry
 from arch.kernels import decode
-from arch.layers import Context, Linear, RMSNorm, drawn, initialise, parameter
+from arch.layers import Context, Linear, RMSNorm, drawn, initialise, parameter, plain_norm
 from arch.layout import TokenLayout
 
 
@@ -35,6 +35,19 @@ class Sublayer(nn.Module):
         self.before = RMSNorm(context.dim, context.norm_eps) if placement in ("before", "sandwich") else nn.Identity()
         self.after = RMSNorm(context.dim, context.norm_eps) if placement in ("after", "sandwich") else nn.Identity()
 
+    def token(self, x_B1D, *rest):
+        """x + after(component(before(x), *rest)) of one token a row by the component's `token`, without a gradient.
+
+        None where it has none or declines, or where a call of a module would be missed.
+        """
+        component, before, after = self._modules.values()
+        if component._forward_hooks or component._forward_pre_hooks or not hasattr(component, "token"):
+            return None
+        norms = plain_norm(before), plain_norm(after)
+        if None in norms:
+            return None
+        return component.token(x_B1D, *rest, around=decode.Around(*zip(*norms), residual=True))
+
 
 class Block(nn.Module):
     """One layer: a mixer, then a feed-forward network, either of which may be absent."""
@@ -49,11 +62,18 @@ class Block(nn.Module):
 
     def forward(self, x_BTD, layout, state=None):
         """x_BTD after this layer, and the mixer's state (None without one)."""
+        alone = x_BTD.shape[1] == 1 and not torch.is_grad_enabled()
         if self.mixer is not None:
-            y_BTD, state = self.mixer.component(self.mixer.before(x_BTD), layout, state)
-            x_BTD = x_BTD + self.mixer.after(y_BTD)
+            found = self.mixer.token(x_BTD, layout, state) if alone and state is not None else None
+            if found is None:
+                y_BTD, state = self.mixer.component(self.mixer.before(x_BTD), layout, state)
+                found = x_BTD + self.mixer.after(y_BTD), state
+            x_BTD, state = found
         if self.ffn is not None:
-            x_BTD = x_BTD + self.ffn.after(self.ffn.component(self.ffn.before(x_BTD)))
+            found = self.ffn.token(x_BTD) if alone else None
+            if found is None:
+                found = x_BTD + self.ffn.after(self.ffn.component(self.ffn.before(x_BTD)))
+            x_BTD = found
         return x_BTD, state
 
 
@@ -112,9 +132,12 @@ class Model(nn.Module):
 
     def logits(self, hidden_BTD):
         """Scores of the next token (B, T, V), softcapped where the spec says so."""
-        z_BTV = decode.linear(hidden_BTD, self.head_weight) if hidden_BTD.shape[1] == 1 else None
-        z_BTV = F.linear(hidden_BTD, self.head_weight) if z_BTV is None else z_BTV
         cap = self.spec.logit_softcap
+        if hidden_BTD.shape[1] == 1:
+            z_BTV = decode.linear(hidden_BTD, self.head_weight, softcap=cap)
+            if z_BTV is not None:
+                return z_BTV
+        z_BTV = F.linear(hidden_BTD, self.head_weight)
         return z_BTV if cap is None else cap * torch.tanh(z_BTV / cap)
 
     def forward(self, tokens_BT, layout=None):

@@ -42,8 +42,12 @@ class Gated(nn.Module):
 
     def forward(self, x_BTD):
         if x_BTD.shape[1] == 1 and not torch.is_grad_enabled():
-            maps = [plain(x) for x in (self.gate, self.up, self.down)]
-            y_B1D = None if None in maps else decode.gated(x_BTD, *maps, self.config.activation == "gelu_tanh")
+            y_B1D = self.token(x_BTD)
             if y_B1D is not None:
                 return y_B1D
         return self.down(ACTIVATIONS[self.config.activation](self.gate(x_BTD)) * self.up(x_BTD))
+
+    def token(self, x_B1D, around=decode.ALONE):
+        """One token a row, with what is `around`, in one call; None where `decode` declines."""
+        maps = plain(self._modules, ("gate", "up", "down"))
+        return maps and decode.gated(x_B1D, *maps, self.config.activation == "gelu_tanh", around)

@@ -34,6 +34,13 @@ static inline float sigmoid(float x)
     return 1.0f / (1.0f + FMA(scale, p, scale));
 }
 
+/* tanh(x) = (e - 1) / (e + 1) with e = exp(2 x), e - 1 formed before its digits are lost: for x next to 0. */
+static inline float tanh_one(float x)
+{
+    float scale, p = exp_parts(2.0f * x, &scale), less = FMA(scale, p, scale - 1.0f);
+    return less / (less + 2.0f);
+}
+
 /* a = exp(log_a), and 1 - a^2 = -(a - 1)(a + 1) with a - 1 formed before its digits are lost: for a next to 1. */
 static inline float decay(float log_a, float *rest)
 {

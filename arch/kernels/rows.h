@@ -116,30 +116,52 @@ static void product(const float *x, const float *w, const float *bias, float *y,
             block(x + m * inputs, w + n * inputs, bias ? bias + n : 0, y + m * stride + n, inputs, stride, 1, 1);
 }
 
-/* Shared: the whole of a linear map, y (rows, columns). */
-static void linear_shared(const float *x, const float *w, const float *bias, float *y, int64_t rows, int64_t inputs,
-                          int64_t columns)
+/* Shared: the whole of a linear map, y (rows, columns), and `onto` (rows, columns; null for none) added to it. */
+static void linear_shared(const float *x, const float *w, const float *bias, const float *onto, float *y, int64_t rows,
+                          int64_t inputs, int64_t columns)
 {
     #pragma omp for schedule(static) nowait
-    for (int64_t n = 0; n < columns; n += WIDE)
-        product(x, w + n * inputs, bias ? bias + n : 0, y + n, rows, inputs, least(WIDE, columns - n), columns);
+    for (int64_t n = 0; n < columns; n += WIDE) {
+        int64_t size = least(WIDE, columns - n);
+        product(x, w + n * inputs, bias ? bias + n : 0, y + n, rows, inputs, size, columns);
+        for (int64_t m = 0; onto && m < rows; m++)
+            for (int64_t k = m * columns + n; k < m * columns + n + size; k++) y[k] += onto[k];
+    }
 }
 
-/* y (columns) += sum over k of p[k] v[k], v (count, columns). */
-static void weighted(const float *p, const float *v, float *y, int64_t count, int64_t columns)
+/* y[m] += sum over k of p[m, k] v[k] for M rows, a constant at most BLOCK; v (count, columns), p with `each` to a row. */
+static inline __attribute__((always_inline)) void weights(const float *p, const float *v, float *y, int64_t each,
+                                                          int64_t stride, int64_t count, int64_t columns, const int M)
 {
     int64_t c = 0;
     for (; c + 4 * LANES <= columns; c += 4 * LANES) {
-        vec sum[4];
-        for (int j = 0; j < 4; j++) sum[j] = load(y + c + j * LANES);
+        vec sum[BLOCK][4];
+        for (int m = 0; m < M; m++)
+            for (int j = 0; j < 4; j++) sum[m][j] = load(y + m * stride + c + j * LANES);
         for (int64_t k = 0; k < count; k++) {
-            vec weight = p[k] - (vec){0};
-            for (int j = 0; j < 4; j++) sum[j] = fma_vec(weight, load(v + k * columns + c + j * LANES), sum[j]);
+            vec row[4];
+            for (int j = 0; j < 4; j++) row[j] = load(v + k * columns + c + j * LANES);
+            for (int m = 0; m < M; m++) {
+                vec weight = p[m * each + k] - (vec){0};
+                for (int j = 0; j < 4; j++) sum[m][j] = fma_vec(weight, row[j], sum[m][j]);
+            }
         }
-        memcpy(y + c, sum, sizeof sum);
+        for (int m = 0; m < M; m++) memcpy(y + m * stride + c, sum[m], sizeof sum[m]);
     }
-    for (int64_t k = 0; k < count; k++)
-        for (int64_t r = c; r < columns; r++) y[r] = y[r] + p[k] * v[k * columns + r];
+    for (int m = 0; m < M && c < columns; m++)
+        for (int64_t k = 0; k < count; k++)
+            for (int64_t r = c; r < columns; r++) y[m * stride + r] += p[m * each + k] * v[k * columns + r];
+}
+
+/* y (rows, columns) with `stride` += p (rows, count) with `each` to a row, times v (count, columns). */
+static void weighted(const float *p, const float *v, float *y, int64_t rows, int64_t each, int64_t stride,
+                     int64_t count, int64_t columns)
+{
+    int64_t m = 0;
+    for (; m + 4 <= rows; m += 4) weights(p + m * each, v, y + m * stride, each, stride, count, columns, 4);
+    if (rows - m == 3) weights(p + m * each, v, y + m * stride, each, stride, count, columns, 3);
+    if (rows - m == 2) weights(p + m * each, v, y + m * stride, each, stride, count, columns, 2);
+    if (rows - m == 1) weights(p + m * each, v, y + m * stride, each, stride, count, columns, 1);
 }
 
 /* y = x / sqrt(mean(x^2) + eps) (1 + w); y may be x. */
@@ -152,4 +174,25 @@ static void normalised(const float *x, const float *w, float *y, int64_t width, 
     for (; k < width; k++) squares += x[k] * x[k];
     float r = 1.0f / sqrtf(squares / (float)width + eps);
     for (k = 0; k < width; k++) y[k] = x[k] * r * (1.0f + w[k]);
+}
+
+/* Shared: what a part reads of the residual stream x (rows, width): its norm, in z; or x itself without one. */
+static const float *entering(const float *x, const float *w, float *z, int64_t rows, int64_t width, float eps)
+{
+    if (!w) return x;
+    #pragma omp for schedule(static)
+    for (int64_t b = 0; b < rows; b++) normalised(x + b * width, w, z + b * width, width, eps);
+    return z;
+}
+
+/* Shared: y = x + norm of y; nothing to do without a norm, as `linear_shared` has added x. */
+static void leaving(const float *x, const float *w, float *y, int64_t rows, int64_t width, float eps)
+{
+    if (!w) return;
+    #pragma omp barrier
+    #pragma omp for schedule(static) nowait
+    for (int64_t b = 0; b < rows * width; b += width) {
+        normalised(y + b, w, y + b, width, eps);
+        for (int64_t k = b; x && k < b + width; k++) y[k] += x[k];
+    }
 }

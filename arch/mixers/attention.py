@@ -11,7 +11,7 @@ from torch import nn
 
 from arch.kernels import decode
 from arch.kernels.attention import attend, ring
-from arch.layers import Linear, RMSNorm, angles, plain, rotary
+from arch.layers import Linear, RMSNorm, pairs, plain, plain_norm, rotary
 from arch.registry import mixer
 from arch.spec import Count, Fraction, Positive, Spec
 
@@ -206,10 +206,9 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD, layout, state=None):
         if state is not None and x_BTD.shape[1] == 1 and not torch.is_grad_enabled():
-            after = state.after(1)
-            y_B1D = self._compiled(x_BTD, layout, state)
-            if y_B1D is not None:
-                return y_B1D, after
+            found = self.token(x_BTD, layout, state)
+            if found is not None:
+                return found
         # First: what layers share is made outside of a compiled block's programs, and further down would cut one in two.
         turn = angles(layout, self.channels, self.config.rope) if self.config.rope else None
         q_BTHC = self.q(x_BTD).unflatten(-1, (-1, self.channels))
@@ -240,18 +239,19 @@ class Attention(nn.Module):
         softcap = self.config.softcap
         return attend(q_BTHC, k_BSKC, v_BSKC, *bounds, self.scale, self.reach, whole, softcap, layout.memo)
 
-    def _compiled(self, x_B1D, layout, state):
-        """All of it for one token a row, in one call (None where `decode` declines)."""
-        maps, norms = [plain(x) for x in (self.q, self.k, self.v, self.o)], (None, None)
-        if None in maps:
+    def token(self, x_B1D, layout, state, around=decode.ALONE):
+        """(y_B1D, state) of one token a row, with what is `around` it, in one call; None where `decode` declines."""
+        maps = plain(self._modules, "qkvo")
+        norms = [plain_norm(self._modules[name]) for name in ("q_norm", "k_norm") if self.config.qk_norm]
+        if maps is None or None in norms:
             return None
-        eps = 0.0
-        if self.config.qk_norm:
-            norms, eps = (self.q_norm.weight, self.k_norm.weight), self.q_norm.eps
-        cos, sin = angles(layout, self.channels, self.config.rope)
-        ring = state.k_BKSC, state.v_BKSC, state.seen
+        (q_norm, eps), (k_norm, _) = norms or [(None, 0.0)] * 2
+        after = state.after(1)
+        cos, sin = pairs(layout, self.channels, self.config.rope)
+        ring = state.k_BKSC, state.v_BKSC, layout.pos_B, state.seen
         rest = eps, self.scale, self.config.softcap
-        return decode.attention(x_B1D, *maps, *norms, cos, sin, layout.pos_B, *ring, *rest)
+        y_B1D = decode.attention(x_B1D, *maps, q_norm, k_norm, cos, sin, *ring, *rest, around)
+        return None if y_B1D is None else (y_B1D, after)
 
     def _attend_to_ring(self, q_B1HC, layout, state):
         """Attention of one token a row over the slots that are in use, its own already written."""

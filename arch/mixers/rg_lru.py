@@ -89,25 +89,26 @@ class RGLRU(nn.Module):
         if state is None:
             state = self.init_state(*layout.shape, x_BTD.dtype, x_BTD.device)
         elif x_BTD.shape[1] == 1 and not torch.is_grad_enabled():
-            # After a prompt they are views of all its states and inputs.
-            state = RecurrentState(state.h_BR.contiguous(), state.tail_BJR.contiguous())
-            y_B1D = self._compiled(x_BTD, layout, state)
-            if y_B1D is not None:
-                return y_B1D, state
+            found = self.token(x_BTD, layout, state)
+            if found is not None:
+                return found
         u_BTR, tail_BJR = self._convolved(self.x(x_BTD), layout, state.tail_BJR)
         h_BTR = self._recurrence(u_BTR, layout, state.h_BR)
         state = RecurrentState(h_BTR[:, -1], tail_BJR)
         gate_BTR = F.gelu(self.y(x_BTD), approximate="tanh")
         return self.o(h_BTR.to(x_BTD.dtype) * gate_BTR), state
 
-    def _compiled(self, x_B1D, layout, state):
-        """All of it for one token a row, in one call that moves the state on (None where `decode` declines)."""
-        maps = [plain(x) for x in (self.x, self.y, self.o)]
-        if None in maps:
+    def token(self, x_B1D, layout, state, around=decode.ALONE):
+        """(y_B1D, state) of one token a row, with what is `around` it, in one call; None where `decode` declines."""
+        maps = plain(self._modules, "xyo")
+        if maps is None:
             return None
+        # After a prompt they are views of all its states and inputs.
+        state = RecurrentState(state.h_BR.contiguous(), state.tail_BJR.contiguous())
         gates = [(gate.weight, gate.bias) for gate in (self.recurrence_gate, self.input_gate)]
-        rest = self._slope_R(), layout.pos_B, state.tail_BJR, state.h_BR
-        return decode.recurrent(x_B1D, *maps, self.conv.weight, self.conv.bias, *gates, *rest)
+        own = self.conv.weight, self.conv.bias, *gates, self._slope_R(), state.tail_BJR, state.h_BR, layout.pos_B
+        y_B1D = decode.recurrent(x_B1D, *maps, *own, around)
+        return None if y_B1D is None else (y_B1D, state)
 
     def _slope_R(self):
         return -self.config.exponent * F.softplus(-self.decay.float())

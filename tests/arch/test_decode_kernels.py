@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_specs import context, examples, label, model_spec
+from tiny_specs import context, examples, label, model_spec, resolved
 
 from arch import registry
 from arch.cost import tensors
@@ -44,6 +44,14 @@ def test_linear(rows, inputs, outputs):
     for offset in (None, bias):
         want = torch.nn.functional.linear(x.double(), weight.double(), offset if offset is None else offset.double())
         torch.testing.assert_close(decode.linear(x, weight, offset), want.float(), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("softcap", [0.3, 30.0])
+def test_linear_softcap(softcap):
+    x, weight = random(17, 1, 16) * torch.logspace(-4, 2, 17)[:, None, None], random(37, 16, seed=1)
+    z = torch.nn.functional.linear(x.double(), weight.double())
+    want = softcap * torch.tanh(z / softcap)
+    torch.testing.assert_close(decode.linear(x, weight, softcap=softcap), want.float(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("rows, width", [(1, 1), (2, 7), (3, 64), (5, 100)])
@@ -92,6 +100,33 @@ def test_mixers(component, rows, tokens):
         close(got, want)
 
 
+@pytest.mark.parametrize("rows", [1, 5, 18])
+@pytest.mark.parametrize("placement", ["before", "after", "sandwich"])
+@pytest.mark.parametrize("mixer", [ATTENTION, {"type": "rg_lru", "blocks": 2}, None], ids=label)
+def test_blocks(mixer, placement, rows, monkeypatch):
+    """With the norms around each part and the residual stream: a token costs two calls."""
+    data = {"mixer": mixer, "ffn": GATED, "norm": placement}
+    model = new_model(resolved({"dim": 16, "vocab_size": 37, "layers": 1, "pattern": ["b"], "blocks": {"b": data}}), seed=0)
+    for seed, weight in enumerate(model.parameters()):
+        weight.copy_(0.3 * random(*weight.shape, seed=seed))
+    block, runs, calls = model.blocks[0], [], []
+    monkeypatch.setattr(RMSNorm, "forward", lambda self, x: calls.append(x) or rms_norm_reference(x, self.weight, self.eps))
+    for off in (False, True):
+        state, outputs = mixer and block.mixer.component.init_state(rows, 4), []
+        for step in range(4):
+            x, layout = random(rows, 1, 16, seed=step), TokenLayout.whole(rows, 1, first=step)
+            if off:
+                with native.disabled():
+                    y, state = block(x, layout, state)
+            else:
+                y, state = block(x, layout, state)
+                assert not calls
+            outputs.append(y)
+        runs.append(torch.cat(outputs, 1))
+    assert calls
+    torch.testing.assert_close(*runs, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_bits_do_not_depend_on_threads(threads):
     spec = model_spec({"type": "attention", "heads": 4, "head_dim": 64}, {"type": "rg_lru", "width": 256}, dim=256)
@@ -129,6 +164,21 @@ def test_a_map_that_was_replaced_or_hooked_is_called():
     mixer(x, layout, mixer.init_state(1, 4))
     ffn(x)
     assert called == ["replaced", "hook"]
+
+
+@pytest.mark.parametrize("part", ["mixer.component", "mixer.before", "mixer.component.q_norm", "ffn.component", "ffn.after"])
+def test_what_is_hooked_in_a_layer_is_called(part):
+    """Also where the hook comes between two tokens; the same numbers."""
+    runs = []
+    for hook in (False, True):
+        model, called = new_model(model_spec({**ATTENTION, "qk_norm": True}), seed=0), []
+        _, state = model.decode(torch.tensor([[1]]), model.init_state(1, 3))
+        _, state = model.decode(torch.tensor([[2]]), state)
+        if hook:
+            model.blocks[0].get_submodule(part).register_forward_hook(lambda *_: called.append(part))
+        runs.append(model.decode(torch.tensor([[3]]), state)[0])
+        assert called == [part] * hook
+    close(*runs)
 
 
 def test_a_full_state_refuses_another_token():
