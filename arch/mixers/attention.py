@@ -11,7 +11,7 @@ from torch import nn
 
 from arch.kernels import decode
 from arch.kernels.attention import attend, ring
-from arch.layers import Linear, RMSNorm, pairs, plain, plain_norm, rotary
+from arch.layers import Linear, RMSNorm, angles, pairs, plain, plain_norm, rotary
 from arch.registry import mixer
 from arch.spec import Count, Fraction, Positive, Spec
 
