@@ -155,7 +155,8 @@ static void merge(const float *found, float *out, int64_t group, int64_t channel
 
 /* The part is o(attention of each row's token over its ring, into which its key and value are written first).
    ring_k, ring_v (B, K, S, C), of which `seen` tokens before this one have used slot n mod S; pos (B) positions within
-   the document; q_norm, k_norm (C) or null; cosine, sine (B or 1, half), the same for all rows where `alike`; softcap 0 for none. work: B (H + K + K) C for q, k, v, B H SHARES (C + 2) and B D. */
+   the document; q_norm, k_norm (C) or null; cosine, sine (B or 1, half), the same for all rows where `alike`;
+   softcap 0 for none. work: B (H + K + K) C for q, k, v, B H SHARES (C + 2) and B D. */
 void attention(const float *x, const float *before, const float *after, const float *w_q, const float *b_q,
                const float *w_k, const float *b_k, const float *w_v, const float *b_v, const float *w_o,
                const float *b_o, const float *q_norm, const float *k_norm, const float *cosine, const float *sine,

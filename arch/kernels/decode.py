@@ -92,7 +92,9 @@ def attention(
     y_B1D = torch.empty_like(x_B1D)
     own = pos_B.data_ptr(), y_B1D.data_ptr(), work.data_ptr()
     shapes = rows, dim, heads, kv_heads, channels, sin.shape[-1], cos.shape[0] == 1, slots, seen
-    library.attention(*given, *own, *around.eps, around.residual, *shapes, eps, scale, softcap or 0.0, torch.get_num_threads())
+    library.attention(
+        *given, *own, *around.eps, around.residual, *shapes, eps, scale, softcap or 0.0, torch.get_num_threads()
+    )
     return y_B1D
 
 

@@ -106,11 +106,15 @@ def test_mixers(component, rows, tokens):
 def test_blocks(mixer, placement, rows, monkeypatch):
     """With the norms around each part and the residual stream: a token costs two calls."""
     data = {"mixer": mixer, "ffn": GATED, "norm": placement}
-    model = new_model(resolved({"dim": 16, "vocab_size": 37, "layers": 1, "pattern": ["b"], "blocks": {"b": data}}), seed=0)
+    model = new_model(
+        resolved({"dim": 16, "vocab_size": 37, "layers": 1, "pattern": ["b"], "blocks": {"b": data}}), seed=0
+    )
     for seed, weight in enumerate(model.parameters()):
         weight.copy_(0.3 * random(*weight.shape, seed=seed))
     block, runs, calls = model.blocks[0], [], []
-    monkeypatch.setattr(RMSNorm, "forward", lambda self, x: calls.append(x) or rms_norm_reference(x, self.weight, self.eps))
+    monkeypatch.setattr(
+        RMSNorm, "forward", lambda self, x: calls.append(x) or rms_norm_reference(x, self.weight, self.eps)
+    )
     for off in (False, True):
         state, outputs = mixer and block.mixer.component.init_state(rows, 4), []
         for step in range(4):
@@ -166,7 +170,9 @@ def test_a_map_that_was_replaced_or_hooked_is_called():
     assert called == ["replaced", "hook"]
 
 
-@pytest.mark.parametrize("part", ["mixer.component", "mixer.before", "mixer.component.q_norm", "ffn.component", "ffn.after"])
+@pytest.mark.parametrize(
+    "part", ["mixer.component", "mixer.before", "mixer.component.q_norm", "ffn.component", "ffn.after"]
+)
 def test_what_is_hooked_in_a_layer_is_called(part):
     """Also where the hook comes between two tokens; the same numbers."""
     runs = []
