@@ -14,6 +14,7 @@ from torch import nn
 
 from arch.kernels import decode
 from arch.kernels import rg_lru as kernel
+from arch.kernels.glu import glu
 from arch.layers import BlockDiagonalLinear, Linear, constant, parameter, plain
 from arch.registry import mixer
 from arch.spec import Count, Positive, Spec
@@ -97,8 +98,7 @@ class RGLRU(nn.Module):
         u_BTR, tail_BJR = self._convolved(self.x(x_BTD), layout, state.tail_BJR)
         h_BTR = self._recurrence(u_BTR, layout, state.h_BR)
         state = RecurrentState(h_BTR[:, -1], tail_BJR)
-        gate_BTR = F.gelu(self.y(x_BTD), approximate="tanh")
-        return self.o(h_BTR.to(x_BTD.dtype) * gate_BTR), state
+        return self.o(glu(self.y(x_BTD), h_BTR.to(x_BTD.dtype))), state
 
     def _compiled(self, x_B1D, layout, state):
         """All of it for one token a row, in one call that moves the state on (None where `decode` declines)."""
