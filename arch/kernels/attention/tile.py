@@ -51,7 +51,7 @@ class Workspace:
         return z_XRS.copy_(torch.bmm(a_XRC, b_XCS)).mul_(factor)
 
     def probabilities(self, q_XRC, k_XSC, scale, softcap, hide):
-        """(p_XRS in room 0, what a softcap's derivative needs or None); `hide` puts -inf where a query does not see, in place.
+        """(p_XRS in room 0, s_XRS or None); `hide` puts -inf where a query does not see, in place.
 
         cap tanh(z / cap) is 2 cap s - cap with s = sigmoid(2 z / cap), the constant falls out of the softmax, and a
         sigmoid costs a CPU a seventh of a tanh. s is kept in room 1, if there is one, for its derivative. Where softcap
