@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from arch.kernels import decode
+from arch.kernels import decode, native, rms_norm
 from arch.spec import InitSpec
 
 
@@ -160,7 +160,8 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, eps):
-        y, r = _normalised(x, weight, eps)
+        ctx.compiled = rms_norm.compiled(x, weight)
+        y, r = rms_norm.forward(ctx.compiled, x, weight, eps) if ctx.compiled else _normalised(x, weight, eps)
         ctx.save_for_backward(x, weight, r)
         return y
 
@@ -168,6 +169,8 @@ class _RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         x, weight, r = ctx.saved_tensors
+        if ctx.compiled and native.takes(grad):
+            return *rms_norm.backward(ctx.compiled, grad, x, weight, r), None
         x_ND, a_ND, r_N1 = x.flatten(0, -2).to(r.dtype), grad.flatten(0, -2).to(r.dtype), r.view(-1, 1)
         g_D = 1 + weight.to(r.dtype)
         ax_ND = a_ND * x_ND

@@ -6,15 +6,13 @@ Shapes: B rows, T tokens, D model width, F hidden width.
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from arch.kernels import decode
+from arch.kernels.glu import glu
 from arch.layers import Linear, plain
 from arch.registry import ffn
 from arch.spec import Count, Spec
-
-ACTIVATIONS = {"gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "silu": F.silu}
 
 
 @ffn
@@ -45,7 +43,7 @@ class Gated(nn.Module):
             y_B1D = self.token(x_BTD)
             if y_B1D is not None:
                 return y_B1D
-        return self.down(ACTIVATIONS[self.config.activation](self.gate(x_BTD)) * self.up(x_BTD))
+        return self.down(glu(self.gate(x_BTD), self.up(x_BTD), self.config.activation))
 
     def token(self, x_B1D, around=decode.ALONE):
         """One token a row, with what is `around`, in one call; None where `decode` declines."""

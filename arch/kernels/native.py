@@ -61,6 +61,14 @@ def library(name, tensors, signatures):
     return found
 
 
+def takes(*tensors):
+    """Whether these are plain float32 tensors in CPU memory, and nobody is tracing what is done to them."""
+    if torch.compiler.is_compiling():
+        return False
+    plain = all(type(x) in (torch.Tensor, torch.nn.Parameter) for x in tensors)
+    return plain and all(x.dtype is torch.float32 and x.is_cpu for x in tensors)
+
+
 def _switched_off():
     if _off:
         return "switched off in this process"

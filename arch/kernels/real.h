@@ -34,7 +34,8 @@ static inline float sigmoid(float x)
     return 1.0f / (1.0f + FMA(scale, p, scale));
 }
 
-/* tanh(x) = (e - 1) / (e + 1) with e = exp(2 x), e - 1 formed before its digits are lost: for x next to 0. */
+/* tanh(x) = (e - 1) / (e + 1) with e = exp(2 x), e - 1 formed before its digits are lost: for x next to 0. Beyond +-43.5
+   it is +-1. */
 static inline float tanh_one(float x)
 {
     float scale, p = exp_parts(2.0f * x, &scale), less = FMA(scale, p, scale - 1.0f);

@@ -14,6 +14,8 @@ from torch import nn
 
 from arch.kernels import decode
 from arch.kernels import rg_lru as kernel
+from arch.kernels.convolution import convolution
+from arch.kernels.glu import glu
 from arch.layers import BlockDiagonalLinear, Linear, constant, parameter, plain
 from arch.registry import mixer
 from arch.spec import Count, Positive, Spec
@@ -95,8 +97,7 @@ class RGLRU(nn.Module):
         u_BTR, tail_BJR = self._convolved(self.x(x_BTD), layout, state.tail_BJR)
         h_BTR = self._recurrence(u_BTR, layout, state.h_BR)
         state = RecurrentState(h_BTR[:, -1], tail_BJR)
-        gate_BTR = F.gelu(self.y(x_BTD), approximate="tanh")
-        return self.o(h_BTR.to(x_BTD.dtype) * gate_BTR), state
+        return self.o(glu(self.y(x_BTD), h_BTR.to(x_BTD.dtype))), state
 
     def token(self, x_B1D, layout, state, around=decode.ALONE):
         """(y_B1D, state) of one token a row, with what is `around` it, in one call; None where `decode` declines."""
@@ -115,14 +116,10 @@ class RGLRU(nn.Module):
 
     def _convolved(self, x_BTR, layout, tail_BJR):
         """Causal depthwise convolution; a tap that would reach before the token's document sees 0."""
-        tokens, taps = x_BTR.shape[1], self.config.taps
-        padded_BTR = torch.cat([tail_BJR.to(x_BTR.dtype), x_BTR], dim=1)
-        y_BTR = self.conv.bias + self.conv.weight[-1] * x_BTR
-        for back in range(1, taps):
-            inside_BT1 = (layout.pos_BT >= back)[..., None]
-            shifted_BTR = padded_BTR[:, taps - 1 - back : taps - 1 - back + tokens]
-            y_BTR = y_BTR + self.conv.weight[-1 - back] * torch.where(inside_BT1, shifted_BTR, 0)
-        return y_BTR, padded_BTR[:, -(taps - 1) :]
+        kept = self.config.taps - 1
+        tail_BJR = tail_BJR.to(x_BTR.dtype)
+        y_BTR = convolution(x_BTR, tail_BJR, self.conv.weight, self.conv.bias, layout)
+        return y_BTR, torch.cat([tail_BJR, x_BTR[:, -kept:]], dim=1)[:, -kept:]
 
     def _recurrence(self, u_BTR, layout, h0_BR):
         rho_BTR, iota_BTR = self.recurrence_gate(u_BTR).float(), self.input_gate(u_BTR).float()

@@ -9,6 +9,8 @@ token by token; S keys, C channels a head.
 
 import torch
 
+from arch.kernels import softcap as capped
+
 # Scores in a tile. On a CPU they should stay in the cache; on a GPU a tile should be work enough for all of it; where
 # nothing is computed (meta) a tile may be as large as it likes.
 SCORES = {"cpu": 2**19, "cuda": 2**26, "meta": 2**48}
@@ -38,6 +40,7 @@ class Workspace:
     def __init__(self, like, scores, tiles):
         dtype = torch.promote_types(like.dtype, torch.float32)
         self.rooms = [torch.empty(scores, dtype=dtype, device=like.device) for _ in range(tiles)]
+        self.compiled = capped.compiled(*self.rooms)
 
     def product(self, room, a_XRC, b_XCS, factor):
         """factor * a b (X, R, S) in the room of this number."""
@@ -51,8 +54,15 @@ class Workspace:
         """(p_XRS in room 0, s_XRS or None); `hide` puts -inf where a query does not see, in place.
 
         cap tanh(z / cap) is 2 cap s - cap with s = sigmoid(2 z / cap), the constant falls out of the softmax, and a
-        sigmoid costs a CPU a seventh of a tanh. s is kept in room 1, if there is one, for its derivative.
+        sigmoid costs a CPU a seventh of a tanh. s is kept in room 1, if there is one, for its derivative. Where softcap
+        and softmax are one pass in C it is the tanh itself.
         """
+        if softcap is not None and self.compiled is not None:
+            z_XRS = self.product(0, q_XRC, k_XSC.transpose(1, 2), scale / softcap)
+            hide(z_XRS)
+            t_XRS = self.rooms[1][: z_XRS.numel()].view(z_XRS.shape) if len(self.rooms) > 1 else None
+            capped.softmax_(self.compiled, z_XRS, t_XRS, softcap)
+            return z_XRS, t_XRS
         if softcap is None:
             z_XRS, s_XRS = self.product(0, q_XRC, k_XSC.transpose(1, 2), scale), None
         else:
@@ -71,8 +81,11 @@ class Workspace:
         p_XRS, s_XRS = self.probabilities(q_XRC, k_XSC, scale, softcap, hide)
         dv_XSC = torch.bmm(p_XRS.to(grad_XRC.dtype).transpose(1, 2), grad_XRC)
         d_XRS = self.product(-1, grad_XRC, v_XSC.transpose(1, 2), 1)
-        torch.ops.aten._softmax_backward_data.out(d_XRS, p_XRS, -1, d_XRS.dtype, grad_input=d_XRS)
-        if softcap is not None:
+        if softcap is not None and self.compiled is not None:
+            capped.softmax_backward_(self.compiled, d_XRS, p_XRS, s_XRS)
+        else:
+            torch.ops.aten._softmax_backward_data.out(d_XRS, p_XRS, -1, d_XRS.dtype, grad_input=d_XRS)
+        if softcap is not None and self.compiled is None:
             torch.ops.aten.sigmoid_backward.grad_input(d_XRS, s_XRS, grad_input=d_XRS)
             scale = 4 * scale  # dz/ds ds/d(qk) = 2 cap * s (1 - s) * 2 scale / cap
         if d_XRS.dtype != q_XRC.dtype:

@@ -1,0 +1,51 @@
+"""activation(gate) * up, the product inside a gated feed-forward network and inside Griffin's recurrent block: plain
+torch, and one pass each way in C (`glu.c`), for float32 on the CPU. `native.path("glu")` says which runs there.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+from arch.kernels import native
+
+ACTIVATIONS = {"gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "silu": F.silu}
+SIGNATURES = {
+    "glu": [native.POINTER] * 3 + [native.INTEGER] * 3,
+    "glu_backward": [native.POINTER] * 5 + [native.INTEGER] * 3,
+}
+
+
+def reference(gate, up, activation="gelu_tanh"):
+    """activation(gate) * up, as torch writes it out."""
+    return ACTIVATIONS[activation](gate) * up
+
+
+def glu(gate, up, activation="gelu_tanh"):
+    """`reference` of two tensors of one shape by the fastest path that takes them."""
+    if gate.shape == up.shape and native.takes(gate, up):
+        library = native.library("glu", (gate, up), SIGNATURES)
+        if library is not None:
+            return _GLU.apply(gate, up, activation == "gelu_tanh", library)
+    return reference(gate, up, activation)
+
+
+class _GLU(torch.autograd.Function):
+    """Keeps its two inputs only."""
+
+    @staticmethod
+    def forward(ctx, gate, up, gelu, library):
+        gate, up = gate.contiguous(), up.contiguous()
+        ctx.save_for_backward(gate, up)
+        ctx.gelu, ctx.library = gelu, library
+        y = torch.empty_like(gate)
+        library.glu(gate.data_ptr(), up.data_ptr(), y.data_ptr(), y.numel(), gelu, torch.get_num_threads())
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        given = dy.contiguous(), *ctx.saved_tensors
+        own = torch.empty_like(given[1]), torch.empty_like(given[2])
+        addresses = (x.data_ptr() for x in (*given, *own))
+        ctx.library.glu_backward(*addresses, dy.numel(), ctx.gelu, torch.get_num_threads())
+        return *own, None, None

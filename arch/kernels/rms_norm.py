@@ -1,0 +1,37 @@
+"""RMSNorm's two passes in C (`rms_norm.c`), for float32 on the CPU; `arch.layers` holds what they compute, in torch, and
+takes that where these decline. `native.path("rms_norm")` says which runs.
+"""
+
+import torch
+
+from arch.kernels import native
+
+SIGNATURES = {
+    "rms_norm": [native.POINTER] * 4 + [native.INTEGER] * 2 + [native.REAL, native.INTEGER],
+    "rms_norm_backward": [native.POINTER] * 6 + [native.INTEGER] * 4,
+}
+BLOCK = 64  # rows whose share of the weight's gradient is summed one after the other
+
+
+def compiled(*tensors):
+    """The C functions, or None where they cannot take these tensors."""
+    return native.library("rms_norm", tensors, SIGNATURES) if native.takes(*tensors) else None
+
+
+def forward(library, x, weight, eps):
+    """(y, r): x / sqrt(mean(x^2) + eps) * (1 + weight) over the last axis, and 1 / sqrt(mean(x^2) + eps) (..., 1)."""
+    x, weight = x.contiguous(), weight.contiguous()
+    y, r = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1)
+    addresses = (each.data_ptr() for each in (x, weight, y, r))
+    library.rms_norm(*addresses, r.numel(), x.shape[-1], eps, torch.get_num_threads())
+    return y, r
+
+
+def backward(library, dy, x, weight, r):
+    """The gradients of x and of weight."""
+    dy, x, weight = dy.contiguous(), x.contiguous(), weight.contiguous()
+    rows, width = r.numel(), x.shape[-1]
+    dx, dw = torch.empty_like(x), x.new_empty(-(-rows // BLOCK), width)
+    addresses = (each.data_ptr() for each in (dy, x, weight, r, dx, dw))
+    library.rms_norm_backward(*addresses, rows, width, BLOCK, torch.get_num_threads())
+    return dx, dw.sum(0)

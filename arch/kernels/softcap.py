@@ -1,0 +1,42 @@
+"""cap tanh(z / cap) with what follows it, in place: one pass in C (`softcap.c`) over float32 in CPU memory, of which
+torch makes several. `native.path("softcap")` says which runs.
+"""
+
+import torch
+
+from arch.kernels import native
+
+SIGNATURES = {
+    "softcap": [native.POINTER] * 2 + [native.INTEGER] + [native.REAL] * 2 + [native.INTEGER],
+    "softcap_softmax": [native.POINTER] * 2 + [native.INTEGER] * 2 + [native.REAL, native.INTEGER],
+    "softcap_softmax_backward": [native.POINTER] * 3 + [native.INTEGER] * 3,
+}
+
+
+def compiled(*tensors):
+    """The C functions, or None where they cannot take these tensors."""
+    if not native.takes(*tensors) or not all(x.is_contiguous() for x in tensors):
+        return None
+    return native.library("softcap", tensors, SIGNATURES)
+
+
+def cap_(z, t, cap, factor=1.0):
+    """t becomes tanh(z / cap), z becomes factor * cap * t; two tensors of one shape."""
+    library = compiled(z, t)
+    if library is None:
+        torch.tanh(z.div_(cap), out=t)
+        torch.mul(t, cap * factor, out=z)
+    else:
+        library.softcap(z.data_ptr(), t.data_ptr(), z.numel(), 1 / cap, cap * factor, torch.get_num_threads())
+
+
+def softmax_(library, z, t, cap):
+    """z becomes the softmax of cap tanh(z) over the last axis, where a z of -inf is left out; t (or None) tanh(z)."""
+    own = z.data_ptr(), t if t is None else t.data_ptr()
+    library.softcap_softmax(*own, z.numel() // z.shape[-1], z.shape[-1], cap, torch.get_num_threads())
+
+
+def softmax_backward_(library, d, p, t):
+    """d, the gradient of the probabilities p, becomes that of z in `softmax_` but for the factor cap."""
+    addresses = (x.data_ptr() for x in (d, p, t))
+    library.softcap_softmax_backward(*addresses, d.numel() // d.shape[-1], d.shape[-1], torch.get_num_threads())
