@@ -8,6 +8,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from arch.kernels import native
+from arch.kernels.recomputed import recomputed
 
 SIGNATURES = {
     "convolution": [native.POINTER] * 6 + [native.INTEGER] * 5,
@@ -16,34 +17,35 @@ SIGNATURES = {
 MOST = 8  # taps, as in convolution.c
 
 
-def reference(x_BTR, tail_BJR, weight_JR, bias_R, layout):
+def reference(x_BTR, tail_BJR, pos_BT, weight_JR, bias_R):
     """y_t = bias + sum over j of weight_(J-1-j) x_(t-j); a tap that would reach before the token's document sees 0.
 
-    tail_BJR: the J - 1 inputs before the first.
+    tail_BJR: the J - 1 inputs before the first. pos_BT: positions within the document.
     """
     tokens, taps = x_BTR.shape[1], len(weight_JR)
     padded_BTR = torch.cat([tail_BJR.to(x_BTR.dtype), x_BTR], dim=1)
     y_BTR = bias_R + weight_JR[-1] * x_BTR
     for back in range(1, taps):
-        inside_BT1 = (layout.pos_BT >= back)[..., None]
+        inside_BT1 = (pos_BT >= back)[..., None]
         shifted_BTR = padded_BTR[:, taps - 1 - back : taps - 1 - back + tokens]
         y_BTR = y_BTR + weight_JR[-1 - back] * torch.where(inside_BT1, shifted_BTR, 0)
     return y_BTR
 
 
-def convolution(x_BTR, tail_BJR, weight_JR, bias_R, layout):
+def convolution(x_BTR, tail_BJR, pos_BT, weight_JR, bias_R):
     """`reference` by the fastest path that takes these tensors."""
-    given = x_BTR, tail_BJR, weight_JR, bias_R
-    if len(weight_JR) <= MOST and native.takes(*given) and layout.pos_BT.dtype == torch.long:
-        library = native.library("convolution", given, SIGNATURES)
+    given = x_BTR, tail_BJR, pos_BT, weight_JR, bias_R
+    reals = x_BTR, tail_BJR, weight_JR, bias_R
+    if len(weight_JR) <= MOST and native.takes(*reals) and pos_BT.dtype == torch.long:
+        library = native.library("convolution", reals, SIGNATURES)
         if library is not None:
-            return _Convolution.apply(*given, layout.pos_BT, library)
-    return reference(*given, layout)
+            return _Convolution.apply(*given, library)
+    return recomputed(reference, *given)
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x_BTR, tail_BJR, weight_JR, bias_R, pos_BT, library):
+    def forward(ctx, x_BTR, tail_BJR, pos_BT, weight_JR, bias_R, library):
         x_BTR, *rest = (x.contiguous() for x in (x_BTR, tail_BJR, pos_BT, weight_JR, bias_R))
         ctx.save_for_backward(x_BTR, *rest[:-1])
         ctx.library, y_BTR = library, torch.empty_like(x_BTR)
@@ -61,4 +63,4 @@ class _Convolution(torch.autograd.Function):
         addresses = (x.data_ptr() for x in (dy_BTR, *ctx.saved_tensors, dx_BTR, dtail_BJR, sums))
         ctx.library.convolution_backward(*addresses, rows, tokens, width, taps, torch.get_num_threads())
         sums = sums.sum(0).float()
-        return dx_BTR, dtail_BJR, sums[:-1], sums[-1], None, None
+        return dx_BTR, dtail_BJR, None, sums[:-1], sums[-1], None

@@ -2,11 +2,14 @@
 torch, and one pass each way in C (`glu.c`), for float32 on the CPU. `native.path("glu")` says which runs there.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from arch.kernels import native
+from arch.kernels.recomputed import recomputed
 
 ACTIVATIONS = {"gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "silu": F.silu}
 SIGNATURES = {
@@ -26,7 +29,7 @@ def glu(gate, up, activation="gelu_tanh"):
         library = native.library("glu", (gate, up), SIGNATURES)
         if library is not None:
             return _GLU.apply(gate, up, activation == "gelu_tanh", library)
-    return reference(gate, up, activation)
+    return recomputed(partial(reference, activation=activation), gate, up)
 
 
 class _GLU(torch.autograd.Function):

@@ -1,5 +1,5 @@
-/* RMSNorm and its gradient, float32: x, y and their gradients (rows, width), w (width), all dense; threads share the rows.
-   y = x r (1 + w) with r = (mean(x^2) + eps)^-1/2, one number a row, which the gradient needs. */
+/* RMSNorm and its gradient, float32: x, y and their gradients (rows, width), w (width), all dense; threads share the
+   rows. y = x r (1 + w) with r = (mean(x^2) + eps)^-1/2, one number a row, which the gradient needs. */
 
 #include <math.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
-"""RMSNorm's two passes in C (`rms_norm.c`), for float32 on the CPU; `arch.layers` holds what they compute, in torch, and
-takes that where these decline. `native.path("rms_norm")` says which runs.
+"""RMSNorm's two passes in C (`rms_norm.c`), for float32 on the CPU; `arch.layers` holds what they compute, in torch,
+and takes that where these decline. `native.path("rms_norm")` says which runs.
 """
 
 import torch

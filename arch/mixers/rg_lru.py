@@ -118,7 +118,7 @@ class RGLRU(nn.Module):
         """Causal depthwise convolution; a tap that would reach before the token's document sees 0."""
         kept = self.config.taps - 1
         tail_BJR = tail_BJR.to(x_BTR.dtype)
-        y_BTR = convolution(x_BTR, tail_BJR, self.conv.weight, self.conv.bias, layout)
+        y_BTR = convolution(x_BTR, tail_BJR, layout.pos_BT, self.conv.weight, self.conv.bias)
         return y_BTR, torch.cat([tail_BJR, x_BTR[:, -kept:]], dim=1)[:, -kept:]
 
     def _recurrence(self, u_BTR, layout, h0_BR):

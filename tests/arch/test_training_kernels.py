@@ -113,16 +113,14 @@ def test_the_convolution(tokens, width, taps, dtype):
     shapes = (2, tokens, width), (2, taps - 1, width), (taps, width), (width,)
     given = [drawn(*shape, dtype=dtype, seed=seed) for seed, shape in enumerate(shapes)]
     for layout in layouts(tokens):
-        want = convolution.reference(*given, layout)
-        same(convolution.convolution(*given, layout), want, given, TOLERANCE[dtype])
+        whole = *given[:2], layout.pos_BT, *given[2:]
+        same(convolution.convolution(*whole), convolution.reference(*whole), given, TOLERANCE[dtype])
 
 
 def test_the_convolution_of_views():
     x, tail, weight, bias = drawn(7, 2, 6), drawn(2, 3, 12), drawn(6, 4), drawn(6)
-    given = x.transpose(0, 1), tail[..., ::2], weight.T, bias
-    layout = TokenLayout.whole(2, 7, first=3)
-    want = convolution.reference(*given, layout)
-    same(convolution.convolution(*given, layout), want, (x, tail, weight, bias), 2e-6)
+    given = x.transpose(0, 1), tail[..., ::2], TokenLayout.whole(2, 7, first=3).pos_BT, weight.T, bias
+    same(convolution.convolution(*given), convolution.reference(*given), (x, tail, weight, bias), 2e-6)
 
 
 def test_a_softcap_is_right_where_tanh_is_nearly_straight_and_where_it_is_flat():
@@ -172,8 +170,18 @@ def drawn_norm(width):
 def passes(norm, x):
     """Norm, gated product and convolution of one tensor."""
     y = glu.glu(norm(x), x)
-    return convolution.convolution(y, x[:, :3], x[0, :4], x[0, 0], TokenLayout.whole(*x.shape[:2], x.device))
+    return convolution.convolution(y, x[:, :3], TokenLayout.whole(*x.shape[:2], x.device).pos_BT, x[0, :4], x[0, 0])
 
+
+def test_both_paths_keep_the_same_for_the_gradient():
+    """Inputs only: no activation, no shifted copy, and nothing twice."""
+    norm, x = drawn_norm(70), drawn(2, 300, 70)
+    kept = {}
+    for path, switch in (("compiled", contextlib.nullcontext), ("torch", native.disabled)):
+        with switch(), torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(path, []).append(t), None):
+            passes(norm, x)
+    sizes = {path: sorted({t.untyped_storage().data_ptr(): t.nbytes for t in tensors}.values()) for path, tensors in kept.items()}
+    assert sizes["compiled"] == sizes["torch"] and sizes["torch"][-3:] == [x.nbytes] * 3
 
 def test_bits_do_not_depend_on_threads():
     norm, x, found = drawn_norm(70), drawn(2, 300, 70), []
