@@ -140,7 +140,7 @@ def check_builds(spec, root, path=()):
 class _Measured:
     """One block, or what stands around the blocks: FLOPs over the whole context, bytes by storage.
 
-    shared: what is kept for the backward pass but made once for all layers (masks, rotary angles), {storage: bytes}.
+    shared: what is kept for the backward pass but made once for all layers (positions, masks, rotary angles), {storage: bytes}.
     """
 
     parameters: int
@@ -172,13 +172,13 @@ def _measured_block(block, dim, layout):
         ideal["decode"] = maps + _mixing(mixer, tokens) - _mixing(mixer, tokens - 1)
         executed["decode"], cache = _decoding(run, mixer, tokens, dtype)
     kept = _kept(lambda: run(tokens, layout)[0], block)
-    memo = {_storage(tensor) for tensor in tensors(list(layout._memo.values()))}
+    shared = {_storage(tensor) for tensor in tensors([layout.doc_BT, layout.pos_BT, *layout._memo.values()])}
     return _Measured(
         parameters=sum(weight.numel() for weight in block.parameters()),
         ideal=ideal,
         executed=executed,
-        activations=sum(size for key, size in kept.items() if key not in memo),
-        shared={key: size for key, size in kept.items() if key in memo},
+        activations=sum(size for key, size in kept.items() if key not in shared),
+        shared={key: size for key, size in kept.items() if key in shared},
         cache=cache,
         says_mixing=mixer is None or hasattr(mixer, "mixing_flops"),
     )
