@@ -1,6 +1,7 @@
 """Measurements in turns, each kept as soon as there is one: what is interrupted leaves what it measured."""
 
 import gc
+import itertools
 import os
 import time
 from contextlib import contextmanager
@@ -49,15 +50,16 @@ class Journal:
         finally:
             gc.collect()
 
-    def time(self, what, sides, case, works, of, facts=None):
+    def time(self, what, sides, case, works, of, facts=None, least=0.0):
         """Time the functions `sides` {name: function} in turns and keep a Measurement of each.
 
+        least: seconds for which rounds go on, however few are asked for.
         works: how much of `of` one call does; either may be {side: its own}. facts: {side: its facts}. What has been
         timed when this is interrupted, or when a function fails, is kept.
         """
         seconds, before = {side: [] for side in sides}, cores_time()
         try:
-            in_turns(sides, seconds, self.record.asked["repeats"], self.record.asked["seconds"])
+            in_turns(sides, seconds, self.record.asked["repeats"], self.record.asked["seconds"], least)
         finally:
             others = others_share(before, cores_time())
             self.add(
@@ -78,8 +80,9 @@ class Journal:
             )
 
 
-def in_turns(sides, seconds, repeats, limit=float("inf")):
-    """Call every function of `sides` once to warm up, then `repeats` times in turns; seconds go into `seconds[side]`.
+def in_turns(sides, seconds, repeats, limit=float("inf"), least=0.0):
+    """Call every function of `sides` once to warm up, then `repeats` times in turns, and on until `least` seconds
+    have passed; seconds go into `seconds[side]`.
 
     Once `limit` seconds have passed, the round that is on is the last, but for the first FEWEST_ROUNDS.
     """
@@ -87,8 +90,9 @@ def in_turns(sides, seconds, repeats, limit=float("inf")):
     for function in sides.values():
         function()
     synchronize()
-    for done in range(repeats):
-        if done >= FEWEST_ROUNDS and time.perf_counter() - started > limit:
+    for done in itertools.count():
+        passed = time.perf_counter() - started
+        if done >= FEWEST_ROUNDS and passed > limit or done >= repeats and passed > least:
             return
         for side, function in sides.items():
             before = time.perf_counter()

@@ -4,8 +4,6 @@ the plain path, and how a model's time a token grows with the context.
 Shapes: B rows, T tokens, R channels, D model width, V vocabulary.
 """
 
-import time
-
 import torch
 import torch.nn.functional as F
 
@@ -15,7 +13,6 @@ from arch.layout import TokenLayout
 from arch.model import new_model
 from arch.spec import ModelSpec
 from experiments.bench.child import forget_peak, held_bytes, in_child, peak_bytes
-from experiments.bench.journal import synchronize
 from experiments.bench.record import Measurement
 from experiments.bench.sides import Ours, tokens_of
 from experiments.data.packing import Batch
@@ -23,8 +20,7 @@ from experiments.data.packing import Batch
 SCAN_SHAPES = ((8, 512, 256), (1, 4096, 256), (4, 2048, 1024))
 # Tensors of B x T x R that a scan must read or write: a, b, h; then g, a, h, da, db. And those of a * b.
 SCAN_MOVES, PRODUCT_MOVES = 8, 3
-# What takes less than a millisecond is called for so long in a round: alone, its first calls after another's are slower.
-ROUND_SECONDS = 0.1
+SCAN_SECONDS = 1.0  # the first rounds of what takes less than a millisecond are slower than the others
 LOSS_TOKENS, LOSS_DIM = 4096, 640
 # The plain path holds logits, log-probabilities and two gradients of the size of logits.
 PLAIN_LOGITS = 4
@@ -45,28 +41,9 @@ def scan(journal, asked, device):
         def product(a_BTR=a_BTR.detach(), b_BTR=b_BTR.detach()):
             return a_BTR * b_BTR
 
-        sides = {"ours": repeated(both_ways), "fresh a * b": repeated(product)}
-        moves = {"ours": SCAN_MOVES, "fresh a * b": PRODUCT_MOVES}
-        works = {side: function.calls * moves[side] * a_BTR.nbytes for side, function in sides.items()}
-        journal.time("scan", sides, {"shape": list(shape)}, works, "B")
-
-
-def repeated(function, seconds=ROUND_SECONDS):
-    """A function that calls `function` as often as fills a round; how often stands in its attribute `calls`."""
-    function()
-    synchronize()
-    calls, started = 0, time.perf_counter()
-    while calls == 0 or time.perf_counter() - started < seconds:
-        function()
-        synchronize()
-        calls += 1
-
-    def rounds():
-        for _ in range(calls):
-            function()
-
-    rounds.calls = calls
-    return rounds
+        works = {"ours": SCAN_MOVES * a_BTR.nbytes, "fresh a * b": PRODUCT_MOVES * a_BTR.nbytes}
+        sides = {"ours": both_ways, "fresh a * b": product}
+        journal.time("scan", sides, {"shape": list(shape)}, works, "B", least=SCAN_SECONDS)
 
 
 def loss(journal, asked, device):

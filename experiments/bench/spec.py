@@ -21,7 +21,8 @@ class BenchSpec(Spec):
     `tokens`, the tokens of a step, into rows. decode_contexts: tokens in the cache before decoding is timed, for each
     of `batches` streams. measure: some of MODELS and KERNELS. against: the peer, in this process and so with its
     allocator settings. stock: the peer once more, in a process of its own that is left as the system starts it, as its
-    user runs it; the two processes take turns. compile: also train with each block compiled. repeats: rounds of every interleaved measurement; one that has taken `seconds` ends after its third round.
+    user runs it; the two processes take turns. compile: also train with each block compiled. repeats: rounds of every
+    interleaved measurement; one that has taken `seconds` ends after its third round.
     vocabulary: of the loss measured alone. dtype: of weights and activations alike.
     """
 

@@ -92,6 +92,12 @@ def test_a_slow_measurement_ends_after_its_third_round():
     assert len(seconds["a"]) == journal.FEWEST_ROUNDS
 
 
+def test_a_short_measurement_goes_on_for_as_long_as_it_must():
+    seconds = {"a": []}
+    journal.in_turns({"a": lambda: time.sleep(0.001)}, seconds, repeats=3, least=0.05)
+    assert 3 < len(seconds["a"]) <= 50
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_the_peer_is_the_same_model(name):
     transformers()
