@@ -64,8 +64,8 @@ A ratio compares two sides that were measured in turns, in one process: the medi
 and its quartiles in brackets. *Products* are a step's own matrix products, forward and backward, run alone: the floor
 under its time. `a * b` and the copy are this machine's memory at its best, with the same allocator settings.
 `transformers` (`hf`) runs in our process, hence with our allocator settings. *As it comes* (`hf stock`) it runs in a
-process of its own that is left as the system starts it, but for the number of threads, as its user would find it; the
-two processes take turns. Both stand beside the target."""
+process of its own that is left as the system starts it, but for the number of threads, as its user would find it; ours
+is timed once more beside it, the two processes taking turns. Both stand beside the target."""
 
 
 def _targets(device, records):
@@ -112,16 +112,18 @@ def _ceilings(record):
 
 def _training(record):
     peers, rows = record.peers(), []
-    weighed = peers[:1]  # memory is measured in processes of their own anyway
-    sides = {"tokens/s": "ours", "compiled": "compiled", "products alone": "products"} | {f"`{peer}`": peer for peer in peers}
+    weighed = [record.asked["against"]] if peers else []
+    sides = {"tokens/s": "ours", "compiled": "compiled", "products alone": "products"}
     for case in record.cases("train"):
         found = {side: record.find("train", side, **case) for side in sides.values()}
         row = [case["spec"], f"{case['context']:,}", *(_rate(each) for each in found.values())]
-        row += [_ratio(ratio(found["ours"], found[peer]), "x") for peer in peers]
         row += [_ratio(ratio(found[side], found["products"])) for side in ("ours", "compiled")]
+        for _, end in peers:
+            row += _compared(record, f"train{end}", case)
         memory = [record.find("memory", side, **case) for side in ("ours", *weighed)]
         rows.append([*row, *(units.size(each.median) if each else units.DASH for each in memory)])
-    head = ["training", "context", *sides, *(f"over `{peer}`" for peer in peers), "share of products", "compiled: share"]
+    compared = [word for peer, _ in peers for word in (f"`{peer}`", f"over `{peer}`")]
+    head = ["training", "context", *sides, "share of products", "compiled: share", *compared]
     return _table([*head, "memory", *(f"`{peer}` memory" for peer in weighed)], rows)
 
 
@@ -130,15 +132,20 @@ def _decoding(record):
     for case in record.cases("decode"):
         row = [case["spec"], f"{case['context']:,}", str(case["batch"])]
         for what in ("prefill", "decode"):
-            ours = record.find(what, "ours", **case)
-            row.append(_rate(ours))
-            for theirs in (record.find(what, peer, **case) for peer in peers):
-                row += [_rate(theirs), _ratio(ratio(ours, theirs), "x")]
+            row.append(_rate(record.find(what, "ours", **case)))
+            for _, end in peers:
+                row += _compared(record, f"{what}{end}", case)
         cache = record.find("cache", "ours", **case)
         rows.append([*row, f"{cache.values[0]:,.0f} B of {cache.facts['arch.cost']:,}" if cache else units.DASH])
-    compared = [word for peer in peers for word in (f"`{peer}`", "ratio")]
+    compared = [word for peer, _ in peers for word in (f"`{peer}`", "ratio")]
     head = ["decoding", "cached", "batch", "prompt tokens/s", *compared, "decoded tokens/s", *compared, "cache"]
     return _table(head, rows)
+
+
+def _compared(record, what, case):
+    """[the peer's rate, ours over it]"""
+    ours, theirs = (record.find(what, side, **case) for side in ("ours", record.asked["against"]))
+    return [_rate(theirs), _ratio(ratio(ours, theirs), "x") or units.DASH]
 
 
 def _profiles(record):
@@ -162,7 +169,7 @@ def _others(record):
             f"{units.scaled(each.rate, each.of)}/s" if each.of else "",
         ]
         for each in record.measurements
-        if each.what not in shown
+        if each.what.removesuffix(" stock") not in shown
     ]
     return _table(["alone", "case", "side", "median", "rate"], rows)
 

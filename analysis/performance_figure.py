@@ -50,14 +50,19 @@ def cost_against_context(records):
 
 
 def _latest(records):
-    """{(model, context, what, side): Measurement} of training and its memory on CPUs."""
+    """{(model, context, what, side): Measurement} of training and its memory on CPUs; the side `hf stock`: as it comes."""
     return {
-        (each.case["spec"], each.case["context"], each.what, each.side): each
+        (each.case["spec"], each.case["context"], *_named(each)): each
         for record in records
         if record.asked["device"] == "cpu"
         for each in record.measurements
-        if each.what in ("train", "memory")
+        if each.what in ("train", "memory") or (each.what, each.side) == ("train stock", record.asked["against"])
     }
+
+
+def _named(each):
+    what, stock, _ = each.what.partition(" stock")
+    return what, each.side + stock
 
 
 def _line(axes, found, model, what, side, look, value):

@@ -3,6 +3,7 @@ down; or an object that takes its turns there, since an allocator's settings hol
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import traceback
 from pathlib import Path
@@ -82,6 +83,14 @@ class Lodger:
         with contextlib.suppress(OSError):  # a process that is gone is noticed where it is listened to
             self.conn.send((method, args))
         return self._hear(method)
+
+    def seconds(self):
+        """CPU seconds that the process has taken, 0 where the system does not say."""
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        if not stat.exists():
+            return 0.0
+        words = stat.read_text().rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
     def close(self):
         """End the process."""

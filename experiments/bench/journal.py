@@ -50,18 +50,18 @@ class Journal:
         finally:
             gc.collect()
 
-    def time(self, what, sides, case, works, of, facts=None, least=0.0):
+    def time(self, what, sides, case, works, of, facts=None, least=0.0, lodger=None):
         """Time the functions `sides` {name: function} in turns and keep a Measurement of each.
 
-        least: seconds for which rounds go on, however few are asked for.
+        lodger: a child.Lodger in which a side runs; its time is not that of other programs. least: seconds for which rounds go on, however few are asked for.
         works: how much of `of` one call does; either may be {side: its own}. facts: {side: its facts}. What has been
         timed when this is interrupted, or when a function fails, is kept.
         """
-        seconds, before = {side: [] for side in sides}, cores_time()
+        seconds, before = {side: [] for side in sides}, cores_time(lodger)
         try:
             in_turns(sides, seconds, self.record.asked["repeats"], self.record.asked["seconds"], least)
         finally:
-            others = others_share(before, cores_time())
+            others = others_share(before, cores_time(lodger))
             self.add(
                 *(
                     Measurement(
@@ -107,13 +107,15 @@ def synchronize():
         torch.cuda.synchronize()
 
 
-def cores_time():
-    """Seconds of all cores since they started, (idle, busy, busy with this process); None where the system keeps none."""
+def cores_time(lodger=None):
+    """Seconds of all cores since they started, (idle, busy, busy with this process and a child.Lodger); None where the
+    system keeps none."""
     if not STAT.exists():
         return None
     ticks = [int(word) / os.sysconf("SC_CLK_TCK") for word in STAT.read_text().splitlines()[0].split()[1:9]]
     mine = os.times()
-    return ticks[3] + ticks[4], sum(ticks) - ticks[3] - ticks[4], mine.user + mine.system
+    theirs = lodger.seconds() if lodger else 0.0
+    return ticks[3] + ticks[4], sum(ticks) - ticks[3] - ticks[4], mine.user + mine.system + theirs
 
 
 def others_share(before, after):

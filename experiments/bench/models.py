@@ -1,7 +1,5 @@
 """What is measured of a model: training, prompt and decoding, memory, where a step's time goes."""
 
-from contextlib import contextmanager
-
 import torch
 
 from arch import cost
@@ -25,16 +23,6 @@ def sides_of(spec, name, asked, device):
     return sides
 
 
-@contextmanager
-def stock_of(spec, asked):
-    """A Lodger with the StockPeer, or None where it is not asked for."""
-    if not asked.stock:
-        yield None
-        return
-    with Lodger(StockPeer, spec.dump(), asked.device, asked.dtype, threads=asked.threads) as lodger:
-        yield lodger
-
-
 def training(journal, spec, name, context, asked, device):
     """Time a training step of every side, and our own step's products alone, in turns."""
     rows = asked.tokens // context
@@ -47,11 +35,13 @@ def training(journal, spec, name, context, asked, device):
         before = compiled.seconds_so_far()
         steps["compiled"]()
         facts["compiled"] = {"compile seconds": compiled.seconds_so_far() - before}
-    with stock_of(spec, asked) as stock:
-        if stock:
+    case, work = {"spec": name, "context": context}, rows * context
+    journal.time("train", steps, case, work, "tokens", facts)
+    if asked.stock:
+        with Lodger(StockPeer, spec.dump(), asked.device, asked.dtype, threads=asked.threads) as stock:
             stock.call("prepare_training", rows, context)
-            steps[asked.stock_side] = lambda: stock.call("train")
-        journal.time("train", steps, {"spec": name, "context": context}, rows * context, "tokens", facts)
+            beside = {"ours": steps["ours"], asked.against: lambda: stock.call("train")}
+            journal.time("train stock", beside, case, work, "tokens", lodger=stock)
 
 
 def decoding(journal, spec, name, context, batch, asked, device):
@@ -62,13 +52,16 @@ def decoding(journal, spec, name, context, batch, asked, device):
     further = asked.decode_tokens * (asked.repeats + 1)
     fills = {side: lambda each=each: each.fill(prompt_BT, further) for side, each in sides.items()}
     decodes = {side: lambda each=each: each.decode(asked.decode_tokens) for side, each in sides.items()}
-    with stock_of(spec, asked) as stock:
-        if stock:
-            fills[asked.stock_side] = lambda: stock.call("fill", batch, context, further)
-            decodes[asked.stock_side] = lambda: stock.call("decode", asked.decode_tokens)
-        journal.time("prefill", fills, case, batch * context, "tokens")
-        journal.time("decode", decodes, case, batch * asked.decode_tokens, "tokens")
+    work, decoded = batch * context, batch * asked.decode_tokens
+    journal.time("prefill", fills, case, work, "tokens")
+    journal.time("decode", decodes, case, decoded, "tokens")
     journal.add(cache_of(sides["ours"], spec, case, context + further, batch, asked.dtype))
+    if asked.stock:
+        with Lodger(StockPeer, spec.dump(), asked.device, asked.dtype, threads=asked.threads) as stock:
+            fills = {"ours": fills["ours"], asked.against: lambda: stock.call("fill", batch, context, further)}
+            decodes = {"ours": decodes["ours"], asked.against: lambda: stock.call("decode", asked.decode_tokens)}
+            journal.time("prefill stock", fills, case, work, "tokens", lodger=stock)
+            journal.time("decode stock", decodes, case, decoded, "tokens", lodger=stock)
 
 
 def cache_of(ours, spec, case, capacity, batch, dtype):

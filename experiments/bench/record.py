@@ -13,9 +13,9 @@ from arch.spec import Spec
 from experiments.record import Failure, read_record, write_record
 
 NAME = "bench.json"
-# The sides that ours is compared with: the peer in our process, hence under our allocator's settings; and in a process of
-# its own that is left as the system starts it, as its user runs it.
-PEERS = {"hf": "`transformers`", "hf stock": "`transformers` as it comes"}
+# What a peer is compared by: in our process, hence under our allocator's settings; and, measured apart, in a process of
+# its own that is left as the system starts it, as its user runs it. {ending of `what`: in words}
+PEERS = {"": "`transformers`", " stock": "`transformers` as it comes"}
 # The share of the cores' time from which on other programs are worth a word.
 DISTURBED = 0.05
 
@@ -23,9 +23,9 @@ DISTURBED = 0.05
 class Measurement(Spec):
     """One side of one thing that was measured.
 
-    what: `train`, `prefill`, `decode`, `memory`, `cache`, `ceiling`, `scan`, `loss`, `loss memory`, `reach`,
-    `decode reach`, `lightning`, `first step`, `help`. side: `ours`, `compiled`, one of PEERS, `products` (the floor), or
-    what else there is to compare. case: what tells it from others (`spec`, `context`, `batch`, `shape`).
+    what: `train`, `prefill`, `decode` (with ` stock`: beside a peer as it comes), `memory`, `cache`, `ceiling`, `scan`, `loss`, `loss memory`, `reach`,
+    `decode reach`, `lightning`, `first step`, `help`. side: `ours`, `compiled`, `hf`, `products` (the floor), or what
+    else there is to compare. case: what tells it from others (`spec`, `context`, `batch`, `shape`).
     unit: of `values`, every single one in the order measured: `s`, or `B` for bytes.
     work: how much of `of` (tokens, FLOP, B, steps) each of `values` seconds was spent on. facts: what else is known.
     others: the share of all cores' time that other programs took meanwhile, where the system says so.
@@ -120,9 +120,10 @@ class BenchRecord(Spec):
         return None
 
     def peers(self):
-        """Those of PEERS that a model was measured against."""
-        sides = {each.side for each in self.measurements if each.what in ("train", "decode")}
-        return [side for side in PEERS if side in sides]
+        """[(what a peer's column is called, the ending of `what`)] of each of PEERS that a model was measured against."""
+        peer = self.asked["against"]
+        measured = {each.what for each in self.measurements if each.side == peer}
+        return [(f"{peer}{end}", end) for end in PEERS if {f"train{end}", f"decode{end}"} & measured]
 
     def disturbed(self):
         """A sentence that says how much other programs took of the machine; empty where it was little or is unknown."""

@@ -54,11 +54,6 @@ class BenchSpec(Spec):
             raise ValueError(f"specs: name a model spec, or measure only some of {', '.join(KERNELS)}")
         return self
 
-    @property
-    def stock_side(self):
-        """What the peer that is left as it comes is called in a record."""
-        return f"{self.against} stock"
-
 
 @dataclass(frozen=True)
 class Target:
@@ -164,8 +159,8 @@ def _targets():
     }
     for spec, (title, bounds) in families.items():
         for context, least in bounds.items():
-            for peer, named in PEERS.items():
-                compared = _speedup("train", "ours", peer, spec=spec, context=context)
+            for end, named in PEERS.items():
+                compared = _speedup(f"train{end}", "ours", "hf", spec=spec, context=context)
                 yield Target(f"{title}, training at {context:,} against {named}", compared, least=least)
     for side, least in (("ours", 0.65), ("compiled", 0.75)):
         for context in (512, 4096):
@@ -183,8 +178,8 @@ def _targets():
     yield Target("loss at vocabulary 262,144, time over the plain path", slower, most=1.15)
     for spec, (title, _) in families.items():
         for batch in (1, 16):
-            for peer, named in PEERS.items():
-                compared = _speedup("decode", "ours", peer, spec=spec, context=2000, batch=batch)
+            for end, named in PEERS.items():
+                compared = _speedup(f"decode{end}", "ours", "hf", spec=spec, context=2000, batch=batch)
                 yield Target(f"{title}, decoding at 2,000, batch {batch}, against {named}", compared, least=3.0)
     yield Target("decode time a token at 32,768 over 1,024, recurrent + window", _growth, most=1.1)
     yield Target("cache bytes held while decoding, over `arch.cost`'s figure", _cache, unit="", exactly=1.0)

@@ -27,36 +27,43 @@ def _ceilings(record):
 
 def _training(record):
     peers = record.peers()
-    columns = ["model", "context", "tokens/s", *(word for peer in peers for word in (f"{peer} tokens/s", f"over {peer}"))]
+    columns = ["model", "context", "tokens/s", *(word for peer, _ in peers for word in (f"{peer} tokens/s", f"over {peer}"))]
     columns += ["share of products"] + (["compiled tokens/s", "its share"] if record.asked["compile"] else [])
-    columns += ["memory"] + [f"{peer} memory" for peer in peers[:1]]
+    weighed = [record.asked["against"]] if peers else []
+    columns += ["memory"] + [f"{peer} memory" for peer in weighed]
     table = Table(*columns, title="Training", title_justify="left")
     cases = record.cases("train") + [case for case in record.cases("memory") if case not in record.cases("train")]
     for case in cases:
-        sides = {side: record.find("train", side, **case) for side in ("ours", "compiled", "products", *peers)}
+        sides = {side: record.find("train", side, **case) for side in ("ours", "compiled", "products")}
         row = [case["spec"], f"{case['context']:,}", _rate(sides["ours"])]
-        for peer in peers:
-            row += [_rate(sides[peer]), _ratio(ratio(sides["ours"], sides[peer]), "x")]
+        for _, end in peers:
+            row += list(_compared(record, f"train{end}", case))
         row += [_ratio(ratio(sides["ours"], sides["products"]))]
         if record.asked["compile"]:
             row += [_rate(sides["compiled"]), _ratio(ratio(sides["compiled"], sides["products"]))]
-        table.add_row(*row, *(_bytes(record.find("memory", side, **case)) for side in ["ours", *peers[:1]]))
+        table.add_row(*row, *(_bytes(record.find("memory", side, **case)) for side in ["ours", *weighed]))
     return table
 
 
 def _decoding(record):
     peers = record.peers()
-    over = [f"over {peer}" for peer in peers]
+    over = [f"over {peer}" for peer, _ in peers]
     columns = ["model", "context", "batch", "prompt tokens/s", *over, "decoded tokens/s", *over, "cache", "arch.cost says"]
     table = Table(*columns, title="Decoding", title_justify="left")
     for case in record.cases("decode"):
         row = [case["spec"], f"{case['context']:,}", str(case["batch"])]
         for what in ("prefill", "decode"):
             ours = record.find(what, "ours", **case)
-            row += [_rate(ours), *(_ratio(ratio(ours, record.find(what, peer, **case)), "x") for peer in peers)]
+            row += [_rate(ours), *(_compared(record, f"{what}{end}", case)[1] for _, end in peers)]
         cache = record.find("cache", "ours", **case)
         table.add_row(*row, _bytes(cache), f"{cache.facts['arch.cost']:,}" if cache else "")
     return table
+
+
+def _compared(record, what, case):
+    """(the peer's rate, ours over it)"""
+    ours, theirs = (record.find(what, side, **case) for side in ("ours", record.asked["against"]))
+    return _rate(theirs), _ratio(ratio(ours, theirs), "x")
 
 
 def _profiles(record):
@@ -71,7 +78,7 @@ def _profiles(record):
 def _others(record):
     table = Table("what", "case", "side", "median", "rate", title="Beside models", title_justify="left")
     for each in record.measurements:
-        if each.what in ("ceiling", "train", "prefill", "decode", "memory", "cache"):
+        if each.what.removesuffix(" stock") in ("ceiling", "train", "prefill", "decode", "memory", "cache"):
             continue
         case = " ".join(str(value) for value in each.case.values())
         median = _bytes(each) if each.unit == "B" else f"{1000 * each.median:,.2f} ms"
