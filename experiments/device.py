@@ -1,6 +1,7 @@
 """How this process computes: threads, denormals, allocator. To be called once, before any tensor work."""
 
 import ctypes
+import gc
 import os
 import platform
 from pathlib import Path
@@ -29,6 +30,14 @@ def setup(threads):
         accepted = {name: value for name, (number, value) in MALLOPT.items() if libc.mallopt(number, value)}
     preloaded = [Path(path).name for path in os.environ.get("LD_PRELOAD", "").replace(":", " ").split()]
     return {"flush_denormal": flushed, "mallopt": accepted, "preloaded": preloaded}
+
+
+def release_memory():
+    """Give freed memory back to the system, where `setup` has glibc keep it: before other work in this process, or in
+    another one, that needs it."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def hardware():

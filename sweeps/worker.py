@@ -22,7 +22,13 @@ def trainer(threads):
     device.setup(threads)
     from experiments.train import train
 
-    return train
+    def trained(*args, **options):
+        try:
+            return train(*args, **options)
+        finally:
+            device.release_memory()  # a large run's memory is not this worker's for ever: others share the machine
+
+    return trained
 
 
 def serve(conn, prepare, threads, log):

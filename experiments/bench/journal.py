@@ -1,6 +1,5 @@
 """Measurements in turns, each kept as soon as there is one: what is interrupted leaves what it measured."""
 
-import gc
 import itertools
 import os
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 
 from experiments.bench.record import Measurement
+from experiments.device import release_memory
 from experiments.record import Failure
 
 FEWEST_ROUNDS = 3
@@ -48,7 +48,7 @@ class Journal:
             self.change(failures=[*self.record.failures, failure])
             self.tell(f"{name}: {type(error).__name__}: {error}"[:300])
         finally:
-            gc.collect()
+            release_memory()
 
     def time(self, what, sides, case, works, of, facts=None, least=0.0, lodger=None):
         """Time the functions `sides` {name: function} in turns and keep a Measurement of each.

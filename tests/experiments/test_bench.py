@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from arch import cost, document, registry
 from arch.errors import SpecError
 from arch.spec import ModelSpec
+from experiments import device
 from experiments.bench import ceilings, journal, kernels, models, products, workbench
-from experiments.bench.child import ChildFailed, Lodger, in_child
+from experiments.bench.child import ChildFailed, Lodger, held_bytes, in_child
 from experiments.bench.peer import check_same, new_peer
 from experiments.bench.profile import profiled
 from experiments.bench.record import NAME, BenchRecord, Measurement, ratio
@@ -344,3 +345,14 @@ def test_shipped_small_models_are_the_shapes_of_the_targets():
         assert (spec.dim, spec.layers, spec.vocab_size, heads) == (256, 6, 4096, {(4, 1, 64)})
         assert {block.ffn["hidden"] for block in spec.blocks.values()} == {1024}
         assert {m.get("window") for m in mixers if m["type"] == "attention"} <= {128, None}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say how much memory is held")
+def test_freed_memory_goes_back_when_it_is_released():
+    device.setup(torch.get_num_threads())
+    pieces = [torch.ones(1 << 18) for _ in range(200)]
+    last, held = pieces[-1], held_bytes(CPU)
+    size = sum(piece.nbytes for piece in pieces)
+    del pieces
+    device.release_memory()
+    assert held_bytes(CPU) < held - 0.9 * size and last.sum() == 1 << 18
