@@ -16,6 +16,7 @@ from experiments.bench.child import forget_peak, held_bytes, in_child, peak_byte
 from experiments.bench.record import Measurement
 from experiments.bench.sides import Ours, tokens_of
 from experiments.data.packing import Batch
+from experiments.device import release_memory
 
 SCAN_SHAPES = ((8, 512, 256), (1, 4096, 256), (4, 2048, 1024))
 # Tensors of B x T x R that a scan must read or write: a, b, h; then g, a, h, da, db. And those of a * b.
@@ -98,6 +99,7 @@ def loss_memory(side, vocabulary, device, tokens=LOSS_TOKENS):
     small = loss_paths(64, device, tokens=64)
     small[side]()  # libraries take their own memory when they are first used
     paths = loss_paths(vocabulary, device, tokens)
+    release_memory()  # what is held now must be in use, or the loss would seem to need less than it takes
     forget_peak(device)
     before = held_bytes(device)
     paths[side]()

@@ -155,6 +155,14 @@ def test_both_sides_of_the_loss_agree():
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*gradients, strict=True))
 
 
+@pytest.mark.parametrize("side", ["ours", "plain"])
+def test_what_a_loss_takes_is_not_hidden_in_freed_memory(side):
+    """Of so few tokens either path holds all logits, and no more than a few times as much."""
+    tokens, vocabulary = 256, 65_536
+    extra = in_child(kernels.loss_memory, side, vocabulary, "cpu", tokens)["extra"]
+    assert 0.9 < extra / (4 * tokens * vocabulary) < 8
+
+
 def test_the_profile_divides_the_whole_step():
     found = profiled(Ours(tiny("small/recurrentgemma"), CPU, "float32").training(1, 24), {"spec": "x", "context": 24}, CPU)
     assert sum(found.kinds.values()) == pytest.approx(found.seconds, rel=0.05)
