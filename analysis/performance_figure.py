@@ -2,7 +2,7 @@
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from analysis import units
 from analysis.plots import INK, STYLE, WIDTH, looks
@@ -40,12 +40,13 @@ def cost_against_context(records):
                 axes.set_xscale("log", base=2)
                 axes.set_yscale("log")
                 axes.minorticks_off()
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
                 axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: units.number(y, 2)))
         panels[0][0].set_ylabel("ms a token, training")
         panels[1][0].set_ylabel("memory of a step, MiB")
         handles = {line.get_label(): line for axes in panels[0] for line in axes.get_lines()}
-        figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=5, labelcolor=INK)
+        figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=3, labelcolor=INK)
         return figure
 
 
