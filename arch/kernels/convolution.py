@@ -35,9 +35,8 @@ def reference(x_BTR, tail_BJR, pos_BT, weight_JR, bias_R):
 def convolution(x_BTR, tail_BJR, pos_BT, weight_JR, bias_R):
     """`reference` by the fastest path that takes these tensors."""
     given = x_BTR, tail_BJR, pos_BT, weight_JR, bias_R
-    reals = x_BTR, tail_BJR, weight_JR, bias_R
-    if len(weight_JR) <= MOST and native.takes(*reals) and pos_BT.dtype == torch.long:
-        library = native.library("convolution", reals, SIGNATURES)
+    if len(weight_JR) <= MOST and pos_BT.dtype == torch.long:
+        library = native.library("convolution", (x_BTR, tail_BJR, weight_JR, bias_R), SIGNATURES)
         if library is not None:
             return _Convolution.apply(*given, library)
     return recomputed(reference, *given)

@@ -116,7 +116,7 @@ def recurrent(
 
 def _ready(*tensors):
     """(library, addresses), None standing for no tensor; (None, None) where it cannot take them."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.is_grad_enabled():
         return None, None
     library, addresses = native.library("decode", (), SIGNATURES), []
     for x in tensors if library else ():

@@ -25,10 +25,9 @@ def reference(gate, up, activation="gelu_tanh"):
 
 def glu(gate, up, activation="gelu_tanh"):
     """`reference` of two tensors of one shape by the fastest path that takes them."""
-    if gate.shape == up.shape and native.takes(gate, up):
-        library = native.library("glu", (gate, up), SIGNATURES)
-        if library is not None:
-            return _GLU.apply(gate, up, activation == "gelu_tanh", library)
+    library = native.library("glu", (gate, up), SIGNATURES) if gate.shape == up.shape else None
+    if library is not None:
+        return _GLU.apply(gate, up, activation == "gelu_tanh", library)
     return recomputed(partial(reference, activation=activation), gate, up)
 
 

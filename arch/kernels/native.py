@@ -21,18 +21,30 @@ import torch
 POINTER, INTEGER, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 # No contraction: where the compiler's vector loop ends must not change bits. The other two only free sqrt from errno.
 FLAGS = "-O3 -march=native -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp -shared -fPIC".split()
-_off = False
 
 
-@contextmanager
+class Switch:
+    """Paths of one kind that can be turned off in this process."""
+
+    def __init__(self):
+        self.off = False
+
+    @contextmanager
+    def turned_off(self):
+        """Off until the end of the block."""
+        before, self.off = self.off, True
+        try:
+            yield
+        finally:
+            self.off = before
+
+
+_compiled_paths = Switch()
+
+
 def disabled():
     """Torch paths only, in this process, until the end of the block."""
-    global _off
-    before, _off = _off, True
-    try:
-        yield
-    finally:
-        _off = before
+    return _compiled_paths.turned_off()
 
 
 def names():
@@ -50,8 +62,9 @@ def path(name):
 
 
 def library(name, tensors, signatures):
-    """The compiled NAME.c with `signatures` {function: argtypes}, or None where it cannot take these tensors."""
-    if _switched_off() or not all(x.dtype is torch.float32 and x.is_cpu for x in tensors):
+    """The compiled NAME.c with `signatures` {function: argtypes}, or None where it cannot take these tensors: only plain
+    ones in CPU memory, float32, and while nobody traces what is done to them."""
+    if _switched_off() or torch.compiler.is_compiling() or not all(map(_plain, tensors)):
         return None
     found = _built(name)[0]
     if found is not None and not hasattr(found, "declared"):
@@ -61,16 +74,12 @@ def library(name, tensors, signatures):
     return found
 
 
-def takes(*tensors):
-    """Whether these are plain float32 tensors in CPU memory, and nobody is tracing what is done to them."""
-    if torch.compiler.is_compiling():
-        return False
-    plain = all(type(x) in (torch.Tensor, torch.nn.Parameter) for x in tensors)
-    return plain and all(x.dtype is torch.float32 and x.is_cpu for x in tensors)
+def _plain(x):
+    return type(x) in (torch.Tensor, torch.nn.Parameter) and x.dtype is torch.float32 and x.is_cpu
 
 
 def _switched_off():
-    if _off:
+    if _compiled_paths.off:
         return "switched off in this process"
     return "ARCHBENCH_NATIVE=0" if os.environ.get("ARCHBENCH_NATIVE") == "0" else None
 

@@ -2,29 +2,22 @@
 record says of all of them."""
 
 import os
-from contextlib import contextmanager
 
 import torch
 
 from arch.kernels import native
 
-_off = False
+_triton = native.Switch()
 
 
-@contextmanager
 def without_triton():
     """Torch's paths in place of Triton's, in this process, until the end of the block."""
-    global _off
-    before, _off = _off, True
-    try:
-        yield
-    finally:
-        _off = before
+    return _triton.turned_off()
 
 
 def triton_asked_for(device):
     """Whether kernels that run through Triton are to be taken on this device: on CUDA, where `ARCHBENCH_TRITON=1`."""
-    return device.type == "cuda" and os.environ.get("ARCHBENCH_TRITON") == "1" and not _off
+    return device.type == "cuda" and os.environ.get("ARCHBENCH_TRITON") == "1" and not _triton.off
 
 
 def recorded():

@@ -15,9 +15,8 @@ SIGNATURES = {
 
 def compiled(*tensors):
     """The C functions, or None where they cannot take these tensors."""
-    if not native.takes(*tensors) or not all(x.is_contiguous() for x in tensors):
-        return None
-    return native.library("softcap", tensors, SIGNATURES)
+    dense = all(x.is_contiguous() for x in tensors)
+    return native.library("softcap", tensors, SIGNATURES) if dense else None
 
 
 def cap_(z, t, cap, factor=1.0):
