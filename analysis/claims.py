@@ -70,10 +70,10 @@ def verdicts(losses, margin, known_worse=()):
     baseline, *arms = losses
     low, high = stats.margin_nats(margin)
     differences = {arm: stats.paired_difference(losses[arm], losses[baseline]) for arm in arms}
-    p = dict(zip(arms, stats.holm([differences[arm].p for arm in arms])))
+    p = dict(zip(arms, stats.holm([differences[arm].p for arm in arms]), strict=True))
     # Nobody asks whether an arm known to be worse is the same, so it takes no part in that correction.
     asked = [arm for arm in arms if arm not in known_worse]
-    p_same = dict(zip(asked, stats.holm([stats.equivalence_p(differences[arm], low, high) for arm in asked])))
+    p_same = dict(zip(asked, stats.holm([stats.equivalence_p(differences[arm], low, high) for arm in asked]), strict=True))
     undetected = [arm for arm in known_worse if not _is_worse(differences.get(arm), p.get(arm))]
     family = _Family(margin, max(1, len(arms)), list(known_worse), undetected, differences)
     found = {baseline: Verdict(baseline, BASELINE, stats.paired_difference(losses[baseline], losses[baseline]))}
@@ -213,9 +213,7 @@ def _control(found, claim):
         )
     missed = [arm for arm in named if found[arm].word != WORSE]
     if any(found[arm].difference.n < 2 for arm in missed):
-        return (
-            f"Until {listed(missed)}, known to be worse, has enough finished seeds and is found worse, no equality is claimed."
-        )
+        return f"Until {listed(missed)}, known to be worse, has enough finished seeds and is found worse, no equality is claimed."
     if missed:
         return (
             f"{listed(missed)}, known to be worse, {'was' if len(missed) == 1 else 'were'} not found worse: at this "

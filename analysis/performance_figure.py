@@ -70,4 +70,4 @@ def _line(axes, found, model, what, side, look, value):
     points = sorted((context, value(each)) for (name, context, *key), each in found.items() if (name, *key) == (model, what, side))
     if points:
         marks = {"color": look.colour, "marker": look.marker, "ms": 5}
-        axes.plot(*zip(*points), look.line, label=NAMES[side], **marks)
+        axes.plot(*zip(*points, strict=True), look.line, label=NAMES[side], **marks)

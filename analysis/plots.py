@@ -248,7 +248,7 @@ def tuning(study):
         return None
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     panels = figure.subplots(1, len(keys), squeeze=False, sharey=True)[0]
-    for axes, key in zip(panels, keys):
+    for axes, key in zip(panels, keys, strict=True):
         _tuned(axes, study, done, key)
     panels[0].set_ylabel("loss on the select split, nats a token")
     handles = {line.get_label(): line for line in panels[0].get_lines() if not line.get_label().startswith("_")}
@@ -330,7 +330,7 @@ def _title(axes, text):
 
 def _seeds(counts):
     """`means and 95 % intervals, n = 5 seeds`, the range where arms differ, or that one seed has no interval."""
-    counts = sorted(set(int(count) for count in counts))
+    counts = sorted({int(count) for count in counts})
     if counts == [1]:
         return "one seed, no intervals"
     text = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

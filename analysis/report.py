@@ -217,7 +217,6 @@ def _again(study):
     ]
     items = "".join(f"<dt>{name}</dt><dd><code>{html.escape(text)}</code></dd>" for name, text in commands if text)
     beside = (
-        "Beside this page: <code>results.csv</code> (an arm a row), <code>runs.csv</code> (a run a row), "
-        "<code>results.tex</code>."
+        "Beside this page: <code>results.csv</code> (an arm a row), <code>runs.csv</code> (a run a row), <code>results.tex</code>."
     )
     return f"<section><h2>Look closer, run again</h2><dl>{items}</dl><p class=note>{beside}</p></section>"

@@ -250,7 +250,7 @@ def results_html(raw):
     shown = readable(raw).drop(columns="differs in")
     numeric = lambda name: name not in ("arm", "verdict")  # noqa: E731
     head = "".join(f"<th{' class=number' if numeric(name) else ''}>{html.escape(name)}</th>" for name in shown)
-    rows = [_html_row(row, cells) for row, cells in zip(_records(raw), shown.to_dict("records"))]
+    rows = [_html_row(row, cells) for row, cells in zip(_records(raw), shown.to_dict("records"), strict=True)]
     return f"<table class=results><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
@@ -279,7 +279,7 @@ def plain_html(frame, index=True):
     """A DataFrame of text as an HTML table, escaped."""
     head = (["<th></th>"] if index else []) + [f"<th>{html.escape(str(name))}</th>" for name in frame]
     rows = []
-    for name, values in zip(frame.index, frame.values.tolist()):
+    for name, values in zip(frame.index, frame.values.tolist(), strict=True):
         first = [f"<th scope=row>{html.escape(str(name))}</th>"] if index else []
         rows.append(f"<tr>{''.join(first + [f'<td>{html.escape(str(value))}</td>' for value in values])}</tr>")
     return f"<table><thead><tr>{''.join(head)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"

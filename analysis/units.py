@@ -61,7 +61,7 @@ def share(fraction):
 
 
 def percent_interval(low, high):
-    """`[−0.50, +1.23]`, in percent like the mean before it, or a dash where there is no interval."""
+    """`[-0.50, +1.23]` (with a true minus sign), in percent like the mean before it, or a dash where there is no interval."""
     if absent(low) or absent(high):
         return DASH
     return f"[{_percent(low)}, {_percent(high)}]"

@@ -12,9 +12,7 @@ from arch.cli import main, new_app
 
 app = new_app("Models as specs and as checkpoints: list, cost, compare; import, export, generate.")
 
-SpecArgument = Annotated[
-    str, typer.Argument(metavar="SPEC", help="A path ending in .yaml, or a shipped name (see `list`).")
-]
+SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A path ending in .yaml, or a shipped name (see `list`).")]
 
 
 @app.command("list")
@@ -36,9 +34,7 @@ def list_():
 def show(
     spec: SpecArgument,
     context: Annotated[int, typer.Option(help="Tokens that FLOPs, cache and activations are counted at.")] = 8192,
-    dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16 or float16: weights, activations and cache.")
-    ] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: weights, activations and cache.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print only JSON, with exact numbers.")] = False,
 ):
     """What a model costs before any weight exists: parameters, FLOPs a token, cache, training memory."""

@@ -11,8 +11,9 @@ is in neither, nor is the embedding lookup; the head (2 D V) is in both, at ever
 ideal     what the visible pairs need: 2 a weight of every map, and the mixer's own `mixing_flops(layout)`, where it
           has one. prefill is the average over the N positions, decode what the last of them adds, train 3 x prefill.
 executed  what `torch.utils.flop_counter` sees on the path that is chosen on the meta device, a CPU's: attention in
-          blocks, whose backward pass makes the scores again. train is forward and backward, prefill a forward without a state (both over N tokens, by N),
-          decode one token with a state of capacity N that has seen N - 1. The linear scan counts 2 a channel and token.
+          blocks, whose backward pass makes the scores again. train is forward and backward, prefill a forward without
+          a state (both over N tokens, by N), decode one token with a state of capacity N that has seen N - 1. The
+          linear scan counts 2 per channel and token.
 
 A map is a `Linear`, a `BlockDiagonalLinear`, or any other parameter of two or more dimensions with the role `matrix`.
 """
@@ -54,10 +55,7 @@ def summary(spec, context, dtype="float32"):
     layout = TokenLayout.whole(1, context, device="meta")
     tokens_BT = torch.empty(1, context, dtype=torch.long, device="meta")
     outside = _measured_frame(frame, tokens_BT)
-    blocks = {
-        name: _measured_block(_block(spec, name, layers.index(name)).to(DTYPES[dtype]), spec.dim, layout)
-        for name in counts
-    }
+    blocks = {name: _measured_block(_block(spec, name, layers.index(name)).to(DTYPES[dtype]), spec.dim, layout) for name in counts}
 
     def whole(part, extra):
         parts = {name: part(block) for name, block in blocks.items()}
@@ -68,9 +66,7 @@ def summary(spec, context, dtype="float32"):
         "decode": whole(lambda block: block.ideal["decode"], 2 * head),
     }
     ideal["train"] = 3 * ideal["prefill"]
-    executed = {
-        path: whole(lambda block, path=path: block.executed[path], flops) for path, flops in outside.executed.items()
-    }
+    executed = {path: whole(lambda block, path=path: block.executed[path], flops) for path, flops in outside.executed.items()}
     parameters = whole(lambda block: block.parameters, outside.parameters)
     embedding = head if spec.tie_embeddings else 2 * head
     shared = {key: size for block in blocks.values() for key, size in block.shared.items()}

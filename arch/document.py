@@ -42,9 +42,9 @@ class Node:
         """The node at `path`, or the nearest one above it that exists."""
         node = self
         for part in path:
-            if isinstance(node.value, dict) and part in node.value:
-                node = node.value[part]
-            elif isinstance(node.value, list) and isinstance(part, int) and part < len(node.value):
+            if (isinstance(node.value, dict) and part in node.value) or (
+                isinstance(node.value, list) and isinstance(part, int) and part < len(node.value)
+            ):
                 node = node.value[part]
             else:
                 break

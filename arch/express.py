@@ -42,7 +42,7 @@ def differences(theirs, ours):
     """Where two specs compute something else, layer by layer: `{dotted key: (theirs, ours)}` under our block names."""
     found = diff(*({k: v for k, v in spec.dump().items() if k not in ("init", "pattern", "blocks")} for spec in (theirs, ours)))
     if theirs.layers == ours.layers:
-        for their_name, name in dict.fromkeys(zip(theirs.layer_blocks(), ours.layer_blocks())):
+        for their_name, name in dict.fromkeys(zip(theirs.layer_blocks(), ours.layer_blocks(), strict=True)):
             for key, pair in diff(_computing(theirs, their_name), _computing(ours, name)).items():
                 found.setdefault(f"blocks.{name}.{key}", pair)
     return found

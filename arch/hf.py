@@ -172,7 +172,7 @@ def _spec_of(family, config):
     """The resolved ModelSpec that a config.json stands for. Raises SpecError at its file and line."""
     part = _text_config(config)
     # Keys that transformers writes but that say nothing about the model's mathematics are left aside.
-    known = document.Node({k: v for k, v in part.value.items() if k in family.Config.keys()}, part.file, part.line)
+    known = document.Node({k: v for k, v in part.value.items() if k in family.Config.keys()}, part.file, part.line)  # noqa: SIM118
     parsed = family.Config.parse(known)
     try:
         data = parsed.spec()

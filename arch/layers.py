@@ -25,7 +25,7 @@ class Context:
     layer: int = 0
     layers: int = 1
     norm_eps: float = 1e-6
-    init: InitSpec = InitSpec()
+    init: InitSpec = InitSpec()  # noqa: RUF009  frozen
 
 
 ROLES = ("embedding", "matrix", "vector", "recurrence")

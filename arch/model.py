@@ -46,7 +46,7 @@ class Sublayer(nn.Module):
         norms = plain_norm(before), plain_norm(after)
         if None in norms:
             return None
-        return component.token(x_B1D, *rest, around=decode.Around(*zip(*norms), residual=True))
+        return component.token(x_B1D, *rest, around=decode.Around(*zip(*norms, strict=True), residual=True))
 
 
 class Block(nn.Module):
@@ -92,11 +92,9 @@ class Model(nn.Module):
         super().__init__()
         self.spec = spec
         contexts = [Context(spec.dim, i, spec.layers, spec.norm_eps, spec.init) for i in range(spec.layers)]
-        self.embedding = parameter(
-            (spec.vocab_size, spec.dim), "embedding", drawn(spec.init.embedding, spec.dim, spec.layers)
-        )
+        self.embedding = parameter((spec.vocab_size, spec.dim), "embedding", drawn(spec.init.embedding, spec.dim, spec.layers))
         self.blocks = nn.ModuleList(
-            Block(spec.blocks[name], context) for name, context in zip(spec.layer_blocks(), contexts)
+            Block(spec.blocks[name], context) for name, context in zip(spec.layer_blocks(), contexts, strict=True)
         )
         self.norm = RMSNorm(spec.dim, spec.norm_eps)
         self.head = None if spec.tie_embeddings else Linear(spec.dim, spec.vocab_size, contexts[0])
@@ -120,7 +118,7 @@ class Model(nn.Module):
             layout = TokenLayout.whole(*x_BTD.shape[:2], x_BTD.device, first=state.seen if state else 0)
         states = state.layers if state else [None] * len(self.blocks)
         after = []
-        for block, earlier in zip(self.blocks, states):
+        for block, earlier in zip(self.blocks, states, strict=True):
             x_BTD, later = block(x_BTD, layout, earlier)
             after.append(later)
         return self.norm(x_BTD), state and ModelState(after, state.seen + x_BTD.shape[1])

@@ -102,7 +102,7 @@ def _number(value, units, unit=""):
     if value is None:
         return "-"
     exact = f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
-    for size, larger in zip(SIZES, units):
+    for size, larger in zip(SIZES, units, strict=False):
         if value >= size:
             return f"{value / size:.3g} {larger} ({exact})"
     return exact + unit

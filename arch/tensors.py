@@ -145,7 +145,7 @@ def _shards(files):
 def _header(path):
     try:
         with safe_open(path, "pt") as file:
-            for name in file.keys():
+            for name in file.keys():  # noqa: SIM118
                 piece = file.get_slice(name)
                 if piece.get_dtype() not in DTYPES:
                     raise _wrong_type(path, name, piece.get_dtype())

@@ -33,7 +33,9 @@ def special_tokens(folder):
         key: [vocabulary[name] for name in names if name in vocabulary]
         for key, names in (("bos_token_id", BEGIN), ("eos_token_id", END), ("pad_token_id", PAD))
     }
-    found = {key: numbers if key == "eos_token_id" and len(numbers) > 1 else numbers[0] for key, numbers in named.items() if numbers}
+    found = {
+        key: numbers if key == "eos_token_id" and len(numbers) > 1 else numbers[0] for key, numbers in named.items() if numbers
+    }
     return found | said
 
 

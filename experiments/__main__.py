@@ -54,7 +54,7 @@ def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = 
     device.setup(planned.spec.train.threads)
     folder = runs / "single" / Path(spec).stem / f"run-{planned.identity[:12]}" / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # Lightning starts this command again for every further device
+    first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # Lightning starts this command again for every further device
     lock = FileLock(folder / ".lock")
     try:
         if first:
@@ -128,7 +128,7 @@ def bench(
     decode_context: Annotated[list[int], typer.Option(help="tokens in the cache when decoding is timed")] = (2000,),
     batch: Annotated[list[int], typer.Option(help="streams decoded at once")] = (1, 16),
     measure: Annotated[list[str], typer.Option(help="only these: train, decode, memory, profile, scan, loss, ...")] = (),
-    against: Annotated[str, typer.Option(help="a peer: hf, the same model in transformers")] = None,
+    against: Annotated[str | None, typer.Option(help="a peer: hf, the same model in transformers")] = None,
     stock: Annotated[bool, typer.Option("--stock", help="also the peer in an untouched process of its own")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="also where a training step's time goes")] = False,
     kernels: Annotated[bool, typer.Option("--kernels", help="also scan, loss, reach, Lightning, start")] = False,
@@ -141,7 +141,7 @@ def bench(
     vocabulary: Annotated[int, typer.Option(help="of the loss measured alone")] = 262_144,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
-    out: Annotated[Path, typer.Option(help="folder for bench.json; by default one of its own in runs/bench")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for bench.json; by default one of its own in runs/bench")] = None,
 ):
     """Measure speed and memory of models, of single kernels, and of the workbench itself, against a peer and ceilings.
 

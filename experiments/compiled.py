@@ -37,7 +37,7 @@ def compile_blocks(model, device, *case):
     meets torch's limit, past which blocks would run eager in silence; what meets it all the same fails.
     Returns what compiles them, for a record. Raises CompileError where there is no C++ compiler for a CPU.
     """
-    global _case
+    global _case  # noqa: PLW0603  the programs are the process's
     said = compiler(device)
     _keep_programs()
     _keep_outside()

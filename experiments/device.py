@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -20,10 +21,8 @@ def setup(threads):
     """
     torch.set_num_threads(threads)
     if torch.get_num_interop_threads() != 1:
-        try:
+        with suppress(RuntimeError):  # already fixed by earlier work in this process; it does not change bits
             torch.set_num_interop_threads(1)
-        except RuntimeError:
-            pass  # already fixed by earlier work in this process; it does not change bits
     flushed, accepted = torch.set_flush_denormal(True), {}
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -15,7 +15,7 @@ def evaluating(*modules):
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             yield
     finally:
-        for module, training in zip(modules, before):
+        for module, training in zip(modules, before, strict=True):
             module.train(training)
 
 

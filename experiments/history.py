@@ -19,7 +19,7 @@ class History:
     @property
     def last(self):
         """{column: value} of the last row; empty before the first."""
-        return dict(zip(HISTORY_COLUMNS, self.rows[-1])) if self.rows else {}
+        return dict(zip(HISTORY_COLUMNS, self.rows[-1], strict=True)) if self.rows else {}
 
     @property
     def seconds(self):
@@ -31,8 +31,10 @@ class History:
         import pyarrow
         import pyarrow.parquet
 
-        columns = list(zip(*self.rows)) or [[] for _ in HISTORY_COLUMNS]
-        table = pyarrow.table({name: pyarrow.array(column, pyarrow.float64()) for name, column in zip(HISTORY_COLUMNS, columns)})
+        columns = list(zip(*self.rows, strict=True)) or [[] for _ in HISTORY_COLUMNS]
+        table = pyarrow.table(
+            {name: pyarrow.array(column, pyarrow.float64()) for name, column in zip(HISTORY_COLUMNS, columns, strict=True)}
+        )
         for i, name in enumerate(HISTORY_COLUMNS[:2]):
             table = table.set_column(i, name, table.column(name).cast(pyarrow.int64()))
         durably(Path(folder) / HISTORY_NAME, lambda scratch: pyarrow.parquet.write_table(table, scratch))

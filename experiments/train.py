@@ -8,7 +8,7 @@ import platform
 import subprocess
 import tempfile
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -34,7 +34,7 @@ def code_version():
     """{commit, dirty} of the code, where it is a git checkout with a commit."""
 
     def git(*words):
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=10).stdout.strip()
+        return subprocess.run(["git", *words], cwd=ROOT, check=False, capture_output=True, text=True, timeout=10).stdout.strip()
 
     try:
         commit = git("rev-parse", "HEAD")
@@ -136,7 +136,7 @@ def _versions():
 def _own_folder(folder):
     """Where this process writes: the run's folder, or for all but the first of a data-parallel run one that is thrown
     away, since they all compute the same record."""
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         return folder
     scratch = tempfile.TemporaryDirectory(prefix="archbench-")
     atexit.register(scratch.cleanup)
@@ -255,4 +255,4 @@ def _ended(record, outcome, folder, watch, wall_seconds):
 
 
 def _now():
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -28,9 +28,7 @@ class Progress:
         self.total = total
         self.cells = {job.cell: Cell(flops=job.flops) for job in jobs}
         for job, record in finished:
-            self.cells[job.cell] = Cell(
-                state="reused", share=1.0, head_start=1.0, loss=final_loss(record), flops=job.flops
-            )
+            self.cells[job.cell] = Cell(state="reused", share=1.0, head_start=1.0, loss=final_loss(record), flops=job.flops)
         self.began = time.monotonic()
 
     def take(self, event):

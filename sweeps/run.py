@@ -155,8 +155,8 @@ def _search(study, tuners, pools, console):
             show(event)
             if event.outcome:
                 by_label[event.job.arm].told(event.outcome)
-                study.record(
-                    [each.arm.label for each in study.arms], [r for tuner in tuners for r in tuner.records()]
-                ).write(study.folder)
+                study.record([each.arm.label for each in study.arms], [r for tuner in tuners for r in tuner.records()]).write(
+                    study.folder
+                )
 
         pool.run(lambda: ahead.pop() if ahead else take(), report)

@@ -25,9 +25,7 @@ def preview(name, scale, spec, arms):
             "runs": len(runs),
             "tuning_runs": sum(trials.values()),
             "tokens": sum(arm["tokens"] * (spec.seeds + arm["tuning_runs"]) for arm in shown.values()),
-            "training_flops": sum(
-                arm["training_flops"] * (spec.seeds + arm["tuning_runs"]) for arm in shown.values()
-            ),
+            "training_flops": sum(arm["training_flops"] * (spec.seeds + arm["tuning_runs"]) for arm in shown.values()),
         },
     }
 

@@ -93,11 +93,7 @@ class StudyPlan:
                 changes=each.arm.changes,
                 cost=arm_cost(each.plan.spec, self.spec.long_context, each.plan.cost),
                 identity=each.plan.identity,
-                runs={
-                    str(seed): places[each.plan.identity, seed]
-                    for seed in self.seeds
-                    if each.arm.label not in without_runs
-                },
+                runs={str(seed): places[each.plan.identity, seed] for seed in self.seeds if each.arm.label not in without_runs},
                 tuned=each.tuned,
             )
             for each in self.arms
@@ -160,12 +156,14 @@ def plan(name, scale, spec, arms, runs, command=""):
 def tuned(study, chosen):
     """The study with `{arm label: {dotted key: value}}` laid over its arms."""
     arms = []
-    for each in study.arms:
-        values = chosen.get(each.arm.label, {})
+    for planned in study.arms:
+        values = chosen.get(planned.arm.label, {})
         if values:
-            here = overridden(each.arm.document, values)
-            each = ArmPlan(each.arm, experiment.plan(here), {key: float(value) for key, value in values.items()})
-        arms.append(each)
+            here = overridden(planned.arm.document, values)
+            tuned_values = {key: float(value) for key, value in values.items()}
+            arms.append(ArmPlan(planned.arm, experiment.plan(here), tuned_values))
+        else:
+            arms.append(planned)
     return replace(study, arms=arms)
 
 

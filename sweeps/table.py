@@ -74,9 +74,7 @@ class Lines:
             self._print(_said(event, self.progress))
         elif time.monotonic() - self.last >= EVERY:
             running = [
-                f"{row} {column} {_content(cell)}"
-                for (row, column), cell in self.progress.cells.items()
-                if cell.state == "running"
+                f"{row} {column} {_content(cell)}" for (row, column), cell in self.progress.cells.items() if cell.state == "running"
             ]
             self._print(f"{_summary(self.progress)} | {'; '.join(running)}")
 
@@ -96,10 +94,7 @@ def grid(cells, title):
     for row in rows:
         table.add_row(
             Text(row),
-            *(
-                Text(_content(cell), style=STYLES[cell.state]) if (cell := cells.get((row, column))) else ""
-                for column in columns
-            ),
+            *(Text(_content(cell), style=STYLES[cell.state]) if (cell := cells.get((row, column))) else "" for column in columns),
         )
     return table
 

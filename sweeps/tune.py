@@ -128,9 +128,7 @@ class Tuner:
         content = {key: value for key, value in self.tune.dump().items() if key != "trials"}
         name = f"{self.arm_plan.plan.identity[:12]}-{digest(content)[:12]}"
         self.storage = optuna.storages.RDBStorage(f"sqlite:///{self.study.folder.resolve() / DATABASE}")
-        search = optuna.create_study(
-            storage=self.storage, study_name=name, load_if_exists=True, direction="minimize"
-        )
+        search = optuna.create_study(storage=self.storage, study_name=name, load_if_exists=True, direction="minimize")
         # A fixed seed would propose the first random trials again after every start.
         search.sampler = optuna.samplers.TPESampler(seed=len(search.trials))
         return search
@@ -160,9 +158,7 @@ class Tuner:
         trials = self.search.get_trials(deepcopy=False)
         waiting = any(trial.state == TrialState.WAITING for trial in trials)
         replaced = _replaced(trials)
-        begun = [
-            trial for trial in trials if trial.number not in replaced and {"runs", "error"} & trial.user_attrs.keys()
-        ]
+        begun = [trial for trial in trials if trial.number not in replaced and {"runs", "error"} & trial.user_attrs.keys()]
         if not waiting and (self.tune.sampler == "grid" or len(begun) >= self.tune.trials):
             return None
         trial = self.search.ask(fixed_distributions=self.distributions)

@@ -8,6 +8,7 @@ import faulthandler
 import os
 import signal
 import traceback
+from contextlib import suppress
 
 from filelock import FileLock, Timeout
 
@@ -58,9 +59,7 @@ def _do(job, train, conn, stop):
         lock = FileLock(job.folder / LOCK)
         with lock.acquire(timeout=0):
             _send(conn, "started", None)
-            record = train(
-                job.plan, job.seed, job.folder, progress=lambda state: _send(conn, "progress", dict(state)), stop=stop
-            )
+            record = train(job.plan, job.seed, job.folder, progress=lambda state: _send(conn, "progress", dict(state)), stop=stop)
     except Timeout:
         _send(conn, "locked", None)
     except Exception as error:
@@ -94,10 +93,8 @@ class _Stop:
 
 
 def _send(conn, word, content):
-    try:
+    with suppress(BrokenPipeError, ConnectionResetError):  # The pool is gone; stop() says so before the next step.
         conn.send((word, content))
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # The pool is gone; stop() says so before the next step.
 
 
 def _write_output_to(log):

@@ -7,7 +7,28 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-WORDS = "the cat sat on a mat and saw one bird that sang of rain over old green hills by night".split()
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "saw",
+    "one",
+    "bird",
+    "that",
+    "sang",
+    "of",
+    "rain",
+    "over",
+    "old",
+    "green",
+    "hills",
+    "by",
+    "night",
+]
 
 
 @pytest.fixture(autouse=True)

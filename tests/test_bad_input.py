@@ -87,7 +87,10 @@ BAD = {
     "unknown source": (line(14, "  source: {type: txt}"), "study.yaml:14: data.source.type: no source 'txt'"),
     "unknown tokenizer": (line(15, "  tokenizer: {type: bytes}"), "study.yaml:15: data.tokenizer.type: no tokenizer 'bytes'"),
     "unknown objective": (STUDY + "objective: {type: nxt_token}\n", "study.yaml:27: objective.type: no objective 'nxt_token'"),
-    "a pattern that names no block": (line(7, "  pattern: [lcal]"), "study.yaml:7: model.pattern: no block 'lcal'; did you mean 'local'"),
+    "a pattern that names no block": (
+        line(7, "  pattern: [lcal]"),
+        "study.yaml:7: model.pattern: no block 'lcal'; did you mean 'local'",
+    ),
     "a count as text": (line(24, "seeds: '3'"), "study.yaml:24: seeds: expected a whole number, got the text '3'"),
     "a count that is true": (line(17, "  rows: true"), "study.yaml:17: data.rows: expected a whole number, got true"),
     "a count that is NaN": (line(19, "train: {steps: .nan}"), "study.yaml:19: train.steps: .nan is not a finite number"),
@@ -102,24 +105,51 @@ BAD = {
     ),
     "a window of 0": (mixer(MIXER.replace("window: 4", "window: 0")), "study.yaml:10: model.blocks.local.mixer.window: should be"),
     "zero layers": (line(6, "  layers: 0"), "study.yaml:6: model.layers: should be greater than or equal to 1, got 0"),
-    "extends nothing": (STUDY + "extends: experiments/tiny_gema3\n", "study.yaml:27: extends: no shipped spec 'experiments/tiny_gema3'"),
+    "extends nothing": (
+        STUDY + "extends: experiments/tiny_gema3\n",
+        "study.yaml:27: extends: no shipped spec 'experiments/tiny_gema3'",
+    ),
     "extends itself": (STUDY + "extends: study.yaml\n", "circular extends: study.yaml -> study.yaml"),
-    "like nothing": (line(12, "    global: {like: locl}"), "study.yaml:12: model.blocks.global.like: no block 'locl'; did you mean 'local'"),
+    "like nothing": (
+        line(12, "    global: {like: locl}"),
+        "study.yaml:12: model.blocks.global.like: no block 'locl'; did you mean 'local'",
+    ),
     "like in a circle": (
         line(12, "    global: {like: other}", "").replace("data:\n", "    other: {like: global}\ndata:\n", 1),
         "circular like: global -> other -> global",
     ),
-    "no corpus": (line(14, "  source: {type: text, files: [nothing.txt]}"), "study.yaml:14: data.source: no file matches 'nothing.txt'"),
-    "an empty corpus": (line(14, "  source: {type: text, files: [empty.txt]}"), "study.yaml:14: data.source: empty.txt: empty; expected text"),
-    "a binary corpus": (line(14, "  source: {type: text, files: [binary.txt]}"), "study.yaml:14: data.source: binary.txt: binary, expected UTF-8 text"),
-    "a context longer than the corpus": (line(16, "  context: 1000000"), "study.yaml:16: data.context: context 1,000,000 is longer than"),
+    "no corpus": (
+        line(14, "  source: {type: text, files: [nothing.txt]}"),
+        "study.yaml:14: data.source: no file matches 'nothing.txt'",
+    ),
+    "an empty corpus": (
+        line(14, "  source: {type: text, files: [empty.txt]}"),
+        "study.yaml:14: data.source: empty.txt: empty; expected text",
+    ),
+    "a binary corpus": (
+        line(14, "  source: {type: text, files: [binary.txt]}"),
+        "study.yaml:14: data.source: binary.txt: binary, expected UTF-8 text",
+    ),
+    "a context longer than the corpus": (
+        line(16, "  context: 1000000"),
+        "study.yaml:16: data.context: context 1,000,000 is longer than",
+    ),
     "a vocabulary below the bytes": (
         line(15, "  tokenizer: {type: bpe, vocab_size: 200}"),
         "study.yaml:15: data.tokenizer.vocab_size:",
     ),
-    "a model smaller than its tokenizer": (line(5, "  vocab_size: 100"), "study.yaml:5: model.vocab_size: the tokenizer byte has 259 tokens"),
-    "low above high": (STUDY + TUNE % ("1e-2", "1e-3"), "study.yaml:27: tune.space.optimizer.lr: low = 0.01 must be below high = 0.001"),
-    "low equal to high": (STUDY + TUNE % ("1e-2", "1e-2"), "study.yaml:27: tune.space.optimizer.lr: low = 0.01 must be below high = 0.01"),
+    "a model smaller than its tokenizer": (
+        line(5, "  vocab_size: 100"),
+        "study.yaml:5: model.vocab_size: the tokenizer byte has 259 tokens",
+    ),
+    "low above high": (
+        STUDY + TUNE % ("1e-2", "1e-3"),
+        "study.yaml:27: tune.space.optimizer.lr: low = 0.01 must be below high = 0.001",
+    ),
+    "low equal to high": (
+        STUDY + TUNE % ("1e-2", "1e-2"),
+        "study.yaml:27: tune.space.optimizer.lr: low = 0.01 must be below high = 0.01",
+    ),
     "tuning an unknown key": (STUDY + TUNE.replace("optimizer.lr", "optimizer.rate") % ("1e-3", "1e-2"), "unknown key"),
     "several devices in a study": (
         line(19, "train: {steps: 2, devices: 2, strategy: ddp}"),
@@ -131,7 +161,10 @@ BAD = {
         STUDY + TUNE.replace("tune: {", "tune: {metric: report/loss, ") % ("1e-3", "1e-2"),
         "study.yaml:27: tune.metric: 'report/loss' is not",
     ),
-    "no arms": (STUDY.replace("arms:\n  both: {}\n  local-only: {model.pattern: [local]}\n", "arms: {}\n"), "arms: expected at least one"),
+    "no arms": (
+        STUDY.replace("arms:\n  both: {}\n  local-only: {model.pattern: [local]}\n", "arms: {}\n"),
+        "arms: expected at least one",
+    ),
     "unknown arm in a claim": (STUDY + "claim: {known_worse: [local-onyl]}\n", "no arm 'local-onyl'; did you mean 'local-only'"),
     "duplicate keys": (STUDY + "seeds: 2\n", "study.yaml:27: seeds: duplicate key; first given on line 24"),
     "a list": ("- question\n", "study.yaml:1: the file is a list; expected a mapping of keys"),
@@ -236,7 +269,7 @@ def test_the_good_study_is_good(folder, capsys, monkeypatch):
 
 def test_a_real_process(folder):
     (folder / "study.yaml").write_text(line(24, "seeds: zero"))
-    run = subprocess.run([sys.executable, "-m", "sweeps", "run", "study.yaml"], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-m", "sweeps", "run", "study.yaml"], check=False, capture_output=True, text=True)
     assert run.returncode == 2 and run.stdout == ""
     assert run.stderr == "study.yaml:24: seeds: expected a whole number, got the text 'zero'\n"
 

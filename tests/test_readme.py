@@ -62,7 +62,9 @@ def test_the_readmes_mixer_gets_a_study_and_a_row_in_its_table(tmp_path):
 
     def run(*arguments):
         command = [sys.executable, "-m", *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+        return subprocess.run(
+            command, cwd=tmp_path, check=False, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}
+        )
 
     shown = run("sweeps", "show", "with_ema.yaml")
     assert shown.returncode == 0 and "10 ema, 2 global" in shown.stdout, shown.stdout + shown.stderr
@@ -88,7 +90,7 @@ def test_the_readmes_random_gemma_comes_in_writes_and_goes_out(tmp_path):
     bin_folder = str(Path(sys.executable).parent)
     for command in commands:
         environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
-        done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, env=environment)
+        done = subprocess.run(command, shell=True, cwd=tmp_path, check=False, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == [
         "generation_config.json",

@@ -58,7 +58,7 @@ class Config(config.Config):
 
     @classmethod
     def of(cls, spec):
-        local, whole = kinds(spec)
+        local, _ = kinds(spec)
         mixer = local.mixer
         return dict(
             **shared(spec, local),

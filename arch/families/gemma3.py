@@ -61,9 +61,7 @@ class Config(config.Config):
             window = {"before": window // 2, "after": window // 2}
         windows = {"local": window, "global": None}
         mixer = {**mixer_of(self), "qk_norm": True, "causal": not self.use_bidirectional_attention}
-        blocks = {
-            name: block_of(self, {**mixer, "rope": ropes[name], "window": windows[name]}) for name in dict.fromkeys(names)
-        }
+        blocks = {name: block_of(self, {**mixer, "rope": ropes[name], "window": windows[name]}) for name in dict.fromkeys(names)}
         return {**frame_of(self, names), "blocks": blocks}
 
     @classmethod

@@ -31,6 +31,4 @@ PARTS = {
     "mixer.attention.o": "attention_block.proj_final",
     "ffn.gated.down": "mlp_block.ffw_down",
 }
-NAMES |= {
-    f"blocks.*.{ours}.{kind}": f"blocks.*.{theirs}.{kind}" for ours, theirs in PARTS.items() for kind in ("weight", "bias")
-}
+NAMES |= {f"blocks.*.{ours}.{kind}": f"blocks.*.{theirs}.{kind}" for ours, theirs in PARTS.items() for kind in ("weight", "bias")}

@@ -74,9 +74,7 @@ def gated(x_B1D, gate, up, down, gelu, around=ALONE):
     return y_B1D
 
 
-def attention(
-    x_B1D, q, k, v, o, q_norm, k_norm, cos, sin, k_BKSC, v_BKSC, pos_B, seen, eps, scale, softcap, around=ALONE
-):
+def attention(x_B1D, q, k, v, o, q_norm, k_norm, cos, sin, k_BKSC, v_BKSC, pos_B, seen, eps, scale, softcap, around=ALONE):
     """The part is o of what each row's token sees in its ring, into which its key and value are written first, at
     `seen` mod S.
 
@@ -92,15 +90,11 @@ def attention(
     y_B1D = torch.empty_like(x_B1D)
     own = pos_B.data_ptr(), y_B1D.data_ptr(), work.data_ptr()
     shapes = rows, dim, heads, kv_heads, channels, sin.shape[-1], cos.shape[0] == 1, slots, seen
-    library.attention(
-        *given, *own, *around.eps, around.residual, *shapes, eps, scale, softcap or 0.0, torch.get_num_threads()
-    )
+    library.attention(*given, *own, *around.eps, around.residual, *shapes, eps, scale, softcap or 0.0, torch.get_num_threads())
     return y_B1D
 
 
-def recurrent(
-    x_B1D, x, y, o, taps_JR, bias_R, recurrence_gate, input_gate, slope_R, tail_BJR, h_BR, pos_B, around=ALONE
-):
+def recurrent(x_B1D, x, y, o, taps_JR, bias_R, recurrence_gate, input_gate, slope_R, tail_BJR, h_BR, pos_B, around=ALONE):
     """The part is Griffin's recurrent block; the convolution's last J - 1 inputs and h are moved on in place."""
     maps = *x, *y, *o, taps_JR, bias_R, *recurrence_gate, *input_gate, slope_R
     library, given = _ready(x_B1D, *around.weights, *maps, tail_BJR, h_BR)

@@ -22,7 +22,7 @@ SIGNATURES = {
 def reference(a_BTR, b_BTR, h0_BR):
     """All states h_BTR, by the definition."""
     h_BR, out = h0_BR, []
-    for a_BR, b_BR in zip(a_BTR.unbind(1), b_BTR.unbind(1)):
+    for a_BR, b_BR in zip(a_BTR.unbind(1), b_BTR.unbind(1), strict=True):
         h_BR = a_BR * h_BR + b_BR
         out.append(h_BR)
     return torch.stack(out, dim=1)

@@ -28,7 +28,7 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
-        given = [x.detach().requires_grad_(wanted) for x, wanted in zip(ctx.saved_tensors, ctx.needs_input_grad[1:])]
+        given = [x.detach().requires_grad_(wanted) for x, wanted in zip(ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)]
         with torch.enable_grad():
             y = ctx.function(*given)
         gradients = iter(torch.autograd.grad(y, [x for x in given if x.requires_grad], dy))

@@ -21,7 +21,7 @@ SIGNATURES = {
 def reference(rho_BTR, iota_BTR, u_BTR, slope_R, reset_BT, h0_BR):
     """All states h_BTR: with r, i = sigmoid(rho), sigmoid(iota) and a_t = exp(slope r_t), where slope <= 0,
 
-        h_t = a_t h_{t-1} + sqrt(1 - a_t^2) i_t u_t;   where reset_BT (bool), a_t is 0 and the square root 1.
+    h_t = a_t h_{t-1} + sqrt(1 - a_t^2) i_t u_t;   where reset_BT (bool), a_t is 0 and the square root 1.
     """
     r_BTR, i_BTR = torch.sigmoid(rho_BTR), torch.sigmoid(iota_BTR)
     log_a_BTR, reset_BT1 = slope_R * r_BTR, reset_BT[..., None]

@@ -194,9 +194,7 @@ class Attention(nn.Module):
         """An empty state for streams of up to `capacity` tokens: min(capacity, W) slots."""
         slots = min(capacity, self.config.window or capacity)
         shape = (batch, self.config.kv_heads, slots, self.channels)
-        return AttentionState(
-            *(torch.zeros(shape, dtype=dtype, device=device) for _ in "kv"), window=self.config.window
-        )
+        return AttentionState(*(torch.zeros(shape, dtype=dtype, device=device) for _ in "kv"), window=self.config.window)
 
     def mixing_flops(self, layout):
         """Contractions between positions that the visible pairs need, over the whole layout: q k^T and p v."""

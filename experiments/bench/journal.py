@@ -53,9 +53,10 @@ class Journal:
     def time(self, what, sides, case, works, of, facts=None, least=0.0, lodger=None):
         """Time the functions `sides` {name: function} in turns and keep a Measurement of each.
 
-        lodger: a child.Lodger in which a side runs; its time is not that of other programs. least: seconds for which rounds go on, however few are asked for.
-        works: how much of `of` one call does; either may be {side: its own}. facts: {side: its facts}. What has been
-        timed when this is interrupted, or when a function fails, is kept.
+            lodger: a child.Lodger in which a side runs; its time is not that of other programs.
+        least: seconds for which rounds go on, however few are asked for.
+            works: how much of `of` one call does; either may be {side: its own}. facts: {side: its facts}. What has been
+            timed when this is interrupted, or when a function fails, is kept.
         """
         seconds, before = {side: [] for side in sides}, cores_time(lodger)
         try:
@@ -92,7 +93,7 @@ def in_turns(sides, seconds, repeats, limit=float("inf"), least=0.0):
     synchronize()
     for done in itertools.count():
         passed = time.perf_counter() - started
-        if done >= FEWEST_ROUNDS and passed > limit or done >= repeats and passed > least:
+        if (done >= FEWEST_ROUNDS and passed > limit) or (done >= repeats and passed > least):
             return
         for side, function in sides.items():
             before = time.perf_counter()
@@ -122,7 +123,7 @@ def others_share(before, after):
     """The share of all cores' time between two `cores_time` that went to other processes (a host's others too)."""
     if before is None:
         return None
-    idle, busy, mine = (b - a for a, b in zip(before, after))
+    idle, busy, mine = (b - a for a, b in zip(before, after, strict=True))
     return max(0.0, busy - mine) / max(idle + busy, 1e-9)
 
 

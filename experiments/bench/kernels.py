@@ -39,7 +39,9 @@ def scan(journal, asked, device):
         def both_ways(a_BTR=a_BTR, b_BTR=b_BTR, g_BTR=g_BTR, h0_BR=h0_BR):
             torch.autograd.grad(linear_scan(a_BTR, b_BTR, h0_BR), (a_BTR, b_BTR), g_BTR)
 
-        def product(a_BTR=a_BTR.detach(), b_BTR=b_BTR.detach()):
+        operands = a_BTR.detach(), b_BTR.detach()
+
+        def product(a_BTR=operands[0], b_BTR=operands[1]):
             return a_BTR * b_BTR
 
         works = {"ours": SCAN_MOVES * a_BTR.nbytes, "fresh a * b": PRODUCT_MOVES * a_BTR.nbytes}

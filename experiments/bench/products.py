@@ -106,10 +106,7 @@ def alone(products, device):
             operands[value] = _filled(value, device)
         return operands[value]
 
-    calls = [
-        (each.function, tuple(map(real, each.args)), {name: real(value) for name, value in each.kwargs})
-        for each in products
-    ]
+    calls = [(each.function, tuple(map(real, each.args)), {name: real(value) for name, value in each.kwargs}) for each in products]
 
     @torch.no_grad()
     def run():
@@ -126,6 +123,6 @@ def _operand(value):
 
 
 def _filled(operand, device):
-    reach = 1 + sum((size - 1) * stride for size, stride in zip(operand.shape, operand.stride))
+    reach = 1 + sum((size - 1) * stride for size, stride in zip(operand.shape, operand.stride, strict=True))
     memory = torch.randn(max(1, reach), device=device).to(operand.dtype)
     return memory.as_strided(operand.shape, operand.stride)

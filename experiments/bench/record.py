@@ -23,7 +23,8 @@ DISTURBED = 0.05
 class Measurement(Spec):
     """One side of one thing that was measured.
 
-    what: `train`, `prefill`, `decode` (with ` stock`: beside a peer as it comes), `memory`, `cache`, `ceiling`, `scan`, `loss`, `loss memory`, `reach`,
+    what: `train`, `prefill`, `decode` (with ` stock`: beside a peer as it comes), `memory`, `cache`, `ceiling`, `scan`, `loss`,
+        `loss memory`, `reach`,
     `decode reach`, `lightning`, `first step`, `help`. side: `ours`, `compiled`, `hf`, `products` (the floor), or what
     else there is to compare. case: what tells it from others (`spec`, `context`, `batch`, `shape`).
     unit: of `values`, every single one in the order measured: `s`, or `B` for bytes.
@@ -157,7 +158,7 @@ def ratio(a, b):
     """
     if not (a and b and a.values and b.values):
         return None
-    pairs = [(a.work / x) / (b.work / y) for x, y in zip(a.values, b.values)]
+    pairs = [(a.work / x) / (b.work / y) for x, y in zip(a.values, b.values, strict=True)]
     return spread(pairs)
 
 

@@ -3,7 +3,8 @@
 import importlib.metadata
 import importlib.util
 import platform
-from datetime import datetime, timezone
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -121,12 +122,10 @@ def versions():
     """What decides a speed: {package: version}, and which paths the kernels take."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):  # an optional one
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            pass  # an optional one
     return found | paths.recorded()
 
 
 def _now():
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")

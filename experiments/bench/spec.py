@@ -126,7 +126,7 @@ def _overhead(record):
     with_it, without = record.find("lightning", "lightning"), record.find("lightning", "bare")
     if not (with_it and without):
         return None
-    return spread([1000 * (a - b) / with_it.work for a, b in zip(with_it.values, without.values)])
+    return spread([1000 * (a - b) / with_it.work for a, b in zip(with_it.values, without.values, strict=True)])
 
 
 def _peak_share(spec, context):

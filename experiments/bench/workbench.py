@@ -110,7 +110,7 @@ def first_steps(planned, runs):
     for seed in range(runs):
         with tempfile.TemporaryDirectory(prefix="archbench-") as folder:
             ends, started = [], time.perf_counter()
-            record = train.train(planned, seed, folder, progress=lambda told: ends.append(time.perf_counter()))
+            record = train.train(planned, seed, folder, progress=lambda told, ends=ends: ends.append(time.perf_counter()))
             if record.status != "finished":
                 raise RuntimeError(f"the run {record.status}: {record.failure.message if record.failure else ''}")
             seconds.append(ends[0] - started)

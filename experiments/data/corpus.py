@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -199,8 +200,8 @@ def _stream(chunks, tokenizer):
     bos, eos = (tokenizer.token_to_id(special) for special in (BOS, EOS))
     pieces = []
     for chunk in chunks:
-        for encoding in tokenizer.encode_batch_fast([item.text for item in chunk], add_special_tokens=False):
-            pieces.append(np.array([bos, *encoding.ids, eos], dtype=dtype))
+        encodings = tokenizer.encode_batch_fast([item.text for item in chunk], add_special_tokens=False)
+        pieces.extend(np.array([bos, *encoding.ids, eos], dtype=dtype) for encoding in encodings)
     starts = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
     return Stream(np.concatenate(pieces), starts)
 
@@ -208,7 +209,7 @@ def _stream(chunks, tokenizer):
 def _check_lengths(name, tokenizer, lengths, stream, documents):
     """Bits per byte rest on the tokens of a document standing for all its bytes: check it, wherever nothing is unknown."""
     unknown = tokenizer.token_to_id(UNK)
-    for document, first, last in zip(documents, stream.starts, stream.starts[1:], strict=False):
+    for document, (first, last) in zip(documents, pairwise(stream.starts), strict=True):
         tokens = stream.tokens[first:last]
         if (total := int(lengths[tokens].sum())) != document.bytes and not (unknown is not None and (tokens == unknown).any()):
             raise DataError(f"the tokenizer {name['type']} gives tokens for {total:,} bytes of a text that has {document.bytes:,}")

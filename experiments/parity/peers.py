@@ -166,9 +166,7 @@ def draw(name, weight, generator):
         mean, std = 0.0, 0.6
     elif part == "recurrent_param":
         mean, std = -3.0, 2.5
-    elif weight.ndim == 1 or name.endswith("bias"):
-        mean, std = 0.0, 0.5
-    elif part in ("embed_tokens", "lm_head"):
+    elif weight.ndim == 1 or name.endswith("bias") or part in ("embed_tokens", "lm_head"):
         mean, std = 0.0, 0.5
     else:
         mean, std = 0.0, weight.shape[-1] ** -0.5

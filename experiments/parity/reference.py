@@ -47,7 +47,7 @@ def read(name):
     if not path.is_file():
         raise DataError(f"{path}: no such file; the recorded numbers are part of a checkout", key=None)
     with safe_open(path, "pt") as file:
-        return file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+        return file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
 def spec_of(meta):

@@ -83,9 +83,7 @@ def test_a_mixer_is_that_of_float32(component, inside, packing):
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, TOKENS, DIM, generator=generator, requires_grad=True)
     pull, layout = torch.randn(x.shape, generator=generator), layout_for(packing)
-    names, weights = zip(*mixer.named_parameters())
-    got, want = (
-        found_by(lambda: mixer(x, layout())[0], [x, *weights], pull, inside, autocast) for autocast in (True, False)
-    )
+    names, weights = zip(*mixer.named_parameters(), strict=True)
+    got, want = (found_by(lambda: mixer(x, layout())[0], [x, *weights], pull, inside, autocast) for autocast in (True, False))
     for name, error, gradient in zip(["y", "x", *names], errors(got, want), got, strict=True):
         assert error <= 0.03 and (name == "y" or gradient.dtype == torch.float32), f"{name}: {error:.1e}"

@@ -128,7 +128,7 @@ def test_a_packed_document_is_untouched_by_its_neighbours(component):
     mixer, x, other = built("mixer", component), inputs(), inputs(seed=9)
     y, _ = mixer(x, TokenLayout.packed(DOCUMENTS))
     for document in (0, 1, 2, 3, 4, 5):
-        mine = DOCUMENTS == document
+        mine = document == DOCUMENTS
         changed, _ = mixer(torch.where(mine[..., None], x, other), TokenLayout.packed(DOCUMENTS))
         assert torch.equal(changed[mine], y[mine]), f"document {document}"
         alone, _ = mixer(x[mine][None], TokenLayout.whole(1, int(mine.sum())))

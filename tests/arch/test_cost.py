@@ -89,7 +89,7 @@ def pairs(mixer, tokens):
 def by_hand(spec, tokens):
     """FLOPs of each position, counted pair by pair and map by map."""
     model, counts = new_model(spec, 0), [2 * spec.dim * spec.vocab_size] * tokens
-    for block, built in zip(spec.layer_blocks(), model.blocks):
+    for block, built in zip(spec.layer_blocks(), model.blocks, strict=True):
         mixer = spec.blocks[block].mixer
         maps = [w for n, w in built.named_parameters() if n.endswith("weight") and w.ndim > 1 and "conv" not in n]
         each = 2 * sum(weight.numel() for weight in maps)
@@ -97,7 +97,7 @@ def by_hand(spec, tokens):
             each += 2 * (mixer["width"] or spec.dim)
         heads = mixer.get("heads", 0)
         channels = mixer.get("head_dim") or (spec.dim // heads if heads else 0)
-        counts = [c + each + 4 * heads * channels * p for c, p in zip(counts, pairs(mixer, tokens))]
+        counts = [c + each + 4 * heads * channels * p for c, p in zip(counts, pairs(mixer, tokens), strict=True)]
     return counts
 
 

@@ -40,7 +40,7 @@ def student(positions, dtype):
 def same(loss, want, inputs, dtype, factor=0.37):
     """Equal value, and equal gradients of `factor` times it."""
     assert loss.dtype == torch.promote_types(dtype, torch.float32)
-    pairs = [(loss, want), *zip(*(torch.autograd.grad(factor * each, inputs) for each in (loss, want)))]
+    pairs = [(loss, want), *zip(*(torch.autograd.grad(factor * each, inputs) for each in (loss, want)), strict=True)]
     for got, expected in pairs:
         error = (got - expected).float().norm() / expected.float().norm().clamp(min=1e-6)
         assert got.dtype == expected.dtype and got.isfinite().all() and error <= TOLERANCE[dtype], f"{error:.1e}"
@@ -100,7 +100,7 @@ def test_gradients_are_those_of_finite_differences(softcap):
         lambda: linear_sparse_distillation(*inputs, ids % V, p, softcap),
         lambda: linear_distillation(*inputs, *teacher, softcap, 2.0, 1.5),
     ):
-        for tensor, gradient in zip(inputs, torch.autograd.grad(loss(), inputs)):
+        for tensor, gradient in zip(inputs, torch.autograd.grad(loss(), inputs), strict=True):
             assert torch.allclose(gradient, differences(loss, tensor), rtol=1e-6, atol=1e-7)
 
 
@@ -152,8 +152,7 @@ def test_a_weight_used_twice_gets_both_gradients():
     """A tied embedding: as input and as head."""
     weight, tokens = student(1, torch.float32)[1], torch.arange(6)
     got, want = (
-        torch.autograd.grad(loss(weight[tokens].sin(), weight, tokens + 1), weight)[0]
-        for loss in (linear_cross_entropy, reference)
+        torch.autograd.grad(loss(weight[tokens].sin(), weight, tokens + 1), weight)[0] for loss in (linear_cross_entropy, reference)
     )
     assert torch.allclose(got, want, atol=1e-5)
 
@@ -165,7 +164,7 @@ def test_autocast_computes_in_its_type_and_keeps_the_weights_gradient_in_float32
     want = torch.autograd.grad(linear_cross_entropy(*rounded, targets, softcap), rounded)
     with torch.autocast("cpu", torch.bfloat16):
         loss = linear_cross_entropy(*inputs, targets, softcap)
-    for got, expected in zip(torch.autograd.grad(loss, inputs), want):
+    for got, expected in zip(torch.autograd.grad(loss, inputs), want, strict=True):
         assert got.dtype == torch.float32
         assert (got - expected.float()).norm() <= 1e-2 * expected.float().norm()
 

@@ -13,7 +13,8 @@ from arch.model import new_model
 
 ATTENTION, GATED = {"type": "attention", "heads": 2}, {"type": "gated", "hidden": 24}
 SHAPES = [(1, 1, 1), (1, 5, 3), (2, 16, 4), (3, 37, 70), (4, 64, 33), (5, 130, 66), (17, 256, 64)]
-MIXERS = examples("mixer") + [
+MIXERS = [
+    *examples("mixer"),
     {"type": "attention", "heads": 10, "kv_heads": 2, "head_dim": 70, "window": 300, "softcap": 2.0, "qk_norm": True},
     {"type": "attention", "heads": 3, "kv_heads": 1, "head_dim": 64},
     {"type": "rg_lru", "width": 160, "blocks": 2},
@@ -96,7 +97,7 @@ def test_mixers(component, rows, tokens):
                 y, state = mixer(x, layout, state)
             outputs.append(y)
         runs.append([torch.cat(outputs, 1), *tensors(state)])
-    for got, want in zip(*runs):
+    for got, want in zip(*runs, strict=True):
         close(got, want)
 
 
@@ -106,15 +107,11 @@ def test_mixers(component, rows, tokens):
 def test_blocks(mixer, placement, rows, monkeypatch):
     """With the norms around each part and the residual stream: a token costs two calls."""
     data = {"mixer": mixer, "ffn": GATED, "norm": placement}
-    model = new_model(
-        resolved({"dim": 16, "vocab_size": 37, "layers": 1, "pattern": ["b"], "blocks": {"b": data}}), seed=0
-    )
+    model = new_model(resolved({"dim": 16, "vocab_size": 37, "layers": 1, "pattern": ["b"], "blocks": {"b": data}}), seed=0)
     for seed, weight in enumerate(model.parameters()):
         weight.copy_(0.3 * random(*weight.shape, seed=seed))
     block, runs, calls = model.blocks[0], [], []
-    monkeypatch.setattr(
-        RMSNorm, "forward", lambda self, x: calls.append(x) or rms_norm_reference(x, self.weight, self.eps)
-    )
+    monkeypatch.setattr(RMSNorm, "forward", lambda self, x: calls.append(x) or rms_norm_reference(x, self.weight, self.eps))
     for off in (False, True):
         state, outputs = mixer and block.mixer.component.init_state(rows, 4), []
         for step in range(4):
@@ -170,9 +167,7 @@ def test_a_map_that_was_replaced_or_hooked_is_called():
     assert called == ["replaced", "hook"]
 
 
-@pytest.mark.parametrize(
-    "part", ["mixer.component", "mixer.before", "mixer.component.q_norm", "ffn.component", "ffn.after"]
-)
+@pytest.mark.parametrize("part", ["mixer.component", "mixer.before", "mixer.component.q_norm", "ffn.component", "ffn.after"])
 def test_what_is_hooked_in_a_layer_is_called(part):
     """Also where the hook comes between two tokens; the same numbers."""
     runs = []
@@ -181,7 +176,7 @@ def test_what_is_hooked_in_a_layer_is_called(part):
         _, state = model.decode(torch.tensor([[1]]), model.init_state(1, 3))
         _, state = model.decode(torch.tensor([[2]]), state)
         if hook:
-            model.blocks[0].get_submodule(part).register_forward_hook(lambda *_: called.append(part))
+            model.blocks[0].get_submodule(part).register_forward_hook(lambda *_, called=called: called.append(part))
         runs.append(model.decode(torch.tensor([[3]]), state)[0])
         assert called == [part] * hook
     close(*runs)

@@ -74,7 +74,7 @@ def compare(tokens, keys, window, packing, softcap, dtype=torch.float32, device=
     for memo in (None, layout.memo, layout.memo):
         got = flex.flex(q, k, v, low, high, 0.3, reach, softcap, memo)
         near(got, want, 1e-3, "output")
-        for name, mine, theirs in zip("qkv", torch.autograd.grad(got, (q, k, v), pull), wanted):
+        for name, mine, theirs in zip("qkv", torch.autograd.grad(got, (q, k, v), pull), wanted, strict=True):
             near(mine, theirs, 0.1 * pull.float().norm(), f"gradient of {name}")
 
 
@@ -180,5 +180,5 @@ def test_a_model_on_cuda_has_the_same_gradients_where_it_is_asked_for(monkeypatc
     monkeypatch.delenv("ARCHBENCH_TRITON", raising=False)
     plain = gradients()
     monkeypatch.setenv("ARCHBENCH_TRITON", "1")
-    for (name, _), mine, theirs in zip(model.named_parameters(), gradients(), plain):
+    for (name, _), mine, theirs in zip(model.named_parameters(), gradients(), plain, strict=True):
         near(mine, theirs, 1e-3, name)

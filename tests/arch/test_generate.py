@@ -42,7 +42,7 @@ def folder(model, tmp_path):
 
 def run(*arguments, stdin=None):
     command = [sys.executable, "-m", "arch", *(word if isinstance(word, bytes) else str(word) for word in arguments)]
-    return subprocess.run(command, capture_output=True, text=True, input=stdin, env={**os.environ, "COLUMNS": "200"})
+    return subprocess.run(command, check=False, capture_output=True, text=True, input=stdin, env={**os.environ, "COLUMNS": "200"})
 
 
 def test_the_seed_decides(model):
@@ -135,13 +135,13 @@ def test_chosen_as_often_as_likely(model):
 def test_scores_that_are_no_numbers_stop_it(model):
     with torch.no_grad():
         model.norm.weight.fill_(float("inf"))
-    with pytest.raises(DataError, match="not finite.*bfloat16"):
+    with pytest.raises(DataError, match=r"not finite.*bfloat16"):
         generate(model, PROMPT, 3)
 
 
 def test_float16_overflows_where_bfloat16_does_not(folder):
     """The command that ends so names the one that may help."""
-    spec, found = checkpoint.open_checkpoint(folder)
+    _, found = checkpoint.open_checkpoint(folder)
     held = dict(found.read())
     held["embedding"] = (held["embedding"] * 3e5).contiguous()
     (folder / "model.safetensors").unlink()
@@ -246,5 +246,5 @@ def test_what_cannot_write_says_why(folder, model):
     with pytest.raises(DataError, match="cannot be read as a tokenizer"):
         TextTokens(folder)
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(DataError, match="no tokenizer.json in it"):
+    with pytest.raises(DataError, match=r"no tokenizer.json in it"):
         TextTokens(folder)

@@ -20,9 +20,7 @@ LAZY = {"experiments.checkpoint", "arch.model", "arch.cost", "arch.layout", "arc
 def imports(path):
     """(module, whether at the top of the file) of every import; `from a import b` counts as a and as a.b."""
     tree = ast.parse(path.read_text(), str(path))
-    inner = {
-        id(n) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef)) for n in ast.walk(f)
-    }
+    inner = {id(n) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef)) for n in ast.walk(f)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, id(node) not in inner) for alias in node.names)

@@ -41,7 +41,7 @@ def compare(path, layout, reach, q, k, v, softcap, dtype):
     for memo in (None, layout.memo, layout.memo):
         got = path(q, k, v, low, high, memo)
         near(got, want, dtype, "output")
-        for name, mine, theirs in zip("qkv", torch.autograd.grad((got * weight).sum(), (q, k, v)), gradients):
+        for name, mine, theirs in zip("qkv", torch.autograd.grad((got * weight).sum(), (q, k, v)), gradients, strict=True):
             near(mine, theirs, dtype, f"gradient of {name}")
 
 
@@ -104,7 +104,7 @@ def test_tiles_of_any_size_give_the_same(scores, softcap, monkeypatch):
     q, k, v = operands(90, 4, 2, 8, torch.float32)
     layout = layout_of("packed", 90)
     for reach in ((None, 0), (6, 0)):
-        path = lambda q, k, v, low, high, memo: attention.attend(  # noqa: E731
+        path = lambda q, k, v, low, high, memo, reach=reach: attention.attend(  # noqa: E731
             q, k, v, low, high, 0.3, reach, False, softcap, memo
         )
         compare(path, layout, reach, q, k, v, softcap, torch.float32)
@@ -219,7 +219,7 @@ def test_decoding_goes_round_the_ring_in_place(chunk):
     whole, _ = mixer(x, TokenLayout.whole(2, 30))
     state, parts = mixer.init_state(2, 30), []
     memory = state.k_BKSC.data_ptr(), state.v_BKSC.data_ptr()
-    for first, part in zip(range(0, 30, chunk), x.split(chunk, 1)):
+    for first, part in zip(range(0, 30, chunk), x.split(chunk, 1), strict=True):
         y, state = mixer(part, TokenLayout.whole(2, part.shape[1], first=first), state)
         parts.append(y)
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-5, atol=1e-6)
@@ -237,7 +237,7 @@ def test_rms_norm_equals_its_reference(shape, dtype):
     near(got, want, dtype, "output")
     pull = torch.randn(shape, generator=generator).to(dtype)
     gradients = [torch.autograd.grad(y, (x, norm.weight), pull) for y in (got, want)]
-    for mine, theirs in zip(*gradients):
+    for mine, theirs in zip(*gradients, strict=True):
         near(mine, theirs, dtype, "gradient")
     with torch.no_grad():
         near(norm(x), want, dtype, "output without gradients")
@@ -262,7 +262,7 @@ def test_linear_scan_equals_the_reference(tokens, resets):
     weight = torch.randn(want.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     mine = torch.autograd.grad((got * weight).sum(), (a, b, h0))
     theirs = torch.autograd.grad((want * weight).sum(), (a, b, h0))
-    for name, left, right in zip(("a", "b", "h0"), mine, theirs):
+    for name, left, right in zip(("a", "b", "h0"), mine, theirs, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
 
 

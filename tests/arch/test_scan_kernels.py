@@ -52,14 +52,14 @@ def compare(operation, reference, inputs, dtype, tolerance, wanted=None):
     """`operation` in `dtype` against `reference` in float64 on the same rounded numbers."""
     inputs = [x.to(dtype) if x.is_floating_point() else x for x in inputs]
     wanted = [x.is_floating_point() for x in inputs] if wanted is None else wanted
-    mine = [x.clone(memory_format=torch.preserve_format).requires_grad_(want) for x, want in zip(inputs, wanted)]
-    exact = [(x.double() if x.is_floating_point() else x).requires_grad_(want) for x, want in zip(inputs, wanted)]
+    mine = [x.clone(memory_format=torch.preserve_format).requires_grad_(want) for x, want in zip(inputs, wanted, strict=True)]
+    exact = [(x.double() if x.is_floating_point() else x).requires_grad_(want) for x, want in zip(inputs, wanted, strict=True)]
     got, want = operation(*mine), reference(*exact)
     near("states", got, want, dtype, tolerance)
     weight = random(*want.shape, seed=9).to(dtype)
-    pick = lambda xs: [x for x, want in zip(xs, wanted) if want]  # noqa: E731
+    pick = lambda xs: [x for x, want in zip(xs, wanted, strict=True) if want]  # noqa: E731
     gradients = torch.autograd.grad(want, pick(exact), weight.double())
-    for k, (left, right) in enumerate(zip(torch.autograd.grad(got, pick(mine), weight), gradients)):
+    for k, (left, right) in enumerate(zip(torch.autograd.grad(got, pick(mine), weight), gradients, strict=True)):
         near(f"gradient {k}", left, right, dtype, tolerance)
 
 
@@ -123,7 +123,7 @@ def test_bits_do_not_depend_on_threads():
             seen.append([h.detach(), *torch.autograd.grad(h, wanted, random(*h.shape).float())])
         torch.set_num_threads(threads)
         for other in seen[1:]:
-            assert all(torch.equal(left, right) for left, right in zip(seen[0], other))
+            assert all(torch.equal(left, right) for left, right in zip(seen[0], other, strict=True))
 
 
 def test_under_no_grad_twice(path):
@@ -158,7 +158,7 @@ def test_compiled_by_torch(path):
     got, want = torch.compile(scan.linear_scan, backend="aot_eager", fullgraph=True)(*inputs), scan.linear_scan(*inputs)
     assert torch.equal(got, want)
     weight = random(*want.shape).float()
-    for left, right in zip(torch.autograd.grad(got, inputs, weight), torch.autograd.grad(want, inputs, weight)):
+    for left, right in zip(torch.autograd.grad(got, inputs, weight), torch.autograd.grad(want, inputs, weight), strict=True):
         assert torch.equal(left, right)
 
 

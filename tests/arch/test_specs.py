@@ -201,11 +201,7 @@ def test_common_random_numbers():
     two = new_model(model_spec({**ATTENTION, "window": 3}, {"type": "rg_lru"}, layers=4), seed=3)
     mine, theirs = dict(one.named_parameters()), dict(two.named_parameters())
     # Matrices that write into the residual stream are drawn by depth, and the depths differ.
-    shared = [
-        n
-        for n in mine.keys() & theirs.keys()
-        if mine[n].shape == theirs[n].shape and ".o." not in n and ".down." not in n
-    ]
+    shared = [n for n in mine.keys() & theirs.keys() if mine[n].shape == theirs[n].shape and ".o." not in n and ".down." not in n]
     assert "blocks.0.mixer.component.q.weight" in shared and "embedding" in shared and len(shared) > 8
     assert all(torch.equal(mine[name], theirs[name]) for name in shared)
 
@@ -223,9 +219,7 @@ def test_first_values_depend_on_the_seed_and_on_nothing_else():
 
 def test_initialisers_named_in_the_spec():
     init = {"matrix": {"type": "normal", "std": 0.5}, "embedding": {"type": "normal", "std": 2.0}}
-    model = new_model(
-        model_spec({"type": "attention", "heads": 32, "head_dim": 16}, layers=8, vocab_size=500, init=init), 0
-    )
+    model = new_model(model_spec({"type": "attention", "heads": 32, "head_dim": 16}, layers=8, vocab_size=500, init=init), 0)
     component = model.blocks[0].mixer.component
     assert model.embedding.std().item() == pytest.approx(2.0, rel=0.05)
     assert component.q.weight.std().item() == pytest.approx(0.5, rel=0.05)
@@ -236,9 +230,7 @@ def test_the_schema_offers_every_component_and_requires_no_key():
     schema = json_schema(ModelSpec)
     json.dumps(schema)
     assert "required" not in schema and "required" not in schema["$defs"]["BlockSpec"]
-    assert {"extends", "dim", "schema"} <= set(schema["properties"]) and "like" in schema["$defs"]["BlockSpec"][
-        "properties"
-    ]
+    assert {"extends", "dim", "schema"} <= set(schema["properties"]) and "like" in schema["$defs"]["BlockSpec"]["properties"]
     branches = {branch["title"]: branch for branch in schema["$defs"]["mixer"]["oneOf"]}
     assert set(registry.names("mixer")) < set(branches)
     for name in registry.names("mixer"):

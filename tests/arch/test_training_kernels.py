@@ -33,7 +33,7 @@ def same(got, want, given, tolerance):
     """Values, and gradients of each of `given`, against those in float64 or of the reference."""
     weight = drawn(*want.shape, seed=7).detach()
     gradients = [torch.autograd.grad((y * weight).sum(), given) for y in (got, want)]
-    for mine, theirs in zip((got, *gradients[0]), (want, *gradients[1])):
+    for mine, theirs in zip((got, *gradients[0]), (want, *gradients[1]), strict=True):
         assert mine.dtype == theirs.dtype and mine.shape == theirs.shape and mine.isfinite().all()
         error = (mine.double() - theirs.double()).norm() / theirs.double().norm().clamp(min=1e-3)
         assert error <= tolerance, f"{error:.1e}"
@@ -190,6 +190,7 @@ def test_both_paths_keep_the_same_for_the_gradient():
         sizes.append(sorted(tensor.untyped_storage().nbytes() for tensor in kept.values()))
     assert sizes[0] == sizes[1] and sizes[0].count(x.nbytes) == 3  # x, its norm, and the product
 
+
 def test_bits_do_not_depend_on_threads():
     norm, x, found = drawn_norm(70), drawn(2, 300, 70), []
     before = torch.get_num_threads()
@@ -211,7 +212,7 @@ def test_bits_do_not_depend_on_threads():
             )
     finally:
         torch.set_num_threads(before)
-    for one, two, three in zip(*found):
+    for one, two, three in zip(*found, strict=True):
         assert torch.equal(one, two) and torch.equal(one, three)
 
 
@@ -228,7 +229,7 @@ def test_under_autocast_the_types_are_torchs():
                     *torch.autograd.grad(y.float().sum(), (x, ffn.gate.weight, ffn.down.weight)),
                 )
             )
-    for mine, theirs in zip(*found):
+    for mine, theirs in zip(*found, strict=True):
         assert mine.dtype == theirs.dtype and torch.equal(mine, theirs)
 
 

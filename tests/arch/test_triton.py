@@ -40,7 +40,7 @@ def test_linear_scan_equals_the_reference(tokens, width, resets, dtype):
     h = linear_scan_triton.forward(a, strided, h0)
     near("states", h, want, dtype)
     gradients = linear_scan_triton.backward(g, a, h0, h)
-    for name, got, wanted in zip(("a", "b", "h0"), gradients, torch.autograd.grad(want, exact, g.double())):
+    for name, got, wanted in zip(("a", "b", "h0"), gradients, torch.autograd.grad(want, exact, g.double()), strict=True):
         near(f"gradient of {name}", got, wanted, dtype)
 
 

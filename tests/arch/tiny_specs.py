@@ -24,8 +24,8 @@ def examples(kind, names=None):
     """(name, resolved component) of every example of the components of a kind."""
     found = []
     for name in registry.names(kind) if names is None else names:
-        for config in registry.component(kind, name).Config.examples():
-            found.append({"type": name, **config.dump()})
+        configs = registry.component(kind, name).Config.examples()
+        found.extend({"type": name, **config.dump()} for config in configs)
     return found
 
 

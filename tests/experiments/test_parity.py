@@ -182,7 +182,7 @@ def test_slow_decays_are_nearer_to_float64_than_the_reference(monkeypatch):
     want_BTV = exact(tokens_BT, reference.layout_of(tensors))
     next_token_loss(want_BTV, tokens_BT).backward()
     assert relative(logits_BTV.double(), want_BTV) < 1e-5
-    for ours, theirs in zip(model.parameters(), exact.parameters()):
+    for ours, theirs in zip(model.parameters(), exact.parameters(), strict=True):
         assert relative(ours.grad.double(), theirs.grad) < 1e-5
     assert 4e-4 < relative(tensors["logits"].double(), want_BTV) < 6e-4
 

@@ -114,7 +114,7 @@ def test_weights_that_change_after_planning_fail_the_run(tiny, trained, tmp_path
     "make, text",
     [
         (lambda folder: folder / "nowhere", "no checkpoint: expected spec.yaml and model.safetensors"),
-        (lambda folder: broken(folder), "missing    norm.weight"),
+        (lambda folder: broken(folder), "missing    norm.weight"),  # noqa: PLW0108  defined below
     ],
 )
 def test_what_cannot_be_started_from_is_said_at_its_key(make, text, tiny, trained):

@@ -1,6 +1,7 @@
 """Properties of a training step: exact sums, roles, schedules, and what is no part of identity."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_decay_reaches_matrices_and_embeddings_only(tiny):
     for weight in decayed["params"]:
         assert weight.role in ("embedding", "matrix")
     kept = {names[id(weight)] for weight in plain["params"]}
-    recurrent = {name for name in names.values() if "gate." in name and "recurrence" in name or name.endswith(".decay")}
+    recurrent = {name for name in names.values() if ("gate." in name and "recurrence" in name) or name.endswith(".decay")}
     assert recurrent and recurrent <= kept
     assert all(name in kept for name in names.values() if "norm" in name or name.endswith("bias"))
     assert len(decayed["params"]) + len(plain["params"]) == len(names)
@@ -59,8 +60,8 @@ def test_schedule_rises_to_the_peak_and_ends_at_its_final_fraction(kind):
     schedule = ScheduleSpec(type=kind, warmup=0.1, decay=0.3, final=0.2)
     rates = [learning_rate(step, 100, 1e-2, schedule) for step in range(100)]
     assert max(rates) == pytest.approx(1e-2) and rates[-1] == pytest.approx(2e-3)
-    assert all(a < b for a, b in zip(rates[:10], rates[1:10])) and rates[0] == pytest.approx(1e-3)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
+    assert all(a < b for a, b in pairwise(rates[:10])) and rates[0] == pytest.approx(1e-3)
+    assert all(a >= b for a, b in pairwise(rates[10:]))
     if kind == "wsd":
         assert rates[10:69] == [1e-2] * 59
 
@@ -109,9 +110,9 @@ def test_the_loss_without_logits_is_that_of_the_logits(precision, tiny):
         losses = [of_logits(batch), objective(model, batch)[0], sum(objective(model, row)[0] for row in batch.split(4))]
     close = 1e-5 if precision == "32-true" else 2e-2
     wanted, *others = [torch.autograd.grad(loss, list(model.parameters())) for loss in losses]
-    for loss, gradients in zip(losses[1:], others):
+    for loss, gradients in zip(losses[1:], others, strict=True):
         assert float(loss.detach()) == pytest.approx(float(losses[0].detach()), rel=close)
-        for got, want in zip(gradients, wanted):
+        for got, want in zip(gradients, wanted, strict=True):
             assert (got - want).float().norm() <= 4 * close * want.float().norm().clamp(min=1e-3)
 
 
@@ -129,7 +130,7 @@ def test_two_processes_give_the_curve_of_one(tiny, tmp_path):
         "import json, sys; from experiments.plan import plan; from experiments.train import train\n"
         "record = train(plan(json.load(open('spec.json'))), 0, 'ddp'); sys.exit(record.status != 'finished')"
     )
-    done = subprocess.run([sys.executable, "run.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "run.py"], cwd=tmp_path, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr + (tmp_path / "ddp/record.json").read_text()[-600:]
     together = json.loads((tmp_path / "ddp/record.json").read_text())["metrics"]
     assert together["report/loss"] == pytest.approx(alone["report/loss"], rel=1e-3)

@@ -77,9 +77,7 @@ class _Banded(torch.autograd.Function):
         dk_XNQC, dv_XNQC = band.sums(), band.sums()
         work, tiles = band.plan(rooms=2 if softcap is None else 3)
         for at, hide in tiles:
-            dq_XNRC[at], dk_NSC, dv_NSC = work.backward(
-                grad_XNRC[at], q_XNRC[at], k_XNSC[at], v_XNSC[at], scale, softcap, hide
-            )
+            dq_XNRC[at], dk_NSC, dv_NSC = work.backward(grad_XNRC[at], q_XNRC[at], k_XNSC[at], v_XNSC[at], scale, softcap, hide)
             band.add(dk_XNQC, at, dk_NSC)
             band.add(dv_XNQC, at, dv_NSC)
         dq_XRC = dq_XNRC.flatten(1, 2)[:, : q_XRC.shape[1]]

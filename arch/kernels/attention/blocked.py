@@ -18,9 +18,7 @@ from arch.kernels.attention.tile import (
 BLOCK = 64  # queries, so that a tile has at least 64 G T scores
 
 
-def blocked(
-    q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, reach=(None, None), whole=False, softcap=None, memo=None
-):
+def blocked(q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, reach=(None, None), whole=False, softcap=None, memo=None):
     """The reference. Keys that no query of a block sees are skipped: all of them where the rows are whole or the
     bounds are on a CPU, where reading them is free; elsewhere those that `reach` excludes."""
     kv_heads, keys = k_BSKC.shape[2], k_BSKC.shape[1]
@@ -48,7 +46,7 @@ def _spans(low_XT, high_XT, keys, block, reach, whole):
     if low_XT.device.type == "cpu" and not whole:
         cuts = [
             [part.min(), part.max(), other.min() + 1, other.max() + 1]
-            for part, other in zip(low_XT.split(block, 1), high_XT.split(block, 1))
+            for part, other in zip(low_XT.split(block, 1), high_XT.split(block, 1), strict=True)
         ]
         return [_ordered(*map(int, cut)) for cut in cuts]
     before, after = (keys if limit is None else limit for limit in reach)
@@ -86,9 +84,7 @@ class _Blocked(torch.autograd.Function):
         dk_XSC, dv_XSC = (torch.zeros(k_XSC.shape, dtype=wide, device=k_XSC.device) for _ in "kv")
         work, tiles = _plan(q_XRC, low_XT, high_XT, spans, block, whole, rooms=2 if softcap is None else 3)
         for x, r, s, hide in tiles:
-            dq_XRC[x, r], dk, dv = work.backward(
-                grad_XRC[x, r], q_XRC[x, r], k_XSC[x, s], v_XSC[x, s], scale, softcap, hide
-            )
+            dq_XRC[x, r], dk, dv = work.backward(grad_XRC[x, r], q_XRC[x, r], k_XSC[x, s], v_XSC[x, s], scale, softcap, hide)
             dk_XSC[x, s] += dk
             dv_XSC[x, s] += dv
         return dq_XRC, dk_XSC.to(k_XSC.dtype), dv_XSC.to(v_XSC.dtype), *[None] * 7

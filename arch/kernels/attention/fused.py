@@ -8,7 +8,7 @@ from arch.kernels.attention.reference import visible
 
 def needs_no_mask(q_BTHC, k_BSKC, reach, whole):
     """Whether what queries see is all keys, or all up to their own place: what the operation knows without a mask."""
-    return whole and (reach == (None, None) or reach == (None, 0) and q_BTHC.shape[1] == k_BSKC.shape[1])
+    return whole and (reach == (None, None) or (reach == (None, 0) and q_BTHC.shape[1] == k_BSKC.shape[1]))
 
 
 def fused(q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, reach=(None, None), whole=False, memo=None):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -53,17 +54,14 @@ def same(a, b):
 
 def documents(prepared, split):
     stream = prepared.streams[split]
-    return [
-        prepared.tokenizer.decode(stream.tokens[first:last].tolist())
-        for first, last in zip(stream.starts, stream.starts[1:], strict=False)
-    ]
+    return [prepared.tokenizer.decode(stream.tokens[first:last].tolist()) for first, last in pairwise(stream.starts)]
 
 
 @pytest.mark.parametrize("tokenizer", ALL, ids=lambda tokenizer: tokenizer["type"])
 def test_the_splits_hold_every_document_once(files, tokenizer):
     prepared = prepare(spec(files, tokenizer), 512)
     held = {split: documents(prepared, split) for split in SPLITS}
-    assert sorted(sum(held.values(), [])) == sorted(text(i) for i in range(200))
+    assert sorted(item for items in held.values() for item in items) == sorted(text(i) for i in range(200))
     for split, texts in held.items():
         assert {split_of(hashlib.sha256(item.encode()).digest()) for item in texts} == {split}
         stream, sizes = prepared.streams[split], prepared.summary()["splits"][split]
@@ -140,7 +138,11 @@ def test_batches_are_a_function_of_split_step_and_seed(files):
     assert batch.tokens_BT.shape == (4, 16)
     prepared.batch("train", 8, 3, 4, 16)
     assert same(batch, prepared.batch("train", 7, 3, 4, 16))
-    for other in (prepared.batch("train", 7, 4, 4, 16), prepared.batch("train", 6, 3, 4, 16), prepared.batch("select", 7, 3, 4, 16)):
+    for other in (
+        prepared.batch("train", 7, 4, 4, 16),
+        prepared.batch("train", 6, 3, 4, 16),
+        prepared.batch("select", 7, 3, 4, 16),
+    ):
         assert not torch.equal(batch.tokens_BT, other.tokens_BT)
 
 

@@ -116,7 +116,7 @@ def test_a_file_that_vanishes_after_listing_is_named(tmp_path):
     documents = source(type="text", files=["*.txt"]).documents()
     next(documents)
     (tmp_path / "b.txt").unlink()
-    with pytest.raises(DataError, match="b.txt: vanished between listing and reading"):
+    with pytest.raises(DataError, match=r"b.txt: vanished between listing and reading"):
         next(documents)
 
 
@@ -167,7 +167,7 @@ def test_the_hub_source_reads_local_folders(tmp_path):
     assert hub() == expected
     assert hub(limit=2) == expected[:2]
     assert hub(data_files=["train.jsonl"]) == expected
-    with pytest.raises(DataError, match="no column 'text'.*known: body"):
+    with pytest.raises(DataError, match=r"no column 'text'.*known: body"):
         hub(field="text")
     with pytest.raises(DataError, match="datasets cannot load it"):
         hub(split="nothing")

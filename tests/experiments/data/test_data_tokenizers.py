@@ -117,7 +117,7 @@ def test_examples_resolve(name):
 
 def test_a_broken_tokenizer_file_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(DataError, match="tokenizer.json"):
+    with pytest.raises(DataError, match=r"tokenizer.json"):
         load(tmp_path / "tokenizer.json")
 
 
