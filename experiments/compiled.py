@@ -8,12 +8,13 @@ Evaluation and generation stay eager (`experiments.evaluate.evaluating`): their 
 """
 
 import functools
+import hashlib
 import os
 import subprocess
 
 import torch
 
-from arch.kernels import attention
+from arch.kernels import attention, native
 from arch.layout import TokenLayout
 from experiments.data import cache
 
@@ -74,7 +75,17 @@ def _keep_programs():
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     if os.environ.get(VARIABLE) in (None, os.path.abspath(default_cache_dir())):
-        os.environ[VARIABLE] = str(cache.root() / FOLDER)
+        os.environ[VARIABLE] = str(programs())
+
+
+def programs():
+    """The folder of this CPU type's programs.
+
+    torch finds a kept program by what it computes, and not by the vector width that it was generated for: one from
+    another CPU, or from under another `ATEN_CPU_CAPABILITY`, would be compiled for this one and give wrong numbers.
+    """
+    kind = native.cpu() + os.environ.get("ATEN_CPU_CAPABILITY", "")
+    return cache.root() / FOLDER / hashlib.sha256(kind.encode()).hexdigest()[:12]
 
 
 @functools.cache

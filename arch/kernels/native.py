@@ -95,7 +95,7 @@ def _built(name):
     try:
         version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
         text = b"".join(part.read_bytes() for part in (source, *sorted(source.parent.glob("*.h"))))
-        parts = (text, version, " ".join((compiler, *FLAGS, *runtime, _cpu())).encode())
+        parts = (text, version, " ".join((compiler, *FLAGS, *runtime, cpu())).encode())
         key = hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:16]
         cache = Path(os.environ.get("ARCHBENCH_CACHE") or "~/.cache/archbench").expanduser()
         file = cache / "native" / f"{name}-{key}.so"
@@ -131,8 +131,8 @@ def _openmp():
     return tuple(name for name in loaded if Path(name).name.startswith(("libgomp", "libiomp", "libomp")))[:1]
 
 
-def _cpu():
-    """What `-march=native` depends on."""
+def cpu():
+    """The CPU's type and features, as text: what a program compiled with `-march=native` depends on."""
     try:
         with open("/proc/cpuinfo") as file:
             lines = {line.split(":")[0].strip(): line for line in file if ":" in line}

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kernel_paths import compiled_or_skip
 from tiny_specs import context, examples, label, model_spec, resolved
 
 from arch import registry
@@ -24,9 +25,7 @@ MIXERS = [
 
 @pytest.fixture(autouse=True)
 def compiled():
-    if native.path("decode") == "torch: no C compiler":
-        pytest.skip("no C compiler")
-    assert native.path("decode").startswith("compiled ")
+    compiled_or_skip("decode")
     with torch.no_grad():
         yield
 

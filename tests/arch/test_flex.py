@@ -6,8 +6,10 @@ say what they should; what torch compiles them into, on a CUDA device, where the
 
 import pytest
 import torch
+from closeness import near
 from test_kernels import HEADS, TOLERANCE, layout_of, reach_of
 from tiny_specs import model_spec
+from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch._subclasses import FakeTensorMode
 from torch.nn.attention import flex_attention as library
 
@@ -57,12 +59,6 @@ def layout_for(packing, tokens, keys, device="cpu"):
     return TokenLayout(made.doc_BT.to(device), made.pos_BT.to(device), made.first)
 
 
-def near(got, want, least, what):
-    """Within rounding of `want`, or of `least` where that is 0: the gradient of a query that sees one key."""
-    error = (got.float() - want.float()).norm() / want.float().norm().clamp(min=float(least))
-    assert got.dtype == want.dtype and got.isfinite().all() and error <= TOLERANCE[got.dtype], f"{what}: {error:.1e}"
-
-
 def compare(tokens, keys, window, packing, softcap, dtype=torch.float32, device="cpu"):
     """Values and gradients beside the reference's."""
     q, k, v = operands(tokens, keys, *HEADS[tokens % len(HEADS)], dtype, device)
@@ -73,9 +69,9 @@ def compare(tokens, keys, window, packing, softcap, dtype=torch.float32, device=
     wanted = torch.autograd.grad(want, (q, k, v), pull)
     for memo in (None, layout.memo, layout.memo):
         got = flex.flex(q, k, v, low, high, 0.3, reach, softcap, memo)
-        near(got, want, 1e-3, "output")
+        near(got, want, TOLERANCE[dtype], 1.0, "output")
         for name, mine, theirs in zip("qkv", torch.autograd.grad(got, (q, k, v), pull), wanted, strict=True):
-            near(mine, theirs, 0.1 * pull.float().norm(), f"gradient of {name}")
+            near(mine, theirs, TOLERANCE[dtype], 1.0, f"gradient of {name}")
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
@@ -135,17 +131,24 @@ def test_a_record_says_which_path_is_taken_on_cuda(monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiled_for_the_cpu_it_passes_over_the_right_blocks(monkeypatch):
-    """The uncompiled form looks at every pair and not at the list of blocks. There is no gradient to compile here."""
+def test_compiled_for_the_cpu_it_passes_over_the_right_blocks(monkeypatch, tmp_path):
+    """The uncompiled form looks at every pair and not at the list of blocks. There is no gradient to compile here.
+
+    Into a folder of its own: torch takes a program kept there for another vector width (under a cap on the CPU's
+    features, or from another CPU), and it gives wrong numbers.
+    """
     if native.path("linear_scan") == "torch: no C compiler":
         pytest.skip("no C compiler")
+    if not pick_vec_isa():
+        pytest.skip("torch compiles FlexAttention for no CPU without vectors")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(flex, "flex_attention", flex._compiled())
     q, k, v = (x.detach() for x in operands(300, 300, 4, 2))
     layout = layout_for("packed", 300, 300)
     low, high = layout.interval(40, 0)
     for scale, softcap in (0.3, 2.0), (0.4, 3.0), (0.5, 3.0):  # of a second number torch would make a variable
         got = flex.flex(q, k, v, low, high, scale, (40, 0), softcap)
-        near(got, attention.reference(q, k, v, low, high, scale, softcap), 1e-3, "output")
+        near(got, attention.reference(q, k, v, low, high, scale, softcap), TOLERANCE[torch.float32], 1.0, "output")
 
 
 @needs_cuda
@@ -181,4 +184,4 @@ def test_a_model_on_cuda_has_the_same_gradients_where_it_is_asked_for(monkeypatc
     plain = gradients()
     monkeypatch.setenv("ARCHBENCH_TRITON", "1")
     for (name, _), mine, theirs in zip(model.named_parameters(), gradients(), plain, strict=True):
-        near(mine, theirs, 1e-3, name)
+        near(mine, theirs, TOLERANCE[torch.float32], float(theirs.square().mean().sqrt()), name)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from kernel_paths import compiled_or_skip
 
 from arch.kernels import linear_scan as scan
 from arch.kernels import native, rg_lru
@@ -17,8 +18,8 @@ SHAPES = [(1, 1, 1), (2, 1, 7), (3, 2, 64), (2, 37, 70), (1, 64, 129), (2, 0, 3)
 
 @pytest.fixture(params=PATHS)
 def path(request):
-    if request.param == "compiled" and native.path("linear_scan") == "torch: no C compiler":
-        pytest.skip("no C compiler")
+    if request.param == "compiled":
+        compiled_or_skip("linear_scan", "rg_lru")
     with PATHS[request.param]():
         yield request.param
 
@@ -206,8 +207,7 @@ def test_without_a_compiler_or_a_folder_torch_runs_and_says_so(tmp_path, monkeyp
 
 
 def test_several_may_build_at_once(tmp_path, monkeypatch):
-    if native.path("linear_scan") == "torch: no C compiler":
-        pytest.skip("no C compiler")
+    compiled_or_skip("linear_scan")
     monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path))
     with ThreadPoolExecutor(3) as pool:
         built = [task.result() for task in [pool.submit(build) for _ in range(3)]]

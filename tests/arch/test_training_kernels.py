@@ -4,6 +4,8 @@ import contextlib
 
 import pytest
 import torch
+from closeness import near
+from kernel_paths import compiled_or_skip
 from tiny_specs import DIM, context
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -20,9 +22,7 @@ each_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.fixture(autouse=True)
 def compiled():
     """These tests say nothing where there is nothing compiled."""
-    if native.path("glu") == "torch: no C compiler":
-        pytest.skip("no C compiler")
-    assert all(native.path(name).startswith("compiled ") for name in KERNELS)
+    compiled_or_skip(*KERNELS)
 
 
 def drawn(*shape, dtype=torch.float32, seed=0):
@@ -33,10 +33,8 @@ def same(got, want, given, tolerance):
     """Values, and gradients of each of `given`, against those in float64 or of the reference."""
     weight = drawn(*want.shape, seed=7).detach()
     gradients = [torch.autograd.grad((y * weight).sum(), given) for y in (got, want)]
-    for mine, theirs in zip((got, *gradients[0]), (want, *gradients[1]), strict=True):
-        assert mine.dtype == theirs.dtype and mine.shape == theirs.shape and mine.isfinite().all()
-        error = (mine.double() - theirs.double()).norm() / theirs.double().norm().clamp(min=1e-3)
-        assert error <= tolerance, f"{error:.1e}"
+    for k, (mine, theirs) in enumerate(zip((got, *gradients[0]), (want, *gradients[1]), strict=True)):
+        near(mine, theirs, tolerance, 1.0, f"gradient {k - 1}" if k else "value")
 
 
 @each_dtype

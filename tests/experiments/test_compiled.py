@@ -238,7 +238,19 @@ def test_programs_are_kept_in_our_cache_unless_told_otherwise(tiny, traced, monk
     model = new_model(resolve(tiny).model, 0)
     assert cache_dir() == os.environ["TORCHINDUCTOR_CACHE_DIR"], "torch writes its own choice there"
     compiled.compile_blocks(model, "cpu")
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(compiled.cache.root() / "inductor")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(compiled.programs())
+    assert compiled.programs().parent == compiled.cache.root() / "inductor"
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
     compiled.compile_blocks(model, "cpu")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/elsewhere"
+
+
+def test_each_cpu_type_has_programs_of_its_own(monkeypatch):
+    """torch would take a program generated for another vector width, and it gives wrong numbers."""
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    folders = [compiled.programs()]
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    folders.append(compiled.programs())
+    monkeypatch.setattr(compiled.native, "cpu", lambda: "another CPU")
+    folders.append(compiled.programs())
+    assert len(set(folders)) == 3 and compiled.programs() == folders[2]

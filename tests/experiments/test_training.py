@@ -110,10 +110,11 @@ def test_the_loss_without_logits_is_that_of_the_logits(precision, tiny):
         losses = [of_logits(batch), objective(model, batch)[0], sum(objective(model, row)[0] for row in batch.split(4))]
     close = 1e-5 if precision == "32-true" else 2e-2
     wanted, *others = [torch.autograd.grad(loss, list(model.parameters())) for loss in losses]
+    least = 1e-3 * max(want.float().norm() for want in wanted)  # a gradient may vanish
     for loss, gradients in zip(losses[1:], others, strict=True):
         assert float(loss.detach()) == pytest.approx(float(losses[0].detach()), rel=close)
         for got, want in zip(gradients, wanted, strict=True):
-            assert (got - want).float().norm() <= 4 * close * want.float().norm().clamp(min=1e-3)
+            assert (got - want).float().norm() <= 4 * close * want.float().norm().clamp(min=least)
 
 
 @pytest.mark.slow
