@@ -1,31 +1,64 @@
-# make ablation   sets everything up, runs a small study on real text, writes and names report.html
-# make test       sets everything up, passes the tests
+# make ablation     sets everything up, runs a small study on real text, writes report.html and prints its path
+# make test         sets everything up, runs the tests
+# make check        lint, format, types and import rules: what must hold before a commit
+# make test-cpus    the tests under settings that stand in for other CPUs; CPUS="avx2 plain" picks some of them
 # make test-triton  the Triton kernels through Triton's interpreter, on the CPU
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+# Further options of pytest, e.g. `make test PYTEST='-m "not slow"'`.
+PYTEST ?=
 
-.PHONY: ablation laptop test test-quick test-triton clean
+# What torch, oneDNN and MKL use at most; `plain` is a machine without a C compiler.
+CPUS ?= default avx2 avx512 avx512-bf16 plain
+cpu-default := ATEN_CPU_CAPABILITY=default
+cpu-avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+cpu-avx512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
+cpu-avx512-bf16 := ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16
+cpu-plain := ARCHBENCH_NATIVE=0
+
+.PHONY: ablation laptop test test-quick test-cpus test-triton check format clean
 
 ablation: .venv/installed
-	$(BIN)/python -m sweeps run gemma3/local_global --scale demo
+	$(BIN)/archbench study run gemma3/local_global --scale demo
 
 laptop: .venv/installed
-	$(BIN)/python -m sweeps run gemma3/local_global --scale laptop
+	$(BIN)/archbench study run gemma3/local_global --scale laptop
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 $(PYTEST)
 
 test-quick: .venv/installed
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST)
+
+test-cpus: $(CPUS:%=test-cpu-%)
+
+test-cpu-%: .venv/installed
+	@test -n "$(cpu-$*)" || { echo "no settings for $*: choose from default avx2 avx512 avx512-bf16 plain"; exit 2; }
+	$(cpu-$*) $(BIN)/python -m pytest -n 2 $(PYTEST)
 
 test-triton: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,triton]'
+	$(INSTALL) '.[test,triton]'
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/arch/test_triton.py
 
-# Pinned versions, in an environment of its own; the editable install makes `python -m arch` and the others work.
+check: .venv/checks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/arch/test_import_rules.py
+
+format: .venv/checks
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Pinned versions, in an environment of its own; the editable install makes `archbench` and `python -m arch` work.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	$(INSTALL) '.[test]'
+	touch $@
+
+.venv/checks: .venv/installed
+	$(INSTALL) '.[dev]'
 	touch $@
 
 clean:

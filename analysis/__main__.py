@@ -90,4 +90,4 @@ def _warn(problems):
 
 
 if __name__ == "__main__":
-    main(app, "analysis")
+    main(app, "python -m analysis")

@@ -178,4 +178,4 @@ def _bar(title):
 
 
 if __name__ == "__main__":
-    main(app, "arch", interrupted="interrupted")
+    main(app, "python -m arch", interrupted="interrupted")

@@ -13,11 +13,11 @@ def new_app(help):
     return typer.Typer(help=help, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-def main(app, name, interrupted="interrupted; the same command resumes"):
-    """Run `app` as `python -m NAME` and exit with the code that fits how it ended."""
+def main(app, command, interrupted="interrupted; the same command resumes"):
+    """Run `app`, which was started as `command`, and exit with the code that fits how it ended."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        code = app(prog_name=f"python -m {name}", standalone_mode=False)
+        code = app(prog_name=command, standalone_mode=False)
     except (SpecError, DataError) as error:
         print(error, file=sys.stderr)
         code = 2

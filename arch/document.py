@@ -143,12 +143,12 @@ def _extended(here, kind, path, above):
         return Node([_extended(child, kind, path, above) for child in here.value], here.file, here.line)
     if not isinstance(here.value, dict):
         return here
-    own = {
+    children = {
         key: _extended(child, "arch" if key == "model" else kind, path, above)
         for key, child in here.value.items()
         if key != "extends"
     }
-    own = Node(own, here.file, here.line)
+    own = Node(children, here.file, here.line)
     if "extends" not in here.value:
         return own
     reference = here.value["extends"]
@@ -210,7 +210,7 @@ def _node(tree, shown, path):
         if isinstance(value, float) and not math.isfinite(value):
             raise SpecError(f"{tree.value} is not a finite number", path, shown, line)
         return Node(value, shown, line)
-    children = {}
+    children: dict[str, Node] = {}
     for key_tree, child_tree in tree.value:
         key, key_line = str(getattr(key_tree, "value", "")), key_tree.start_mark.line + 1
         if not isinstance(key_tree.value, str):

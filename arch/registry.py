@@ -5,7 +5,7 @@ Nothing is imported until a component is asked for, so names can be checked, and
 
 import ast
 import hashlib
-import importlib
+import importlib.util
 import inspect
 import pkgutil
 from pathlib import Path
@@ -136,10 +136,10 @@ def resolve(spec, source=None, path=()):
 def plugin_sources(data):
     """`{module: sha256 of its source}` of every user component named anywhere in a resolved spec, and of what it imports
     from beside itself: its own package, and modules in the same folder."""
-    found = {}
+    found: dict[str, str] = {}
     for name in _plugins(data):
         module = name.partition(":")[0]
-        path = Path(importlib.util.find_spec(module).origin)
+        path = Path(str(importlib.util.find_spec(module).origin))  # type: ignore[union-attr]  # its name was checked
         _add_source(module, path.parents[module.count(".") + (path.name == "__init__.py")], found)
     return found
 

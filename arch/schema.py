@@ -14,7 +14,7 @@ LIKE = {"type": "string", "description": "Name of a sibling block that this bloc
 
 def json_schema(spec_class):
     """JSON Schema (2020-12) of a Spec class, each component a choice among what the registry has."""
-    definitions = {}
+    definitions: dict[str, dict] = {}
     root = _schema(spec_class, "", definitions)
     for kind in registry.FOLDERS:
         _resolve_components(root, definitions, kind)
@@ -59,7 +59,8 @@ def _marked(tree, kind):
 
 
 def _choice(kind, definitions):
-    branches, options = [], {}
+    branches: list[dict] = []
+    options: dict[str, list[dict]] = {}
     for name in registry.names(kind):
         prefix = f"{kind}.{name}."
         schema = _schema(registry.component(kind, name).Config, prefix, definitions)

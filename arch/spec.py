@@ -6,7 +6,7 @@ No torch here: specs are compared, digested and printed by programs that never b
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -56,13 +56,17 @@ class Spec(BaseModel):
         """Plain data that `parse` takes back; with `identity`, only what decides the result."""
         data = {}
         for name, field in type(self).model_fields.items():
-            value, extra = getattr(self, name), field.json_schema_extra or {}
+            value, extra = getattr(self, name), _extra(field)
             if "neutral" in extra and value == extra["neutral"]:
                 continue
             if identity and extra.get("place"):
                 continue
             data[field.alias or name] = _plain(value, identity)
         return data
+
+
+def _extra(field):
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
 def later(neutral, place=False, **kwargs):
@@ -177,7 +181,7 @@ UNION_TAG = re.compile(r"int|float|str|bool|none|[A-Z].*|.*[\[-].*")
 
 def _without_union_tags(loc, place):
     """`loc` without the names of union branches that pydantic puts in it (`constrained-int`, a class's name)."""
-    kept = ()
+    kept: tuple[Any, ...] = ()
     for part in loc:
         value = place.at(kept).value
         if isinstance(part, int) or (isinstance(value, dict) and (part in value or not UNION_TAG.fullmatch(part))):
@@ -201,7 +205,8 @@ def _described(value):
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-List = lambda item: Annotated[tuple[item, ...], Strict(False)]  # noqa: E731
+Item = TypeVar("Item")
+List = Annotated[tuple[Item, ...], Strict(False)]
 
 
 def _has_type(value):
@@ -210,17 +215,17 @@ def _has_type(value):
     return value
 
 
-class _ComponentKind:
+Component = Annotated[dict[str, Any], AfterValidator(_has_type)]  # as written; the registry validates the options
+
+
+class Kind:
+    """Which kind of component a field holds: `Annotated[Component, Kind("mixer")]`."""
+
     def __init__(self, kind):
         self.kind = kind
 
     def __get_pydantic_json_schema__(self, core_schema, handler):
         return {"component": self.kind}  # `arch.schema` puts the registry's choice here
-
-
-def Component(kind):
-    """A component as written, `{type: NAME, option: value}`; the registry validates the options."""
-    return Annotated[dict[str, Any], AfterValidator(_has_type), _ComponentKind(kind)]
 
 
 class Initialiser(Spec):
@@ -261,8 +266,8 @@ class BlockSpec(Spec):
     norm: `before` x + f(norm(x)); `after` x + norm(f(x)); `sandwich` x + norm(f(norm(x))) (Gemma 2, section 2).
     """
 
-    mixer: Component("mixer") | None = None
-    ffn: Component("ffn") | None = None
+    mixer: Annotated[Component, Kind("mixer")] | None = None
+    ffn: Annotated[Component, Kind("ffn")] | None = None
     norm: Literal["before", "after", "sandwich"] = "before"
 
     @model_validator(mode="after")
@@ -285,7 +290,7 @@ class ModelSpec(Spec):
     dim: Count
     vocab_size: Count
     layers: Count
-    pattern: List(str)
+    pattern: List[str]
     blocks: dict[str, BlockSpec]
     embed_scale: Literal["none", "sqrt_dim", "sqrt_dim_bfloat16"] = "none"
     tie_embeddings: bool = True

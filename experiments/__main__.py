@@ -200,4 +200,4 @@ def schema():
 
 
 if __name__ == "__main__":
-    main(app, "experiments")
+    main(app, "python -m experiments")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from arch import document
-from arch.spec import Component, Count, Fraction, List, ModelSpec, Positive, Spec, expand_like, later, place
+from arch.spec import Component, Count, Fraction, Kind, List, ModelSpec, Positive, Spec, expand_like, later, place
 
 
 class DataSpec(Spec):
@@ -14,8 +14,8 @@ class DataSpec(Spec):
     `source` says where the texts lie, not what they are: identity has the fingerprint of the texts instead.
     """
 
-    source: Component("source") = place(...)
-    tokenizer: Component("tokenizer")
+    source: Annotated[Component, Kind("source")] = place(...)
+    tokenizer: Annotated[Component, Kind("tokenizer")]
     context: Annotated[int, Field(ge=2)]
     rows: Count
 
@@ -24,7 +24,7 @@ class OptimizerSpec(Spec):
     """AdamW. `weight_decay` reaches matrices and embeddings only: no norms, no biases, nothing of a recurrence."""
 
     lr: Positive
-    betas: List(Fraction) = (0.9, 0.95)
+    betas: List[Fraction] = (0.9, 0.95)
     eps: Positive = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     clip: Positive | None = 1.0
@@ -88,7 +88,7 @@ class ExperimentSpec(Spec):
     version: Literal[1] = Field(default=1, alias="schema")
     model: ModelSpec
     data: DataSpec
-    objective: Component("objective") = {"type": "next_token"}
+    objective: Annotated[Component, Kind("objective")] = {"type": "next_token"}
     optimizer: OptimizerSpec
     schedule: ScheduleSpec = ScheduleSpec()
     train: TrainSpec

@@ -153,4 +153,4 @@ def _console():
 
 
 if __name__ == "__main__":
-    cli.main(app, "sweeps")
+    cli.main(app, "python -m sweeps")

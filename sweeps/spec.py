@@ -66,7 +66,7 @@ class ClaimSpec(Spec):
 
     metric: Literal["report/loss", "report/perplexity"] = "report/loss"
     margin: Positive = 0.01
-    known_worse: List(str) = ()
+    known_worse: List[str] = ()
 
 
 class StudySpec(Spec):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import model_validator
 
@@ -10,8 +10,9 @@ from arch.spec import Count, List, Positive, Spec
 from experiments.bench.record import PEERS, BenchRecord, Ratio, spread
 
 # Measured of each model that is named; of this machine and of the workbench, whatever the models.
-MODELS = ("train", "decode", "memory", "profile")
-KERNELS = ("scan", "loss", "reach", "lightning", "start")
+OfModels = Literal["train", "decode", "memory", "profile"]
+OfKernels = Literal["scan", "loss", "reach", "lightning", "start"]
+MODELS, KERNELS = get_args(OfModels), get_args(OfKernels)
 
 
 class BenchSpec(Spec):
@@ -26,12 +27,12 @@ class BenchSpec(Spec):
     vocabulary: of the loss measured alone. dtype: of weights and activations alike.
     """
 
-    specs: List(str) = ()
-    contexts: List(Count) = (512, 4096)
-    decode_contexts: List(Count) = (2000,)
-    batches: List(Count) = (1, 16)
+    specs: List[str] = ()
+    contexts: List[Count] = (512, 4096)
+    decode_contexts: List[Count] = (2000,)
+    batches: List[Count] = (1, 16)
     decode_tokens: Count = 32
-    measure: List(Literal[(*MODELS, *KERNELS)]) = ("train", "decode", "memory")
+    measure: List[Literal[OfModels, OfKernels]] = ("train", "decode", "memory")
     against: Literal["hf"] | None = None
     stock: bool = False
     compile: bool = False

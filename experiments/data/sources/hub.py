@@ -27,7 +27,7 @@ class Hub:
         name: str | None = None
         split: str = "train"
         field: str = "text"
-        data_files: List(str) | None = None
+        data_files: List[str] | None = None
         limit: Count | None = None
 
     def __init__(self, config):

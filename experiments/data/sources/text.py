@@ -27,7 +27,7 @@ class Text:
         none of them; "\\n\\n" is a blank line.
         """
 
-        files: Annotated[List(str), Field(min_length=1)]
+        files: Annotated[List[str], Field(min_length=1)]
         field: str = "text"
         separator: Annotated[str, Field(min_length=1)] | None = None
 

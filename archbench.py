@@ -1,0 +1,150 @@
+"""`archbench`: every command of the four packages under one name. The only file that may import them all.
+
+`python -m arch`, `experiments`, `sweeps` and `analysis` have the same commands and stay.
+"""
+
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+import analysis.__main__ as analysis
+import arch.__main__ as arch
+import experiments.__main__ as experiments
+import sweeps.__main__ as sweeps
+from arch.cli import main as end_with
+from arch.cli import new_app
+
+app = new_app("What happens to quality, speed and memory of a language model if its architecture changes?")
+study = new_app("Studies: several arms, several seeds, one question.")
+app.add_typer(study, name="study")
+
+MODELS, RUNS, RESULTS, WORKBENCH = "Models and checkpoints", "Training", "Results", "The workbench"
+
+
+@app.command(rich_help_panel=MODELS)
+def show(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A path ending in .yaml, or a shipped name (see `list`).")],
+    context: Annotated[int, typer.Option(help="Tokens at which a model's FLOPs, cache and activations are counted.")] = 8192,
+    dtype: Annotated[str, typer.Option(help="Of a model: float32, bfloat16 or float16.")] = "float32",
+    scale: Annotated[str | None, typer.Option(help="Of a study; by default `demo` where it has one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON, with exact numbers.")] = False,
+):
+    """What a spec would cost before anything runs: a model, an experiment (with --json: whole), or a study, run by run."""
+    kind = _kind(spec)
+    if kind == "study":
+        sweeps.show(spec, scale, as_json)
+    elif kind == "experiment":
+        _show_experiment(spec, as_json)
+    else:
+        arch.show(spec, context, dtype, as_json)
+
+
+app.command(rich_help_panel=MODELS)(arch.diff)
+
+
+@app.command("list", rich_help_panel=MODELS)
+def list_():
+    """Every component, with its options, and every shipped model, experiment and study."""
+    arch.list_()
+    print("\nexperiments:")
+    experiments.list_specs()
+    print("\nstudies:")
+    sweeps.list_studies()
+
+
+app.command("import", rich_help_panel=MODELS)(arch.import_)
+app.command(rich_help_panel=MODELS)(arch.export)
+app.command(rich_help_panel=MODELS)(arch.generate)
+app.command(rich_help_panel=RUNS)(experiments.run)
+study.command()(sweeps.run)
+study.command()(sweeps.show)
+study.command()(sweeps.status)
+study.command("list")(sweeps.list_studies)
+app.command(rich_help_panel=RESULTS)(analysis.report)
+app.command(rich_help_panel=RESULTS)(analysis.tensorboard)
+app.command(rich_help_panel=RESULTS)(analysis.table)
+app.command(rich_help_panel=RESULTS)(analysis.figures)
+app.command(rich_help_panel=WORKBENCH)(experiments.bench)
+app.command(rich_help_panel=WORKBENCH)(experiments.parity)
+app.command(rich_help_panel=WORKBENCH)(analysis.performance)
+
+
+@app.command(rich_help_panel=WORKBENCH)
+def schema(kind: Annotated[Literal["model", "experiment", "study"], typer.Argument()] = "study"):
+    """The JSON Schema of a kind of spec, with which an editor completes and checks YAML."""
+    {"model": arch, "experiment": experiments, "study": sweeps}[kind].schema()
+
+
+@app.command(rich_help_panel=WORKBENCH)
+def doctor():
+    """What this machine is good for: cores, compiler, number formats, GPU, optional packages, caches."""
+    from experiments import doctor
+
+    for name, value in doctor.findings():
+        print(f"{name:<13} {value}")
+
+
+SHELVES = {"sweeps": "study", "experiments": "experiment", "arch": "model"}
+
+
+def _kind(reference, beside=None, above=()):
+    """Whether a spec is a `study`, an `experiment` or a `model`: by its folder, its own keys, or by what it extends.
+
+    A shipped name without its folder is looked up in that order. Raises SpecError where there is no such spec.
+    """
+    from arch import document
+    from arch.errors import SpecError, nearest
+    from arch.spec import ModelSpec
+    from experiments.spec import ExperimentSpec
+    from sweeps.spec import StudySpec
+
+    if not reference.endswith((".yaml", ".yml")):
+        first, _, rest = reference.partition("/")
+        if first in SHELVES and rest:
+            return SHELVES[first]
+        shelves = {shelf: document.shipped(shelf) for shelf in SHELVES}
+        for shelf, names in shelves.items():
+            if reference in names:
+                return SHELVES[shelf]
+        known = [name for names in shelves.values() for name in names]
+        raise SpecError(f"no shipped spec {reference!r} (a path must end in .yaml){nearest(reference, known)}")
+    path = document.find(reference, "sweeps", beside)
+    written = document.read(path).value
+    for kind, spec in (("study", StudySpec), ("experiment", ExperimentSpec), ("model", ModelSpec)):
+        if {*written} & {*spec.keys()} - {"schema"}:
+            return kind
+    extended = written["extends"].value if "extends" in written else None
+    if isinstance(extended, str) and path.resolve() not in above:
+        return _kind(extended, path, (*above, path.resolve()))
+    return "model"
+
+
+def _show_experiment(reference, as_json):
+    if as_json:
+        experiments.show(reference)
+        return
+    from arch.document import load
+    from experiments.plan import resolve
+
+    spec = resolve(load(reference, "experiments"))
+    from rich.console import Console
+
+    from arch import cost
+    from arch.show import costs
+
+    summary = cost.summary(spec.model, spec.data.context)
+    Console(highlight=False).print(costs(spec.model, reference, summary))
+    steps, rows, context = spec.train.steps, spec.data.rows, spec.data.context
+    flops = summary["flops_per_token"]["executed"]["train"] * spec.tokens
+    print(f"one run: {steps:,} steps x {rows} rows x {context} tokens = {spec.tokens:,} tokens, {flops:.3g} FLOPs executed")
+
+
+def main():
+    """The installed command `archbench`."""
+    resumes = sys.argv[1:2] in (["run"], ["study"])
+    end_with(app, "archbench", "interrupted; the same command resumes" if resumes else "interrupted")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""What a machine is good for, in about ten lines: `archbench doctor`."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import torch
+from packaging.requirements import Requirement
+from rich.filesize import decimal
+
+from arch.kernels import native
+from experiments.data import cache
+
+# A feature of /proc/cpuinfo, and the unit that computes in bfloat16 where it is there.
+BFLOAT16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "ARM BF16"}
+
+
+def findings():
+    """(what, what was found) for each line."""
+    yield "versions", f"Python {platform.python_version()}, torch {torch.__version__}"
+    yield "cores", f"{len(os.sched_getaffinity(0))} of {_cpu_name()}; torch computes with {torch.backends.cpu.get_cpu_capability()}"
+    yield "memory", _memory()
+    yield "C compiler", f"{_compiler()}; compiled blocks (`train.compile: on`) need a C++ compiler: {_found('CXX', 'g++')}"
+    yield "kernels", _kernels()
+    yield "bfloat16", _bfloat16()
+    yield "GPU", _gpu()
+    for extra, missing in extras().items():
+        yield f"extra {extra}", f"missing {', '.join(missing)}: pip install -e '.[{extra}]'" if missing else "installed"
+    yield "caches", _caches()
+
+
+def extras():
+    """{optional extra: its packages that are not installed}, as pyproject.toml declares them."""
+    found = {}
+    for line in importlib.metadata.requires("archbench") or ():
+        requirement = Requirement(line)
+        for extra in importlib.metadata.metadata("archbench").get_all("Provides-Extra", ()):
+            if requirement.marker and requirement.marker.evaluate({"extra": extra}):
+                found.setdefault(extra, [])
+                if not _installed(requirement.name):
+                    found[extra].append(requirement.name)
+    return found
+
+
+def _installed(name):
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _lines(path):
+    """{key: value} of a file of `key: value` lines; empty where there is no such file."""
+    try:
+        text = Path(path).read_text()
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+
+
+def _cpu_name():
+    return _lines("/proc/cpuinfo").get("model name") or platform.processor() or platform.machine()
+
+
+def _memory():
+    found = _lines("/proc/meminfo")
+    if "MemTotal" not in found:
+        return "unknown on this system"
+    total, free = (1024 * int(found[key].split()[0]) for key in ("MemTotal", "MemAvailable"))
+    return f"{decimal(total)}, {decimal(free)} free"
+
+
+def _found(variable, default):
+    return shutil.which(os.environ.get(variable) or default) or "none"
+
+
+def _compiler():
+    return _found("CC", "cc")
+
+
+def _kernels():
+    paths = {name: native.path(name) for name in native.names()}
+    compiled = [name for name, path in paths.items() if path.startswith("compiled ")]
+    others = [f"{name} ({path})" for name, path in paths.items() if name not in compiled]
+    parts = [f"compiled: {', '.join(compiled)}"] if compiled else []
+    if others:
+        parts.append(f"plain: {', '.join(others)}")
+    return "; ".join(parts)
+
+
+def _bfloat16():
+    found = _lines("/proc/cpuinfo")
+    features = (found.get("flags") or found.get("Features") or "").split()
+    units = [unit for feature, unit in BFLOAT16.items() if feature in features]
+    return f"units for it on the CPU: {', '.join(units)}" if units else "no units for it on the CPU: float32 is as fast"
+
+
+def _gpu():
+    if torch.cuda.is_available():
+        devices = [torch.cuda.get_device_properties(k) for k in range(torch.cuda.device_count())]
+        return ", ".join(f"{device.name} ({decimal(device.total_memory)})" for device in devices)
+    return "Apple (mps)" if torch.backends.mps.is_available() else "none that this torch can use"
+
+
+def _caches():
+    root = cache.root()
+    if not root.is_dir():
+        return f"{root} (nothing yet)"
+    sizes = {}
+    for path in root.rglob("*"):
+        if path.is_file():
+            first = path.relative_to(root).parts[0]
+            sizes[first] = sizes.get(first, 0) + path.stat().st_size
+    parts = ", ".join(f"{name} {decimal(size)}" for name, size in sorted(sizes.items()))
+    return f"{root}: {parts or 'empty'}; all of it can be made again: rm -r {root}"
