@@ -85,7 +85,7 @@ class RGLRU(nn.Module):
         )
 
     def mixing_flops(self, layout):
-        """FLOPs of the scan: a multiply and an add per channel and token (the element-wise convolution is not counted)."""
+        """FLOPs of the scan: a multiply and an add per channel and token (the element-wise convolution not counted)."""
         return 2 * self.width * layout.doc_BT.numel()
 
     def forward(self, x_BTD, layout, state=None):
