@@ -17,8 +17,8 @@ from torch.autograd.function import once_differentiable
 from arch.kernels.softcap import cap_
 
 # Bytes for all buffers of a chunk: its logits, a second buffer for a softcap, two for a teacher's distribution. Small
-# chunks are slower: with a vocabulary of 262,144, the first product takes 1.2 times as long in chunks of 256 positions as
-# in chunks of 512.
+# chunks are slower: with a vocabulary of 262,144, the first product takes 1.2 times as long in chunks of 256 positions
+# as in chunks of 512.
 BUFFER_BYTES = 512 << 20
 
 

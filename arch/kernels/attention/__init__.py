@@ -38,8 +38,8 @@ def attend(q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, reach=(None, None), w
 def chosen(q_BTHC, k_BSKC, reach=(None, None), whole=False, softcap=None):
     """The fastest path that supports all arguments: `fused`, `flex`, `banded` or `blocked`.
 
-    CUDA: `fused` (torch's fused attention) if neither softcap nor mask is needed. Otherwise `flex` (FlexAttention) if it
-    is switched on and its kernels take the queries. Otherwise `banded` for a finite window of less than half the
+    CUDA: `fused` (torch's fused attention) if neither softcap nor mask is needed. Otherwise `flex` (FlexAttention) if
+    it is switched on and its kernels take the queries. Otherwise `banded` for a finite window of less than half the
     queries, `blocked` with a softcap, and `fused` with a mask for the rest. Other devices: `banded` for such a window,
     else `blocked`. On a CPU these are faster than `fused`, because torch's blocks skip fewer of the keys that causality
     hides (docs/notebook.md).
