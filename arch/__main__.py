@@ -90,7 +90,7 @@ def import_(
     for note in found.notes:
         print(f"  {note}")
     if found.ignored:
-        print(f"  left out, no part of the model: {', '.join(found.ignored[:3])}{_more(len(found.ignored) - 3)}")
+        print(f"  left out, not part of the model: {', '.join(found.ignored[:3])}{_more(len(found.ignored) - 3)}")
 
 
 @app.command()

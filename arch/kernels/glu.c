@@ -15,8 +15,8 @@ static inline __attribute__((always_inline)) float activation(float x, float slo
     return x * sigmoid(slope * FMA(cubic * x * x, x, x));
 }
 
-/* The activation, and its derivative s + x s (1 - s) slope (1 + 3 cubic x^2). 1 - s is computed without cancellation. In
-   s and the derivative, x is clamped to +-100 so that its cube stays finite. */
+/* The activation, and its derivative s + x s (1 - s) slope (1 + 3 cubic x^2). 1 - s is computed without cancellation.
+   In s and the derivative, x is clamped to +-100 so that its cube stays finite. */
 static inline __attribute__((always_inline)) float both(float x, float slope, float cubic, float *derivative)
 {
     float n = x < -100.0f ? -100.0f : x > 100.0f ? 100.0f : x;
