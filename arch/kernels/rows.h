@@ -129,7 +129,7 @@ static void linear_shared(const float *x, const float *w, const float *bias, con
     }
 }
 
-/* y[m] += sum over k of p[m, k] v[k] for M rows, M constant, at most BLOCK; v (count, columns), p's row stride `each`. */
+/* y[m] += sum over k of p[m, k] v[k] for a constant M <= BLOCK of rows; v (count, columns), row stride of p `each`. */
 static inline __attribute__((always_inline)) void weights(const float *p, const float *v, float *y, int64_t each,
                                                           int64_t stride, int64_t count, int64_t columns, const int M)
 {

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("arch", "experiments", "sweeps", "analysis")
 HEAVY = {"torch", "lightning", "pytorch_lightning", "optuna"}
 MAY_NOT = {"arch": {"experiments", "sweeps", "analysis"}, "experiments": {"sweeps", "analysis"}, "sweeps": {"analysis"}}
-# PLAIN: modules without torch, which analysis may import at the top of a module. LAZY: modules that it may import inside
-# of a function, which runs only when weights or costs are needed.
+# PLAIN: modules without torch, which analysis may import at the top of a module. LAZY: modules that it may import
+# inside of a function, which runs only when weights or costs are needed.
 PLAIN = {"arch.spec", "arch.errors", "arch.cli", "arch.document", "arch.registry"}
 LAZY = {"experiments.checkpoint", "arch.model", "arch.cost", "arch.layout", "arch.layers", "arch.show", "arch.generate"}
 
