@@ -1,4 +1,4 @@
-"""`python -m arch`: what models there are, what one costs, how two differ; checkpoints in, out and at work."""
+"""`python -m arch`: list, cost and compare models; import, export and sample from checkpoints."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A path ending
 
 @app.command("list")
 def list_():
-    """Components with their options and defaults, and the shipped specs."""
+    """List the components with their options and defaults, and the shipped specs."""
     from rich.console import Console
 
     from arch import document, registry
@@ -33,11 +33,11 @@ def list_():
 @app.command()
 def show(
     spec: SpecArgument,
-    context: Annotated[int, typer.Option(help="Tokens that FLOPs, cache and activations are counted at.")] = 8192,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: weights, activations and cache.")] = "float32",
+    context: Annotated[int, typer.Option(help="Context in tokens, for FLOPs, cache and activations.")] = 8192,
+    dtype: Annotated[str, typer.Option(help="Type of weights, activations and cache: float32, bfloat16 or float16.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print only JSON, with exact numbers.")] = False,
 ):
-    """What a model costs before any weight exists: parameters, FLOPs a token, cache, training memory."""
+    """Show what a model costs before any weight exists: parameters, FLOPs per token, cache, training memory."""
     root, resolved = _load(spec)
 
     from arch import cost
@@ -57,7 +57,7 @@ def show(
 
 @app.command()
 def diff(a: SpecArgument, b: SpecArgument):
-    """The keys in which two specs differ once every default is filled in."""
+    """Show the keys in which two specs differ after every default is filled in."""
     from arch.show import written
     from arch.spec import diff
 
@@ -70,18 +70,18 @@ def diff(a: SpecArgument, b: SpecArgument):
 
 Family = Annotated[
     str | None,
-    typer.Option(help="Whose names the tensors have: a family, or the import path of your own (docs/checkpoints.md)."),
+    typer.Option(help="Whose tensor names the checkpoint uses: a family, or your own by import path (docs/checkpoints.md)."),
 ]
 
 
 @app.command("import")
 def import_(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A Hugging Face folder, or a weights file.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
-    spec: Annotated[str | None, typer.Option(help="What the model is, where SRC has no config.json that says it.")] = None,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create.")],
+    spec: Annotated[str | None, typer.Option(help="The model's spec; needed where no config.json describes it.")] = None,
     family: Family = None,
 ):
-    """Turn a checkpoint of others into a folder of ours: spec.yaml, model.safetensors, and the tokenizer if there is one."""
+    """Convert a checkpoint to our format: spec.yaml, model.safetensors and, if there is one, the tokenizer."""
     from arch import hf
 
     with _bar(f"Importing {source}") as progress:
@@ -90,15 +90,15 @@ def import_(
     for note in found.notes:
         print(f"  {note}")
     if found.ignored:
-        print(f"  left out, no part of the model: {', '.join(found.ignored[:3])}{_more(len(found.ignored) - 3)}")
+        print(f"  left out, not part of the model: {', '.join(found.ignored[:3])}{_more(len(found.ignored) - 3)}")
 
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A folder of ours: imported, or a finished run's.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint in our format, such as a finished run.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create.")],
 ):
-    """Write a checkpoint as a Hugging Face folder that `transformers` loads, if a class there computes just that model."""
+    """Write a checkpoint as a Hugging Face folder, if a class of `transformers` computes exactly this model."""
     from arch import hf
 
     with _bar(f"Exporting {checkpoint}") as progress:
@@ -108,16 +108,16 @@ def export(
 
 @app.command()
 def generate(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A folder of ours, a run's, or a Hugging Face folder.")],
-    prompt: Annotated[str, typer.Option(help="The text to go on from; - reads it from standard input.")],
-    tokens: Annotated[int, typer.Option(min=0, help="At most this many tokens.")] = 100,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 1.0,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Choose among the k likeliest.")] = None,
-    top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Choose among the likeliest of this share.")] = None,
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint in our format, or a Hugging Face folder.")],
+    prompt: Annotated[str, typer.Option(help="The text to continue; - reads it from standard input.")],
+    tokens: Annotated[int, typer.Option(min=0, help="Generate at most this many tokens.")] = 100,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 takes the likeliest token.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Sample among the k likeliest tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Sample among the likeliest tokens of this share.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's.")] = None,
 ):
-    """Let a model write, token by token."""
+    """Sample text from a model and print it token by token."""
     from arch.tokenizer import TextTokens
 
     text = TextTokens(checkpoint)
@@ -142,7 +142,7 @@ def schema():
 
 
 def _load(reference):
-    """The document of a spec and the resolved ModelSpec. Raises SpecError."""
+    """(document, resolved ModelSpec) of a path or shipped name. Raises SpecError."""
     from arch import document, registry
     from arch.spec import ModelSpec
 
@@ -151,7 +151,7 @@ def _load(reference):
 
 
 def _dtype(name):
-    """The torch type of a name, None for None. Raises SpecError."""
+    """The torch type with this name; None for None. Raises SpecError."""
     from arch.cost import DTYPES
     from arch.errors import SpecError, nearest
 
@@ -166,7 +166,7 @@ def _more(count):
 
 @contextmanager
 def _bar(title):
-    """A progress bar in bytes on a terminal; yields the function to call with the bytes done now, and with those of all."""
+    """Show a progress bar in bytes on a terminal; yields a function of (bytes just done, total bytes)."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 

@@ -1,5 +1,9 @@
-"""A checkpoint is a folder: `spec.yaml`, the model; `model.safetensors`, its weights by our names; where there are any,
-`tokenizer.json` and `generation_config.json` (the tokens that begin and end a text). A finished run's folder is one."""
+"""Checkpoints in our format.
+
+A checkpoint is a folder with `spec.yaml` (the model) and `model.safetensors` (its weights under our names). It may also
+have `tokenizer.json` and `generation_config.json` (the tokens that begin and end a text). The folder of a finished run
+is a checkpoint.
+"""
 
 import json
 import os
@@ -26,7 +30,10 @@ def is_checkpoint(path):
 
 
 def open_checkpoint(folder, spec=None):
-    """(ModelSpec, Tensors) of a folder in our format, its own spec or a given one. Raises DataError or SpecError."""
+    """(ModelSpec, Tensors) of a folder in our format. `spec` replaces the folder's own spec.
+
+    Raises DataError, also where the tensors are not those of the model, or SpecError.
+    """
     if not is_checkpoint(folder):
         raise DataError(f"{folder}: no checkpoint: expected {SPEC} and {WEIGHTS} in it", key=None)
     if spec is None:
@@ -38,15 +45,15 @@ def open_checkpoint(folder, spec=None):
 
 
 def parameters(spec):
-    """{name: shape} of a spec's model, without making one."""
+    """{name: shape} of the parameters of a spec's model, without allocating weights."""
     with torch.device("meta"):
         return {name: tuple(weight.shape) for name, weight in Model(spec).named_parameters()}
 
 
 def check(source, expected, entries, called=None):
-    """Raises DataError that lists every missing, extra or misshapen tensor, with both shapes.
+    """Raise a DataError that lists every missing, extra or misshapen tensor, with both shapes.
 
-    expected: {our name: shape}. called: {our name: the name to show}.
+    expected: {our name: shape}. entries: {name: Entry}. called: {our name: the name to show in the error}.
     """
     called = called or {name: name for name in expected}
     lines = [f"  missing    {called[name]}, expected {_shape(shape)}" for name, shape in expected.items() if name not in entries]
@@ -65,7 +72,7 @@ def _shape(shape):
 
 
 def fill(model, found):
-    """Copy tensors into the parameters of `model` that have their names, one at a time."""
+    """Copy tensors into the parameters of `model` with the same names, one at a time; returns `model`."""
     weights = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in found.read():
@@ -74,7 +81,7 @@ def fill(model, found):
 
 
 def build(spec, found, dtype=None):
-    """The Model of `spec` filled from Tensors, in `dtype`: by default that of most of its numbers."""
+    """The Model of `spec` with weights from Tensors. `dtype`: by default the type of most of the weights."""
     sizes = {}
     for entry in found.entries.values():
         sizes[entry.dtype] = sizes.get(entry.dtype, 0) + torch.Size(entry.shape).numel()
@@ -88,12 +95,12 @@ def build(spec, found, dtype=None):
 
 
 def load(folder, dtype=None, spec=None):
-    """The Model of a checkpoint folder, of its own spec or a given one. Raises DataError or SpecError."""
+    """The Model of a checkpoint folder; `spec` replaces its own spec. Raises DataError or SpecError."""
     return build(*open_checkpoint(folder, spec), dtype)
 
 
 def write_spec(spec, path):
-    """A resolved ModelSpec as YAML that `ModelSpec.parse` reads back as the same."""
+    """Write a resolved ModelSpec as YAML. `ModelSpec.parse` reads it back as an equal spec."""
     yaml = YAML()
     yaml.default_flow_style = None
     yaml.width = 120
@@ -103,15 +110,16 @@ def write_spec(spec, path):
 
 
 def write(spec, found, folder, progress=None):
-    """Write a model's spec and its Tensors into a folder that exists."""
+    """Write a model's spec and its Tensors into an existing folder. progress: as for `tensors.write`."""
     write_spec(spec, Path(folder) / SPEC)
     tensors.write(found, Path(folder) / WEIGHTS, progress)
 
 
 def generation(folder):
-    """What a checkpoint folder, ours or Hugging Face's, says of the tokens that begin, end and fill up a text.
+    """The ids of the tokens that begin, end and pad a text, as a checkpoint folder (ours or Hugging Face's) gives them.
 
-    {bos_token_id: id, eos_token_id: id or list of ids, pad_token_id: id}, each where it is said. Raises DataError.
+    {bos_token_id: id, eos_token_id: id or list of ids, pad_token_id: id}; keys that the folder lacks are absent.
+    Raises DataError for a file that is no JSON mapping or an id that is no whole number of at least 0.
     """
     found = {}
     for name in (GENERATION, "config.json"):
@@ -134,7 +142,7 @@ def generation(folder):
 
 
 def copy_text_files(source, folder):
-    """Copy the tokenizer and what says which tokens begin and end a text, where there are any."""
+    """Copy the tokenizer's files and the generation config, where they exist."""
     for name in TEXT_FILES:
         if (Path(source) / name).is_file():
             shutil.copyfile(Path(source) / name, Path(folder) / name)
@@ -142,9 +150,9 @@ def copy_text_files(source, folder):
 
 @contextmanager
 def appearing(folder):
-    """A scratch folder that takes the name `folder` when the block ends well, and is gone if it does not.
+    """Yield a scratch folder, renamed to `folder` when the block succeeds and deleted when it fails.
 
-    Raises DataError if `folder` is there already or cannot be written.
+    Raises DataError if `folder` exists and is not an empty folder, or cannot be written.
     """
     folder = Path(os.path.abspath(folder))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -1,4 +1,7 @@
-"""How every command of this project ends: 0 done, 1 a run failed, 2 the user's to mend (one message), 130 interrupted."""
+"""Run a command-line app and exit with the project's codes.
+
+0: success. 1: a run failed. 2: an error that the user can correct, shown as one message. 130: interrupted.
+"""
 
 import signal
 import sys
@@ -9,12 +12,12 @@ from arch.errors import DataError, SpecError
 
 
 def new_app(help):
-    """A Typer app without its own tracebacks and shell completion."""
+    """A Typer app without Typer's tracebacks and shell completion."""
     return typer.Typer(help=help, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 def main(app, command, interrupted="interrupted; the same command resumes"):
-    """Run `app`, which was started as `command`, and exit with the code that fits how it ended."""
+    """Run `app`, started as `command`, and exit with one of the codes above. interrupted: the message for code 130."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(prog_name=command, standalone_mode=False)
@@ -29,7 +32,7 @@ def main(app, command, interrupted="interrupted; the same command resumes"):
         if hasattr(error, "show"):
             error.show()
         code = error.exit_code
-    if code == 130:  # Typer's answer to a KeyboardInterrupt
+    if code == 130:  # Typer returns this code for a KeyboardInterrupt
         print(interrupted, file=sys.stderr)
     sys.exit(code or 0)
 

@@ -1,19 +1,19 @@
-"""What a resolved ModelSpec costs before any weight exists: parameters, FLOPs a token, cache and training memory.
+"""The cost of a resolved ModelSpec before any weight exists: parameters, FLOPs per token, cache, training memory.
 
-Everything is measured on the meta device, where tensors have shapes and no storage. Each distinct block of the
-pattern is built and run once and multiplied by how many layers it has, so that a new component needs nothing here.
+Everything is measured on the meta device, where tensors have shapes but no storage. Each distinct block is built and
+run once, and its cost is multiplied by its number of layers. A new component therefore needs no code here.
 
 Shapes: N tokens of context (one row, one document), D width, V vocabulary.
 
-Two FLOP counts, a multiply-add being two; element-wise work (norms, activations, softmax, the depthwise convolution)
-is in neither, nor is the embedding lookup; the head (2 D V) is in both, at every position, and the loss in neither:
+There are two FLOP counts. A multiply-add counts as two. Both include the head (2 D V) at every position. Neither
+includes element-wise work (norms, activations, softmax, the depthwise convolution), the embedding lookup or the loss.
 
-ideal     what the visible pairs need: 2 a weight of every map, and the mixer's own `mixing_flops(layout)`, where it
-          has one. prefill is the average over the N positions, decode what the last of them adds, train 3 x prefill.
-executed  what `torch.utils.flop_counter` sees on the path that is chosen on the meta device, a CPU's: attention in
-          blocks, whose backward pass makes the scores again. train is forward and backward, prefill a forward without
-          a state (both over N tokens, by N), decode one token with a state of capacity N that has seen N - 1. The
-          linear scan counts 2 per channel and token.
+ideal     what the visible pairs need: 2 per weight of every map, plus the mixer's own `mixing_flops(layout)` if it has
+          one. prefill: the average over the N positions. decode: what the last position adds. train: 3 x prefill.
+executed  what `torch.utils.flop_counter` sees on the path that the meta device takes, which is the CPU's: attention in
+          blocks, whose backward pass recomputes the scores. train: forward and backward over N tokens, divided by N.
+          prefill: a forward without a state over N tokens, divided by N. decode: one token with a state of capacity N
+          that has seen N - 1 tokens. The linear scan counts 2 per channel and token.
 
 A map is a `Linear`, a `BlockDiagonalLinear`, or any other parameter of two or more dimensions with the role `matrix`.
 """
@@ -33,20 +33,20 @@ from arch.layout import TokenLayout
 from arch.model import Block, Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-OPTIMIZER_BYTES = 8  # AdamW: two float32 moments a parameter
+OPTIMIZER_BYTES = 8  # AdamW: two float32 moments per parameter
 
 
 def summary(spec, context, dtype="float32"):
     """All costs of a resolved ModelSpec at a context of N tokens, as plain data.
 
-    parameters: `embedding` is the embedding matrix and, where it is not tied, the head; `layers` is a list by layer.
-    cache_bytes: of one stream with capacity N, in `dtype` but for what a mixer keeps in float32. A model that sees
-    ahead keeps no state: its cache and its decode FLOPs are None.
+    parameters: `embedding` is the embedding matrix plus the head if it is not tied; `layers` has one number per layer.
+    cache_bytes: for one stream with capacity N, in `dtype`, except what a mixer keeps in float32. A non-causal model
+    keeps no state: its cache and its decode FLOPs are None.
     training_bytes: weights and gradients in `dtype`, AdamW's moments, and `activations`: what autograd keeps for the
-    backward pass of one row of N tokens, the loss included, which keeps a gradient of the hidden states and no logits.
-    Not in it: further rows, gradients of activations, workspaces (the loss's of at most 512 MiB among them), what the
-    allocator rounds up, a second copy of weights for mixed precision.
-    notes: where a number is less than it seems. Raises SpecError for an unknown dtype or a context below 1.
+    backward pass of one row of N tokens. This includes the loss, which keeps a gradient of the hidden states and no
+    logits. Not included: further rows, gradients of activations, workspaces (such as the loss's, of at most 512 MiB),
+    rounding up by the allocator, a second copy of the weights for mixed precision.
+    notes: why a number is too low or absent. Raises SpecError for an unknown dtype or a context below 1.
     """
     _check(context, dtype)
     layers = spec.layer_blocks()
@@ -99,7 +99,7 @@ def summary(spec, context, dtype="float32"):
 
 
 def cache_bytes(spec, context, dtype="float32"):
-    """The `cache_bytes` of `summary` alone, {total, layers}, without running anything."""
+    """Only the `cache_bytes` of `summary`, {total, layers}, without running any block."""
     _check(context, dtype)
     layers = spec.layer_blocks()
     mixers = {name: _block(spec, name, layers.index(name)).mixer for name in set(layers)}
@@ -110,10 +110,10 @@ def cache_bytes(spec, context, dtype="float32"):
 
 
 def check_builds(spec, root, path=()):
-    """Build every block's components on the meta device.
+    """Check that the components of every block can be built, by building them on the meta device.
 
-    What a component refuses (a ValueError of its `__init__`) becomes a SpecError at its place in the document `root`,
-    where the model is at `path`; a reason that begins with an option's name and a colon is placed at that option.
+    A ValueError from a component's `__init__` becomes a SpecError at the component's place in the document `root`, in
+    which the model is at `path`. If the reason begins with an option's name and a colon, the error is at that option.
     """
     for layer, (name, block) in enumerate(spec.blocks.items()):
         for kind in ("mixer", "ffn"):
@@ -134,9 +134,10 @@ def check_builds(spec, root, path=()):
 
 @dataclass(frozen=True)
 class _Measured:
-    """One block, or what stands around the blocks: FLOPs over the whole context, bytes by storage.
+    """Measurements of one block, or of the model without its blocks. FLOPs are over the whole context.
 
-    shared: what is kept for the backward pass but made once for all layers (positions, masks, rotary angles), {storage: bytes}.
+    activations, shared: bytes that are kept for the backward pass. shared: {storage: bytes} of tensors that are made
+    once for all layers (positions, masks, rotary angles). cache: bytes, or None for a non-causal mixer.
     """
 
     parameters: int
@@ -181,7 +182,7 @@ def _measured_block(block, dim, layout):
 
 
 def _decoding(run, mixer, tokens, dtype):
-    """FLOPs of the last of `tokens` given a state that has seen the others, and the bytes of that state."""
+    """(FLOPs of the last of `tokens` tokens, with a state that has seen the others; bytes of that state)."""
     state, cache = _cache(mixer, tokens, dtype)
     if tokens > 1:
         with torch.no_grad():
@@ -191,7 +192,7 @@ def _decoding(run, mixer, tokens, dtype):
 
 
 def _cache(mixer, tokens, dtype):
-    """An empty state of capacity `tokens` on the meta device and its bytes; (None, None) for a mixer that sees ahead."""
+    """(empty state of capacity `tokens` on the meta device, its bytes); (None, None) for a non-causal mixer."""
     if mixer is not None and getattr(mixer, "state_size", None) is None:
         return None, None
     state = mixer and mixer.init_state(1, tokens, dtype, torch.device("meta"))
@@ -199,7 +200,7 @@ def _cache(mixer, tokens, dtype):
 
 
 def _measured_frame(frame, tokens_BT):
-    """Embedding, final norm, and the head with its loss, whose element-wise work is not in FLOPs."""
+    """Measure embedding, final norm, head and loss. The loss is element-wise work, which FLOPs do not include."""
 
     def loss():
         hidden_ND = frame.trunk(tokens_BT)[0].flatten(0, 1)
@@ -240,7 +241,7 @@ def _frame(spec, dtype):
 
 
 def _maps(module):
-    """The weights that act as linear maps on every token."""
+    """Yield the weights that act as linear maps on every token."""
     gates = {id(part.weight) for part in module.modules() if isinstance(part, BlockDiagonalLinear)}
     for weight in module.parameters():
         if id(weight) in gates or (weight.role == "matrix" and weight.ndim >= 2):
@@ -248,7 +249,7 @@ def _maps(module):
 
 
 def _mixing(mixer, tokens):
-    """The mixer's own contractions between positions over a document of `tokens`."""
+    """The mixer's `mixing_flops` for one document of `tokens` tokens; 0 if it has no such method."""
     if tokens == 0 or not hasattr(mixer, "mixing_flops"):
         return 0
     return int(mixer.mixing_flops(TokenLayout.whole(1, tokens)))
@@ -261,7 +262,7 @@ def _forward(run):
 
 
 def _backward(run):
-    """FLOPs of forward and backward."""
+    """FLOPs of the forward and the backward pass together."""
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         y = run()
         y.backward(torch.empty_like(y))
@@ -269,7 +270,7 @@ def _backward(run):
 
 
 def _kept(run, module):
-    """The bytes of each storage that a forward keeps for its backward and that is not a parameter's."""
+    """{storage: bytes} of what the forward pass keeps for the backward pass, without parameters."""
     kept = {}
 
     def pack(tensor):
@@ -283,12 +284,12 @@ def _kept(run, module):
 
 
 def _storage(tensor):
-    """What tells storages on the meta device apart (they have no address), while their tensors live."""
+    """A key for a storage on the meta device, which has no address; valid while its tensor lives."""
     return tensor.untyped_storage()._cdata
 
 
 def tensors(value):
-    """Every tensor in a state: dataclasses, lists, tuples and mappings of tensors."""
+    """Yield every tensor in a state: in nested dataclasses, lists, tuples and mappings."""
     if isinstance(value, torch.Tensor):
         yield value
     elif is_dataclass(value):
@@ -301,7 +302,7 @@ def tensors(value):
 
 
 def _by_token(totals, context):
-    """Totals over the context by token, whole numbers where they are; decode is one token already."""
+    """Totals over the context, divided by its tokens; decode is already for one token. Whole numbers stay whole."""
     divisors = {"train": context, "prefill": context, "decode": 1}
     return {path: _divided(totals[path], divisors[path]) for path in divisors}
 

@@ -1,7 +1,7 @@
 """Spec files as nested plain data in which every value remembers the file and line it came from.
 
-A file may lay itself over another (`extends:`), a mapping may too, and a dotted key may override one value of a
-whole. All of that happens here, before anything is validated, so that an error can name the line that caused it.
+A file or a mapping can extend another spec (`extends:`), and a dotted key can override a single value. All of this
+happens here, before validation, so that an error can name the line that caused it.
 """
 
 import math
@@ -24,14 +24,14 @@ SHELVES = {kind: ROOT / kind / "specs" for kind in ("arch", "experiments", "swee
 
 @dataclass(frozen=True)
 class Node:
-    """A value of a spec file: a mapping of nodes, a list of nodes or a scalar, and where it stands."""
+    """A value of a spec file (a mapping of nodes, a list of nodes or a scalar) with its file and line."""
 
     value: Any
     file: str | None = None
     line: int | None = None
 
     def plain(self):
-        """The value without its marks."""
+        """The value as plain data, without files and lines."""
         if isinstance(self.value, dict):
             return {key: child.plain() for key, child in self.value.items()}
         if isinstance(self.value, list):
@@ -57,7 +57,7 @@ class Node:
 
 
 def node(value, file=None, line=None):
-    """Plain data as a Node (for specs written in Python and for tests)."""
+    """Plain data as a Node; a Node is returned unchanged."""
     if isinstance(value, Node):
         return value
     if isinstance(value, dict):
@@ -68,9 +68,9 @@ def node(value, file=None, line=None):
 
 
 def lay(base, top):
-    """`top` laid over `base`: mappings merge key by key, anything else replaces.
+    """Override `base` with `top`: mappings are merged key by key, any other value is replaced.
 
-    Where `top` names another component `type`, the old component's options are dropped, not inherited.
+    Where `top` names a different component `type`, the old component's options are dropped, not inherited.
     """
     if not (isinstance(base.value, dict) and isinstance(top.value, dict)):
         return top
@@ -83,21 +83,21 @@ def lay(base, top):
 
 
 def override(base, dotted, top):
-    """`top` laid over the value at the dotted key, e.g. `model.blocks.local.mixer.window`."""
+    """Override the value at a dotted key, such as `model.blocks.local.mixer.window`, with the node `top`."""
     for part in reversed(dotted.split(".")):
         top = Node({part: top}, top.file, top.line)
     return lay(base, top)
 
 
 def overridden(base, overrides):
-    """`base` with every `dotted key: value` of the mapping node `overrides` laid over it."""
+    """`base` with every `dotted key: value` of the mapping node `overrides` applied."""
     for dotted, top in overrides.value.items():
         base = override(base, dotted, top)
     return base
 
 
 def shipped(kind):
-    """Names of the specs that come with the package `kind`, without `.yaml`; `_NAME.yaml` is what others extend."""
+    """Names, without `.yaml`, of the specs shipped with the package `kind`; `_NAME.yaml` only serves as a base."""
     shelf = SHELVES[kind]
     files = [path for path in shelf.rglob("*.yaml") if not path.name.startswith("_")]
     return sorted(str(path.relative_to(shelf).with_suffix("")) for path in files)
@@ -125,7 +125,7 @@ def find(reference, kind, beside=None):
 
 
 def load(reference, kind):
-    """The whole of a spec, every `extends:` laid in, as a Node. Raises SpecError."""
+    """A complete spec as a Node, with every `extends:` resolved. Raises SpecError."""
     return _load(find(reference, kind), kind, ())
 
 
@@ -138,7 +138,7 @@ def _load(path, kind, above):
 
 
 def _extended(here, kind, path, above):
-    """Lay every mapping that has `extends:` over the spec it names, from the inside out."""
+    """Merge every mapping that has `extends:` over the spec that it names, innermost first."""
     if isinstance(here.value, list):
         return Node([_extended(child, kind, path, above) for child in here.value], here.file, here.line)
     if not isinstance(here.value, dict):
@@ -228,7 +228,7 @@ def _scalar(tree):
 
 
 def _shown(path):
-    """The path as an error shows it: relative to the working folder where that is shorter."""
+    """The path as an error shows it: relative to the working folder for a file below it."""
     try:
         return str(Path(path).resolve().relative_to(Path.cwd()))
     except ValueError:

@@ -1,12 +1,12 @@
-"""Errors that are the user's to mend: shown as one message, never as a traceback."""
+"""Errors that the user can correct: shown as one message, never as a traceback."""
 
 import difflib
 
 
 class SpecError(ValueError):
-    """A spec says something that cannot be: `FILE:LINE: path.to.key: what is wrong and what was expected`.
+    """An invalid spec, shown as `FILE:LINE: path.to.key: what is wrong and what was expected`.
 
-    `path` is the key's path in the spec, `reason` the text; `others` are further errors, shown a line each.
+    path: the key's path in the spec. reason: the text. others: further errors, shown one per line.
     """
 
     def __init__(self, reason, path=(), file=None, line=None, others=()):
@@ -19,7 +19,7 @@ class SpecError(ValueError):
         return "\n".join([where + (f"{dotted}: " if dotted else "") + self.reason, *map(str, self.others)])
 
     def below(self, path):
-        """The same error seen from further up: `path` goes in front of every key."""
+        """The same error with `path` in front of every key, for a document that contains this one."""
         others = [other.below(path) for other in self.others]
         return SpecError(self.reason, (*path, *self.path), self.file, self.line, others)
 
@@ -27,7 +27,8 @@ class SpecError(ValueError):
 class DataError(ValueError):
     """The data that a spec names cannot be used (missing, empty, binary, too short).
 
-    `key` is the path of the spec's key at fault, so that whoever has the document can add file and line; None where no key is.
+    key: the path of the spec's key at fault, from which a caller with the document finds file and line; None if there
+    is none.
     """
 
     def __init__(self, reason, key=("data", "source")):
@@ -36,7 +37,7 @@ class DataError(ValueError):
 
 
 def nearest(name, known):
-    """A half-sentence for an unknown name: the nearest known ones, then all of them."""
+    """The end of an error about an unknown name: the nearest known names, then all of them."""
     known = sorted(map(str, known))
     close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ";"

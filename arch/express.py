@@ -1,4 +1,4 @@
-"""Which class of Hugging Face's `transformers` computes just what a spec says."""
+"""Find the class of Hugging Face's `transformers` that computes exactly what a spec describes."""
 
 import json
 
@@ -8,10 +8,10 @@ from arch.spec import ModelSpec, diff
 
 
 def express(spec):
-    """(family, its Config) of the class that computes what a resolved ModelSpec says.
+    """(family, its Config) of the `transformers` class that computes exactly what a resolved ModelSpec describes.
 
-    A config is near enough if reading it back gives the same spec, up to first values and the names of blocks. Raises
-    DataError with every class's reason where none is.
+    To check a candidate config, it is read back: it must give the same spec, up to initialisation and the names of
+    blocks. Raises DataError, with each family's reason, where no class matches.
     """
     reasons = []
     for name in families.names():
@@ -31,7 +31,7 @@ def resolved(data):
 
 
 def loaded(reference):
-    """The resolved ModelSpec of a path or shipped name, whose every block can be built. Raises SpecError."""
+    """The resolved ModelSpec of a path or shipped name. Raises SpecError, also if a block cannot be built."""
     root = document.load(reference, "arch")
     spec = registry.resolve(ModelSpec.parse(root), root)
     cost.check_builds(spec, root)
@@ -39,7 +39,7 @@ def loaded(reference):
 
 
 def differences(theirs, ours):
-    """Where two specs compute something else, layer by layer: `{dotted key: (theirs, ours)}` under our block names."""
+    """Differences in what two specs compute, layer by layer: `{dotted key: (theirs, ours)}` under our block names."""
     found = diff(*({k: v for k, v in spec.dump().items() if k not in ("init", "pattern", "blocks")} for spec in (theirs, ours)))
     if theirs.layers == ours.layers:
         for their_name, name in dict.fromkeys(zip(theirs.layer_blocks(), ours.layer_blocks(), strict=True)):
@@ -68,7 +68,7 @@ def _expressed(family, spec):
 
 
 def _computing(spec, name):
-    """A block as plain data: without what only decides first values, and with what a default stands for."""
+    """A block as plain data, without options that only affect initialisation and with null defaults made explicit."""
     block = spec.blocks[name].dump()
     for part in (block["mixer"], block["ffn"]):
         if part is not None:

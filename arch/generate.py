@@ -1,4 +1,4 @@
-"""Decoding from a state: a prompt read in chunks, then one token after another, by temperature, among the likeliest.
+"""Sampling from a model: read the prompt in chunks, then decode token by token with temperature, top-k and top-p.
 
 Shapes: B rows, T tokens, V vocabulary.
 """
@@ -8,12 +8,12 @@ import torch
 from arch.errors import DataError
 from arch.layout import TokenLayout
 
-# Tokens of a prompt that go through the model at once: a window's ring is small, what a layer makes of a prompt is not.
+# Prompt tokens per forward pass. A window's ring is small, but a layer's activations grow with the tokens of a pass.
 CHUNK = 512
 
 
 class NonFiniteScores(DataError):
-    """The model's scores are not finite."""
+    """The model's logits are not finite."""
 
     def __init__(self):
         super().__init__(
@@ -25,11 +25,11 @@ class NonFiniteScores(DataError):
 
 @torch.no_grad()
 def prefill(model, prompt_BT, state, lengths_B=None, chunk=CHUNK):
-    """(scores_BV, state): the logits of the token after the prompt, and the state after it.
+    """(scores_BV, state): the logits of the token after the prompt, and the state after the prompt.
 
-    The prompt is read `chunk` tokens at a time, so that beside the state memory does not grow with it; the head sees its
-    last token alone. state: an empty one with room for the prompt; it is used up. lengths_B: how many tokens each row's
-    prompt has, where they differ; the rows are padded on the left. Raises ValueError for lengths that do not fit.
+    The prompt is read `chunk` tokens at a time, so only the state grows with the prompt. The head sees only the last
+    token. state: an empty one with room for the prompt; do not use it afterwards. lengths_B: the length of each row's
+    prompt, where they differ; rows are padded on the left. Raises ValueError for lengths that do not fit the prompt.
     """
     rows, tokens = prompt_BT.shape
     lengths = [tokens] * rows if lengths_B is None else lengths_B.tolist()
@@ -47,11 +47,11 @@ def prefill(model, prompt_BT, state, lengths_B=None, chunk=CHUNK):
 
 @torch.no_grad()
 def sample(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, lengths_B=None):
-    """Yields the next tokens (B,) after the prompt, one at a time, `tokens` of them.
+    """Yield `tokens` tokens after the prompt, one (B,) tensor per step.
 
-    temperature: 0 takes the likeliest. top_k: only the k likeliest; top_p: only the likeliest that together have
-    probability p or more, at least one. lengths_B: where prompts differ in length, as for `prefill`. Raises
-    NonFiniteScores, and ValueError for a model that sees ahead and for lengths that do not fit.
+    temperature: 0 takes the likeliest token. top_k: sample only among the k likeliest. top_p: sample only among the
+    fewest likeliest tokens whose probabilities add up to p or more. lengths_B: as for `prefill`. Raises
+    NonFiniteScores, and ValueError for a non-causal model and for lengths that do not fit the prompt.
     """
     generator = torch.Generator().manual_seed(seed)
     state = model.init_state(prompt_BT.shape[0], prompt_BT.shape[1] + tokens)
@@ -65,7 +65,7 @@ def sample(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, se
         scores_BV = scores_BV.float()
         if not scores_BV.isfinite().all():
             raise NonFiniteScores
-        if temperature < torch.finfo(torch.float32).tiny:  # 0, or what a CPU may flush to 0
+        if temperature < torch.finfo(torch.float32).tiny:  # 0, or a denormal that the CPU may flush to 0
             new_B1 = scores_BV.argmax(dim=-1, keepdim=True)
         else:
             scores_BV = (scores_BV - scores_BV.amax(dim=-1, keepdim=True)) / temperature
@@ -75,7 +75,7 @@ def sample(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, se
 
 
 def _next(lengths_B, step):
-    """The layout of the `step`-th token after prompts of these lengths; None where all rows are alike."""
+    """The layout of the token decoded in step `step` >= 1; None where all prompts have the same length."""
     if lengths_B is None:
         return None
     pos_B1 = lengths_B[:, None] + (step - 1)
@@ -83,7 +83,7 @@ def _next(lengths_B, step):
 
 
 def kept(scores_BV, top_k=None, top_p=None):
-    """Scores with -inf for all but the likeliest tokens (see `sample`)."""
+    """Scores with -inf for every token that top_k and top_p exclude (see `sample`)."""
     if top_k is not None and top_k < scores_BV.shape[-1]:
         least_B1 = scores_BV.topk(top_k, dim=-1).values[:, -1:]
         scores_BV = scores_BV.masked_fill(scores_BV < least_B1, float("-inf"))
@@ -97,13 +97,16 @@ def kept(scores_BV, top_k=None, top_p=None):
 
 
 def generate(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, lengths_B=None):
-    """`tokens` further tokens (B, tokens) after the prompt; arguments and errors as for `sample`."""
+    """The next `tokens` tokens after the prompt, (B, tokens); arguments and errors as for `sample`."""
     written = list(sample(model, prompt_BT, tokens, temperature, top_k, top_p, seed, lengths_B))
     return torch.stack(written, dim=1) if written else prompt_BT[:, :0]
 
 
 def writing(model, ids, tokens, temperature=1.0, top_k=None, top_p=None, seed=0):
-    """Yields the ids after one prompt (a list of ids), as `sample` does. Raises DataError for what cannot be decoded."""
+    """Yield the ids that `sample` gives after one prompt, a list of ids.
+
+    Raises DataError for an empty prompt, an id outside the vocabulary, a non-causal model, or non-finite logits.
+    """
     if not ids:
         raise DataError("an empty prompt, and no token that begins a text: give some text", key=None)
     if max(ids) >= model.spec.vocab_size:

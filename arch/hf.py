@@ -1,4 +1,4 @@
-"""Checkpoints of others, in and out: Hugging Face folders and weights files, by the name tables of `arch.families`."""
+"""Load, import and export Hugging Face folders and weights files, by the name tables of `arch.families`."""
 
 import json
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint of others under our names.
+    """A foreign checkpoint, with its tensors under our names.
 
-    ignored: their tensors that are no part of the model. notes: where a given spec goes against the folder's own
-    config, in words.
+    ignored: names of tensors that do not belong to the model. notes: sentences that say where a given spec contradicts
+    the folder's own config.
     """
 
     spec: ModelSpec
@@ -32,10 +32,10 @@ class Found:
 
 
 def load(path, spec=None, dtype=None, family=None):
-    """The Model of a checkpoint: a Hugging Face folder, a weights file (with a spec), or a folder of ours.
+    """The Model of a checkpoint: a Hugging Face folder, a weights file (with a spec), or a folder in our format.
 
-    spec: a ModelSpec, or the name or path of one. dtype: by default that of the checkpoint. family: the import path of
-    a module with `NAMES`, where no family here knows the names. Raises DataError or SpecError.
+    spec: a ModelSpec, or the name or path of one. dtype: by default the type of most of the weights. family: a
+    family's name, or the import path of a module with `NAMES`. Raises DataError or SpecError.
     """
     spec = _loaded(spec)
     if checkpoint.is_checkpoint(path):
@@ -45,9 +45,9 @@ def load(path, spec=None, dtype=None, family=None):
 
 
 def import_(source, out, spec=None, family=None, progress=None):
-    """Write the checkpoint `source` of others as a folder of ours; tensors stream. Returns what was Found.
+    """Convert the foreign checkpoint `source` to our format in the folder `out`, one tensor at a time. Returns a Found.
 
-    Raises DataError or SpecError, and then writes nothing. progress: as for `tensors.write`.
+    progress: as for `tensors.write`. Raises DataError or SpecError; nothing is written then.
     """
     found = find(source, spec, family)
     said = checkpoint.generation(source) if Path(source).is_dir() else {}
@@ -61,14 +61,14 @@ def import_(source, out, spec=None, family=None, progress=None):
 
 
 def export(source, out, progress=None):
-    """Write a checkpoint folder of ours as a Hugging Face folder. Returns the name of the `transformers` class.
+    """Convert a checkpoint in our format to a Hugging Face folder. Returns the name of the `transformers` class.
 
-    Raises DataError where no class can express the model, and then writes nothing.
+    Raises DataError where no class can express the model; nothing is written then.
     """
     spec, found = checkpoint.open_checkpoint(source)
     family, config = express(spec)
     named = families.table(family, spec, found.entries)
-    root = "model." if config.architecture().endswith("ForCausalLM") else ""  # a bare trunk's names have no root
+    root = "model." if config.architecture().endswith("ForCausalLM") else ""  # a trunk's names have no prefix
     theirs = {_rooted(to.name, root): As(ours, to.write) for ours, to in named.items()}
     types = {entry.dtype for entry in found.entries.values()}
     dtype = str(max(types, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
@@ -81,7 +81,7 @@ def export(source, out, progress=None):
 
 
 def find(path, spec=None, family=None):
-    """A checkpoint of others as Found: every tensor accounted for, none read yet. Raises DataError or SpecError."""
+    """A foreign checkpoint as Found: every tensor is accounted for, none is read yet. Raises DataError or SpecError."""
     held = tensors.open_tensors(path)
     config = _config(Path(path) / CONFIG)
     given = _loaded(spec)
@@ -110,14 +110,14 @@ def find(path, spec=None, family=None):
 
 
 def _config(path):
-    """A folder's config.json as a Node that knows its lines, or None where there is none. Raises DataError."""
+    """A folder's config.json as a Node with line numbers, or None if there is none. Raises DataError."""
     if not path.is_file():
         return None
     try:
         config = document.read(path)
     except SpecError:
         try:
-            config = document.node(json.loads(path.read_text()), str(path), 1)  # JSON that is not YAML (tabs, say)
+            config = document.node(json.loads(path.read_text()), str(path), 1)  # JSON, but not YAML: it has tabs, say
         except ValueError as error:
             raise DataError(f"{path}: not valid JSON ({error})", key=None) from None
     for part in (config, config.value.get("text_config") if isinstance(config.value, dict) else None):
@@ -127,13 +127,16 @@ def _config(path):
 
 
 def _text_config(config):
-    """The part that is about text, of a multimodal config."""
+    """The text part of a multimodal config; any other config unchanged."""
     return config.value.get("text_config", config)
 
 
 def _family(path, config, held, given):
-    """The family that reads this config's model_type; without one, that whose names, for a given spec, are those of the
-    tensors (of Gemma 2 and 3, which name a part that both have alike, either). Raises DataError."""
+    """The family of this config's model_type. Raises DataError where there is none.
+
+    Without a model_type: the first family whose names for the given spec match the tensors. Gemma 2 and Gemma 3 use the
+    same names for the parts that both have, so either may be the answer.
+    """
     known = {name: families.named(name) for name in families.names()}
     types = {f.Config.model_fields["model_type"].default: f for f in known.values() if hasattr(f, "Config")}
     model_type = _text_config(config).value.get("model_type") if config else None
@@ -156,7 +159,7 @@ def _family(path, config, held, given):
 
 
 def _fits(family, held, spec):
-    """Whether a model of `spec` has, under the family's names, the tensors that are held."""
+    """Whether more than 90 % of the names that the family gives to a model of `spec` are in the checkpoint."""
     if spec is None:
         return False
     try:
@@ -169,9 +172,9 @@ def _fits(family, held, spec):
 
 
 def _spec_of(family, config):
-    """The resolved ModelSpec that a config.json stands for. Raises SpecError at its file and line."""
+    """The resolved ModelSpec that a config.json describes. Raises SpecError with its file and line."""
     part = _text_config(config)
-    # Keys that transformers writes but that say nothing about the model's mathematics are left aside.
+    # Ignore the keys that transformers writes but that do not affect what the model computes.
     known = document.Node({k: v for k, v in part.value.items() if k in family.Config.keys()}, part.file, part.line)  # noqa: SIM118
     parsed = family.Config.parse(known)
     try:
@@ -186,12 +189,12 @@ def _spec_of(family, config):
 
 
 def _loaded(spec):
-    """A ModelSpec from itself, from its name or path, or None. Raises SpecError."""
+    """The ModelSpec of a name or path; a ModelSpec and None are returned unchanged. Raises SpecError."""
     return spec if spec is None or isinstance(spec, ModelSpec) else loaded(str(spec))
 
 
 def _root(family, held):
-    """What stands in place of the names' leading `model.` in this checkpoint; None if the embedding is not there."""
+    """The prefix that replaces the leading `model.` of names in this checkpoint; None if it has no embedding."""
     embedding = family.NAMES["embedding"]
     name = embedding.name if isinstance(embedding, As) else embedding
     roots = getattr(family, "ROOTS", ("model.",))
@@ -203,7 +206,7 @@ def _rooted(name, root):
 
 
 def _ignored(name, family, spec):
-    """Whether a tensor is no part of the model: of another tower, or the copy of an embedding that is also the head."""
+    """Whether a tensor is not part of the model: vision tower and projector, or a tied head's copy of the embedding."""
     return name.startswith(getattr(family, "IGNORED", ())) or (spec.tie_embeddings and name.endswith("lm_head.weight"))
 
 
@@ -217,7 +220,7 @@ def _check(path, expected, sources, held, ignored):
 
 
 def _translated(entry, source):
-    """Their entry as ours; as it is where it cannot even be laid out like ours."""
+    """The Entry after `source.read`; unchanged if `read` cannot be applied to its shape."""
     try:
         return Entry(tuple(source.read(torch.empty(entry.shape, device="meta")).shape), entry.dtype)
     except (RuntimeError, IndexError):

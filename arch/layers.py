@@ -1,6 +1,6 @@
-"""What several components share: parameters that know their role and first values, linear maps, RMSNorm, rotary.
+"""Shared by components: parameters with a role and an initialisation, linear maps, RMSNorm, rotary positions.
 
-Shapes: B rows, T tokens, D width, H heads, C channels a head.
+Shapes: B rows, T tokens, D width, H heads, C channels per head, c = pairs of rotated channels.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from arch.spec import InitSpec
 
 @dataclass(frozen=True)
 class Context:
-    """Where in a model a component stands: model width, index of its layer, number of layers, how to draw weights."""
+    """A component's place in the model: model width, layer index, number of layers, norm epsilon, initialisation."""
 
     dim: int
     layer: int = 0
@@ -32,7 +32,7 @@ ROLES = ("embedding", "matrix", "vector", "recurrence")
 
 
 def parameter(shape, role, draw):
-    """An empty parameter with its role (for optimizers, quantisers) and `draw(tensor, generator)`, its first values."""
+    """An empty parameter with its role (for optimizers, quantisers) and `draw(tensor, generator)`, its initialiser."""
     assert role in ROLES, role
     made = nn.Parameter(torch.empty(shape))
     made.role, made.draw = role, draw
@@ -40,32 +40,32 @@ def parameter(shape, role, draw):
 
 
 def constant(value):
-    """First values that are all `value`."""
+    """An initialiser that sets every value to `value`."""
     return lambda tensor, generator: tensor.fill_(value)
 
 
 def normal(std):
-    """First values from N(0, std^2)."""
+    """An initialiser that draws from N(0, std^2)."""
     return lambda tensor, generator: tensor.normal_(0.0, std, generator=generator)
 
 
 def drawn(initialiser, fan_in, layers):
-    """First values as an `Initialiser` of the spec says, for a map with `fan_in` inputs in a model of `layers`."""
+    """The function that an `Initialiser` describes, for a map with `fan_in` inputs in a model of `layers` layers."""
     variance = {"fan_in": 1 / fan_in, "depth_scaled": 2 / layers / fan_in}
     return normal(initialiser.std if initialiser.type == "normal" else math.sqrt(variance[initialiser.type]))
 
 
 def fan_in(inputs, stack, context):
-    """The inputs that count for the first values of one of `stack` matrices (see `InitSpec.stacked`)."""
+    """The fan-in with which one of `stack` matrices is initialised (see `InitSpec.stacked`)."""
     return inputs * (stack if context.init.stacked == "jax" else 1)
 
 
 @torch.no_grad()
 def initialise(model, seed):
-    """Draw every parameter of `model` in place.
+    """Initialise every parameter of `model` in place.
 
-    A value is a pure function of (seed, the parameter's name, its shape), so that models which share a parameter
-    start from the same values in it (common random numbers).
+    The values are a pure function of (seed, parameter name, shape). Two models that share a parameter therefore start
+    from the same values (common random numbers).
     """
     for name, weight in model.named_parameters():
         key = f"{seed}/{name}/{tuple(weight.shape)}".encode()
@@ -76,8 +76,11 @@ def initialise(model, seed):
 
 
 class Linear(nn.Module):
-    """y = x W^T + b. `kind`: `matrix`, or `output` for a map that writes into the residual stream. `stack`: of how many
-    matrices that the reference Griffin code stores as one this is one (see `InitSpec.stacked`)."""
+    """y = x W^T + b.
+
+    kind: `matrix`, or `output` for a map that writes into the residual stream. stack: the number of matrices, this one
+    included, that the reference Griffin code stores as one tensor (see `InitSpec.stacked`).
+    """
 
     def __init__(self, inputs, outputs, context, kind="matrix", bias=False, stack=1):
         super().__init__()
@@ -90,8 +93,10 @@ class Linear(nn.Module):
 
 
 def plain(modules, names):
-    """[(weight, bias), ...] of these of a module's own `_modules`, in which a look-up takes a tenth of an attribute's
-    time. None unless all are `Linear`, and nothing has been put in their place nor hooked to them."""
+    """[(weight, bias), ...] of the named modules; None unless each is exactly a `Linear` without hooks.
+
+    modules: a module's `_modules`. A look-up there takes a tenth of the time of an attribute access.
+    """
     maps = []
     for name in names:
         linear = modules[name]
@@ -102,7 +107,7 @@ def plain(modules, names):
 
 
 class BlockDiagonalLinear(nn.Module):
-    """y = x W + b with W of `blocks` equal square blocks on the diagonal (Griffin, section 4.1); part of a recurrence."""
+    """y = x W + b, where W has `blocks` equal square blocks on its diagonal (Griffin, section 4.1)."""
 
     def __init__(self, width, blocks, context):
         super().__init__()
@@ -131,13 +136,13 @@ class RMSNorm(nn.Module):
     def forward(self, x):
         if torch.is_grad_enabled():
             return _RMSNorm.apply(x, self.weight, self.eps)
-        # A decoded token feels the cost of each call.
+        # For a single token, the overhead of each torch call matters.
         y = decode.norm(x, self.weight, self.eps) if x.ndim == 3 and x.shape[1] == 1 else None
         return _normalised(x, self.weight, self.eps)[0] if y is None else y
 
 
 def plain_norm(norm):
-    """(weight, eps) of an `RMSNorm`, (None, 0.0) of no norm; None if something is in its place or hooked to it."""
+    """(weight, eps) of an `RMSNorm`, (None, 0.0) of an `Identity`; None for other modules and for one with hooks."""
     if norm._forward_hooks or norm._forward_pre_hooks:
         return None
     if type(norm) is RMSNorm:
@@ -146,15 +151,15 @@ def plain_norm(norm):
 
 
 def rms_norm_reference(x, weight, eps):
-    """What RMSNorm computes, as torch writes it out."""
+    """RMSNorm in plain torch."""
     wide = torch.promote_types(x.dtype, torch.float32)
     return F.rms_norm(x.to(wide), (x.shape[-1],), 1 + weight.to(wide), eps).to(x.dtype)
 
 
 class _RMSNorm(torch.autograd.Function):
-    """RMSNorm with a gradient of its own, in fewer passes over memory; keeps x and one number a token.
+    """RMSNorm with its own gradient, in fewer passes over memory. It saves x and one number per token.
 
-    With r = (mean(x^2) + eps)^-1/2, g = 1 + w and a the gradient of y:
+    With r = (mean(x^2) + eps)^-1/2, g = 1 + w, and a the gradient of y:
     dx = r a g - x r^3 mean(a g x), dw = sum over tokens of a x r.
     """
 
@@ -174,7 +179,7 @@ class _RMSNorm(torch.autograd.Function):
         x_ND, a_ND, r_N1 = x.flatten(0, -2).to(r.dtype), grad.flatten(0, -2).to(r.dtype), r.view(-1, 1)
         g_D = 1 + weight.to(r.dtype)
         ax_ND = a_ND * x_ND
-        # Autocast, which may be in force here, would have mv round to its type on CUDA, but not where `out` is given.
+        # Under autocast on CUDA, mv would round to autocast's type. With `out=` it does not.
         dw_D = torch.mv(ax_ND.t(), r_N1[:, 0], out=torch.empty_like(g_D))
         pull_N1 = torch.mv(ax_ND, g_D, out=ax_ND.new_empty(len(ax_ND)))[:, None].mul_(r_N1.pow(3)).div_(x_ND.shape[1])
         dx_ND = torch.mul(a_ND, g_D, out=ax_ND).mul_(r_N1).addcmul_(x_ND, pull_N1, value=-1)
@@ -182,7 +187,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def _normalised(x, weight, eps):
-    """(y, r): what RMSNorm gives, and 1 / sqrt(mean(x^2) + eps) of each token."""
+    """(y, r): the output of RMSNorm, and 1 / sqrt(mean(x^2) + eps) of each token."""
     wide = torch.promote_types(x.dtype, torch.float32)
     r = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
     y = x.to(wide) * r
@@ -190,15 +195,17 @@ def _normalised(x, weight, eps):
 
 
 def rotary(x_BTHC, cos_BT1C, sin_BT1c):
-    """Rotate each head's first channels by `angles`; the halves of what is rotated form the pairs."""
+    """Rotate each head's first 2 c channels by `angles`; channel i < c forms a pair with channel c + i."""
     if torch.is_grad_enabled():
         return _Rotary.apply(x_BTHC, cos_BT1C, sin_BT1c)
     return _turned(x_BTHC, cos_BT1C, sin_BT1c, 1)
 
 
 def angles(layout, channels, rope):
-    """Cosine of every channel (B, T, 1, C), 1 where it is not turned, and sine of the pairs (B, T, 1, c), of one row
-    only where all are alike."""
+    """Cosine of every channel (B, T, 1, C), 1 for channels that are not rotated, and sine of the pairs (B, T, 1, c).
+
+    B is 1 where all rows have the same positions.
+    """
 
     def make():
         cos_BT1c, sin_BT1c = pairs(layout, channels, rope)
@@ -209,10 +216,10 @@ def angles(layout, channels, rope):
 
 
 def pairs(layout, channels, rope):
-    """Cosine and sine of the pairs (B, T, 1, c), of one row only where all are alike.
+    """Cosine and sine of the pairs (B, T, 1, c); B is 1 where all rows have the same positions.
 
-    The angle of pair i at position p is p * theta^(-2i / width) / scale, in float32, for the pairs of the first
-    `rope.fraction` of the channels; the others are not turned. rope: None turns no pair.
+    Only the first `width` = `rope.fraction` * channels channels are rotated. The angle of pair i at position p is
+    p * theta^(-2i / width) / scale, in float32. rope: None for no rotation.
     """
 
     def make():
@@ -224,13 +231,13 @@ def pairs(layout, channels, rope):
 
 
 def _rates(width, rope, device):
-    """Radians a position of every pair, kept: a decoded token feels the cost of each call."""
+    """Radians per position of every pair. Cached, because single-token decoding is sensitive to each torch call."""
     key = width, rope, device
     if key not in _KEPT_RATES:
         i_c = torch.arange(0, width, 2, dtype=torch.float32, device=device)
         rates_c = i_c if rope is None else rope.theta ** (-i_c / width) / rope.scale
         if type(rates_c) is not torch.Tensor or torch.compiler.is_compiling():
-            return rates_c  # what stands for a tensor while a graph is made
+            return rates_c  # do not cache a placeholder of a tensor that is being traced
         _KEPT_RATES[key] = rates_c
     return _KEPT_RATES[key]
 
@@ -239,7 +246,7 @@ _KEPT_RATES = {}
 
 
 class _Rotary(torch.autograd.Function):
-    """(x, y) -> (x cos - y sin, y cos + x sin), by the halves of the first channels; its gradient turns back."""
+    """(x, y) -> (x cos - y sin, y cos + x sin) for the pairs of `rotary`; the gradient rotates back."""
 
     @staticmethod
     def forward(ctx, x_BTHC, cos_BT1C, sin_BT1c):

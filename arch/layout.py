@@ -1,4 +1,4 @@
-"""Which document each token belongs to, and what follows from it: positions, resets, and which keys a query may see.
+"""The document of each token, and what follows from it: positions, resets, and the keys that a query may see.
 
 Shapes: B rows, T tokens.
 """
@@ -7,16 +7,16 @@ import torch
 
 
 class TokenLayout:
-    """The only context a mixer gets beside its input.
+    """The only context that a mixer gets in addition to its input.
 
-    doc_BT: number of the document a token belongs to within its row, -1 for padding.
-    pos_BT: position within the document, from 0; inside a document it grows by one a token, so that a document's
-    tokens are neighbours. Prompts of different lengths are padded on the left. Padding has position 0.
+    doc_BT: the number of the token's document within its row, -1 for padding.
+    pos_BT: the position within the document, from 0. It grows by one per token, so a document's tokens are contiguous.
+    Prompts of different lengths are padded on the left. Padding has position 0.
 
-    From this follows that the keys a query may see are an interval of the row: `interval` gives it.
+    The keys that a query may see are therefore an interval of the row; `interval` gives its bounds.
 
-    first: where every row is known to be one document without padding, the position of its first token; else None.
-    Then all rows are alike, and what is made from one of them can be expanded.
+    first: the position of every row's first token if each row is known to be one document without padding, else None.
+    If it is given, all rows are alike, and a result for one row can be expanded to all.
     """
 
     def __init__(self, doc_BT, pos_BT, first=None):
@@ -25,14 +25,14 @@ class TokenLayout:
 
     @classmethod
     def whole(cls, rows, tokens, device=None, first=0):
-        """Rows of one document each, whose first token has position `first`."""
+        """One document per row, whose first token has position `first`."""
         pos_T = torch.arange(first, first + tokens, device=device)
         doc_BT = torch.zeros(1, 1, dtype=torch.long, device=device).expand(rows, tokens)
         return cls(doc_BT, pos_T.expand(rows, tokens), first)
 
     @classmethod
     def packed(cls, doc_BT):
-        """Rows of several documents: a new number begins a new one, -1 is padding."""
+        """Several documents per row: a change of the number begins a new document, -1 is padding."""
         index_T = torch.arange(doc_BT.shape[1], device=doc_BT.device)
         begins_BT = torch.ones_like(doc_BT, dtype=torch.bool)
         begins_BT[:, 1:] = doc_BT[:, 1:] != doc_BT[:, :-1]
@@ -41,12 +41,12 @@ class TokenLayout:
 
     @classmethod
     def left_padded(cls, lengths_B, tokens):
-        """Rows of one document of `lengths_B[b]` tokens each, padded on the left to `tokens`."""
+        """One document of `lengths_B[b]` tokens per row, padded on the left to `tokens`."""
         pos_BT = torch.arange(tokens, device=lengths_B.device) - (tokens - lengths_B[:, None])
         return cls(torch.where(pos_BT < 0, -1, 0), pos_BT.clamp(min=0))
 
     def part(self, start, stop):
-        """The layout of the tokens [start, stop) of every row, as a state needs it that has seen those before them."""
+        """The layout of the tokens [start, stop) of every row, for a state that has seen the tokens before them."""
         first = None if self.first is None else self.first + start
         return TokenLayout(self.doc_BT[:, start:stop], self.pos_BT[:, start:stop], first)
 
@@ -57,30 +57,31 @@ class TokenLayout:
 
     @property
     def reset_BT(self):
-        """Where a document begins, and at all padding: no state and no convolution tap reaches across."""
+        """True at the first token of a document and at padding. No state and no convolution tap may reach across it."""
         return self.pos_BT == 0
 
     @property
     def distinct_pos_BT(self):
-        """Positions, of one row only where all are alike (to be expanded, or broadcast)."""
+        """Positions (B, T), or (1, T) if all rows are alike; the caller expands or broadcasts them."""
         return self.pos_BT if self.first is None else self.pos_BT[:1]
 
     @property
     def pos_B(self):
-        """Positions of one token a row, dense int64."""
+        """Positions of the first token of each row, as dense int64."""
         return self.memo("one", lambda: self.pos_BT[:, 0].long().contiguous())
 
     def memo(self, key, make):
-        """`make()`, computed once for this layout: masks and angles are the same for many layers."""
+        """The result of `make()`, computed once per key: many layers share the same masks and angles."""
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]
 
     def interval(self, before, after, first=0):
-        """(low_BT, high_BT): the first and last index a query may see, both included, itself always among them.
+        """(low_BT, high_BT): the first and last index that a query may see, both inclusive. A query always sees itself.
 
-        before, after: how many tokens on each side, None for all of the document's. Indices count from the start of
-        the stream, whose token `first` is this layout's first; `after` other than 0 needs the whole row.
+        before, after: the number of tokens on each side; None for all of the document. Indices count from the start of
+        the stream. first: the index of this layout's first token in the stream. An `after` other than 0 needs the
+        whole row.
         """
         return self.memo(("interval", before, after, first), lambda: self._interval(before, after, first))
 

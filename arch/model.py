@@ -1,4 +1,4 @@
-"""A language model assembled from a resolved spec: embedding, blocks of sub-layers, final norm, head.
+"""A language model built from a resolved spec: embedding, blocks of sub-layers, final norm, head.
 
 Shapes: B rows, T tokens, D width, V vocabulary.
 """
@@ -20,7 +20,7 @@ from arch.layout import TokenLayout
 
 @functools.cache
 def _rounded(number, *dtypes):
-    """A number as it is after these types, one after the other."""
+    """A number after rounding to each of these types in turn."""
     for dtype in dtypes:
         number = torch.tensor(number, dtype=dtype, device="cpu").item()
     return number
@@ -36,9 +36,9 @@ class Sublayer(nn.Module):
         self.after = RMSNorm(context.dim, context.norm_eps) if placement in ("after", "sandwich") else nn.Identity()
 
     def token(self, x_B1D, *rest):
-        """x + after(component(before(x), *rest)) of one token a row by the component's `token`, without a gradient.
+        """x + after(component(before(x), *rest)) for one token per row, by the component's `token`; without a gradient.
 
-        None where it has none or declines, or where a call of a module would be missed.
+        None where the component has no `token` or declines, and where a module has hooks that would not be called.
         """
         component, before, after = self._modules.values()
         if component._forward_hooks or component._forward_pre_hooks or not hasattr(component, "token"):
@@ -61,7 +61,7 @@ class Block(nn.Module):
             self.ffn = Sublayer(registry.build("ffn", spec.ffn, context), spec.norm, context)
 
     def forward(self, x_BTD, layout, state=None):
-        """x_BTD after this layer, and the mixer's state (None without one)."""
+        """(x_BTD after this layer, the mixer's new state or None)."""
         alone = x_BTD.shape[1] == 1 and not torch.is_grad_enabled()
         if self.mixer is not None:
             found = self.mixer.token(x_BTD, layout, state) if alone and state is not None else None
@@ -79,14 +79,14 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class ModelState:
-    """What a model keeps of the tokens it has seen: a mixer's state a layer, and how many tokens there were."""
+    """What a model keeps of the tokens that it has seen: one mixer state per layer, and the number of tokens."""
 
     layers: list[Any]
     seen: int = 0
 
 
 class Model(nn.Module):
-    """The model of a resolved ModelSpec, with empty weights; `new_model` draws them."""
+    """The model of a resolved ModelSpec with uninitialised weights; `new_model` initialises them."""
 
     def __init__(self, spec):
         super().__init__()
@@ -100,7 +100,7 @@ class Model(nn.Module):
         self.head = None if spec.tie_embeddings else Linear(spec.dim, spec.vocab_size, contexts[0])
 
     def embed(self, tokens_BT):
-        """Token embeddings, times sqrt(D) as the spec says: rounded to bfloat16, or to the weights' own type."""
+        """Token embeddings (B, T, D), scaled by sqrt(D) if the spec says so (see `ModelSpec.embed_scale`)."""
         x_BTD = F.embedding(tokens_BT, self.embedding)
         if self.spec.embed_scale == "none":
             return x_BTD
@@ -108,10 +108,10 @@ class Model(nn.Module):
         return x_BTD * _rounded(math.sqrt(self.spec.dim), rounded, x_BTD.dtype)
 
     def trunk(self, inputs, layout=None, state=None):
-        """Hidden states after the final norm (B, T, D), and the new state (None if none was given).
+        """(hidden states after the final norm (B, T, D), new state); the state is None if none was given.
 
-        inputs: tokens (B, T) or embeddings (B, T, D). layout: by default rows of one document each, which with a
-        state go on where it stopped.
+        inputs: tokens (B, T) or embeddings (B, T, D). layout: by default one document per row; with a state, the
+        tokens continue the state's document.
         """
         x_BTD = inputs if inputs.is_floating_point() else self.embed(inputs)
         if layout is None:
@@ -125,11 +125,11 @@ class Model(nn.Module):
 
     @property
     def head_weight(self):
-        """The final projection (V, D): with `trunk` and `spec.logit_softcap` all that a loss by chunks needs."""
+        """The final projection (V, D). A chunked loss needs only this, `trunk` and `spec.logit_softcap`."""
         return self.embedding if self.head is None else self.head.weight
 
     def logits(self, hidden_BTD):
-        """Scores of the next token (B, T, V), softcapped where the spec says so."""
+        """Logits of the next token (B, T, V), softcapped if the spec says so."""
         cap = self.spec.logit_softcap
         if hidden_BTD.shape[1] == 1:
             z_BTV = decode.linear(hidden_BTD, self.head_weight, softcap=cap)
@@ -151,13 +151,13 @@ class Model(nn.Module):
         return ModelState([mixer and mixer.init_state(batch, capacity, dtype, device) for mixer in mixers])
 
     def decode(self, tokens_BT, state, layout=None):
-        """Logits of T >= 1 further tokens (B, T, V) and the state after them. The state passed in is used up."""
+        """(logits (B, T, V) of T >= 1 further tokens, state after them). Do not use the state passed in again."""
         hidden_BTD, state = self.trunk(tokens_BT, layout, state)
         return self.logits(hidden_BTD), state
 
 
 def new_model(spec, seed):
-    """A model with first values drawn for `seed` (see `layers.initialise`)."""
+    """A Model with weights initialised for `seed` (see `layers.initialise`)."""
     model = Model(spec)
     initialise(model, seed)
     return model

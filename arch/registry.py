@@ -1,6 +1,6 @@
-"""Where a component's name finds its class: the name is its file's name, or the import path of a user's own module.
+"""Find a component's class by name: the name of its file, or the import path of a user's own module.
 
-Nothing is imported until a component is asked for, so names can be checked, and listed, without torch.
+A component is imported only when its class is needed, so names can be listed and checked without torch.
 """
 
 import ast
@@ -30,7 +30,7 @@ def _marker(kind):
         cls.kind = kind
         return cls
 
-    mark.__doc__ = f"Class decorator: this class is a {kind}; it has a nested `Config(Spec)`."
+    mark.__doc__ = f"Class decorator: register this class, which has a nested `Config(Spec)`, as a {kind}."
     return mark
 
 
@@ -44,7 +44,7 @@ def names(kind):
 
 
 def is_plugin(name):
-    """A user's own component is named by its import path, which has a dot or a colon."""
+    """Whether `name` is the import path of a user's own component: it has a dot or a colon."""
     return "." in name or ":" in name
 
 
@@ -65,9 +65,9 @@ def check_name(kind, name):
 
 
 def component(kind, name):
-    """The class of a component. Raises SpecError if there is none, or if its module has more than one.
+    """The class of a component. Raises SpecError if its module has none, or more than one.
 
-    `package.module:Class` picks one of several.
+    `package.module:Class` selects one of several classes.
     """
     check_name(kind, name)
     path, _, wanted = name.partition(":")
@@ -85,7 +85,7 @@ def component(kind, name):
 
 
 def resolve_component(kind, root, path):
-    """The component at `path` of the document `root` with every option validated and every default filled in.
+    """Plain data of the component at `path` of the document `root`, validated and with every default filled in.
 
     Raises SpecError naming file, line and key.
     """
@@ -110,10 +110,10 @@ def build(kind, resolved, *args, **kwargs):
 
 
 def resolve(spec, source=None, path=()):
-    """A ModelSpec whose every component is complete and valid: what a run stores, and what has a digest.
+    """The ModelSpec with every component validated and complete. A run stores this form, and digests are of this form.
 
-    `source` is the document that `spec` was parsed from at `path`, for file and line in errors. Every name is checked
-    before any component is imported. Raises SpecError.
+    source, path: the document that `spec` was parsed from and its place there, for file and line in errors. All names
+    are checked before any component is imported. Raises SpecError.
     """
     root = expand_like(node(spec.dump() if source is None else source), path)
     parts = [
@@ -134,8 +134,10 @@ def resolve(spec, source=None, path=()):
 
 
 def plugin_sources(data):
-    """`{module: sha256 of its source}` of every user component named anywhere in a resolved spec, and of what it imports
-    from beside itself: its own package, and modules in the same folder."""
+    """`{module: sha256 of its source}` for every user component named anywhere in a resolved spec.
+
+    It includes the modules that a component imports from its own package or its own folder.
+    """
     found: dict[str, str] = {}
     for name in _plugins(data):
         module = name.partition(":")[0]
@@ -155,7 +157,7 @@ def _plugins(data):
 
 
 def _add_source(module, folder, found):
-    """The module's source and, by the import statements in it, that of others below `folder`."""
+    """Add the module's digest to `found`, and those of the modules below `folder` that it imports, recursively."""
     path = _source_file(module, folder)
     if path is None or module in found or module.partition(".")[0] in SHELVES:
         return
@@ -174,6 +176,6 @@ def _add_source(module, folder, found):
 
 
 def _source_file(module, folder):
-    """The file of a module that lies below `folder`, or None."""
+    """The file of a module if it lies below `folder`, else None."""
     base = folder.joinpath(*module.split("."))
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)

@@ -1,19 +1,19 @@
-"""JSON Schema of a spec, so that editors complete and check YAML while one types.
+"""JSON Schema of a spec, with which editors complete and check YAML while you type.
 
-It is looser than the parser where files lay over others: no key is required, `extends` may stand in any mapping, and a
-component without `type` (which inherits it) may have the options of any.
+It is looser than the parser, because a file may inherit keys from the spec that it extends: no key is required,
+`extends` is allowed in any mapping, and a component without `type` may have the options of any type.
 """
 
 from pydantic import TypeAdapter
 
 from arch import registry
 
-EXTENDS = {"type": "string", "description": "Name or path of a spec that this mapping is laid over."}
-LIKE = {"type": "string", "description": "Name of a sibling block that this block is laid over."}
+EXTENDS = {"type": "string", "description": "Name or path of a spec that this mapping overrides."}
+LIKE = {"type": "string", "description": "Name of a sibling block that this block overrides."}
 
 
 def json_schema(spec_class):
-    """JSON Schema (2020-12) of a Spec class, each component a choice among what the registry has."""
+    """JSON Schema (2020-12) of a Spec class, in which each component is a choice of the registry's components."""
     definitions: dict[str, dict] = {}
     root = _schema(spec_class, "", definitions)
     for kind in registry.FOLDERS:
@@ -22,7 +22,7 @@ def json_schema(spec_class):
 
 
 def _schema(spec_class, prefix, definitions):
-    """The schema of one class; what it refers to goes into `definitions`, named with `prefix`."""
+    """The schema of one class. Schemas that it refers to go into `definitions`, with `prefix` before their names."""
     template = "#/$defs/" + prefix + "{model}"
     schema = TypeAdapter(spec_class).json_schema(by_alias=True, ref_template=template)
     for name, definition in schema.pop("$defs", {}).items():
@@ -38,7 +38,7 @@ def _loosened(schema, name):
 
 
 def _resolve_components(root, definitions, kind):
-    """Replace every place marked `component: kind` by a reference to the choice, which is made where it is used."""
+    """Replace every schema marked `component: kind` by a reference to `$defs/kind`, which is added if it is used."""
     places = list(_marked([root, definitions], kind))
     if places and kind not in definitions:
         definitions[kind] = _choice(kind, definitions)

@@ -1,4 +1,4 @@
-"""What a model costs, as tables for a terminal."""
+"""Terminal tables of a model's costs and of a component's options."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ SIZES = (1e15, 1e12, 1e9, 1e6, 1e3)
 
 
 def options(title, config):
-    """A table of a component's options: what each accepts, and its default."""
+    """A table of a component's options with the values that each accepts and its default."""
     table = Table("option", "accepts", "default", title=title, title_justify="left")
     for name, schema in config.model_json_schema(by_alias=True)["properties"].items():
         field = config.model_fields[name]
@@ -35,7 +35,7 @@ def written(value):
 
 
 def realised(spec):
-    """The pattern as the layers have it: `10 x (5 local, global), 2 local: 52 local, 10 global`."""
+    """The pattern as realised by the layers, such as `10 x (5 local, global), 2 local: 52 local, 10 global`."""
     items = [repeated(item) for item in spec.pattern]
     if len(items) == 1:
         return _times(items[0][0], spec.layers)
@@ -52,7 +52,7 @@ def realised(spec):
 
 
 def costs(spec, name, summary):
-    """A renderable for `cost.summary`: numbers in human units, with the exact ones beside them."""
+    """A rich renderable of `cost.summary`: rounded numbers with units, and the exact numbers in brackets."""
     parameters, cache, training = (summary[key] for key in ("parameters", "cache_bytes", "training_bytes"))
     text = [
         f"[bold]{name}[/]: dim {spec.dim}, {spec.layers} layers, vocabulary {spec.vocab_size:,}",
@@ -98,7 +98,7 @@ def _flops(value):
 
 
 def _number(value, units, unit=""):
-    """`11.2 GB (11,173,625,856)`; a dash for what there is not."""
+    """Text such as `11.2 GB (11,173,625,856)`; a dash for None."""
     if value is None:
         return "-"
     exact = f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"

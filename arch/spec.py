@@ -1,6 +1,6 @@
-"""What a model is, as frozen plain data: `Spec` (the base of every spec), `BlockSpec` and `ModelSpec`.
+"""Specs of models as frozen plain data: `Spec` (the base class of every spec), `BlockSpec` and `ModelSpec`.
 
-No torch here: specs are compared, digested and printed by programs that never build a model.
+This module does not import torch: programs that never build a model compare, digest and print specs.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from arch.errors import SpecError, nearest
 
 
 class Spec(BaseModel):
-    """Frozen, strict and finite; a key it does not know is an error that names the nearest ones.
+    """Base class of all specs: frozen, strict, finite numbers only. An error for an unknown key names the nearest keys.
 
-    A field marked `later(neutral)` was added after the first release: `dump` leaves it out at its neutral value, so
-    that digests of older specs stay what they were. A field marked `place` says where or how often a run computes,
-    not what; `dump(identity=True)` leaves it out.
+    A field declared with `later(neutral)` was added after the first release. `dump` omits it at its neutral value, so
+    digests of older specs do not change. A field declared with `place` says where a run computes or how often it saves,
+    not what it computes; `dump(identity=True)` omits it.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
@@ -37,14 +37,14 @@ class Spec(BaseModel):
 
     @classmethod
     def keys(cls):
-        """The keys as written in a file."""
+        """The fields' keys as written in a file."""
         return [field.alias or name for name, field in cls.model_fields.items()]
 
     @classmethod
     def parse(cls, source, path=()):
         """A validated spec from a document.Node or plain data.
 
-        `path` is where the node `source` has its part for this class. Raises SpecError naming file, line and key.
+        path: the place in `source` of the part to parse. Raises SpecError with file, line and key.
         """
         root = document.node(source)
         try:
@@ -53,7 +53,7 @@ class Spec(BaseModel):
             raise _spec_error(error, root, path) from None
 
     def dump(self, identity=False):
-        """Plain data that `parse` takes back; with `identity`, only what decides the result."""
+        """Plain data that `parse` accepts. identity: omit fields that do not affect a run's result."""
         data = {}
         for name, field in type(self).model_fields.items():
             value, extra = getattr(self, name), _extra(field)
@@ -70,12 +70,12 @@ def _extra(field):
 
 
 def later(neutral, place=False, **kwargs):
-    """A field added after the first release; at `neutral` it does not enter the digest, with `place` it never does."""
+    """A field added after the first release. The digest omits it at the value `neutral`, and always if `place`."""
     return Field(default=neutral, json_schema_extra={"neutral": neutral, "place": place}, **kwargs)
 
 
 def place(default, **kwargs):
-    """A field about where a run computes or reads (strategy, files, how often it saves), which is no part of identity.
+    """A field that is not part of a run's identity: where it computes or reads (strategy, files), how often it saves.
 
     A default of `...` makes it required.
     """
@@ -93,7 +93,7 @@ def _plain(value, identity):
 
 
 def digest(data):
-    """sha256 (hex) of plain data: the same for the same content, whatever the order of keys."""
+    """sha256 (hex) of a Spec or of plain data; it does not depend on the order of keys."""
     if isinstance(data, Spec):
         data = data.dump(identity=True)
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -101,9 +101,9 @@ def digest(data):
 
 
 def diff(a, b):
-    """How two specs differ: `{dotted key: (value in a, value in b)}`; `None` stands for an absent key too.
+    """Differences of two specs: `{dotted key: (value in a, value in b)}`. An absent key counts as `None`.
 
-    Takes specs or plain data. Lists are compared whole.
+    Accepts specs or plain data. Lists are compared as a whole.
     """
     flat_a, flat_b = (dict(_flat(_plain(spec, False))) for spec in (a, b))
     keys = list(flat_a) + [key for key in flat_b if key not in flat_a]
@@ -134,15 +134,18 @@ EXPECTED = {
 
 
 def _spec_error(error, root, path):
-    """The pydantic errors as one SpecError: the first decides file and line, the others follow on their own lines."""
+    """One SpecError for all pydantic errors: the first gives file and line, the others follow on their own lines."""
     found = [_located(item, root, path) for item in error.errors(include_url=False)]
     first, *others = [each for i, each in enumerate(found) if not _said_better(each.path, i, found)]
     return SpecError(first.reason, first.path, first.file, first.line, others)
 
 
 def _said_better(path, i, found):
-    """Whether another error says it: one further into the same value (of a union's other branch), or an earlier one of
-    the same value or of the same place in the file (reached by `like:` too)."""
+    """Whether another error makes this one redundant.
+
+    These are redundant: an error of a value if another is deeper inside that value (from another branch of a union),
+    and a repeated error: for the same value, or with the same line, key and reason (`like:` can reach a line twice).
+    """
     place = lambda error: (error.file, error.line, error.path[-1:], error.reason)  # noqa: E731
     return any(
         (other.path[: len(path)] == path and (len(other.path) > len(path) or j < i))
@@ -180,7 +183,7 @@ UNION_TAG = re.compile(r"int|float|str|bool|none|[A-Z].*|.*[\[-].*")
 
 
 def _without_union_tags(loc, place):
-    """`loc` without the names of union branches that pydantic puts in it (`constrained-int`, a class's name)."""
+    """`loc` without the names of union branches that pydantic inserts (`constrained-int`, a class's name)."""
     kept: tuple[Any, ...] = ()
     for part in loc:
         value = place.at(kept).value
@@ -201,7 +204,8 @@ def _described(value):
     return repr(value)
 
 
-# A count of something there must be at least one of; a finite number over zero; a list in YAML, a tuple in Python.
+# Count: a whole number of at least 1. Positive: a finite number above 0. Fraction: a number from 0 to 1.
+# List: a list in YAML, a tuple in Python.
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -225,14 +229,14 @@ class Kind:
         self.kind = kind
 
     def __get_pydantic_json_schema__(self, core_schema, handler):
-        return {"component": self.kind}  # `arch.schema` puts the registry's choice here
+        return {"component": self.kind}  # `arch.schema` replaces this by the choice of components
 
 
 class Initialiser(Spec):
-    """How a matrix is drawn: N(0, std^2), or N(0, gain/fan_in), or the latter with a variance that falls with depth.
+    """How a matrix is initialised: by a normal distribution with mean 0.
 
-    `fan_in` is LeCun's; `depth_scaled` has variance (2 / layers) / fan_in, as the reference Griffin code gives to
-    the matrices that write into the residual stream.
+    type: `normal` has variance std^2; `fan_in` (LeCun) has 1 / fan_in; `depth_scaled` has (2 / layers) / fan_in, which
+    the reference Griffin code uses for the matrices that write into the residual stream.
     """
 
     type: Literal["normal", "fan_in", "depth_scaled"]
@@ -246,12 +250,13 @@ class Initialiser(Spec):
 
 
 class InitSpec(Spec):
-    """Initial values by role. `output` are the matrices that write into the residual stream.
+    """Initialisation by kind of matrix. output: the matrices that write into the residual stream.
 
-    The embedding's `fan_in` is 1/dim: with `embed_scale: sqrt_dim` the stream then starts at unit variance.
-    stacked: the inputs that count for matrices which the reference Griffin code stores stacked (a recurrence's gate
-    blocks, the two branches of a gated FFN): `torch`, each matrix's own, as its torch code draws them; `jax`, times the
-    number of matrices, as its JAX code does (gates with variance 1/R, not 1/(R / blocks); branches 1/(2 D), not 1/D).
+    embedding: `fan_in` means variance 1/dim; with `embed_scale: sqrt_dim` the stream then starts at variance 1.
+    stacked: the fan-in of matrices that the reference Griffin code stores as one stacked tensor (a recurrence's gate
+    blocks, the two branches of a gated FFN). `torch` uses each matrix's own inputs, as its torch code does. `jax` uses
+    the inputs times the number of matrices, as its JAX code does: gates have variance 1/R, not 1/(R / blocks), and
+    branches 1/(2 D), not 1/D.
     """
 
     matrix: Initialiser = Initialiser(type="fan_in")
@@ -261,7 +266,7 @@ class InitSpec(Spec):
 
 
 class BlockSpec(Spec):
-    """One layer: a mixer over time and a feed-forward network over width, each optional, each on the residual stream.
+    """One layer: a mixer over time, then a feed-forward network over width. Each is optional and residual.
 
     norm: `before` x + f(norm(x)); `after` x + norm(f(x)); `sandwich` x + norm(f(norm(x))) (Gemma 2, section 2).
     """
@@ -280,10 +285,10 @@ class BlockSpec(Spec):
 class ModelSpec(Spec):
     """A language model: embedding, `layers` blocks by `pattern`, final norm, head.
 
-    pattern: block names, `5*local` for repeats, cycled over the layers and truncated at the end.
-    embed_scale: `sqrt_dim` multiplies embeddings (not the tied head) by sqrt(dim), in the weights' own type;
-    `sqrt_dim_bfloat16` by that number rounded to bfloat16, as RecurrentGemma's code does; `none` does not.
-    tie_embeddings: the head is the embedding matrix. logit_softcap: c * tanh(logits / c).
+    pattern: block names, such as `5*local` for repeats, cycled over the layers and truncated at the end.
+    embed_scale: `sqrt_dim` multiplies embeddings (not the tied head) by sqrt(dim), rounded to the weights' type;
+    `sqrt_dim_bfloat16` by sqrt(dim) rounded to bfloat16, as RecurrentGemma's code does; `none` does not scale them.
+    tie_embeddings: the head is the embedding matrix. logit_softcap: c in c * tanh(logits / c).
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -300,7 +305,7 @@ class ModelSpec(Spec):
 
     @classmethod
     def parse(cls, source, path=()):
-        """As `Spec.parse`, with every block's `like:` laid in first."""
+        """As `Spec.parse`, after every block's `like:` has been resolved."""
         root = document.node(source)
         return super().parse(expand_like(root, path), path)
 
@@ -317,13 +322,13 @@ class ModelSpec(Spec):
         return self
 
     def layer_blocks(self):
-        """The block name of each layer, as realised: the pattern cycled and truncated."""
+        """The block name of each layer: the pattern, cycled and truncated."""
         cycle = [name for item in self.pattern for name, count in [repeated(item)] for _ in range(count)]
         return [cycle[i % len(cycle)] for i in range(self.layers)]
 
 
 def repeated(item):
-    """`"5*local"` as ("local", 5), `"local"` as ("local", 1)."""
+    """An item of a pattern as (name, count): `"5*local"` gives ("local", 5), `"local"` gives ("local", 1)."""
     match = re.fullmatch(r"(?:([1-9]\d*)\s*\*\s*)?([^\s*]+)", item)
     if not match:
         raise ValueError(f"pattern: {item!r} is neither a block name nor COUNT*NAME with a count of at least 1")
@@ -331,7 +336,10 @@ def repeated(item):
 
 
 def expand_like(root, path=()):
-    """Each block with `like: SIBLING` laid over that sibling. Raises SpecError for a missing or circular one."""
+    """The document with each block that has `like: SIBLING` merged over that sibling.
+
+    Raises SpecError for a missing or circular sibling.
+    """
     where = (*path, "blocks")
     blocks = root.at(where)
     if root.at(path).value is blocks.value or not isinstance(blocks.value, dict):

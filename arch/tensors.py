@@ -1,7 +1,7 @@
-"""Named tensors in files, read and written one at a time: a checkpoint may be larger than memory.
+"""Named tensors in files, read and written one at a time, because a checkpoint may be larger than memory.
 
-Read: safetensors (one file, or a folder of shards) and files of `torch.save` that need no code to load.
-Written: safetensors, by its published layout: 8 bytes of header length, a JSON header, the tensors' bytes.
+Reads safetensors (one file, or a folder of shards) and files of `torch.save` that load without running code.
+Writes safetensors by its published layout: 8 bytes with the header's length, a JSON header, the tensors' bytes.
 """
 
 import json
@@ -17,14 +17,14 @@ from safetensors import SafetensorError, safe_open
 
 from arch.errors import DataError
 
-# safetensors' names of the types that weights may have here; others are quantised, and not ours to guess.
+# safetensors' names of the supported types. Other types are quantised, and we do not guess how.
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a tensor before it is read."""
+    """Shape and type of a tensor, known before it is read."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -32,8 +32,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Tensors:
-    """Tensors by name: `entries` from the files' headers, and `read()`, which yields (name, tensor), each once and in the
-    files' order. Whoever reads them drops each before the next."""
+    """Tensors by name.
+
+    entries: {name: Entry} from the files' headers. read: yields (name, tensor), each once and in the files' order. The
+    reader should drop each tensor before it takes the next.
+    """
 
     entries: dict[str, Entry]
     read: Callable[[], Iterator[tuple[str, torch.Tensor]]]
@@ -41,7 +44,7 @@ class Tensors:
 
 @dataclass(frozen=True)
 class As:
-    """The tensor that a checkpoint has under `name`, how it becomes ours and how ours becomes it (None: never)."""
+    """A tensor's name in a checkpoint; `read` converts it to our layout, `write` back (None: it cannot be written)."""
 
     name: str
     read: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor
@@ -49,7 +52,7 @@ class As:
 
 
 def open_tensors(path):
-    """The Tensors of a file or of a folder of safetensors files. Raises DataError."""
+    """The Tensors of a file, or of a folder of safetensors files. Raises DataError."""
     path = Path(path)
     if not path.exists():
         hub = f"; if it is on the Hugging Face hub: hf download {path} --local-dir FOLDER" if len(path.parts) == 2 else ""
@@ -60,13 +63,13 @@ def open_tensors(path):
 
 
 def of_mapping(mapping):
-    """Tensors already in memory."""
+    """The Tensors of a {name: tensor} mapping in memory."""
     entries = {name: Entry(tuple(tensor.shape), tensor.dtype) for name, tensor in mapping.items()}
     return Tensors(entries, lambda: iter(mapping.items()))
 
 
 def renamed(tensors, table):
-    """`tensors` under other names: `table` is {new name: As(old name, read)}. Several may come from one old tensor."""
+    """`tensors` under new names. table: {new name: As(old name, read)}; several names may share one old tensor."""
     wanted = {}
     for new, source in table.items():
         wanted.setdefault(source.name, []).append((new, source))
@@ -84,9 +87,9 @@ def renamed(tensors, table):
 
 
 def write(tensors, path, progress=None):
-    """Write `tensors` as one safetensors file; no more than one of them is held.
+    """Write `tensors` as one safetensors file, holding one tensor at a time.
 
-    progress: called after each with (its bytes, the bytes of all).
+    progress: called after each tensor with (its bytes, total bytes).
     """
     header, offsets, end = {"__metadata__": {"format": "pt"}}, {}, 0
     for name, entry in tensors.entries.items():

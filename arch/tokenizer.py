@@ -1,4 +1,4 @@
-"""The tokenizer beside a checkpoint's weights: text in, text out as it comes."""
+"""The tokenizer of a checkpoint folder: encode a prompt, and decode tokens as they arrive."""
 
 from pathlib import Path
 
@@ -7,17 +7,18 @@ import tokenizers
 from arch import checkpoint
 from arch.errors import DataError
 
-# What tokenizers call the tokens that begin, end and fill up a text.
+# Names that tokenizers give to the tokens that begin, end and pad a text.
 BEGIN, END, PAD = ("<bos>", "<s>"), ("<eos>", "</s>", "<end_of_turn>"), ("<pad>",)
 BROKEN = "\ufffd"
-# A character has at most four bytes: more broken text than that will not mend.
+# A character has at most four bytes. If more tokens than this leave broken text, further tokens will not complete it.
 HELD = 4
 
 
 def special_tokens(folder):
-    """{bos_token_id, eos_token_id, pad_token_id} of a checkpoint folder: as it says, else by what its tokenizer calls them.
+    """{bos_token_id, eos_token_id, pad_token_id} of a checkpoint folder.
 
-    Raises DataError where a token that is said to begin a text is called one that ends it, or the other way round.
+    The folder's config decides; a key that it lacks is found by the usual names in the tokenizer. Raises DataError if
+    the tokenizer's name for the token that begins a text is one that ends a text, or the other way round.
     """
     said = checkpoint.generation(folder)
     path = Path(folder) / checkpoint.TOKENIZER
@@ -40,7 +41,7 @@ def special_tokens(folder):
 
 
 def read(path, key=None):
-    """The `tokenizers.Tokenizer` of a tokenizer.json. Raises DataError (with `key`) where it cannot be read."""
+    """The `tokenizers.Tokenizer` of a tokenizer.json. Raises DataError (with `key`) if it cannot be read."""
     try:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
@@ -48,9 +49,9 @@ def read(path, key=None):
 
 
 class TextTokens:
-    """The tokenizer.json of a checkpoint folder, and the tokens that begin and end a text.
+    """The tokenizer of a checkpoint folder, with the tokens that begin and end a text.
 
-    begin: an id or None. ends: a set of ids. Raises DataError where there is none or it cannot be read.
+    begin: an id or None. ends: a set of ids. Raises DataError if there is no tokenizer.json or it cannot be read.
     """
 
     def __init__(self, folder):
@@ -65,9 +66,9 @@ class TextTokens:
         self.ends = set(ends) if isinstance(ends, list) else {ends}
 
     def encode(self, prompt):
-        """The ids of a prompt, the beginning of a text in front of it once, whether the tokenizer adds it or not.
+        """The ids of a prompt, with the begin token in front exactly once if there is one.
 
-        Raises DataError for a prompt that is no Unicode text.
+        Raises DataError for a prompt that is not valid Unicode text.
         """
         try:
             prompt.encode()
@@ -77,8 +78,11 @@ class TextTokens:
         return ids if self.begin is None or ids[:1] == [self.begin] else [self.begin, *ids]
 
     def stream(self, prompt_ids, ids):
-        """Yields text as the tokens of an iterator complete it, up to one that ends a text; in all what they add to the
-        prompt's text. Bytes that make no character come as U+FFFD, once it is clear that they never will."""
+        """Yield the text that the tokens of the iterator `ids` add to the prompt, up to a token that ends a text.
+
+        Text is yielded when its characters are complete. Bytes that form no character come as U+FFFD, once it is clear
+        that further tokens will not complete them.
+        """
         before, held = list(prompt_ids), []
         for number in ids:
             if number in self.ends:
@@ -92,6 +96,6 @@ class TextTokens:
             yield text
 
     def _added(self, before, held):
-        """What `held` adds to the text of `before`, which tokenizers may join to it (a space in front of a word)."""
+        """The text that `held` adds after `before`; decoded together, because a tokenizer may put a space between."""
         whole, start = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in (before + held, before))
         return whole[len(start) :]

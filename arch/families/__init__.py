@@ -1,11 +1,11 @@
-"""What checkpoints of others call our parameters, a family a file.
+"""The names that foreign checkpoints give to our parameters: one file per family.
 
-`NAMES` maps our parameters to theirs: `*` stands for the layer, and a component's parameters are named by its type
-(`blocks.*.mixer.rg_lru.o.weight`). A value is their name, or an `As` where the tensor is laid out otherwise. `ROOTS`,
-optional, are what may stand in place of the names' leading `model.`; `IGNORED`, optional, begin the names of tensors
-that are no part of the model. That is all a family needs to be imported with a spec.
+`NAMES` maps our parameter names to theirs. In our names `*` is the layer number, and a component's parameters start
+with its type (`blocks.*.mixer.rg_lru.o.weight`). A value is their name, or an `As` if the tensor has another layout.
+`ROOTS` (optional) lists the prefixes that may replace the leading `model.` of their names. `IGNORED` (optional) lists
+prefixes of tensors that are not part of the model. With these, a family's checkpoints can be imported with a spec.
 
-`Config`, optional, reads the family's config.json as a spec, and writes it (see `arch.families.config`).
+`Config` (optional) converts between the family's config.json and a spec (see `arch.families.config`).
 """
 
 import importlib
@@ -17,12 +17,12 @@ from arch.tensors import As
 
 
 def names():
-    """The families that come with Archbench."""
+    """Names of the families that come with Archbench."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "config")
 
 
 def named(name):
-    """A family by its name here, or by the import path of a module with `NAMES`. Raises DataError."""
+    """The module of a family, by the name of a shipped one or the import path of your own. Raises DataError."""
     if name in names():
         return importlib.import_module(f"{__name__}.{name}")
     try:
@@ -38,14 +38,14 @@ def named(name):
 
 
 def title(family):
-    """What a family is called."""
+    """A family's name: that of a shipped one, or the import path."""
     return family.__name__.removeprefix(f"{__name__}.")
 
 
 def table(family, spec, parameters):
-    """{our parameter: As} for each of `parameters`, names of a model of `spec`.
+    """{our parameter: As} for each of `parameters`, the parameter names of a model of `spec`.
 
-    Raises SpecError for the first that the family has no name for.
+    Raises SpecError for the first parameter that the family has no name for.
     """
     found = {}
     for name in parameters:

@@ -1,4 +1,4 @@
-"""What the families' config.json have in common, as Hugging Face's `transformers` reads them."""
+"""The keys that the families' config.json files share, as Hugging Face's `transformers` reads them."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ Layers = Annotated[int, Field(ge=1, le=10_000)]
 
 
 class RopeParameters(Spec):
-    """Rotary positions of one kind of layer. `type` is what releases before `rope_type` wrote."""
+    """Rotary positions of one kind of layer. `type` is the name of `rope_type` in older releases."""
 
     rope_type: Literal["default", "linear"] | None = None
     type: Literal["default", "linear"] | None = None
@@ -20,14 +20,14 @@ class RopeParameters(Spec):
     partial_rotary_factor: Positive | None = None
 
     def ours(self, theta):
-        """Our options, with `theta` where none is given. Raises ValueError for a linear scaling without a factor."""
+        """Our rotary options; `theta` is the default. Raises ValueError for linear scaling without a factor."""
         linear = (self.rope_type or self.type) == "linear"
         if linear and self.factor is None:
             raise ValueError("rope_parameters: linear scaling needs a `factor`")
         return {"theta": self.rope_theta or theta, "scale": self.factor if linear else 1.0}
 
     def under(self, other):
-        """These with what `other` (RopeParameters or None) says laid over them."""
+        """These parameters, overridden by those that `other` (RopeParameters or None) sets."""
         said = {} if other is None else {k: v for k, v in other.dump().items() if v is not None}
         return self.model_copy(update=said)
 
@@ -35,10 +35,11 @@ class RopeParameters(Spec):
 class Config(Spec):
     """The keys of a config.json that decide what the model computes, with `transformers`' defaults.
 
-    A family's class has `architecture()`, the name of the `transformers` class; `spec()`, plain data of a ModelSpec,
-    which raises ValueError (`KEY: reason`) for what ours or that class cannot express; and `of(spec)`, plain data of
-    the nearest config to a ModelSpec whose every layer has components that the family names: whether it is near enough
-    is for the caller to see, by reading it back.
+    A family's class has three methods:
+    architecture(): the name of the `transformers` class.
+    spec(): plain data of a ModelSpec. Raises ValueError (`KEY: reason`) for what our spec or that class cannot express.
+    of(spec): plain data of the nearest config to a ModelSpec, all of whose components the family must name. The caller
+    checks whether it is exact, by converting it back.
     """
 
     hidden_size: Count = 2304
@@ -55,13 +56,13 @@ class Config(Spec):
     rope_parameters: Any = None
 
     def written(self):
-        """As a config.json has it: without what is null by default, such as the keys of older releases."""
+        """The keys for a config.json, without keys that are null by default, such as those of older releases."""
         fields = type(self).model_fields
         return {k: v for k, v in _bare(self.dump()).items() if v is not None or fields[k].default is not None}
 
 
 def _bare(data):
-    """Rotary options without their nulls, which `transformers` would take for values."""
+    """`data` with the nulls removed from its rotary options, because `transformers` would take them for values."""
     ropes = data["rope_parameters"]
     if ropes is not None:
         drop = lambda rope: {k: v for k, v in rope.items() if v is not None} if isinstance(rope, dict) else rope  # noqa: E731
@@ -70,15 +71,17 @@ def _bare(data):
 
 
 def rope_parameters(rope):
-    """What `RopeParameters.ours` reads, from our options (of a mixer without rotary: the default, which reads back as
-    another)."""
+    """The inverse of `RopeParameters.ours`: plain RopeParameters from our options.
+
+    A mixer without rotary gets the defaults, which read back as a different spec.
+    """
     rope = rope or {"theta": 10_000.0, "scale": 1.0}
     scaled = {"rope_type": "linear", "factor": rope["scale"]} if rope["scale"] != 1 else {"rope_type": "default"}
     return {"rope_theta": rope["theta"], **scaled}
 
 
 def pattern(names):
-    """The shortest spec pattern that gives these block names, a layer each."""
+    """The shortest spec pattern that gives these block names, one per layer."""
     period = next(p for p in range(1, len(names) + 1) if all(name == names[i % p] for i, name in enumerate(names)))
     runs = []
     for name in names[:period]:
@@ -90,8 +93,10 @@ def pattern(names):
 
 
 def kinds(spec):
-    """The windowed attention block of a ModelSpec and the global one, each by its first layer; where there is only one
-    kind, twice that; (None, None) where there is none."""
+    """(first attention block with a window, first global attention block) of a ModelSpec, in the order of layers.
+
+    If there is only one kind, it is given twice; (None, None) if there is no attention.
+    """
     blocks = [spec.blocks[name] for name in spec.layer_blocks()]
     attention = [block for block in blocks if block.mixer and block.mixer["type"] == "attention"]
     local = next((block for block in attention if block.mixer["window"] is not None), None)

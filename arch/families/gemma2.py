@@ -1,4 +1,4 @@
-"""Gemma 2 as Hugging Face folders hold it (`transformers.Gemma2ForCausalLM`)."""
+"""Gemma 2 in Hugging Face folders (`transformers.Gemma2ForCausalLM`)."""
 
 from typing import Literal
 
@@ -62,14 +62,17 @@ class Config(config.Config):
         mixer = local.mixer
         return dict(
             **shared(spec, local),
-            sliding_window=mixer["window"] or 4096,  # transformers wants a number, used or not
+            sliding_window=mixer["window"] or 4096,  # transformers needs a number even if no layer uses it
             attn_logit_softcapping=mixer["softcap"],
             rope_parameters=rope_parameters(mixer["rope"]),
         )
 
 
 def names_of(config, default):
-    """The block name of each layer: `default`, repeated, where the config does not list their types."""
+    """The block name of each layer. If the config does not list layer types, they repeat `default`.
+
+    Raises ValueError for a list of the wrong length, and for windowed layers without a window.
+    """
     layers, types = config.num_hidden_layers, config.layer_types
     if types is not None and len(types) != layers:
         raise ValueError(f"layer_types: {len(types)} of them for num_hidden_layers = {layers}")
@@ -81,7 +84,7 @@ def names_of(config, default):
 
 
 def frame_of(config, names):
-    """What stands around the blocks in Gemma 2 and 3."""
+    """The keys of a Gemma 2 or 3 ModelSpec outside its blocks."""
     return {
         "dim": config.hidden_size,
         "vocab_size": config.vocab_size,
@@ -95,7 +98,7 @@ def frame_of(config, names):
 
 
 def mixer_of(config):
-    """What all attention layers of a Gemma 2 or 3 share. The query scale is only named where it is not C^-1/2."""
+    """The attention options that all layers of a Gemma 2 or 3 share. query_scale is null if it is C^-1/2."""
     scalar = config.query_pre_attn_scalar
     return {
         "type": "attention",
@@ -109,7 +112,7 @@ def mixer_of(config):
 
 
 def block_of(config, mixer):
-    """A Gemma 2 or 3 layer around its mixer."""
+    """The block of a Gemma 2 or 3 layer with this mixer."""
     ffn = {"type": "gated", "hidden": config.intermediate_size, "activation": ACTIVATIONS[config.hidden_activation]}
     return {"mixer": mixer, "ffn": ffn, "norm": "sandwich"}
 

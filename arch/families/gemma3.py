@@ -1,5 +1,7 @@
-"""Gemma 3 (text, and the text part of multimodal folders) and EmbeddingGemma's trunk as Hugging Face folders hold them
-(`transformers.Gemma3ForCausalLM`, `Gemma3TextModel`)."""
+"""Gemma 3 and EmbeddingGemma's trunk in Hugging Face folders (`transformers.Gemma3ForCausalLM`, `Gemma3TextModel`).
+
+Of multimodal folders, only the text part is read.
+"""
 
 from typing import Literal
 
@@ -8,7 +10,7 @@ from arch.families.config import RopeParameters, kinds, rope_parameters
 from arch.families.gemma2 import block_of, frame_of, mixer_of, names_of, shared
 from arch.spec import Count, Positive, Spec
 
-# A text model, a bare trunk, and the multimodal folders of older and newer releases.
+# Prefixes of a text model, of a trunk without a head, and of multimodal folders of older and newer releases.
 ROOTS = ("model.", "", "language_model.model.", "model.language_model.")
 IGNORED = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 NAMES = gemma2.NAMES | {
@@ -27,8 +29,8 @@ class RopeByKind(Spec):
 class Config(config.Config):
     """Gemma 3's config.json, or the `text_config` in it.
 
-    `sliding_window` is our window of a causal model; a bidirectional one sees half of it on each side. Linear scaling
-    is of the global layers' positions.
+    `sliding_window` is our window in a causal model; a bidirectional model sees half of it on each side. Linear scaling
+    in the older key `rope_scaling` applies to the positions of global layers.
     """
 
     model_type: Literal["gemma3_text"] = "gemma3_text"
@@ -67,7 +69,7 @@ class Config(config.Config):
     @classmethod
     def of(cls, spec):
         local, whole = kinds(spec)
-        window = local.mixer["window"] or 4096  # transformers wants a number, used or not
+        window = local.mixer["window"] or 4096  # transformers needs a number even if no layer uses it
         return dict(
             **shared(spec, local),
             sliding_window=2 * window["before"] if isinstance(window, dict) else window,

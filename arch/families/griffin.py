@@ -1,6 +1,8 @@
-"""Griffin, Hawk and RecurrentGemma as the weights files of their reference code name them (google-deepmind/recurrentgemma,
-torch). Such a file has no config: a spec says what it is. Their window argument W admits W + 1 keys, so for one of
-2048 the spec says 2049."""
+"""Griffin, Hawk and RecurrentGemma in weights files of the reference code (google-deepmind/recurrentgemma, torch).
+
+Such a file has no config, so it needs a spec. The reference code's window argument W admits W + 1 keys: for a W of 2048
+the spec says 2049.
+"""
 
 from arch.tensors import As
 

@@ -1,4 +1,4 @@
-"""RecurrentGemma as Hugging Face folders hold it (`transformers.RecurrentGemmaForCausalLM`)."""
+"""RecurrentGemma in Hugging Face folders (`transformers.RecurrentGemmaForCausalLM`)."""
 
 from typing import Annotated, Literal
 
@@ -44,10 +44,11 @@ NAMES |= {
 
 
 class Config(config.Config):
-    """RecurrentGemma's config.json. `attention_window_size` is our window; `intermediate_size` is of both branches.
+    """RecurrentGemma's config.json.
 
-    The embedding is scaled by sqrt(dim) rounded to bfloat16. As many gate blocks as query heads, whose width is
-    hidden_size / heads. `hidden_activation` is of the recurrent block's gate too, where ours has one form.
+    `attention_window_size` is our window. `intermediate_size` counts both branches of the FFN. The embedding is scaled
+    by sqrt(dim) rounded to bfloat16. The gates have one block per query head; a head has hidden_size / heads channels.
+    `hidden_activation` also applies to the recurrent block's gate, for which we support only one activation.
     """
 
     model_type: Literal["recurrent_gemma"] = "recurrent_gemma"

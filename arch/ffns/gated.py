@@ -1,4 +1,4 @@
-"""Gated feed-forward network: GeGLU with the tanh form, or SwiGLU (Shazeer 2020; Gemma 2, section 2; Griffin, 2.2).
+"""Gated feed-forward network: GeGLU in the tanh form, or SwiGLU (Shazeer 2020; Gemma 2, section 2; Griffin, 2.2).
 
 Shapes: B rows, T tokens, D model width, F hidden width.
 """
@@ -46,6 +46,6 @@ class Gated(nn.Module):
         return self.down(glu(self.gate(x_BTD), self.up(x_BTD), self.config.activation))
 
     def token(self, x_B1D, around=decode.ALONE):
-        """One token a row, with what is `around`, in one call; None where `decode` declines."""
+        """y_B1D for one token per row, with the norms and residual of `around`; None if `decode` declines."""
         maps = plain(self._modules, ("gate", "up", "down"))
         return maps and decode.gated(x_B1D, *maps, self.config.activation == "gelu_tanh", around)

@@ -1,22 +1,22 @@
-/* The causal depthwise convolution of a recurrent block and its gradient in one pass each, float32:
+/* The causal depthwise convolution of a recurrent block and its gradient, in one pass each, float32:
 
-       y_t = bias + sum over j < taps of w_(taps-1-j) x_(t-j), but for taps that reach before the token's document
+       y_t = bias + sum over j < taps of w_(taps-1-j) x_(t-j), without taps that reach before the token's document
 
-   and before the first token stand the `taps` - 1 inputs in `tail`. Arrays are dense: x, y (rows, tokens, width), tail
-   (rows, taps - 1, width), pos (rows, tokens), w (taps, width), bias (width). Pieces of TILE channels as in
-   linear_scan.c: no number depends on the threads. */
+   `tail` has the `taps` - 1 inputs before the first token. Arrays are dense: x, y (rows, tokens, width), tail (rows,
+   taps - 1, width), pos (rows, tokens), w (taps, width), bias (width). A thread handles pieces of TILE channels, as in
+   linear_scan.c, so no result depends on the number of threads. */
 
 #include <stdint.h>
 
 #include "real.h"
 
 #define TILE 64
-#define MOST 8   /* taps */
-#define SPAN 128 /* tokens of which a tap's gradient is summed in float32 */
+#define MOST 8   /* taps at most */
+#define SPAN 128 /* tokens over which a tap's gradient is summed in float32 */
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* The input at `t`, from -(taps - 1) on. */
+/* The input at token t >= -(taps - 1). */
 static inline const float *input(const float *x, const float *tail, int64_t t, int64_t taps, int64_t width)
 {
     return t < 0 ? tail + (t + taps - 1) * width : x + t * width;
@@ -39,7 +39,7 @@ static inline __attribute__((always_inline)) void forward(const float *x, const 
     }
 }
 
-/* dw (taps + 1, width), the last for the bias, in double, to be added up over rows. */
+/* dw (taps + 1, width) in double, the last row for the bias; the caller sums it over rows. */
 static inline __attribute__((always_inline)) void backward(const float *dy, const float *x, const float *tail,
                                                            const int64_t *pos, const float *w, float *dx, float *dtail,
                                                            double *dw, int64_t tokens, int64_t taps, int64_t width,
@@ -89,7 +89,7 @@ void convolution(const float *x, const float *tail, const int64_t *pos, const fl
         int64_t row = piece / tiles, low = piece % tiles * TILE, n = least(TILE, width - low);
         const float *x_r = x + row * tokens * width + low, *tail_r = tail + row * (taps - 1) * width + low;
         float *y_r = y + row * tokens * width + low;
-        if (n == TILE && taps == 4) /* constants, so that the sum stays in registers */
+        if (n == TILE && taps == 4) /* constant taps and n, so that the sum stays in registers */
             forward(x_r, tail_r, pos + row * tokens, w + low, bias + low, y_r, tokens, 4, width, TILE);
         else
             forward(x_r, tail_r, pos + row * tokens, w + low, bias + low, y_r, tokens, taps, width, n);

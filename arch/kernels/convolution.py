@@ -1,5 +1,7 @@
-"""The causal depthwise convolution of Griffin's recurrent block: plain torch, and one pass each way in C
-(`convolution.c`), for float32 on the CPU. `native.path("convolution")` says which runs there.
+"""The causal depthwise convolution of Griffin's recurrent block.
+
+There is a plain torch path, and a C path for float32 on the CPU (`convolution.c`: one pass forward, one backward).
+`native.path("convolution")` says which one runs on the CPU.
 
 Shapes: B rows, T tokens, R channels, J taps.
 """
@@ -14,13 +16,13 @@ SIGNATURES = {
     "convolution": [native.POINTER] * 6 + [native.INTEGER] * 5,
     "convolution_backward": [native.POINTER] * 8 + [native.INTEGER] * 5,
 }
-MOST = 8  # taps, as in convolution.c
+MOST = 8  # taps at most, as in convolution.c
 
 
 def reference(x_BTR, tail_BJR, pos_BT, weight_JR, bias_R):
-    """y_t = bias + sum over j of weight_(J-1-j) x_(t-j); a tap that would reach before the token's document sees 0.
+    """y_t = bias + sum over j of weight_(J-1-j) x_(t-j); a tap that reaches before the token's document sees 0.
 
-    tail_BJR: the J - 1 inputs before the first. pos_BT: positions within the document.
+    tail_BJR: the J - 1 inputs before the first token. pos_BT: positions within the document.
     """
     tokens, taps = x_BTR.shape[1], len(weight_JR)
     padded_BTR = torch.cat([tail_BJR.to(x_BTR.dtype), x_BTR], dim=1)
@@ -33,7 +35,7 @@ def reference(x_BTR, tail_BJR, pos_BT, weight_JR, bias_R):
 
 
 def convolution(x_BTR, tail_BJR, pos_BT, weight_JR, bias_R):
-    """`reference` by the fastest path that takes these tensors."""
+    """The same as `reference`, by the fastest path that takes these tensors."""
     given = x_BTR, tail_BJR, pos_BT, weight_JR, bias_R
     if len(weight_JR) <= MOST and pos_BT.dtype == torch.long:
         library = native.library("convolution", (x_BTR, tail_BJR, weight_JR, bias_R), SIGNATURES)

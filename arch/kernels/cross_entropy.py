@@ -1,12 +1,13 @@
-"""Losses of a final projection that never hold all logits: a plain reference each, and chunks of positions.
+"""Losses of a final projection, computed in chunks of positions that never hold all logits; each has a plain reference.
 
-Shapes: N positions, V vocabulary, D width, E the teacher's width, K candidates a position, n positions of a chunk.
-Logits are z = cap(h W^T) with cap(z) = softcap * tanh(z / softcap), in float32 as all that follows from them.
+Shapes: N positions, V vocabulary, D width, E the teacher's width, K candidates per position, n positions of a chunk.
+Logits are z = cap(h W^T) with cap(z) = softcap * tanh(z / softcap). Logits, and all that follows, are in float32.
 
-The gradient of a sum is known but for the scalar that reaches it. So the forward pass turns the logits of a chunk into
-their own gradient, in place, adds what they give to the gradients of h and W, and leaves the buffer to the next chunk
-(Hsu et al. 2024, Liger Kernel; Wijmans et al. 2024, Cut Your Losses). Gradients reach h and W only, and only once: a
-second backward through the same call, or a derivative of it, raises RuntimeError.
+The loss is a sum, so the gradient of its logits is known up to the scalar gradient of the loss. The forward pass
+therefore turns the logits of a chunk into their own gradient in place, adds the chunk's part to the gradients of h and
+W, and reuses the buffer for the next chunk (Hsu et al. 2024, Liger Kernel; Wijmans et al. 2024, Cut Your Losses).
+Only h and W receive gradients, and only once: a second backward pass through the same call, or a second derivative,
+raises RuntimeError.
 """
 
 import torch
@@ -15,19 +16,20 @@ from torch.autograd.function import once_differentiable
 
 from arch.kernels.softcap import cap_
 
-# A chunk's logits, the second buffer that a softcap needs and the two of a teacher's distribution, together. Small
-# chunks cost time: at a vocabulary of 262,144 the first product takes 1.2 times as long by 256 positions as by 512.
+# Bytes for all buffers of a chunk: its logits, a second buffer for a softcap, two for a teacher's distribution. Small
+# chunks are slower: with a vocabulary of 262,144, the first product takes 1.2 times as long in chunks of 256 positions
+# as in chunks of 512.
 BUFFER_BYTES = 512 << 20
 
 
 def reference(hidden_ND, weight_VD, targets_N, softcap=None):
-    """The sum of -log p(target) over the positions with a target >= 0, through all N x V logits."""
+    """The sum of -log p(target) over the positions with a target >= 0, from all N x V logits."""
     log_p_NV = _all_logits(hidden_ND, weight_VD, softcap).log_softmax(-1)
     return F.nll_loss(log_p_NV, targets_N, ignore_index=-1, reduction="sum")
 
 
 def reference_sparse_distillation(hidden_ND, weight_VD, ids_NK, p_NK, softcap=None):
-    """The sum of p * -log q(id) over positions and candidates, through all N x V logits."""
+    """The sum of p * -log q(id) over positions and candidates, from all N x V logits."""
     log_q_NV = _all_logits(hidden_ND, weight_VD, softcap).log_softmax(-1)
     return -(p_NK * log_q_NV.gather(1, ids_NK)).sum()
 
@@ -35,7 +37,7 @@ def reference_sparse_distillation(hidden_ND, weight_VD, ids_NK, p_NK, softcap=No
 def reference_distillation(
     hidden_ND, weight_VD, teacher_hidden_NE, teacher_weight_VE, softcap=None, teacher_softcap=None, temperature=1.0
 ):
-    """The sum of KL(teacher || student) over positions, both at a temperature, through all N x V logits."""
+    """The sum of KL(teacher || student) over positions, both at the same temperature, from all N x V logits."""
     log_q_NV = (_all_logits(hidden_ND, weight_VD, softcap) / temperature).log_softmax(-1)
     with torch.no_grad():
         log_p_NV = (_all_logits(teacher_hidden_NE, teacher_weight_VE, teacher_softcap) / temperature).log_softmax(-1)
@@ -43,7 +45,7 @@ def reference_distillation(
 
 
 def linear_cross_entropy(hidden_ND, weight_VD, targets_N, softcap=None):
-    """`reference` by chunks. A position without a target has no logits at all."""
+    """`reference` in chunks. No logits are computed for positions without a target."""
     labelled_N = targets_N >= 0
     if not labelled_N.all():
         hidden_ND, targets_N = hidden_ND[labelled_N], targets_N[labelled_N]
@@ -51,9 +53,9 @@ def linear_cross_entropy(hidden_ND, weight_VD, targets_N, softcap=None):
 
 
 def linear_sparse_distillation(hidden_ND, weight_VD, ids_NK, p_NK, softcap=None):
-    """`reference_sparse_distillation` by chunks: the teacher is known by K candidates a position, sampled or its top.
+    """`reference_sparse_distillation` in chunks: the teacher gives K candidates per position, sampled or its top K.
 
-    The p of a position need not sum to one, and an id may repeat. Raises ValueError where ids and p differ in shape.
+    The p of a position need not sum to one, and an id may repeat. Raises ValueError if ids and p differ in shape.
     """
     if ids_NK.shape != p_NK.shape:
         raise ValueError(f"ids {tuple(ids_NK.shape)} and p {tuple(p_NK.shape)} differ in shape")
@@ -63,9 +65,9 @@ def linear_sparse_distillation(hidden_ND, weight_VD, ids_NK, p_NK, softcap=None)
 def linear_distillation(
     hidden_ND, weight_VD, teacher_hidden_NE, teacher_weight_VE, softcap=None, teacher_softcap=None, temperature=1.0
 ):
-    """`reference_distillation` by chunks: the teacher's logits are made from its hidden states beside the student's.
+    """`reference_distillation` in chunks: the teacher's logits are computed from its hidden states, chunk by chunk.
 
-    Raises ValueError for a temperature that is not above 0, or vocabularies or positions that differ.
+    Raises ValueError for a temperature that is not above 0, or if the numbers of positions or the vocabularies differ.
     """
     if not temperature > 0:
         raise ValueError(f"temperature: expected a number above 0, got {temperature}")
@@ -77,12 +79,13 @@ def linear_distillation(
 
 
 def chunked(hidden_ND, weight_VD, wanted, softcap=None, temperature=1.0):
-    """The sum over positions of how far softmax(z / temperature) is from what is `wanted`, a float32 scalar.
+    """The sum over positions of the distance between softmax(z / temperature) and `wanted`, as a float32 scalar.
 
-    Under autocast the products are made in its type; the weight's gradient is summed in float32 all the same.
+    wanted: Candidates or a Teacher. Under autocast, matrix products are in autocast's type, but the weight's gradient
+    is still summed in float32.
     """
     device, dtype = hidden_ND.device.type, weight_VD.dtype
-    recording = torch.is_grad_enabled()  # the forward of a Function cannot tell
+    recording = torch.is_grad_enabled()  # always False inside the forward of a Function
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return _Chunked.apply(hidden_ND, weight_VD, wanted, softcap, temperature, dtype, recording)
     dtype = torch.get_autocast_dtype(device)
@@ -91,7 +94,7 @@ def chunked(hidden_ND, weight_VD, wanted, softcap=None, temperature=1.0):
 
 
 class Candidates:
-    """K ids a position and how much each counts; by default one that counts 1, the target."""
+    """K ids per position with weights p_NK. By default all weights are 1, as for a single target."""
 
     buffers = 0
 
@@ -99,7 +102,7 @@ class Candidates:
         self.ids_NK, self.p_NK = ids_NK, p_NK
 
     def differ(self, z_nV, first):
-        """sum of p * -log q(id) over the positions from `first` on; z becomes its gradient: sum(p) q - p."""
+        """The sum of p * -log q(id) over the positions of z, from `first` on. z becomes its gradient, sum(p) q - p."""
         chosen = slice(first, first + len(z_nV))
         ids_nK = self.ids_NK[chosen]
         p_nK = torch.ones_like(ids_nK, dtype=z_nV.dtype) if self.p_NK is None else self.p_NK[chosen].to(z_nV.dtype)
@@ -112,7 +115,7 @@ class Candidates:
 
 
 class Teacher:
-    """The distribution softmax(z / temperature) of another model's hidden states and weight."""
+    """The distribution softmax(z / temperature) of another model, from its hidden states and its head's weight."""
 
     buffers = 2
 
@@ -120,7 +123,7 @@ class Teacher:
         self.hidden_NE, self.weight_VE, self.softcap, self.temperature = hidden_NE, weight_VE, softcap, temperature
 
     def differ(self, z_nV, first, p_nV, ratio_nV):
-        """sum of KL(p || q) over the positions from `first` on; z becomes its gradient q - p. Uses two buffers up."""
+        """The sum of KL(p || q) over the positions of z, from `first` on. z becomes q - p; p and ratio are buffers."""
         hidden_nE = self.hidden_NE[first : first + len(z_nV)]
         _logits_(p_nV, hidden_nE, self.weight_VE, self.softcap, self.temperature, ratio_nV)
         torch.sub(p_nV, z_nV, out=ratio_nV)
@@ -159,7 +162,7 @@ class _Chunked(torch.autograd.Function):
         if for_weight and grad_weight_VD is None:
             grad_weight_VD = torch.zeros_like(weight_VD, dtype=exact)
         ctx.save_for_backward(grad_hidden_ND)
-        # Not through save_for_backward, which is for activations: it becomes the weight's gradient itself.
+        # Not in save_for_backward, which is for activations: this tensor itself becomes the weight's gradient.
         ctx.grad_weight_VD, ctx.weight_dtype = grad_weight_VD, weight_dtype
         ctx.temperature, ctx.spent = temperature, False
         return loss
@@ -169,7 +172,7 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx, grad):
         if ctx.spent:
             raise RuntimeError("the gradients of a loss by chunks can be taken once: they are scaled in place")
-        # In place and let go of, so that no second tensor of the weight's size exists.
+        # Scale in place and drop the reference, so that no second tensor of the weight's size exists.
         (grad_hidden_ND,), grad_weight_VD = ctx.saved_tensors, ctx.grad_weight_VD
         ctx.grad_weight_VD, ctx.spent = None, True
         grad = grad / ctx.temperature
@@ -187,7 +190,7 @@ def _all_logits(hidden_ND, weight_VD, softcap):
 
 
 def _logits_(z_nV, hidden_nD, weight_VD, softcap, temperature, tanh_nV):
-    """cap(h W^T) / temperature into z, and tanh(h W^T / softcap), which its derivative needs, into `tanh_nV`."""
+    """Write cap(h W^T) / temperature into z, and tanh(h W^T / softcap), which the gradient needs, into `tanh_nV`."""
     if hidden_nD.dtype == z_nV.dtype:
         torch.mm(hidden_nD, weight_VD.T, out=z_nV)
     else:
@@ -199,9 +202,9 @@ def _logits_(z_nV, hidden_nD, weight_VD, softcap, temperature, tanh_nV):
 
 
 def _softmax_(z_nV):
-    """z becomes its softmax; returns its log-sum-exp (n, 1), from the largest term: max z - log(max softmax z).
+    """Replace z by its softmax and return its log-sum-exp (n, 1), computed as max z - log(max softmax z).
 
-    torch has one pass over memory for a softmax, in place too, but three and a temporary for a log-sum-exp.
+    torch's softmax takes one pass over memory, also in place; its log-sum-exp takes three and a temporary tensor.
     """
     largest_n1 = z_nV.amax(1, keepdim=True)
     torch.softmax(z_nV, 1, out=z_nV)
@@ -209,7 +212,7 @@ def _softmax_(z_nV):
 
 
 def _add_product_(sum_VD, z_Vn, h_nD, dtype):
-    """sum + z h in place, or z h where there is no sum yet; the sum is in `dtype`, whatever the factors are."""
+    """sum + z h in place, or z h if there is no sum yet. The sum is in `dtype`, whatever the factors' types."""
     if sum_VD is None:
         return torch.mm(z_Vn, h_nD).to(dtype)
     if z_Vn.dtype == dtype:

@@ -1,26 +1,26 @@
-/* One further token of each of a few rows through a layer's parts, float32: each function is one part on the residual
-   stream, y = x + after(part(before(x))), so that a token costs two calls a layer. `before` and `after` are weights of
-   RMSNorm or null for none; where `residual` is 0, x is not added.
+/* Decode one further token for each of a few rows, float32. `gated`, `attention` and `recurrent` each compute one part
+   of a layer with its norms and residual sum, y = x + after(part(before(x))), so a token costs two calls per layer.
+   `before` and `after` are RMSNorm weights, or null for no norm; if `residual` is 0, x is not added.
 
-   Arrays are dense; a map's weight is (outputs, inputs), a bias may be null; `work` is scratch that the caller takes.
-   No number's arithmetic depends on how many threads there are. Shapes: B rows, D width, H query and K
-   key/value heads, G = H / K, C channels a head, S slots, F hidden width, R recurrent width, J taps. */
+   Arrays are dense. A map's weight is (outputs, inputs), and its bias may be null. The caller allocates the scratch
+   memory `work`. No result depends on the number of threads. Shapes: B rows, D width, H query heads, K key/value heads,
+   G = H / K, C channels per head, S slots, F hidden width, R recurrent width, J taps. */
 
 #include <float.h>
 
 #include "real.h"
 #include "rows.h"
 
-#define SLOTS 64    /* of the ring, scored at once */
-#define SHARES 16   /* into which a stream's slots are cut at most, so that threads can share one stream */
-#define ALONE 65536 /* multiplications that are too few for a second thread */
+#define SLOTS 64    /* slots of the ring that are scored at once */
+#define SHARES 16   /* most pieces into which a stream's slots are cut, so that threads can share one stream */
+#define ALONE 65536 /* with fewer multiplications, one thread is faster */
 
 void norm(const float *x, const float *w, float *y, int64_t rows, int64_t width, float eps)
 {
     for (int64_t b = 0; b < rows * width; b += width) normalised(x + b, w, y + b, width, eps);
 }
 
-/* Each y of a linear map, or softcap tanh(y / softcap) where softcap is not 0. */
+/* y = x w^T + bias, then softcap tanh(y / softcap) unless softcap is 0. */
 void linear(const float *x, const float *w, const float *bias, float *y, int64_t rows, int64_t inputs, int64_t outputs,
             float softcap, int64_t threads)
 {
@@ -35,7 +35,7 @@ void linear(const float *x, const float *w, const float *bias, float *y, int64_t
     }
 }
 
-/* x sigmoid(slope (x + cubic x^3)): silu, or gelu by its tanh form. */
+/* x sigmoid(slope (x + cubic x^3)): SiLU, or the tanh form of GELU. */
 static inline float gate(float x, float slope, float cubic)
 {
     return x * sigmoid(slope * FMA(cubic * x * x, x, x));
@@ -44,7 +44,7 @@ static inline float gate(float x, float slope, float cubic)
 #define GELU 1.5957691216057308f, 0.044715f
 #define SILU 1.0f, 0.0f
 
-/* The part is down(activation(gate(x)) up(x)); work: 2 B F and B D. */
+/* The part is down(activation(gate(x)) up(x)). work: 2 B F + B D numbers. */
 void gated(const float *x, const float *before, const float *after, const float *w_gate, const float *b_gate,
            const float *w_up, const float *b_up, const float *w_down, const float *b_down, float *y, float *work,
            float eps_before, float eps_after, int64_t residual, int64_t rows, int64_t dim, int64_t hidden, int64_t gelu,
@@ -76,7 +76,7 @@ void gated(const float *x, const float *before, const float *after, const float 
     }
 }
 
-/* Norm (null for none) and rotation of one head, in place: cosine and sine of the first `half` pairs. */
+/* Norm (w may be null for none) and rotation of one head, in place. cosine, sine: of the `half` pairs (c, half + c). */
 static void turned(float *x, const float *w, const float *cosine, const float *sine, int64_t channels, int64_t half,
                    float eps)
 {
@@ -89,8 +89,9 @@ static void turned(float *x, const float *w, const float *cosine, const float *s
     }
 }
 
-/* What G queries gather from slots [low, high): of each (C + 2) numbers, sum of p v, sum of p, largest score. Of the
-   `used` slots those are seen whose age, counted back from the newest, is at most `pos`. */
+/* Attention of G queries over the slots [low, high), without the final division. found: C + 2 numbers per query, which
+   are the sum of p v (C), the sum of p, and the largest score. Of the `used` slots, a query sees those whose age,
+   counted back from the newest, is at most `pos`. */
 static void gather(const float *q, const float *k, const float *v, float *found, int64_t group, int64_t channels,
                    int64_t used, int64_t newest, int64_t pos, int64_t low, int64_t high, float scale, float softcap)
 {
@@ -106,7 +107,7 @@ static void gather(const float *q, const float *k, const float *v, float *found,
             for (int64_t g = 0; g < heads; g++) {
                 float *z_g = z + g * SLOTS, *sum = found + (first + g) * part;
                 float *mass = sum + channels, *top = mass + 1, most = *top, added = 0;
-                if (softcap > 0) /* cap tanh(z / cap) but for a constant, which a softmax ignores */
+                if (softcap > 0) /* cap tanh(z / cap) plus a constant, which the softmax cancels */
                     #pragma omp simd
                     for (int64_t s = 0; s < count; s++) z_g[s] = 2 * softcap * sigmoid(2 * scale / softcap * z_g[s]);
                 else
@@ -135,7 +136,7 @@ static void gather(const float *q, const float *k, const float *v, float *found,
     }
 }
 
-/* out (G, C): what the shares of one stream found, together. */
+/* out (G, C): the softmax attention of one stream, merged from what `gather` found in its shares of slots. */
 static void merge(const float *found, float *out, int64_t group, int64_t channels, int64_t shares)
 {
     int64_t part = channels + 2;
@@ -153,10 +154,10 @@ static void merge(const float *found, float *out, int64_t group, int64_t channel
     }
 }
 
-/* The part is o(attention of each row's token over its ring, into which its key and value are written first).
-   ring_k, ring_v (B, K, S, C), of which `seen` tokens before this one have used slot n mod S; pos (B) positions within
-   the document; q_norm, k_norm (C) or null; cosine, sine (B or 1, half), the same for all rows where `alike`;
-   softcap 0 for none. work: B (H + K + K) C for q, k, v, B H SHARES (C + 2) and B D. */
+/* The part is o(attention of each row's token over its ring); the token's key and value are written to the ring first.
+   ring_k, ring_v (B, K, S, C): token n is in slot n mod S. seen: the number of tokens before this one. pos (B):
+   positions within the document. q_norm, k_norm (C), or null. cosine, sine (B or 1, half): one row for all if `alike`.
+   softcap: 0 for none. work: B (H + 2 K) C + B H SHARES (C + 2) + B D numbers. */
 void attention(const float *x, const float *before, const float *after, const float *w_q, const float *b_q,
                const float *w_k, const float *b_k, const float *w_v, const float *b_v, const float *w_o,
                const float *b_o, const float *q_norm, const float *k_norm, const float *cosine, const float *sine,
@@ -191,7 +192,7 @@ void attention(const float *x, const float *before, const float *after, const fl
             turned(k_new, k_norm, cosine + angle * half, sine + angle * half, channels, half, eps);
             memcpy(ring_k + at, k_new, channels * sizeof(float));
             memcpy(ring_v + at, v + stream * channels, channels * sizeof(float));
-            if (shares == 1) { /* as of a window: nothing to wait for */
+            if (shares == 1) { /* few slots, as in a window: no barrier is needed */
                 float *q_new = q + stream * group * channels, *gathered = found + stream * group * part;
                 int64_t begin = stream * slots * channels;
                 gather(q_new, ring_k + begin, ring_v + begin, gathered, group, channels, used, newest, pos[b], 0, used,
@@ -215,9 +216,10 @@ void attention(const float *x, const float *before, const float *after, const fl
     }
 }
 
-/* The part is Griffin's recurrent block, o(rg_lru(conv(x-map)) gelu(y-map)). taps (J, R), bias_taps (R);
-   tail (B, J - 1, R), the convolution's last inputs, and h (B, R) are moved on in place; gates (N, R / N, R / N) with
-   bias (R); slope (R), at most 0; pos (B): at 0 a document begins. work: 5 B R and B D. */
+/* The part is Griffin's recurrent block, o(rg_lru(conv(x-map)) gelu(y-map)). taps (J, R), bias_taps (R). tail
+   (B, J - 1, R), the convolution's last inputs, and h (B, R) are updated in place. w_r, w_i: the gates' N diagonal
+   blocks, (N, R / N, R / N), with biases (R). slope (R), at most 0. pos (B): 0 at the first token of a document.
+   work: 5 B R + B D numbers. */
 void recurrent(const float *x, const float *before, const float *after, const float *w_x, const float *b_x,
                const float *w_y, const float *b_y, const float *w_o, const float *b_o, const float *taps,
                const float *bias_taps, const float *w_r, const float *b_r, const float *w_i, const float *b_i,

@@ -1,11 +1,11 @@
-"""One further token of each of a few rows through a layer's parts, in C (`decode.c`): one call a part, with the norms
-around it and the residual stream.
+"""Decode one further token for each of a few rows, in C (`decode.c`): one call per part of a layer.
 
-At this size a layer's time in torch is that of its hundred or so calls. A function here answers None where it cannot
-take its arguments (a gradient is wanted, a type other than float32, a device other than the CPU, no compiler), and the
-caller does the same in torch; last bits differ. `native.path("decode")` says which runs.
+A call includes the norms around the part and the residual sum. In torch, a layer at this size spends its time on the
+overhead of about a hundred calls. A function here returns None if it cannot take its arguments: gradients are enabled,
+a type other than float32, a device other than the CPU, a tensor that is not dense, or no compiler. The caller then does
+the same in torch; the last bits differ. `native.path("decode")` says which path runs.
 
-Shapes: B rows, D model width, H query heads, K key/value heads, C channels a head, S slots, F ffn hidden, R recurrent
+Shapes: B rows, D model width, H query heads, K key/value heads, C channels per head, S slots, F ffn hidden, R recurrent
 width, J taps. A map is a pair (weight, bias or None).
 """
 
@@ -27,9 +27,9 @@ SHARES = 16  # as in decode.c
 
 
 class Around(NamedTuple):
-    """What a part is between: y = x + after(part(before(x))) where `residual`.
+    """The norms and the residual sum around a part: y = x + after(part(before(x))), without `x +` if not `residual`.
 
-    weights: of RMSNorm before and after, None for none. eps: of both.
+    weights: RMSNorm weights before and after the part, None for no norm. eps: the epsilons of both.
     """
 
     weights: tuple = (None, None)
@@ -51,7 +51,7 @@ def norm(x, weight, eps):
 
 
 def linear(x, weight, bias=None, softcap=None):
-    """x (..., inputs) through one map, (..., outputs); each y of it softcap tanh(y / softcap) where there is one."""
+    """y (..., outputs), a linear map of x (..., inputs); with a softcap, softcap tanh(y / softcap)."""
     library, given = _ready(x, weight, bias)
     if library is None:
         return None
@@ -63,7 +63,7 @@ def linear(x, weight, bias=None, softcap=None):
 
 
 def gated(x_B1D, gate, up, down, gelu, around=ALONE):
-    """The part is down(activation(gate(x)) up(x)); the activation is gelu's tanh form, or silu."""
+    """down(activation(gate(x)) up(x)). gelu: whether the activation is the tanh form of GELU, else SiLU."""
     library, given = _ready(x_B1D, *around.weights, *gate, *up, *down)
     if library is None:
         return None
@@ -75,10 +75,9 @@ def gated(x_B1D, gate, up, down, gelu, around=ALONE):
 
 
 def attention(x_B1D, q, k, v, o, q_norm, k_norm, cos, sin, k_BKSC, v_BKSC, pos_B, seen, eps, scale, softcap, around=ALONE):
-    """The part is o of what each row's token sees in its ring, into which its key and value are written first, at
-    `seen` mod S.
+    """o(attention of each row's token over its ring). The token's key and value are first written to slot `seen` mod S.
 
-    q_norm, k_norm: weights of RMSNorm, or None. cos, sin (1 or B, ..., c): the first c pairs are turned.
+    q_norm, k_norm: RMSNorm weights, or None. cos, sin (1 or B, ..., c): angles of the first c pairs, which are rotated.
     pos_B: int64 positions within the document. softcap: None for none.
     """
     library, given = _ready(x_B1D, *around.weights, *q, *k, *v, *o, q_norm, k_norm, cos, sin, k_BKSC, v_BKSC)
@@ -95,7 +94,7 @@ def attention(x_B1D, q, k, v, o, q_norm, k_norm, cos, sin, k_BKSC, v_BKSC, pos_B
 
 
 def recurrent(x_B1D, x, y, o, taps_JR, bias_R, recurrence_gate, input_gate, slope_R, tail_BJR, h_BR, pos_B, around=ALONE):
-    """The part is Griffin's recurrent block; the convolution's last J - 1 inputs and h are moved on in place."""
+    """Griffin's recurrent block. tail_BJR (the convolution's last J - 1 inputs) and h_BR are updated in place."""
     maps = *x, *y, *o, taps_JR, bias_R, *recurrence_gate, *input_gate, slope_R
     library, given = _ready(x_B1D, *around.weights, *maps, tail_BJR, h_BR)
     if library is None:
@@ -109,7 +108,7 @@ def recurrent(x_B1D, x, y, o, taps_JR, bias_R, recurrence_gate, input_gate, slop
 
 
 def _ready(*tensors):
-    """(library, addresses), None standing for no tensor; (None, None) where it cannot take them."""
+    """(library, addresses of the tensors), with None for a tensor that is None; (None, None) if C cannot take them."""
     if torch.is_grad_enabled():
         return None, None
     library, addresses = native.library("decode", (), SIGNATURES), []

@@ -1,6 +1,6 @@
-/* activation(gate) * up and its gradient in one pass each, float32: dense arrays of `count`, threads share the elements.
-   The activation is x sigmoid(slope (x + cubic x^3)): silu, or gelu by its tanh form. It is computed again on the way
-   back: that is cheaper than to write and read it. */
+/* activation(gate) * up and its gradient, in one pass each, float32. Arrays are dense, with `count` elements; threads
+   share the elements. The activation is x sigmoid(slope (x + cubic x^3)): SiLU, or the tanh form of GELU. The backward
+   pass recomputes it, which is cheaper than to store and load it. */
 
 #include <stdint.h>
 
@@ -8,15 +8,15 @@
 
 #define GELU 1.5957691216057308f, 0.044715f /* slope 2 sqrt(2 / pi) */
 #define SILU 1.0f, 0.0f
-#define FEW 16384 /* elements that are too few for a second thread */
+#define FEW 16384 /* with fewer elements, one thread is faster */
 
 static inline __attribute__((always_inline)) float activation(float x, float slope, float cubic)
 {
     return x * sigmoid(slope * FMA(cubic * x * x, x, x));
 }
 
-/* The activation, and its derivative s + x s (1 - s) slope (1 + 3 cubic x^2): 1 - s is formed without cancellation, and
-   x kept where the cube is finite. */
+/* The activation, and its derivative s + x s (1 - s) slope (1 + 3 cubic x^2). 1 - s is computed without cancellation.
+   In s and the derivative, x is clamped to +-100 so that its cube stays finite. */
 static inline __attribute__((always_inline)) float both(float x, float slope, float cubic, float *derivative)
 {
     float n = x < -100.0f ? -100.0f : x > 100.0f ? 100.0f : x;

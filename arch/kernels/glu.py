@@ -1,5 +1,7 @@
-"""activation(gate) * up, the product inside a gated feed-forward network and inside Griffin's recurrent block: plain
-torch, and one pass each way in C (`glu.c`), for float32 on the CPU. `native.path("glu")` says which runs there.
+"""activation(gate) * up, the product in a gated feed-forward network and in Griffin's recurrent block.
+
+There is a plain torch path, and a C path for float32 on the CPU (`glu.c`: one pass forward, one backward).
+`native.path("glu")` says which one runs on the CPU.
 """
 
 from functools import partial
@@ -19,12 +21,12 @@ SIGNATURES = {
 
 
 def reference(gate, up, activation="gelu_tanh"):
-    """activation(gate) * up, as torch writes it out."""
+    """activation(gate) * up in plain torch."""
     return ACTIVATIONS[activation](gate) * up
 
 
 def glu(gate, up, activation="gelu_tanh"):
-    """`reference` of two tensors of one shape by the fastest path that takes them."""
+    """The same as `reference`, by the fastest path that takes these tensors."""
     library = native.library("glu", (gate, up), SIGNATURES) if gate.shape == up.shape else None
     if library is not None:
         return _GLU.apply(gate, up, activation == "gelu_tanh", library)
@@ -32,7 +34,7 @@ def glu(gate, up, activation="gelu_tanh"):
 
 
 class _GLU(torch.autograd.Function):
-    """Keeps its two inputs only."""
+    """Saves only its two inputs for the backward pass."""
 
     @staticmethod
     def forward(ctx, gate, up, gelu, library):

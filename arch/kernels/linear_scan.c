@@ -1,9 +1,9 @@
-/* h_t = a_t h_{t-1} + b_t and its gradient: one pass over memory each way, float32, channels side by side.
+/* h_t = a_t h_{t-1} + b_t and its gradient, in one pass over memory each, float32.
 
    Arrays are dense: a, b, h, g, da, db (rows, tokens, width); h0, dh0 (rows, width). A thread walks through a row's
-   tokens with TILE channels, whose carry stays in registers. Tiles do not depend on the number of threads, a channel's
-   arithmetic not on its tile, so the result's bits depend on neither. Built without contraction: FMA says where a
-   product is fused. */
+   tokens for TILE channels, whose carry stays in registers. Tiles do not depend on the number of threads, and a
+   channel's arithmetic does not depend on its tile, so the bits of the result depend on neither. The build disables
+   contraction; only FMA fuses a product with a sum. */
 
 #include <stdint.h>
 
@@ -12,9 +12,9 @@
 #else
 #define FMA(x, y, z) ((x) * (y) + (z))
 #endif
-#define TILE 64 /* channels: four cache lines, which no other thread writes */
-#define LINE 16
-#define AHEAD 8 /* tokens: a stride of a row is more than prefetchers follow by themselves */
+#define TILE 64 /* channels per piece: four cache lines, which no other thread writes */
+#define LINE 16 /* floats per cache line */
+#define AHEAD 8 /* tokens to prefetch: hardware prefetchers do not follow a stride of a whole row */
 
 static inline void forward(const float *a, const float *b, const float *h0, float *h, int64_t tokens, int64_t width,
                            int64_t n)
@@ -68,7 +68,7 @@ void linear_scan(const float *a, const float *b, const float *h0, float *h,
     for (int64_t piece = 0; piece < rows * tiles; piece++) {
         int64_t row = piece / tiles, low = piece % tiles * TILE, at = row * tokens * width + low, n = width - low;
         const float *start = h0 + row * width + low;
-        if (n >= TILE) /* a constant, so that the compiler keeps the carry in registers */
+        if (n >= TILE) /* a constant n, so that the compiler keeps the carry in registers */
             forward(a + at, b + at, start, h + at, tokens, width, TILE);
         else
             forward(a + at, b + at, start, h + at, tokens, width, n);

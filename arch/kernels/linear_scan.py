@@ -1,9 +1,11 @@
-"""The linear recurrence h_t = a_t h_{t-1} + b_t, channel by channel: a plain loop; chunks advanced in lockstep, in
-torch; one pass in C (`linear_scan.c`), for float32 on the CPU, where `native.path("linear_scan")` says which runs; and
-Triton on CUDA (`linear_scan_triton.py`), only where `ARCHBENCH_TRITON=1` asks for it.
+"""The linear recurrence h_t = a_t h_{t-1} + b_t, channel by channel.
 
-Shapes: B rows, T tokens, R channels, N chunks of L tokens. A reset is a_t = 0. No quotient and no exp of a sum of
-decays is ever formed, so nothing overflows and a = 0 is exact.
+The paths are a plain loop (the reference); torch code that advances chunks in lockstep; C for float32 on the CPU
+(`linear_scan.c`: one pass forward, one backward); and Triton on CUDA (`linear_scan_triton.py`), only if
+`ARCHBENCH_TRITON=1`. `native.path("linear_scan")` says whether C or torch runs on the CPU.
+
+Shapes: B rows, T tokens, R channels, N chunks of L tokens. A reset is a_t = 0. No path divides by decays or takes the
+exp of a sum of their logarithms, so nothing overflows and a = 0 is exact.
 """
 
 import math
@@ -20,7 +22,7 @@ SIGNATURES = {
 
 
 def reference(a_BTR, b_BTR, h0_BR):
-    """All states h_BTR, by the definition."""
+    """All states h_BTR, computed by the definition."""
     h_BR, out = h0_BR, []
     for a_BR, b_BR in zip(a_BTR.unbind(1), b_BTR.unbind(1), strict=True):
         h_BR = a_BR * h_BR + b_BR
@@ -29,13 +31,15 @@ def reference(a_BTR, b_BTR, h0_BR):
 
 
 def linear_scan(a_BTR, b_BTR, h0_BR):
-    """All states h_BTR, by the fastest path that takes these tensors. Raises ValueError where shapes do not agree."""
+    """All states h_BTR, by the fastest path that takes these tensors. Raises ValueError if shapes do not agree."""
     return _LinearScan.apply(a_BTR, b_BTR, h0_BR)
 
 
 class _LinearScan(torch.autograd.Function):
-    """The operations below, which meta tensors, the FLOP counter and torch.compile see, and their gradient. (In
-    `torch.library.custom_op` with a registered gradient a pass both ways spends 25 us more on its way there.)"""
+    """The custom operations below with their gradient. Meta tensors, the FLOP counter and torch.compile see them.
+
+    `torch.library.custom_op` with a registered gradient would add 25 us of overhead per forward and backward pass.
+    """
 
     @staticmethod
     def forward(ctx, a_BTR, b_BTR, h0_BR):
@@ -45,7 +49,7 @@ class _LinearScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g_BTR):
-        if torch.is_grad_enabled():  # a gradient of this gradient is wanted: of differentiable steps only
+        if torch.is_grad_enabled():  # a second derivative is wanted: use differentiable steps
             return chunked_backward(g_BTR, *ctx.saved_tensors)
         return torch.ops.archbench.linear_scan_backward(g_BTR, *ctx.saved_tensors)
 
@@ -69,7 +73,7 @@ def _forward(a_BTR, b_BTR, h0_BR):
 
 
 def _triton(a_BTR):
-    """The Triton kernels, where they are asked for and can take a_BTR. Raises ImportError without the extra."""
+    """The Triton kernels if they are on and can take a_BTR, else None. Raises ImportError without the extra."""
     if not (paths.triton_asked_for(a_BTR.device) and a_BTR.dtype in (torch.float32, torch.bfloat16)):
         return None
     from arch.kernels import linear_scan_triton
@@ -78,8 +82,11 @@ def _triton(a_BTR):
 
 
 def chunked(a_BTR, b_BTR, h0_BR):
-    """The row is cut into about sqrt(T) chunks: first all chunks run side by side from 0, then the true states at their
-    ends follow one from the other, then each chunk adds what reached it."""
+    """All states h_BTR, in torch: each row is cut into about sqrt(T) chunks.
+
+    First all chunks run in parallel from a state of 0. Then the true state at the end of each chunk is computed from
+    the one before. Last, each chunk adds the contribution of the state at its start.
+    """
     rows, tokens, width = a_BTR.shape
     length = max(1, math.isqrt(tokens))
     chunks = -(-tokens // length)
@@ -100,7 +107,7 @@ def chunked(a_BTR, b_BTR, h0_BR):
 
 
 def _lockstep(x_BTR, chunks, spare):
-    """(B, T, R) as (L, B, N, R), so that step t of all chunks is contiguous; padded at the end with zeros."""
+    """(B, T, R) as (L, B, N, R), so that step t of all chunks is contiguous. `spare` zeros pad the end of each row."""
     if spare:
         x_BTR = torch.nn.functional.pad(x_BTR, (0, 0, 0, spare))
     return x_BTR.unflatten(1, (chunks, -1)).permute(2, 0, 1, 3).clone(memory_format=torch.contiguous_format)
@@ -123,7 +130,7 @@ def _backward(g_BTR, a_BTR, h0_BR, h_BTR):
 
 
 def chunked_backward(g_BTR, a_BTR, h0_BR, h_BTR):
-    """The gradient runs the same recurrence backwards in time: s_t = g_t + a_{t+1} s_{t+1}; da_t = s_t h_{t-1}."""
+    """The gradients by the same recurrence, backwards in time: s_t = g_t + a_{t+1} s_{t+1}; da_t = s_t h_{t-1}."""
     a_next_BTR = torch.cat([a_BTR[:, 1:], torch.zeros_like(a_BTR[:, :1])], dim=1)
     s_BTR = linear_scan(a_next_BTR.flip(1), g_BTR.flip(1), torch.zeros_like(h0_BR)).flip(1)
     before_BTR = torch.cat([h0_BR[:, None], h_BTR[:, :-1]], dim=1)
@@ -154,6 +161,8 @@ for schema, real, fake in (
 
 @register_flop_formula([torch.ops.archbench.linear_scan, torch.ops.archbench.linear_scan_backward])
 def _flops(first_shape, *shapes, out_shape=None, **kwargs):
-    """One multiply and one add a channel and token, whatever the path: neither the chunks' carries nor the products
-    that are no part of the recurrence are counted."""
+    """One multiply and one add per channel and token, on every path.
+
+    The carries between chunks and the products outside of the recurrence are not counted.
+    """
     return 2 * math.prod(first_shape)

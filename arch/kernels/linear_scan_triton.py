@@ -1,11 +1,11 @@
-"""The linear recurrence on CUDA, in Triton: tiles of tokens scanned in registers, the carry between them in float32.
+"""The linear recurrence on CUDA, in Triton: it scans tiles of tokens in registers, with a float32 carry between them.
 
-Only where `ARCHBENCH_TRITON=1` asks for it: it has passed through Triton's interpreter (`make test-triton`), never on a
-device so far, and becomes the default once a record of it passing on one is committed. The tile sizes are untuned.
+It runs only if `ARCHBENCH_TRITON=1`. So far it has passed its tests only in Triton's interpreter (`make test-triton`),
+not on a device; it becomes the default when a record of it passing on a device is committed. Tile sizes are untuned.
 Needs the extra: `pip install -e '.[triton]'`.
 
-Shapes: B rows, T tokens, R channels. float32 and bfloat16 operands; arithmetic is float32, results are cast once.
-One program takes one row's tile of channels and walks over its tokens, reading and writing each value once.
+Shapes: B rows, T tokens, R channels. Operands are float32 or bfloat16; arithmetic is float32; results are cast once.
+One program handles one row and one tile of channels. It walks over the tokens and reads and writes each value once.
 """
 
 import torch
@@ -17,7 +17,7 @@ TILE_T, TILE_R = 64, 32
 
 @triton.jit
 def _then(a_first, b_first, a_second, b_second):
-    """Two steps h -> a h + b as one."""
+    """Compose two steps h -> a h + b into one."""
     return a_first * a_second, a_second * b_first + b_second
 
 
@@ -65,7 +65,7 @@ def _backward(g, a, h0, h, da, db, dh0, tokens, width, TILE_T: tl.constexpr, TIL
 
 
 def forward(a_BTR, b_BTR, h0_BR):
-    """All states h_BTR, in a's type."""
+    """All states h_BTR, in the type of a."""
     a_BTR, b_BTR, h0_BR = (x.contiguous() for x in (a_BTR, b_BTR, h0_BR))
     rows, tokens, width = a_BTR.shape
     h_BTR = torch.empty_like(a_BTR)

@@ -1,7 +1,7 @@
-"""Compiled paths: a C file beside this one, built on first use by the machine's own compiler and called by ctypes.
+"""Compiled kernels: C files in this folder, built on first use by the machine's compiler and called by ctypes.
 
-There is one for float32 on the CPU. Whatever is missing (a compiler, OpenMP, a folder to write to), `library` answers
-None and the caller takes its torch path, whose last bits may differ: `path` says which one runs and why.
+They take float32 on the CPU. If something is missing (a compiler, OpenMP, a folder to write to), `library` returns None
+and the caller takes its torch path, whose last bits may differ. `path` says which one runs and why.
 `ARCHBENCH_NATIVE=0` turns the compiled paths off.
 """
 
@@ -19,19 +19,20 @@ from pathlib import Path
 import torch
 
 POINTER, INTEGER, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-# No contraction: where the compiler's vector loop ends must not change bits. The other two only free sqrt from errno.
+# -ffp-contract=off: bits must not depend on where the compiler's vector loop ends. -fno-math-errno, -fno-trapping-math:
+# they only free sqrt from setting errno.
 FLAGS = ["-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
 
 
 class Switch:
-    """Paths of one kind that can be turned off in this process."""
+    """A switch that turns one kind of path off in this process."""
 
     def __init__(self):
         self.off = False
 
     @contextmanager
     def turned_off(self):
-        """Off until the end of the block."""
+        """Turn the paths off until the end of the block."""
         before, self.off = self.off, True
         try:
             yield
@@ -43,17 +44,17 @@ _compiled_paths = Switch()
 
 
 def disabled():
-    """Torch paths only, in this process, until the end of the block."""
+    """Use only torch paths, in this process, until the end of the block."""
     return _compiled_paths.turned_off()
 
 
 def names():
-    """The kernels that have a C file."""
+    """Names of the kernels that have a C file."""
     return sorted(file.stem for file in Path(__file__).parent.glob("*.c"))
 
 
 def path(name):
-    """Which path float32 on the CPU takes for the kernel `name`: `compiled KEY`, or `torch: ` and the reason."""
+    """The path of the kernel `name` for float32 on the CPU: `compiled KEY`, or `torch: ` and the reason."""
     reason = _switched_off()
     if reason is None:
         found, said = _built(name)
@@ -62,8 +63,10 @@ def path(name):
 
 
 def library(name, tensors, signatures):
-    """The compiled NAME.c with `signatures` {function: argtypes}, or None where it cannot take these tensors: only plain
-    ones in CPU memory, float32, and while nobody traces what is done to them."""
+    """The compiled NAME.c, or None if it is not available or cannot take these tensors.
+
+    It takes plain float32 tensors in CPU memory, and not while torch.compile traces. signatures: {function: argtypes}.
+    """
     if _switched_off() or torch.compiler.is_compiling() or not all(map(_plain, tensors)):
         return None
     found = _built(name)[0]
@@ -86,7 +89,7 @@ def _switched_off():
 
 @functools.cache
 def _built(name):
-    """(library, key) or (None, `torch: ` and why), once a process."""
+    """(library, key), or (None, reason). Built or loaded once per process."""
     source = Path(__file__).with_name(f"{name}.c")
     compiler = shutil.which(os.environ.get("CC") or "cc")
     if compiler is None:
@@ -110,7 +113,7 @@ def _built(name):
 
 
 def _compile(command, file):
-    """Build beside the target and rename: of several processes at once each finds a whole file."""
+    """Build next to the target, then rename, so that several processes at once always find a complete file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, scratch = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
     os.close(handle)
@@ -122,7 +125,7 @@ def _compile(command, file):
 
 
 def _openmp():
-    """The OpenMP library that torch has loaded: with a second one, two sets of threads would fight for the cores."""
+    """The OpenMP library that torch has loaded. With a second one, two thread pools would compete for the cores."""
     try:
         with open("/proc/self/maps") as file:
             loaded = sorted({line.split()[-1] for line in file if "omp" in line.rpartition("/")[2]})

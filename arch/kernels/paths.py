@@ -1,5 +1,7 @@
-"""Which path a kernel takes where there are several: the switch of those that no device has passed yet, and what a
-record says of all of them."""
+"""The path that a kernel takes if it has several: the switch for untested Triton paths, and what a record says.
+
+Paths through Triton stay off by default, because their tests have not passed on a real device yet.
+"""
 
 import os
 
@@ -11,18 +13,20 @@ _triton = native.Switch()
 
 
 def without_triton():
-    """Torch's paths in place of Triton's, in this process, until the end of the block."""
+    """Use torch's paths instead of Triton's, in this process, until the end of the block."""
     return _triton.turned_off()
 
 
 def triton_asked_for(device):
-    """Whether kernels that run through Triton are to be taken on this device: on CUDA, where `ARCHBENCH_TRITON=1`."""
+    """Whether to use kernels that run through Triton on this device: on CUDA, if `ARCHBENCH_TRITON=1`."""
     return device.type == "cuda" and os.environ.get("ARCHBENCH_TRITON") == "1" and not _triton.off
 
 
 def recorded():
-    """{`kernel NAME`: the path float32 on the CPU takes}, and, where torch finds a CUDA device, {`kernel NAME on cuda`:
-    the path there}: what decides speed and last bits beside a package's version."""
+    """{`kernel NAME`: path for float32 on the CPU}, and {`kernel NAME on cuda`: path} if torch finds a CUDA device.
+
+    Besides package versions, these paths decide speed and last bits.
+    """
     found = {f"kernel {name}": native.path(name) for name in native.names()}
     if torch.cuda.is_available():
         asked = triton_asked_for(torch.device("cuda"))

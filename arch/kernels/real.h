@@ -1,4 +1,4 @@
-/* Functions of one float32, in forms that a compiler turns into vectors. */
+/* Functions of one float32, in forms that a compiler can vectorise. */
 
 #include <stdint.h>
 #include <string.h>
@@ -9,12 +9,12 @@
 #define FMA(x, y, z) ((x) * (y) + (z))
 #endif
 
-/* exp(x) = scale (1 + p), p to its own last bits (Cephes' expf: x = n log 2 + f); x is kept within +-87. */
+/* exp(x) = scale (1 + p), with p accurate to its last bits (Cephes' expf: x = n log 2 + f). x is clamped to +-87. */
 static inline float exp_parts(float x, float *scale)
 {
     x = x < -87.0f ? -87.0f : x;
     x = x > 87.0f ? 87.0f : x;
-    float shifted = FMA(x, 1.44269504088896341f, 12582912.0f), n = shifted - 12582912.0f; /* n sits in the low bits */
+    float shifted = FMA(x, 1.44269504088896341f, 12582912.0f), n = shifted - 12582912.0f; /* n is in the low bits */
     float f = FMA(n, 2.12194440e-4f, FMA(n, -0.693359375f, x));
     float p = FMA(f, 1.9875691500e-4f, 1.3981999507e-3f);
     p = FMA(f, p, 8.3334519073e-3f);
@@ -34,15 +34,15 @@ static inline float sigmoid(float x)
     return 1.0f / (1.0f + FMA(scale, p, scale));
 }
 
-/* tanh(x) = (e - 1) / (e + 1) with e = exp(2 x), e - 1 formed before its digits are lost: for x next to 0. Beyond +-43.5
-   it is +-1. */
+/* tanh(x) = (e - 1) / (e + 1) with e = exp(2 x). e - 1 is computed without cancellation, which matters for x near 0.
+   Beyond +-43.5 the result is +-1. */
 static inline float tanh_one(float x)
 {
     float scale, p = exp_parts(2.0f * x, &scale), less = FMA(scale, p, scale - 1.0f);
     return less / (less + 2.0f);
 }
 
-/* a = exp(log_a), and 1 - a^2 = -(a - 1)(a + 1) with a - 1 formed before its digits are lost: for a next to 1. */
+/* a = exp(log_a). rest = 1 - a^2 = -(a - 1)(a + 1), where a - 1 is computed without cancellation, for a near 1. */
 static inline float decay(float log_a, float *rest)
 {
     float scale, p = exp_parts(log_a, &scale), less = FMA(scale, p, scale - 1.0f);

@@ -1,7 +1,7 @@
-"""A plain form that keeps its inputs only and is computed again for its gradient.
+"""Run a plain torch function that saves only its inputs and is recomputed for its gradient.
 
-A compiled path that keeps nothing but its inputs has it as its other path: then a step holds the same memory whichever
-of the two runs, and what `arch.cost` measures on the meta device, where only the plain form can run, is right for both.
+It is the torch counterpart of a compiled path that also saves only its inputs. A training step then needs the same
+memory on both paths, so what `arch.cost` measures on the meta device, where only torch can run, holds for both.
 """
 
 import torch
@@ -9,9 +9,9 @@ from torch.autograd.function import once_differentiable
 
 
 def recomputed(function, *tensors):
-    """`function(*tensors)`, one tensor. What it needs beside tensors must not want a gradient.
+    """`function(*tensors)`, which returns one tensor. Anything else that it uses must not need a gradient.
 
-    While torch.compile traces, it is called as it stands: what is kept is the compiler's choice there.
+    While torch.compile traces, the function is called directly, and the compiler decides what to save.
     """
     if torch.compiler.is_compiling():
         return function(*tensors)

@@ -1,11 +1,12 @@
-/* The gated recurrence of the RG-LRU and its gradient in one pass each, float32:
+/* The gated recurrence of the RG-LRU and its gradient, in one pass each, float32:
 
        h_t = a_t h_{t-1} + sqrt(1 - a_t^2) i_t u_t,   a_t = exp(slope * r_t),   r, i = sigmoid(rho), sigmoid(iota);
-       where a document begins, a_t = 0 and the square root is 1.
+       at the first token of a document (reset), a_t = 0 and the square root is 1.
 
-   Arrays are dense: rho, iota, u, h, g and their gradients (rows, tokens, width); slope, at most 0, (width); reset
-   (rows, tokens); h0, slopes (rows, width), the last in double, to be added up over rows. Gates and decays are computed
-   again on the way back: that is cheaper than to write and read them. Tiles, threads and bits as in linear_scan.c. */
+   Arrays are dense: rho, iota, u, h, g and the gradients drho, diota, du (rows, tokens, width); slope (width), at most
+   0; reset (rows, tokens); h0, dh0 and dslope (rows, width). dslope is in double, and the caller sums it over rows. The
+   backward pass recomputes gates and decays, which is cheaper than to store and load them. Tiles, threads and bits are
+   as in linear_scan.c. */
 
 #include <math.h>
 #include <stdint.h>
@@ -33,7 +34,7 @@ static inline void forward(const float *rho, const float *iota, const float *u, 
     }
 }
 
-/* s_t = g_t + a_{t+1} s_{t+1}, and from it what every input gets; the square root's derivative is at most 1000. */
+/* The gradients of all inputs from s_t = g_t + a_{t+1} s_{t+1}. The square root's derivative is capped at 1000. */
 static inline void backward(const float *g, const float *rho, const float *iota, const float *u, const float *slope,
                             const uint8_t *reset, const float *h0, const float *h, float *drho, float *diota, float *du,
                             double *dslope, float *dh0, int64_t tokens, int64_t width, int64_t n)
@@ -79,7 +80,7 @@ void rg_lru(const float *rho, const float *iota, const float *u, const float *sl
         int64_t row = piece / tiles, low = piece % tiles * TILE, at = row * tokens * width + low, n = width - low;
         const uint8_t *begins = reset + row * tokens;
         const float *start = h0 + row * width + low;
-        if (n >= TILE) /* a constant, so that the compiler keeps the carry in registers */
+        if (n >= TILE) /* a constant n, so that the compiler keeps the carry in registers */
             forward(rho + at, iota + at, u + at, slope + low, begins, start, h + at, tokens, width, TILE);
         else
             forward(rho + at, iota + at, u + at, slope + low, begins, start, h + at, tokens, width, n);

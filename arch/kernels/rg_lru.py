@@ -1,7 +1,9 @@
-"""The gated recurrence of the RG-LRU, from gate maps to states (Griffin, equations 1 to 4): plain torch around
-`linear_scan`, and one pass in C (`rg_lru.c`), for float32 on the CPU. `native.path("rg_lru")` says which runs there.
+"""The gated recurrence of the RG-LRU, from the outputs of the gates' maps to the states (Griffin, equations 1 to 4).
 
-Shapes: B rows, T tokens, R channels. Both paths keep for the backward pass what came in and the states only.
+There is a plain torch path around `linear_scan`, and a C path for float32 on the CPU (`rg_lru.c`: one pass forward, one
+backward). `native.path("rg_lru")` says which one runs on the CPU.
+
+Shapes: B rows, T tokens, R channels. For the backward pass, both paths save only the inputs and the states.
 """
 
 import math
@@ -19,9 +21,10 @@ SIGNATURES = {
 
 
 def reference(rho_BTR, iota_BTR, u_BTR, slope_R, reset_BT, h0_BR):
-    """All states h_BTR: with r, i = sigmoid(rho), sigmoid(iota) and a_t = exp(slope r_t), where slope <= 0,
+    """All states h_BTR of h_t = a_t h_{t-1} + sqrt(1 - a_t^2) i_t u_t.
 
-    h_t = a_t h_{t-1} + sqrt(1 - a_t^2) i_t u_t;   where reset_BT (bool), a_t is 0 and the square root 1.
+    r, i = sigmoid(rho), sigmoid(iota), and a_t = exp(slope r_t) with slope <= 0. At tokens where reset_BT (bool) is
+    true, a_t is 0 and the square root is 1.
     """
     r_BTR, i_BTR = torch.sigmoid(rho_BTR), torch.sigmoid(iota_BTR)
     log_a_BTR, reset_BT1 = slope_R * r_BTR, reset_BT[..., None]
@@ -57,7 +60,7 @@ def rg_lru(
     reset_BT: torch.Tensor,
     h0_BR: torch.Tensor,
 ) -> torch.Tensor:
-    """`reference` by the fastest path that takes these tensors. Raises ValueError where shapes do not agree."""
+    """The same as `reference`, by the fastest path that takes these tensors. Raises ValueError if shapes disagree."""
     shapes = [tuple(x.shape) for x in (iota_BTR, u_BTR, slope_R, reset_BT, h0_BR)]
     rows, tokens, width = whole = tuple(rho_BTR.shape)
     if shapes != [whole, whole, (width,), (rows, tokens), (rows, width)] or reset_BT.dtype != torch.bool:
@@ -123,7 +126,7 @@ def _keep(ctx, inputs, output):
 
 
 def _backward(ctx, g_BTR):
-    if torch.is_grad_enabled():  # a gradient of this gradient is wanted: of differentiable steps only
+    if torch.is_grad_enabled():  # a second derivative is wanted: use differentiable steps
         *gates, dh0_BR = _plain_backward(g_BTR, *ctx.saved_tensors, chunked_backward)
     else:
         *gates, dh0_BR = rg_lru_backward(g_BTR, *ctx.saved_tensors)
@@ -135,5 +138,5 @@ rg_lru.register_autograd(_backward, setup_context=_keep)
 
 @register_flop_formula([torch.ops.archbench.rg_lru, torch.ops.archbench.rg_lru_backward])
 def _flops(first_shape, *shapes, out_shape=None, **kwargs):
-    """The recurrence's multiply and add a channel and token, as of `linear_scan`; the rest is element-wise."""
+    """The recurrence's multiply and add per channel and token, as for `linear_scan`; the rest is element-wise."""
     return 2 * math.prod(first_shape)

@@ -1,5 +1,5 @@
-/* RMSNorm and its gradient, float32: x, y and their gradients (rows, width), w (width), all dense; threads share the
-   rows. y = x r (1 + w) with r = (mean(x^2) + eps)^-1/2, one number a row, which the gradient needs. */
+/* RMSNorm and its gradient, float32. x, y and their gradients (rows, width) and w (width) are dense; threads share the
+   rows. y = x r (1 + w) with r = (mean(x^2) + eps)^-1/2, one number per row, which the gradient needs. */
 
 #include <math.h>
 #include <stdint.h>
@@ -21,8 +21,8 @@ void rms_norm(const float *x, const float *w, float *y, float *r, int64_t rows, 
     }
 }
 
-/* dx = dy (1 + w) r - x r^3 mean(dy (1 + w) x); dw (blocks, width) = the sum of dy x r over each block of `block` rows,
-   to be added up: blocks do not depend on the number of threads, so the sum's bits do not. */
+/* dx = dy (1 + w) r - x r^3 mean(dy (1 + w) x); dw (blocks, width) = the sum of dy x r over each block of `block` rows;
+   the caller adds up the blocks. Blocks do not depend on the number of threads, so neither do the bits of the sum. */
 void rms_norm_backward(const float *dy, const float *x, const float *w, const float *r, float *dx, float *dw,
                        int64_t rows, int64_t width, int64_t block, int64_t threads)
 {

@@ -1,5 +1,6 @@
-"""RMSNorm's two passes in C (`rms_norm.c`), for float32 on the CPU; `arch.layers` holds what they compute, in torch,
-and takes that where these decline. `native.path("rms_norm")` says which runs.
+"""RMSNorm in C for float32 on the CPU (`rms_norm.c`: one pass forward, one backward).
+
+`arch.layers` has the torch path, which runs where the C path cannot. `native.path("rms_norm")` says which one runs.
 """
 
 import torch
@@ -10,11 +11,11 @@ SIGNATURES = {
     "rms_norm": [native.POINTER] * 4 + [native.INTEGER] * 2 + [native.REAL, native.INTEGER],
     "rms_norm_backward": [native.POINTER] * 6 + [native.INTEGER] * 4,
 }
-BLOCK = 64  # rows whose share of the weight's gradient is summed one after the other
+BLOCK = 64  # rows whose part of the weight's gradient one thread sums in order
 
 
 def compiled(*tensors):
-    """The C functions, or None where they cannot take these tensors."""
+    """The C functions, or None if they cannot take these tensors."""
     return native.library("rms_norm", tensors, SIGNATURES)
 
 

@@ -1,5 +1,5 @@
-/* What acts on a few rows of float32: products with a matrix, weighted sums, RMSNorm. By one thread each, or, where it
-   says shared, by the threads of the OpenMP region that calls it; these end without a barrier. */
+/* Operations on a few rows of float32: products with a matrix, weighted sums, RMSNorm. A function runs in one thread.
+   Functions marked "Shared" are called by all threads of an OpenMP region, which split the work. */
 
 #include <math.h>
 #include <stdint.h>
@@ -18,7 +18,7 @@
 #define LANES 4
 #endif
 #define BLOCK 4 /* rows and columns of a product that stay in registers */
-#define WIDE 32 /* columns that a thread takes at once: whole cache lines, which no other thread writes */
+#define WIDE 32 /* columns per piece of work: whole cache lines, which no other thread writes */
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 
@@ -51,7 +51,7 @@ static inline float total(vec v)
     return part[0];
 }
 
-/* The totals of four at once: with AVX-512 in a third of the steps that each alone would take. */
+/* The totals of four vectors: with AVX-512, in a third of the steps of four separate totals. */
 static inline void totals(const vec *v, float *sum)
 {
 #if LANES == 16
@@ -67,7 +67,7 @@ static inline void totals(const vec *v, float *sum)
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* y[m, n] = x[m] . w[n] + bias[n] for M rows and N columns, both constants at most BLOCK. */
+/* y[m, n] = x[m] . w[n] + bias[n] for M rows and N columns, both compile-time constants of at most BLOCK. */
 static inline __attribute__((always_inline)) void block(const float *x, const float *w, const float *bias, float *y,
                                                         int64_t inputs, int64_t stride, const int M, const int N)
 {
@@ -78,7 +78,7 @@ static inline __attribute__((always_inline)) void block(const float *x, const fl
     for (; k + LANES <= inputs; k += LANES) {
         vec column[BLOCK];
         for (int n = 0; n < N; n++) {
-            __builtin_prefetch(w + (N + n) * inputs + k); /* the next columns: a matrix comes from far, once a token */
+            __builtin_prefetch(w + (N + n) * inputs + k); /* the next columns: w is read from memory once per token */
             column[n] = load(w + n * inputs + k);
         }
         for (int m = 0; m < M; m++) {
@@ -98,7 +98,7 @@ static inline __attribute__((always_inline)) void block(const float *x, const fl
     }
 }
 
-/* y (rows, columns) with `stride` = x (rows, inputs) w^T + bias, w (columns, inputs); bias may be null. */
+/* y = x w^T + bias: y (rows, columns) with row stride `stride`, x (rows, inputs), w (columns, inputs), bias or null. */
 static void product(const float *x, const float *w, const float *bias, float *y, int64_t rows, int64_t inputs,
                     int64_t columns, int64_t stride)
 {
@@ -116,7 +116,7 @@ static void product(const float *x, const float *w, const float *bias, float *y,
             block(x + m * inputs, w + n * inputs, bias ? bias + n : 0, y + m * stride + n, inputs, stride, 1, 1);
 }
 
-/* Shared: the whole of a linear map, y (rows, columns), and `onto` (rows, columns; null for none) added to it. */
+/* Shared: y = x w^T + bias + onto, y (rows, columns), without a barrier at the end. bias and onto may be null. */
 static void linear_shared(const float *x, const float *w, const float *bias, const float *onto, float *y, int64_t rows,
                           int64_t inputs, int64_t columns)
 {
@@ -129,7 +129,7 @@ static void linear_shared(const float *x, const float *w, const float *bias, con
     }
 }
 
-/* y[m] += sum over k of p[m, k] v[k] for M rows, a constant at most BLOCK; v (count, columns); p has `each` to a row. */
+/* y[m] += sum over k of p[m, k] v[k] for a constant M <= BLOCK of rows; v (count, columns), row stride of p `each`. */
 static inline __attribute__((always_inline)) void weights(const float *p, const float *v, float *y, int64_t each,
                                                           int64_t stride, int64_t count, int64_t columns, const int M)
 {
@@ -153,7 +153,7 @@ static inline __attribute__((always_inline)) void weights(const float *p, const 
             for (int64_t r = c; r < columns; r++) y[m * stride + r] += p[m * each + k] * v[k * columns + r];
 }
 
-/* y (rows, columns) with `stride` += p (rows, count) with `each` to a row, times v (count, columns). */
+/* y += p v: y (rows, columns) with row stride `stride`, p (rows, count) with row stride `each`, v (count, columns). */
 static void weighted(const float *p, const float *v, float *y, int64_t rows, int64_t each, int64_t stride,
                      int64_t count, int64_t columns)
 {
@@ -176,7 +176,7 @@ static void normalised(const float *x, const float *w, float *y, int64_t width, 
     for (k = 0; k < width; k++) y[k] = x[k] * r * (1.0f + w[k]);
 }
 
-/* Shared: what a part reads of the residual stream x (rows, width): its norm, in z; or x itself without one. */
+/* Shared: the input of a part from the residual stream x (rows, width): its norm, written to z, or x without a norm. */
 static const float *entering(const float *x, const float *w, float *z, int64_t rows, int64_t width, float eps)
 {
     if (!w) return x;
@@ -185,7 +185,7 @@ static const float *entering(const float *x, const float *w, float *z, int64_t r
     return z;
 }
 
-/* Shared: y = x + norm of y; nothing to do without a norm, as `linear_shared` has added x. */
+/* Shared: y = x + norm(y), without a barrier at the end. Without a norm: nothing, because `linear_shared` added x. */
 static void leaving(const float *x, const float *w, float *y, int64_t rows, int64_t width, float eps)
 {
     if (!w) return;

@@ -1,5 +1,5 @@
-/* The softcap's element-wise work in one pass, float32: arrays (rows, width), dense and changed in place; threads share
-   the rows. t is tanh of what came in, which the gradient needs. */
+/* The softcap, alone or with a softmax, and the gradient, float32. Arrays (rows, width) are dense and changed in place;
+   threads share the rows. t is the tanh of the input, which the gradient needs. */
 
 #include <math.h>
 #include <stdint.h>
@@ -16,7 +16,7 @@ void softcap(float *z, float *t, int64_t count, float inner, float outer, int64_
     }
 }
 
-/* t = tanh(z) and z = softmax of cap t over each row, in which a z of -inf is left out; t may be null. */
+/* t = tanh(z), and z = softmax of cap t over each row. A z of -inf gets a probability of 0. t may be null. */
 void softcap_softmax(float *z, float *t, int64_t rows, int64_t width, float cap, int64_t threads)
 {
     #pragma omp parallel for schedule(static) num_threads(threads)
@@ -43,7 +43,7 @@ void softcap_softmax(float *z, float *t, int64_t rows, int64_t width, float cap,
     }
 }
 
-/* d, the gradient of probabilities p, becomes that of what the tanh was taken of, but for the factor cap. */
+/* d, the gradient of the probabilities p, becomes the gradient of the tanh's argument divided by cap. */
 void softcap_softmax_backward(float *d, const float *p, const float *t, int64_t rows, int64_t width, int64_t threads)
 {
     #pragma omp parallel for schedule(static) num_threads(threads)

@@ -1,5 +1,7 @@
-"""cap tanh(z / cap) with what follows it, in place: one pass in C (`softcap.c`) over float32 in CPU memory, of which
-torch makes several. `native.path("softcap")` says which runs.
+"""cap tanh(z / cap), alone or with a softmax after it, in place.
+
+C does each in one call for float32 on the CPU (`softcap.c`); torch needs several passes over memory.
+`native.path("softcap")` says which one runs on the CPU.
 """
 
 import torch
@@ -14,13 +16,13 @@ SIGNATURES = {
 
 
 def compiled(*tensors):
-    """The C functions, or None where they cannot take these tensors."""
+    """The C functions, or None if they cannot take these tensors."""
     dense = all(x.is_contiguous() for x in tensors)
     return native.library("softcap", tensors, SIGNATURES) if dense else None
 
 
 def cap_(z, t, cap, factor=1.0):
-    """t becomes tanh(z / cap), z becomes factor * cap * t; two tensors of one shape."""
+    """t becomes tanh(z / cap), and z becomes factor * cap * t. z and t have the same shape."""
     library = compiled(z, t)
     if library is None:
         torch.tanh(z.div_(cap), out=t)
@@ -30,12 +32,12 @@ def cap_(z, t, cap, factor=1.0):
 
 
 def softmax_(library, z, t, cap):
-    """z becomes the softmax of cap tanh(z) over the last axis, where a z of -inf is left out; t (or None) tanh(z)."""
+    """z becomes the softmax of cap tanh(z) over the last axis, where -inf stays hidden. t (or None) becomes tanh(z)."""
     own = z.data_ptr(), t if t is None else t.data_ptr()
     library.softcap_softmax(*own, z.numel() // z.shape[-1], z.shape[-1], cap, torch.get_num_threads())
 
 
 def softmax_backward_(library, d, p, t):
-    """d, the gradient of the probabilities p, becomes that of z in `softmax_` but for the factor cap."""
+    """d, the gradient of the probabilities p, becomes the gradient of `softmax_`'s z divided by cap."""
     addresses = (x.data_ptr() for x in (d, p, t))
     library.softcap_softmax_backward(*addresses, d.numel() // d.shape[-1], d.shape[-1], torch.get_num_threads())

@@ -1,6 +1,6 @@
-"""Softmax attention with a window or without: MHA, GQA and MQA; Gemma 2's softcap, Gemma 3's QK-norm.
+"""Softmax attention, global or in a window: MHA, GQA and MQA, Gemma 2's softcap, Gemma 3's QK-norm.
 
-Shapes: B rows, T tokens, S keys, D model width, H query heads, K key/value heads, C channels a head, W window.
+Shapes: B rows, T tokens, S keys, D model width, H query heads, K key/value heads, C channels per head, W window.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Rope(Spec):
 
 
 class BothSides(Spec):
-    """An encoder's window: this many visible tokens before and after the token itself."""
+    """An encoder's window: the numbers of visible tokens before and after the token itself."""
 
     before: Count
     after: Count
@@ -33,9 +33,9 @@ class BothSides(Spec):
 
 @dataclass(frozen=True)
 class AttentionState:
-    """Keys (already rotated) and values of earlier tokens: a ring of S slots of which token n has slot n mod S.
+    """Keys (already rotated) and values of earlier tokens, in a ring of S slots. Token n is in slot n mod S.
 
-    window: W, or None for a state that must hold every token.
+    window: W, or None for a state that must hold every token. seen: the number of tokens so far.
     """
 
     k_BKSC: torch.Tensor
@@ -48,10 +48,11 @@ class AttentionState:
         return self.k_BKSC.shape[2]
 
     def extended(self, k_BTKC, v_BTKC):
-        """(state, k_BSKC, v_BSKC): the state after new tokens, and what these may see, oldest first, themselves last.
+        """(state, k_BSKC, v_BSKC): the state after new tokens, and all keys and values that these may see.
 
-        Nothing is copied for a first chunk, nor where every token is kept; in a window's ring the new tokens take the
-        place of some that they still see, so that at most W - 1 are copied before.
+        Keys are in order, the oldest first and the new tokens' own last. Nothing is copied for a first chunk or if the
+        state holds every token. In a window's ring the new tokens overwrite some that they still see, so up to W - 1
+        earlier tokens are copied first.
         """
         if self.seen == 0:
             return self.write(k_BTKC, v_BTKC), k_BTKC, v_BTKC
@@ -65,7 +66,7 @@ class AttentionState:
         return self.write(k_BTKC, v_BTKC), *seen
 
     def write(self, k_BTKC, v_BTKC):
-        """The state after new tokens, written in place; of many only the last that fit.
+        """The state after new tokens, written in place. Of more than S tokens, only the last S are written.
 
         Raises ValueError as `after` does.
         """
@@ -73,7 +74,7 @@ class AttentionState:
         after = self.after(tokens)
         kept = min(tokens, slots)
         start = (self.seen + tokens - kept) % slots
-        upto = min(slots - start, kept)  # those before the ring's end; the others go to its beginning
+        upto = min(slots - start, kept)  # tokens up to the ring's end; the others go to its beginning
         for ring_BKSC, new_BTKC in (self.k_BKSC, k_BTKC), (self.v_BKSC, v_BTKC):
             new_BKTC = new_BTKC[:, tokens - kept :].transpose(1, 2)
             ring_BKSC[:, :, start : start + upto] = new_BKTC[:, :, :upto]
@@ -82,13 +83,13 @@ class AttentionState:
         return after
 
     def after(self, tokens):
-        """The state that has seen more tokens. Raises ValueError where one that may still be seen would be lost."""
+        """The state with `tokens` more tokens seen. Raises ValueError if a token that is still needed would be lost."""
         if self.seen + tokens > self.slots and self.slots != self.window:
             raise ValueError(f"a state with room for {self.slots} tokens cannot take {self.seen + tokens}")
         return AttentionState(self.k_BKSC, self.v_BKSC, self.window, self.seen + tokens)
 
     def hidden(self, layout):
-        """(B, slots used) bool: which slots the last token written does not see, None if it sees them all."""
+        """(B, used slots) bool: the slots that the last written token does not see. None if it sees all of them."""
         if layout.first == self.seen - 1:
             return None
         age_S = (self.seen - 1 - torch.arange(min(self.seen, self.slots), device=layout.pos_BT.device)) % self.slots
@@ -97,16 +98,16 @@ class AttentionState:
 
 @mixer
 class Attention(nn.Module):
-    """o = W_o softmax(cap(s q k^T)) v, with RMSNorm on q and k before rotary where `qk_norm` (Gemma 3, section 2).
+    """o = W_o softmax(cap(s q k^T)) v, with RMSNorm on q and k before rotary if `qk_norm` (Gemma 3, section 2).
 
-    A state is written in place: the one passed in is used up.
+    A state is written in place: do not use the state passed in again.
     """
 
     class Config(Spec):
         """heads, kv_heads: H and K (K = H is MHA, 1 is MQA); head_dim: C, by default D / H.
 
-        window: W visible keys, the token itself included; `{before, after}` where `causal` is false; null is global.
-        softcap: c tanh(z / c) on scores. query_scale: s, by default C^-1/2. rope: null for none.
+        window: W visible keys, the token itself included; `{before, after}` if `causal` is false; null for global.
+        softcap: c in c tanh(z / c), applied to scores. query_scale: s, by default C^-1/2. rope: null for none.
         bias: on q, k, v; output_bias: on the output.
         """
 
@@ -179,25 +180,25 @@ class Attention(nn.Module):
 
     @property
     def state_size(self):
-        """`window`: at most W slots; `growing`: one a token; None: this mixer sees ahead and keeps no state."""
+        """`window`: at most W slots; `growing`: one slot per token; None: not causal, no state."""
         return None if not self.causal else "growing" if self.config.window is None else "window"
 
     @property
     def reach(self):
-        """(before, after): tokens a query may see on each side of itself, None for all of the document's."""
+        """(before, after): tokens that a query may see on each side of itself; None for all of the document."""
         window = self.config.window
         if isinstance(window, BothSides):
             return window.before, window.after
         return None if window is None else window - 1, 0 if self.causal else None
 
     def init_state(self, batch, capacity, dtype=torch.float32, device=None):
-        """An empty state for streams of up to `capacity` tokens: min(capacity, W) slots."""
+        """An empty state for `batch` streams of up to `capacity` tokens, with min(capacity, W) slots."""
         slots = min(capacity, self.config.window or capacity)
         shape = (batch, self.config.kv_heads, slots, self.channels)
         return AttentionState(*(torch.zeros(shape, dtype=dtype, device=device) for _ in "kv"), window=self.config.window)
 
     def mixing_flops(self, layout):
-        """Contractions between positions that the visible pairs need, over the whole layout: q k^T and p v."""
+        """FLOPs of q k^T and p v for the visible pairs of query and key, over the whole layout."""
         low_BT, high_BT = layout.interval(*self.reach)
         pairs = int((high_BT - low_BT + 1).sum())
         return 4 * self.config.heads * self.channels * pairs
@@ -207,7 +208,7 @@ class Attention(nn.Module):
             found = self.token(x_BTD, layout, state)
             if found is not None:
                 return found
-        # First: what layers share is made outside of a compiled block's programs, and further down would cut one in two.
+        # Call this first: it runs outside of a compiled block's program, and further down it would split the program.
         turn = angles(layout, self.channels, self.config.rope) if self.config.rope else None
         q_BTHC = self.q(x_BTD).unflatten(-1, (-1, self.channels))
         k_BTKC = self.k(x_BTD).unflatten(-1, (-1, self.channels))
@@ -232,13 +233,13 @@ class Attention(nn.Module):
         return self.config.query_scale or self.channels**-0.5
 
     def _attend(self, q_BTHC, k_BSKC, v_BSKC, layout, whole):
-        """Attention of the layout's tokens over keys of which theirs are the last."""
+        """Attention of the layout's tokens over keys that end with the tokens' own."""
         bounds = layout.interval(*self.reach, first=k_BSKC.shape[1] - q_BTHC.shape[1])
         softcap = self.config.softcap
         return attend(q_BTHC, k_BSKC, v_BSKC, *bounds, self.scale, self.reach, whole, softcap, layout.memo)
 
     def token(self, x_B1D, layout, state, around=decode.ALONE):
-        """(y_B1D, state) of one token a row, with what is `around` it, in one call; None where `decode` declines."""
+        """(y_B1D, state) for one token per row, with the norms and residual of `around`; None if `decode` declines."""
         maps = plain(self._modules, "qkvo")
         norms = [plain_norm(self._modules[name]) for name in ("q_norm", "k_norm") if self.config.qk_norm]
         if maps is None or None in norms:
@@ -252,7 +253,7 @@ class Attention(nn.Module):
         return None if y_B1D is None else (y_B1D, after)
 
     def _attend_to_ring(self, q_B1HC, layout, state):
-        """Attention of one token a row over the slots that are in use, its own already written."""
+        """Attention of one token per row over the used slots. The token itself is already written."""
         hidden_BS = layout.memo(("ring", state.seen, state.slots), lambda: state.hidden(layout))
         k_BKSC, v_BKSC = (x[:, :, : state.seen].to(q_B1HC.dtype) for x in (state.k_BKSC, state.v_BKSC))
         return ring(q_B1HC, k_BKSC, v_BKSC, self.scale, hidden_BS, self.config.softcap)

@@ -1,4 +1,4 @@
-"""Griffin's recurrent block with the real-gated linear recurrent unit (Griffin, section 2.3 and 2.4).
+"""Griffin's recurrent block with the real-gated linear recurrent unit (Griffin, sections 2.3 and 2.4).
 
 Shapes: B rows, T tokens, D model width, R recurrent width, J taps of the convolution.
 """
@@ -23,7 +23,7 @@ from arch.spec import Count, Positive, Spec
 
 @dataclass(frozen=True)
 class RecurrentState:
-    """h_BR, float32 whatever the model's type, and the convolution's last J - 1 inputs."""
+    """The recurrence's state h_BR, always float32, and the convolution's last J - 1 inputs, tail_BJR."""
 
     h_BR: torch.Tensor
     tail_BJR: torch.Tensor
@@ -35,15 +35,16 @@ class RGLRU(nn.Module):
 
         a_t = sigmoid(L)^(c r_t),   h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t u_t)       (Griffin, equations 1 to 4)
 
-    Where a document begins, a_t is 0 and the square root 1. Decay and state are float32.
-    A state may be written in place: the one passed in is used up.
+    At the first token of a document, a_t is 0 and the square root is 1. Decay and state are float32.
+    A state may be written in place: do not use the state passed in again.
     """
 
     class Config(Spec):
-        """width: R, by default D. blocks: of the gates. taps: J. exponent: c.
+        """width: R, by default D. blocks: diagonal blocks of each gate's map. taps: J. exponent: c.
 
-        decay_init, first values of L: `paper` draws sigmoid(L)^c uniform in [0.9, 0.999] (Griffin, section 2.4);
-        `reference` draws sigmoid(L)^2 uniform in [0.9^2, 0.999^2], as the released code does: another model at step 0.
+        decay_init: the initialisation of L. `paper` draws sigmoid(L)^c uniformly from [0.9, 0.999] (Griffin, section
+        2.4). `reference` draws sigmoid(L)^2 uniformly from [0.9^2, 0.999^2], as the released code does; this is a
+        different model at step 0.
         """
 
         width: Count | None = None
@@ -84,7 +85,7 @@ class RGLRU(nn.Module):
         )
 
     def mixing_flops(self, layout):
-        """The scan's multiply and add a channel and token (the convolution is element-wise and not counted)."""
+        """FLOPs of the scan: a multiply and an add per channel and token (the element-wise convolution not counted)."""
         return 2 * self.width * layout.doc_BT.numel()
 
     def forward(self, x_BTD, layout, state=None):
@@ -100,11 +101,11 @@ class RGLRU(nn.Module):
         return self.o(glu(self.y(x_BTD), h_BTR.to(x_BTD.dtype))), state
 
     def token(self, x_B1D, layout, state, around=decode.ALONE):
-        """(y_B1D, state) of one token a row, with what is `around` it, in one call; None where `decode` declines."""
+        """(y_B1D, state) for one token per row, with the norms and residual of `around`; None if `decode` declines."""
         maps = plain(self._modules, "xyo")
         if maps is None:
             return None
-        # After a prompt they are views of all its states and inputs.
+        # After a prompt, the state is a view of the tensors of the whole prompt.
         state = RecurrentState(state.h_BR.contiguous(), state.tail_BJR.contiguous())
         gates = [(gate.weight, gate.bias) for gate in (self.recurrence_gate, self.input_gate)]
         own = self.conv.weight, self.conv.bias, *gates, self._slope_R(), state.tail_BJR, state.h_BR, layout.pos_B
@@ -115,7 +116,7 @@ class RGLRU(nn.Module):
         return -self.config.exponent * F.softplus(-self.decay.float())
 
     def _convolved(self, x_BTR, layout, tail_BJR):
-        """Causal depthwise convolution; a tap that would reach before the token's document sees 0."""
+        """(output of the causal depthwise convolution, new tail). A tap before the token's document sees 0."""
         kept = self.config.taps - 1
         tail_BJR = tail_BJR.to(x_BTR.dtype)
         y_BTR = convolution(x_BTR, tail_BJR, layout.pos_BT, self.conv.weight, self.conv.bias)
@@ -127,7 +128,7 @@ class RGLRU(nn.Module):
 
 
 def _tap_values(taps):
-    """N(0, 0.01 / taps), as the released code draws them."""
+    """The initialiser N(0, 0.01 / taps), as in the released code."""
     return lambda tensor, generator: tensor.normal_(0.0, math.sqrt(0.01 / taps), generator=generator)
 
 

@@ -1,4 +1,4 @@
-"""The test modules here share `tiny_specs`."""
+"""Let the test modules in this folder import `tiny_specs`."""
 
 import sys
 from pathlib import Path

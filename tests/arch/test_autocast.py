@@ -1,5 +1,8 @@
-"""Under autocast to bfloat16 (`precision: bf16-mixed`) what has a gradient of its own is as near to float32 as plain
-torch is there, and weights and their gradients stay float32."""
+"""Autocast to bfloat16 (`precision: bf16-mixed`).
+
+Operations with a gradient of their own must be as close to float32 as plain torch under autocast. Weights and their
+gradients must stay float32.
+"""
 
 import pytest
 import torch
@@ -20,13 +23,13 @@ MODELS = {
     "softcap": [{**ATTENTION, "window": 20, "softcap": 5.0}, {**ATTENTION, "softcap": 5.0}],
     "recurrent": [{"type": "rg_lru", "blocks": 2}, {"type": "rg_lru"}, {**ATTENTION, "kv_heads": 1, "window": 60}],
 }
-# The gradient is taken inside by Lightning's manual optimization, outside by a plain loop.
+# Lightning's manual optimization runs the backward pass inside of autocast, a plain loop outside.
 each_place = pytest.mark.parametrize("inside", [True, False], ids=["backward inside", "backward outside"])
 each_packing = pytest.mark.parametrize("packing", ["whole", "packed"])
 
 
 def found_by(run, weights, pull=None, inside=True, autocast=True):
-    """What `run` gives, and its gradients by the weights."""
+    """[result of `run`, its gradient for each of the weights]."""
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         y = run()
         pull = None if pull is None else pull.to(y.dtype)
@@ -53,10 +56,10 @@ def plain_attend(q, k, v, low, high, scale, reach, whole, softcap, memo):
 @each_place
 @pytest.mark.parametrize("mixers", MODELS.values(), ids=MODELS)
 def test_a_training_step_rounds_as_plain_torch_does(mixers, inside, packing, monkeypatch):
-    """Of bfloat16's eight bits several layers leave two or three in some gradients, whoever computes them."""
+    """After several layers, some gradients keep only two or three of bfloat16's eight bits, on either path."""
     model, generator = new_model(model_spec(*mixers, logit_softcap=10.0), seed=0), torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for weight in model.parameters():  # else attention is about even, and its gradients next to nothing
+        for weight in model.parameters():  # else attention is nearly uniform and its gradients nearly 0
             weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
     tokens = torch.randint(37, (2, TOKENS), generator=torch.Generator().manual_seed(0))
     layout, weights = layout_for(packing), list(model.parameters())

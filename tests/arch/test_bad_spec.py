@@ -1,4 +1,4 @@
-"""Every way we know to get a model spec wrong: exit code 2, one message with file, line, key and what was expected."""
+"""Every known way to get a model spec wrong: exit code 2 and one message with file, line, key and expectation."""
 
 import re
 import subprocess
@@ -29,7 +29,7 @@ DEEP = "blocks: " + "[" * 80 + "]" * 80 + "\n"
 
 
 def mixer(**options):
-    """GOOD with these options of the local mixer instead."""
+    """GOOD with these options for the local mixer."""
     text = ", ".join(f"{key}: {value}" for key, value in {"type": "attention", "heads": 4, **options}.items())
     return GOOD.replace(MIXER, f"    mixer: {{{text}}}")
 

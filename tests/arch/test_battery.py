@@ -1,7 +1,7 @@
-"""What every component must hold, over every example that its Config names.
+"""Tests that every component must pass, for every example of its Config.
 
-Your own component: `ARCHBENCH_MIXERS=my_package.my_mixer pytest tests/arch/test_battery.py` (ARCHBENCH_FFNS likewise;
-several by commas) runs the same tests on it alone.
+To run them only for your own component: `ARCHBENCH_MIXERS=my_package.my_mixer pytest tests/arch/test_battery.py`. For
+an FFN use ARCHBENCH_FFNS. Separate several names by commas.
 """
 
 import os
@@ -32,7 +32,7 @@ each_ffn = pytest.mark.parametrize("component", FFNS, ids=label)
 
 
 def built(kind, component):
-    """The component with first values, moved a little so that no parameter is 0 and without effect."""
+    """The component with its initial values plus noise, so that no parameter is 0 and without effect."""
     module = registry.build(kind, component, context())
     initialise(module, seed=0)
     generator = torch.Generator().manual_seed(1)
@@ -75,7 +75,7 @@ def test_keeps_shape_and_dtype(component, dtype):
 
 @each_mixer
 def test_sees_its_reach_and_nothing_else(component):
-    """By gradient: token t depends on every token that `causal` and `reach` let it see, and on no other."""
+    """Checked by gradients: token t depends on exactly the tokens that `causal` and `reach` let it see."""
     mixer = built("mixer", component)
     x = inputs(rows=1).requires_grad_()
     y, _ = mixer(x, TokenLayout.whole(1, TOKENS))
@@ -102,7 +102,7 @@ def test_any_chunking_equals_the_whole(component, chunks):
 
 @each_mixer
 def test_prompts_of_different_lengths_decode_together(component):
-    """Left-padded rows, then one token at a time, equal each row alone."""
+    """Left-padded rows, decoded together token by token, equal each row alone."""
     mixer, x = stateful(built("mixer", component)), inputs(rows=3)
     lengths = torch.tensor([9, 4, 1])
     prompt = int(lengths.max())
@@ -199,7 +199,7 @@ def test_state_size_is_as_declared(component):
 
 @each_mixer
 def test_init_state_shares_nothing_between_calls(component):
-    """A state is explicit tensors, never kept on the module: two streams do not touch."""
+    """A state is in explicit tensors, not on the module, so two streams do not affect each other."""
     mixer, x = stateful(built("mixer", component)), inputs()
     layout = TokenLayout.whole(2, TOKENS)
     first, _ = mixer(x, layout, mixer.init_state(2, TOKENS, x.dtype, None))

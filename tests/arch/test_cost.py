@@ -1,4 +1,4 @@
-"""What `arch.cost` says before a model exists, against the model itself."""
+"""The costs that `arch.cost` predicts before a model exists, compared with the real model."""
 
 import functools
 import json
@@ -15,7 +15,7 @@ from arch.kernels.cross_entropy import linear_cross_entropy
 from arch.model import Model, new_model
 from arch.spec import ModelSpec
 
-N = 25  # a square, so that the scan's chunks need no padding
+N = 25  # a square number, so that the scan's chunks need no padding
 MIXERS = examples("mixer")
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 
@@ -23,7 +23,7 @@ WHOLE = {"untied": {"tie_embeddings": False}, "capped": {"logit_softcap": 30.0, 
 
 
 def hybrid(**rest):
-    """Five layers of three blocks, so that the pattern is truncated and two blocks have two layers."""
+    """Five layers from three blocks: the pattern is truncated, and two blocks have two layers."""
     attention = {"type": "attention", "heads": 4, "kv_heads": 2, "head_dim": 8}
     return model_spec({**attention, "window": 4}, {"type": "rg_lru", "blocks": 2}, attention, layers=5, **rest)
 
@@ -70,7 +70,7 @@ def test_cache_equals_the_bytes_of_a_real_state(name, dtype):
 
 
 def pairs(mixer, tokens):
-    """How many keys each position sees, by trying every pair."""
+    """The number of keys that each position sees, counted pair by pair."""
     if mixer["type"] != "attention":
         return [0] * tokens
     window, causal = mixer["window"], mixer["causal"]
@@ -147,7 +147,7 @@ def test_the_counter_sees_every_contraction(name):
 
 @each_spec
 def test_training_memory_equals_what_autograd_really_keeps(name):
-    """On the CPU, whose path the meta device takes."""
+    """Compared on the CPU, because the meta device takes the same path."""
     spec, training = SPECS[name], summarised(name)["training_bytes"]
     model = new_model(spec, 0)
     kept = {}
@@ -185,11 +185,11 @@ def test_summary_has_the_promised_keys_and_is_json():
 def test_half_the_bytes_in_bfloat16_but_for_the_recurrent_state():
     full, half = (cost.summary(hybrid(), N, dtype)["cache_bytes"]["layers"] for dtype in ("float32", "bfloat16"))
     assert half[0] * 2 == full[0] and half[2] * 2 == full[2]
-    assert full[1] - half[1] == 3 * DIM * 2  # the convolution's three inputs are halved, the state is not
+    assert full[1] - half[1] == 3 * DIM * 2  # the convolution's three inputs are halved, but the state is not
 
 
 def test_what_the_counter_cannot_see_is_said(monkeypatch):
-    """A mixer that says it contracts more than the counter finds: a note, not silence."""
+    """There is a note if a mixer declares more FLOPs than the counter finds."""
     mixer = registry.component("mixer", "rg_lru")
     monkeypatch.setattr(mixer, "mixing_flops", lambda self, layout: 10**6 * layout.doc_BT.numel())
     notes = cost.summary(hybrid(), N)["notes"]
@@ -233,7 +233,7 @@ def test_realised_layers_of_the_papers():
 
 
 def test_the_largest_spec_is_costed_at_its_full_context():
-    """131,072 tokens of Gemma 3 27B: no tensor of T x T is ever real."""
+    """Gemma 3 27B at 131,072 tokens: no T x T tensor is ever allocated."""
     summary = cost.summary(shipped("gemma3/27b"), 131_072, "bfloat16")
     assert summary["cache_bytes"]["total"] == 11_173_625_856
     assert summary["flops_per_token"]["executed"]["prefill"] > summary["flops_per_token"]["ideal"]["prefill"]

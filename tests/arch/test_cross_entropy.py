@@ -1,4 +1,4 @@
-"""Losses by chunks against their references: values, gradients, memory, and what they refuse."""
+"""Chunked losses against their references: values, gradients, memory, and the inputs that they refuse."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ def student(positions, dtype):
 
 
 def same(loss, want, inputs, dtype, factor=0.37):
-    """Equal value, and equal gradients of `factor` times it."""
+    """Assert equal values, and equal gradients of `factor` times the values."""
     assert loss.dtype == torch.promote_types(dtype, torch.float32)
     pairs = [(loss, want), *zip(*(torch.autograd.grad(factor * each, inputs) for each in (loss, want)), strict=True)]
     for k, (got, expected) in enumerate(pairs):
@@ -66,7 +66,7 @@ def test_cross_entropy_equals_the_reference(positions, softcap, dtype):
 def test_sparse_distillation_equals_the_reference(positions, softcap, dtype):
     inputs, p = student(positions, dtype), drawn(positions, K, seed=2).abs()
     ids = torch.randint(V, (positions, K), generator=torch.Generator().manual_seed(3))
-    ids[:, 1] = ids[:, 0]  # an id may repeat
+    ids[:, 1] = ids[:, 0]  # an id may occur twice
     want = reference_sparse_distillation(*inputs, ids, p, softcap)
     same(linear_sparse_distillation(*inputs, ids, p, softcap), want, inputs, dtype)
 
@@ -106,7 +106,7 @@ def test_gradients_are_those_of_finite_differences(softcap):
 
 @torch.no_grad()
 def differences(loss, tensor, step=1e-5):
-    """The gradient by central differences (gradcheck would ask for a second backward)."""
+    """The gradient by central differences, because gradcheck would need a second backward pass."""
     slopes = []
     for i in range(tensor.numel()):
         ends = []
@@ -119,7 +119,7 @@ def differences(loss, tensor, step=1e-5):
 
 
 def test_logits_far_apart_stay_exact():
-    """Where p underflows the loss is still the distance of logits."""
+    """Where p underflows, the loss still equals the difference of the logits."""
     hidden, weight = torch.tensor([[1.0], [1.0]], requires_grad=True), torch.tensor([[500.0], [0.0], [-500.0]])
     weight.requires_grad_()
     same(
@@ -149,7 +149,7 @@ def test_only_what_needs_a_gradient_gets_one():
 
 
 def test_a_weight_used_twice_gets_both_gradients():
-    """A tied embedding: as input and as head."""
+    """The weight is a tied embedding: it is both the input and the head."""
     weight, tokens = student(1, torch.float32)[1], torch.arange(6)
     got, want = (
         torch.autograd.grad(loss(weight[tokens].sin(), weight, tokens + 1), weight)[0] for loss in (linear_cross_entropy, reference)
@@ -205,6 +205,6 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 def test_memory_is_that_of_the_buffers():
-    """All logits would be 128 MiB; the buffers are 4, and gradients of weights and hidden states another 3."""
+    """All logits would take 128 MiB; the buffers take 4 MiB, gradients of weights and hidden states another 3 MiB."""
     run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     assert float(run.stdout) < 24

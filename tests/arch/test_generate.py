@@ -1,4 +1,4 @@
-"""What a model writes: reproducible, chosen as asked, stopped where a text ends, and never from numbers that are none."""
+"""Sampled text: reproducible, by the given options, stopped at the end of a text, and never from non-finite logits."""
 
 import json
 import os
@@ -22,17 +22,17 @@ PROMPT = torch.tensor([[1, 5, 9]])
 
 @pytest.fixture
 def model():
-    """A recurrent and a windowed layer over the byte tokenizer's vocabulary."""
+    """A model with a recurrent and a windowed layer, for the byte tokenizer's vocabulary."""
     attention = {"type": "attention", "heads": 2, "window": 4}
     model = new_model(model_spec(attention, {"type": "rg_lru"}, vocab_size=259), seed=0).eval()
     with torch.no_grad():
-        model.norm.weight.add_(20)  # else all tokens are about as likely as each other
+        model.norm.weight.add_(20)  # else all tokens are about equally likely
     return model
 
 
 @pytest.fixture
 def folder(model, tmp_path):
-    """The same as a checkpoint folder with a tokenizer."""
+    """The same model as a checkpoint folder with a tokenizer."""
     path = tmp_path / "model"
     path.mkdir()
     checkpoint.write(model.spec, tensors.of_mapping(dict(model.state_dict())), path)
@@ -82,8 +82,11 @@ def of_mixers(names):
 @pytest.mark.parametrize("lengths", [None, [17, 9, 1]], ids=["alike", "lengths"])
 @pytest.mark.parametrize("names", [["global"], ["window"], ["recurrent"], ["recurrent", "window", "global"]], ids=str)
 def test_a_prompt_in_chunks_is_the_prompt_at_once(names, lengths):
-    """Chunks smaller and larger than the window, some of them padding only: the same scores and the same state, which the
-    whole sequence has without a state. No layer sees more than a chunk, and the head only the last token."""
+    """Chunks smaller and larger than the window give the same logits and the same state as one chunk.
+
+    Some chunks are only padding. The logits equal those of the whole sequence without a state. No layer sees more than
+    one chunk.
+    """
     model, seen = of_mixers(names), set()
     prompt = torch.randint(259, (3, 17), generator=torch.Generator().manual_seed(0))
     lengths = None if lengths is None else torch.tensor(lengths)
@@ -124,7 +127,7 @@ def test_which_tokens_are_kept():
 
 
 def test_chosen_as_often_as_likely(model):
-    """At temperature 2 with the 3 likeliest, over 3000 rows: shares within five standard deviations."""
+    """3000 rows at temperature 2 with top_k = 3: frequencies are within five standard deviations."""
     rows = 3000
     with torch.no_grad():
         p_V = kept(model(PROMPT)[:, -1] / 2, top_k=3).softmax(-1)[0]
@@ -140,7 +143,7 @@ def test_scores_that_are_no_numbers_stop_it(model):
 
 
 def test_float16_overflows_where_bfloat16_does_not(folder):
-    """The command that ends so names the one that may help."""
+    """The error of the command names the option that may help."""
     _, found = checkpoint.open_checkpoint(folder)
     held = dict(found.read())
     held["embedding"] = (held["embedding"] * 3e5).contiguous()
@@ -160,7 +163,7 @@ def test_the_beginning_of_a_text_stands_in_front_once(folder):
 
 
 def with_byte_fallback():
-    """A tokenizer as Gemma's are: "\u2581" for a space, bytes for what the vocabulary lacks."""
+    """A tokenizer like Gemma's: "\u2581" for a space, bytes for characters that the vocabulary lacks."""
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     vocabulary = {"<eos>": 0, **{f"<0x{byte:02X}>": 1 + byte for byte in range(256)}}
@@ -175,7 +178,7 @@ def with_byte_fallback():
 
 @pytest.mark.parametrize("kind", ["byte", "fallback"])
 def test_text_comes_as_it_is_completed(kind, folder):
-    """In pieces, whole characters each, what the prompt's text is followed by; of bytes that are no text, something."""
+    """The pieces add up to the text and have only whole characters. Bytes that are no text still give some output."""
     if kind == "fallback":
         with_byte_fallback().save(str(folder / "tokenizer.json"))
     text = TextTokens(folder)

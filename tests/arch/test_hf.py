@@ -1,4 +1,4 @@
-"""Checkpoints of others come in and go out: nothing is lost, nothing approximated, and what is wrong is said at once."""
+"""Import and export of foreign checkpoints: nothing is lost or approximated, and errors are reported at once."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SHIPPED = [n for n in document.shipped("arch") if n.split("/")[0] in ("gemma2", 
 
 
 def save(name, folder, **options):
-    """A Hugging Face folder of a parity case; returns the `transformers` model."""
+    """Save the model of a parity case as a Hugging Face folder; returns the `transformers` model."""
     model = peers.peer(peers.CASES[name])
     model.save_pretrained(folder, **options)
     return model
@@ -32,14 +32,14 @@ def save(name, folder, **options):
 
 @pytest.fixture(scope="module")
 def gemma3(tmp_path_factory):
-    """A small Gemma 3 as a Hugging Face folder. Not to be changed."""
+    """A small Gemma 3 as a Hugging Face folder. Tests share it, so they must not change it."""
     folder = tmp_path_factory.mktemp("hf") / "gemma3"
     save("gemma3", folder)
     return folder
 
 
 def copied(source, folder, config=None, weights=None):
-    """A copy of a Hugging Face folder, its config.json or its tensors changed."""
+    """A copy of a Hugging Face folder with a changed config.json or changed tensors."""
     folder.mkdir()
     said = json.loads((source / "config.json").read_text())
     held = load_file(source / "model.safetensors")
@@ -54,7 +54,7 @@ def content(folder):
 
 @pytest.mark.parametrize("name", peers.CASES)
 def test_there_and_back_again(name, tmp_path):
-    """Import, export, import: the two imports are the same bytes, and `transformers` gives the same for the export."""
+    """Import, export, import: both imports have equal bytes, and `transformers` computes the same from the export."""
     theirs = save(name, tmp_path / "a")
     hf.import_(tmp_path / "a", tmp_path / "b")
     assert hf.export(tmp_path / "b", tmp_path / "c") == peers.CASES[name].architecture
@@ -92,7 +92,7 @@ def test_a_presets_config_reads_back_as_the_preset(name):
 
 
 def test_windows_are_translated_by_each_format(tmp_path):
-    """A Hugging Face RecurrentGemma's 5 is our 5; a reference file's 4 is our 5 and goes out as 5."""
+    """A window of 5 in a Hugging Face RecurrentGemma is 5 in ours; a bidirectional Gemma 3's 8 is 4 on each side."""
     save("recurrentgemma", tmp_path / "hf")
     found = hf.find(tmp_path / "hf")
     assert found.spec.blocks["attention"].mixer["window"] == 5
@@ -102,7 +102,10 @@ def test_windows_are_translated_by_each_format(tmp_path):
 
 
 def test_a_reference_file_goes_out_as_a_hugging_face_folder_with_equal_logits(tmp_path):
-    """Griffin's names, safetensors or pickled, W + 1 keys in, W + 1 out: past the window, from a cache."""
+    """Import a reference file with window W, as safetensors or pickle; export it with window W + 1.
+
+    The logits are compared on more than twice as many tokens as the window.
+    """
     from experiments.parity import reference
 
     meta, held = reference.read("recurrentgemma")
@@ -147,7 +150,7 @@ def test_the_text_part_of_a_multimodal_folder(root, gemma3, tmp_path):
 
 
 def test_a_config_of_an_older_release_says_the_same(gemma3, tmp_path):
-    """Rotary bases and scaling under their own keys, a pattern as a number, `null` for what is default."""
+    """Older configs have separate keys for rotary bases and scaling, the pattern as a number, null for defaults."""
 
     def config(said):
         for key in ("rope_parameters", "layer_types"):
@@ -171,7 +174,7 @@ def test_a_config_of_an_older_release_says_the_same(gemma3, tmp_path):
 
 
 def test_the_older_name_of_a_rope_type_counts_too(gemma3, tmp_path):
-    """`type: linear` is what releases before `rope_type` wrote; `transformers` 5.23 takes it for no scaling at all."""
+    """Releases before `rope_type` wrote `type: linear`. `transformers` 5.23 ignores it and does not scale at all."""
 
     def config(said):
         del said["rope_parameters"]
@@ -246,7 +249,7 @@ def test_a_tensor_that_cannot_even_be_laid_out_is_misshapen(tmp_path):
 
 
 def base(**changes):
-    """A Gemma-like spec, changed by dotted keys."""
+    """A Gemma-like spec with changes by dotted keys."""
     mixer = {"type": "attention", "heads": 4, "kv_heads": 2, "head_dim": 8, "window": 4, "qk_norm": True}
     block = {"mixer": mixer, "ffn": {"type": "gated", "hidden": 24}, "norm": "sandwich"}
     data = {
@@ -301,7 +304,7 @@ def test_what_no_class_can_express_is_refused_with_the_option(changes, text, tmp
 
 
 def checkpoint_of(spec, folder):
-    """A folder of ours with drawn weights."""
+    """A checkpoint in our format with random weights."""
     folder.mkdir()
     model = new_model(spec, seed=0)
     checkpoint.write(spec, tensors.of_mapping(dict(model.state_dict())), folder)
@@ -361,7 +364,7 @@ EXPRESSED = {
 
 @pytest.mark.parametrize("name", EXPRESSED)
 def test_whatever_goes_out_computes_the_same_there(name, tmp_path):
-    """Every tensor finds its place, none is left over, and logits (of a trunk: hidden states) are equal."""
+    """Every tensor is loaded, none is left over, and logits (of a trunk: hidden states) are equal."""
     mine = checkpoint_of(EXPRESSED[name], tmp_path / "ours").eval()
     architecture = hf.export(tmp_path / "ours", tmp_path / "out")
     model, said = getattr(peers.transformers(), architecture).from_pretrained(
@@ -402,7 +405,7 @@ def test_what_cannot_be_read_is_said_in_one_line(make, text, tmp_path):
 
 
 class Evil:
-    """Runs code when it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     ran = False
 
@@ -478,7 +481,7 @@ def test_a_family_that_is_none_is_said(text, family, gemma3, tmp_path, monkeypat
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3", "recurrentgemma"])
 def test_a_weights_file_alone_finds_its_family_by_a_spec(name, tmp_path):
-    """All three call the embedding the same: the other names decide."""
+    """All three use the same name for the embedding, so the other names must decide."""
     save(name, tmp_path / "a")
     whole = hf.find(tmp_path / "a")
     alone = hf.find(tmp_path / "a" / "model.safetensors", whole.spec)
@@ -508,7 +511,7 @@ def test_both_keys_of_a_rope_scaling_are_read_as_transformers_reads_them(gemma3,
 
 
 def test_an_export_names_the_tokens_that_begin_and_end_a_text(gemma3, tmp_path):
-    """By our tokenizer's names where nothing else says it; a folder that contradicts its tokenizer is refused."""
+    """The names in our tokenizer decide if no config does; a config that contradicts its tokenizer is refused."""
     from experiments.data.tokenizers.byte import Byte
 
     checkpoint_of(base(vocab_size=259), tmp_path / "ours")
@@ -582,7 +585,7 @@ def test_models_are_read_and_written_without_transformers(gemma3, tmp_path):
     assert "[1, 3, 97]" in done.stdout, done.stderr
 
 
-# Not by getrusage: its figure counts what the parent held when it started this process.
+# getrusage would include the memory that the parent held when it started this process.
 MEMORY = """
 import sys
 from arch import hf
@@ -593,7 +596,7 @@ print(next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if 
 
 @pytest.mark.slow
 def test_memory_stays_under_the_largest_shard(tmp_path):
-    """1.2 GB in ten shards: peak memory under 1.3 times a shard and 500 MB, the whole process counted."""
+    """Import 1.2 GB in ten shards: the process needs at most 1.3 times the largest shard plus 500 MB."""
     folder = tmp_path / "large"
     folder.mkdir()
     config = {"model_type": "gemma3_text", "vocab_size": 1024, "hidden_size": 1024, "intermediate_size": 9216}

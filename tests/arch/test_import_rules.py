@@ -1,4 +1,4 @@
-"""Who may import whom (docs/design.md, section 1). Layers that live only in prose do not hold."""
+"""Which package may import which (docs/design.md, section 1). Rules that are only written down do not hold."""
 
 import ast
 import subprocess
@@ -11,14 +11,17 @@ ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("arch", "experiments", "sweeps", "analysis")
 HEAVY = {"torch", "lightning", "pytorch_lightning", "optuna"}
 MAY_NOT = {"arch": {"experiments", "sweeps", "analysis"}, "experiments": {"sweeps", "analysis"}, "sweeps": {"analysis"}}
-# What analysis may import at the top of a module: plain data, and how a command ends. Inside a function, which runs
-# only where a weight or a cost is asked for, it may import these too.
+# PLAIN: modules without torch, which analysis may import at the top of a module. LAZY: modules that it may import
+# inside of a function, which runs only when weights or costs are needed.
 PLAIN = {"arch.spec", "arch.errors", "arch.cli", "arch.document", "arch.registry"}
 LAZY = {"experiments.checkpoint", "arch.model", "arch.cost", "arch.layout", "arch.layers", "arch.show", "arch.generate"}
 
 
 def imports(path):
-    """(module, whether at the top of the file) of every import; `from a import b` counts as a and as a.b."""
+    """Yield (module, whether it is imported at the top level) for every import of a file.
+
+    `from a import b` counts as a.b if that is a file of ours, else as a.
+    """
     tree = ast.parse(path.read_text(), str(path))
     inner = {id(n) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef)) for n in ast.walk(f)}
     for node in ast.walk(tree):

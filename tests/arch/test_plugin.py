@@ -1,4 +1,4 @@
-"""A researcher's own mixer: one file, named by its import path, touching nothing of ours."""
+"""A user's own mixer: one file, named by its import path, without changes to Archbench."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_a_mixer_of_at_most_40_lines_is_shown_with_its_costs(folder):
 
 
 def test_the_battery_passes_on_it_and_finds_a_leak(folder):
-    """Beside it stands the same mixer without its reset, in which documents run into one another."""
+    """The battery passes for the mixer, and fails for a copy without the reset, which leaks between documents."""
     leaky = MIXER.replace(" * ~layout.reset_BT[..., None]", " + torch.zeros_like(x_BTD.float())")
     (folder / "my_mixers" / "leaky.py").write_text(leaky)
     battery = str(ROOT / "tests" / "arch" / "test_battery.py")

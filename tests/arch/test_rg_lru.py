@@ -1,4 +1,4 @@
-"""What the recurrent block promises beside the battery: first decays, both halves of a reset, the capped gradient."""
+"""Properties of the recurrent block beyond the battery: initial decays, both parts of a reset, the capped gradient."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_decays_begin_in_the_stated_range(decay_init, power):
 
 
 def test_a_reset_clears_the_state_and_lets_the_input_in_unscaled(monkeypatch):
-    """Where a document begins h = i * u: neither a trace of the past nor the factor sqrt(1 - a^2)."""
+    """At the first token of a document h = i * u, without any past state and without the factor sqrt(1 - a^2)."""
     mixer = rg_lru()
     seen = {}
 
@@ -63,7 +63,7 @@ def test_the_square_roots_gradient_is_capped_at_1000():
 
 
 def test_decays_next_to_one_train():
-    """sigmoid(L) = 1 to float32: the gain is nearly 0, the values and gradients are finite."""
+    """With sigmoid(L) = 1 in float32, the gain is nearly 0, but values and gradients are finite."""
     mixer = rg_lru()
     torch.nn.init.constant_(mixer.decay, 20.0)
     y, _ = mixer(torch.randn(1, 50, DIM), TokenLayout.whole(1, 50))

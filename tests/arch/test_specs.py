@@ -1,4 +1,4 @@
-"""Specs as documents and as data: laying over, digests, differences, first values; and every shipped model spec."""
+"""Specs as documents and as data: overrides, digests, differences, initialisation; and every shipped model spec."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def test_a_shipped_spec_resolves_builds_and_is_costed(name):
 
 
 def test_shipped_specs_mean_what_they_meant():
-    """The digest is what a run's identity is made of; a stored run is found again only while it does not change."""
+    """A run's identity includes this digest. If it changed, stored runs would no longer be found."""
     now = {name: digest(loaded(name)) for name in SHIPPED}
     if os.environ.get("RENEW_GOLDEN"):
         GOLDEN.write_text(json.dumps(now, indent=2) + "\n")
@@ -66,7 +66,7 @@ def test_digest_does_not_depend_on_the_order_of_keys():
 
 
 def test_two_architectures_never_share_a_digest():
-    """A field typed as a base class would dump as {}; every example of every component must tell itself apart."""
+    """A field typed as a base class would dump as {}. Every example of every component needs its own digest."""
     specs = [model_spec(mixer) for mixer in examples("mixer")]
     specs += [model_spec(ATTENTION, ffn=ffn) for ffn in examples("ffn")[1:]]
     assert len({digest(spec) for spec in specs}) == len(specs)
@@ -152,7 +152,7 @@ def test_like_lays_a_block_over_a_sibling():
 
 
 def test_a_dotted_override_and_like_see_each_other():
-    """An override of the block that others are `like` reaches them too, as if it had been written there."""
+    """An override of a block also changes the blocks that are `like` it, as if it were written in the file."""
     root = document.node(
         {
             "blocks": {"a": {"mixer": ATTENTION}, "b": {"like": "a"}},
@@ -196,11 +196,11 @@ def test_the_pattern_is_shown_as_realised(pattern, layers, text):
 
 
 def test_common_random_numbers():
-    """Specs that share a parameter (its name and shape) start from the same values in it, whatever else differs."""
+    """Two models that share a parameter (same name and shape) start from the same values, whatever else differs."""
     one = new_model(model_spec(ATTENTION, layers=2), seed=3)
     two = new_model(model_spec({**ATTENTION, "window": 3}, {"type": "rg_lru"}, layers=4), seed=3)
     mine, theirs = dict(one.named_parameters()), dict(two.named_parameters())
-    # Matrices that write into the residual stream are drawn by depth, and the depths differ.
+    # The initialisation of matrices that write into the residual stream depends on depth, which differs here.
     shared = [n for n in mine.keys() & theirs.keys() if mine[n].shape == theirs[n].shape and ".o." not in n and ".down." not in n]
     assert "blocks.0.mixer.component.q.weight" in shared and "embedding" in shared and len(shared) > 8
     assert all(torch.equal(mine[name], theirs[name]) for name in shared)

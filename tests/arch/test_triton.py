@@ -1,5 +1,7 @@
-"""The Triton kernels against the plain reference: through Triton's interpreter on the CPU (`make test-triton`), or, where
-there is a CUDA device, compiled for it."""
+"""The Triton kernels against the plain reference.
+
+They run in Triton's interpreter on the CPU (`make test-triton`), or compiled if there is a CUDA device.
+"""
 
 import os
 
@@ -17,7 +19,7 @@ from arch.kernels import linear_scan_triton  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 SHAPES = [(1, 1), (1, 11), (7, 3), (8, 8), (9, 9), (20, 17)]
-if INTERPRETED:  # it takes time by the element: small tiles show the same edges
+if INTERPRETED:  # the interpreter is slow per element; small tiles test the same edge cases
     linear_scan_triton.TILE_T = linear_scan_triton.TILE_R = 8
 else:
     SHAPES += [(64, 32), (65, 33), (200, 70)]

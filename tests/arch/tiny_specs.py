@@ -1,4 +1,4 @@
-"""Tiny resolved specs for the tests of arch."""
+"""Tiny resolved specs for the tests of `arch`."""
 
 from arch import registry
 from arch.layers import Context
@@ -13,7 +13,7 @@ def resolved(data):
 
 
 def model_spec(*mixers, ffn=None, layers=None, **rest):
-    """A ModelSpec whose blocks have these mixers, in turn."""
+    """A ModelSpec with one block per mixer, in this order."""
     ffn = ffn or {"type": "gated", "hidden": 24}
     blocks = {f"b{i}": {"mixer": mixer, "ffn": ffn, "norm": "sandwich"} for i, mixer in enumerate(mixers)}
     data = {"dim": DIM, "vocab_size": 37, "layers": layers or len(mixers), "pattern": list(blocks), "blocks": blocks}
@@ -21,7 +21,7 @@ def model_spec(*mixers, ffn=None, layers=None, **rest):
 
 
 def examples(kind, names=None):
-    """(name, resolved component) of every example of the components of a kind."""
+    """The resolved component of every example of the components of a kind."""
     found = []
     for name in registry.names(kind) if names is None else names:
         configs = registry.component(kind, name).Config.examples()
@@ -30,7 +30,7 @@ def examples(kind, names=None):
 
 
 def label(value):
-    """What a test case is called: what a component says beside its defaults."""
+    """The name of a test case: a component's type and its options that are neither null nor false."""
     if not isinstance(value, dict):
         return str(value)
     short = {k: v for k, v in value.items() if v not in (None, False)}

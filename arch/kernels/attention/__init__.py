@@ -1,12 +1,12 @@
-"""Softmax attention over an interval of keys a query: a plain reference, and leaner paths that equal it.
+"""Softmax attention over an interval of keys per query: a plain reference, and faster paths that equal it.
 
-Shapes: B rows, T queries, S keys, H query heads, K key/value heads, G = H / K, C channels a head.
+Shapes: B rows, T queries, S keys, H query heads, K key/value heads, G = H / K, C channels per head.
 
-A query t of row b sees the keys whose index lies in [low_BT[b, t], high_BT[b, t]]; every query sees at least one.
-Queries are the newest of the keys: query t stands at key S - T + t, and S >= T. Two promises may come with the bounds:
-`reach` (before, after), None for no limit, says that no query sees further than so many keys from where it stands;
-`whole` says that the bounds are exactly that, cut off at the ends: one document a row and no padding.
-`memo` is `TokenLayout.memo`, to share what follows from the bounds between layers.
+Query t of row b sees the keys whose index is in [low_BT[b, t], high_BT[b, t]]; every query sees at least one key.
+The queries belong to the newest keys: query t is at key S - T + t, and S >= T. Further arguments describe the bounds:
+reach: (before, after), None for no limit. No query sees further than this many keys from its own position.
+whole: the bounds are exactly `reach`, cut off at the ends of the row. There is one document per row and no padding.
+memo: `TokenLayout.memo`, with which layers share masks that follow from the bounds.
 """
 
 from arch.kernels import paths
@@ -36,11 +36,13 @@ def attend(q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, reach=(None, None), w
 
 
 def chosen(q_BTHC, k_BSKC, reach=(None, None), whole=False, softcap=None):
-    """The leanest path that can honour every argument: `fused`, `flex`, `banded` or `blocked`.
+    """The fastest path that supports all arguments: `fused`, `flex`, `banded` or `blocked`.
 
-    On a GPU torch's fused attention takes what needs neither softcap nor mask; all else is FlexAttention's where it is
-    asked for, and else goes by bands in a window, by blocks with a softcap, by fused attention with a mask. On a CPU
-    blocks of queries are faster: torch's own blocks skip less of what causality hides (docs/notebook.md).
+    CUDA: `fused` (torch's fused attention) if neither softcap nor mask is needed. Otherwise `flex` (FlexAttention) if
+    it is switched on and its kernels take the queries. Otherwise `banded` for a finite window of less than half the
+    queries, `blocked` with a softcap, and `fused` with a mask for the rest. Other devices: `banded` for such a window,
+    else `blocked`. On a CPU these are faster than `fused`, because torch's blocks skip fewer of the keys that causality
+    hides (docs/notebook.md).
     """
     on_gpu = q_BTHC.device.type == "cuda"
     if on_gpu and softcap is None and needs_no_mask(q_BTHC, k_BSKC, reach, whole):

@@ -1,9 +1,9 @@
-"""Attention within a window, all blocks of queries in lockstep: time and memory linear in T.
+"""Attention within a window, with several blocks of queries at once: time and memory are linear in T.
 
-A block of Q queries meets the P + Q + A keys around it, P and A being the window's sides rounded up to blocks. Their
-keys overlap from block to block; they are views into one padded stream, not copies.
+A block of Q queries attends to the P + Q + A keys around it, where P and A are the window's sides rounded up to whole
+blocks. The keys of neighbouring blocks overlap; they are views into one padded stream, not copies.
 
-Shapes: N blocks; others see `arch.kernels.attention` and `tile`, where S is P + Q + A.
+Shapes: N blocks. For others see `arch.kernels.attention` and `tile`; S is P + Q + A here.
 """
 
 import torch
@@ -21,7 +21,7 @@ from arch.kernels.attention.tile import (
 
 
 def banded(q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, reach, softcap=None, memo=None):
-    """The reference, for bounds within a finite `reach` (before, after) of the query."""
+    """The same as `reference`, for bounds within a finite `reach` (before, after) of the query."""
     kv_heads, earlier = k_BSKC.shape[2], k_BSKC.shape[1] - q_BTHC.shape[1]
     block = block_for(sum(reach) + 1)
     sides = tuple(-(-side // block) * block for side in reach)
@@ -36,17 +36,19 @@ def banded(q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, reach, softcap=None, 
 
 
 def block_for(window):
-    """Queries in a block: a quarter of the window, so that a fifth of the scores is hidden, within what a matrix
-    product needs to be fast."""
+    """Queries per block: the largest power of two up to a quarter of the window, but at least 8 and at most 128.
+
+    A quarter leaves a fifth of the scores hidden. The limits keep matrix products fast.
+    """
     return min(max(8, 1 << (window // 4).bit_length() >> 1), 128)
 
 
 def _bias(low_XT, high_XT, earlier, block, sides):
-    """(X, N, Q, S) float32: 0 where query q of block n sees the key, else -inf; finite in every row."""
+    """(X, N, Q, S) float32: 0 if query q of block n sees the key, else -inf. Every query has a finite value."""
     tokens = low_XT.shape[1]
     blocks = -(-tokens // block)
     own_T = torch.arange(earlier, earlier + blocks * block, device=low_XT.device)
-    spare_XT = own_T[tokens:].expand(len(low_XT), -1)  # queries that pad the last block see themselves
+    spare_XT = own_T[tokens:].expand(len(low_XT), -1)  # padding queries of the last block see themselves
     low_XNQ, high_XNQ = (torch.cat([x, spare_XT], 1).unflatten(1, (blocks, block)) for x in (low_XT, high_XT))
     around_S = torch.arange(-sides[0], block + sides[1], device=low_XT.device)
     return unseen(low_XNQ, high_XNQ, (own_T[::block, None] + around_S)[:, None], torch.float32)
@@ -85,32 +87,32 @@ class _Banded(torch.autograd.Function):
 
 
 class _Band:
-    """How streams are cut into blocks of queries and overlapping windows of keys."""
+    """Cut streams into blocks of queries and overlapping windows of keys."""
 
     def __init__(self, q_XRC, k_XSC, bias_XNQS, group, block, sides):
         self.like, self.bias_XNQS, self.group, self.block = k_XSC, bias_XNQS, group, block
         self.blocks, self.width = bias_XNQS.shape[1], bias_XNQS.shape[3]
         tokens, keys = q_XRC.shape[1] // group, k_XSC.shape[1]
         self.spare = self.blocks * block - tokens
-        self.front, self.back = sides[0] - (keys - tokens), self.spare + sides[1]  # a negative pad cuts off
+        self.front, self.back = sides[0] - (keys - tokens), self.spare + sides[1]  # negative padding cuts off
 
     def queries(self, x_XRC):
-        """(X, N, Q G, C)"""
+        """x_XRC in blocks of queries, (X, N, Q G, C)."""
         return F.pad(x_XRC, (0, 0, 0, self.spare * self.group)).unflatten(1, (self.blocks, -1))
 
     def keys(self, x_XSC):
-        """(X, N, P + Q + A, C), views that overlap"""
+        """x_XSC as overlapping views, one per block of queries: (X, N, P + Q + A, C)."""
         return F.pad(x_XSC, (0, 0, self.front, self.back)).unfold(1, self.width, self.block).transpose(2, 3)
 
     def sums(self):
-        """Zeros for a gradient of all the padded keys, by blocks; float32, since windows overlap"""
+        """Zeros for the gradient of all padded keys, in blocks; at least float32, because windows are summed."""
         streams, keys, channels = self.like.shape
         blocks = (self.front + keys + self.back) // self.block
         dtype = torch.promote_types(self.like.dtype, torch.float32)
         return torch.zeros(streams, blocks, self.block, channels, dtype=dtype, device=self.like.device)
 
     def add(self, sum_XNQC, at, x_NSC):
-        """Put the windows' parts where they overlap."""
+        """Add the gradients of the windows of the blocks `at` to the blocks of keys that they cover."""
         x, n = at
         for shift, part_NQC in enumerate(x_NSC.split(self.block, 1)):
             sum_XNQC[x, n.start + shift : n.stop + shift] += part_NQC
@@ -119,7 +121,7 @@ class _Band:
         return F.pad(sum_XNQC.flatten(1, 2), (0, 0, -self.front, -self.back)).to(self.like.dtype)
 
     def plan(self, rooms):
-        """A workspace, and the tiles as (a stream, a slice of its blocks), each with what hides."""
+        """(workspace, iterator over tiles). A tile is ((stream, slice of its blocks), function that hides scores)."""
         scores = self.block * self.group * self.width
         together = max(1, min(self.blocks, scores_at_once(self.like.device) // scores))
         work = Workspace(self.like, together * scores, rooms)

@@ -1,4 +1,4 @@
-"""Attention by blocks of queries, each against the keys that it can see: no T x T tensor, memory linear in T.
+"""Attention in blocks of queries, each with the keys that it can see: no T x T tensor, memory linear in T.
 
 Shapes: see `arch.kernels.attention` and `tile`.
 """
@@ -15,12 +15,15 @@ from arch.kernels.attention.tile import (
     unseen,
 )
 
-BLOCK = 64  # queries, so that a tile has at least 64 G T scores
+BLOCK = 64  # queries per block, so that a tile has at least 64 G T scores
 
 
 def blocked(q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, reach=(None, None), whole=False, softcap=None, memo=None):
-    """The reference. Keys that no query of a block sees are skipped: all of them where the rows are whole or the
-    bounds are on a CPU, where reading them is free; elsewhere those that `reach` excludes."""
+    """The same as `reference`. Keys that no query of a block sees are skipped.
+
+    All such keys are skipped if the rows are `whole`, or if the bounds are on a CPU, where reading them is cheap.
+    Otherwise only the keys outside of `reach` are skipped.
+    """
     kv_heads, keys = k_BSKC.shape[2], k_BSKC.shape[1]
     block = _block(q_BTHC)
 
@@ -34,14 +37,18 @@ def blocked(q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, reach=(None, None), 
 
 
 def _block(q_BTHC):
-    """Queries in a block. Where nothing is computed (meta) a long row is cut into fewer: counting FLOPs of thousands of
-    blocks one by one takes minutes, and they are at most 1 % more so."""
+    """Queries per block. On the meta device, long rows get larger blocks.
+
+    Counting the FLOPs of thousands of blocks would take minutes. Larger blocks raise the count by at most 1 %.
+    """
     return max(BLOCK, q_BTHC.shape[1] // 128) if q_BTHC.device.type == "meta" else BLOCK
 
 
 def _spans(low_XT, high_XT, keys, block, reach, whole):
-    """For each block of queries (first, all_from, all_to, end): the keys [first, end) that any of its queries may see,
-    of which those in [all_from, all_to) are seen by every one."""
+    """(first, all_from, all_to, end) for each block of queries.
+
+    Some query of the block may see the keys [first, end). Every query of the block sees those in [all_from, all_to).
+    """
     tokens = low_XT.shape[1]
     if low_XT.device.type == "cpu" and not whole:
         cuts = [
@@ -91,7 +98,7 @@ class _Blocked(torch.autograd.Function):
 
 
 def _plan(q_XRC, low_XT, high_XT, spans, block, whole, rooms):
-    """A workspace, and the tiles as slices of streams, of their queries and of their keys, each with what hides."""
+    """(workspace, iterator over tiles). A tile is (streams, queries, keys: slices; function that hides scores)."""
     streams, tokens = len(q_XRC), low_XT.shape[1]
     group = q_XRC.shape[1] // tokens
     largest = min(block, tokens) * group * max(end - first for first, _, _, end in spans)
@@ -100,7 +107,7 @@ def _plan(q_XRC, low_XT, high_XT, spans, block, whole, rooms):
     biases = {}
 
     def bias(x, n, left, right, dtype):
-        """Of whole rows, blocks at the same distance from the same keys have the same; it is made once."""
+        """The bias of keys [left, right). In whole rows, blocks at the same distance from their keys share it."""
         t = slice(n * block, min((n + 1) * block, tokens))
         key = (t.stop - t.start, left - t.start, right - t.start)
         if not whole or key not in biases:

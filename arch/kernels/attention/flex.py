@@ -1,11 +1,13 @@
-"""Attention through torch's FlexAttention, which makes of softcap and bounds one Triton kernel a pass, and passes over
-blocks of keys that no query of a block sees. Memory is linear in T.
+"""Attention through torch's FlexAttention. Memory is linear in T.
 
-Only where `ARCHBENCH_TRITON=1` asks for it: its arithmetic has passed on the CPU, what torch compiles it into never on a
-device so far (`tests/arch/test_flex.py` does both); it becomes the default once a record of it passing on one is
-committed.
+FlexAttention compiles softcap and bounds into one Triton kernel for each of forward and backward, and skips blocks of
+keys that no query of a block sees.
 
-Shapes: see `arch.kernels.attention`; X rows of bounds, 1 where all rows have the same; N blocks of queries, M of keys.
+It runs only if `ARCHBENCH_TRITON=1`. So far its arithmetic has passed its tests on the CPU, but the compiled kernels
+have not passed on a device (`tests/arch/test_flex.py` tests both). It becomes the default when a record of it passing
+on a device is committed.
+
+Shapes: see `arch.kernels.attention`; X rows of bounds, 1 if all rows have the same; N blocks of queries, M of keys.
 """
 
 import functools
@@ -13,15 +15,16 @@ import functools
 import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-BLOCK = 128  # queries and keys of a block, FlexAttention's own size
+BLOCK = 128  # queries and keys per block, FlexAttention's default
 
 
 def flex(q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, reach=(None, None), softcap=None, memo=None):
-    """The reference. `reach` only tells bounds apart in the memo.
+    """The same as `reference`. reach: only part of the memo's key.
 
-    Compiled on CUDA; elsewhere FlexAttention's unfused form, which holds all scores: for tests. What cannot be compiled
-    raises what torch raises; it is never computed unfused in silence. Neither scale nor softcap is a plain number to
-    FlexAttention: of a second value torch would make a variable, which its kernels cannot take.
+    On CUDA it is compiled. On other devices, FlexAttention's unfused form runs, which holds all scores; that is for
+    tests. If compilation fails, torch's error is raised; there is no silent fallback to the unfused form. FlexAttention
+    gets neither scale nor softcap as a Python number: torch would turn a second value into a symbolic variable, which
+    the kernels cannot take.
     """
 
     def make():
@@ -38,7 +41,7 @@ def flex(q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, reach=(None, None), sof
 
 
 def takes(q_BTHC):
-    """Whether FlexAttention's kernels can take these queries: at least 16 channels a head, no float64."""
+    """Whether FlexAttention's kernels can take these queries: at least 16 channels per head, no float64."""
     return q_BTHC.shape[3] >= 16 and q_BTHC.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -48,7 +51,7 @@ def _compiled():
 
 
 def _capped(softcap, device):
-    """FlexAttention's `score_mod`: what becomes of one scaled score; None where nothing does."""
+    """FlexAttention's `score_mod`, which caps one scaled score; None without a softcap."""
     if softcap is None:
         return None
     cap = torch.full((), softcap, device=device)
@@ -56,7 +59,7 @@ def _capped(softcap, device):
 
 
 def block_mask(low_BT, high_BT, keys):
-    """The BlockMask of these bounds, by the extremes of each block's bounds: no T x S tensor is made."""
+    """The BlockMask of these bounds, from the extremes of each block's bounds, without a T x S tensor."""
     tokens, device = low_BT.shape[1], low_BT.device
     alike = low_BT.stride(0) == 0 == high_BT.stride(0)
     low_BT, high_BT = low_BT.int(), high_BT.int()
@@ -69,7 +72,7 @@ def block_mask(low_BT, high_BT, keys):
     some_XNM = between(low_XNQ.amin(-1) - BLOCK + 1, high_XNQ.amax(-1) + BLOCK - 1)
     all_XNM = between(low_XNQ.amax(-1), high_XNQ.amin(-1))
     if tokens % BLOCK:
-        all_XNM[:, -1] = False  # a block of fewer queries is never one that needs no mask
+        all_XNM[:, -1] = False  # an incomplete block of queries always needs the mask
     return BlockMask.from_kv_blocks(
         *_listed(some_XNM & ~all_XNM),
         *_listed(all_XNM),
@@ -80,12 +83,12 @@ def block_mask(low_BT, high_BT, keys):
 
 
 def _blocks(bound_XT):
-    """(X, N, Q), the last block filled up with its last query."""
+    """Bounds (X, T) in blocks, (X, N, Q). The last block is padded with its last query."""
     spare = -bound_XT.shape[1] % BLOCK
     return torch.cat([bound_XT, bound_XT[:, -1:].expand(-1, spare)], 1).unflatten(1, (-1, BLOCK))
 
 
 def _listed(chosen_XNM):
-    """How many blocks of keys are chosen (X, 1, N), and their numbers first, in order (X, 1, N, M); for every head."""
+    """(number of chosen blocks of keys (X, 1, N), indices of blocks, the chosen first (X, 1, N, M)), for all heads."""
     numbers_XNM = chosen_XNM.int().argsort(dim=-1, descending=True, stable=True)
     return chosen_XNM.sum(-1, dtype=torch.int32)[:, None], numbers_XNM.int()[:, None]

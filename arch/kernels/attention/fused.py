@@ -1,4 +1,4 @@
-"""Attention through torch's fused operation, which has no softcap. Shapes: see `arch.kernels.attention`."""
+"""Attention by torch's fused operation, which has no softcap. Shapes: see `arch.kernels.attention`."""
 
 import torch
 import torch.nn.functional as F
@@ -7,15 +7,15 @@ from arch.kernels.attention.reference import visible
 
 
 def needs_no_mask(q_BTHC, k_BSKC, reach, whole):
-    """Whether what queries see is all keys, or all up to their own place: what the operation knows without a mask."""
+    """Whether each query sees all keys, or all up to its own position, which torch supports without a mask."""
     return whole and (reach == (None, None) or (reach == (None, 0) and q_BTHC.shape[1] == k_BSKC.shape[1]))
 
 
 def fused(q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, reach=(None, None), whole=False, memo=None):
-    """The reference without a softcap.
+    """The same as `reference` without a softcap.
 
-    Where rows are whole and causal no mask is made; else it is T x S, added in the queries' own type (a mask of
-    booleans would be converted in every layer).
+    No mask is made if `needs_no_mask`. Otherwise a T x S bias in the queries' type is added: torch would convert a
+    boolean mask in every layer.
     """
     tokens, keys = q_BTHC.shape[1], k_BSKC.shape[1]
     bias_B1TS, maskless = None, needs_no_mask(q_BTHC, k_BSKC, reach, whole)

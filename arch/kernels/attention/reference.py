@@ -1,4 +1,4 @@
-"""Attention as it is defined. Shapes and arguments: see `arch.kernels.attention`."""
+"""Attention by its definition. Shapes and arguments: see `arch.kernels.attention`."""
 
 import torch
 
@@ -16,5 +16,5 @@ def reference(q_BTHC, k_BSKC, v_BSKC, low_BT, high_BT, scale, softcap=None):
 
 
 def visible(low_BT, high_BT, index_S):
-    """(B, T, S): whether the key with this index is in the query's interval."""
+    """(B, T, S) bool: whether a key with this index is in the query's interval."""
     return (index_S >= low_BT[..., None]) & (index_S <= high_BT[..., None])

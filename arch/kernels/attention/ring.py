@@ -1,4 +1,4 @@
-"""Attention of one new token a row over a ring of keys, in whatever order they lie.
+"""Attention of one new token per row over a ring of keys, in any order.
 
 Shapes: see `arch.kernels.attention`; G query heads share a key/value head.
 """
@@ -7,9 +7,9 @@ import torch
 
 
 def ring(q_B1HC, k_BKSC, v_BKSC, scale, hidden_BS=None, softcap=None):
-    """softmax(cap(scale q k^T)) v over all S slots but those in `hidden_BS` (B, S) bool; softmax in float32.
+    """softmax(cap(scale q k^T)) v over all S slots except those in `hidden_BS` (B, S) bool; softmax in float32.
 
-    No key is copied or repeated for the heads that share it. Returns (B, 1, H, C).
+    Keys are neither copied nor repeated for the heads that share them. Returns (B, 1, H, C).
     """
     q_XGC, k_XSC, v_XSC = (x.flatten(0, 1) for x in (q_B1HC[:, 0].unflatten(1, (k_BKSC.shape[1], -1)), k_BKSC, v_BKSC))
     z_XGS = torch.bmm(q_XGC * scale, k_XSC.transpose(1, 2)).float()

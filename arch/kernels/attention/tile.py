@@ -1,41 +1,41 @@
-"""One tile of attention, forward and backward: some queries against every key that any of them sees.
+"""One tile of attention, forward and backward: some queries with all the keys that any of them sees.
 
-Because a tile holds whole rows of scores, its softmax needs nothing from other tiles, and the backward pass makes it
-again from q and k: no score outlives its tile. Scores and softmax are float32 (float64 for float64).
+A tile holds complete rows of scores, so its softmax is exact and independent of other tiles. The backward pass
+recomputes the scores from q and k, so scores are never stored. Scores and softmax are float32 (float64 for float64).
 
-Shapes: X streams, a stream being one row's tokens and one key/value head; R queries of all the G heads that share it,
-token by token; S keys, C channels a head.
+Shapes: X streams (a stream is one row's tokens with one key/value head); R = T G queries of the G heads that share a
+key/value head, token by token; S keys; C channels per head.
 """
 
 import torch
 
 from arch.kernels import softcap as capped
 
-# Scores in a tile. On a CPU they should stay in the cache; on a GPU a tile should be work enough for all of it; where
-# nothing is computed (meta) a tile may be as large as it likes.
+# Most scores in a tile. On a CPU they should fit into the cache. On a GPU a tile should occupy the whole device. On the
+# meta device, which computes nothing, there is practically no limit.
 SCORES = {"cpu": 2**19, "cuda": 2**26, "meta": 2**48}
 
 
 def scores_at_once(device):
-    """How many scores a tile may have on this kind of device."""
+    """The most scores that a tile may have on this kind of device."""
     return SCORES.get(device.type, SCORES["cuda"])
 
 
 def as_streams(q_BTHC, k_BSKC, v_BSKC):
-    """(q_XRC, k_XSC, v_XSC), R = T G. With one key/value head this copies nothing."""
+    """(q_XRC, k_XSC, v_XSC) with R = T G. With one key/value head, nothing is copied."""
     q_BTKGC = q_BTHC.unflatten(2, (k_BSKC.shape[2], -1))
     q_XRC = q_BTKGC.transpose(1, 2).flatten(2, 3).flatten(0, 1)
     return q_XRC, *(x.transpose(1, 2).flatten(0, 1) for x in (k_BSKC, v_BSKC))
 
 
 def from_streams(y_XRC, rows, heads):
-    """(B, T, H, C)"""
+    """The inverse of `as_streams` for y_XRC: (B, T, H, C)."""
     y_BKRC = y_XRC.unflatten(0, (rows, -1))
     return y_BKRC.unflatten(2, (-1, heads // y_BKRC.shape[1])).transpose(1, 2).flatten(2, 3)
 
 
 class Workspace:
-    """Tiles of scores in memory that is taken once."""
+    """Buffers for tiles of scores, allocated once. A buffer is called a room."""
 
     def __init__(self, like, scores, tiles):
         dtype = torch.promote_types(like.dtype, torch.float32)
@@ -43,7 +43,7 @@ class Workspace:
         self.compiled = capped.compiled(*self.rooms)
 
     def product(self, room, a_XRC, b_XCS, factor):
-        """factor * a b (X, R, S) in the room of this number."""
+        """factor * a b (X, R, S), written into the room with this index."""
         shape = *a_XRC.shape[:2], b_XCS.shape[2]
         z_XRS = self.rooms[room][: shape[0] * shape[1] * shape[2]].view(shape)
         if a_XRC.dtype == z_XRS.dtype:
@@ -51,11 +51,11 @@ class Workspace:
         return z_XRS.copy_(torch.bmm(a_XRC, b_XCS)).mul_(factor)
 
     def probabilities(self, q_XRC, k_XSC, scale, softcap, hide):
-        """(p_XRS in room 0, s_XRS or None); `hide` puts -inf where a query does not see, in place.
+        """(p_XRS in room 0, s_XRS or None). hide: adds -inf, in place, to scores of keys that a query does not see.
 
-        cap tanh(z / cap) is 2 cap s - cap with s = sigmoid(2 z / cap), the constant falls out of the softmax, and a
-        sigmoid costs a CPU a seventh of a tanh. s is kept in room 1, if there is one, for its derivative. Where softcap
-        and softmax are one pass in C it is the tanh itself.
+        cap tanh(z / cap) is 2 cap s - cap with s = sigmoid(2 z / cap). The softmax cancels the constant, and on a CPU a
+        sigmoid takes a seventh of the time of a tanh. s is kept in room 1, if there is one, for its derivative. On the
+        C path for softcap and softmax, s is the tanh itself.
         """
         if softcap is not None and self.compiled is not None:
             z_XRS = self.product(0, q_XRC, k_XSC.transpose(1, 2), scale / softcap)
@@ -77,7 +77,7 @@ class Workspace:
         return torch.bmm(p_XRS.to(v_XSC.dtype), v_XSC)
 
     def backward(self, grad_XRC, q_XRC, k_XSC, v_XSC, scale, softcap, hide):
-        """Gradients of q (X, R, C), and of k and v (X, S, C). Needs two rooms, with a softcap three."""
+        """Gradients of q (X, R, C), and of k and v (X, S, C). Needs two rooms, or three with a softcap."""
         p_XRS, s_XRS = self.probabilities(q_XRC, k_XSC, scale, softcap, hide)
         dv_XSC = torch.bmm(p_XRS.to(grad_XRC.dtype).transpose(1, 2), grad_XRC)
         d_XRS = self.product(-1, grad_XRC, v_XSC.transpose(1, 2), 1)
@@ -102,13 +102,13 @@ def _scaled(a, b, factor):
 
 
 def unseen(low_XT, high_XT, index_S, dtype):
-    """(X, T, S): 0 for a key in the query's interval, -inf for another."""
+    """(X, T, S): 0 for a key in the query's interval, -inf for any other key."""
     seen_XTS = (index_S >= low_XT[..., None]) & (index_S <= high_XT[..., None])
     return torch.where(seen_XTS, 0.0, torch.tensor(float("-inf"), dtype=dtype, device=seen_XTS.device))
 
 
 def bounds_by_stream(low_BT, high_BT, kv_heads):
-    """The bounds of each stream; of one where all rows have the same (an expanded tensor says so)."""
+    """The bounds of each stream, or of one stream if all rows have the same: one row, or expanded tensors."""
     if low_BT.stride(0) == 0 == high_BT.stride(0) or len(low_BT) == 1:
         return low_BT[:1], high_BT[:1]
     return low_BT.repeat_interleave(kv_heads, 0), high_BT.repeat_interleave(kv_heads, 0)
