@@ -1,4 +1,4 @@
-"""What may be claimed: a difference at its level, equality only by a study that could see a difference."""
+"""Verdicts: differences keep their error level; only a study that detects a known difference may claim "no difference"."""
 
 import numpy as np
 import pytest
