@@ -62,5 +62,5 @@ class StudyRecord(Spec):
 
     @classmethod
     def read(cls, folder):
-        """The record in a study's folder, or None where there is none."""
+        """The record in a study's folder, or None if there is none."""
         return read_record(cls, Path(folder) / NAME)

@@ -58,7 +58,7 @@ def edges(tune, label, best):
         if end:
             side = "below" if end == "lowest" else "above"
             said.append(
-                f"arm {label!r}: the best {key} = {value:g} is the {end} of {span.low:g} to {span.high:g}; "
+                f"arm {label!r}: the best {key} = {value:g} is at the {end} end of {span.low:g} to {span.high:g}; "
                 f"the true best may lie {side}, so widen the range"
             )
     return said

@@ -136,7 +136,7 @@ def tuning_trials():
 
 
 def trials_of(arms, best=1):
-    """Trials at five learning rates per arm, the best at index `best` (one later for the last arm), and a pruned one."""
+    """Five learning rates per arm, the best at index `best` (one later for the last arm), and one pruned trial."""
     rates = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
     made = [
         TrialRecord(

@@ -1,4 +1,4 @@
-"""Verdicts: differences keep their error level; only a study that detects a known difference may claim "no difference"."""
+"""Differences keep their error level; "no difference" needs a study that detects a known difference."""
 
 import numpy as np
 import pytest
