@@ -1,4 +1,4 @@
-"""`python -m analysis`: from a study's folder to an answer. pandas and matplotlib load inside the commands."""
+"""`python -m analysis`: what a study found. Commands import pandas and matplotlib themselves, for a fast start."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,8 +7,8 @@ import typer
 
 from arch.cli import main, new_app
 
-app = new_app("What a study found: a report, a table, figures, TensorBoard. And how fast it all is: performance.")
-Folder = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="The folder with study.json, as `sweeps run` names it.")]
+app = new_app("What a study found: a report, a table, figures, TensorBoard. `performance` summarizes benchmark records.")
+Folder = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="The folder with study.json; `sweeps run` prints it.")]
 
 
 @app.command()
@@ -57,10 +57,10 @@ def figures(folder: Folder):
 
 @app.command()
 def performance(
-    records: Annotated[list[Path], typer.Argument(metavar="RECORD...", help="bench.json files, or their folders.")],
-    out: Annotated[Path, typer.Option(help="The Markdown file; its figure lies beside it.")] = Path("docs/performance.md"),
+    records: Annotated[list[Path], typer.Argument(metavar="RECORD...", help="bench.json files or the folders that hold them.")],
+    out: Annotated[Path, typer.Option(help="The Markdown file; its figure is written beside it.")] = Path("docs/performance.md"),
 ):
-    """Write docs/performance.md from benchmark records: every target beside what was measured."""
+    """Write docs/performance.md from benchmark records: every target with its measured value."""
     from analysis.performance import write
 
     for path in write(records, out):
@@ -71,9 +71,9 @@ def performance(
 def tensorboard(
     folder: Folder,
     port: Annotated[int, typer.Option(min=0, max=65535)] = 6006,
-    write_only: Annotated[bool, typer.Option("--write-only", help="Write the logs and print where, start nothing.")] = False,
+    write_only: Annotated[bool, typer.Option("--write-only", help="Write the logs and print their folder; start nothing.")] = False,
 ):
-    """Start TensorBoard on the study: curves, HParams with every run, margin charts, the report's figures."""
+    """Start TensorBoard for a study: curves, HParams with every run, margin charts, the report's figures."""
     from analysis.tensorboard import serve, write_logs
 
     if write_only:

@@ -1,8 +1,9 @@
-"""What a study may claim: a verdict an arm, and an answer to its question in plain words.
+"""What a study may claim: one verdict per arm, and an answer to the study's question in words.
 
-"Worse" and "better" need a paired difference that survives Holm's correction. "No difference" needs an equivalence
-test within the margin said beforehand, corrected too, and every arm known to be worse found worse by this same study:
-a study that cannot see a known difference cannot say that there is none. All else is undecided.
+"Worse" and "better" need a paired difference that is significant after Holm's correction. "No difference" needs two
+things: an equivalence test within the margin stated beforehand, corrected too; and every arm known to be worse must be
+found worse by the same study, since a study that misses a known difference cannot say that there is none. All other
+arms are undecided.
 """
 
 import math
@@ -14,16 +15,16 @@ from analysis.units import SPACE, listed, p_value, percent, percent_interval, se
 from sweeps.spec import ClaimSpec
 
 WORSE, BETTER, SAME, UNDECIDED, BASELINE = "worse", "better", "no difference", "undecided", "baseline"
-# Beyond so many, a title counts arms instead of naming them.
+# With more arms than this, a title counts the arms instead of naming them.
 NAMED = 5
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """An arm against the baseline. p, p_same: Holm-corrected, of a difference and of equivalence.
+    """An arm compared with the baseline. p, p_same: Holm-corrected p values of a difference and of equivalence.
 
-    seeds_needed: how many would decide an undecided arm with power 0.8 if its difference and spread stay as they
-    are (infinite: over stats.MOST_SEEDS; None: not known). reason: why it is undecided, or a word of caution.
+    seeds_needed: how many seeds would decide an undecided arm with power 0.8 if its difference and spread stay as
+    observed (infinite: more than stats.MOST_SEEDS; None: unknown). reason: why the arm is undecided, or a caveat.
     """
 
     arm: str
@@ -37,7 +38,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Judgement:
-    """All verdicts of a study (the baseline's first), whether every arm known to be worse was found, and the answer."""
+    """All verdicts of a study, the baseline's first, and the answer in words.
+
+    known_worse_found: whether there are arms known to be worse and all were found worse.
+    """
 
     claim: ClaimSpec
     verdicts: dict[str, Verdict]
@@ -47,7 +51,7 @@ class Judgement:
 
     @property
     def sentences(self):
-        """The answer and what must be known with it."""
+        """The answer, then the remarks that qualify it."""
         return [self.answer, *self.remarks]
 
     @property
@@ -66,12 +70,12 @@ def judge(study):
 
 
 def verdicts(losses, margin, known_worse=()):
-    """{arm: Verdict} from {arm: {seed: loss in nats}}, the baseline first; margin is relative (0.01 is 1 %)."""
+    """{arm: Verdict} from {arm: {seed: loss in nats}}, the baseline first. margin is relative: 0.01 is 1 %."""
     baseline, *arms = losses
     low, high = stats.margin_nats(margin)
     differences = {arm: stats.paired_difference(losses[arm], losses[baseline]) for arm in arms}
     p = dict(zip(arms, stats.holm([differences[arm].p for arm in arms]), strict=True))
-    # Nobody asks whether an arm known to be worse is the same, so it takes no part in that correction.
+    # An arm known to be worse is not tested for equivalence, so it does not count in that correction.
     asked = [arm for arm in arms if arm not in known_worse]
     p_same = dict(zip(asked, stats.holm([stats.equivalence_p(differences[arm], low, high) for arm in asked]), strict=True))
     undetected = [arm for arm in known_worse if not _is_worse(differences.get(arm), p.get(arm))]
@@ -84,7 +88,7 @@ def verdicts(losses, margin, known_worse=()):
 
 @dataclass(frozen=True)
 class _Family:
-    """What the verdict of one arm needs to know of the others. size: how many comparisons share the correction."""
+    """What the verdict of one arm needs to know about the others. size: the number of comparisons to correct for."""
 
     margin: float
     size: int
@@ -116,18 +120,18 @@ def _verdict(arm, difference, p, p_same, family):
 def _why_undecided(difference, same, family):
     margin = share(family.margin)
     if difference.n == 0:
-        return "no seed has finished in this arm and in the baseline"
+        return "no seed has finished in both this arm and the baseline"
     if difference.n == 1:
-        return "one seed alone gives no interval"
+        return "one seed gives no interval"
     if same and not family.known_worse:
-        return f"within ±{margin}, but the study names no arm known to be worse that could show that it would see one"
+        return f"within ±{margin}, but the study names no arm known to be worse, so it cannot show that it detects differences"
     if same:
         return f"within ±{margin}, but {listed(family.undetected)}, known to be worse, was not found worse"
-    return f"neither a difference nor a difference within ±{margin} is shown"
+    return f"neither a difference nor equivalence within ±{margin} is shown"
 
 
 def _seeds_needed(arm, difference, same, family):
-    """Seeds that decide an arm one way or the other, at the strictest level that the correction may ask for."""
+    """The number of seeds that decide an arm one way or the other, at the strictest level of the correction."""
     if difference.n < 2:
         return None
     alpha = stats.ALPHA / family.size
@@ -143,7 +147,7 @@ def _seeds_needed(arm, difference, same, family):
 
 
 def _seeds_to_detect(difference, alpha):
-    """Seeds at which an arm known to be worse is found worse, as far as its difference so far says."""
+    """The number of seeds at which an arm known to be worse is found worse, judged by its difference so far."""
     if difference is None or difference.n < 2 or difference.mean <= 0:
         return math.inf
     return stats.seeds_for_difference(difference.mean, difference.sd, alpha)
@@ -174,7 +178,7 @@ def summary(found):
         if arms:
             who = listed(arms) if len(arms) <= NAMED else times(len(arms), "arm")
             parts.append(f"{who} {'is' if len(arms) == 1 else 'are'} {said[word]}")
-    return f"Against {baseline}: {'; '.join(parts)}" if parts else "One arm, so nothing to compare"
+    return f"Compared with {baseline}: {'; '.join(parts)}" if parts else "Only one arm: nothing to compare"
 
 
 def _grouped(found):
@@ -190,41 +194,41 @@ def _answer(found, claim):
     said = {
         WORSE: lambda arms, be: f"{arms} {be} worse",
         BETTER: lambda arms, be: f"{arms} {be} better",
-        SAME: lambda arms, be: f"{arms} {be} no different beyond the margin of {margin}",
-        UNDECIDED: lambda arms, be: f"{arms} {be} undecided: neither shown to differ nor shown to be within {margin}",
+        SAME: lambda arms, be: f"{arms} {be} no different: the difference is within the margin of {margin}",
+        UNDECIDED: lambda arms, be: f"{arms} {be} undecided: the data show neither a difference nor equivalence within {margin}",
     }
     parts = []
     for word, say in said.items():
         if groups[word]:
             arms = listed(f"{arm} ({described(found[arm])})" for arm in groups[word])
             parts.append(say(arms, "is" if len(groups[word]) == 1 else "are"))
-    return f"Against {baseline}, in perplexity [95{SPACE}% interval]: {'; '.join(parts)}."
+    return f"Perplexity compared with {baseline}, with 95{SPACE}% intervals in brackets: {'; '.join(parts)}."
 
 
 def _control(found, claim):
-    """Whether this study could have seen a difference."""
+    """A sentence on whether this study can detect a difference; empty if it has only one arm."""
     named = [arm for arm in claim.known_worse if arm in found]
     if len(found) == 1:
         return ""
     if not named:
         return (
-            "The study names no arm known to be worse (claim.known_worse), so it cannot show that it would see a "
-            "difference, and never claims that there is none."
+            "The study names no arm known to be worse (claim.known_worse). It therefore cannot show that it detects "
+            "differences, so it never concludes “no difference”."
         )
     missed = [arm for arm in named if found[arm].word != WORSE]
     if any(found[arm].difference.n < 2 for arm in missed):
-        return f"Until {listed(missed)}, known to be worse, has enough finished seeds and is found worse, no equality is claimed."
+        return f"“No difference” cannot be concluded until {listed(missed)}, known to be worse, has more seeds and is found worse."
     if missed:
         return (
-            f"{listed(missed)}, known to be worse, {'was' if len(missed) == 1 else 'were'} not found worse: at this "
-            "size the study does not see even a difference that is there, so it claims no equality."
+            f"{listed(missed)}, known to be worse, {'was' if len(missed) == 1 else 'were'} not found worse. At this "
+            "size the study misses a difference that is known to exist, so it does not conclude “no difference”."
         )
     shown = listed(f"{arm} (Holm p {p_value(found[arm].p)})".replace("p <", "p < ") for arm in named)
-    return f"The study could have seen a difference: it found {shown}, known to be worse, to be worse."
+    return f"The study can detect a known difference: it found {shown} worse, as expected."
 
 
 def _more(study, found, claim):
-    """What would decide the undecided arms."""
+    """Sentences on what would decide the undecided arms; empty if there are none."""
     undecided = [verdict for verdict in found.values() if verdict.word == UNDECIDED]
     if not undecided:
         return ""
@@ -232,9 +236,9 @@ def _more(study, found, claim):
     counted = [verdict for verdict in undecided if verdict.seeds_needed is not None]
     if counted:
         each = listed(f"{seeds(v.seeds_needed)} for {v.arm}" for v in counted)
-        texts.append(f"Seeds that would decide, if differences and spreads stay as observed: {each}.")
+        texts.append(f"Seeds per arm needed to decide, if differences and spreads stay as observed: {each}.")
     if study.record.larger_scale:
-        texts.append(f"The larger scale `{study.record.larger_scale}` can tell more: `{larger_command(study.record)}`.")
+        texts.append(f"The larger scale `{study.record.larger_scale}` gives more evidence: `{larger_command(study.record)}`.")
     elif not counted:
         texts.append("More seeds are needed.")
     return " ".join(texts)
@@ -249,7 +253,7 @@ def larger_command(record):
 
 
 def _completeness(study):
-    """Says so where not every planned run is in."""
+    """A sentence on planned runs that did not finish; empty if all finished."""
     counts = study.runs.status.value_counts()
     finished, planned = int(counts.get("finished", 0)), len(study.runs)
     if finished == planned:
@@ -257,5 +261,5 @@ def _completeness(study):
     others = listed(f"{count} {status}" for status, count in counts.items() if status != "finished")
     return (
         f"Incomplete: {finished} of {times(planned, 'run')} finished ({others}). "
-        "Each comparison uses the seeds that both arms finished, and may change with the rest."
+        "Each comparison uses the seeds that both arms finished, and may change when more runs finish."
     )

@@ -1,6 +1,6 @@
-"""Curves over seeds: an arm's mean with its 95 % band, and its paired difference to the baseline along training.
+"""Curves over seeds: an arm's mean with its 95 % band, and its paired difference to the baseline during training.
 
-Only finished runs count, so that every point of a curve is a mean over the same seeds.
+Only finished runs are used, so every point of a curve is a mean over the same seeds.
 """
 
 import numpy as np
@@ -10,12 +10,12 @@ from analysis.stats import half_width
 
 
 def bands(study, metric, over="tokens"):
-    """{arm: DataFrame of mean, low, high, n indexed by `over`}; low and high are NaN with one seed."""
+    """{arm: DataFrame of mean, low, high, n, indexed by `over`}. low and high are NaN with one seed."""
     return {arm: _band(values) for arm, values in _by_seed(study, metric, over).items()}
 
 
 def difference_bands(study, metric, over="tokens"):
-    """As `bands`, of the relative difference in perplexity to the baseline (0.01 is 1 %), paired by seed."""
+    """Like `bands`, for the relative difference in perplexity to the baseline (0.01 is 1 %), paired by seed."""
     by_seed = _by_seed(study, metric, over)
     baseline = by_seed.pop(study.baseline, None)
     found = {}
@@ -31,14 +31,14 @@ def difference_bands(study, metric, over="tokens"):
 
 
 def _by_seed(study, metric, over):
-    """{arm: DataFrame, rows `over`, a column a seed}, at the points that every finished seed of the arm has."""
+    """{arm: DataFrame}, one row per value of `over` that all finished seeds of the arm have, one column per seed."""
     finished = study.runs.loc[study.runs.status == "finished", ["arm", "seed"]]
     curves = study.curves.dropna(subset=[metric]).merge(finished, on=["arm", "seed"])
     found = {}
     for arm in study.record.arms:
         own = curves[curves.arm == arm]
         if len(own):
-            # A resumed run may have logged a point twice; the later one is what it went on from.
+            # A resumed run may have logged a point twice; it continued from the later one.
             found[arm] = own.pivot_table(index=over, columns="seed", values=metric, aggfunc="last").dropna()
     return found
 

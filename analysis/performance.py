@@ -1,7 +1,7 @@
-"""`docs/performance.md` from benchmark records: each target beside what was measured, then the measurements.
+"""Write `docs/performance.md` from benchmark records: each target with its measured value, then the measurements.
 
-The same records give the same text. A number is a ratio formed within one record; where several records of one
-kind of device have it, the latest to have been started counts.
+The same records give the same text. A target is compared with a ratio from a single record; if several records of one
+kind of device have it, the record that was started last counts.
 """
 
 import os
@@ -17,7 +17,7 @@ DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
 
 
 def load(paths):
-    """{path as given: BenchRecord}, in the order in which they were started. Raises DataError for one that is none."""
+    """{path as given: BenchRecord}, in the order in which they were started. Raises DataError for an invalid record."""
     records = {}
     for path in paths:
         try:
@@ -31,7 +31,7 @@ def load(paths):
 
 
 def write(paths, out):
-    """Write the document to the file `out`, and its figure beside it; the paths of both. Raises DataError."""
+    """Write the document to the file `out` and its figure beside it; returns their paths. Raises DataError."""
     out, records = Path(out), load(paths)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure, picture = cost_against_context(list(records.values())), out.with_suffix(".png")
@@ -42,14 +42,14 @@ def write(paths, out):
 
 
 def document(records, picture=None, beside=Path()):
-    """The Markdown of {path: BenchRecord}. picture: the figure's file name; beside: the folder that links start from."""
+    """The Markdown for {path: BenchRecord}. picture: the figure's file name. beside: the folder that links start from."""
     parts = ["# Performance", INTRODUCTION]
     for device, title in DEVICES.items():
         mine = {path: record for path, record in records.items() if record.asked["device"] == device}
         names = list(dict.fromkeys(_hardware(record) for record in mine.values()))
         parts.append(f"## {title}: {units.listed(names)}" if names else f"## {title}: no record")
         if not mine:
-            parts.append(f"No record of a {title} device has been given: the cells below are empty, nothing is claimed.")
+            parts.append(f"No record of a {title} device was given, so the cells below are empty and nothing is claimed.")
         parts.append(_targets(device, mine))
         if device == "cpu" and picture:
             parts.append(f"![Training time and memory against context]({picture})")
@@ -59,13 +59,17 @@ def document(records, picture=None, beside=Path()):
 
 
 INTRODUCTION = """\
-Written by `python -m analysis performance RECORD...` from records that `python -m experiments bench` left; not by hand.
-A ratio compares two sides that were measured in turns, in one process: the median over rounds of each round's ratio,
-and its quartiles in brackets. *Products* are a step's own matrix products, forward and backward, run alone: the floor
-under its time. `a * b` and the copy are this machine's memory at its best, with the same allocator settings.
-`transformers` (`hf`) runs in our process, hence with our allocator settings. *As it comes* (`hf stock`) it runs in a
-process of its own that is left as the system starts it, but for the number of threads, as its user would find it; ours
-is timed once more beside it, the two processes taking turns. Both stand beside the target."""
+`python -m analysis performance RECORD...` writes this file from records of `python -m experiments bench`. Do not edit it.
+
+* **Ratios.** The two sides of a ratio take turns, in one process unless noted. A cell shows the median over rounds of
+  each round's ratio, with the quartiles in brackets.
+* **Products** are a step's own matrix products, forward and backward, run alone: a lower bound for the step's time.
+* **`a * b` and the copy** show this machine's best memory bandwidth, with the same allocator settings.
+* **`hf`** is `transformers` in our process, so it uses our allocator settings too.
+* **`hf stock`** is `transformers` as it comes: it runs in its own untouched process, as its user would run it; only the
+  number of threads is set. Ours is timed again for this ratio, and the two processes take turns.
+
+Every target against `transformers` has one row for each."""
 
 
 def _targets(device, records):
@@ -84,7 +88,7 @@ def _record(path, record, beside):
     asked = record.asked
     link = os.path.relpath(path, beside)
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
-    commit = record.git.get("commit", "unknown")[:12] + (" with changes" if record.git.get("dirty") else "")
+    commit = record.git.get("commit", "unknown")[:12] + (" with uncommitted changes" if record.git.get("dirty") else "")
     settings = ", ".join(f"{name}={value}" for name, value in record.allocator.get("mallopt", {}).items()) or "default"
     preloaded = ", ".join(record.allocator.get("preloaded", []))
     lines = [
@@ -123,7 +127,7 @@ def _training(record):
         memory = [record.find("memory", side, **case) for side in ("ours", *weighed)]
         rows.append([*row, *(units.size(each.median) if each else units.DASH for each in memory)])
     compared = [word for peer, _ in peers for word in (f"`{peer}`", f"over `{peer}`")]
-    head = ["training", "context", *sides, "share of products", "compiled: share", *compared]
+    head = ["training", "context", *sides, "share of products", "compiled: share of products", *compared]
     return _table([*head, "memory", *(f"`{peer}` memory" for peer in weighed)], rows)
 
 
@@ -138,12 +142,12 @@ def _decoding(record):
         cache = record.find("cache", "ours", **case)
         rows.append([*row, f"{cache.values[0]:,.0f} B of {cache.facts['arch.cost']:,}" if cache else units.DASH])
     compared = [word for peer, _ in peers for word in (f"`{peer}`", "ratio")]
-    head = ["decoding", "cached", "batch", "prompt tokens/s", *compared, "decoded tokens/s", *compared, "cache"]
+    head = ["decoding", "cached tokens", "batch", "prompt tokens/s", *compared, "decoded tokens/s", *compared, "cache"]
     return _table(head, rows)
 
 
 def _compared(record, what, case):
-    """[the peer's rate, ours over it]"""
+    """[the peer's rate, our rate over it], as text."""
     ours, theirs = (record.find(what, side, **case) for side in ("ours", record.asked["against"]))
     return [_rate(theirs), _ratio(ratio(ours, theirs), "x") or units.DASH]
 
@@ -155,7 +159,7 @@ def _profiles(record):
         + [units.share(round(each.kinds.get(kind, 0) / each.seconds, 2)) for kind in kinds]
         for each in record.profiles
     ]
-    return _table(["one step", "context", "under the profiler", *kinds], rows)
+    return _table(["profile of one step", "context", "time under the profiler", *kinds], rows)
 
 
 def _others(record):
@@ -171,7 +175,7 @@ def _others(record):
         for each in record.measurements
         if each.what.removesuffix(" stock") not in shown
     ]
-    return _table(["alone", "case", "side", "median", "rate"], rows)
+    return _table(["measured alone", "case", "side", "median", "rate"], rows)
 
 
 def _table(head, rows):

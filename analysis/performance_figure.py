@@ -1,4 +1,4 @@
-"""What a token of training costs, in time and memory, against the context: a column a model, a line a side."""
+"""A figure of training time and memory against context: one column per model, one line per side."""
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -11,15 +11,15 @@ NAMES = {
     "ours": "Archbench",
     "compiled": "Archbench, compiled",
     "hf": "transformers",
-    "hf stock": "transformers as it comes",
-    "products": "our products alone",
+    "hf stock": "transformers, untouched process",
+    "products": "our matrix products alone",
 }
 
 
 def cost_against_context(records):
-    """Milliseconds a token and peak memory of a training step against context, of every model on a CPU.
+    """Milliseconds per token and peak memory of a training step against context, for every model on a CPU.
 
-    records: BenchRecords, oldest first; of a model and context the latest counts. None where no training was measured.
+    records: BenchRecords, oldest first; for each model and context the latest counts. None if none measured training.
     """
     found = _latest(records)
     models = list(dict.fromkeys(case[0] for case in found))
@@ -43,15 +43,15 @@ def cost_against_context(records):
                 axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
                 axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: units.number(y, 2)))
-        panels[0][0].set_ylabel("ms a token, training")
-        panels[1][0].set_ylabel("memory of a step, MiB")
+        panels[0][0].set_ylabel("training, ms per token")
+        panels[1][0].set_ylabel("memory per step, MiB")
         handles = {line.get_label(): line for axes in panels[0] for line in axes.get_lines()}
         figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=3, labelcolor=INK)
         return figure
 
 
 def _latest(records):
-    """{(model, context, what, side): Measurement} of training and its memory on CPUs; the side `hf stock`: as it comes."""
+    """{(model, context, what, side): Measurement} of training on CPUs. Side `hf stock`: the peer in its own process."""
     return {
         (each.case["spec"], each.case["context"], *_named(each)): each
         for record in records

@@ -1,8 +1,8 @@
-"""The figures of a study, each a function that returns a matplotlib Figure.
+"""The figures of a study. Each function returns a matplotlib Figure.
 
-No pyplot: a figure is an object and belongs to who asked for it. Colours are Okabe and Ito's, told apart by the
-colour-blind; an arm has the same colour and marker in every figure, and the baseline is dark. INK, MUTED, GRID and
-PAPER are single colours so that a report can exchange them for its own theme's.
+pyplot is not used: it keeps global state, and a figure should belong to its caller. The palette is by Okabe and Ito and
+suits colour-blind readers. An arm has the same colour and marker in every figure; the baseline is dark. INK, MUTED,
+GRID and PAPER are single colours so that a report can replace them by the colours of its theme.
 """
 
 import io
@@ -26,7 +26,7 @@ COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 LINES = ["-", "--", ":", "-."]
 WIDTH = 7.6
-# The first part of training drops by far more than the arms ever differ; the axes show what follows it.
+# In the first part of training the loss falls by far more than the arms differ; the axes show only the rest.
 SKIPPED = 1 / 3
 
 STYLE = {
@@ -69,7 +69,7 @@ class Look:
 
 
 def looks(arms):
-    """{arm: Look}; the baseline (the first) in ink. Beyond six others, colours come again with another line."""
+    """{arm: Look}. The baseline (the first arm) is dark. Beyond six others, colours repeat with another line style."""
     found = {}
     for i, arm in enumerate(arms):
         colour = COLOURS[(i - 1) % len(COLOURS)] if i else INK
@@ -78,7 +78,7 @@ def looks(arms):
 
 
 def figures(study, judgement):
-    """{name: Figure} of all that this study has data for, in the order in which a report shows them."""
+    """{name: Figure} for all figures that this study has data for, in the report's order."""
     made = {
         "differences": differences(study, judgement),
         "quality_cache": quality_against_cache(study, judgement),
@@ -115,7 +115,7 @@ def _styled(draw):
 def differences(study, judgement):
     """Each arm's paired difference to the baseline: mean, 95 % interval, seeds as small dots, the margin shaded.
 
-    None where no arm has a seed in common with the baseline.
+    None if no arm has a seed in common with the baseline.
     """
     shown = [v for v in judgement.verdicts.values() if v.word != claims.BASELINE and v.difference.n]
     if not shown:
@@ -131,8 +131,8 @@ def differences(study, judgement):
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _signed(x)))
     axes.set_xlabel(
-        f"perplexity against {study.baseline}, % (right is worse); mean and 95 % interval over paired seeds,\n"
-        f"small dots: single seeds; shaded: the margin of ±{units.share(margin)}"
+        f"perplexity against {study.baseline}, % (right is worse): mean and 95 % interval over paired seeds;\n"
+        f"small dots are single seeds; the shaded area is the margin of ±{units.share(margin)}"
     )
     _title(axes, claims.summary(judgement.verdicts))
     return figure
@@ -155,7 +155,7 @@ def _difference(axes, row, verdict, look):
 
 @_styled
 def quality_against_cache(study, judgement):
-    """Perplexity (mean, 95 % interval) against cache bytes at the long context; None where no arm has both."""
+    """Perplexity (mean, 95 % interval) against cache bytes at the long context; None if no arm has both."""
     losses, style = study.losses(judgement.claim.metric), looks(study.record.arms)
     points = {arm: mean_interval(list(losses[arm].values())) for arm in losses if losses[arm] and long_cache(study, arm)}
     if not points:
@@ -174,8 +174,8 @@ def quality_against_cache(study, judgement):
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: units.size(x).replace(".00", "").replace(".0", "")))
     axes.xaxis.minorticks_off()
     context = units.tokens(study.record.long_context)
-    axes.set_xlabel(f"cache of one sequence of {context} (left is cheaper)")
-    axes.set_ylabel("perplexity (down is better)")
+    axes.set_xlabel(f"cache for one sequence of {context} (left is cheaper)")
+    axes.set_ylabel("perplexity (lower is better)")
     _title(axes, f"Quality against cache: {_seeds(estimate.n for estimate in points.values())}")
     _label(figure, axes, {arm: (long_cache(study, arm), math.exp(e.mean), style[arm].colour) for arm, e in points.items()})
     return figure
@@ -183,9 +183,9 @@ def quality_against_cache(study, judgement):
 
 @_styled
 def learning_curves(study):
-    """Select loss over tokens, and the paired difference to the baseline along the way; bands are 95 % over seeds.
+    """Select loss over tokens, and the paired difference to the baseline during training; bands are 95 % over seeds.
 
-    None where no finished run has a curve.
+    None if no finished run has a curve.
     """
     curves, paired = bands(study, "select/loss"), difference_bands(study, "select/loss")
     if not curves:
@@ -195,14 +195,14 @@ def learning_curves(study):
     left, right = figure.subplots(1, 2) if paired else (figure.subplots(), None)
     figure.get_layout_engine().set(wspace=0.09)
     _bands(left, curves, style)
-    left.set_ylabel("loss on the select split, nats a token")
+    left.set_ylabel("loss on the select split, nats per token")
     _title(left, "Loss after the first third of training")
     if paired:
         right.axhline(0, color=INK, lw=1.2)
         _bands(right, paired, style, scale=100)
         right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _signed(y)))
         right.set_ylabel(f"perplexity against {study.baseline}, %")
-        _title(right, "Paired difference along the way")
+        _title(right, "Paired difference during training")
     for axes in (left, right) if paired else (left,):
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: units.scaled(x, digits=2) if x else "0"))
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -226,7 +226,7 @@ def _bands(axes, curves, style, scale=1):
 
 
 def _limit(axes, late):
-    """y limits that hold every mean of the later part, and bands as far as they are not much wider than the means."""
+    """Set y limits that show every mean of the later part, and the bands unless they are much wider than the means."""
     means = np.concatenate([band["mean"] for band in late])
     ends = np.concatenate([band[["low", "high"]].to_numpy().ravel() for band in late])
     low, high = means.min(), means.max()
@@ -238,9 +238,9 @@ def _limit(axes, late):
 
 @_styled
 def tuning(study):
-    """The tuning metric against each tuned value, a line an arm, its best marked; None without finished trials.
+    """The tuning metric against each tuned value, one line per arm, the best marked. None if no trial finished.
 
-    A best value at an end of its range is drawn hollow and named: the true best may lie beyond.
+    A best value at an end of its range is drawn hollow, and the title names the arm: the true best may lie beyond.
     """
     done = [trial for trial in study.record.trials if trial.value is not None]
     keys = list(dict.fromkeys(key for trial in done for key in trial.values))
@@ -250,7 +250,7 @@ def tuning(study):
     panels = figure.subplots(1, len(keys), squeeze=False, sharey=True)[0]
     for axes, key in zip(panels, keys, strict=True):
         _tuned(axes, study, done, key)
-    panels[0].set_ylabel("loss on the select split, nats a token")
+    panels[0].set_ylabel("loss on the select split, nats per token")
     handles = {line.get_label(): line for line in panels[0].get_lines() if not line.get_label().startswith("_")}
     figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=min(6, len(handles)), labelcolor=INK)
     return figure
@@ -276,12 +276,12 @@ def _tuned(axes, study, done, key):
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.2g}"))
     axes.xaxis.minorticks_off()
     axes.set_xlabel(key)
-    found = f"best at the edge of its range (hollow) for {units.listed(at_edge)}" if at_edge else "every best is inside"
+    found = f"best at the edge of its range (hollow) for {units.listed(at_edge)}" if at_edge else "every best is inside its range"
     _title(axes, f"Tuning on the select split: {found}")
 
 
 def _tuning_means(done, arm, key):
-    """{value: mean of the tuning metric over seeds and other tuned values}, ascending."""
+    """{value: mean of the tuning metric over seeds and the other tuned keys}, ascending by value."""
     values = {}
     for trial in done:
         if trial.arm == arm and key in trial.values:
@@ -290,7 +290,7 @@ def _tuning_means(done, arm, key):
 
 
 def _label(figure, axes, points):
-    """Names beside points {name: (x, y, colour)}, each where it hides the least of the others and of their bars."""
+    """Write names beside points {name: (x, y, colour)}, placed to overlap little with other points, bars and names."""
     renderer, taken = FigureCanvasAgg(figure).get_renderer(), []
     figure.draw(renderer)
     for line in axes.get_lines():
@@ -323,13 +323,13 @@ def _overlap(a, b):
 
 
 def _title(axes, text):
-    """A title in lines that fit the axes' share of the figure's width."""
+    """Set a title, wrapped to the width of the axes."""
     columns = axes.get_subplotspec().get_gridspec().ncols
     axes.set_title("\n".join(textwrap.wrap(text, 84 // columns)))
 
 
 def _seeds(counts):
-    """`means and 95 % intervals, n = 5 seeds`, the range where arms differ, or that one seed has no interval."""
+    """`means and 95 % intervals, n = 5 seeds`; a range of n if arms differ; a note if there is only one seed."""
     counts = sorted({int(count) for count in counts})
     if counts == [1]:
         return "one seed, no intervals"

@@ -1,4 +1,4 @@
-"""A study as one page: `report.html`, which needs no network, and the same numbers beside it as CSV and LaTeX."""
+"""The report of a study: one self-contained page, `report.html`, and the same numbers as CSV and LaTeX beside it."""
 
 import html
 import json
@@ -16,8 +16,8 @@ from experiments.record import write_atomically
 NAME = "report.html"
 
 CAPTIONS = {
-    "differences": "The difference to the baseline",
-    "quality_cache": "Quality against memory",
+    "differences": "Difference from the baseline",
+    "quality_cache": "Quality against cache size",
     "curves": "Learning curves",
     "tuning": "Tuning",
 }
@@ -26,14 +26,14 @@ CAPTIONS = {
 def write_report(folder):
     """Write report.html, results.csv, runs.csv and results.tex into a study's folder; returns the report's path.
 
-    Raises DataError where there is no study that can be read.
+    Raises DataError if the folder has no readable study.
     """
     study = load(folder)
     return write(study, judge(study))
 
 
 def write(study, judgement):
-    """As `write_report`, of a StudyData and its Judgement."""
+    """Like `write_report`, from a StudyData and its Judgement."""
     raw = tables.results(study, judgement)
     path = study.folder / NAME
     write_atomically(study.folder / "results.csv", tables.csv(raw).encode())
@@ -44,7 +44,7 @@ def write(study, judgement):
 
 
 def page(study, judgement, raw):
-    """The whole page as text."""
+    """The whole page as HTML text."""
     figures = plots.figures(study, judgement)
     parts = [
         _answer(study, judgement),
@@ -79,7 +79,7 @@ def _answer(study, judgement):
 
 
 def _code(text):
-    """Escaped text with its `quoted` parts set as code."""
+    """Escaped text; parts in `backticks` become code elements."""
     parts = html.escape(text).split("`")
     return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
 
@@ -87,10 +87,11 @@ def _code(text):
 def _results(judgement, raw):
     metric, margin = html.escape(judgement.claim.metric), units.share(judgement.claim.margin)
     note = (
-        f"Perplexity is exp of the mean of <code>{metric}</code> over the n finished seeds, with its 95 % t interval. "
-        "The difference is to the first arm, paired by seed (same initial values, same batches), as a change of perplexity; "
-        f"p is of a paired t test, Holm-corrected over arms. “No difference” means within ±{margin}, by two one-sided "
-        "tests at 5 %, likewise corrected. Sizes are in powers of 1024, counts in powers of 1000."
+        f"Perplexity is exp of the mean of <code>{metric}</code> over the n finished seeds, with a 95 % t interval. "
+        "The paired difference is the change in perplexity relative to the first arm, compared seed by seed (same initial "
+        f"values, same batches). p is the p value of a paired t test, Holm-corrected over the arms. “No difference” means "
+        f"within ±{margin}, shown by two one-sided tests at 5 % with the same correction. Sizes are in powers of 1024, "
+        "counts in powers of 1000."
     )
     return f"<section><h2>Results</h2><div class=scroll>{tables.results_html(raw)}</div><p class=note>{note}</p></section>"
 
@@ -114,23 +115,23 @@ def _differences(study):
     return (
         "<section><h2>How the specs differ</h2><div class=scroll>"
         f"{tables.plain_html(frame).replace('<table>', '<table class=specs>')}</div>"
-        "<p class=note>All else is the same in every arm.</p></section>"
+        "<p class=note>Everything else is the same in every arm.</p></section>"
     )
 
 
 def _provenance(study):
-    """What was run, where, by which code; several values of one thing are all shown."""
+    """What was run, where and with which code. If runs differ in a value, all its values are shown."""
     runs = list(study.records.values())
     rows = {
         "study": study.record.name,
         "scale": study.record.scale,
         "seeds": ", ".join(map(str, study.record.seeds)),
-        "steps a run": _distinct(f"{run.steps:,}" for run in runs if run.status == "finished"),
-        "tokens a run": _distinct(units.scaled(run.tokens) for run in runs if run.status == "finished"),
+        "steps per run": _distinct(f"{run.steps:,}" for run in runs if run.status == "finished"),
+        "tokens per run": _distinct(units.scaled(run.tokens) for run in runs if run.status == "finished"),
         "wall time": _wall(runs),
         "data": _distinct(_pairs(run.data) for run in runs),
         "hardware": _distinct(_pairs(run.hardware) for run in runs),
-        "threads a run": _distinct(str(run.threads) for run in runs),
+        "threads per run": _distinct(str(run.threads) for run in runs),
         "versions": _distinct(_pairs(run.versions) for run in runs),
         "code": _distinct(_pairs(run.git) for run in runs),
         "started": min((run.started for run in runs if run.started), default=None),
@@ -139,7 +140,7 @@ def _provenance(study):
     shown = "".join(f"<dt>{name}</dt><dd>{html.escape(str(text))}</dd>" for name, text in rows.items() if text)
     warning = ""
     if any(run.git.get("dirty") for run in runs):
-        warning = "<p class=warning>Some runs were made by code with uncommitted changes.</p>"
+        warning = "<p class=warning>Some runs used code with uncommitted changes.</p>"
     spec = html.escape(json.dumps(study.record.spec, indent=1, ensure_ascii=False))
     return (
         f"<section><h2>What was run</h2>{warning}<dl>{shown}</dl>"
@@ -148,7 +149,7 @@ def _provenance(study):
 
 
 def _distinct(texts):
-    """The values that occur, most often only one, else each on its own line with its count."""
+    """The value if all agree; else each distinct value on its own line with its count; None if there is none."""
     counts = pd.Series([text for text in texts if text], dtype=object).value_counts()
     if len(counts) < 2:
         return next(iter(counts.index), None)
@@ -165,7 +166,7 @@ def _wall(runs):
 
 
 def _unfinished(study):
-    """Every run and trial that did not finish, and every file that could not be used, with the reason."""
+    """Every run and trial that did not finish, and every file with a problem, with the reason."""
     others = study.runs[study.runs.status != "finished"]
     trials = [trial for trial in study.record.trials if trial.state != "finished"]
     rows = [
@@ -180,7 +181,7 @@ def _unfinished(study):
     if not rows and not problems:
         return ""
     table = f"<div class=scroll>{tables.plain_html(pd.DataFrame(rows), index=False)}</div>" if rows else ""
-    listed = f"<h3>Files that could not be used as they are</h3><ul>{problems}</ul>" if problems else ""
+    listed = f"<h3>Files that are missing, unreadable or inconsistent</h3><ul>{problems}</ul>" if problems else ""
     return f"<section><h2>Runs that did not finish</h2>{table or '<p>None.</p>'}{listed}</section>"
 
 
@@ -189,7 +190,7 @@ def _below(study, folder):
 
 
 def _samples(study):
-    """What one trained model an arm wrote, where its record has it."""
+    """The text sample of one trained model per arm, if its record has one."""
     found = {}
     for (arm, seed), run in study.records.items():
         if run.sample:
@@ -197,26 +198,26 @@ def _samples(study):
     texts = "".join(
         f"<h3>{html.escape(arm)}, seed {seed}</h3><pre>{html.escape(text)}</pre>" for arm, (seed, text) in found.items()
     )
-    return f"<section><h2>What the models write</h2>{texts}</section>" if texts else ""
+    return f"<section><h2>Text samples from the models</h2>{texts}</section>" if texts else ""
 
 
 def _notes(study):
-    """What runs said of themselves, e.g. that a faster path declined, each once with the number of runs."""
+    """The notes in the runs' records, e.g. that a faster path was not used; each once, with the number of runs."""
     notes = [note for run in study.records.values() for note in dict.fromkeys(run.notes)]
     counts = pd.Series(notes, dtype=object).value_counts()
     items = "".join(f"<li>{html.escape(note)} ({units.times(count, 'run')})</li>" for note, count in counts.items())
-    return f"<section><h2>Notes of the runs</h2><ul>{items}</ul></section>" if items else ""
+    return f"<section><h2>Notes from the runs</h2><ul>{items}</ul></section>" if items else ""
 
 
 def _again(study):
     folder = shlex.quote(str(study.folder))
     commands = [
-        ("Look closer", f"python -m analysis tensorboard {folder}"),
+        ("Open in TensorBoard", f"python -m analysis tensorboard {folder}"),
         ("Run again (finished runs are reused)", study.record.command),
-        ("Make this report again", f"python -m analysis report {folder}"),
+        ("Write this report again", f"python -m analysis report {folder}"),
     ]
     items = "".join(f"<dt>{name}</dt><dd><code>{html.escape(text)}</code></dd>" for name, text in commands if text)
     beside = (
-        "Beside this page: <code>results.csv</code> (an arm a row), <code>runs.csv</code> (a run a row), <code>results.tex</code>."
+        "In the same folder: <code>results.csv</code> (row per arm), <code>runs.csv</code> (row per run), <code>results.tex</code>."
     )
-    return f"<section><h2>Look closer, run again</h2><dl>{items}</dl><p class=note>{beside}</p></section>"
+    return f"<section><h2>Commands and files</h2><dl>{items}</dl><p class=note>{beside}</p></section>"

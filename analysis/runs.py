@@ -1,6 +1,6 @@
-"""A study's folder as data: a row for every arm and seed, and the curves of its runs.
+"""A study's folder as data: one row per arm and seed, and the curves of its runs.
 
-Whatever can be read is used; what cannot is named in `problems`, and its run stays a row.
+Files that cannot be read are named in `problems`. Their runs keep their rows.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,12 @@ from sweeps.record import StudyRecord
 
 @dataclass(frozen=True)
 class StudyData:
-    """What a study's folder holds.
+    """The contents of a study's folder.
 
-    runs: a row an arm and seed, in the study's order: arm, seed, status, folder, wall_seconds, steps, tokens, failure,
-    then its metrics and timings (NaN where a run has none). status is that of its record, `missing` where no record
-    is, `unreadable` where one cannot be read. curves: long, a row a logged step, as `history`.
+    runs: one row per arm and seed, in the study's order: arm, seed, status, folder, wall_seconds, steps, tokens,
+    failure, then metrics and timings (NaN if a run has none). status: from the run's record; `missing` without a
+    record; `unreadable` if the record cannot be read. curves: one row per run and logged step, as in `history`.
+    problems: sentences about files that are missing, unreadable or inconsistent.
     """
 
     folder: Path
@@ -40,7 +41,7 @@ class StudyData:
     def losses(self, metric):
         """{arm: {seed: loss in nats}} of the finished runs; every arm is a key.
 
-        A perplexity is taken as its logarithm. Raises DataError for a metric that is neither a loss nor a perplexity.
+        A perplexity is converted to its logarithm. Raises DataError for a metric that is neither a loss nor a perplexity.
         """
         kind = metric.rpartition("/")[2]
         if kind not in ("loss", "perplexity"):
@@ -54,17 +55,17 @@ class StudyData:
 
 
 def study_frame(folder):
-    """A DataFrame with a row for every arm and seed of a study, as in StudyData.runs."""
+    """A DataFrame with one row per arm and seed of a study (StudyData.runs)."""
     return load(folder).runs
 
 
 def history(folder):
-    """A long DataFrame of every run's curves: arm, seed, then HISTORY_COLUMNS. `select/...` is NaN where not evaluated."""
+    """A DataFrame of all curves: arm, seed, then HISTORY_COLUMNS. `select/...` is NaN at steps without evaluation."""
     return load(folder).curves
 
 
 def load(folder):
-    """The StudyData of a folder. Raises DataError where there is no study that can be read."""
+    """The StudyData of a folder. Raises DataError if the folder has no readable study."""
     folder = Path(folder)
     record = _study_record(folder)
     records, rows, curves, problems = {}, [], [], []
@@ -92,15 +93,15 @@ def _study_record(folder):
 
 def _why_no_study(folder):
     if not folder.is_dir():
-        return "no such folder; give the folder of a study, as `python -m sweeps run` names it"
+        return "no such folder; give the folder of a study, which `python -m sweeps run` prints"
     below = [str(path.parent) for depth in ("*", "*/*") for path in sorted(folder.glob(f"{depth}/{STUDY_FILE}"))]
     if below:
         return f"no {STUDY_FILE} in it; there are studies in {', '.join(below[:5])}"
-    return f"no {STUDY_FILE} in it; `python -m sweeps run STUDY` makes a study and names its folder"
+    return f"no {STUDY_FILE} in it; `python -m sweeps run STUDY` runs a study and prints its folder"
 
 
 def _planned(folder, record):
-    """(arm, seed, run folder or None) for every run of the plan, started or not."""
+    """Yield (arm, seed, run folder or None) for every planned run, started or not."""
     for label, arm in record.arms.items():
         extra = sorted(int(seed) for seed in arm.runs if int(seed) not in record.seeds)
         for seed in [*record.seeds, *extra]:
@@ -109,7 +110,7 @@ def _planned(folder, record):
 
 
 def _row(arm, seed, path, identity, problems):
-    """(RunRecord or None, the run's row); says in `problems` what is wrong with its files."""
+    """(RunRecord or None, the run's row). Appends to `problems` what is wrong with the run's files."""
     run, status, failure = None, "missing", "not started"
     try:
         run = None if path is None else RunRecord.read(path)
@@ -119,7 +120,7 @@ def _row(arm, seed, path, identity, problems):
     if run is not None:
         status, failure = run.status, _reason(run)
         if run.identity != identity:
-            problems.append(f"{path / RUN_FILE}: made from another spec or other data than arm {arm} has in {STUDY_FILE}")
+            problems.append(f"{path / RUN_FILE}: its spec or data differ from those of arm {arm} in {STUDY_FILE}")
     row = {
         "arm": arm,
         "seed": seed,
@@ -134,17 +135,17 @@ def _row(arm, seed, path, identity, problems):
 
 
 def _reason(run):
-    """Why a run did not finish, in words; empty for one that did."""
+    """Why a run did not finish, in words; empty if it finished."""
     if run.failure is not None:
         groups = f" ({', '.join(run.failure.parameters)})" if run.failure.parameters else ""
         return f"{run.failure.error} at step {run.failure.step}: {run.failure.message}{groups}"
-    return {"finished": "", "running": "has not ended", "interrupted": "interrupted; resumes"}.get(
+    return {"finished": "", "running": "has not ended", "interrupted": "interrupted; a new start resumes it"}.get(
         run.status, "its record gives no reason"
     )
 
 
 def _curve(arm, seed, path, run, problems):
-    """A run's history as a DataFrame, or None with a word in `problems` where a finished run has none."""
+    """A run's history as a DataFrame, or None. Unusable files and finished runs without one are added to `problems`."""
     file = path / HISTORY_NAME
     if not file.is_file():
         if run.status == "finished":

@@ -1,7 +1,7 @@
-"""Means, paired differences and equivalence over seeds, with t intervals. Losses are in nats a token.
+"""Means, paired differences and equivalence tests over seeds, with t intervals. Losses are in nats per token.
 
-Arms share seeds, initial values and batches, so the difference to the baseline is taken seed by seed: what a seed
-does to both of them cancels. Where a number cannot be given (one seed has no spread) it is None.
+Arms share seeds, initial values and batches, so the difference to the baseline is taken seed by seed: the effect of a
+seed on both arms cancels. A number that does not exist (such as the spread of one seed) is None.
 """
 
 import math
@@ -29,7 +29,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm minus the baseline over the `n` seeds that both have, in nats. p: of a two-sided paired t test."""
+    """An arm minus the baseline over the `n` seeds that both have, in nats. p: from a two-sided paired t test."""
 
     by_seed: dict[int, float]
     mean: float | None
@@ -71,7 +71,10 @@ def paired_difference(arm, baseline, level=LEVEL):
 
 
 def equivalence_p(difference, low, high):
-    """p of the two one-sided paired t tests (Schuirmann 1987) that the difference lies between low and high."""
+    """The p value of two one-sided paired t tests (Schuirmann 1987) that the difference lies between low and high.
+
+    None with fewer than two seeds.
+    """
     if difference.n < 2:
         return None
     above = _tail(difference.mean - low, difference.sd, difference.n)
@@ -80,14 +83,14 @@ def equivalence_p(difference, low, high):
 
 
 def _tail(distance, sd, n):
-    """p of a one-sided t test of a mean that lies `distance` beyond the hypothesis (negative: on the wrong side)."""
+    """The p value of a one-sided t test of a mean `distance` beyond the hypothesis (negative: on the wrong side)."""
     if sd == 0:
         return 0.0 if distance > 0 else 0.5 if distance == 0 else 1.0
     return float(stdtr(n - 1, -distance * math.sqrt(n) / sd))
 
 
 def holm(p_values):
-    """Holm's step-down correction (1979); None stays None and counts for nothing."""
+    """Holm's step-down correction (1979). None stays None and does not count as a test."""
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     adjusted, largest = list(p_values), 0.0
     for rank, (p, i) in enumerate(known):
@@ -102,12 +105,12 @@ def margin_nats(margin):
 
 
 def relative(nats):
-    """The relative difference in perplexity that a difference in nats makes: exp(d) - 1. None stays None."""
+    """The relative difference in perplexity for a difference d in nats: exp(d) - 1. None stays None."""
     return None if nats is None else math.expm1(nats)
 
 
 def seeds_for_difference(mean, sd, alpha=ALPHA, power=POWER):
-    """Seeds at which a paired t test finds a true difference `mean` with the given power; infinite beyond the cap."""
+    """Seeds at which a paired t test finds a true difference `mean` with this power; infinite beyond MOST_SEEDS."""
     if sd == 0:
         return 2 if mean else math.inf
     return _fewest(lambda n: _detected(n, abs(mean), sd, alpha / 2), power)
@@ -116,7 +119,8 @@ def seeds_for_difference(mean, sd, alpha=ALPHA, power=POWER):
 def seeds_for_equivalence(mean, sd, low, high, alpha=ALPHA, power=POWER):
     """Seeds at which the equivalence test passes with the given power if the true difference is `mean`.
 
-    The power of the two tests together is taken as at least the sum of theirs less one, which errs on more seeds.
+    The joint power of the two tests is bounded below by the sum of their powers minus one, which errs towards more seeds.
+    Infinite if `mean` is outside the margin, or beyond MOST_SEEDS.
     """
     if not low < mean < high:
         return math.inf
@@ -126,7 +130,7 @@ def seeds_for_equivalence(mean, sd, low, high, alpha=ALPHA, power=POWER):
 
 
 def _detected(n, distance, sd, alpha):
-    """Power of a one-sided t test at level alpha: P(T > critical) for a noncentral T."""
+    """The power of a one-sided t test at level alpha: P(T > critical) for a noncentral T."""
     if math.isinf(distance):
         return 1.0
     shift, critical = distance * math.sqrt(n) / sd, stdtrit(n - 1, 1 - alpha)
@@ -135,7 +139,7 @@ def _detected(n, distance, sd, alpha):
 
 
 def _fewest(power_of, power):
-    """The smallest n from 2 to MOST_SEEDS with power_of(n) >= power, by bisection; infinite where there is none."""
+    """The smallest n from 2 to MOST_SEEDS with power_of(n) >= power, by bisection; infinite if there is none."""
     if not power_of(MOST_SEEDS) >= power:
         return math.inf
     low, high = 1, MOST_SEEDS

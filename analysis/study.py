@@ -1,4 +1,4 @@
-"""The notebook's way in: `Study(folder).runs()`, and `run(folder).spec`."""
+"""The API for notebooks: `Study(folder).runs()` and `run(folder).spec`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from experiments.spec import ExperimentSpec
 
 
 class Study:
-    """A study's folder, read afresh at every call, so that it can be watched while it runs."""
+    """A study's folder. Every call reads it again, so that a running study can be watched."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -23,7 +23,7 @@ class Study:
         return load(self.folder).record
 
     def runs(self):
-        """A DataFrame with a row for every arm and seed (StudyData.runs)."""
+        """A DataFrame with one row per arm and seed (StudyData.runs)."""
         return load(self.folder).runs
 
     def history(self):
@@ -53,15 +53,15 @@ class Run:
         return ExperimentSpec.parse(self.record.spec)
 
     def model(self):
-        """The trained model (arch.model.Model). The one thing here that needs torch."""
+        """The trained model (arch.model.Model). Only this method needs torch."""
         from experiments.checkpoint import load_model
 
         return load_model(self.folder)
 
 
 def run(folder):
-    """The Run of a folder. Raises DataError where there is no record."""
+    """The Run of a folder. Raises DataError if the folder has no record."""
     record = RunRecord.read(folder)
     if record is None:
-        raise DataError(f"{folder}: no run's record in it")
+        raise DataError(f"{folder}: no record of a run in it")
     return Run(Path(folder), record)

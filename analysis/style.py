@@ -1,4 +1,4 @@
-"""How a report looks: light, dark and on paper. Figures take their inks from the same variables."""
+"""The CSS of a report for light and dark screens and for print. Figures use the same colour variables."""
 
 CSS = """
 :root { --ink: #1c2026; --muted: #6a717b; --grid: #dfe2e7; --paper: #fefefe; --card: #f5f6f8; --accent: #0072b2;

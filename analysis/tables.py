@@ -1,6 +1,6 @@
-"""The results table: raw numbers an arm (for CSV), and the same as people read it (text, Markdown, LaTeX, HTML).
+"""The results table, one row per arm: raw numbers for CSV, and rounded for reading (text, Markdown, LaTeX, HTML).
 
-Perplexities are exp of the mean loss over seeds, the geometric mean of the seeds' perplexities.
+A perplexity is exp of the mean loss over seeds, i.e. the geometric mean of the seeds' perplexities.
 """
 
 import html
@@ -17,7 +17,7 @@ LEVEL = f"[95{units.SPACE}%]"
 
 
 def results(study, judgement):
-    """A row an arm, unrounded: losses in nats, relative differences in percent, bytes, seconds."""
+    """One row per arm, unrounded: losses in nats, relative differences in percent, bytes, seconds."""
     losses = study.losses(judgement.claim.metric)
     return pd.DataFrame([_row(study, judgement, arm, losses[arm]) for arm in study.record.arms])
 
@@ -56,7 +56,7 @@ def _row(study, judgement, arm, losses):
 
 
 def _cost(study, arm):
-    """What an arm costs, as its record says; cache_ratio is to the baseline's."""
+    """An arm's cost from its record. cache_ratio: its cache over the baseline's."""
     cost = study.record.arms[arm].cost
     cache = long_cache(study, arm)
     baseline = long_cache(study, study.baseline)
@@ -71,23 +71,23 @@ def _cost(study, arm):
 
 
 def long_cache(study, arm):
-    """Cache bytes of an arm at the study's long context, or None where its record does not say."""
+    """Cache bytes of an arm at the study's long context, or None if its record does not say."""
     return study.record.arms[arm].cost.get("long", {}).get("cache_bytes")
 
 
 def in_words(arm):
-    """What differs from the baseline, one `key: value` after another; empty for the baseline."""
+    """An arm's differences from the baseline as `key: value; key: value`; empty for the baseline."""
     return "; ".join(f"{key}: {spelt(change[1])}" for key, change in _all_changes(arm).items())
 
 
 def _all_changes(arm):
-    """An arm's changes and the values that tuning chose for it."""
+    """An arm's changes, plus the values that tuning chose for it."""
     tuned = {f"{key} (tuned)": [None, value] for key, value in arm.tuned.items()}
     return arm.changes | tuned
 
 
 def spelt(value):
-    """A value as YAML would have it on one line."""
+    """A value on one line, as in YAML; a dash for None."""
     if value is None:
         return units.DASH
     if isinstance(value, str):
@@ -102,7 +102,7 @@ def spelt(value):
 
 
 def changes(study):
-    """How the specs differ: a row a key, a column an arm; the baseline's value, then each arm's where it is another."""
+    """How the specs differ: one row per key, one column per arm; `same` where an arm has the baseline's value."""
     keys = list(dict.fromkeys(key for arm in study.record.arms.values() for key in _all_changes(arm)))
     return pd.DataFrame({arm: [_value(study, arm, key) for key in keys] for arm in study.record.arms}, index=keys)
 
@@ -117,7 +117,7 @@ def _value(study, label, key):
 
 
 def readable(raw):
-    """The table as people read it, every cell text."""
+    """The table for reading: rounded, every cell is text."""
     context = units.tokens(int(raw.cache_context.iloc[0]))
     return pd.DataFrame([_readable_row(row, context) for row in _records(raw)])
 
@@ -144,7 +144,7 @@ def _readable_row(row, context):
 
 def _verdict(row):
     if row["verdict"] == "undecided" and row["seeds_needed"] is not None:
-        return f"undecided ({units.seeds(row['seeds_needed'])} seeds would decide)"
+        return f"undecided ({units.seeds(row['seeds_needed'])} seeds needed)"
     if row["verdict"] in ("worse", "better") and row["reason"]:
         return f"{row['verdict']} ({row['reason']})"
     return row["verdict"]
@@ -169,7 +169,7 @@ def _shortened(text):
 
 
 def csv(raw):
-    """Raw numbers as CSV, `.` for decimals, empty where there is none."""
+    """The raw numbers as CSV, with `.` for decimals; a missing number is an empty cell."""
     return raw.to_csv(index=False, lineterminator="\n")
 
 
@@ -194,7 +194,7 @@ def text(raw):
         table.add_column(_in_lines(name), justify="left" if name in ("arm", "verdict") else "right", min_width=longest)
     for row in shown.values.tolist():
         table.add_row(*(Text(_in_lines(cell)) for cell in row))
-    # As wide as its cells: a narrow window wraps lines, which reads better than cells of three letters.
+    # As wide as its cells need: in a narrow window, wrapped lines are easier to read than cells of three letters.
     console = Console(width=1000)
     with console.capture() as capture:
         console.print(table)
@@ -202,7 +202,7 @@ def text(raw):
 
 
 def _in_lines(cell):
-    """A cell with what is in brackets on a line of its own."""
+    """A cell with line breaks before brackets and long parts."""
     return cell.replace(" [", "\n[").replace(" (", "\n(").replace("FLOPs/", "\nFLOPs/").replace(" at ", "\nat ")
 
 
@@ -246,7 +246,7 @@ def latex(raw):
 
 
 def results_html(raw):
-    """The readable table as HTML: verdicts as badges, what differs under the arm's name, intervals on their own line."""
+    """The readable table as HTML: verdicts as badges, differences under the arm's name, intervals on their own line."""
     shown = readable(raw).drop(columns="differs in")
     numeric = lambda name: name not in ("arm", "verdict")  # noqa: E731
     head = "".join(f"<th{' class=number' if numeric(name) else ''}>{html.escape(name)}</th>" for name in shown)
@@ -286,7 +286,7 @@ def plain_html(frame, index=True):
 
 
 def _records(raw):
-    """The rows as dicts, None where pandas has NaN."""
+    """The rows as dicts, with None for NaN."""
     return [{key: None if units.absent(value) else value for key, value in row.items()} for row in raw.to_dict("records")]
 
 

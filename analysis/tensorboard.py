@@ -1,12 +1,12 @@
-"""A study for TensorBoard: `FOLDER/tensorboard/`, derived whole from records and histories each time.
+"""A study for TensorBoard: `FOLDER/tensorboard/`, written anew each time from the records and histories.
 
     study/              the HParams experiment, the layout of the margin charts, the report's figures
     ARM/seed-N/         a run's curves, its HParams row and its final metrics
-    ARM/over-seeds/     mean and 95 % band over seeds, which the margin charts draw
+    ARM/over-seeds/     mean and 95 % band over seeds, which the margin charts show
 
-The HParams tab reads one list of columns for all rows. torch's `add_hparams` writes one a run, of which the first
-found counts, and moves each row into a run of its own; so the three messages are written here as the plugin defines
-them, and an arm that lacks a key, or a run that has no metric, still has its row.
+The HParams tab needs one list of columns for all rows. torch's `add_hparams` writes one list per run, of which only the
+first found counts, and puts each row into a separate run. So this module writes the plugin's three messages itself. An
+arm that lacks a key, or a run without metrics, still gets its row.
 """
 
 import datetime
@@ -31,7 +31,7 @@ BAND = ("mean", "low", "high")
 
 
 def write_logs(folder):
-    """Write the log directory of a study anew and return its path. Raises DataError where there is no study."""
+    """Write the log directory of a study anew and return its path. Raises DataError if the folder has no study."""
     study = load(folder)
     final = study.folder / FOLDER
     scratch = study.folder / f".{FOLDER}.{os.getpid()}"
@@ -46,7 +46,7 @@ def write_logs(folder):
 
 
 def serve(folder, port=6006):
-    """Write the logs, start TensorBoard on them and wait until it ends or is interrupted; returns its exit code."""
+    """Write the logs, start TensorBoard on them and wait until it ends or is interrupted. Returns its exit code."""
     logs = write_logs(folder)
     print(f"TensorBoard: http://localhost:{port}/  (Ctrl-C ends it)", flush=True)
     process = subprocess.Popen([sys.executable, "-m", "tensorboard.main", "--logdir", str(logs), "--port", str(port)])
@@ -59,7 +59,7 @@ def serve(folder, port=6006):
 
 
 def run_names(arms):
-    """{arm: folder name}, without what a file system or TensorBoard's run filter trips over, each once."""
+    """{arm: folder name}; unique, and without characters that a file system or TensorBoard's run filter cannot take."""
     names, used = {}, {"study"}
     for arm in arms:
         name = re.sub(r"[^\w.+-]+", "-", re.sub(r"(?<=\d):(?=\d)", "to", arm)).strip("-.") or "arm"
@@ -97,7 +97,7 @@ def _own_curve(study, arm, seed):
 
 def _run(writer, row, hparams, record, curve):
     """One run's events: its row in HParams, its curves, its final metrics."""
-    # Not the public `hparams.api`, which imports TensorFlow for its Keras callback.
+    # The public `hparams.api` would import TensorFlow for its Keras callback.
     from tensorboard.plugins.hparams import summary_v2
 
     start = _timestamp(record)
@@ -110,7 +110,7 @@ def _run(writer, row, hparams, record, curve):
                 writer.add_scalar(name, point[name], int(point["step"]), walltime=when)
     if record is not None:
         for name, value in record.metrics.items():
-            # `final/` keeps a metric that is also a curve from being appended to it.
+            # The prefix `final/` keeps a metric from being appended to a curve of the same name.
             writer.add_scalar(_final(name), value, record.steps, walltime=start + record.wall_seconds)
     writer.file_writer.add_summary(_session_end(row["status"], start + (record.wall_seconds if record else 0)))
 
@@ -122,13 +122,13 @@ def _final(name):
 def _band(writer, tag, band):
     for point in band.reset_index().to_dict("records"):
         for name in BAND:
-            # One seed has no interval: its band is the line itself.
+            # One seed has no interval: the band is the line itself.
             value = point[name] if np.isfinite(point[name]) else point["mean"]
             writer.add_scalar(f"{tag}/{name}", value, int(point["step"]))
 
 
 def _layout(study):
-    """Two margin charts; every arm's `over-seeds` run is a line with a band in each."""
+    """Two margin charts. In each, every arm's `over-seeds` run is a line with a band."""
     tags = lambda tag: ["Margin", [f"{tag}/{name}" for name in BAND]]  # noqa: E731
     charts = {"select/loss, mean and 95 % interval over seeds": tags(LOSS)}
     if len(study.record.arms) > 1:
@@ -137,7 +137,7 @@ def _layout(study):
 
 
 def _hparams(study):
-    """{(arm, seed): {key: value}}: arm, seed, and every key in which arms differ; values of a column share a type."""
+    """{(arm, seed): {key: value}}: arm, seed, and every key in which arms differ. A column's values have one type."""
     arms = study.record.arms
     keys = dict.fromkeys(key for arm in arms.values() for key in arm.changes)
     base = {key: next(arm.changes[key][0] for arm in arms.values() if key in arm.changes) for key in keys}
@@ -158,13 +158,13 @@ def _is_number(value):
 
 
 def _metrics(study):
-    """The tags of all final metrics, those of the report first."""
+    """The tags of all final metrics, those of the report split first."""
     tags = dict.fromkeys(_final(name) for run in study.records.values() for name in run.metrics)
     return sorted(tags, key=lambda tag: not tag.startswith("report/"))
 
 
 def _experiment(table, metrics):
-    """The columns of the HParams tab, each with the values that occur."""
+    """The message that lists the columns of the HParams tab, each with the values that occur."""
     from tensorboard.plugins.hparams import summary_v2
 
     values = {}
@@ -176,7 +176,7 @@ def _experiment(table, metrics):
 
 
 def _session_end(status, when):
-    """How a run ended, as the HParams tab shows it."""
+    """The message that says how a run ended, for the HParams tab."""
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
@@ -189,7 +189,7 @@ def _session_end(status, when):
 
 
 def _timestamp(record):
-    """When a run started, in seconds since 1970; 0 where that is not known."""
+    """When a run started, in seconds since 1970; 0 if unknown."""
     try:
         return datetime.datetime.fromisoformat(record.started).timestamp() if record else 0.0
     except ValueError:

@@ -1,6 +1,6 @@
-"""Numbers as people read them. `DASH` stands where there is no number.
+"""Numbers formatted for reading. `DASH` stands for a missing number.
 
-Spaces before a unit do not break, and minus signs are as wide as plus signs.
+Spaces before units are no-break spaces; the minus sign is the true one, as wide as a plus sign.
 """
 
 import math
@@ -11,7 +11,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def absent(value):
-    """True for None and NaN: nothing was measured."""
+    """Whether a value is missing: None or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -44,7 +44,7 @@ def size(count):
 
 
 def tokens(count):
-    """A context as counted in papers: `128 Ki tokens` where it is a whole number of 1024, else all digits."""
+    """A context length: `128 Ki tokens` for multiples of 1024, else `1,000 tokens`."""
     if count >= 1024 and count % 1024 == 0:
         return f"{count // 1024:,}{SPACE}Ki tokens"
     return f"{count:,} tokens"
@@ -61,26 +61,26 @@ def share(fraction):
 
 
 def percent_interval(low, high):
-    """`[-0.50, +1.23]` (with a true minus sign), in percent like the mean before it, or a dash where there is no interval."""
+    """`[-0.50, +1.23]` (with a true minus sign): percent, without the unit; a dash if there is no interval."""
     if absent(low) or absent(high):
         return DASH
     return f"[{_percent(low)}, {_percent(high)}]"
 
 
 def interval(low, high, digits=4):
-    """`[11.20, 11.90]`, or a dash where there is no interval."""
+    """`[11.20, 11.90]`; a dash if there is no interval."""
     return DASH if absent(low) or absent(high) else f"[{number(low, digits)}, {number(high, digits)}]"
 
 
 def p_value(p):
-    """A p value to two digits; small ones as a bound."""
+    """A p value with two decimals, with three below 0.1, and `<0.001` below 0.001."""
     if absent(p):
         return DASH
     return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def seeds(count):
-    """A number of seeds; beyond what was searched it is infinite."""
+    """A number of seeds; `>1000` (stats.MOST_SEEDS) for infinity."""
     from analysis.stats import MOST_SEEDS
 
     return DASH if absent(count) else f">{MOST_SEEDS}" if math.isinf(count) else f"{count:.0f}"
@@ -110,6 +110,6 @@ def times(count, noun):
 
 def _percent(fraction):
     percents = 100 * fraction
-    # Two decimals near zero, none where they would only be noise.
+    # Two decimals near zero, none for large values, where decimals are noise.
     decimals = 2 if abs(percents) < 10 else 1 if abs(percents) < 100 else 0
     return f"{percents:+,.{decimals}f}".replace("-", MINUS)

@@ -8,17 +8,17 @@ import typer
 
 from arch import cli
 
-app = cli.new_app("How many runs become a study: plan, cost, run and follow ablations.")
+app = cli.new_app("Studies: plan, cost, run and follow ablations.")
 
 Study = Annotated[str, typer.Argument(help="a shipped study (see `list`) or the path of a YAML file", metavar="STUDY")]
-Scale = Annotated[str | None, typer.Option(help="a scale of the study; by default `demo` where it has one")]
-Runs = Annotated[Path, typer.Option(help="the folder of all studies' runs")]
+Scale = Annotated[str | None, typer.Option(help="a scale of the study (default: `demo`, if the study has it)")]
+Runs = Annotated[Path, typer.Option(help="the folder that holds the runs of all studies")]
 RUNS = Path("runs")
 
 
 @app.command("list")
 def list_studies():
-    """The shipped studies, what they ask, and at which scales."""
+    """List the shipped studies with their questions and scales."""
     from arch import document
 
     for name in document.shipped("sweeps"):
@@ -34,7 +34,7 @@ def show(
     scale: Scale = None,
     json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
 ):
-    """Every arm and run of a study and what it would cost, before anything is run."""
+    """Show every arm and run of a study and what each would cost, before anything runs."""
     from sweeps import show as shown
 
     name, scale, spec, arms = _checked(study, scale)
@@ -51,10 +51,10 @@ def show(
 def run(
     study: Study,
     scale: Scale = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="worker processes; by default what the cores carry")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="worker processes (default: as many as the cores allow)")] = None,
     runs: Runs = RUNS,
 ):
-    """Do what is missing of a study, then write its report. Interrupted, the same command resumes."""
+    """Run what is missing of a study, then write its report. After an interruption, the same command resumes."""
     name, scale, spec, arms = _checked(study, scale)
     from sweeps import study as studies
     from sweeps.run import run_study
@@ -75,7 +75,7 @@ def run(
 
 @app.command()
 def status(study: Study, scale: Scale = None, runs: Runs = RUNS):
-    """Which runs of a study are finished, failed or left, with their losses."""
+    """Show which runs of a study are finished, failed or still to do, with their losses."""
     from arch import document
     from sweeps import status as stand
     from sweeps.folders import study_folder, study_name
@@ -90,7 +90,7 @@ def status(study: Study, scale: Scale = None, runs: Runs = RUNS):
 
 @app.command()
 def schema():
-    """JSON Schema of a study, for editors: a study's own keys beside those of its base experiment."""
+    """Print the JSON Schema of a study, for editors: the study's own keys and those of its base experiment."""
     import json
 
     from arch.schema import json_schema
@@ -103,7 +103,7 @@ def schema():
 
 
 def _checked(study, scale):
-    """(name, scale, StudySpec, arms) with everything checked that needs no data."""
+    """(name, scale, StudySpec, arms) after every check that needs no data."""
     from arch import document
     from sweeps.folders import study_name
     from sweeps.scale import default_scale
@@ -111,7 +111,7 @@ def _checked(study, scale):
 
     root = document.load(study, "sweeps")
     scale = scale or default_scale(root)
-    split(root, scale)  # What is wrong with the study itself is said before torch is imported.
+    split(root, scale)  # Report errors in the study itself before the slow import of torch.
     from sweeps import study as studies
 
     return study_name(study), scale, *studies.check(root, scale)
@@ -125,9 +125,9 @@ def _command(word, study, scale, runs):
 
 
 def _report(folder):
-    """Have `analysis` write the report and show what it says; whether it could.
+    """Run `python -m analysis report`, print its sentences and return whether it succeeded.
 
-    It reads studies from the other side, so it is a command here and not an import. Its last line is the path.
+    `analysis` imports from `sweeps`, so it is run as a command here, not imported. Its last line is the report's path.
     """
     import subprocess
 
@@ -137,10 +137,10 @@ def _report(folder):
     for line in verdicts:
         print(line)
     if done.returncode:
-        print(f"no report (exit code {done.returncode}); again: python -m analysis report {folder}", file=sys.stderr)
+        print(f"no report (exit code {done.returncode}); try again: python -m analysis report {folder}", file=sys.stderr)
     else:
         print(f"report: {path}")
-    print(f"look closer: python -m analysis tensorboard {folder}")
+    print(f"curves in TensorBoard: python -m analysis tensorboard {folder}")
     return done.returncode == 0
 
 
@@ -148,7 +148,7 @@ def _console():
     from rich.console import Console
 
     console = Console()
-    # Where there is no terminal, rich would fold tables at 80 characters.
+    # Without a terminal, rich would wrap tables at 80 characters.
     return console if console.is_terminal else Console(width=160)
 
 

@@ -1,9 +1,9 @@
-"""Where runs lie under RUNS, and which of them are finished already.
+"""The folders of runs under RUNS, and the search for finished runs.
 
     RUNS/STUDY/SCALE/ARM-DIGEST12/seed-N           a reported run
     RUNS/STUDY/SCALE/tune/ARM-DIGEST12/seed-N      a run of a tuning trial
 
-The depth keeps the two apart: a search for reported runs never meets a trial.
+The two lie at different depths, so a search for reported runs never finds a trial.
 """
 
 import os
@@ -19,26 +19,26 @@ UNSCALED = "base"
 
 
 def study_name(reference):
-    """A study's name: the shipped name, or its file's."""
+    """A study's name: the shipped name, or the name of its file without the suffix."""
     if reference.endswith((".yaml", ".yml")):
         return Path(reference).stem
     return reference.removeprefix("sweeps/")
 
 
 def study_folder(runs, name, scale):
-    """RUNS/STUDY/SCALE. A study's name is one folder, so that a search for runs knows their depth."""
+    """RUNS/STUDY/SCALE. A study's name becomes a single folder, so that all runs lie at a known depth."""
     return Path(runs) / safe_name(name) / safe_name(scale or UNSCALED)
 
 
 def safe_name(label):
-    """A label as a file name that a shell and every file system take: `1:1` becomes `1to1`."""
+    """A label as a file name that is safe in a shell and on every file system: `1:1` becomes `1to1`."""
     name = re.sub(r"(?<=\d):(?=\d)", "to", label)
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-.")
     return name[:LONGEST] or "unnamed"
 
 
 def safe_names(labels):
-    """`{label: file name}`, each name used once, also where upper and lower case are the same."""
+    """`{label: file name}`; the names are unique even on a file system that ignores case."""
     names, used = {}, set()
     for label in labels:
         name, n = safe_name(label), 2
@@ -55,14 +55,14 @@ def run_folder(parent, arm, identity, seed):
 
 
 def relative(folder, start):
-    """The path of a run's folder as a study's record gives it: relative to the study's folder."""
+    """The path of a run's folder relative to the study's folder `start`, as the study's record stores it."""
     return os.path.relpath(folder, start)
 
 
 def finished(runs, identity, seed, own, trial=False):
-    """The folder of a finished run of this identity and seed anywhere under `runs`, rather its `own`; or None.
+    """The folder of a finished run with this identity and seed: `own` or any other under `runs`; None if there is none.
 
-    The folder's name has a part of the identity only, so the whole of it is compared in the record.
+    A folder's name holds only the first characters of the identity, so the full identity is compared with the record.
     """
     above = f"*/*/{TUNE}/" if trial else "*/*/"
     others = sorted(path.parent for path in runs.glob(f"{above}*-{identity[:DIGEST]}/seed-{seed}/{NAME}"))
@@ -70,6 +70,6 @@ def finished(runs, identity, seed, own, trial=False):
 
 
 def is_finished(folder, identity, seed):
-    """Whether the run in this folder is that run, and done."""
+    """Whether this folder holds a finished run with this identity and seed."""
     record = RunRecord.read_whole(folder)
     return record is not None and (record.status, record.identity, record.seed) == ("finished", identity, seed)

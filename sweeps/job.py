@@ -1,4 +1,4 @@
-"""What passes between a study and its workers: a run to do, what happened to it, how it ended."""
+"""What a study and its workers exchange: a run to do (Job), what happens to it (Event), how it ended (Outcome)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from experiments.record import RunRecord
 
 @dataclass(frozen=True)
 class Job:
-    """One run to do. `plan`: its experiments.plan.RunPlan. `trial`: the number of its tuning trial, None if reported."""
+    """One run to do. plan: its experiments.plan.RunPlan. trial: its tuning trial's number; None for a reported run."""
 
     arm: str
     seed: int
@@ -29,19 +29,19 @@ class Job:
 
     @property
     def threads(self):
-        """CPU threads that its process is pinned to, and so the cores it keeps busy."""
+        """The CPU threads that the run's process is pinned to, and so the number of cores it keeps busy."""
         return self.plan.spec.train.threads
 
     @property
     def flops(self):
-        """Training FLOPs of the whole run, as the chosen path computes them: what its share of a study's time is."""
+        """Training FLOPs of the whole run, as executed; 1 per token if unknown. Used to estimate the time left."""
         per_token = self.plan.cost.get("flops_per_token", {}).get("executed", {}).get("train")
         return float(per_token or 1) * self.plan.spec.tokens
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `lost`: its worker died twice. `message` says why where it did not finish."""
+    """How a run ended. `lost`: its worker died twice. message: why it did not finish. reused: it was done before."""
 
     job: Job
     status: Literal["finished", "failed", "interrupted", "lost"]
@@ -52,7 +52,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Event:
-    """Something to show: a run started, went on (`progress`), waits for another process, is tried again, or ended."""
+    """Something to show: a run started, made progress, waits for another process, is tried again or ended; or the pool
+    is stopping.
+    """
 
     kind: Literal["started", "progress", "waiting", "again", "ended", "stopping"]
     job: Job | None = None

@@ -1,4 +1,4 @@
-"""A pool of worker processes that survives the death of any of them, and stops so that every run can be resumed."""
+"""A pool of worker processes. It survives the death of any worker, and when stopped every run can be resumed."""
 
 import contextlib
 import multiprocessing
@@ -18,7 +18,7 @@ from sweeps.job import Event, Job, Outcome
 TICK = 0.2
 BUSY_FOLDER_PAUSE = 2.0
 ATTEMPTS = 2
-# How long idle workers get to leave by themselves; all that they wrote is on disk by then.
+# Seconds that idle workers get to exit by themselves. All that they wrote is on disk by then.
 LEAVE = 2.0
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -36,18 +36,18 @@ def cores():
 
 
 def worker_count(jobs, asked=None, total=None, available=None):
-    """How many workers to start for `total` jobs like these: as many as the cores carry, and at least one.
+    """The number of workers to start for `total` jobs like these: as many as the cores allow, and at least one.
 
-    Runs on an accelerator go one at a time unless more are asked for: they would share it. Raises SpecError where
-    more are asked for than there are cores, because an oversubscribed run is slower than two after each other.
+    Runs on an accelerator go one at a time unless `asked` is larger, because they would share it. Raises SpecError if
+    `asked` workers need more cores than there are: runs that share cores are slower than runs one after the other.
     """
     available = available or cores()
     a_run = max((job.threads for job in jobs), default=1)
     most = max(1, available // a_run)
     if asked is not None and asked > most:
         raise SpecError(
-            f"--workers {asked}: at most {most}, with {a_run} thread(s) a run (train.threads) on {available} core(s); "
-            "more would only wait for each other"
+            f"--workers {asked}: at most {most}, with {a_run} thread(s) per run (train.threads) on {available} core(s); "
+            "more workers would only wait for each other"
         )
     alone = any(job.plan.spec.train.accelerator != "cpu" for job in jobs)
     return max(1, min(asked or (1 if alone else most), len(jobs) if total is None else total))
@@ -63,10 +63,10 @@ class _Worker:
 
 
 class Pool:
-    """At most `size` workers, started when there is a job for them and kept from run to run.
+    """At most `size` workers. Each is started when there is a job for it and is then kept for further runs.
 
-    prepare: a picklable function of the thread count that gives a worker its training function. logs: a folder for
-    the workers' output (None: it stays where this process writes).
+    prepare: a picklable function; given the thread count, it returns the training function of a worker. logs: the
+    folder for the workers' output (None: they write to this process's output).
     """
 
     def __init__(self, size, prepare=worker.trainer, logs=None):
@@ -82,10 +82,11 @@ class Pool:
         self.close()
 
     def run(self, take, report):
-        """Do every job that `take()` gives until it gives None while no job is on; `report(Event)` hears of them.
+        """Run the jobs that `take()` returns, and call `report(Event)` for everything that happens to them.
 
-        `take` is asked again after each outcome, so it may answer None for now. On SIGINT or SIGTERM every worker
-        saves its run and ends, then KeyboardInterrupt is raised; a second signal kills them.
+        `take` is called again after each outcome, so it may return None when it has no job for now. The method returns
+        when `take` gives None and no job is running. On SIGINT or SIGTERM every worker saves its run and ends, then
+        KeyboardInterrupt is raised; a second signal kills the workers.
         """
         with self._listening_to_signals():
             while True:
@@ -98,7 +99,7 @@ class Pool:
                 self._hear(report)
 
     def close(self):
-        """End all workers: those that are idle by themselves, the others by force."""
+        """End all workers: idle ones exit by themselves, the others are killed."""
         for each in self.workers:
             each.conn.close()
         until = time.monotonic() + LEAVE
@@ -113,7 +114,7 @@ class Pool:
         return [each for each in self.workers if each.job]
 
     def _dispatch(self, take):
-        """Give jobs out while there is room; whether a job is left that has to wait."""
+        """Hand out jobs while workers are free. Returns whether a job is waiting to be tried again."""
         while len(self._busy()) < self.size:
             now = time.monotonic()
             job = self.again.popleft()[1] if self.again and self.again[0][0] <= now else take()
@@ -125,7 +126,10 @@ class Pool:
         return bool(self.again)
 
     def _worker_for(self, job):
-        """An idle worker with the job's threads: torch's are pinned once, so one with others makes way for a new one."""
+        """An idle worker with the job's thread count, or a new one.
+
+        torch's threads are pinned once per process, so before a new one starts, idle workers are stopped.
+        """
         idle = [each for each in self.workers if not each.job and each.process.is_alive()]
         for each in idle:
             if each.threads == job.threads:
@@ -149,7 +153,7 @@ class Pool:
         return self.workers[-1]
 
     def _tell(self, each, message):
-        with contextlib.suppress(OSError):  # A dead worker is noticed where it is listened to.
+        with contextlib.suppress(OSError):  # _hear() notices a dead worker.
             each.conn.send(message)
 
     def _forget(self, each):
@@ -161,13 +165,13 @@ class Pool:
             time.sleep(TICK)
         ready = wait([each.conn for each in self.workers], timeout=TICK)
         for each in list(self.workers):
-            # A child of a dead worker may hold its end of the pipe open, so its process is asked as well.
+            # A child of a dead worker may keep its end of the pipe open, so the process is checked too.
             died = each.process.exitcode is not None
             if each.conn in ready or died:
                 self._read(each, report, died)
 
     def _read(self, each, report, died):
-        """All that a worker has said; what it said before it died still counts."""
+        """Handle all messages of a worker, including those that it sent before it died."""
         try:
             while each.conn.poll():
                 self._understand(each, *each.conn.recv(), report)
@@ -190,14 +194,14 @@ class Pool:
         elif word == "locked":
             each.job = None
             self.again.append((time.monotonic() + BUSY_FOLDER_PAUSE, job))
-            report(Event("waiting", job, message="another process writes this run; waiting for it"))
+            report(Event("waiting", job, message="another process is writing this run; waiting for it"))
         elif word == "crashed":
             each.job = None
             report(Event("ended", job, outcome=Outcome(job, "failed", message=content)))
         elif word == "record":
             each.job = None
             if content.status == "interrupted" and not self.signals:
-                self._try_again(job, "its worker was told to end", report)
+                self._try_again(job, "its worker was told to stop", report)
             else:
                 report(Event("ended", job, outcome=_outcome(job, content)))
 
@@ -205,11 +209,11 @@ class Pool:
         code = each.process.exitcode
         how = f"died of {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
         if code == -signal.SIGKILL:
-            how += " (the system does so when memory runs out)"
+            how += " (the operating system does this when memory runs out)"
         self._try_again(each.job, f"its worker {how}" + (f"; see {each.log}" if each.log else ""), report)
 
     def _try_again(self, job, why, report):
-        """Once more on another worker, from the run's checkpoint; what kills two workers would kill the third."""
+        """Try a run once more on another worker, from its checkpoint. After two lost workers, give the run up."""
         self.attempts[job.folder] = self.attempts.get(job.folder, 1) + 1
         if self.signals:
             report(Event("ended", job, outcome=Outcome(job, "interrupted", message=why)))
@@ -222,7 +226,7 @@ class Pool:
             report(Event("ended", job, outcome=Outcome(job, status, record, f"{why}, twice")))
 
     def _stop(self, report):
-        report(Event("stopping", message="stopping: every run saves a checkpoint; once more (Ctrl-C) to kill them"))
+        report(Event("stopping", message="stopping: every run saves a checkpoint; press Ctrl-C again to kill the runs"))
         for each in self.workers:
             self._tell(each, worker.STOP)
         while self._busy() and self.signals < 2:
@@ -232,7 +236,7 @@ class Pool:
 
     @contextlib.contextmanager
     def _listening_to_signals(self):
-        """Signals are counted, not raised: an exception in the middle of a message would lose it."""
+        """Count signals and raise nothing: an exception in the middle of receiving a message would lose the message."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -256,7 +260,10 @@ def _outcome(job, record):
 
 
 def _record_loss(job, why):
-    """The run's record, closed by the pool because its own process could not; None where it cannot be written."""
+    """Mark the run's record as failed, since its own process could not, unless it says finished already.
+
+    Returns the record, or None if it cannot be written.
+    """
     plan = job.plan
     record = RunRecord.read_whole(job.folder) or RunRecord(
         status="running",
@@ -281,7 +288,7 @@ def _record_loss(job, why):
 
 @contextlib.contextmanager
 def _thread_variables(threads):
-    """The environment that a child inherits: its libraries read these when they are first imported."""
+    """Set the thread variables that a child process inherits: its libraries read them when they are first imported."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     try:

@@ -1,4 +1,4 @@
-"""What is known of a study while it runs: a cell a run, and how much time the rest will take."""
+"""The progress of a study while it runs: one cell per run, and an estimate of the time left."""
 
 import time
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Cell:
-    """One run as shown. `share`: how much of it is done, 0 to 1; `head_start`: of that, before this start."""
+    """One run as displayed. share: the part that is done, 0 to 1. head_start: the part done before this start."""
 
     state: str = "to do"
     share: float = 0.0
@@ -21,10 +21,10 @@ class Cell:
 
 
 class Progress:
-    """Cells by (row, column), fed with events."""
+    """Cells by (row, column), updated by events."""
 
     def __init__(self, jobs, finished=(), total=0):
-        """`jobs` are to do; `finished` are (job, record) of those done before; `total` counts those to come as well."""
+        """jobs: runs to do. finished: (job, record) of runs done before. total: all runs, also those not known yet."""
         self.total = total
         self.cells = {job.cell: Cell(flops=job.flops) for job in jobs}
         for job, record in finished:
@@ -32,7 +32,7 @@ class Progress:
         self.began = time.monotonic()
 
     def take(self, event):
-        """Bring the run of an event up to date."""
+        """Update the cell of the event's run."""
         if event.job is None:
             return
         cell = self.cells.setdefault(event.job.cell, Cell(flops=event.job.flops))
@@ -51,18 +51,18 @@ class Progress:
         return len(ended), max(self.total, len(self.cells))
 
     def share(self):
-        """How much of all runs' FLOPs is done, 0 to 1."""
+        """The part of all runs' FLOPs that is done, 0 to 1."""
         whole = self._flops()
         return sum(cell.flops * cell.share for cell in self.cells.values()) / whole if whole else 1.0
 
     def seconds_left(self):
-        """At the pace since this start; None before there is one."""
+        """The estimated seconds left, at the pace since this start; None while nothing has been done."""
         done = sum(cell.flops * (cell.share - (cell.head_start or 0.0)) for cell in self.cells.values())
         left = self._flops() - sum(cell.flops * cell.share for cell in self.cells.values())
         return left * (time.monotonic() - self.began) / done if done > 0 else None
 
     def _flops(self):
-        """Of all runs; one that is still to come counts like the mean of the others."""
+        """The FLOPs of all runs. A run that is not known yet counts as the mean of the known ones."""
         known = sum(cell.flops for cell in self.cells.values())
         return known * self.counts()[1] / len(self.cells) if self.cells else 0.0
 
@@ -70,7 +70,7 @@ class Progress:
         cell.step, cell.steps = state.get("step", 0), state.get("steps", 0)
         cell.share = min(1.0, cell.step / cell.steps) if cell.steps else 0.0
         if cell.head_start is None:
-            # A resumed run does not begin at 0; what it had done says nothing about today's pace.
+            # A resumed run does not begin at 0. What it did earlier does not count for the pace of this start.
             cell.head_start = cell.share
         cell.loss = state.get("select_loss") or state.get("loss") or cell.loss
         cell.speed = state.get("tokens_per_second")
@@ -84,7 +84,7 @@ class Progress:
         if outcome.status != "interrupted":
             cell.share = 1.0
         if cell.head_start is None:
-            # Nothing was heard of it (a short run): all of it counts for the pace, unless it failed at once.
+            # No progress was reported (a short run): the whole run counts for the pace, unless it did not finish.
             cell.head_start = 0.0 if outcome.status == "finished" else 1.0
 
 
@@ -92,7 +92,7 @@ ENDED = ("finished", "reused", "failed", "lost")
 
 
 def final_loss(record):
-    """The loss that a table shows of a finished run: on the report split, or on select where that is all there is."""
+    """The loss that a table shows for a run: on the report split, else on the select split, else None."""
     return record.metrics.get("report/loss", record.metrics.get("select/loss"))
 
 

@@ -1,4 +1,4 @@
-"""What is known of a study: `study.json` in its folder, from which a report is made."""
+"""A study's record: `study.json` in its folder, from which a report is made."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ NAME = "study.json"
 
 
 class ArmRecord(Spec):
-    """One arm. changes: dotted key -> [baseline value, this arm's value], as written. cost: as `arch.cost` says.
+    """One arm. changes: dotted key -> [baseline value, this arm's value], as written. cost: what `arch.cost` computes.
 
     runs: seed -> the run's folder, relative to the study's folder. tuned: the values that tuning chose.
     """
@@ -25,7 +25,7 @@ class ArmRecord(Spec):
 
 
 class TrialRecord(Spec):
-    """One tuning trial: the values tried, its seed, the value of the tuning metric (None: pruned or failed), its state."""
+    """One run of a tuning trial. value: the tuning metric, None if the run has none. run: the run's folder."""
 
     arm: str
     values: dict[str, float]
@@ -36,9 +36,9 @@ class TrialRecord(Spec):
 
 
 class StudyRecord(Spec):
-    """A study at one scale: what was asked, of what, and where the runs are. The first arm is the baseline.
+    """A study at one scale: the question, the arms and the folders of their runs. The first arm is the baseline.
 
-    edges: tuned values at an end of their range, in words. command: what starts the study again.
+    edges: sentences about tuned values at an end of their range. command: the command that starts the study again.
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -57,10 +57,10 @@ class StudyRecord(Spec):
     command: str = ""
 
     def write(self, folder):
-        """Write `study.json` whole or not at all."""
+        """Write `study.json` atomically: whole or not at all."""
         write_record(self, Path(folder) / NAME)
 
     @classmethod
     def read(cls, folder):
-        """The record in a study's folder, or None where there is none."""
+        """The record in a study's folder, or None if there is none."""
         return read_record(cls, Path(folder) / NAME)

@@ -1,4 +1,4 @@
-"""A planned study, done: tune where it asks for it, then every reported run that is missing, then the record."""
+"""Run a planned study: tuning if the study asks for it, then every reported run that is missing, then the record."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,10 @@ LOGS = "logs"
 
 @dataclass(frozen=True)
 class Result:
-    """What a study came to: the StudyPlan as run (tuned values laid in), each reported run's outcome, the trials."""
+    """A study's result: the StudyPlan with tuned values, the outcome of each reported run, the trials.
+
+    edges: sentences about tuned values at an end of their range. untuned: labels of arms without a finished trial.
+    """
 
     study: studies.StudyPlan
     outcomes: list[Outcome]
@@ -31,11 +34,11 @@ class Result:
 
 
 def run_study(study, workers, console, prepare=trainer):
-    """Do what is missing of a StudyPlan and keep its study.json up to date.
+    """Run what is missing of a StudyPlan and keep its study.json up to date.
 
-    workers: as many as asked for, or None for as many as the cores carry. Raises SpecError for too many (before
-    anything is written), OSError where the study's folder cannot be written, KeyboardInterrupt when interrupted: the
-    same call then goes on where it was.
+    workers: the number of workers, or None for as many as the cores allow. Raises SpecError for too many workers
+    (before anything is written), OSError if the study's folder cannot be written, KeyboardInterrupt when interrupted:
+    the same call then resumes the study.
     """
     worker_count(study.jobs(), workers)
     logs = study.folder / LOGS
@@ -43,7 +46,7 @@ def run_study(study, workers, console, prepare=trainer):
     for said in study.shared():
         console.print(said, markup=False, highlight=False, soft_wrap=True)
     labels = [each.arm.label for each in study.arms]
-    # With tuning to come, the record of an earlier start stays until this one knows as much.
+    # Before tuning, keep the record of an earlier start: it knows more than this start does so far.
     if not (study.spec.tune and (study.folder / NAME).exists()):
         study.record(without_runs=labels if study.spec.tune else ()).write(study.folder)
     with _Workers(workers, prepare, logs) as pools:
@@ -53,13 +56,13 @@ def run_study(study, workers, console, prepare=trainer):
         study.record(untuned, trials, edges).write(study.folder)
         jobs = study.jobs([each for each in study.arms if each.arm.label not in untuned])
         outcomes = _do(study, jobs, pools, console)
-    # A run may have been finished elsewhere meanwhile; the record says where each one is in the end.
+    # Another study may have finished a run meanwhile: write the record again with the final folder of each run.
     study.record(untuned, trials, edges).write(study.folder)
     return Result(study, outcomes, trials, edges, untuned)
 
 
 class _Workers:
-    """One pool for tuning and reported runs, made when the first job turns up: with nothing to do there is none."""
+    """One pool for tuning and reported runs, created for the first job. With nothing to do, no pool is created."""
 
     def __init__(self, asked, prepare, logs):
         self.asked, self.prepare, self.logs, self.pool = asked, prepare, logs, None
@@ -81,7 +84,7 @@ class _Workers:
 
 
 def _do(study, jobs, pools, console):
-    """The outcomes of these runs, in their order; those that are finished already are not done again."""
+    """Run these jobs and return their outcomes in order. Runs that are finished already are reused."""
     outcomes, left, done = {}, [], []
     for job in jobs:
         if folders.is_finished(job.folder, job.plan.identity, job.seed):
@@ -108,13 +111,13 @@ def _do(study, jobs, pools, console):
 
 
 def _tune(study, pools, console):
-    """(the study with the best values laid in, all trials, edges in words, labels of arms without a finished trial)."""
+    """Tune. Returns (the study with the best values, trials, sentences about edges, arms without a finished trial)."""
     from sweeps import tune
 
     with tune.only_one(study.folder, lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)):
         tuners = {}
         for each in study.arms:
-            # Arms that are the same experiment have the same best values.
+            # Arms that resolve to the same experiment share one search.
             if each.plan.identity not in tuners:
                 tuners[each.plan.identity] = tune.Tuner(study, each)
         by_label = {each.arm.label: tuners[each.plan.identity] for each in study.arms}
@@ -135,7 +138,7 @@ def _search(study, tuners, pools, console):
     turns = list(tuners)
 
     def take():
-        """From each arm in turn, so that an interrupted search is balanced over them."""
+        """The next job, from each arm in turn, so that an interrupted search has treated all arms alike."""
         for tuner in list(turns):
             turns.append(turns.pop(turns.index(tuner)))
             job = tuner.take()

@@ -1,14 +1,14 @@
-"""Which scale a study runs at when none is named, and which one could tell more."""
+"""The scale a study runs at when none is named, and the larger scale to suggest."""
 
 
 def default_scale(root):
-    """The scale of a study document when none is asked for: `demo` where it has one."""
+    """The scale of a study document when none is named: `demo` if the study has it, else None."""
     scales = root.value.get("scales")
     return "demo" if scales and isinstance(scales.value, dict) and "demo" in scales.value else None
 
 
 def larger_scale(spec, scale):
-    """The scale that can tell more than this one: the laptop's, where this one is listed before it."""
+    """The laptop scale (`laptop_scale`) if `scale` is listed before it, else None."""
     order = list(spec.scales)
     if scale in order and spec.laptop_scale in order and order.index(scale) < order.index(spec.laptop_scale):
         return spec.laptop_scale

@@ -1,4 +1,4 @@
-"""What a study would be, before it is: every arm and run, what each costs, and the total. No data, no weights."""
+"""A preview of a study: every arm and run, what each would cost, and the total. It needs no data and no weights."""
 
 from itertools import groupby
 
@@ -57,7 +57,7 @@ def _tuning_runs(spec, arm):
 
 
 def _same(arms):
-    """Pairs of labels whose experiments do not differ."""
+    """Pairs of labels of arms that resolve to the same experiment."""
     first = []
     pairs = []
     for arm in arms:
@@ -70,7 +70,7 @@ def _same(arms):
 
 
 def printed(data, console):
-    """Show a preview: the arms, the runs, the totals."""
+    """Print a preview: the arms, the runs, the totals."""
     from rich.table import Table
 
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
@@ -87,7 +87,7 @@ def printed(data, console):
     say("")
     context = next(iter(data["arms"].values()))["long"]["context"]
     table = Table(title="runs", title_justify="left")
-    for heading in ("run", "parameters", "tokens", "FLOPs a token", "FLOPs", "cache", f"cache at {context:,}"):
+    for heading in ("run", "parameters", "tokens", "FLOPs per token", "FLOPs", "cache", f"cache at {context:,}"):
         table.add_column(heading, justify="left" if heading == "run" else "right", no_wrap=True)
     for seed in data["seeds"]:
         for label, arm in data["arms"].items():
@@ -116,7 +116,7 @@ def _costs(arm):
 
 
 def counted(number):
-    """`1.23 G`: three digits and a unit of a thousand."""
+    """`1.23 G`: three significant digits and a power of 1000."""
     for size, unit in UNITS:
         if number >= size:
             return f"{number / size:.3g} {unit}"

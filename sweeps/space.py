@@ -1,4 +1,4 @@
-"""The space that tuning searches: which values of which keys, as whole numbers where the key takes those."""
+"""The search space of tuning: which values of which keys. Keys that hold whole numbers get whole numbers."""
 
 import itertools
 import math
@@ -7,15 +7,15 @@ from arch import document
 from arch.errors import SpecError
 from experiments import plan as experiment
 
-# TPE never hits an end exactly; within this part of the range it might as well have.
+# TPE never proposes an end of the range exactly; within this fraction of the range it counts as the end.
 EDGE = 0.05
 
 
 def check_space(study, spec, arms):
-    """Raises SpecError unless each arm resolves at both ends of every range, and tuning's seeds are its own."""
+    """Raise SpecError unless each arm resolves at both ends of every range and tuning uses no reported seed."""
     tune = spec.tune
     if tune.first_seed < spec.seeds:
-        reason = f"{tune.first_seed} is a reported seed; expected at least seeds = {spec.seeds}: tuning has its own"
+        reason = f"{tune.first_seed} is a reported seed; expected at least seeds = {spec.seeds}: tuning uses separate seeds"
         raise study.error(reason, ("tune", "first_seed"))
     for key in tune.space:
         here = study.at(("tune", "space", key))
@@ -30,7 +30,7 @@ def check_space(study, spec, arms):
 
 
 def whole(spec, key):
-    """Whether the resolved experiment has a whole number at the dotted key; one at which it has nothing takes any."""
+    """Whether the resolved experiment has a whole number at the dotted key; False if it has no value there."""
     value = spec.dump()
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
@@ -38,7 +38,7 @@ def whole(spec, key):
 
 
 def grid(span, is_whole):
-    """The values of a range, ascending and inside it."""
+    """The grid values of a range, ascending, clipped to the range; rounded and without duplicates if `is_whole`."""
     inside = [min(max(value, span.low), span.high) for value in span.values()]
     return sorted({round(value) for value in inside}) if is_whole else inside
 
@@ -50,7 +50,7 @@ def points(tune, spec):
 
 
 def edges(tune, label, best):
-    """In words, the best values of an arm that lie at an end of their range: the true best may lie beyond."""
+    """A sentence for each best value of an arm that lies at an end of its range: the true best may lie beyond."""
     said = []
     for key, value in best.items():
         span = tune.space[key]
@@ -58,7 +58,7 @@ def edges(tune, label, best):
         if end:
             side = "below" if end == "lowest" else "above"
             said.append(
-                f"arm {label!r}: the best {key} = {value:g} is the {end} of {span.low:g} to {span.high:g}; "
+                f"arm {label!r}: the best {key} = {value:g} is at the {end} end of {span.low:g} to {span.high:g}; "
                 f"the true best may lie {side}, so widen the range"
             )
     return said

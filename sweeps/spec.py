@@ -1,4 +1,4 @@
-"""What a study is: a question, the arms that differ, the seeds, and the scales at which it can be asked."""
+"""The spec of a study: a question, the arms that differ, the seeds, and the scales at which the study can run."""
 
 from typing import Annotated, Any, Literal
 
@@ -36,9 +36,9 @@ class Range(Spec):
 
 
 class TuneSpec(Spec):
-    """A search an arm, on the select split and on seeds of its own (`first_seed` and up), before its reported runs.
+    """One search per arm before its reported runs, on the select split and with separate seeds (from `first_seed` up).
 
-    Its trials are never reported. `trials` bounds TPE; the grid runs every point.
+    Trials are never reported. `trials` limits the number of TPE trials; the grid runs every point.
     """
 
     space: dict[str, Range]
@@ -58,10 +58,11 @@ class TuneSpec(Spec):
 
 
 class ClaimSpec(Spec):
-    """What would count as an answer, said beforehand.
+    """What counts as an answer, stated before the study runs.
 
     margin: the relative difference in `metric`'s perplexity that is too small to matter (0.01 is 1 %).
-    known_worse: arms that a study able to see a difference must find worse than the baseline.
+    known_worse: arms known to be worse than the baseline. A study that does not find them worse could not have detected
+    a difference.
     """
 
     metric: Literal["report/loss", "report/perplexity"] = "report/loss"
@@ -70,10 +71,11 @@ class ClaimSpec(Spec):
 
 
 class StudySpec(Spec):
-    """A study without its base experiment: every other key of the file belongs to the experiment.
+    """The study's own keys. Every other key of the file belongs to the base experiment.
 
-    arms: label -> dotted overrides; the first is the baseline. seeds: how many, counted from 0.
-    scales: name -> dotted overrides of the study or its experiment.
+    arms: label -> dotted overrides; the first is the baseline. seeds: the number of seeds, which count from 0.
+    scales: name -> dotted overrides of the study or its experiment. long_context: tokens at which the cache is costed.
+    laptop_scale: the scale that a report of a smaller scale suggests.
     """
 
     question: str
@@ -98,7 +100,7 @@ class StudySpec(Spec):
 def split(source, scale=None):
     """(StudySpec, study node, base experiment node) of a study document at a scale.
 
-    Raises SpecError: for a scale that the study does not have, with the nearest names.
+    Raises SpecError for an unknown scale or key (with the nearest names) and for invalid values.
     """
     root = document.node(source)
     if scale is not None:
@@ -120,7 +122,7 @@ def split(source, scale=None):
 
 
 def arm_document(study, base, label):
-    """The experiment document of one arm: the base with the arm's dotted overrides laid over it."""
+    """The experiment document of one arm: the base experiment with the arm's dotted overrides applied."""
     arms = study.value["arms"]
     if label not in arms.value:
         raise SpecError(f"no arm {label!r}{nearest(label, arms.value)}", ("arms",), arms.file, arms.line)

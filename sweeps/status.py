@@ -1,4 +1,4 @@
-"""How far a study is, from its records alone: no spec is parsed, no data read."""
+"""The progress of a study, from its records alone: no experiment spec is parsed and no data is read."""
 
 from experiments.record import RunRecord
 from sweeps.progress import Cell, final_loss
@@ -9,7 +9,7 @@ from sweeps.table import grid
 def cells(folder, record):
     """`{(arm, "seed N"): Cell}` of a StudyRecord's reported runs.
 
-    A run whose record says `running` may also have been killed; its lock tells which.
+    A run whose record says `running` may have been killed. It still runs only if its lock is held.
     """
     found = {}
     for label, arm in record.arms.items():
@@ -47,7 +47,7 @@ def _is_held(run):
 
 
 def printed(folder, console):
-    """Show how far the study in a folder is. False where none was started."""
+    """Print the progress of the study in a folder. Returns False if no study was started there."""
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
     record = StudyRecord.read(folder)
     if record is None:
@@ -67,5 +67,5 @@ def printed(folder, console):
     for line in record.edges:
         say(line)
     if states and set(count) != {"finished"}:
-        say(f"go on: {record.command}")
+        say(f"resume with: {record.command}")
     return True

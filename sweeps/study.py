@@ -1,4 +1,4 @@
-"""A study planned: every arm of a document at a scale checked and complete before anything is written."""
+"""Plan a study: every arm at the chosen scale is checked and resolved before anything is written."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,10 @@ from sweeps.spec import StudySpec, arm_document, split
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm: as written (`document`), resolved (`spec`), and how it differs from the baseline as written."""
+    """One arm: as written (`document`), resolved (`spec`), and how its text differs from the baseline's (`changes`).
+
+    name: the label as a file name.
+    """
 
     label: str
     name: str
@@ -29,7 +32,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """An arm ready to run. `tuned`: the values that tuning laid over it."""
+    """An arm ready to run. plan: its RunPlan. tuned: the values that tuning chose."""
 
     arm: Arm
     plan: Any
@@ -49,7 +52,7 @@ class StudyPlan:
 
     @property
     def folder(self):
-        """Where the study's record and its own runs lie."""
+        """The folder of the study's record and of its own runs."""
         return folders.study_folder(self.runs, self.name, self.scale)
 
     @property
@@ -58,10 +61,10 @@ class StudyPlan:
         return list(range(self.spec.seeds))
 
     def jobs(self, arms=None):
-        """The reported runs of these arms (all), seed by seed: an interrupted study is then balanced over its arms.
+        """The reported runs of these arms (default: all), seed by seed, so that an interrupted study is balanced.
 
-        Arms that resolve to the same experiment share their runs; a run that is finished, in any study under `runs`,
-        keeps its folder.
+        Arms that resolve to the same experiment share their runs. A run that is finished in any study under `runs` is
+        reused from its folder there.
         """
         jobs = {}
         for seed in self.seeds:
@@ -77,7 +80,7 @@ class StudyPlan:
         return folders.finished(self.runs, each.plan.identity, seed, own) or own
 
     def shared(self):
-        """In words, the arms that share their runs because they resolve to the same experiment."""
+        """Sentences that name the arms that share their runs because they resolve to the same experiment."""
         first, said = {}, []
         for each in self.arms:
             other = first.setdefault(each.plan.identity, each.arm.label)
@@ -86,7 +89,7 @@ class StudyPlan:
         return said
 
     def record(self, without_runs=(), trials=(), edges=()):
-        """The StudyRecord; arms labelled in `without_runs` (their tuning is not done) have none yet."""
+        """The StudyRecord. without_runs: labels of arms that have no reported runs yet because tuning is not done."""
         places = {(job.plan.identity, job.seed): folders.relative(job.folder, self.folder) for job in self.jobs()}
         arms = {
             each.arm.label: ArmRecord(
@@ -116,9 +119,9 @@ class StudyPlan:
 
 
 def check(root, scale=None):
-    """(StudySpec, [Arm]) of a study document: every arm, and both ends of every range to tune, parsed and resolved.
+    """(StudySpec, [Arm]) of a study document. Resolves every arm, also at both ends of every tuning range.
 
-    The keys and values of the scales that were not asked for are checked too, so that a slip there shows today.
+    The keys and values of the other scales are checked too, so that a mistake there shows up now. Raises SpecError.
     """
     for other in split(root)[0].scales:
         if other != scale:
@@ -144,17 +147,17 @@ def check(root, scale=None):
 
 
 def plan(name, scale, spec, arms, runs, command=""):
-    """The StudyPlan of checked arms: their data is prepared and their identities known. Raises SpecError, DataError."""
+    """The StudyPlan of checked arms. Prepares their data and computes their identities. Raises SpecError, DataError."""
     for arm in arms:
         if arm.spec.train.devices > 1:
-            reason = f"{arm.spec.train.devices} devices; a study's run has one (`python -m experiments run` takes more)"
+            reason = f"{arm.spec.train.devices} devices, but a run of a study uses one (`python -m experiments run` can use more)"
             raise arm.document.error(reason, ("train", "devices"))
     planned = [ArmPlan(arm, experiment.plan(arm.document), {}) for arm in arms]
     return StudyPlan(name, scale, spec, planned, Path(runs), command)
 
 
 def tuned(study, chosen):
-    """The study with `{arm label: {dotted key: value}}` laid over its arms."""
+    """The study with its arms overridden by `chosen`: {arm label: {dotted key: value}}."""
     arms = []
     for planned in study.arms:
         values = chosen.get(planned.arm.label, {})
@@ -168,12 +171,14 @@ def tuned(study, chosen):
 
 
 def overridden(root, values):
-    """An arm's document with `{dotted key: plain value}` laid over it."""
+    """An arm's document overridden by `values`: {dotted key: plain value}."""
     return document.overridden(root, document.node(values))
 
 
 def arm_cost(spec, long_context, at_training=None):
-    """What an arm costs at its training context (`at_training`, where that is known), and under `long` its cache bytes
-    at the study's long context."""
+    """An arm's cost at its training context, plus the key `long`: its cache bytes at the study's long context.
+
+    at_training: the cost at the training context if it is known already.
+    """
     long = {"context": long_context, "cache_bytes": cost.cache_bytes(spec.model, long_context)["total"]}
     return {**(at_training or cost.summary(spec.model, spec.data.context)), "long": long}

@@ -1,4 +1,4 @@
-"""What a study shows while it runs: a live table of arms and seeds on a terminal, plain lines anywhere else."""
+"""The display of a running study: a live table of arms and seeds on a terminal, plain lines elsewhere."""
 
 import time
 
@@ -24,13 +24,13 @@ STYLES = {
 
 
 def display(console, title, jobs, finished=(), total=0):
-    """The display that fits the console. A context manager; call it with every Event."""
+    """The display that fits the console: a context manager to be called with every Event."""
     kind = LiveTable if console.is_terminal else Lines
     return kind(console, title, Progress(jobs, finished, total))
 
 
 class LiveTable:
-    """Arms by seeds, redrawn in place: state, share done, latest loss, tokens a second, and the time that is left."""
+    """Arms by seeds, redrawn in place: state, share done, latest loss, tokens per second, and the time left."""
 
     def __init__(self, console, title, progress):
         self.console, self.title, self.progress = console, title, progress
@@ -55,7 +55,7 @@ class LiveTable:
 
 
 class Lines:
-    """A line for every run that ends, and at most every 20 s one on how far the study is."""
+    """One line per run that ends, and at most every 20 s one line about the study's progress."""
 
     def __init__(self, console, title, progress):
         self.console, self.title, self.progress = console, title, progress
@@ -113,11 +113,11 @@ def _summary(progress):
     ended, total = progress.counts()
     left = progress.seconds_left()
     rest = "" if ended == total else f", {clock(left)} left" if left is not None else ""
-    return f"{ended} of {total} runs, {progress.share():.0%}, {clock(time.monotonic() - progress.began)} gone{rest}"
+    return f"{ended} of {total} runs, {progress.share():.0%}, {clock(time.monotonic() - progress.began)} elapsed{rest}"
 
 
 def _said(event, progress=None):
-    """An event in one line."""
+    """One line that describes an event."""
     if event.outcome is None:
         return f"{event.job.title}: {event.message}" if event.job else event.message
     cell = progress.cells[event.job.cell] if progress else None

@@ -1,7 +1,7 @@
-"""A search an arm before its reported runs, on the select split and on seeds of its own, kept by Optuna in SQLite.
+"""One search per arm before its reported runs, on the select split and with separate seeds. Optuna stores it in SQLite.
 
-Trials are asked for and told one by one (Optuna's ask and tell), so that those of all arms share the pool. A trial
-that a killed process left running is taken up again: its values are stored, its runs resume from their checkpoints.
+Trials go through Optuna's ask-and-tell interface one by one, so that the trials of all arms share the pool. A trial
+that a killed process left running is resumed: its values are stored, and its runs continue from their checkpoints.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ STATES = {
     TrialState.PRUNED: "pruned",
     TrialState.RUNNING: "running",
 }
-# What is the machine's fault, not the tried values': such a trial is tried again when the study is started again.
+# Errors that the machine causes, not the values tried. Such a trial is tried again when the study is started again.
 MACHINE = ("WorkerLost", "OSError", "PermissionError", "FileNotFoundError", "MemoryError", "DataError")
 AGAIN, REPLACES = "again", "replaces"
 
@@ -38,12 +38,12 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @contextlib.contextmanager
 def only_one(folder, say):
-    """One process at a time searches in a study's folder; another one waits, and then finds the trials done."""
+    """Hold the lock of the search in a study's folder. Another process waits for it and then finds the trials done."""
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say(f"another process tunes in {folder}; waiting for it")
+        say(f"another process is tuning in {folder}; waiting for it")
         lock.acquire()
     try:
         yield
@@ -52,7 +52,7 @@ def only_one(folder, say):
 
 
 class Tuner:
-    """The search of one arm. Give its jobs to a pool (`take`) and tell it their outcomes (`told`)."""
+    """The search of one arm. `take` gives its jobs, to be run by a pool; `told` takes their outcomes."""
 
     def __init__(self, study, arm_plan):
         self.study, self.arm_plan, self.tune = study, arm_plan, study.spec.tune
@@ -71,7 +71,7 @@ class Tuner:
         return self.arm_plan.arm.label
 
     def take(self):
-        """The next Job, or None when no more are needed."""
+        """The next Job, or None if no more are needed."""
         while not self.jobs:
             trial = self.left.popleft() if self.left else self._ask()
             if trial is None:
@@ -80,7 +80,7 @@ class Tuner:
         return self.jobs.popleft()
 
     def told(self, outcome):
-        """Take in how a trial's run ended; an interrupted one stays running, for the next start."""
+        """Record how a trial's run ended. A trial whose run was interrupted stays running, for the next start."""
         number, seed = outcome.job.trial, outcome.job.seed
         if outcome.status == "interrupted":
             return
@@ -94,7 +94,7 @@ class Tuner:
             self.search.tell(number, statistics.fmean(self.values[number].values()))
 
     def runs_left(self):
-        """How many trial runs are to do, about: a trial that was interrupted counts whole."""
+        """Roughly how many trial runs are left: an interrupted trial counts in full."""
         grid = self.tune.sampler == "grid"
         trials = len(space.points(self.tune, self.arm_plan.plan.spec)) if grid else self.tune.trials
         done = [trial for trial in self.search.get_trials(deepcopy=False) if trial.state.is_finished()]
@@ -102,12 +102,12 @@ class Tuner:
         return max(0, trials - len(done)) * len(self.seeds)
 
     def best(self):
-        """`{dotted key: value}` of the trial with the lowest mean metric; {} where no trial finished."""
+        """`{dotted key: value}` of the trial with the lowest mean metric; {} if no trial finished."""
         done = self.search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return dict(min(done, key=lambda trial: trial.value).params) if done else {}
 
     def records(self):
-        """A TrialRecord for every trial and seed that was begun."""
+        """One TrialRecord per trial and seed that was started."""
         found = []
         for trial in self.search.get_trials(deepcopy=False):
             unbuilt = dict.fromkeys(map(str, self.seeds), "") if "error" in trial.user_attrs else {}
@@ -115,21 +115,21 @@ class Tuner:
                 value = trial.user_attrs.get(f"value {seed}")
                 state = STATES[trial.state]
                 if value is not None and state == "failed":
-                    state = "finished"  # This seed did; another one of the same trial failed.
+                    state = "finished"  # This seed finished; another seed of the same trial failed.
                 values = {key: float(each) for key, each in trial.params.items()}
                 found.append(TrialRecord(arm=self.label, values=values, seed=int(seed), value=value, state=state, run=run))
         return found
 
     def _open(self):
-        """Named by what the arm is and what is searched, so that a changed arm or range is another search.
+        """The Optuna study. Its name has digests of the arm and of the search space, so a change of either starts anew.
 
-        The bound on trials stays out: raising it goes on where the search was.
+        `trials` is not part of the name: raising it continues the same search.
         """
         content = {key: value for key, value in self.tune.dump().items() if key != "trials"}
         name = f"{self.arm_plan.plan.identity[:12]}-{digest(content)[:12]}"
         self.storage = optuna.storages.RDBStorage(f"sqlite:///{self.study.folder.resolve() / DATABASE}")
         search = optuna.create_study(storage=self.storage, study_name=name, load_if_exists=True, direction="minimize")
-        # A fixed seed would propose the first random trials again after every start.
+        # With a fixed seed, every start would propose the first random trials again.
         search.sampler = optuna.samplers.TPESampler(seed=len(search.trials))
         return search
 
@@ -140,14 +140,14 @@ class Tuner:
         return optuna.distributions.FloatDistribution(span.low, span.high, log=span.log)
 
     def _taken_up_again(self):
-        """Trials left running by a killed process; those that the machine failed are put in the queue once more."""
+        """Yield the trials that a killed process left running; enqueue again those that the machine made fail."""
         trials = self.search.get_trials(deepcopy=False)
         replaced = _replaced(trials)
         for trial in trials:
             if trial.state == TrialState.RUNNING and set(trial.params) == set(self.tune.space):
                 yield trial.number, dict(trial.params)
             elif trial.state == TrialState.RUNNING:
-                # Killed between being asked for and having its values: nothing was run.
+                # The process was killed before the trial had its values: nothing was run.
                 self.search.tell(trial.number, state=TrialState.FAIL)
                 if "fixed_params" in trial.system_attrs:
                     self.search.enqueue_trial(trial.system_attrs["fixed_params"])
@@ -170,7 +170,7 @@ class Tuner:
         try:
             plan = experiment.plan(overridden(self.arm_plan.arm.document, values))
         except SpecError as error:
-            # The ends of every range were checked, so this is a point between them that cannot be built.
+            # The ends of every range were checked, so a point between them cannot be built.
             self._set(number, "error", str(error))
             self.search.tell(number, state=TrialState.FAIL)
             return
@@ -204,5 +204,5 @@ class Tuner:
 
 
 def _replaced(trials):
-    """Numbers of the trials that later ones stand in for."""
+    """The numbers of the trials that later trials replace."""
     return {trial.user_attrs[REPLACES] for trial in trials if REPLACES in trial.user_attrs}

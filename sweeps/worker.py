@@ -1,7 +1,7 @@
-"""A worker process: it imports the world once, then does one run after another until it is told to stop.
+"""A worker process: it imports the libraries once, then does one run after another until it is told to stop.
 
-It talks to its pool over one pipe. In: a Job, or STOP. Out: tuples (word, content); READY first. A pipe of its own
-for every worker, because a shared queue may stay locked for ever when a process is killed while it writes.
+It talks to its pool over one pipe. In: a Job, or STOP. Out: tuples (word, content); the first says "ready". Every
+worker has its own pipe, because a shared queue can stay locked for ever when a process is killed while it writes.
 """
 
 import faulthandler
@@ -17,7 +17,7 @@ LOCK = ".lock"
 
 
 def trainer(threads):
-    """The function that does a run, imported after this process is pinned to its threads."""
+    """The function that trains a run. It is imported only after this process is pinned to its threads."""
     from experiments import device
 
     device.setup(threads)
@@ -27,13 +27,13 @@ def trainer(threads):
         try:
             return train(*args, **options)
         finally:
-            device.release_memory()  # a large run's memory is not this worker's for ever: others share the machine
+            device.release_memory()  # other processes share the machine: do not keep a large run's memory
 
     return trained
 
 
 def serve(conn, prepare, threads, log):
-    """Be a worker until the pool says STOP, closes the pipe or dies. `prepare(threads)` gives the training function."""
+    """Do the pool's jobs until it sends STOP, closes the pipe or dies. prepare(threads) gives the training function."""
     _write_output_to(log)
     stop = _Stop(conn)
     try:
@@ -53,7 +53,7 @@ def serve(conn, prepare, threads, log):
 
 
 def _do(job, train, conn, stop):
-    """One run under its folder's lock, which the system releases whatever becomes of this process."""
+    """Do one run while holding its folder's lock. The operating system releases the lock even if this process dies."""
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(job.folder / LOCK)
@@ -63,7 +63,7 @@ def _do(job, train, conn, stop):
     except Timeout:
         _send(conn, "locked", None)
     except Exception as error:
-        # train() turns a failure into a record; what gets here could not be recorded, e.g. on a full disk.
+        # train() turns a failure into a record. This one could not be recorded, e.g. because the disk is full.
         traceback.print_exc()
         _send(conn, "crashed", f"{type(error).__name__}: {error}")
     else:
@@ -71,11 +71,11 @@ def _do(job, train, conn, stop):
 
 
 class _Stop:
-    """True once this worker should save its run and end: told by the pool, by SIGTERM, or because the pool is gone."""
+    """A callable: should this worker save its run and end? True after STOP or SIGTERM, or if the pool has died."""
 
     def __init__(self, conn):
         self.conn, self.told = conn, False
-        # Ctrl-C reaches every process of the terminal; only the pool decides what it means.
+        # Ctrl-C reaches every process of the terminal, but only the pool reacts to it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._tell)
 
@@ -84,7 +84,7 @@ class _Stop:
 
     def __call__(self):
         try:
-            # Asked during a run only, and then the pool sends nothing but STOP: no job is swallowed here.
+            # This is called only during a run. The pool then sends nothing but STOP, so no job is lost here.
             if not self.told and self.conn.poll():
                 self.told = self.conn.recv() == STOP
         except (EOFError, OSError):
@@ -93,12 +93,12 @@ class _Stop:
 
 
 def _send(conn, word, content):
-    with suppress(BrokenPipeError, ConnectionResetError):  # The pool is gone; stop() says so before the next step.
+    with suppress(BrokenPipeError, ConnectionResetError):  # The pool is gone; stop() notices that before the next step.
         conn.send((word, content))
 
 
 def _write_output_to(log):
-    """Send this process's output, and the stack of a crash, to a file: it would tear the pool's live table."""
+    """Send this process's output, and the stack of a crash, to a file: it would break the live table."""
     if log is not None:
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, 1)

@@ -153,7 +153,7 @@ BAD = {
     "tuning an unknown key": (STUDY + TUNE.replace("optimizer.lr", "optimizer.rate") % ("1e-3", "1e-2"), "unknown key"),
     "several devices in a study": (
         line(19, "train: {steps: 2, devices: 2, strategy: ddp}"),
-        "study.yaml:19: train.devices: 2 devices; a study's run has one",
+        "study.yaml:19: train.devices: 2 devices, but a run of a study uses one",
     ),
     "an unknown accelerator": (line(19, "train: {steps: 2, accelerator: gpuu}"), "study.yaml:19: train.accelerator: 'gpuu' is not"),
     "an unknown metric in a claim": (STUDY + "claim: {metric: report/los}\n", "study.yaml:27: claim.metric: 'report/los' is not"),

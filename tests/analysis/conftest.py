@@ -1,4 +1,4 @@
-"""Study folders with planted effects: what `sweeps` and `experiments` write, without training anything."""
+"""Study folders with planted effects, as `sweeps` and `experiments` would write them, but without training."""
 
 import math
 
@@ -14,7 +14,7 @@ PATTERNS = {"1:1": ["local", "global"], "3:1": ["3*local", "global"], "5:1": ["5
 
 
 def cost_of(global_share):
-    """A cost as arch.cost gives it, of a model whose cache grows with its share of global layers."""
+    """A cost like arch.cost's, for a model whose cache grows with its share of global layers."""
     cache = int(12 * 2 * 2 * 64 * (global_share * LONG + (1 - global_share) * 64))
     flops = {"train": 1.1e7 + 1e6 * global_share, "prefill": 3.6e6, "decode": 3.8e6}
     return {
@@ -35,7 +35,7 @@ def make_study(tmp_path, plant):
 
 @pytest.fixture(scope="session")
 def plant():
-    """`plant(folder, ...)`, as `make_study`, in a folder of one's own."""
+    """`plant(folder, ...)`: like `make_study`, but in the given folder."""
 
     def make(
         folder,
@@ -86,7 +86,7 @@ def plant():
 
 
 def write_run(folder, arm, seed, loss, random, failed=False, steps=400, every=20):
-    """A run's folder with record.json and history.parquet; a failed one stops half way."""
+    """A run's folder with record.json and history.parquet; a failed run stops half-way."""
     folder.mkdir(parents=True, exist_ok=True)
     done = steps // 2 if failed else steps
     step = np.arange(10, done + 1, 10)
@@ -131,12 +131,12 @@ def write_run(folder, arm, seed, loss, random, failed=False, steps=400, every=20
 
 @pytest.fixture
 def tuning_trials():
-    """`tuning_trials(arms, best=1)` gives the TrialRecords of a grid over the learning rate."""
+    """`tuning_trials(arms, best=1)` gives TrialRecords of a grid over the learning rate."""
     return trials_of
 
 
 def trials_of(arms, best=1):
-    """Trials over five learning rates, the best at index `best`; one was pruned."""
+    """Five learning rates per arm, the best at index `best` (one later for the last arm), and one pruned trial."""
     rates = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
     made = [
         TrialRecord(

@@ -1,4 +1,4 @@
-"""What may be claimed: a difference at its level, equality only by a study that could see a difference."""
+"""Differences keep their error level; "no difference" needs a study that detects a known difference."""
 
 import numpy as np
 import pytest

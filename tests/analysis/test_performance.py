@@ -1,4 +1,4 @@
-"""docs/performance.md: the same records give the same text, and what nobody measured stays empty."""
+"""docs/performance.md: the same records give the same text, and the cells of unmeasured targets stay empty."""
 
 import re
 import subprocess

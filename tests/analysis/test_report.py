@@ -1,4 +1,4 @@
-"""The report says all of it, loads nothing, and survives every half-finished study."""
+"""The report is complete and self-contained, and works for every half-finished study."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Intervals cover, tests keep their level, corrections are the textbook's."""
+"""Intervals have their coverage, tests keep their level, corrections match the textbook."""
 
 import math
 
@@ -79,7 +79,7 @@ def test_equivalence_keeps_its_level_at_the_margin_and_has_power_inside():
         return np.mean(np.array(p) < 0.05)
 
     assert passed(margin) < 0.07
-    # The design's figure: five seeds and a margin of two paired standard deviations.
+    # The power that docs/design.md states for five seeds and a margin of two paired standard deviations.
     assert passed(0.0) == pytest.approx(0.95, abs=0.03)
 
 

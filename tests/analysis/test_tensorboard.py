@@ -1,4 +1,4 @@
-"""The event files, read back: every arm and seed has its HParams row with its final metric, and the bands are there."""
+"""Read the event files back: every arm and seed has an HParams row with its final metrics, and the bands exist."""
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

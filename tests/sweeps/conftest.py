@@ -1,11 +1,11 @@
-"""A study on a corpus of its own, planned without reading it, and a training function that does not train."""
+"""Fixtures: a small study, planned without reading data."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-# Worker processes import the fakes by name, with this process's path.
+# Worker processes import the fakes by name; they inherit this process's path.
 sys.path.insert(0, str(Path(__file__).parent))
 
 import sweeps_fakes
@@ -13,7 +13,7 @@ import sweeps_fakes
 
 @pytest.fixture
 def study_data(tiny):
-    """A study as plain data: two arms, two seeds."""
+    """A study as plain data, with two arms and two seeds."""
     return {
         **tiny,
         "question": "Is it?",
@@ -26,7 +26,7 @@ def study_data(tiny):
 
 @pytest.fixture
 def plan_study(tmp_path, monkeypatch):
-    """plan_study(data, name, scale): a StudyPlan under tmp_path/runs, identities made without data."""
+    """plan_study(data, name, scale) gives a StudyPlan under tmp_path/runs. Its identities need no data."""
     from arch import document
     from sweeps import study
 
@@ -43,7 +43,7 @@ def plan_study(tmp_path, monkeypatch):
 
 @pytest.fixture
 def console():
-    """A console that is no terminal and keeps what it was given: `console.file.getvalue()`."""
+    """A console that is not a terminal and keeps its output: `console.file.getvalue()`."""
     import io
 
     from rich.console import Console

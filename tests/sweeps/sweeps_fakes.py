@@ -1,6 +1,6 @@
-"""Stand-ins for planning and training. A learning rate says what the fake training does with a run.
+"""Fakes for planning and training. The learning rate of a run selects what the fake training does.
 
-Imported by worker processes, so no torch here.
+Worker processes import this module, so it does not import torch.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ FINE, DIES_ONCE, DIES, FAILS, RAISES, WAITS = 1e-3, 2e-3, 2.5e-3, 4e-3, 5e-3, 6e
 
 @dataclass(frozen=True)
 class Plan:
-    """Like experiments.plan.RunPlan."""
+    """A fake experiments.plan.RunPlan."""
 
     spec: ExperimentSpec
     identity: str
@@ -29,36 +29,36 @@ class Plan:
 
 
 def plan(source, path=()):
-    """An identity without data."""
+    """A fake experiments.plan.plan: its identity needs no data."""
     spec = ExperimentSpec.parse(source, path)
     return Plan(spec, digest(spec))
 
 
 def record(job_plan, seed, status, **more):
-    """A RunRecord of a plan that nobody trained."""
+    """A RunRecord of a plan, without training."""
     return RunRecord(status=status, identity=job_plan.identity, seed=seed, spec=job_plan.spec.dump(), **more)
 
 
 def finish(job):
-    """Leave a finished record in a job's folder."""
+    """Write a finished record into a job's folder."""
     job.folder.mkdir(parents=True, exist_ok=True)
     metrics = {"report/loss": 2.0, "select/loss": 2.5}
     record(job.plan, job.seed, "finished", metrics=metrics).write(job.folder)
 
 
 def prepare(threads):
-    """What a worker asks for its training function."""
+    """The `prepare` function of a worker: returns the fake training function."""
     assert os.environ["OMP_NUM_THREADS"] == str(threads)
     return train
 
 
 def broken(threads):
-    """A worker that cannot start."""
+    """A `prepare` function that fails, so that the worker cannot start."""
     raise ImportError("no such thing")
 
 
 def train(job_plan, seed, folder, progress=None, stop=None):
-    """Write who trained it, then do as the learning rate says."""
+    """Append this process's id to `visits`, then do what the learning rate says."""
     with open(folder / "visits", "a") as file:
         file.write(f"{os.getpid()}\n")
     visits = len((folder / "visits").read_text().split())
@@ -74,7 +74,7 @@ def train(job_plan, seed, folder, progress=None, stop=None):
     elif lr == WAITS and not _waited(stop):
         done = record(job_plan, seed, "interrupted")
     else:
-        # Best at 2e-2 among whatever is tried.
+        # The best learning rate is 2e-2.
         metrics = {"report/loss": 2.0, "select/loss": abs(lr - 2e-2) + seed * 1e-6}
         done = record(job_plan, seed, "finished", metrics=metrics)
     with contextlib.suppress(OSError):

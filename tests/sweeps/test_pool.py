@@ -1,4 +1,4 @@
-"""The pool outlives its workers, guards each run's folder, and stops so that runs can be resumed."""
+"""The pool survives the death of workers, locks each run's folder, and stops in a way that runs can resume."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from sweeps.pool import Pool, cores, worker_count
 
 @pytest.fixture
 def job(tiny, tmp_path):
-    """job(name, lr, **train): a run that behaves as its learning rate says."""
+    """job(name, lr, **train) gives a run that does what its learning rate says."""
 
     def made(name, lr=fakes.FINE, **train):
         spec = ExperimentSpec.parse(tiny | {"optimizer": {"lr": lr}, "train": tiny["train"] | train})
@@ -29,7 +29,7 @@ def job(tiny, tmp_path):
 
 
 def ran(jobs, size=1, events=None, pool=None, prepare=fakes.prepare):
-    """{arm: Outcome} of the jobs."""
+    """Run the jobs in a pool: {arm: Outcome}."""
     outcomes, left = {}, iter(jobs)
 
     def report(event):
@@ -45,7 +45,7 @@ def ran(jobs, size=1, events=None, pool=None, prepare=fakes.prepare):
 
 
 def visitors(job):
-    """The processes that trained a run, in order."""
+    """The ids of the processes that trained a run, in order."""
     return (job.folder / "visits").read_text().split()
 
 

@@ -1,4 +1,4 @@
-"""A study from its first run to its record: what is missing is done, what is there is not, the rest is said."""
+"""A study from its first run to its record: missing runs are done, finished ones are reused, failures are reported."""
 
 import json
 import subprocess
@@ -72,7 +72,7 @@ def run_command(*words):
 
 @pytest.fixture
 def fake_command(monkeypatch, tmp_path, plan_study):
-    """The `run` command with fake training and a report that is only named."""
+    """The `run` command with fake training and without a report."""
     monkeypatch.setattr("sweeps.run.run_study.__defaults__", (fakes.prepare,))
     monkeypatch.setattr(command, "_report", lambda folder: True)
 
@@ -94,7 +94,7 @@ def test_a_folder_that_cannot_be_written_is_one_message(fake_command, tmp_path, 
 
 
 def test_an_interrupted_study_exits_with_130_and_resumes(tmp_path, study_data):
-    """A real parent process, its workers and a signal from outside; only the training is fake."""
+    """Uses a real parent process, real workers and a signal from outside; only the training is fake."""
     import os
     import signal
     import time

@@ -1,4 +1,4 @@
-"""A study is checked whole before anything is written, and no run is done twice."""
+"""A study is checked completely before anything is written, and no run is done twice."""
 
 import os
 import subprocess
@@ -113,7 +113,7 @@ def test_bad_input_names_the_file_and_line_of_the_arm(tmp_path, study_data):
 
 
 def written(folder, data):
-    """A study file, in JSON, which is YAML."""
+    """Write a study file. JSON is also YAML."""
     import json
 
     path = folder / "study.yaml"
@@ -130,5 +130,5 @@ def test_the_command_exits_with_2_and_writes_nothing(tmp_path, study_data):
 
 
 def environment():
-    """The environment of a command that is run from another folder."""
+    """The environment for a command that runs in another folder."""
     return os.environ | {"PYTHONPATH": str(document.ROOT)}

@@ -1,4 +1,4 @@
-"""Tuning looks at the select split by seeds of its own, its trials are never reported, and it resumes."""
+"""Tuning uses the select split and separate seeds, its trials are never reported, and it resumes."""
 
 import pytest
 import sweeps_fakes as fakes
@@ -16,7 +16,7 @@ GRID = {"space": {"optimizer.lr": {"low": 1e-3, "high": 1e-1, "points": 3}}}
 
 @pytest.fixture
 def tuned_study(plan_study, study_data):
-    """tuned_study(**tune): a StudyPlan whose arms are tuned, its folder made."""
+    """tuned_study(**tune) gives a StudyPlan with tuning and creates its folder."""
 
     def made(name="asked", **tune):
         planned = plan_study(study_data | {"tune": {**GRID, **tune}}, name)
@@ -27,7 +27,7 @@ def tuned_study(plan_study, study_data):
 
 
 def done(tuner, job, status="finished", **record):
-    """Tell a tuner that a job ended, with the record that the fake training would leave."""
+    """Tell a tuner that a job ended, with the record that the fake training would write."""
     if status == "finished":
         record["metrics"] = {"select/loss": abs(job.plan.spec.optimizer.lr - 2e-2)}
     kept = fakes.record(job.plan, job.seed, status, **record) if status != "lost" else None
@@ -111,7 +111,7 @@ def test_a_search_that_was_killed_goes_on_where_it_was(tuned_study, tune):
     first, second = killed.take(), killed.take()
     done(killed, first)
     done(killed, second, "interrupted")
-    killed.search.ask()  # a trial that was asked for, but has no values yet
+    killed.search.ask()  # a trial without values
     left = Tuner(planned, planned.arms[0])
     assert left.runs_left() == 2
     jobs = jobs_of(left)
