@@ -1,4 +1,4 @@
-"""`python -m experiments`: one run from a spec, and what is known of it."""
+"""`python -m experiments`: train one run from a spec, compare with other implementations, measure speed and memory."""
 
 import json
 import os
@@ -19,7 +19,7 @@ Runs = Annotated[Path, typer.Option(help="folder that holds all runs")]
 
 @app.command("list")
 def list_specs():
-    """The experiments that come with Archbench, and the components they can use."""
+    """List the experiments shipped with Archbench, and the components they can use."""
     from arch import registry
     from arch.document import shipped
 
@@ -31,7 +31,7 @@ def list_specs():
 
 @app.command()
 def show(spec: Spec):
-    """The resolved experiment, every default filled in, as JSON."""
+    """Print the resolved experiment as JSON, with every default filled in."""
     from arch.document import load
     from experiments.plan import resolve
 
@@ -40,7 +40,7 @@ def show(spec: Spec):
 
 @app.command()
 def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = Path("runs")):
-    """Train one run, or resume it, or say what it measured if it is finished."""
+    """Train one run, or resume it. If it is finished already, print its metrics."""
     from arch.document import load
     from experiments.plan import plan
 
@@ -54,7 +54,7 @@ def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = 
     device.setup(planned.spec.train.threads)
     folder = runs / "single" / Path(spec).stem / f"run-{planned.identity[:12]}" / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # Lightning starts this command again for every further device
+    first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # Lightning starts this command once per further device
     lock = FileLock(folder / ".lock")
     try:
         if first:
@@ -80,7 +80,7 @@ def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = 
 
 
 class Bar:
-    """A progress bar of one run, on a terminal or not."""
+    """The progress bar of one run."""
 
     def __init__(self):
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -105,7 +105,7 @@ class Bar:
 
 @app.command()
 def parity(out: Annotated[Path | None, typer.Option(help="write the document there instead of printing it")] = None):
-    """Compare our models with others' code and published numbers, as a Markdown document; exits 1 where they differ."""
+    """Compare our models with other code and published sizes, in Markdown; exit with 1 if anything differs."""
     from rich.console import Console
 
     from experiments.parity import table
@@ -124,28 +124,29 @@ def parity(out: Annotated[Path | None, typer.Option(help="write the document the
 @app.command()
 def bench(
     specs: Annotated[list[str], typer.Argument(metavar="[SPEC]...", help="model specs: paths or shipped names")] = (),
-    context: Annotated[list[int], typer.Option(help="of training; each divides --tokens")] = (512, 4096),
+    context: Annotated[list[int], typer.Option(help="tokens per row in training; each must divide --tokens")] = (512, 4096),
     decode_context: Annotated[list[int], typer.Option(help="tokens in the cache when decoding is timed")] = (2000,),
     batch: Annotated[list[int], typer.Option(help="streams decoded at once")] = (1, 16),
-    measure: Annotated[list[str], typer.Option(help="only these: train, decode, memory, profile, scan, loss, ...")] = (),
+    measure: Annotated[list[str], typer.Option(help="measure only these: train, decode, memory, profile, scan, loss, ...")] = (),
     against: Annotated[str | None, typer.Option(help="a peer: hf, the same model in transformers")] = None,
-    stock: Annotated[bool, typer.Option("--stock", help="also the peer in an untouched process of its own")] = False,
-    profile: Annotated[bool, typer.Option("--profile", help="also where a training step's time goes")] = False,
-    kernels: Annotated[bool, typer.Option("--kernels", help="also scan, loss, reach, Lightning, start")] = False,
+    stock: Annotated[bool, typer.Option("--stock", help="also measure the peer in its own untouched process")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="also profile where a training step spends its time")] = False,
+    kernels: Annotated[bool, typer.Option("--kernels", help="also measure scan, loss, reach, lightning, start")] = False,
     compile: Annotated[bool, typer.Option("--compile", help="also train with each block compiled")] = False,
     threads: int = 2,
-    tokens: Annotated[int, typer.Option(help="of a training step")] = 4096,
-    decode_tokens: Annotated[int, typer.Option(help="decoded in a round")] = 32,
-    repeats: Annotated[int, typer.Option(help="rounds of a measurement")] = 7,
-    seconds: Annotated[float, typer.Option(help="after which a measurement ends, though not before 3 rounds")] = 90.0,
-    vocabulary: Annotated[int, typer.Option(help="of the loss measured alone")] = 262_144,
+    tokens: Annotated[int, typer.Option(help="tokens per training step")] = 4096,
+    decode_tokens: Annotated[int, typer.Option(help="tokens decoded per round")] = 32,
+    repeats: Annotated[int, typer.Option(help="rounds per measurement")] = 7,
+    seconds: Annotated[float, typer.Option(help="time limit of a measurement; at least 3 rounds are run")] = 90.0,
+    vocabulary: Annotated[int, typer.Option(help="vocabulary of the loss that is measured alone")] = 262_144,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
-    out: Annotated[Path | None, typer.Option(help="folder for bench.json; by default one of its own in runs/bench")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for bench.json; by default a new folder in runs/bench")] = None,
 ):
-    """Measure speed and memory of models, of single kernels, and of the workbench itself, against a peer and ceilings.
+    """Measure speed and memory of models, of single kernels and of the workbench itself.
 
-    Everything that is compared is measured in turns, in one process. Interrupted, it keeps what was measured.
+    Results are compared with a peer and with this machine's ceilings. Compared sides are measured in alternating rounds
+    of one run. If the benchmark is interrupted, it keeps the measurements it has.
     """
     from experiments.bench.spec import KERNELS, MODELS, BenchSpec
 
@@ -192,7 +193,7 @@ def bench(
 
 @app.command()
 def schema():
-    """The JSON Schema of an experiment spec, for editors."""
+    """Print the JSON Schema of experiment specs, for editors."""
     from arch.schema import json_schema
     from experiments.spec import ExperimentSpec
 

@@ -1,4 +1,4 @@
-"""Checkpoints that resume bit for bit: random state included, flushed to disk, renamed into place."""
+"""Checkpoints that resume bit for bit: they include the random state, and writing one is atomic and durable."""
 
 import random
 from pathlib import Path
@@ -19,7 +19,10 @@ WEIGHTS = arch.checkpoint.WEIGHTS
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, flushes, renames: a kill at any moment leaves the old checkpoint or the new one."""
+    """Writes to a scratch file, flushes it to disk, then renames it over the target.
+
+    If the process is killed at any moment, either the old checkpoint or the new one is on disk.
+    """
 
     def save_checkpoint(self, checkpoint, path, storage_options=None):
         durably(Path(path), lambda scratch: torch.save(checkpoint, scratch))
@@ -29,7 +32,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
 
 def random_state():
-    """The state of every random generator a step may use, as data that loads without pickle."""
+    """The state of every random generator that a step may use, as plain data that loads without pickle."""
     kind, keys, position, has_gauss, gauss = numpy.random.get_state()
     version, internal, following = random.getstate()
     state = {
@@ -43,7 +46,7 @@ def random_state():
 
 
 def restore_random_state(state):
-    """Undo what happened since `random_state`."""
+    """Set all random generators to a state returned by `random_state`."""
     torch.set_rng_state(state["torch"])
     numpy.random.set_state(tuple(state["numpy"]))
     version, internal, following = state["python"]
@@ -53,14 +56,14 @@ def restore_random_state(state):
 
 
 def save_weights(model, folder):
-    """The model's spec and its weights: the folder is then a checkpoint that `arch` can load, export and let write."""
+    """Write the model's spec and weights, so that `arch` can load, export and sample from the folder."""
     durably(Path(folder) / arch.checkpoint.SPEC, lambda scratch: arch.checkpoint.write_spec(model.spec, scratch))
     weights = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
     durably(Path(folder) / WEIGHTS, lambda scratch: save_file(weights, scratch))
 
 
 def load_model(folder):
-    """The trained model of a finished run's folder. Raises DataError where there is none."""
+    """The trained model in a finished run's folder. Raises DataError if the folder has no finished run."""
     record = RunRecord.read(folder)
     if record is None or not (Path(folder) / WEIGHTS).is_file():
         raise DataError(f"{folder}: no finished run in it")

@@ -1,10 +1,10 @@
-"""Blocks compiled by torch.compile, each distinct one once, and kept on disk for the next run.
+"""Compile blocks with torch.compile: each distinct block once, with the programs kept on disk for the next run.
 
-A block's programs are what stands around its attention, its recurrence and what the layers share of a layout: norms,
-maps, rotary, convolution, gates, residuals. Attention by tiles would unroll into thousands of operations, and it and
-the recurrence have fast paths of their own.
+Compiled are a block's norms, linear maps, rotary embedding, convolution, gates and residuals. Attention, the recurrence
+and the tensors that layers share through the layout stay outside: tiled attention would unroll into thousands of
+operations, and attention and the recurrence already have fast kernels.
 
-Evaluation and generation stay eager (`experiments.evaluate.evaluating`): their shapes would be further programs.
+Evaluation and generation stay eager (`experiments.evaluate.evaluating`), because their shapes would need more programs.
 """
 
 import functools
@@ -20,25 +20,26 @@ from experiments.data import cache
 
 VARIABLE, FOLDER = "TORCHINDUCTOR_CACHE_DIR", "inductor"
 EAGER = "eager"
-# Of what a block calls, these run as they are. A look into a layout's memo is among them: the first layer, which fills
-# it, would otherwise be another program than the layers that find it full.
+# Functions that a block calls but that are not compiled. The layout's memo is one of them: otherwise the first layer,
+# which fills the memo, would compile to a different program than the layers that find it filled.
 OUTSIDE = ((TokenLayout, "memo"), (attention, "banded"), (attention, "blocked"))
 _case = None
 
 
 class CompileError(RuntimeError):
-    """Blocks that were to be compiled and cannot be. The message says what to do."""
+    """The blocks cannot be compiled. The message says what to do."""
 
 
 def compile_blocks(model, device, *case):
-    """Have every block of `model` compiled when it is first called in training; parameters keep their names.
+    """Mark every block of `model` to be compiled at its first call in training; parameter names do not change.
 
-    device: `cpu`, or the kind of accelerator it is trained on. case: what decides the programs beside the model's spec
-    (shapes, types): those of another case are thrown away, so that a process that trains one model after another never
-    meets torch's limit, past which blocks would run eager in silence; what meets it all the same fails.
-    Returns what compiles them, for a record. Raises CompileError where there is no C++ compiler for a CPU.
+    device: `cpu`, or the kind of accelerator that trains the model. case: what determines the programs besides the
+    model's spec and the device (shapes, types). When it changes, the programs of the previous case are discarded;
+    otherwise a process that trains many models would reach torch's recompile limit, after which blocks silently run
+    eager. Reaching the limit anyway is an error.
+    Returns a description of the compiler, for the record. Raises CompileError if a CPU run has no C++ compiler.
     """
-    global _case  # noqa: PLW0603  the programs are the process's
+    global _case  # noqa: PLW0603  compiled programs belong to the process
     said = compiler(device)
     _keep_programs()
     _keep_outside()
@@ -55,7 +56,7 @@ def compile_blocks(model, device, *case):
 
 
 def compiler(device):
-    """What compiles blocks for a device, for a record. Raises CompileError where a CPU has no C++ compiler."""
+    """A description of the compiler for a device, for the record. Raises CompileError if a CPU has no C++ compiler."""
     if device != "cpu":
         return "compiled by inductor"
     from torch._inductor.cpp_builder import get_cpp_compiler
@@ -71,7 +72,10 @@ def compiler(device):
 
 
 def _keep_programs():
-    """In our cache folder, unless the user named another: importing Lightning already has torch name its own."""
+    """Keep compiled programs in our cache folder, unless the user set another one.
+
+    The variable may already hold torch's default: importing Lightning makes torch set it.
+    """
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     if os.environ.get(VARIABLE) in (None, os.path.abspath(default_cache_dir())):
@@ -90,13 +94,16 @@ def programs():
 
 @functools.cache
 def _keep_outside():
-    """Once a process, and not as a decorator: that would import the compiler, a second, wherever a model is built."""
+    """Exclude OUTSIDE from compilation, once per process.
+
+    A decorator would import the compiler, which takes a second, wherever a model is built.
+    """
     for owner, name in OUTSIDE:
         setattr(owner, name, torch.compiler.disable(getattr(owner, name)))
 
 
 def kinds(spec):
-    """The names of a ModelSpec's distinct blocks, as realised."""
+    """The sorted names of the distinct blocks that a ModelSpec's layers use."""
     return sorted(set(spec.layer_blocks()))
 
 
@@ -106,7 +113,7 @@ def seconds_so_far():
 
 
 def explained(error):
-    """A failure's message; of one that compiling brought, what failed and what to do."""
+    """The message of an error. For an error from compiling: what failed and what to do, in one line."""
     if isinstance(error, torch._dynamo.exc.TorchDynamoException | torch._dynamo.exc.FailOnRecompileLimitHit):
         said = " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
         return f"compiling the blocks failed: {said} (`train.compile: off` trains without)"

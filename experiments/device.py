@@ -1,4 +1,4 @@
-"""How this process computes: threads, denormals, allocator. To be called once, before any tensor work."""
+"""Process-wide settings: threads, denormals, memory allocator. Call `setup` once, before any tensor work."""
 
 import ctypes
 import gc
@@ -9,19 +9,22 @@ from pathlib import Path
 
 import torch
 
-# glibc's mallopt parameters (malloc.h) and what they are set to: freed memory stays, growth comes in large pieces.
+# glibc's mallopt parameters (malloc.h) and the values we set: freed memory stays in the process, and the heap grows in
+# large pieces.
 MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_TOP_PAD": (-2, 64 << 20)}
 
 
 def setup(threads):
-    """Pin torch to `threads` CPU threads, flush denormals (only effective before the first parallel operation), and
-    keep freed memory in the process: fresh pages cost a CPU step more than its arithmetic does.
+    """Pin torch to `threads` CPU threads, flush denormals to zero, and keep freed memory in the process.
 
-    Returns what is in force, for a record: {flush_denormal, mallopt: {parameter: value} as accepted, preloaded}.
+    Flushing denormals is only effective before the first parallel operation. Freed memory is kept because fetching
+    fresh pages can cost a CPU step more time than its arithmetic.
+
+    Returns the settings in force, for the record: {flush_denormal, mallopt: {parameter: value} as accepted, preloaded}.
     """
     torch.set_num_threads(threads)
     if torch.get_num_interop_threads() != 1:
-        with suppress(RuntimeError):  # already fixed by earlier work in this process; it does not change bits
+        with suppress(RuntimeError):  # earlier work in this process has fixed the number; it does not change bits
             torch.set_num_interop_threads(1)
     flushed, accepted = torch.set_flush_denormal(True), {}
     if platform.libc_ver()[0] == "glibc":
@@ -32,15 +35,17 @@ def setup(threads):
 
 
 def release_memory():
-    """Give freed memory back to the system, where `setup` has glibc keep it: before other work in this process, or in
-    another one, that needs it."""
+    """Return freed memory to the system, which `setup` tells glibc to keep.
+
+    Call it before other work, in this process or another one, needs the memory.
+    """
     gc.collect()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def hardware():
-    """What this machine is: for the record, no part of identity."""
+    """A description of this machine, for the record; it is not part of a run's identity."""
     facts = {"machine": platform.machine(), "cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0)), "os": platform.system()}
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name(0)
@@ -57,7 +62,7 @@ def _cpu_name():
 
 
 def peak_memory_bytes(device):
-    """The most memory this process has held: of the GPU where there is one, else resident memory."""
+    """The most memory in bytes that this process has held: GPU memory if `device` is a GPU, else resident memory."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     import resource

@@ -1,4 +1,4 @@
-"""Quality of a model on a split: the same rows for every arm and every seed."""
+"""Quality of a model on a split, measured on the same rows for every arm and every seed."""
 
 from contextlib import contextmanager
 
@@ -7,7 +7,10 @@ import torch
 
 @contextmanager
 def evaluating(*modules):
-    """Modules in evaluation mode, no gradients, compiled blocks eager; afterwards each is as it was."""
+    """Context manager: modules in evaluation mode, no gradients, compiled blocks run eager.
+
+    On leaving, every module returns to its previous mode.
+    """
     before = [module.training for module in modules]
     for module in modules:
         module.eval()

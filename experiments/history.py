@@ -1,4 +1,4 @@
-"""The curves of a run: rows in memory, `history.parquet` for analysis, TensorBoard events for the eye."""
+"""The training curves of a run: rows in memory, `history.parquet` for analysis, TensorBoard events for viewing."""
 
 import math
 from pathlib import Path
@@ -7,7 +7,7 @@ from experiments.record import HISTORY_COLUMNS, HISTORY_NAME, durably
 
 
 class History:
-    """A row a step. `select/*` are NaN where the select split was not evaluated."""
+    """One row per step. `select/*` are NaN at steps where the select split was not evaluated."""
 
     def __init__(self, rows=()):
         self.rows = list(rows)
@@ -23,7 +23,7 @@ class History:
 
     @property
     def seconds(self):
-        """Training time up to the last row, what earlier processes of the same run took included."""
+        """Training time in seconds up to the last row, including the time of earlier processes of the same run."""
         return self.last.get("seconds", 0.0)
 
     def write(self, folder):
@@ -41,9 +41,9 @@ class History:
 
 
 class Events:
-    """TensorBoard events of a run, or nothing where `folder` is None (all processes of a run but the first).
+    """TensorBoard events of a run. Writes nothing if `folder` is None, as in all processes of a run but the first.
 
-    Started again at `step`, what an interrupted process wrote past it is purged.
+    step: the step at which this process starts. Events after it, from an interrupted process, are purged.
     """
 
     def __init__(self, folder, step):
@@ -53,7 +53,7 @@ class Events:
         self.writer = folder and SummaryWriter(str(folder), purge_step=purge, flush_secs=20)
 
     def scalars(self, step, values):
-        """Write named numbers at a step; NaN is left out."""
+        """Write named numbers at a step; NaNs are skipped."""
         for name, value in values.items():
             if self.writer and not math.isnan(value):
                 self.writer.add_scalar(name, value, step)

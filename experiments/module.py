@@ -1,4 +1,4 @@
-"""One optimizer step, as Lightning calls it, and the data it is called with.
+"""One optimizer step, as Lightning calls it, and the batches it is given.
 
 Shapes: B rows, T tokens.
 """
@@ -16,13 +16,13 @@ from experiments.optim import build_optimizer, learning_rate
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-# Data is a pure function of the step, computed in place: workers would only add processes. The rate is set by hand.
+# A batch is a pure function of the step and cheap to compute, so data loader workers would only add processes.
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
 
 
 class NonFinite(ArithmeticError):
-    """A loss or gradient that is not finite, at a step, in the named groups of parameters."""
+    """A loss, gradient or metric is not finite at a step. `groups`: names of the parameter groups to look at."""
 
     def __init__(self, step, what, groups):
         self.step, self.groups = step, groups
@@ -30,7 +30,7 @@ class NonFinite(ArithmeticError):
 
 
 class Batches(IterableDataset):
-    """The batches of steps `first` and on: a pure function of (corpus, seed, step)."""
+    """The batches of the steps from `first` on. Each is a pure function of (corpus, seed, step)."""
 
     def __init__(self, corpus, data, seed, steps):
         self.corpus, self.data, self.seed, self.steps, self.first = corpus, data, seed, steps, 0
@@ -41,10 +41,10 @@ class Batches(IterableDataset):
 
 
 class TrainingModule(pl.LightningModule):
-    """A model, an objective and the step that brings them together.
+    """A model, an objective and the training step.
 
-    The gradient of a step is that of sum(loss_sum) / sum(weight) over all its micro-batches and devices, whatever
-    their number. `last` holds the numbers of the latest step.
+    A step's gradient is that of sum(loss_sum) / sum(weight), summed over all its micro-batches and devices, however
+    many there are. `last` holds the loss, learning rate and gradient norm of the latest step.
     """
 
     def __init__(self, model, objective, spec, corpus, seed):
@@ -71,7 +71,7 @@ class TrainingModule(pl.LightningModule):
         loss = torch.zeros((), device=self.device)
         for micro_batch in batch.split(world * self.spec.train.accumulate)[self.trainer.global_rank :: world]:
             loss_sum, _, _ = self.objective(self.model, micro_batch)
-            self.manual_backward(loss_sum * (world / weight))  # data parallelism averages; we want the sum
+            self.manual_backward(loss_sum * (world / weight))  # data parallelism averages gradients; we want their sum
             loss += loss_sum.detach() / weight
         weights, clip = [each for each in self.parameters() if each.grad is not None], self.spec.optimizer.clip
         norm = torch.nn.utils.get_total_norm([each.grad for each in weights], foreach=True)
@@ -79,14 +79,17 @@ class TrainingModule(pl.LightningModule):
         for what, number in (("the loss", loss), ("a gradient", norm)):
             if not math.isfinite(number):
                 raise NonFinite(step, what, self.bad_groups())
-        if clip and norm > clip:  # else a pass over all gradients would multiply them by one
+        if clip and norm > clip:  # otherwise clipping would multiply all gradients by one
             torch.nn.utils.clip_grads_with_norm_(weights, clip, torch.tensor(norm, device=self.device), foreach=True)
         optimizer.step()
         self.last = {"train/loss": loss, "lr": rate, "grad_norm": norm}
 
     def bad_groups(self):
-        """The groups of parameters (a block's sub-layer, the embedding, a norm) with a value or gradient that is not
-        finite; where all are finite, the one with the largest value, which is where an overflow begins."""
+        """Names of the parameter groups that have a value or gradient that is not finite.
+
+        A group is a block's sub-layer, the embedding or a norm. If all are finite, the group with the largest absolute
+        value or gradient is returned, because an overflow starts there.
+        """
         largest = {}
         for name, weight in self.model.named_parameters():
             group = ".".join(name.split(".")[:3]) if name.startswith("blocks.") else name.split(".")[0]
@@ -104,7 +107,7 @@ class TrainingModule(pl.LightningModule):
         self.random_state = checkpoint["random_state"]
 
     def on_train_batch_start(self, batch, index):
-        """Restored at the last moment: a data loader draws a number when it starts, though nobody here uses it."""
+        """Restore the random state only now, because a data loader draws a random number when it starts."""
         if self.random_state is not None:
             restore_random_state(self.random_state)
             self.random_state = None

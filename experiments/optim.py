@@ -1,18 +1,18 @@
-"""AdamW with decay by a parameter's role, and the learning rate as a pure function of the step."""
+"""AdamW with weight decay by parameter role, and the learning rate as a pure function of the step."""
 
 import math
 
 import torch
 
 DECAYED = ("embedding", "matrix")
-# Where torch has AdamW as one operation over each tensor; elsewhere it writes the formula out.
+# Devices on which torch has a fused AdamW, one operation per tensor; elsewhere it runs several operations.
 FUSED = ("cpu", "cuda", "mps", "xpu")
 
 
 def build_optimizer(module, spec):
-    """AdamW over two groups: decayed (matrices and embeddings) and not (norms, biases, everything of a recurrence).
+    """AdamW over two groups: with weight decay (matrices, embeddings) and without (norms, biases, all of a recurrence).
 
-    A parameter without a role, in a user's own component, is decayed if it has two dimensions or more.
+    A parameter without a role, in a user's component, is decayed if it has two or more dimensions.
     """
     decayed, plain = [], []
     for weight in module.parameters():
@@ -30,7 +30,10 @@ def build_optimizer(module, spec):
 
 
 def learning_rate(step, steps, peak, schedule):
-    """The rate of optimizer step `step` (from 0) of `steps`: linear warm-up, then cosine, or stable and linear decay."""
+    """The learning rate at optimizer step `step` (from 0) of `steps`, for a peak rate and a ScheduleSpec.
+
+    Linear warm-up, then cosine decay, or a constant rate followed by linear decay (`wsd`).
+    """
     warmup = round(schedule.warmup * steps)
     if step < warmup:
         return peak * (step + 1) / warmup

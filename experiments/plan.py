@@ -1,4 +1,4 @@
-"""From a document to a run that is ready to start: complete, checked, costed and with an identity."""
+"""Turn a document into a run that is ready to start: complete, checked, costed and with an identity."""
 
 import copy
 from dataclasses import dataclass
@@ -16,15 +16,17 @@ from experiments.data.corpus import prepare
 from experiments.spec import ExperimentSpec
 from experiments.start import Start, plan_start
 
-# What models cost, by all that decides it: the trials of a search are many, their architectures few.
+# Cached model costs, keyed by everything that determines them: a search has many trials but few architectures.
 _COSTS = {}
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run but for its seed. `identity` covers all that decides its result; the other fields go into its record.
+    """A run without its seed. `identity` covers everything that determines the result besides the seed.
 
-    start: the checkpoint it starts from, None for first values drawn for the seed. notes: what was decided for it.
+    data: fingerprint and sizes of the corpus. plugins: digests of plug-in sources. cost: as `arch.cost` computes it.
+    start: the checkpoint that the run starts from; None if initial weights are drawn from the seed.
+    notes: remarks for the record: what came from the checkpoint, what `train.compile: auto` became and why.
     """
 
     spec: ExperimentSpec
@@ -36,31 +38,35 @@ class RunPlan:
     notes: tuple[str, ...] = ()
 
 
-# What compiling gives and takes on a GPU: FLOPs (6 a parameter and token) a second and device of the eager step; the
-# share of it that a compiled step saves; seconds a distinct block. Assumed with care, measured by nobody.
+# The assumed costs and gains of compiling on a GPU. GPU_RATE: FLOPs (6 per parameter and token) per second and device
+# in an eager step. GPU_GAIN: the share of the step's time that compiling saves. GPU_SECONDS: seconds to compile one
+# distinct block. These are careful guesses; none of them has been measured.
 GPU_RATE, GPU_GAIN, GPU_SECONDS = 2e14, 0.1, 60.0
 
 
 def worth(spec):
-    """(whether compiling pays, why) for an ExperimentSpec, from its numbers alone: no clock decides an identity."""
+    """(whether compiling pays off, why) for an ExperimentSpec.
+
+    Computed from the spec alone: if a timing decided, a run's identity would depend on the machine's speed.
+    """
     if spec.train.accelerator == "cpu":
-        return False, "on a CPU it gains nothing beside our own kernels"
+        return False, "on a CPU our own kernels are already as fast"
     if spec.train.accelerator != "gpu":
-        return False, f"nobody has tried it on {spec.train.accelerator}"
+        return False, f"compiling has not been tried on {spec.train.accelerator}"
     with torch.device("meta"):
         parameters = sum(weight.numel() for weight in Model(spec.model).parameters())
     saved = GPU_GAIN * 6 * parameters * spec.tokens / (GPU_RATE * spec.train.devices)
     cost = GPU_SECONDS * len(kinds(spec.model))
-    return saved > cost, f"about {saved:,.0f} s saved for {cost:,.0f} s of compiling (assumed, never measured on a GPU)"
+    return saved > cost, f"saves about {saved:,.0f} s, takes {cost:,.0f} s to compile (assumed, never measured on a GPU)"
 
 
 def resolve(source):
-    """The ExperimentSpec of a document, every component complete. Reads no data. Raises SpecError."""
+    """The ExperimentSpec of a document, with every component's defaults filled in. Reads no data. Raises SpecError."""
     return _resolved(node(source))[0]
 
 
 def _resolved(root):
-    """(the ExperimentSpec, notes on what was decided for it)"""
+    """(the ExperimentSpec, notes on `train.compile: auto`)"""
     spec = ExperimentSpec.parse(root)
     model = registry.resolve(spec.model, root, ("model",))
     cost.check_builds(model, root, ("model",))
@@ -83,9 +89,9 @@ def _with_compile(spec):
 
 
 def plan(source):
-    """A RunPlan of the experiment of a document; tokenizes its corpus where that was not done before.
+    """The RunPlan of the experiment in a document. Tokenizes the corpus unless the cache already has it.
 
-    Raises SpecError for what the spec says and for the data it names, DataError for a token cache that cannot be used.
+    Raises SpecError for errors in the spec or in the data it names, and DataError if the token cache is unusable.
     """
     root = node(source)
     spec, notes = _resolved(root)

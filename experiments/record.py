@@ -1,4 +1,4 @@
-"""What is known of a run: `record.json`, written when it starts and when it ends, and read by everyone else."""
+"""A run's record, `record.json`: written when the run starts and when it ends, and read by all other packages."""
 
 import json
 import os
@@ -10,8 +10,8 @@ from pydantic import Field
 from arch.spec import Spec
 
 NAME = "record.json"
-# The curves beside it: a row an optimizer step; `seconds` and `tokens_per_second` are of training, `select/*` are NaN
-# where the select split was not evaluated.
+# The training curves beside the record: one row per optimizer step. `seconds` and `tokens_per_second` count training;
+# `select/*` are NaN where the select split was not evaluated.
 HISTORY_NAME = "history.parquet"
 HISTORY_COLUMNS = (
     "step",
@@ -28,7 +28,11 @@ HISTORY_COLUMNS = (
 
 
 class Failure(Spec):
-    """Why a run failed. `step`: the optimizer step, -1 before the first; `parameters`: the groups of parameters named."""
+    """Why a run failed.
+
+    step: the optimizer step, -1 before the first. error: the exception's class. parameters: names of parameter groups
+    with a value that is not finite (see `NonFinite`).
+    """
 
     step: int
     error: str
@@ -37,16 +41,18 @@ class Failure(Spec):
 
 
 class RunRecord(Spec):
-    """One run: what it was, where it ran, what it cost, how it ended and what it measured.
+    """One run: its spec, where it ran, its cost, how it ended and its metrics.
 
-    identity: digest of everything that decides the result but the seed. spec: the resolved ExperimentSpec.
-    data: fingerprint and sizes of what was read. cost: as `arch.cost` says for this context.
-    metrics: final numbers, named SPLIT/METRIC, e.g. `report/loss` (nats a token), `report/perplexity`,
-    `report/bits_per_byte`, `select/loss`; for the same identity and seed they are the same to the last bit.
-    versions: what else decides last bits: packages, the path of each `kernel NAME`, and `blocks`, eager or compiled
-    and by what. timing: what is not the same: tokens_per_second, train_seconds (of which this process spent
-    compile_seconds compiling, where blocks are compiled), evaluate_seconds, peak_memory_bytes. Times are in seconds.
-    sample: text that the trained model wrote.
+    identity: digest of everything that determines the result besides the seed. spec: the resolved ExperimentSpec.
+    data: fingerprint and sizes of the corpus. cost: as `arch.cost` computes it for this context.
+    metrics: final numbers, named SPLIT/METRIC, e.g. `report/loss` (nats per token), `report/perplexity`,
+        `report/bits_per_byte`, `select/loss`. The same identity and seed give the same metrics to the last bit.
+    versions: what else can change the last bits: package versions, the path of each `kernel NAME`, and `blocks`
+        (eager, or which compiler).
+    timing: numbers that differ from run to run: tokens_per_second, train_seconds, evaluate_seconds, peak_memory_bytes;
+        if blocks are compiled also compile_seconds, the part of train_seconds that this process spent compiling.
+    sample: text sampled from the trained model.
+    All times are in seconds.
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -73,17 +79,17 @@ class RunRecord(Spec):
     failure: Failure | None = None
 
     def write(self, folder):
-        """Write `record.json` whole or not at all: a reader never sees half of one."""
+        """Write `record.json` atomically: a reader never sees a partial file."""
         write_record(self, Path(folder) / NAME)
 
     @classmethod
     def read(cls, folder):
-        """The record in a run's folder, or None where there is none. Raises SpecError or ValueError for a broken one."""
+        """The record in a run's folder, or None if there is none. Raises SpecError or ValueError if it is broken."""
         return read_record(cls, Path(folder) / NAME)
 
     @classmethod
     def read_whole(cls, folder):
-        """The record in a run's folder, or None where there is none that can be read."""
+        """The record in a run's folder, or None if there is none or it cannot be read."""
         try:
             return cls.read(folder)
         except (OSError, ValueError):
@@ -91,24 +97,24 @@ class RunRecord(Spec):
 
 
 def write_record(record, path):
-    """A record as JSON, whole or not at all."""
+    """Write a record as JSON, atomically."""
     write_atomically(path, json.dumps(record.dump(), indent=1, allow_nan=False).encode())
 
 
 def read_record(cls, path):
-    """The record of class `cls` in a file, or None where there is no file. Raises SpecError, json.JSONDecodeError."""
+    """The record of class `cls` in a file, or None if there is no file. Raises SpecError or json.JSONDecodeError."""
     return cls.parse(json.loads(path.read_text())) if path.is_file() else None
 
 
 def write_atomically(path, content):
-    """Write bytes to a file, whole or not at all."""
+    """Write bytes to a file, atomically."""
     durably(path, lambda scratch: scratch.write_bytes(content))
 
 
 def durably(path, write):
-    """Have `write(scratch)` write beside `path`, flush it to disk, rename it over `path`; on failure leave nothing.
+    """Call `write(scratch)` with a scratch path beside `path`, flush the file to disk and rename it over `path`.
 
-    A kill or a crash at any moment leaves the old file or the new one.
+    On failure the scratch file is removed. A kill or a crash at any moment leaves the old file or the new one.
     """
     path = Path(path)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
@@ -122,7 +128,7 @@ def durably(path, write):
 
 
 def flush(path):
-    """Have a file's content, or a folder's list of names, on disk before this returns."""
+    """Flush a file's content, or a folder's list of names, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

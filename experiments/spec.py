@@ -1,4 +1,4 @@
-"""What one run is: a model, the data it reads, how it is trained and how it is measured."""
+"""The spec of one run: the model, its data, how it is trained and how it is evaluated."""
 
 from typing import Annotated, Literal
 
@@ -9,9 +9,9 @@ from arch.spec import Component, Count, Fraction, Kind, List, ModelSpec, Positiv
 
 
 class DataSpec(Spec):
-    """Where tokens come from. `context`: tokens a row; `rows`: rows a step, over all devices and micro-batches.
+    """Where tokens come from. `context`: tokens per row. `rows`: rows per step, over all devices and micro-batches.
 
-    `source` says where the texts lie, not what they are: identity has the fingerprint of the texts instead.
+    `source` only says where the texts are, so it is not part of a run's identity; the fingerprint of the texts is.
     """
 
     source: Annotated[Component, Kind("source")] = place(...)
@@ -21,7 +21,10 @@ class DataSpec(Spec):
 
 
 class OptimizerSpec(Spec):
-    """AdamW. `weight_decay` reaches matrices and embeddings only: no norms, no biases, nothing of a recurrence."""
+    """AdamW. `clip`: the largest gradient norm, or null.
+
+    `weight_decay` applies to matrices and embeddings only, not to norms, biases or any parameter of a recurrence.
+    """
 
     lr: Positive
     betas: List[Fraction] = (0.9, 0.95)
@@ -37,9 +40,10 @@ class OptimizerSpec(Spec):
 
 
 class ScheduleSpec(Spec):
-    """Learning rate over the run: a linear warm-up, then `cosine` down to `final`, or `wsd`: stable, then linear decay.
+    """Learning rate: a linear warm-up, then `cosine` decay, or `wsd` (warm-up, stable, decay: constant, then linear).
 
-    All are fractions: `warmup` and `decay` of the steps (`decay` for wsd only), `final` of the peak rate.
+    `warmup` and `decay` (only used by `wsd`) are fractions of the steps; `final`, the rate at the end, is a
+    fraction of the peak rate.
     """
 
     type: Literal["cosine", "wsd"] = "cosine"
@@ -49,13 +53,16 @@ class ScheduleSpec(Spec):
 
 
 class TrainSpec(Spec):
-    """`accumulate`: micro-batches a step (the step's result is the same to rounding). `threads`: CPU threads. Both
-    decide bits and so are part of a run's identity, as are accelerator and devices where they are not one CPU;
-    accelerator, devices and strategy go to Lightning as they are.
+    """How the model is trained.
 
-    compile: `on` has torch.compile compile each distinct block before the first step, which changes last bits and so
-    identity; `off` is plain eager. `auto` becomes one of them when the run is planned, by `experiments.plan.worth`:
-    `off` on a CPU, where nothing is gained, and on a GPU `on` where the run is long enough to earn it back.
+    accumulate: micro-batches per step; the number changes a step's result only by rounding. threads: CPU threads.
+    Both change the bits of the result, so they are part of a run's identity; so are accelerator and devices, unless
+    they are one CPU. accelerator, devices and strategy are passed to Lightning unchanged.
+
+    compile: `on` compiles each distinct block with torch.compile in the first step; this changes the last bits and
+    therefore the identity. `off` runs eager. `auto` becomes `on` or `off` when the run is planned (see
+    `experiments.plan.worth`): off on CPUs, where our kernels are already as fast; on for GPU runs that are long enough
+    to repay the compilation time.
     """
 
     steps: Count
@@ -70,7 +77,11 @@ class TrainSpec(Spec):
 
 
 class EvaluateSpec(Spec):
-    """`every`: steps between evaluations on the select split. Rows are the same ones for every arm and every seed."""
+    """How the model is evaluated, on the same rows for every arm and every seed.
+
+    every: steps between evaluations on the select split. select_rows, report_rows: rows per evaluation of each split.
+    sample_tokens: tokens to sample from the trained model; 0 for no sample.
+    """
 
     every: Count = 50
     select_rows: Count = 64
@@ -79,10 +90,10 @@ class EvaluateSpec(Spec):
 
 
 class ExperimentSpec(Spec):
-    """One run but for its seed.
+    """One run without its seed.
 
-    init_from: a checkpoint folder (`python -m arch import`, or a finished run's) that gives first values to the
-    parameters it has. Relative to the working folder, and no part of identity; what is taken from it is.
+    init_from: a checkpoint folder, from `python -m arch import` or from a finished run. Parameters that it has start
+    from its values. The path is relative to the working folder and not part of identity; the weights taken from it are.
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -97,7 +108,7 @@ class ExperimentSpec(Spec):
 
     @classmethod
     def parse(cls, source, path=()):
-        """As `Spec.parse`, with `like:` laid in among the model's blocks."""
+        """Like `Spec.parse`, after expanding `like:` in the model's blocks."""
         return super().parse(expand_like(document.node(source), (*path, "model")), path)
 
     @model_validator(mode="after")
@@ -111,5 +122,5 @@ class ExperimentSpec(Spec):
 
     @property
     def tokens(self):
-        """Tokens the run trains on."""
+        """The number of tokens that the run trains on."""
         return self.train.steps * self.data.rows * self.data.context

@@ -1,4 +1,4 @@
-"""What a run starts from beside its seed: the weights of a checkpoint, where it names one (`init_from`)."""
+"""Starting a run from the weights of a checkpoint (`init_from`)."""
 
 import hashlib
 import re
@@ -12,10 +12,11 @@ from arch.errors import DataError
 
 @dataclass(frozen=True)
 class Start:
-    """A checkpoint and what a model takes from it.
+    """A checkpoint and the parameters that a model takes from it.
 
-    sha256: of its weights. taken: names of parameters that start from it. new: {name: why} of those that are drawn
-    for the seed. unused: parameters of the checkpoint that the model does not have.
+    sha256: of the checkpoint's weights file. taken: names of the parameters that start from the checkpoint.
+    new: {name: reason} of the parameters that are drawn from the seed instead.
+    unused: names of the checkpoint's parameters that the model does not have.
     """
 
     folder: str
@@ -26,11 +27,11 @@ class Start:
 
     @property
     def identity(self):
-        """What of it decides a run's result."""
+        """The part that determines a run's result: the hash of the weights and the names taken."""
         return {"sha256": self.sha256, "taken": sorted(self.taken)}
 
     def notes(self):
-        """In words, for a record."""
+        """Yields sentences for the record: what was taken, what is new and why, what is unused."""
         total = len(self.taken) + len(self.new)
         yield f"started from {self.folder} ({self.sha256[:12]}): {len(self.taken)} of {total} parameters"
         by_reason = {}
@@ -42,7 +43,7 @@ class Start:
             yield f"in the checkpoint, but not in the model: {_short(self.unused)}"
 
     def fill(self, model):
-        """Give `model` the parameters taken. Raises DataError if the checkpoint is no longer the one that was planned."""
+        """Copy the taken parameters into `model`. Raises DataError if the weights have changed since planning."""
         if content(self.folder) != self.sha256:
             raise DataError(f"{self.folder}: its weights have changed since the run was planned; plan it again", key=None)
         _, found = checkpoint.open_checkpoint(self.folder)
@@ -50,24 +51,24 @@ class Start:
 
 
 def plan_start(spec, folder):
-    """The Start of a model of `spec` (resolved) from a checkpoint folder (`~` is the user's). Raises DataError.
+    """The Start of a model of `spec` (resolved) from a checkpoint folder; `~` is expanded. Raises DataError.
 
-    A parameter is taken where name and shape agree and it belongs to a component of the same type; a mixer that was
-    replaced by another is new as a whole, even where a name and a shape happen to fit.
+    A parameter is taken if its name, its shape and the type of its component agree with the checkpoint. So if another
+    mixer type replaces the checkpoint's, all its parameters are new, even where a name and a shape happen to match.
     """
     folder = Path(folder).expanduser()
     try:
         theirs, found = checkpoint.open_checkpoint(folder)
     except ValueError as error:
-        raise DataError(f"{error}; `python -m arch import` makes a checkpoint folder of others'", key=("init_from",)) from None
+        raise DataError(f"{error}; `python -m arch import` converts other formats", key=("init_from",)) from None
     new, taken, expected = {}, [], checkpoint.parameters(spec)
     for name, shape in expected.items():
         if name not in found.entries:
             new[name] = "not in the checkpoint"
         elif (mine := _component(spec, name)) != (other := _component(theirs, name)):
-            new[name] = f"of {mine} where the checkpoint has {other}"
+            new[name] = f"part of {mine} where the checkpoint has {other}"
         elif found.entries[name].shape != shape:
-            new[name] = "of another shape than in the checkpoint"
+            new[name] = "different shape in the checkpoint"
         else:
             taken.append(name)
     if not taken:
@@ -90,13 +91,13 @@ def _content(path, size, modified):
 
 
 def _component(spec, name):
-    """The type of the component that a parameter belongs to; None for norms and what stands around the blocks."""
+    """The type of the component that a parameter belongs to; None for norms and for parameters outside the blocks."""
     match = re.match(r"blocks\.(\d+)\.(mixer|ffn)\.component\.", name)
     return match and getattr(spec.blocks[spec.layer_blocks()[int(match[1])]], match[2])["type"]
 
 
 def _short(names):
-    """Parameter names with equal ones of several layers together: `blocks.{0,1,2}.mixer.component.q.weight`."""
+    """Parameter names in one line, merged over layers: `blocks.{0,1,2}.mixer.component.q.weight`."""
     layers = {}
     for name in names:
         match = re.fullmatch(r"blocks\.(\d+)\.(.*)", name)

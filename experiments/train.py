@@ -1,4 +1,4 @@
-"""From a plan and a seed to a run's record. Read `train` from top to bottom."""
+"""Train a planned run with a seed and return its record. Read `train` from top to bottom."""
 
 import atexit
 import importlib.metadata
@@ -31,7 +31,7 @@ PACKAGES = ("torch", "pytorch-lightning", "numpy", "tokenizers", "optuna", "pyda
 
 
 def code_version():
-    """{commit, dirty} of the code, where it is a git checkout with a commit."""
+    """{commit, dirty} if the code is a git checkout with a commit, else {}."""
 
     def git(*words):
         return subprocess.run(["git", *words], cwd=ROOT, check=False, capture_output=True, text=True, timeout=10).stdout.strip()
@@ -43,16 +43,16 @@ def code_version():
         return {}
 
 
-# Read when this process loads the code: a checkout may move on while a long-lived worker still runs what it loaded.
+# Read once, when this process loads the code: the checkout may change while a long-lived worker still runs old code.
 CODE = code_version()
 
 
 def train(plan, seed, folder, progress=None, stop=None):
-    """Train the run of `plan` and `seed` in `folder`, or resume it, or return at once if it is finished there.
+    """Train the run of `plan` and `seed` in `folder`. Resumes an interrupted run; returns at once if it is finished.
 
-    progress: called about once a second with {step, steps, loss, select_loss, tokens_per_second}.
-    stop: asked after every step; true saves a checkpoint and ends the run as `interrupted`.
-    Returns its RunRecord; a run that fails ends as `failed` and says why. Nothing is raised for it.
+    progress: called about once per second with {step, steps, loss, select_loss, tokens_per_second}.
+    stop: called after every step; if it returns true, a checkpoint is saved and the run ends as `interrupted`.
+    Returns the RunRecord. An error in the run is not raised: the record then has the status `failed` and the reason.
     """
     folder, shared = _own_folder(Path(folder)), Path(folder)
     record = RunRecord.read_whole(folder)
@@ -96,7 +96,7 @@ def train(plan, seed, folder, progress=None, stop=None):
         outcome = {"status": "finished", "metrics": metrics, "sample": sample, "timing": timing}
     except (Interrupted, KeyboardInterrupt):
         outcome = {"status": "interrupted"}
-    except Exception as error:  # whatever ends a run ends only this run, and its record says why
+    except Exception as error:  # an error ends only this run; its record says why
         outcome = {"status": "failed", "failure": _failure(error, watch)}
     return _ended(record, outcome, folder, watch, earlier_seconds + time.perf_counter() - started)
 
@@ -120,22 +120,27 @@ def _new_record(plan, seed):
 
 
 def _compiled(record, model, spec):
-    """The record, with what its model's blocks are compiled by from here on."""
+    """Set up compilation of the model's blocks; returns the record with the compiler noted."""
     shape = spec.data.rows // (spec.train.accumulate * spec.train.devices), spec.data.context
     said = compiled.compile_blocks(model, spec.train.accelerator, *shape, spec.train.precision)
     return record.model_copy(update={"versions": record.versions | {"blocks": said}})
 
 
 def _versions():
-    """What decides a run's last bits beside its identity: packages, which paths the kernels take, and (here: eager) what
-    runs the blocks."""
+    """What can change a run's last bits besides its identity: package versions, kernel paths, how the blocks run.
+
+    Blocks count as eager here; `_compiled` overrides this.
+    """
     packages = {name: importlib.metadata.version(name) for name in PACKAGES}
     return packages | {"python": platform.python_version()} | paths.recorded() | {"blocks": compiled.EAGER}
 
 
 def _own_folder(folder):
-    """Where this process writes: the run's folder, or for all but the first of a data-parallel run one that is thrown
-    away, since they all compute the same record."""
+    """The folder that this process writes to.
+
+    The first process of a data-parallel run writes to the run's folder. The others write to a temporary folder, because
+    all processes compute the same record.
+    """
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         return folder
     scratch = tempfile.TemporaryDirectory(prefix="archbench-")
@@ -151,7 +156,7 @@ def _unchanged(corpus, plan):
 
 
 def new_trainer(spec, callbacks, folder):
-    """Lightning's Trainer for a TrainSpec, without what Archbench does itself: logs, checkpoints, progress."""
+    """Lightning's Trainer for a TrainSpec, without logs, checkpoints and progress, which Archbench handles itself."""
     return pl.Trainer(
         max_steps=spec.steps,
         accelerator=spec.accelerator,
@@ -170,7 +175,10 @@ def new_trainer(spec, callbacks, folder):
 
 
 def _resumable(folder, plan, seed):
-    """The checkpoint to resume from: only one that this very run has written."""
+    """The checkpoint to resume from, or None.
+
+    A checkpoint from another identity or seed is deleted. The marker file says which run writes checkpoints here.
+    """
     path = folder / checkpoint.NAME
     marker = folder / MARKER
     mine = f"{plan.identity} {seed}"
@@ -182,7 +190,7 @@ def _resumable(folder, plan, seed):
 
 
 def _sample(model, corpus, spec, seed):
-    """Text the trained model writes from nothing; empty for a model that sees ahead."""
+    """Text sampled from the trained model, starting from `<bos>`; empty for a model that is not causal."""
     tokens = spec.evaluate.sample_tokens
     if not tokens:
         return ""
@@ -227,7 +235,7 @@ def _failure(error, watch):
 
 
 def _ended(record, outcome, folder, watch, wall_seconds):
-    """The final record, on disk where that is possible; what cannot be written is said in its notes."""
+    """The final record, written to disk. If it cannot be written, its status is `failed` and a note says why."""
     last = watch.history.last if watch else {}
     if watch and watch.events:
         watch.events.close()
@@ -235,7 +243,7 @@ def _ended(record, outcome, folder, watch, wall_seconds):
         update=outcome
         | {
             "ended": _now(),
-            "wall_seconds": max(wall_seconds, last.get("seconds", 0.0)),  # a process that was killed left no time
+            "wall_seconds": max(wall_seconds, last.get("seconds", 0.0)),  # a killed process left no wall time in its record
             "steps": int(last.get("step", 0)),
             "tokens": int(last.get("tokens", 0)),
         }

@@ -1,4 +1,4 @@
-"""What happens between steps: the history grows, the select split is evaluated, a checkpoint is saved, someone is told."""
+"""A callback that runs after every step: it adds to the history, evaluates, saves checkpoints, reports progress."""
 
 import time
 
@@ -15,11 +15,11 @@ SECONDS_BETWEEN_REPORTS = 1.0
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; its checkpoint is on disk."""
+    """The run was asked to stop, and its checkpoint is on disk."""
 
 
 class Watch(pl.Callback):
-    """Keeps the run's history (in the checkpoint too, so that a resumed run's curves have no seam)."""
+    """Keeps the run's history. The history is also in the checkpoint, so a resumed run's curves have no gap."""
 
     def __init__(self, corpus, spec, folder, progress=None, stop=None):
         self.corpus, self.spec, self.folder = corpus, spec, folder
@@ -55,7 +55,7 @@ class Watch(pl.Callback):
         self._tell(step, values, evaluated)
         stopping = self.stop()
         if step == train.steps:
-            return  # What is left takes no time worth saving, and there is always a step to resume with.
+            return  # Little work is left. Without a checkpoint at the last step, a resumed run always has a step to do.
         if stopping or step % train.checkpoint_every == 0:
             trainer.save_checkpoint(self.folder / checkpoint.NAME)
             self.history.write(self.folder)

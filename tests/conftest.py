@@ -1,4 +1,4 @@
-"""What every test shares: a tiny experiment on a corpus of its own, and a cache that is thrown away."""
+"""Fixtures for all tests: a tiny experiment on its own corpus, and a temporary token cache."""
 
 import os
 import random
@@ -33,13 +33,13 @@ WORDS = [
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
-    """Tokens are cached for the test run, not in the user's own cache."""
+    """Keep the token cache in the test run's temporary folder, not in the user's cache."""
     monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture(scope="session")
 def corpus_file(tmp_path_factory):
-    """A text file of many short documents, one a line of a jsonl."""
+    """A .jsonl file of many short documents, one per line."""
     import json
 
     draw = random.Random(0)
@@ -51,7 +51,7 @@ def corpus_file(tmp_path_factory):
 
 @pytest.fixture
 def tiny(corpus_file):
-    """A complete experiment, small enough for seconds, as plain data."""
+    """A complete experiment as plain data, small enough to run in seconds."""
     return {
         "model": {
             "dim": 16,
@@ -81,7 +81,7 @@ def tiny(corpus_file):
 
 @pytest.fixture
 def made_up_benchmark():
-    """`made_up_benchmark(device="cpu", started=..., slower=1.0)`: a BenchRecord with a value wherever a target looks."""
+    """`made_up_benchmark(device="cpu", started=..., slower=1.0)`: a BenchRecord with a value for every target."""
     from experiments.bench.record import BenchRecord, Measurement, Profile
 
     def timed(what, side, case, seconds, work=1.0, of=""):

@@ -1,9 +1,8 @@
-"""Every way a user may get a study or a checkpoint wrong: exit code 2, one message that says where and what, no
-traceback, nothing written.
+"""Mistakes in a study or a checkpoint: exit code 2, one message that says where and what, no traceback, no files.
 
-The cases are typed as a user would type them and run through `python -m sweeps`' own entry (in this process, for
-speed; `test_a_real_process` shows that the process is no different). What is wrong inside a model's spec in all its
-variants is in tests/arch/test_bad_spec.py.
+The cases are written as a user would write them and go through the entry point of `python -m sweeps`. For speed they
+run in this process; `test_a_real_process` shows that a real process behaves the same. Mistakes inside a model's spec
+are tested in tests/arch/test_bad_spec.py.
 """
 
 import importlib
@@ -49,20 +48,20 @@ MIXER = "{type: attention, heads: 2, kv_heads: 1, head_dim: 8, window: 4}"
 
 
 def line(number, text, more=""):
-    """STUDY with another line `number`, and `more` at the end."""
+    """STUDY with line `number` replaced by `text`, and `more` added at the end."""
     lines = STUDY.splitlines()
     lines[number - 1] = text
     return "\n".join(lines) + "\n" + more
 
 
 def mixer(text):
-    """STUDY with another local mixer (line 10)."""
+    """STUDY with the local mixer (line 10) replaced."""
     return STUDY.replace(MIXER, text)
 
 
 TUNE = "tune: {space: {optimizer.lr: {low: %s, high: %s, points: 2}}}\n"
 
-# name: (text of study.yaml, what the message must say: first where, then what)
+# name: (text of study.yaml, what the message must contain: where the mistake is, then what it is)
 BAD = {
     "unknown key at the top": (STUDY + "sedes: 3\n", "study.yaml:27: sedes: unknown key; did you mean 'seeds'"),
     "unknown key of training": (line(19, "train: {stpes: 2}"), "study.yaml:19: train.stpes: unknown key; did you mean 'steps'"),
@@ -182,7 +181,7 @@ BAD |= {
     ),
 }
 
-# name: (words of a command of `arch`, what the message must say)
+# name: (arguments of `python -m arch`, what the message must contain)
 BAD_CHECKPOINTS = {
     "import of nothing": (["import", "nowhere", "out"], "nowhere: no such file or folder"),
     "import of a hub's name": (["import", "google/gemma-3-1b-pt", "out"], "hf download google/gemma-3-1b-pt"),
@@ -196,7 +195,7 @@ BAD_CHECKPOINTS = {
     "generate without a prompt": (["generate", "nowhere"], "--prompt"),
 }
 
-# name: (words of the command, what the message must say)
+# name: (arguments of `python -m sweeps`, what the message must contain)
 BAD_COMMANDS = {
     "unknown study": (["run", "gemma3/local_globl"], "did you mean 'gemma3/local_global'"),
     "missing file": (["run", "nowhere.yaml"], "no such file: nowhere.yaml"),
@@ -209,7 +208,7 @@ BAD_COMMANDS = {
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, corpus_file):
-    """A working folder with a corpus beside the study."""
+    """A working folder that contains the study and its corpus."""
     (tmp_path / "texts.jsonl").write_bytes(corpus_file.read_bytes())
     (tmp_path / "empty.txt").write_bytes(b"")
     (tmp_path / "binary.txt").write_bytes(bytes(range(256)) * 40)
@@ -274,7 +273,7 @@ def test_a_real_process(folder):
     assert run.stderr == "study.yaml:24: seeds: expected a whole number, got the text 'zero'\n"
 
 
-# What goes wrong while a run is on ends that run, with a record where one can be written.
+# An error during a run ends that run, and its record says why if a record can be written.
 
 
 def train_until(tiny, folder, break_it, **kwargs):

@@ -1,4 +1,4 @@
-"""The README does not lie: its commands exist, and its mixer of one's own goes all the way to a row in a table."""
+"""The README is true: its commands, targets and links exist, and its examples run from start to end."""
 
 import importlib
 import os
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-# The README's study, made small: another file over it, as a user would.
+# A spec that extends the README's study, as a user would write it, and makes it small.
 SMALL = """\
 extends: with_ema.yaml
 model:
@@ -83,7 +83,7 @@ def block(text, language, first):
 
 @pytest.mark.slow
 def test_the_readmes_random_gemma_comes_in_writes_and_goes_out(tmp_path):
-    """The commands as they stand, one after the other."""
+    """Run the README's commands unchanged, one after the other."""
     section = README[README.index("## Real weights") : README.index("## What is where")]
     commands = re.search(r"```\n(.*?)```", section, re.DOTALL)[1].splitlines()
     assert len(commands) == 5
@@ -104,7 +104,7 @@ def test_the_readmes_random_gemma_comes_in_writes_and_goes_out(tmp_path):
 
 
 def test_the_documents_new_family_is_a_table_and_a_spec(tmp_path, monkeypatch):
-    """Gemma 1 by the text of docs/checkpoints.md, made small: logits as those of `transformers`."""
+    """A small Gemma 1, made by the code in docs/checkpoints.md, gives the logits of `transformers`."""
     import torch
     from transformers import GemmaConfig, GemmaForCausalLM
 

@@ -1,1 +1,1 @@
-"""How fast a model is and what memory it takes, against a peer and against this machine's own ceilings, in one run."""
+"""Speed and memory of a model, compared with a peer and with this machine's ceilings, all measured in one run."""

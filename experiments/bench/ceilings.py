@@ -1,14 +1,14 @@
-"""What this machine can do at best: a large square matrix product, a copy, a product of two tensors into fresh memory."""
+"""This machine's best rates: a large square matrix product, a copy, and a * b into freshly allocated memory."""
 
 import torch
 
-# Large enough to be out of every cache, small enough for seconds.
+# Large enough not to fit in any cache, small enough to take only seconds.
 SQUARE = {"cpu": 2048, "cuda": 8192}
 ELEMENTS = {"cpu": 1 << 25, "cuda": 1 << 28}
 
 
 def measure(journal, device, dtype):
-    """Time the three in turns: FLOPs of the square product, bytes read and written by the others."""
+    """Time the three in turns. Rates are FLOPs for the product, bytes read and written for the other two."""
     square, count = SQUARE[device.type], ELEMENTS[device.type]
     a, b, out = (torch.randn(square, square, device=device).to(dtype) for _ in range(3))
     x, y, existing = (torch.randn(count, device=device).to(dtype) for _ in range(3))

@@ -1,5 +1,8 @@
-"""Work in a process of its own: one function and the most memory that it held, since a process's peak never comes
-down; or an object that takes its turns there, since an allocator's settings hold for a whole process."""
+"""Work in a separate process, and the memory that a process holds.
+
+`in_child` runs one function in a fresh process, so that its peak memory can be measured: a process's peak never comes
+down. `Lodger` keeps an object in a process of its own, because allocator settings apply to whole processes.
+"""
 
 import contextlib
 import multiprocessing
@@ -14,13 +17,13 @@ STATUS = Path("/proc/self/status")
 
 
 class ChildFailed(RuntimeError):
-    """The function failed, or its process was killed."""
+    """The function or method failed, or its process ended."""
 
 
 def in_child(function, *args, threads=1):
-    """`function(*args)` in a fresh process that computes as this one does; both must be picklable.
+    """`function(*args)`, run in a fresh process with this project's settings (`experiments.device.setup`).
 
-    Raises ChildFailed with what it said.
+    The function, its arguments and its result must be picklable. Raises ChildFailed with the traceback.
     """
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe(duplex=False)
@@ -43,7 +46,7 @@ def in_child(function, *args, threads=1):
 
 
 def _answer(conn, threads, function, args):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal, but the parent decides
     from experiments import device
 
     device.setup(threads)
@@ -54,10 +57,10 @@ def _answer(conn, threads, function, args):
 
 
 class Lodger:
-    """An object made by `make(*args)` in a fresh process that is left as the system starts it but for its number of
-    threads: neither allocator nor denormals are touched. A context manager; leaving it ends the process.
+    """An object made by `make(*args)` in a fresh, untouched process. A context manager; leaving it ends the process.
 
-    Raises ChildFailed, here or in `call`, with what went wrong there. What crosses must be picklable.
+    Only the number of threads is set there: the system's settings for the allocator and for denormals stay.
+    The constructor and `call` raise ChildFailed with the reason. Arguments and results must be picklable.
     """
 
     def __init__(self, make, *args, threads=1):
@@ -79,13 +82,13 @@ class Lodger:
         self.close()
 
     def call(self, method, *args):
-        """What the object's `method(*args)` answers. Returns when it is done."""
-        with contextlib.suppress(OSError):  # a process that is gone is noticed where it is listened to
+        """The result of the object's `method(*args)`. Blocks until it is done."""
+        with contextlib.suppress(OSError):  # if the process is gone, `_hear` raises
             self.conn.send((method, args))
         return self._hear(method)
 
     def seconds(self):
-        """CPU seconds that the process has taken, 0 where the system does not say."""
+        """CPU seconds that the process has used; 0 if the system does not report them."""
         stat = Path(f"/proc/{self.process.pid}/stat")
         if not stat.exists():
             return 0.0
@@ -125,7 +128,7 @@ def _lodge(conn, threads, make, args):
 
 
 def peak_bytes(device):
-    """The most memory held since `forget_peak`, or since this process began: of the GPU, else resident."""
+    """The most bytes held since `forget_peak`, or since this process started: GPU memory if on a GPU, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if STATUS.exists():
@@ -136,14 +139,14 @@ def peak_bytes(device):
 
 
 def held_bytes(device):
-    """The memory held now."""
+    """The bytes held now."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return _status("VmRSS") if STATUS.exists() else peak_bytes(device)
 
 
 def forget_peak(device):
-    """Let the peak begin again from what is held now, where the system can (CUDA, Linux; raises OSError if it will not)."""
+    """Reset the peak to the memory held now, on CUDA and on Linux. Raises OSError if Linux refuses."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif STATUS.exists():

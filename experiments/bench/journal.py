@@ -1,4 +1,4 @@
-"""Measurements in turns, each kept as soon as there is one: what is interrupted leaves what it measured."""
+"""Measure sides in turns, and save every measurement at once, so that an interrupted benchmark keeps its results."""
 
 import itertools
 import os
@@ -17,33 +17,33 @@ STAT = Path("/proc/stat")
 
 
 class Journal:
-    """A BenchRecord in the making, on disk after every measurement. `tell`: called with a line of text a measurement."""
+    """A growing BenchRecord, saved after every measurement. `tell`: called with one line of text per measurement."""
 
     def __init__(self, record, folder, tell):
         self.record, self.folder, self.tell = record, folder, tell
 
     def change(self, **update):
-        """Change fields of the record and write it."""
+        """Change fields of the record and save it."""
         self.record = self.record.model_copy(update=update)
         self.record.write(self.folder)
 
     def add(self, *measurements):
-        """Keep measurements."""
+        """Add measurements to the record."""
         self.change(measurements=[*self.record.measurements, *measurements])
         for each in measurements:
             self.tell(described(each))
 
     def note(self, text):
-        """Keep a remark on what was left out."""
+        """Add a remark to the record, such as what was not measured and why."""
         self.change(notes=[*self.record.notes, text])
         self.tell(text)
 
     @contextmanager
     def part(self, name):
-        """Whatever goes wrong inside is kept as a failure of `name`, and the benchmark goes on."""
+        """Context manager: an error inside is recorded as a failure of `name`, and the benchmark continues."""
         try:
             yield
-        except Exception as error:  # a peer that does not fit in memory must not cost us the rest
+        except Exception as error:  # e.g. a peer that does not fit in memory; the other parts must still run
             failure = Failure(step=-1, error=type(error).__name__, message=f"{name}: {error}"[:2000])
             self.change(failures=[*self.record.failures, failure])
             self.tell(f"{name}: {type(error).__name__}: {error}"[:300])
@@ -51,12 +51,12 @@ class Journal:
             release_memory()
 
     def time(self, what, sides, case, works, of, facts=None, least=0.0, lodger=None):
-        """Time the functions `sides` {name: function} in turns and keep a Measurement of each.
+        """Time the functions `sides` {side: function} in turns and add one Measurement per side.
 
-            lodger: a child.Lodger in which a side runs; its time is not that of other programs.
-        least: seconds for which rounds go on, however few are asked for.
-            works: how much of `of` one call does; either may be {side: its own}. facts: {side: its facts}. What has been
-            timed when this is interrupted, or when a function fails, is kept.
+        works: the work of one call in units of `of`; both may also be {side: value}. facts: {side: its facts}.
+        least: the fewest seconds to measure, even if that takes more rounds than were asked for.
+        lodger: the child.Lodger that runs one of the sides; its CPU time does not count as other programs' time.
+        If this is interrupted or a function fails, the rounds timed so far are kept.
         """
         seconds, before = {side: [] for side in sides}, cores_time(lodger)
         try:
@@ -82,10 +82,10 @@ class Journal:
 
 
 def in_turns(sides, seconds, repeats, limit=float("inf"), least=0.0):
-    """Call every function of `sides` once to warm up, then `repeats` times in turns, and on until `least` seconds
-    have passed; seconds go into `seconds[side]`.
+    """Call every function of `sides` once to warm up, then in turns, and append each call's time to `seconds[side]`.
 
-    Once `limit` seconds have passed, the round that is on is the last, but for the first FEWEST_ROUNDS.
+    There are `repeats` rounds, and more until `least` seconds have passed. After `limit` seconds no new round starts,
+    except that there are at least FEWEST_ROUNDS.
     """
     started = time.perf_counter()
     for function in sides.values():
@@ -103,14 +103,16 @@ def in_turns(sides, seconds, repeats, limit=float("inf"), least=0.0):
 
 
 def synchronize():
-    """Wait until the device has done what it was told."""
+    """Wait until the GPU, if there is one, has finished its queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def cores_time(lodger=None):
-    """Seconds of all cores since they started, (idle, busy, busy with this process and a child.Lodger); None where the
-    system keeps none."""
+    """(idle, busy, busy with this process and a child.Lodger): seconds, summed over all cores since they started.
+
+    None if the system does not report them.
+    """
     if not STAT.exists():
         return None
     ticks = [int(word) / os.sysconf("SC_CLK_TCK") for word in STAT.read_text().splitlines()[0].split()[1:9]]
@@ -120,7 +122,7 @@ def cores_time(lodger=None):
 
 
 def others_share(before, after):
-    """The share of all cores' time between two `cores_time` that went to other processes (a host's others too)."""
+    """The share of all cores' time between two `cores_time` that went to other processes (of the host, too)."""
     if before is None:
         return None
     idle, busy, mine = (b - a for a, b in zip(before, after, strict=True))
@@ -128,7 +130,7 @@ def others_share(before, after):
 
 
 def described(each):
-    """A measurement in one line."""
+    """A measurement as one line of text."""
     case = " ".join(f"{key} {value}" for key, value in each.case.items())
     number = f"{each.median / 1e6:,.1f} MB" if each.unit == "B" else f"{1000 * each.median:,.1f} ms"
     if each.of:

@@ -1,5 +1,6 @@
-"""Single operations: the linear scan against the bandwidth of its own shape, the loss of a large vocabulary against
-the plain path, and how a model's time a token grows with the context.
+"""Measurements other than those of named models: the linear scan, the loss of a large vocabulary, and time per token by context.
+
+The scan is compared with a * b of the same shape, the loss with plain cross-entropy, a long context with a short one.
 
 Shapes: B rows, T tokens, R channels, D model width, V vocabulary.
 """
@@ -19,18 +20,19 @@ from experiments.data.packing import Batch
 from experiments.device import release_memory
 
 SCAN_SHAPES = ((8, 512, 256), (1, 4096, 256), (4, 2048, 1024))
-# Tensors of B x T x R that a scan must read or write: a, b, h; then g, a, h, da, db. And those of a * b.
+# Tensors of B x T x R that must be read or written. SCAN_MOVES: a, b, h forward; g, a, h, da, db backward.
+# PRODUCT_MOVES: those of a * b.
 SCAN_MOVES, PRODUCT_MOVES = 8, 3
-SCAN_SECONDS = 1.0  # the first rounds of what takes less than a millisecond are slower than the others
+SCAN_SECONDS = 1.0  # if a call takes less than a millisecond, its first rounds are slower than the others
 LOSS_TOKENS, LOSS_DIM = 4096, 640
-# The plain path holds logits, log-probabilities and two gradients of the size of logits.
+# Tensors of the size of the logits in the plain path: logits, log-probabilities and two gradients.
 PLAIN_LOGITS = 4
 REACH_CONTEXTS, REACH_TOKENS = (2048, 16_384), 16_384
 DECODE_CONTEXTS = (1024, 32_768)
 
 
 def scan(journal, asked, device):
-    """Bytes that `linear_scan`, forward and backward, must move a second, beside those of a * b into fresh memory."""
+    """Bytes per second that `linear_scan`, forward and backward, must move, beside those of a * b into fresh memory."""
     for shape in SCAN_SHAPES:
         a_BTR = torch.empty(shape, device=device).uniform_(0.9, 0.999).requires_grad_()
         b_BTR = torch.randn(shape, device=device, requires_grad=True)
@@ -50,7 +52,7 @@ def scan(journal, asked, device):
 
 
 def loss(journal, asked, device):
-    """Time and extra memory of the loss of a large vocabulary, the objective's path and the plain one."""
+    """Time and extra memory of the loss with a large vocabulary: the objective's path and the plain path."""
     case = {"vocabulary": asked.vocabulary, "tokens": LOSS_TOKENS, "dim": LOSS_DIM}
     sides, needed = ["ours", "plain"], PLAIN_LOGITS * 4 * asked.vocabulary * LOSS_TOKENS
     if device.type == "cpu" and needed > free_bytes():
@@ -65,9 +67,10 @@ def loss(journal, asked, device):
 
 
 def loss_paths(vocabulary, device, tokens=LOSS_TOKENS):
-    """{side: a function that computes loss and gradients}: the objective's own path, and plain cross-entropy.
+    """{side: function that computes loss and gradients}, with the objective's path (`ours`) and plain cross-entropy.
 
-    The model is a head of V x D and next to nothing before it; it is given embeddings instead of tokens.
+    The model is a V x D head with almost nothing before it. Its inputs are embeddings instead of tokens. The result
+    also has the model (`weights`) and its inputs (`inputs`).
     """
     ffn = {"type": "gated", "hidden": 1}
     data = {"dim": LOSS_DIM, "vocab_size": vocabulary, "layers": 1, "pattern": ["f"], "blocks": {"f": {"ffn": ffn}}}
@@ -95,13 +98,12 @@ def loss_paths(vocabulary, device, tokens=LOSS_TOKENS):
 
 
 def loss_memory(side, vocabulary, device, tokens=LOSS_TOKENS):
-    """{before, gradients, extra}: bytes held before, bytes of all gradients, and what a loss with its gradients took
-    at most beyond the two."""
+    """{before, gradients, extra}, in bytes: memory held before, all gradients, and the peak beyond these two."""
     device = torch.device(device)
     small = loss_paths(64, device, tokens=64)
-    small[side]()  # libraries take their own memory when they are first used
+    small[side]()  # at first use, libraries allocate memory of their own
     paths = loss_paths(vocabulary, device, tokens)
-    release_memory()  # what is held now must be in use, or the loss would seem to need less than it takes
+    release_memory()  # otherwise the loss could reuse freed memory and seem to need less than it does
     forget_peak(device)
     before = held_bytes(device)
     paths[side]()
@@ -111,7 +113,7 @@ def loss_memory(side, vocabulary, device, tokens=LOSS_TOKENS):
 
 
 def free_bytes():
-    """Memory that programs may still take (Linux); without a limit where the system does not say."""
+    """Bytes of memory that programs can still allocate (Linux); infinite if the system does not report it."""
     try:
         with open("/proc/meminfo") as file:
             line = next(line for line in file if line.startswith("MemAvailable:"))
@@ -121,8 +123,10 @@ def free_bytes():
 
 
 def reach(journal, asked, device):
-    """Training tokens per second at a long context beside a short one, and the time of a decoded token, of models whose
-    layers reach no further than a window or a state."""
+    """Training tokens per second and time per decoded token, at a long context beside a short one.
+
+    The models have only windowed attention or recurrences, so neither number should depend on the context.
+    """
     specs = {"window-only": shipped("small/gemma3", pattern=["local"]), "recurrent": shipped("small/recurrentgemma")}
     for name, spec in specs.items():
         model = Ours(spec, device, asked.dtype)
@@ -137,7 +141,7 @@ def reach(journal, asked, device):
 
 
 def shipped(name, **changes):
-    """A shipped model spec, resolved, with some of its keys changed."""
+    """A shipped model spec, resolved, with some keys changed."""
     from arch import document
 
     root = document.overridden(document.load(name, "arch"), document.node(changes))

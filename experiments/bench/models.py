@@ -1,4 +1,4 @@
-"""What is measured of a model: training, prompt and decoding, memory, where a step's time goes."""
+"""Measurements of a model: training, prefill and decoding, memory, and a profile of a training step."""
 
 import torch
 
@@ -13,7 +13,7 @@ from experiments.bench.sides import Ours, Peer, StockPeer, tokens_of
 
 
 def sides_of(spec, name, asked, device):
-    """{side: Ours or Peer} of what is compared."""
+    """The sides to compare: {side: Ours or Peer}."""
     ours = Ours(spec, device, asked.dtype)
     sides = {"ours": ours}
     if asked.compile:
@@ -24,7 +24,10 @@ def sides_of(spec, name, asked, device):
 
 
 def training(journal, spec, name, context, asked, device):
-    """Time a training step of every side, and our own step's products alone, in turns."""
+    """Time, in turns, a training step of every side and the matrix products of our step alone.
+
+    With `stock`, then time our step in turns with the peer in its own untouched process.
+    """
     rows = asked.tokens // context
     sides = sides_of(spec, name, asked, device)
     steps = {side: each.training(rows, context) for side, each in sides.items()}
@@ -45,7 +48,10 @@ def training(journal, spec, name, context, asked, device):
 
 
 def decoding(journal, spec, name, context, batch, asked, device):
-    """Time reading a prompt of `context` tokens, then `decode_tokens` further ones a round; weigh our cache."""
+    """Time the prefill of `context` tokens and decoding `decode_tokens` per round; measure our cache.
+
+    With `stock`, then do the same in turns with the peer in its own untouched process.
+    """
     sides = sides_of(spec, name, asked.model_copy(update={"compile": False}), device)
     case = {"spec": name, "context": context, "batch": batch}
     prompt_BT = tokens_of(spec, batch, context, device)
@@ -65,7 +71,7 @@ def decoding(journal, spec, name, context, batch, asked, device):
 
 
 def cache_of(ours, spec, case, capacity, batch, dtype):
-    """The bytes our decoding state holds, beside the figure of arch.cost."""
+    """The bytes of our decoding state, beside the number that arch.cost computes."""
     said = batch * cost.cache_bytes(spec, capacity, dtype)["total"]
     return Measurement(
         what="cache",
@@ -78,7 +84,7 @@ def cache_of(ours, spec, case, capacity, batch, dtype):
 
 
 def memory(journal, spec, name, context, asked):
-    """The most memory that a training step takes, each side in a process of its own."""
+    """Measure the peak memory of a training step, each side in its own process."""
     for side in ["ours"] + ([asked.against] if asked.against else []):
         facts = in_child(training_memory, spec.dump(), side, context, asked.dump(), threads=asked.threads)
         journal.add(
@@ -94,10 +100,10 @@ def memory(journal, spec, name, context, asked):
 
 
 def training_memory(spec, side, context, asked):
-    """{before, peak}: bytes this process holds before there is a model, and at most in a training step."""
+    """{before, peak}: the bytes that this process holds before the model is built, and at most in a training step."""
     spec, device = ModelSpec.parse(spec), torch.device(asked["device"])
     if side == "hf":
-        import transformers  # noqa: F401  (what a package itself takes is no part of a step)
+        import transformers  # noqa: F401  (memory of the package itself is not part of a step)
     before = held_bytes(device)
     made = {"ours": Ours, "hf": Peer}[side](spec, device, asked["dtype"])
     made.start_optimizer()
@@ -107,7 +113,7 @@ def training_memory(spec, side, context, asked):
 
 
 def profile(journal, spec, name, context, asked, device):
-    """Where the time of our training step goes."""
+    """Profile our training step."""
     ours = Ours(spec, device, asked.dtype)
     step = ours.training(asked.tokens // context, context)
     found = profiled(step, {"spec": name, "context": context}, device)

@@ -9,10 +9,10 @@ INSTALL = "pip install -e '.[parity]'"
 
 
 def new_peer(spec):
-    """The `transformers` model of a resolved ModelSpec, on the CPU in float32, with drawn weights.
+    """The `transformers` model of a resolved ModelSpec, on the CPU in float32, with random weights.
 
-    Gemma 2 runs its `eager` attention, the only one there that keeps the softcap; the others SDPA. Raises SpecError
-    where transformers is missing or has no such model (see `arch.express`).
+    Gemma 2 uses `eager` attention, the only one in transformers that applies the softcap; the others use SDPA. Raises
+    SpecError if transformers is missing or has no such model (see `arch.express`).
     """
     try:
         import transformers
@@ -26,7 +26,7 @@ def new_peer(spec):
 
 
 def expressed(spec):
-    """The config of the class in transformers that computes what `spec` says. Raises SpecError where there is none."""
+    """The config of the transformers class that computes exactly `spec`. Raises SpecError if there is none."""
     try:
         return express(spec)[1]
     except DataError as error:
@@ -34,7 +34,7 @@ def expressed(spec):
 
 
 def check_same(ours, theirs, name):
-    """Raises SpecError unless both modules have as many parameters in tensors of the same sizes."""
+    """Raises SpecError unless both modules have the same number of parameter tensors of every size."""
     if sizes(ours) != sizes(theirs):
         counts = [sum(weight.numel() for weight in module.parameters()) for module in (ours, theirs)]
         differing = sorted((sizes(ours) - sizes(theirs)).keys() | (sizes(theirs) - sizes(ours)).keys())
@@ -45,5 +45,5 @@ def check_same(ours, theirs, name):
 
 
 def sizes(module):
-    """How many parameters there are of each size, whatever the order of their axes."""
+    """{size: number of parameter tensors}. A size is the sorted shape without ones, so transposed tensors are equal."""
     return Counter(tuple(sorted(size for size in weight.shape if size > 1)) for weight in module.parameters())

@@ -1,7 +1,7 @@
-"""The matrix products of a step, noted while it runs and then run alone: the floor under the step's time.
+"""The matrix products of a step, recorded while it runs and then run alone: a lower bound on the step's time.
 
-A product is noted below autograd, so forward and backward are both there, with the shapes, strides and types that
-the step really used.
+Products are recorded below autograd, so those of the forward and the backward pass are included, with the shapes,
+strides and dtypes that the step used.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from arch.kernels import paths
 
 aten = torch.ops.aten
-# The position of the two factors among the operands.
+# Positions of the two factors among the operands.
 FACTORS = {
     aten.mm: (0, 1),
     aten.bmm: (0, 1),
@@ -46,15 +46,17 @@ class Product:
 
     @property
     def flops(self):
-        """Two a multiply-add."""
+        """FLOPs, two per multiply-add."""
         left, right = (self.args[i] for i in FACTORS[self.function._overloadpacket])
         return 2 * math.prod(left.shape) * right.shape[-1]
 
 
 @dataclass
 class Noted:
-    """The products of a step in order, and how often it called what may hide further ones (fused attention, custom
-    operations), which are in no product floor."""
+    """The products of a step in order, and the operations that may contain more products.
+
+    opaque: {name: calls} of fused attention and custom operations. Their products are not in the product floor.
+    """
 
     products: list[Product] = field(default_factory=list)
     opaque: Counter = field(default_factory=Counter)
@@ -83,8 +85,8 @@ class _Note(TorchDispatchMode):
 def noted(step):
     """Run `step()` once and return its Noted products.
 
-    Triton's kernels give way to torch's paths meanwhile: FlexAttention cannot be noted (it refuses to run below such a
-    mode), and a floor is the same whichever kernel is held to it.
+    Torch's paths replace Triton kernels in this call, because FlexAttention refuses to run under a dispatch mode. The
+    product floor does not depend on which kernel is compared with it.
     """
     found = Noted()
     with paths.without_triton(), _Note(found):
@@ -93,9 +95,10 @@ def noted(step):
 
 
 def alone(products, device):
-    """A function that runs the products, in their order, on operands of their own.
+    """A function that runs the products, in the same order, on new random operands.
 
-    Equal operands share their values, and in-place products write into their own operand, as in the step.
+    Operands with equal shape, stride and dtype share one tensor. In-place products write into their operand, as in the
+    step.
     """
     operands = {}
 

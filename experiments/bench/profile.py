@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, by kind of operation."""
+"""The time of a training step by kind of operation."""
 
 import time
 from collections import Counter
@@ -9,8 +9,8 @@ from torch.profiler import ProfilerActivity
 from experiments.bench.journal import synchronize
 from experiments.bench.record import Profile
 
-# An operation is of the first kind that has a word found in its name; what an operation calls is of its kind, unless
-# that is `element-wise`, the kind of all that has no other.
+# {kind: words}. An operation has the kind of its caller. If the caller has none, it has the first kind with a word that
+# is in its name. Operations without a kind count as `element-wise`.
 KINDS = {
     "optimizer": ("Optimizer.", "clip_grad"),
     "attention": ("scaled_dot_product", "_Banded", "_Blocked", "flash", "softmax"),
@@ -24,10 +24,11 @@ REST, OUTSIDE = "element-wise", "outside operations"
 
 
 def profiled(step, case, device):
-    """A Profile of the shortest of STEPS calls of `step()`, after one to warm up: what else the machine does only adds.
+    """A Profile of the fastest of STEPS calls of `step()`, after one call to warm up.
 
-    Times are each operation's own, of the device where there is one; `outside operations` is what is left of the
-    step: Python, waiting, launching.
+    The fastest is used because other programs can only slow a step down. Times are each operation's own time, without
+    the operations that it calls; on a GPU, its time on the GPU. `outside operations` is the rest of the step: Python,
+    waiting, launching.
     """
     step()
     synchronize()
@@ -43,7 +44,7 @@ def _profiled_once(step, case, device):
         seconds = time.perf_counter() - started
     kinds, operations = Counter(), Counter()
     own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    # A CUDA kernel is an event of its own, without a parent; its time is also that of the operation that launched it.
+    # A CUDA kernel is an event without a parent, but its time is also counted in the operation that launched it.
     roots = [event for event in profile.events() if event.cpu_parent is None and event.device_type.name == "CPU"]
     waiting = [(event, None) for event in roots]
     while waiting:
@@ -58,7 +59,7 @@ def _profiled_once(step, case, device):
 
 
 def kind_of(name):
-    """The kind of an operation by its name, None where the name says nothing."""
+    """The kind of an operation by its name, or None."""
     for kind, words in KINDS.items():
         if any(word in name for word in words):
             return kind

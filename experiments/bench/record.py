@@ -1,6 +1,6 @@
-"""What a benchmark measured: `bench.json`, written after every measurement, and how two measurements compare.
+"""The record of a benchmark, `bench.json`, saved after every measurement; and ratios of two measurements.
 
-A ratio is only ever formed within one record: of rates that were measured in turns, in one process.
+A ratio only compares rates within one record. Those of two sides were measured in turns.
 """
 
 import statistics
@@ -13,23 +13,25 @@ from arch.spec import Spec
 from experiments.record import Failure, read_record, write_record
 
 NAME = "bench.json"
-# What a peer is compared by: in our process, hence under our allocator's settings; and, measured apart, in a process of
-# its own that is left as the system starts it, as its user runs it. {ending of `what`: in words}
+# {ending of `what`: title}. A peer is measured twice: in our process, where our allocator settings apply to it too; and
+# in its own untouched process, as its users run it.
 PEERS = {"": "`transformers`", " stock": "`transformers` as it comes"}
-# The share of the cores' time from which on other programs are worth a word.
+# If other programs take at least this share of the cores' time, `disturbed` says so.
 DISTURBED = 0.05
 
 
 class Measurement(Spec):
-    """One side of one thing that was measured.
+    """The measured values of one side in one case.
 
-    what: `train`, `prefill`, `decode` (with ` stock`: beside a peer as it comes), `memory`, `cache`, `ceiling`, `scan`, `loss`,
-        `loss memory`, `reach`,
-    `decode reach`, `lightning`, `first step`, `help`. side: `ours`, `compiled`, `hf`, `products` (the floor), or what
-    else there is to compare. case: what tells it from others (`spec`, `context`, `batch`, `shape`).
-    unit: of `values`, every single one in the order measured: `s`, or `B` for bytes.
-    work: how much of `of` (tokens, FLOP, B, steps) each of `values` seconds was spent on. facts: what else is known.
-    others: the share of all cores' time that other programs took meanwhile, where the system says so.
+    what: `train`, `prefill`, `decode` (each also with ` stock`: beside the peer in its own untouched process),
+        `memory`, `cache`, `ceiling`, `scan`, `loss`, `loss memory`, `reach`, `decode reach`, `lightning`, `first step`,
+        `help`.
+    side: `ours`, `compiled`, `hf`, `products` (the product floor), or another name for what is compared.
+    case: the conditions (`spec`, `context`, `batch`, `shape`, ...).
+    values: all values, in the order measured. unit: of the values, `s` or `B` (bytes).
+    work: the work done in each of the values, in units of `of` (tokens, FLOP, B, steps).
+    others: the share of all cores' time that other programs took meanwhile; None if the system does not report it.
+    facts: further numbers.
     """
 
     what: str
@@ -49,19 +51,19 @@ class Measurement(Spec):
 
     @property
     def rate(self):
-        """Work a second, at the median."""
+        """Work per second, at the median."""
         return self.work / self.median
 
     @property
     def best_rate(self):
-        """Work a second at the shortest time: what a ceiling is."""
+        """Work per second at the shortest time; used for ceilings."""
         return self.work / min(self.values)
 
 
 class Profile(Spec):
-    """Where the time of one training step goes: {kind: seconds}, and the seconds of the step under the profiler.
+    """The time of one training step under the profiler.
 
-    operations: the ten that take most, {name: seconds}.
+    seconds: of the whole step. kinds: {kind: seconds}. operations: {name: seconds} of the ten that take the most time.
     """
 
     case: dict[str, Any]
@@ -71,7 +73,7 @@ class Profile(Spec):
 
 
 class Ratio(Spec):
-    """A comparison of two measurements: median over rounds, its quartiles, and of how many rounds."""
+    """The ratio of two measurements: median and quartiles (`low`, `high`) over the rounds, and the number of rounds."""
 
     median: float
     low: float
@@ -80,9 +82,10 @@ class Ratio(Spec):
 
 
 class BenchRecord(Spec):
-    """One benchmark: what was asked, where it ran, every timing. `costs`: {spec@context: as `arch.cost` says}.
+    """One benchmark.
 
-    specs: the resolved ModelSpecs. allocator: how freed memory is kept. notes: what was left out and why.
+    asked: the BenchSpec. specs: {name: resolved ModelSpec}. costs: {spec@context: as `arch.cost` computes it}.
+    allocator: the settings that `experiments.device.setup` returned. notes: what was not measured and why.
     failures: measurements that ended in an error.
     """
 
@@ -104,41 +107,41 @@ class BenchRecord(Spec):
     failures: list[Failure] = []
 
     def write(self, folder):
-        """Write `bench.json` whole or not at all."""
+        """Write `bench.json` atomically."""
         write_record(self, Path(folder) / NAME)
 
     @classmethod
     def read(cls, path):
-        """The record in a file or in a folder, None where there is none. Raises SpecError or ValueError if broken."""
+        """The record in a file or folder, or None if there is none. Raises SpecError or ValueError if it is broken."""
         path = Path(path)
         return read_record(cls, path / NAME if path.is_dir() else path)
 
     def find(self, what, side, **case):
-        """The measurement of this side whose case has all that is given, or None."""
+        """The first measurement of this side whose case has all given values, or None."""
         for each in self.measurements:
             if (each.what, each.side) == (what, side) and all(each.case.get(k) == v for k, v in case.items()):
                 return each
         return None
 
     def peers(self):
-        """[(what a peer's column is called, the ending of `what`)] of each of PEERS that a model was measured against."""
+        """[(column title, ending of `what`)] of those of PEERS that a model was measured against."""
         peer = self.asked["against"]
         measured = {each.what for each in self.measurements if each.side == peer}
         return [(f"{peer}{end}", end) for end in PEERS if {f"train{end}", f"decode{end}"} & measured]
 
     def disturbed(self):
-        """A sentence that says how much other programs took of the machine; empty where it was little or is unknown."""
+        """A sentence on how much of the machine other programs took; empty if it was little or is unknown."""
         shares = sorted((each.others for each in self.measurements if each.others is not None), reverse=True)
         if not shares or shares[0] < DISTURBED:
             return ""
         middle = statistics.median(shares)
         return (
             f"other programs took up to {shares[0]:.0%} of the cores' time during a measurement ({middle:.0%} in the "
-            "median one): ratios are less sure than their spread says, times say nothing"
+            "median one): ratios are less certain than their spread suggests, absolute times are not reliable"
         )
 
     def cases(self, what):
-        """The distinct cases of what was measured, in order."""
+        """The distinct cases of all measurements of `what`, in order."""
         found = []
         for each in self.measurements:
             if each.what == what and each.case not in found:
@@ -146,15 +149,15 @@ class BenchRecord(Spec):
         return found
 
     def speedup(self, what, fast, slow, **case):
-        """How many times the rate of side `slow` side `fast` has, round by round; None where one is missing."""
+        """The Ratio of the rate of side `fast` to that of side `slow`; None if a measurement is missing."""
         return ratio(self.find(what, fast, **case), self.find(what, slow, **case))
 
 
 def ratio(a, b):
-    """The rate of measurement `a` over that of `b` as a Ratio, None where either is None or without values.
+    """The rate of measurement `a` over that of `b`, as a Ratio; None if either is None or has no values.
 
-    Rounds are paired, because what else the machine does changes both; bytes are compared as b over a, too: less is
-    better.
+    Rounds are paired, because other programs slow down both sides of a round. For bytes the ratio is b over a, so that
+    a larger ratio is better here too.
     """
     if not (a and b and a.values and b.values):
         return None

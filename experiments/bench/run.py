@@ -1,4 +1,4 @@
-"""From what is asked to a record: every measurement, in the order in which the table shows them."""
+"""Run a benchmark: all measurements of a BenchSpec, in the order of the printed tables."""
 
 import importlib.metadata
 import importlib.util
@@ -26,10 +26,11 @@ PACKAGES = ("torch", "triton", "transformers", "pytorch-lightning", "numpy")
 
 
 def bench(asked, folder, tell=print):
-    """Measure what a BenchSpec asks for; the BenchRecord, which is in `folder` after every measurement.
+    """Measure what the BenchSpec `asked` lists and return the BenchRecord, saved in `folder` after every measurement.
 
-    Interrupted, it keeps what it has and raises KeyboardInterrupt. Raises SpecError, before anything is measured, for
-    a spec that does not build, a peer that is not installed or has no such model, and a device that is not there.
+    On KeyboardInterrupt the record keeps its measurements and the interrupt is raised again. Raises SpecError, before
+    measuring, if a spec does not build, the peer is not installed or has no such model, or the device or a compiler is
+    missing.
     """
     specs = {name: loaded(name) for name in asked.specs}
     check(asked, specs)
@@ -69,7 +70,7 @@ def bench(asked, folder, tell=print):
 
 
 def of_model(journal, spec, name, asked, device):
-    """All that is asked for of one model."""
+    """Run all requested measurements of one model."""
     for context in asked.contexts:
         if "train" in asked.measure:
             with journal.part(f"train {name} {context}"):
@@ -88,7 +89,7 @@ def of_model(journal, spec, name, asked, device):
 
 
 def alone(journal, asked, device):
-    """All that is asked for beside models."""
+    """Run all requested measurements that do not belong to a model."""
     parts = {
         "scan": lambda: kernels.scan(journal, asked, device),
         "reach": lambda: kernels.reach(journal, asked, device),
@@ -103,7 +104,7 @@ def alone(journal, asked, device):
 
 
 def check(asked, specs):
-    """Raises SpecError for a peer, a device or a compiler that is not there."""
+    """Raises SpecError if the device, the compiler or the peer is missing, or if the peer has no such model."""
     if asked.device == "cuda" and not torch.cuda.is_available():
         raise SpecError("--device cuda: torch finds no CUDA device here")
     if asked.compile:
@@ -119,10 +120,10 @@ def check(asked, specs):
 
 
 def versions():
-    """What decides a speed: {package: version}, and which paths the kernels take."""
+    """The software that affects speed: {package: version}, and the path of each kernel."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):  # an optional one
+        with suppress(importlib.metadata.PackageNotFoundError):  # not installed: it is optional
             found[name] = importlib.metadata.version(name)
     return found | paths.recorded()
 

@@ -1,6 +1,6 @@
-"""Our model and the peer's behind one face: a training step, a prompt, further tokens.
+"""Our model and the peer's with the same interface: a training step, a prefill, decoding.
 
-Both are trained by the same optimizer, with the same clipping, on the same tokens: rows of one document each.
+Both use the same optimizer, the same clipping and the same tokens. Each row is one document.
 Shapes: B rows or streams, T tokens, N tokens decoded.
 """
 
@@ -21,7 +21,7 @@ OPTIMIZER = OptimizerSpec(lr=1e-4)
 
 
 def tokens_of(spec, rows, tokens, device, seed=0):
-    """Tokens (rows, tokens), drawn evenly over the vocabulary."""
+    """Random tokens of shape (rows, tokens), uniform over the vocabulary."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(spec.vocab_size, (rows, tokens), generator=generator).to(device)
 
@@ -46,7 +46,7 @@ class _Side:
 
     @torch.no_grad()
     def start_optimizer(self):
-        """Make AdamW's moments, as after a first step."""
+        """Allocate AdamW's moments, as a first step would."""
         for weight in self.model.parameters():
             weight.grad = torch.zeros_like(weight)
         self.optimizer.step()
@@ -54,7 +54,7 @@ class _Side:
 
 
 class Ours(_Side):
-    """Archbench's model of a resolved spec with the objective `next_token`."""
+    """Our model of a resolved spec, with the objective `next_token`."""
 
     def __init__(self, spec, device, dtype, compile=False):
         super().__init__(new_model(spec, seed=0), spec, device, dtype)
@@ -63,7 +63,7 @@ class Ours(_Side):
         self.compile = compile
 
     def training(self, rows, context):
-        """As every side's, with the blocks compiled where that was asked for."""
+        """As for every side; the blocks are compiled first if `compile` is set."""
         if self.compile:
             compile_blocks(self.model, self.device.type, rows, context, self.dtype)
         return super().training(rows, context)
@@ -74,7 +74,7 @@ class Ours(_Side):
         return lambda: self.objective(self.model, batch)[0] / weight
 
     def fill(self, tokens_BT, further=0):
-        """Read a prompt; there is room for `further` tokens."""
+        """Prefill with a prompt; the state has room for `further` more tokens."""
         self.model.eval()
         state = self.model.init_state(tokens_BT.shape[0], tokens_BT.shape[1] + further)
         scores_BV, self.state = prefill(self.model, tokens_BT, state)
@@ -82,18 +82,21 @@ class Ours(_Side):
 
     @torch.no_grad()
     def decode(self, count):
-        """The likeliest token, `count` times."""
+        """Decode `count` tokens, always taking the most likely one."""
         for _ in range(count):
             scores_B1V, self.state = self.model.decode(self.next_B1, self.state)
             self.next_B1 = scores_B1V.argmax(-1)
 
     def cache_bytes(self):
-        """Bytes of the state held."""
+        """Bytes of the decoding state."""
         return sum(tensor.nbytes for tensor in tensors(self.state.layers))
 
 
 class Peer(_Side):
-    """The same model in `transformers` with its own loss and its own cache. Raises SpecError where it is another one."""
+    """The same model in `transformers`, with its own loss and cache.
+
+    Raises SpecError if transformers has no such model, or if `ours` is given and its parameters have other sizes.
+    """
 
     def __init__(self, spec, device, dtype, ours=None, name="spec"):
         model = new_peer(spec)
@@ -106,7 +109,7 @@ class Peer(_Side):
 
     @torch.no_grad()
     def fill(self, tokens_BT, further=0):
-        """Read a prompt at once; its cache grows by itself."""
+        """Prefill with a prompt in one call. `further` is not needed: the cache grows."""
         from transformers import DynamicCache
 
         self.model.eval()
@@ -117,7 +120,7 @@ class Peer(_Side):
 
     @torch.no_grad()
     def decode(self, count):
-        """The likeliest token, `count` times."""
+        """Decode `count` tokens, always taking the most likely one."""
         for _ in range(count):
             self._read(self.next_B1)
 
@@ -135,7 +138,7 @@ class Peer(_Side):
 
 
 class StockPeer:
-    """A Peer as its own user runs it, made and timed inside a `child.Lodger`: the turns that a journal calls for."""
+    """A Peer inside a `child.Lodger`, in its own untouched process, as its users run it."""
 
     def __init__(self, spec, device, dtype):
         self.peer = Peer(ModelSpec.parse(spec), torch.device(device), dtype)
@@ -154,7 +157,7 @@ class StockPeer:
 
 
 def whole_rows(tokens_BT):
-    """A Batch of rows of one document each; the last token has no target."""
+    """A Batch in which each row is one document; the last token has no target."""
     targets_BT = torch.full_like(tokens_BT, -1)
     targets_BT[:, :-1] = tokens_BT[:, 1:]
     pos_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)

@@ -1,4 +1,4 @@
-"""What a benchmark is asked to measure, as plain data that goes into the record whole; and what it is held to."""
+"""The spec of a benchmark, as plain data that the record contains; and the targets for its results."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pydantic import model_validator
 from arch.spec import Count, List, Positive, Spec
 from experiments.bench.record import PEERS, BenchRecord, Ratio, spread
 
-# Measured of each model that is named; of this machine and of the workbench, whatever the models.
+# Measured for each named model; measured once, without a named model.
 OfModels = Literal["train", "decode", "memory", "profile"]
 OfKernels = Literal["scan", "loss", "reach", "lightning", "start"]
 MODELS, KERNELS = get_args(OfModels), get_args(OfKernels)
@@ -18,13 +18,16 @@ MODELS, KERNELS = get_args(OfModels), get_args(OfKernels)
 class BenchSpec(Spec):
     """One run of `python -m experiments bench`.
 
-    specs: model specs by path or shipped name. contexts: of training, its memory and its profile; each divides
-    `tokens`, the tokens of a step, into rows. decode_contexts: tokens in the cache before decoding is timed, for each
-    of `batches` streams. measure: some of MODELS and KERNELS. against: the peer, in this process and so with its
-    allocator settings. stock: the peer once more, in a process of its own that is left as the system starts it, as its
-    user runs it; the two processes take turns. compile: also train with each block compiled. repeats: rounds of every
-    interleaved measurement; one that has taken `seconds` ends after its third round.
-    vocabulary: of the loss measured alone. dtype: of weights and activations alike.
+    specs: model specs by path or shipped name. measure: some of MODELS and KERNELS.
+    contexts: tokens per row in training, its memory and its profile; each must divide `tokens`.
+    tokens: tokens per training step.
+    decode_contexts: tokens in the cache when decoding is timed. batches: numbers of streams decoded at once.
+    decode_tokens: tokens decoded per round.
+    against: the peer, measured in this process and so with its allocator settings. stock: also measure the peer in its
+    own untouched process, as its users run it; the two processes take turns.
+    compile: also train with each block compiled.
+    repeats: rounds per measurement. seconds: after this time a measurement ends, but not before its third round.
+    vocabulary: of the loss that is measured alone. dtype: of weights and activations.
     """
 
     specs: List[str] = ()
@@ -58,10 +61,10 @@ class BenchSpec(Spec):
 
 @dataclass(frozen=True)
 class Target:
-    """What a measured number is held to: at least `least`, at most `most`, or `exactly`.
+    """A target for a measured number: at least `least`, at most `most`, or `exactly`.
 
-    measured: a function of a BenchRecord that gives a Ratio, or None where the record has no such measurement.
-    hardware: the device that it is meant for.
+    measured: a function from a BenchRecord to a Ratio, or None if the record has no such measurement.
+    hardware: the device that the target is for.
     """
 
     what: str
@@ -74,18 +77,18 @@ class Target:
 
     @property
     def held_to(self):
-        """`≥ 1.5 x`."""
+        """The bound as text, like `≥ 1.5 x`."""
         sign, bound = next((s, b) for s, b in (("≥", self.least), ("≤", self.most), ("=", self.exactly)) if b is not None)
         return f"{sign} {bound:g} {self.unit}".rstrip()
 
     def met(self, found):
-        """Whether the median of a Ratio meets the target."""
+        """Whether a Ratio meets the target: its median, or for `exactly` both quartiles."""
         if self.exactly is not None:
             return found.low == found.high == self.exactly
         return found.median >= self.least if self.least is not None else found.median <= self.most
 
     def missing(self, found):
-        """By which factor the median of a Ratio falls short of the target, in words; empty where it is met."""
+        """How far a Ratio misses the target, in words; empty if the target is met."""
         if self.met(found):
             return ""
         if self.exactly is not None:
@@ -107,7 +110,7 @@ def _seconds(what, side, scale=1.0):
 
 
 def _growth(record):
-    """Decode time a token at the long context over that at the short one."""
+    """Decode time per token at the long context over that at the short one."""
     return record.speedup("decode reach", "1024", "32768")
 
 
@@ -117,13 +120,13 @@ def _extra_memory(record):
 
 
 def _cache(record):
-    """Bytes held over bytes said, of every decoding that was measured."""
+    """Cache bytes held over the number that `arch.cost` computes, for every measured decoding."""
     held = [each for each in record.measurements if each.what == "cache"]
     return spread([each.values[0] / each.facts["arch.cost"] for each in held]) if held else None
 
 
 def _overhead(record):
-    """Milliseconds a step under Lightning beyond those of the bare loop, by round."""
+    """Milliseconds per step that Lightning takes beyond the bare loop, by round."""
     with_it, without = record.find("lightning", "lightning"), record.find("lightning", "bare")
     if not (with_it and without):
         return None
@@ -131,7 +134,7 @@ def _overhead(record):
 
 
 def _peak_share(spec, context):
-    """FLOPs that the visible pairs need, over what the square product reached."""
+    """The step's rate of `ideal` FLOPs over the FLOP rate of the square product."""
 
     def measured(record):
         step, peak = record.find("train", "ours", spec=spec, context=context), record.find("ceiling", "square product")

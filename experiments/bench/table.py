@@ -1,4 +1,4 @@
-"""How a benchmark is printed: ratios and shares of ceilings first, the targets beside what was measured last."""
+"""Print a benchmark: first the measurements with their ratios, last the targets beside the measured values."""
 
 from rich.console import Group
 from rich.table import Table
@@ -9,7 +9,7 @@ from experiments.bench.spec import TARGETS
 
 
 def tables(record):
-    """All that a BenchRecord has measured, as something rich prints."""
+    """All measurements of a BenchRecord, as a `rich` renderable."""
     parts = [_ceilings(record), _training(record), _decoding(record), _profiles(record), _others(record), _targets(record)]
     lines = [f"{failure.error}: {failure.message.splitlines()[-1]}" for failure in record.failures] + record.notes
     lines += [record.disturbed()] if record.disturbed() else []
@@ -61,7 +61,7 @@ def _decoding(record):
 
 
 def _compared(record, what, case):
-    """(the peer's rate, ours over it)"""
+    """(the peer's rate, the ratio of our rate to it)"""
     ours, theirs = (record.find(what, side, **case) for side in ("ours", record.asked["against"]))
     return _rate(theirs), _ratio(ratio(ours, theirs), "x")
 

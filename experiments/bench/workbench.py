@@ -1,4 +1,4 @@
-"""What the workbench itself adds to a step and to a start: Lightning's overhead, a warm worker's next run, `--help`."""
+"""The overhead of the workbench: Lightning per step, the start of a warm worker's next run, and `--help`."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ from experiments.module import TrainingModule
 from experiments.objectives.next_token import NextToken
 from experiments.plan import plan
 
-# A model so small that what stands around a step is not lost in the noise of the step.
+# A model so small that the overhead per step is not lost in the noise of the step itself.
 TRIVIAL = {
     "model": {
         "dim": 16,
@@ -37,7 +37,7 @@ NEXT_RUNS = 3
 
 
 def lightning(journal, asked):
-    """Time steps of a trivial model under Lightning's Trainer, and the same steps in a bare loop, in turns."""
+    """Time, in turns, steps of a trivial model under Lightning's Trainer and the same steps in a bare loop."""
     sides = {"lightning": [], "bare": []}
     with tempfile.TemporaryDirectory(prefix="archbench-") as folder:
         text = Path(folder) / "text.txt"
@@ -61,7 +61,7 @@ def lightning(journal, asked):
 
 
 class _Clock(Callback):
-    """Seconds from the end of the first step to the end of the last."""
+    """Measures the seconds from the end of the first step to the end of the last."""
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
         if index == 0:
@@ -70,7 +70,7 @@ class _Clock(Callback):
 
 
 def _bare_seconds(module):
-    """The same steps without Lightning."""
+    """Seconds of the same steps without Lightning."""
     optimizer, weights = module.configure_optimizers(), list(module.parameters())
     for index, batch in enumerate(module.train_dataloader()):
         optimizer.zero_grad()
@@ -85,7 +85,7 @@ def _bare_seconds(module):
 
 
 def start(journal, asked):
-    """Seconds until the first optimizer step is done, of a worker's first run and of its next ones; and of `--help`."""
+    """Time until the first optimizer step is done, for a worker's first run and its next runs; and time `--help`."""
     root = document.load("experiments/tiny_gemma3", "experiments")
     changes = {"train.steps": 2, "evaluate.every": 2, "evaluate.select_rows": 1, "evaluate.report_rows": 1}
     planned = plan(document.overridden(root, document.node(changes | {"evaluate.sample_tokens": 0})))
@@ -104,8 +104,11 @@ def start(journal, asked):
 
 
 def first_steps(planned, runs):
-    """Seconds from being given a run to the end of its first optimizer step, of runs done one after the other by the
-    function that a sweep's worker calls. Raises RuntimeError where a run fails."""
+    """Seconds from the start of each run to the end of its first optimizer step.
+
+    The runs follow each other in this process and use the function that a sweep's worker calls. Raises RuntimeError if
+    a run fails.
+    """
     seconds = []
     for seed in range(runs):
         with tempfile.TemporaryDirectory(prefix="archbench-") as folder:

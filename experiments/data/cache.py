@@ -1,4 +1,4 @@
-"""A folder that is built once and then only read, however many processes want it and whenever one of them dies."""
+"""Cached folders: each is built once and then only read, even if several processes need it or one is killed."""
 
 import os
 import shutil
@@ -13,15 +13,16 @@ VARIABLE = "ARCHBENCH_CACHE"
 
 
 def root():
-    """Where prepared data lies: `$ARCHBENCH_CACHE`, or `~/.cache/archbench`."""
+    """The cache folder: `$ARCHBENCH_CACHE`, or `~/.cache/archbench`."""
     return Path(os.environ.get(VARIABLE) or "~/.cache/archbench").expanduser()
 
 
 def obtain(root, key, build):
-    """The folder `root/key`, made by `build(scratch folder)` if it is not there yet.
+    """The folder `root/key`. If it does not exist, `build(scratch folder)` makes it.
 
-    It appears under its name only when whole and on disk (flushed, then renamed); a lock lets one process build while
-    the others wait. Raises DataError if it cannot be written, whatever `build` raises, and then leaves nothing.
+    The folder gets its name only when it is complete and on disk (flushed, then renamed). One process builds under a
+    lock while the others wait. Raises DataError if the folder cannot be written, and whatever `build` raises; in both
+    cases no partial folder is left.
     """
     root = Path(root)
     folder = root / key
@@ -40,7 +41,7 @@ def obtain(root, key, build):
 
 
 def _build(folder, build):
-    # Whoever holds the lock is the only builder: other scratch folders of this key are from processes that were killed.
+    # Only the lock holder builds, so other scratch folders of this key are from processes that were killed.
     for stale in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(stale)
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}")

@@ -1,7 +1,7 @@
-"""From a source to tokens on disk: read, split by document, tokenize once, and give out batches.
+"""A corpus: read a source, split it by document, tokenize it once into files, and serve batches.
 
-Documents are held in memory while a corpus is prepared; its tokens are memory-mapped afterwards. How rows are made
-from documents is `experiments.data.packing`'s rule.
+Documents are in memory while a corpus is prepared; afterwards its tokens are memory-mapped. `experiments.data.packing`
+describes how documents become rows.
 """
 
 import hashlib
@@ -25,18 +25,21 @@ from experiments.data.specials import BOS, EOS, UNK, load
 from experiments.data.split import FRACTIONS, SPLITS, split_of
 from experiments.record import write_atomically
 
-# Raise it when the stored files or the rules of splitting and packing change: old caches are then not read.
+# Increase this when the stored files or the rules for splitting and packing change, so that old caches are not used.
 FORMAT = 1
-# Documents handed to the tokenizer at once: enough to keep every core busy, few enough that little is held twice.
+# Documents tokenized at once: enough to keep all cores busy, few enough to keep the extra memory small.
 CHUNK = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Three splits of tokens. `fingerprint` (hex) covers the texts in order, the split rule and the tokenizer's content.
+    """The tokens of three splits, with their tokenizer.
 
-    `byte_lengths`: (V,) int64, the UTF-8 bytes each token stands for, 0 for specials; V is the tokenizer's vocabulary.
-    `sizes`: documents, tokens (`<bos>` and `<eos>` among them) and UTF-8 bytes of each split. `source`: its name.
+    fingerprint: a digest (hex) of the texts in order, the split rule and the tokenizer's content.
+    source: the source's type.
+    byte_lengths: (V,) int64, the UTF-8 bytes that each token stands for, 0 for specials; V is the vocabulary.
+    sizes: {split: {documents, tokens, bytes}}; tokens include `<bos>` and `<eos>`, bytes are UTF-8.
+    streams: {split: Stream}.
     """
 
     fingerprint: str
@@ -47,22 +50,22 @@ class Corpus:
     streams: dict[str, Stream]
 
     def rows(self, split, context):
-        """Number of rows of `context` tokens in a split."""
+        """The number of complete rows of `context` tokens in a split."""
         return self.streams[split].rows(context)
 
     def batch(self, split, step, seed, rows, context):
         """The Batch (`rows`, `context`) of step `step` (from 0): a pure function of the corpus and the arguments.
 
-        Raises DataError if the split has no whole row.
+        Raises DataError if the split has no complete row.
         """
         self._check_context(split, context)
         numbers = training_rows(self.rows(split, context), step, seed, rows)
         return self.streams[split].batch(numbers, context)
 
     def evaluation(self, split, rows, context, batch_rows):
-        """Yields Batches of at most `batch_rows` rows: the same `rows` rows in all for every arm and every seed.
+        """Yields Batches of at most `batch_rows` rows, `rows` rows in total: the same for every arm and every seed.
 
-        Where the split has fewer, all of them. Raises DataError if it has no whole row.
+        If the split has fewer rows, all of them. Raises DataError if the split has no complete row.
         """
         self._check_context(split, context)
         numbers = evaluation_rows(self.rows(split, context), rows)
@@ -70,7 +73,7 @@ class Corpus:
             yield self.streams[split].batch(numbers[first : first + batch_rows], context)
 
     def summary(self):
-        """Plain data for a run's record: fingerprint, source, vocabulary and the sizes of each split."""
+        """Plain data for a run's record: fingerprint, source, vocabulary size and the sizes of each split."""
         return {
             "fingerprint": self.fingerprint,
             "source": self.source,
@@ -101,12 +104,12 @@ class _Document:
 
 
 def prepare(data, vocab_size, cache=None):
-    """The Corpus of a resolved DataSpec, tokenized now if no earlier run did; for a model of `vocab_size` tokens.
+    """The Corpus of a resolved DataSpec, for a model of `vocab_size` tokens. Tokenized now unless it is in the cache.
 
-    `cache`: the folder that prepared corpora lie in, by default `cache.root()`. They are keyed by the texts, the
-    tokenizer's options and, where it is not trained but read, its `content()`, so a changed file is a new corpus, and
-    two processes may prepare the same one.
-    Raises DataError for anything about the data that cannot be used.
+    cache: the folder of prepared corpora, by default `cache.root()`. Its keys cover the texts, the tokenizer's options
+    and, for a tokenizer read from a file, the file's content; so a changed file gives a new corpus. Two processes may
+    prepare the same corpus at the same time.
+    Raises DataError if the data cannot be used.
     """
     source = data.source["type"]
     documents = _read(data.source)
@@ -190,12 +193,15 @@ def _build(splits, texts, tokenizer, folder):
     (folder / "tokenizer.json").write_text(content, encoding="utf-8")
     fingerprint = digest({"format": FORMAT, "texts": texts, "fractions": FRACTIONS, "tokenizer": content})
     (folder / "corpus.json").write_text(json.dumps({"fingerprint": fingerprint, "sizes": sizes}, indent=1))
-    # The library used threads; a fork of this process would warn of a deadlock at its first use unless told not to.
+    # The tokenizers library has used threads. Without this, it would warn of deadlocks in a fork of this process.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def _stream(chunks, tokenizer):
-    """Lists of documents as one Stream, `<bos>` and `<eos>` around each; it depends neither on their size nor on threads."""
+    """One Stream of all documents in `chunks`, each between `<bos>` and `<eos>`.
+
+    The result does not depend on the chunk size or the number of threads.
+    """
     dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
     bos, eos = (tokenizer.token_to_id(special) for special in (BOS, EOS))
     pieces = []
@@ -207,7 +213,10 @@ def _stream(chunks, tokenizer):
 
 
 def _check_lengths(name, tokenizer, lengths, stream, documents):
-    """Bits per byte rest on the tokens of a document standing for all its bytes: check it, wherever nothing is unknown."""
+    """Check that the tokens of every document stand for all its bytes, which bits per byte rely on.
+
+    Documents with an `<unk>` token are not checked. Raises DataError.
+    """
     unknown = tokenizer.token_to_id(UNK)
     for document, (first, last) in zip(documents, pairwise(stream.starts), strict=True):
         tokens = stream.tokens[first:last]

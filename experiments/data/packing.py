@@ -1,13 +1,15 @@
-"""Documents laid end to end and cut into rows.
+"""Packing: documents are concatenated into one stream, which is cut into rows.
 
-The rule. A document is `<bos>`, its tokens, `<eos>`; the documents of a split follow each other in one stream. Row r
-is tokens r*T to (r+1)*T of the stream, and each token's target is the token after it, so that a token is a target
-exactly once an epoch (`<bos>`, which follows nothing, never). Where the next token belongs to another document there
-is no target (-1). A document longer than what is left of a row goes on in the next row, and that piece is a document
-of its own: its positions start at 0, states are reset, attention stays within it; only the last token before the cut
-still has its target, the first token after it. What is left at the end of the stream, less than a row, is dropped.
+* A document is `<bos>`, its tokens, `<eos>`. The documents of a split follow each other in one stream.
+* Row r holds tokens r*T to (r+1)*T of the stream. Each token's target is the token after it. If that one belongs to
+  another document, there is no target (-1).
+* So in one epoch every token is a target exactly once, except `<bos>`, which never is.
+* A document that does not fit into the rest of a row continues in the next row. The continuation is treated as a new
+  document: positions start at 0, states are reset, and attention stays within it. Still, the target of the last token
+  before the cut is the first token after it.
+* The rest at the end of the stream, less than a row, is dropped.
 
-B rows, T tokens a row (the context), N tokens in the stream.
+Shapes: B rows, T tokens per row (the context), N tokens in the stream.
 """
 
 from dataclasses import dataclass, fields
@@ -16,14 +18,17 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-# Which rows an evaluation reads, when there are more than it wants: one choice for every arm and every seed.
+# Selects the rows of an evaluation if the split has more than it needs: the same rows for every arm and every seed.
 EVALUATION_SEED = 0
 
 
 @dataclass(eq=False)  # not frozen: Lightning moves and converts batches field by field
 class Batch:
-    """int64 tensors. `targets_BT`: -1 is no target. `doc_BT`: number of the document within the row, from 0; -1 is
-    padding. `pos_BT`: position within that document (or piece of one), from 0."""
+    """A batch of int64 tensors, each (B, T).
+
+    targets_BT: -1 means no target. doc_BT: the document's number within the row, from 0; -1 means padding.
+    pos_BT: the position within that document (or piece of a document), from 0.
+    """
 
     tokens_BT: torch.Tensor
     targets_BT: torch.Tensor
@@ -47,13 +52,13 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """The packed documents of one split: `tokens` (N,) and `starts` (documents + 1,), where each begins, then N."""
+    """The packed documents of one split: `tokens` (N,) and `starts` (documents + 1,), the start of each, then N."""
 
     tokens: np.ndarray
     starts: np.ndarray
 
     def rows(self, context):
-        """Number of whole rows of `context` tokens."""
+        """The number of complete rows of `context` tokens."""
         return len(self.tokens) // context
 
     def batch(self, rows, context):
@@ -74,9 +79,9 @@ class Stream:
 
 
 def training_rows(available, step, seed, rows):
-    """The numbers of the rows that step `step` (from 0) reads: a pure function of its arguments.
+    """The numbers of the rows that step `step` (from 0) reads: a pure function of the arguments.
 
-    Every epoch is a new permutation of all rows, drawn from (seed, epoch); a batch may straddle two epochs.
+    Every epoch is a new permutation of all `available` rows, drawn from (seed, epoch). A batch may span two epochs.
     """
     epochs, places = np.divmod(step * rows + np.arange(rows), available)
     return np.array([_permutation(available, seed, int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)])
@@ -88,5 +93,5 @@ def _permutation(available, seed, epoch):
 
 
 def evaluation_rows(available, wanted):
-    """The numbers of the rows that an evaluation of `wanted` rows reads: always the same, all where there are fewer."""
+    """The numbers of the rows of an evaluation of `wanted` rows: always the same ones; all rows if there are fewer."""
     return np.sort(np.random.default_rng(EVALUATION_SEED).permutation(available)[:wanted])

@@ -1,4 +1,4 @@
-"""Reading one file as UTF-8 text, with errors that say which file and which byte."""
+"""Read one file as UTF-8 text; errors name the file and the byte offset."""
 
 import gzip
 import zlib
@@ -7,9 +7,9 @@ from arch.errors import DataError
 
 
 def read_text(path):
-    """The whole text of a file, unpacked if it ends in `.gz`; line ends stay as they are.
+    """The text of a file, decompressed if its name ends in `.gz`. Line ends are kept.
 
-    Raises DataError if it is gone, cannot be read, is not UTF-8 or has a NUL byte.
+    Raises DataError if the file does not exist, cannot be read, is not UTF-8 or contains a NUL byte.
     """
     try:
         content = path.read_bytes()

@@ -16,26 +16,26 @@ from arch.spec import Spec
 
 @objective
 class NextToken(nn.Module):
-    """loss_sum = -sum log p(target) over the positions that have one; weight = how many there are.
+    """loss_sum = -sum log p(target) over the positions with a target; weight = the number of these positions.
 
-    The sums make accumulation, masked positions and data parallelism exact: a step's loss is the sum of sums over the
-    sum of weights, however the rows are divided.
+    Returning sums makes accumulation, masked positions and data parallelism exact: a step's loss is the sum of all
+    loss_sums divided by the sum of all weights, however the rows are divided.
     """
 
     class Config(Spec):
         """No options."""
 
     def __init__(self, config, byte_lengths_V):
-        """byte_lengths_V: UTF-8 bytes each token stands for, for bits per byte."""
+        """byte_lengths_V: the UTF-8 bytes that each token stands for, for bits per byte."""
         super().__init__()
         self.register_buffer("byte_lengths_V", torch.as_tensor(byte_lengths_V, dtype=torch.long), persistent=False)
 
     def weight(self, batch):
-        """How many positions of a batch have a target."""
+        """The number of positions in a batch that have a target."""
         return int((batch.targets_BT >= 0).sum())
 
     def forward(self, model, batch):
-        """(loss_sum in nats, weight, sums): `sums` add up over batches and `summarise` turns them into metrics."""
+        """(loss_sum in nats, weight, sums). Add up `sums` over batches; `summarise` turns the totals into metrics."""
         hidden_BTD, _ = model.trunk(batch.tokens_BT, TokenLayout(batch.doc_BT, batch.pos_BT))
         targets = batch.targets_BT.flatten()
         loss_sum = linear_cross_entropy(hidden_BTD.flatten(0, 1), model.head_weight, targets, model.spec.logit_softcap)
@@ -45,7 +45,10 @@ class NextToken(nn.Module):
         return loss_sum, weight, sums
 
     def summarise(self, sums):
-        """{loss: nats a token, perplexity, bits_per_byte} from added-up `sums`. Bits per byte compare tokenizers."""
+        """{loss: nats per token, perplexity, bits_per_byte} from `sums` added up over batches.
+
+        Bits per byte can be compared across tokenizers.
+        """
         loss = float(sums["nats"]) / max(1, int(sums["tokens"]))
         bits = float(sums["nats"]) / math.log(2) / max(1, int(sums["bytes"]))
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "bits_per_byte": bits}

@@ -1,5 +1,5 @@
-"""Our models against others' code and numbers: what agrees, and to within how much.
+"""Compare our models with other implementations and published numbers.
 
-`peers`: classes of Hugging Face's `transformers`, run beside ours. `reference`: recorded numbers of the reference
-Griffin code. `counts`: published sizes. `inits`: first values side by side. `table`: all of it as Markdown.
+`peers`: classes of Hugging Face's `transformers`, run beside ours. `reference`: recorded outputs of the reference
+Griffin code. `counts`: published sizes. `inits`: initial values. `table`: all comparisons as Markdown.
 """

@@ -1,4 +1,4 @@
-"""One comparison: what was held against what, how far apart they were and how far they may be."""
+"""One comparison: what was compared, the error and its bound; and the error measures."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,12 @@ import torch.nn.functional as F
 
 @dataclass(frozen=True)
 class Row:
-    """`error` of `what` (`logits`, `loss`, ...) in `case` against `against`; `bound`: the most it may be.
+    """The error of one quantity in one case, and the most that it may be (`bound`).
 
-    Logits and hidden states: the largest absolute error over the largest absolute value. Losses: the relative error.
-    Gradients: the largest, over the parameters, of the error's norm over the tensor's norm.
+    what: the quantity, e.g. `logits` or `loss`. against: the other implementation.
+    Against `transformers`, the error of logits, decoded logits and hidden states is the largest absolute error over the
+    largest absolute value; against the reference code, it is the error's norm over the norm. Losses: the relative
+    error. Gradients: the error's norm over the gradient's norm, of the parameter with the largest.
     """
 
     against: str
@@ -31,21 +33,21 @@ def largest(got, want):
 
 
 def relative(got, want):
-    """The norm of the error over the norm; the absolute norm where there is nothing to compare with."""
+    """The norm of the error over the norm of `want`; the norm of the error if `want` is zero."""
     got, want = got.detach(), want.detach()
     norm = want.norm()
     return float((got - want).norm() / (norm if norm > 1e-12 else 1.0))
 
 
 def next_token_loss(logits_BTV, tokens_BT):
-    """Mean cross-entropy of every token but the first, in nats."""
+    """Mean cross-entropy of all tokens but the first of each row, in nats."""
     return F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), tokens_BT[:, 1:].flatten())
 
 
 def gradients(model, wanted):
-    """The largest relative error of a parameter's gradient: `wanted` has those that are right, under our names.
+    """The largest relative error of a parameter's gradient. wanted: {our parameter name: correct gradient}.
 
-    A parameter without a gradient, or one gradient too many or too few, is an infinite error.
+    The error is infinite if a parameter has no gradient or if the names differ.
     """
     ours = dict(model.named_parameters())
     if set(ours) != set(wanted) or any(weight.grad is None for weight in ours.values()):
@@ -54,5 +56,5 @@ def gradients(model, wanted):
 
 
 def worst(errors):
-    """The largest error, and NaN if there is one: Python's `max` would lose it."""
+    """The largest error, or NaN if there is one, which Python's `max` could miss."""
     return float(torch.tensor(list(errors)).max())

@@ -1,4 +1,4 @@
-"""The shipped presets' sizes against published or derived ones: parameters to the last digit, cache bytes in bfloat16."""
+"""Compare the sizes of shipped presets with published or derived ones: exact parameters, cache bytes in bfloat16."""
 
 from dataclasses import dataclass, field
 
@@ -8,9 +8,9 @@ from arch.express import resolved
 
 @dataclass(frozen=True)
 class Size:
-    """Non-embedding and embedding parameters, and the cache in bytes of one bfloat16 stream by tokens of context.
+    """Non-embedding and embedding parameters, and {tokens of context: cache bytes of one bfloat16 stream}.
 
-    source: where the numbers are from; what is printed with fewer digits was derived from the printed shapes.
+    source: where the numbers are from. Numbers published with fewer digits were computed from the published shapes.
     """
 
     non_embedding: int
@@ -35,7 +35,7 @@ PUBLISHED = {
     "embeddinggemma/300m": Size(101_536_512, 201_326_592, "shapes of the released config"),
 }
 
-# Griffin, table 2: (width, recurrent width, layers, heads of 128 channels), and Griffin's size as the shapes give it.
+# Griffin, table 2: (width, recurrent width, layers, heads of 128 channels, Griffin's rounded size from these shapes).
 GRID = {
     "100m": (768, 1024, 12, 6, "89M"),
     "200m": (1024, 1536, 12, 8, "163M"),
@@ -49,15 +49,15 @@ VOCABULARY = 32_000
 
 
 def derived(family, size):
-    """The Size of a model of the Griffin paper's grid (`griffin`, `hawk` or `mqa`), written out from its table 2."""
+    """The Size of a `griffin`, `hawk` or `mqa` model of the Griffin paper, computed from the shapes in its table 2."""
     D, R, layers, heads, _ = GRID[size]
     rest = 3 * 3 * D * D + 2 * 3 * D + D + 2 * D  # a gated FFN of 3 D with biases, two norms
     gates = 2 * (R * R // 16 + R)
     recurrent = 2 * (D * R + R) + (R * D + D) + (4 * R + R) + gates + R + rest
-    attention = 2 * D * heads * 128 + D + 2 * D * 128 + rest  # biased on the output alone, one key head
+    attention = 2 * D * heads * 128 + D + 2 * D * 128 + rest  # a bias on the output only, one key head
     windows = {"griffin": layers // 3, "hawk": 0, "mqa": layers}[family]
     total = windows * attention + (layers - windows) * recurrent + D
-    return Size(total, VOCABULARY * D, "written out from Griffin, table 2; the vocabulary is an assumption")
+    return Size(total, VOCABULARY * D, "computed from Griffin, table 2; the vocabulary is an assumption")
 
 
 def expected():
@@ -66,7 +66,7 @@ def expected():
 
 
 def measured(name, size):
-    """What ours has, as a Size with the same contexts."""
+    """The Size of our model, with the same contexts and source as `size`."""
     spec = resolved(document.load(name, "arch").plain())
     found = cost.summary(spec, 64)["parameters"]
     caches = {context: cost.cache_bytes(spec, context, "bfloat16")["total"] for context in size.cache}

@@ -1,10 +1,10 @@
-"""Ours beside the classes of Hugging Face's `transformers`, on random weights that are large enough to matter.
+"""Compare our models with the classes of Hugging Face's `transformers`, on large random weights.
 
-A library's own first values would hide most facts: scores far below a softcap, norm weights and biases of zero. Here
-every norm weight and bias is drawn, attention scores exceed their softcap and logits theirs. The weights go to disk by
-`save_pretrained` and come back by `arch.hf.load`, so the way in is compared too.
+The library's default initial values would hide most differences: scores stay far below a softcap, and norm weights and
+biases are zero. Here all norm weights and biases are random, and attention scores and logits exceed their softcaps.
+The weights are saved by `save_pretrained` and loaded by `arch.hf.load`, so this also tests the import.
 
-Shapes: B rows, T tokens.
+Shapes: B rows, T tokens, D width, V vocabulary.
 """
 
 import tempfile
@@ -19,7 +19,7 @@ from arch.layout import TokenLayout
 from experiments.parity.compare import Row, gradients, largest, next_token_loss, relative, worst
 
 BOUND = 1e-4
-ROWS, SHORT, LONG, PREFILL = 3, 4, 23, 3  # the windows below are of 5 keys, or 4 on each side
+ROWS, SHORT, LONG, PREFILL = 3, 4, 23, 3  # windows below have 5 keys, or 4 on each side
 
 SMALL = {
     "vocab_size": 97,
@@ -38,7 +38,11 @@ LINEAR = {
 
 @dataclass(frozen=True)
 class Case:
-    """A small model of a class: the config's class, its options, and which of our families has its names."""
+    """A small model of a `transformers` class.
+
+    architecture and config: the names of the model's and the config's class. options: of the config. family: the family
+    of ours that has its tensor names.
+    """
 
     title: str
     architecture: str
@@ -67,7 +71,7 @@ CASES = {
         SMALL | {"num_hidden_layers": 4, "num_key_value_heads": 1, "query_pre_attn_scalar": 12},
     ),
     "gemma3": Case(
-        "scale C^-1/2, positions as they are",
+        "scale C^-1/2, unscaled positions",
         "Gemma3ForCausalLM",
         "Gemma3TextConfig",
         "gemma3",
@@ -81,7 +85,7 @@ CASES = {
         SMALL | {"num_hidden_layers": 7, "query_pre_attn_scalar": 12, "rope_parameters": LINEAR},
     ),
     "gemma3-other": Case(
-        "biases, SiLU, a head of its own with a cap",
+        "biases, SiLU, an untied head with a softcap",
         "Gemma3ForCausalLM",
         "Gemma3TextConfig",
         "gemma3",
@@ -112,7 +116,7 @@ CASES = {
         },
     ),
     "embeddinggemma": Case(
-        "bidirectional, 4 keys a side; rows padded left and right",
+        "bidirectional, 4 keys on each side; rows padded left and right",
         "Gemma3TextModel",
         "Gemma3TextConfig",
         "gemma3",
@@ -130,7 +134,7 @@ CASES = {
 
 
 def transformers():
-    """The library, quiet. Raises DataError with the install command where it is not there."""
+    """The library, with its logs and progress bars off. Raises DataError with the install command if it is missing."""
     try:
         import transformers
     except ImportError:
@@ -141,7 +145,7 @@ def transformers():
 
 
 def peer(case, seed=0):
-    """The `transformers` model of a case, eager, float32, with weights drawn by `draw`."""
+    """The `transformers` model of a case, with eager attention, in float32, with weights from `draw`."""
     library = transformers()
     config = getattr(library, case.config)(**case.options, pad_token_id=0, attn_implementation="eager")
     model = getattr(library, case.architecture)(config).eval()
@@ -153,8 +157,11 @@ def peer(case, seed=0):
 
 
 def draw(name, weight, generator):
-    """Fill a weight of theirs. Norms: what a sub-layer adds stays of the stream's size, and the last one lifts logits over
-    their cap. Maps: queries and keys large enough for scores over 50. Decays: from nearly 0 to nearly 1."""
+    """Fill a weight of the peer with random values.
+
+    Norms: a sub-layer's output stays as large as the residual stream; the final norm makes logits exceed their softcap.
+    Linear maps: queries and keys are large enough for scores over 50. Decays: from nearly 0 to nearly 1.
+    """
     part = name.removesuffix(".weight").rsplit(".", 1)[-1]
     if part in ("norm", "final_norm"):
         mean, std = 8.0, 2.0
@@ -174,14 +181,14 @@ def draw(name, weight, generator):
 
 
 def ours(model, spec=None):
-    """Our model with the weights of theirs, by way of a folder on disk."""
+    """Our model with the weights of the peer `model`, saved to a folder and imported from it."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         return hf.load(folder, spec)
 
 
 def compare(case, alter=None):
-    """The Rows of a case. alter: called with our model first, to show that a fact matters."""
+    """The Rows of a case. alter: changes our model first, so that a test can show that a detail matters."""
     theirs = peer(case)
     mine = ours(theirs)
     if alter:
@@ -211,7 +218,7 @@ def _trained(case, theirs, mine, tokens_BT):
 
 
 def translated(case, theirs, mine):
-    """The gradients of theirs under our names."""
+    """The peer's gradients under our parameter names."""
     held = {name: weight.grad for name, weight in theirs.named_parameters()}
     named = families.table(families.named(case.family), mine.spec, [name for name, _ in mine.named_parameters()])
     return {name: source.read(held[source.name]) for name, source in named.items()}
@@ -219,7 +226,7 @@ def translated(case, theirs, mine):
 
 @torch.no_grad()
 def _decoded(theirs, mine, tokens_BT):
-    """Token by token from a cache; theirs gets a cache object, without which one class forgets its window."""
+    """Decode token by token from a cache. The peer gets a cache object; without one, one class ignores its window."""
     cache = transformers().DynamicCache(config=theirs.config)
     state = mine.init_state(*tokens_BT.shape)
     errors = []
@@ -233,7 +240,7 @@ def _decoded(theirs, mine, tokens_BT):
 
 @torch.no_grad()
 def _hidden(theirs, mine, generator):
-    """Hidden states of real tokens in batches of rows of several lengths, padded on either side."""
+    """Compare hidden states of real tokens, in rows of different lengths that are padded on either side."""
     lengths_B = torch.tensor([LONG, 1, 9])
     tokens_BT = torch.randint(1, theirs.config.vocab_size, (len(lengths_B), LONG), generator=generator)
     index_T = torch.arange(LONG)

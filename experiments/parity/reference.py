@@ -1,7 +1,7 @@
-"""Ours against recorded numbers of the reference PyTorch code of Griffin, Hawk and RecurrentGemma
-(google-deepmind/recurrentgemma, commit 2efa84d, float32 on CPU): tests/fixtures/*.safetensors.
+"""Compare our models with recorded outputs of the reference PyTorch code of Griffin, Hawk and RecurrentGemma.
 
-Each file holds `param.*`, `grad.*`, `tokens`, `segment_pos`, `logits`, `loss`, `decode_tokens`, `decode_logits`.
+The outputs are in tests/fixtures/*.safetensors (google-deepmind/recurrentgemma, commit 2efa84d, float32 on CPU). Each
+file holds `param.*`, `grad.*`, `tokens`, `segment_pos`, `logits`, `loss`, `decode_tokens`, `decode_logits`.
 """
 
 import tempfile
@@ -26,23 +26,24 @@ FIXTURES = ROOT / "tests" / "fixtures"
 NAMES = ("hawk", "griffin", "recurrentgemma", "hawk_slow")
 AGAINST = "reference code"
 BOUND = 1e-5
-# hawk_slow has decays of 1 - 1e-8, where the reference's 1 - exp(2 log a) has lost its digits and our expm1 has not. Its
-# rounding is put in there; what is left is the last bit of exp, magnified. Without it, ours is nearer to float64.
+# hawk_slow has decays of 1 - 1e-8, where the reference's 1 - exp(2 log a) loses its digits and our expm1 does not. For
+# SLOW_BOUND our code uses the reference's rounding; the error left is the magnified last bit of exp. With our own
+# rounding, our result is closer to float64.
 SLOW, SLOW_BOUND = "hawk_slow", 3e-4
-# Without its rounding: what the reference itself is away from float64.
+# The bound with our own rounding: the reference itself is this far from float64.
 LOST_BOUND = 1e-2
 
 
 @contextmanager
 def rounding():
-    """1 - exp(2 log a) as the reference rounds it, in plain torch."""
+    """Context manager: compute 1 - exp(2 log a) with the rounding of the reference, in plain torch."""
     declined = patch.object(decode, "recurrent", lambda *_: None)
     with patch.object(torch, "expm1", lambda x: x.exp() - 1), patch.object(kernel, "rg_lru", kernel.reference), declined:
         yield
 
 
 def read(name):
-    """(metadata, tensors) of a fixture. Raises DataError where it is not there."""
+    """(metadata, tensors) of a fixture. Raises DataError if the file is missing."""
     path = FIXTURES / f"{name}.safetensors"
     if not path.is_file():
         raise DataError(f"{path}: no such file; the recorded numbers are part of a checkout", key=None)
@@ -51,7 +52,7 @@ def read(name):
 
 
 def spec_of(meta):
-    """A fixture's configuration as our spec: its window W admits W + 1 keys, rotary turns half of each head."""
+    """A fixture's configuration as our spec. Their window W has W + 1 keys; rotary turns half of each head."""
     heads = int(meta["num_heads"])
     ffn = {"type": "gated", "hidden": int(meta["mlp_expanded_width"]), "bias": True}
     attention = {
@@ -77,12 +78,12 @@ def spec_of(meta):
 
 
 def with_prefix(tensors, prefix):
-    """The tensors whose names begin with `prefix.`, without it."""
+    """The tensors whose names begin with `prefix.`, named without it."""
     return {name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
 
 
 def model_of(meta, tensors, spec=None):
-    """Our model of a fixture, read from a weights file as the reference would write it."""
+    """Our model of a fixture, loaded from a weights file in the reference's format."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in with_prefix(tensors, "param").items()}, path)
@@ -90,24 +91,27 @@ def model_of(meta, tensors, spec=None):
 
 
 def layout_of(tensors):
-    """The packed documents of a fixture."""
+    """The TokenLayout of a fixture's packed documents."""
     positions_BT = tensors["segment_pos"]
     return TokenLayout((positions_BT == 0).cumsum(1) - 1, positions_BT)
 
 
 def wanted_gradients(tensors, spec):
-    """The recorded gradients under our names."""
+    """The recorded gradients under our parameter names."""
     held = with_prefix(tensors, "grad")
     named = families.table(families.named("griffin"), spec, checkpoint.parameters(spec))
     return {name: source.read(held[source.name]) for name, source in named.items()}
 
 
 def compare(name, alter=None, spec=None):
-    """The Rows of a fixture; of hawk_slow twice. alter: called with our model first; spec: in place of the fixture's."""
+    """The Rows of a fixture; hawk_slow is compared twice.
+
+    alter: changes our model first. spec: used instead of the fixture's.
+    """
     if name != SLOW:
         return _compared(name, alter, spec, f"`{name}`", BOUND)
     with rounding():
-        rounded = _compared(name, alter, spec, f"`{name}`, its rounding put in", SLOW_BOUND)
+        rounded = _compared(name, alter, spec, f"`{name}`, with the reference's rounding", SLOW_BOUND)
     return rounded + _compared(name, alter, spec, f"`{name}`, decays of 1 - 1e-8", LOST_BOUND)
 
 

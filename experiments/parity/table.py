@@ -1,4 +1,4 @@
-"""Sizes, agreement and first values as one Markdown document."""
+"""All comparisons as one Markdown document: agreement, sizes and initial values."""
 
 import importlib.metadata
 import platform
@@ -10,7 +10,7 @@ from experiments.parity.compare import worst
 
 
 def rows(progress=lambda name: None):
-    """Every comparison's Rows, case by case. Raises DataError where `transformers` or the recorded numbers are missing."""
+    """Yields the Rows of every case. Raises DataError if `transformers` or the recorded numbers are missing."""
     peers.transformers()
     for name, case in peers.CASES.items():
         progress(name)
@@ -21,7 +21,7 @@ def rows(progress=lambda name: None):
 
 
 def document(compared, sizes=None):
-    """The whole as Markdown. compared: Rows. sizes: {name: (expected, measured)}, by default measured now."""
+    """The document as Markdown. compared: Rows. sizes: {name: (expected, measured)}, by default measured now."""
     sizes = sizes or {name: (size, counts.measured(name, size)) for name, size in counts.expected().items()}
     return "\n".join([*_head(), *_agreement(compared), *_sizes(sizes), *_inits()]) + "\n"
 
@@ -29,25 +29,38 @@ def document(compared, sizes=None):
 def _head():
     versions = {"torch": torch.__version__, "transformers": importlib.metadata.version("transformers")}
     shown = ", ".join(f"{name} {version}" for name, version in versions.items())
-    yield "# What agrees with whom"
+    yield "# Agreement with other implementations"
     yield ""
-    yield "Made by `python -m experiments parity --out docs/parity.md`; do not edit. The tests hold the same comparisons to the"
-    yield f"same bounds. Compared with {shown}, and with numbers recorded from"
-    yield f"google-deepmind/recurrentgemma 2efa84d (`tests/fixtures`); float32 on CPU, {platform.machine()}."
+    yield "Written by `python -m experiments parity --out docs/parity.md`; do not edit. The tests make the same"
+    yield f"comparisons with the same bounds. Versions: {shown}. The outputs of the reference"
+    yield (
+        "code were recorded from google-deepmind/recurrentgemma 2efa84d (`tests/fixtures`). Everything is in float32 on a\n"
+        f"CPU, {platform.machine()}."
+    )
 
 
 def _agreement(compared):
     yield ""
     yield "## Agreement"
     yield ""
-    yield "Random weights, large enough that scores exceed their softcap and logits theirs, every norm weight and bias drawn."
+    yield (
+        "All weights are random, norm weights and biases included. In the comparison with `transformers` they are large\n"
+        "enough that attention scores and logits exceed their softcaps."
+    )
     shapes = f"{peers.ROWS} rows of {peers.SHORT} and of {peers.LONG} tokens"
-    yield f"`transformers`, eager: {shapes}, windows of 5 keys; decoding is token by token from a"
-    yield f"cache, from token {peers.PREFILL + 1} to {peers.LONG}. The reference code: two packed documents a row, windows of 9."
+    yield f"`transformers` has eager attention, {shapes}, and windows of 5 keys. Decoding is token by"
+    yield (
+        f"token from a cache, from token {peers.PREFILL + 1} to {peers.LONG}. "
+        "The reference code has windows of 9 keys, and two packed documents per\nrow (one in the case `recurrentgemma`)."
+    )
     yield ""
-    yield "The largest error of each kind: of logits, hidden states and decoded logits over the largest of them (of the"
-    yield "reference code's, norm of the error over norm), of losses relative, of gradients the worst parameter's, norm of the"
-    yield "error over norm."
+    yield (
+        "The table shows the largest error of each kind:\n\n"
+        "* logits, decoded logits, hidden states: the largest absolute error over the largest absolute value; against the\n"
+        "  reference code, the error's norm over the norm."
+    )
+    yield "* loss: the relative error."
+    yield "* gradients: the error's norm over the gradient's norm, of the parameter with the largest."
     yield ""
     kinds = list(dict.fromkeys(row.what for row in compared))
     yield f"| against | case | {' | '.join(kinds)} | bound | |"
@@ -66,7 +79,7 @@ def _sizes(sizes):
     yield ""
     yield "## Sizes"
     yield ""
-    yield "Parameters to the last digit; cache bytes of one bfloat16 stream."
+    yield "Parameters are compared exactly. Cache bytes are those of one bfloat16 stream at the given number of tokens."
     yield ""
     yield "| spec | non-embedding | embedding | cache bytes | source | |"
     yield "|---|---|---|---|---|---|"
@@ -78,7 +91,7 @@ def _sizes(sizes):
 
 def _inits():
     yield ""
-    yield "## First values, side by side"
+    yield "## Initial values"
     yield ""
     yield "| what | chosen by | source | measured on a drawn model |"
     yield "|---|---|---|---|"

@@ -1,4 +1,4 @@
-"""The benchmark: what it compares, in which order, what it keeps. No test looks at how fast anything is."""
+"""The benchmark: what it compares, in which order and what it records. No test depends on speed."""
 
 import json
 import os
@@ -43,7 +43,7 @@ TINIER = {
 
 
 def tiny(name, **changes):
-    """A shipped small spec, smaller."""
+    """A shipped small spec, made even smaller."""
     ffn = "blocks.recurrent.ffn.hidden" if "recurrent" in name else "blocks.local.ffn.hidden"
     return kernels.shipped(name, **TINY, **TINIER[name], **{ffn: 48}, **changes)
 
@@ -129,7 +129,7 @@ def test_a_model_that_the_peer_does_not_have_is_refused():
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("side", [Ours, Peer])
 def test_decoding_after_a_prompt_says_what_reading_all_of_it_says(name, side):
-    """Prompt, then tokens one by one: the same next token as the whole at once, on both sides; cache as arch.cost says."""
+    """Decoding gives the next token of one long prefill, on both sides; our cache has the size that arch.cost gives."""
     transformers()
     made, spec = side(tiny(name), CPU, "float32"), tiny(name)
     prompt_BT = tokens_of(spec, 2, 20, CPU)
@@ -157,7 +157,7 @@ def test_both_sides_of_the_loss_agree():
 
 @pytest.mark.parametrize("side", ["ours", "plain"])
 def test_what_a_loss_takes_is_not_hidden_in_freed_memory(side):
-    """Of so few tokens either path holds all logits, and no more than a few times as much."""
+    """With so few tokens, each path holds all logits and at most a few times as much memory."""
     tokens, vocabulary = 256, 65_536
     extra = in_child(kernels.loss_memory, side, vocabulary, "cpu", tokens)["extra"]
     assert 0.9 < extra / (4 * tokens * vocabulary) < 8
@@ -221,7 +221,7 @@ def asked(spec, **changes):
 
 @pytest.fixture
 def spec_file(tmp_path, monkeypatch):
-    """A spec of the user's own; ceilings that take no time."""
+    """The path of a user's spec; the ceilings are made small, so that they take no time."""
     monkeypatch.setattr(ceilings, "SQUARE", {"cpu": 32})
     monkeypatch.setattr(ceilings, "ELEMENTS", {"cpu": 1024})
     path = tmp_path / "own.yaml"
@@ -280,7 +280,7 @@ def test_an_interrupt_on_the_command_line(tmp_path, spec_file):
     while not (tmp_path / "out" / NAME).exists() and process.poll() is None:
         time.sleep(0.1)
     time.sleep(1)
-    process.terminate()  # as Ctrl-C, whatever the shell that runs the tests has it ignore
+    process.terminate()  # like Ctrl-C, but works even if the shell that runs the tests ignores SIGINT
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in err
     assert BenchRecord.read(tmp_path / "out").status == "interrupted" and "bench.json" in out
@@ -339,7 +339,7 @@ def test_a_target_says_by_how_much_it_is_missed():
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_every_target_finds_what_the_benchmark_measures(made_up_benchmark, device):
-    """The names that targets look for are those of measurements: nothing is asked for that no record ever holds."""
+    """Targets and measurements use the same names: no target looks for a measurement that never exists."""
     record = made_up_benchmark(device)
     unanswered = [target.what for target in TARGETS if target.hardware == device and target.measured(record) is None]
     assert not unanswered

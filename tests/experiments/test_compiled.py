@@ -1,4 +1,4 @@
-"""Compiled blocks: the same losses and gradients, each distinct block once, and a record that says which it was."""
+"""Compiled blocks give the same losses and gradients, each is compiled once, and the record says how blocks ran."""
 
 import os
 import re
@@ -21,7 +21,7 @@ from experiments.train import train
 
 @pytest.fixture
 def forgetful(monkeypatch):
-    """torch.compile with nothing compiled, its settings and environment as they were once the test is over."""
+    """torch.compile with nothing compiled yet; its settings and environment are restored after the test."""
     monkeypatch.setattr(compiled, "_case", None)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "set, so that it is restored")
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
@@ -33,7 +33,7 @@ def forgetful(monkeypatch):
 
 @pytest.fixture
 def traced(forgetful, monkeypatch):
-    """Blocks are traced, as ever, and then run by torch: compiling takes no C++ compiler and little time."""
+    """Blocks are traced as usual but run by torch (`aot_eager`): this needs no C++ compiler and little time."""
     monkeypatch.setattr(compiled, "compiler", lambda device: "compiled by a test")
     with torch.compiler.set_stance(force_backend="aot_eager"):
         yield
@@ -44,7 +44,7 @@ def graphs():
 
 
 def losses_and_gradients(tiny, compile=False, steps=1):
-    """The loss of a step's batch and the gradient of every parameter, by name."""
+    """(the loss of the last step's batch, {parameter name: gradient})"""
     spec = resolve(tiny)
     corpus, model = prepare(spec.data, spec.model.vocab_size), new_model(spec.model, 0)
     if compile:
@@ -86,8 +86,7 @@ def test_compiled_blocks_equal_eager_ones(tiny, forgetful):
 
 @pytest.mark.parametrize("pattern", [["rec"], ["rec", "local", "global"]])
 def test_each_distinct_block_is_compiled_once(pattern, tiny, traced):
-    """As many programs as for one layer of each kind: not one more for further layers, for a layout's empty memo, or
-    for further steps."""
+    """One layer per kind decides the number of programs; more layers, a layout's empty memo and more steps add none."""
     counts = []
     for layers in (len(pattern), 7):
         tiny["model"] |= {"pattern": pattern, "layers": layers}

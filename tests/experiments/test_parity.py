@@ -1,5 +1,7 @@
-"""Ours agrees with `transformers`, with the reference Griffin code's recorded numbers and with published sizes, and a
-comparison fails as soon as one fact is turned off: else it would prove nothing."""
+"""Our models agree with `transformers`, with recorded outputs of the reference Griffin code and with published sizes.
+
+Each comparison fails when one detail is turned off; otherwise it would prove nothing.
+"""
 
 import pytest
 import torch
@@ -38,7 +40,7 @@ def test_equals_the_reference_code_without_compiled_kernels(name):
 
 
 def test_the_drawn_weights_reach_every_cap(monkeypatch):
-    """A share of Gemma 2's scores lies beyond 50, and of its logits beyond 30; neither all."""
+    """Some but not all of Gemma 2's attention scores exceed 50, and some but not all of its logits exceed 30."""
     model = peers.ours(peers.peer(peers.CASES["gemma2"]))
     scores, whole = [], attention.attend
 
@@ -56,7 +58,7 @@ def test_the_drawn_weights_reach_every_cap(monkeypatch):
 
 
 def reconfigured(**options):
-    """Gives every attention mixer of a model other options, where `only` (a predicate of its config) holds."""
+    """A function that changes options of a model's attention mixers, where `only` (a predicate of the config) holds."""
     only = options.pop("only", lambda config: True)
 
     def alter(model):
@@ -124,7 +126,7 @@ def test_without_the_1_of_the_norm_transformers_differs(name, monkeypatch):
 
 
 def recurrence(reset_gain=True, cap=True):
-    """RGLRU's recurrence written out again, with a fact that can be left out."""
+    """RGLRU's recurrence, written out again so that a detail can be left out."""
 
     def run(self, u_BTR, layout, h0_BR):
         r_BTR, i_BTR = self.recurrence_gate(u_BTR).sigmoid(), self.input_gate(u_BTR).sigmoid()
@@ -151,7 +153,7 @@ def test_without_the_second_half_of_a_reset_the_reference_differs(monkeypatch):
 
 
 def test_without_the_cap_on_the_square_roots_derivative_the_reference_differs(monkeypatch):
-    """Logits still agree: only gradients, which are not even finite then, can tell."""
+    """Only gradients differ: without the cap they are not even finite. Logits still agree."""
     monkeypatch.setattr(RGLRU, "_recurrence", recurrence(cap=False))
     agrees = {row.what: row.agrees for row in reference.compare("hawk_slow") if row.bound == reference.SLOW_BOUND}
     assert agrees == {"logits": True, "loss": True, "gradients": False, "decoding": True}
@@ -170,7 +172,7 @@ def test_without_this_fact_the_reference_differs(alter):
 
 
 def test_slow_decays_are_nearer_to_float64_than_the_reference(monkeypatch):
-    """hawk_slow in float32 is within 1e-5 of float64, logits and gradients; the recorded reference is 5e-4 away."""
+    """Our float32 logits and gradients of hawk_slow are within 1e-5 of float64; the reference's are 5e-4 away."""
     meta, tensors = reference.read("hawk_slow")
     tokens_BT = tensors["tokens"]
     model = reference.model_of(meta, tensors)

@@ -1,4 +1,4 @@
-"""A run killed at any step and started again ends as one left alone: weights byte for byte, metrics, curves."""
+"""A run that is killed at any step and resumed ends like an uninterrupted one: same weights, metrics and curves."""
 
 import json
 import random
@@ -9,7 +9,7 @@ import pytest
 
 from experiments.record import RunRecord
 
-# The run adds noise drawn from torch, numpy and Python, so that a random state that is not restored would show.
+# This mixer adds noise from torch, numpy and Python, so the test fails if any random state is not restored.
 NOISY = """
 import random
 import numpy
@@ -122,7 +122,7 @@ def test_finished_run_is_returned_and_another_identity_never_resumed(tiny, tmp_p
 
 
 def test_a_run_that_dies_while_it_is_measured_resumes(tiny, tmp_path, monkeypatch):
-    """Also when it was asked to stop at its last step: what is left is done again from the last checkpoint."""
+    """The process dies in the final evaluation; the resumed run repeats the steps after the last checkpoint."""
     from experiments import train as trained
     from experiments.plan import plan
 

@@ -1,4 +1,4 @@
-"""Runs that start from a checkpoint: what is taken, what is new, and what is said of it."""
+"""Runs that start from a checkpoint: which parameters are taken, which are new, and what the record says."""
 
 import copy
 import hashlib
@@ -29,14 +29,14 @@ def changed(data, **dotted):
 
 @pytest.fixture
 def trained(tiny, tmp_path):
-    """A finished run of the tiny experiment: its folder."""
+    """The folder of a finished run of the tiny experiment."""
     record = train(plan(tiny), 0, tmp_path / "first")
     assert record.status == "finished", record.failure
     return tmp_path / "first"
 
 
 def first_weights(planned, seed, folder, monkeypatch):
-    """The model's weights before the first step, and the record."""
+    """(the model's weights before the first step, the run's record)"""
     seen = {}
     from experiments.module import TrainingModule
 
@@ -62,7 +62,7 @@ def test_a_run_starts_from_the_weights_of_another(tiny, trained, tmp_path, monke
 
 
 def test_what_the_checkpoint_lacks_is_new_and_said(tiny, trained, tmp_path, monkeypatch):
-    """Another mixer in one layer, a wider FFN, a further layer, QK-norm: each for its own reason; the rest is taken."""
+    """A replaced mixer, a wider FFN, one more layer and QK-norm each give their own reason; the rest is taken."""
     other = changed(tiny, init_from=str(trained))
     other["model"]["layers"] = 4
     blocks = other["model"]["blocks"]
@@ -74,8 +74,8 @@ def test_what_the_checkpoint_lacks_is_new_and_said(tiny, trained, tmp_path, monk
     new = planned.start.new
     assert new["blocks.1.mixer.component.q_norm.weight"] == "not in the checkpoint"
     assert new["blocks.3.mixer.before.weight"] == "not in the checkpoint"
-    assert new["blocks.0.mixer.component.o.weight"] == "of attention where the checkpoint has rg_lru"
-    assert new["blocks.1.ffn.component.up.weight"] == "of another shape than in the checkpoint"
+    assert new["blocks.0.mixer.component.o.weight"] == "part of attention where the checkpoint has rg_lru"
+    assert new["blocks.1.ffn.component.up.weight"] == "different shape in the checkpoint"
     stored = load_file(trained / "model.safetensors")
     assert {"embedding", "norm.weight", "blocks.1.mixer.component.q.weight"} <= set(planned.start.taken)
     assert set(planned.start.taken) | set(new) == set(start)
@@ -89,7 +89,7 @@ def test_what_the_checkpoint_lacks_is_new_and_said(tiny, trained, tmp_path, monk
 
 
 def test_identity_is_the_content_and_not_the_path(tiny, trained, tmp_path):
-    """The same weights elsewhere are the same run; other weights, or none, are another."""
+    """The same weights in another folder give the same identity; other weights, or none, give another."""
     here = plan(changed(tiny, init_from=str(trained)))
     moved = tmp_path / "moved"
     moved.mkdir()
@@ -131,7 +131,7 @@ def broken(folder):
 
 
 def test_a_run_is_a_checkpoint_that_loads_writes_and_goes_out(tiny, tmp_path):
-    """A trained Gemma 3 in small: loaded by `arch`, by `experiments`, and exported for `transformers`."""
+    """A small trained Gemma 3 is loaded by `arch` and by `experiments`, and exported for `transformers`."""
     from experiments.parity import peers
 
     tiny["model"] |= {"pattern": ["local", "global"], "embed_scale": "sqrt_dim"}
@@ -152,7 +152,7 @@ def test_a_run_is_a_checkpoint_that_loads_writes_and_goes_out(tiny, tmp_path):
 
 
 def test_an_imported_model_goes_on_with_its_own_tokenizer(tiny, tmp_path):
-    """Import, `extends:` its spec, its weights, its tokenizer: the whole way of fine-tuning."""
+    """Fine-tuning from start to end: import a model, then train it with its own spec, weights and tokenizer."""
     from experiments.parity import peers
 
     peers.peer(peers.CASES["gemma3"]).save_pretrained(tmp_path / "theirs")

@@ -1,4 +1,4 @@
-"""Properties of a training step: exact sums, roles, schedules, and what is no part of identity."""
+"""Training: exact sums, weight decay by role, schedules, and what is not part of a run's identity."""
 
 import math
 from itertools import pairwise
@@ -94,7 +94,7 @@ def test_bf16_and_untied_and_softcap_train(precision, tiny, tmp_path):
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 def test_the_loss_without_logits_is_that_of_the_logits(precision, tiny):
-    """Value and gradients, and the same whether rows come together or one by one."""
+    """Value and gradients agree, whether rows are processed together or one by one."""
     tiny["model"]["logit_softcap"] = 3.0
     spec = resolve(tiny)
     corpus, model = prepare(spec.data, spec.model.vocab_size), new_model(spec.model, 0)
@@ -119,7 +119,7 @@ def test_the_loss_without_logits_is_that_of_the_logits(precision, tiny):
 
 @pytest.mark.slow
 def test_two_processes_give_the_curve_of_one(tiny, tmp_path):
-    """Data parallelism over two CPU processes: the same sums over the same sum of weights."""
+    """Data parallelism over two CPU processes adds up the same losses and the same weights."""
     import json
     import subprocess
     import sys

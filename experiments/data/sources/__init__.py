@@ -1,1 +1,1 @@
-"""Where documents come from, one source a file: `documents()` yields (name, text) in a fixed order."""
+"""Sources of documents, one per file: `documents()` yields (name, text) in a fixed order."""

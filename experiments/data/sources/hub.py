@@ -1,4 +1,4 @@
-"""A data set of the Hugging Face hub, or one in a local folder, through the package `datasets`."""
+"""A data set from the Hugging Face hub or a local folder, read by the package `datasets`."""
 
 from itertools import islice
 from pathlib import Path
@@ -7,20 +7,20 @@ from arch.errors import DataError, nearest
 from arch.registry import source
 from arch.spec import Count, List, Spec
 
-# What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` leave in a folder.
+# Files that `Dataset.save_to_disk` and `DatasetDict.save_to_disk` write into a folder.
 SAVED = ("state.json", "dataset_dict.json")
 
 
 @source
 class Hub:
-    """One document a row, in the data set's order."""
+    """One document per row, in the data set's order."""
 
     class Config(Spec):
         """`path`: a name on the hub, a folder of data files, or a folder that `save_to_disk` wrote.
 
-        `name`: the data set's configuration. `split`: its split to read (this workbench makes its own three from it).
-        `field`: the column that holds the text. `data_files`: files or globs of it. `limit`: the first so many rows;
-        of a data set on the hub, only those are downloaded.
+        `name`: the data set's configuration. `split`: the split to read; Archbench makes its own three splits from it.
+        `field`: the column that holds the text. `data_files`: files or globs within the data set. `limit`: read only
+        this many rows, from the first; with a limit, the hub's rows are streamed, not downloaded as a whole.
         """
 
         path: str
@@ -34,7 +34,7 @@ class Hub:
         self.config = config
 
     def documents(self):
-        """Yields (`PATH[ROW]`, text), blank rows left out. Raises DataError."""
+        """Yields (`PATH[ROW]`, text) and skips blank rows. Raises DataError."""
         rows = self._rows()
         columns = rows.column_names
         if columns is not None and self.config.field not in columns:

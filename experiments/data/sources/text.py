@@ -1,4 +1,4 @@
-"""Text files of your own: plain text, JSON lines or Parquet."""
+"""Your own text files: plain text, JSON lines or Parquet."""
 
 import glob
 import json
@@ -15,16 +15,17 @@ from experiments.data.plain_text import read_text
 
 @source
 class Text:
-    """One document a file; of `.jsonl` one a line, of `.parquet` one a row. Any of them but Parquet may end in `.gz`.
+    """One document per file, per line of a `.jsonl` file, or per row of a `.parquet` file.
 
-    Corpora are split by document, so one big file needs a `separator`.
+    Files other than Parquet may be compressed (`.gz`). A corpus is split by document, so one big text file needs a
+    `separator`.
     """
 
     class Config(Spec):
-        """`files`: paths and globs (`**` goes down), relative to the working folder, in this order, a glob's sorted.
+        """`files`: paths and globs (`**` matches subfolders), relative to the working folder.
 
-        `field`: the key or column that holds the text. `separator`: cuts every text into documents and belongs to
-        none of them; "\\n\\n" is a blank line.
+        Files are read in this order, those of a glob sorted. `field`: the key or column that holds the text.
+        `separator`: splits every text into documents and is removed; "\\n\\n" splits at blank lines.
         """
 
         files: Annotated[List[str], Field(min_length=1)]
@@ -35,9 +36,9 @@ class Text:
         self.config = config
 
     def documents(self):
-        """Yields (name, text); a name is `FILE`, `FILE:LINE` or `FILE[ROW]`, and `#PIECE` after a cut.
+        """Yields (name, text). A name is `FILE`, `FILE:LINE` or `FILE[ROW]`, with `#PIECE` if a text was split.
 
-        Blank documents are left out. Raises DataError naming the file and what was expected.
+        Blank documents are skipped. Raises DataError that names the file and what was expected.
         """
         for path in self._listing():
             for name, text in self._texts(path):
@@ -47,13 +48,13 @@ class Text:
                         yield (name if len(pieces) == 1 else f"{name}#{number}"), piece
 
     def _listing(self):
-        """Every file once, before any is read."""
+        """All files, each once. Listed before any of them is read."""
         found = {}
         for pattern in self.config.files:
             path = Path(pattern).expanduser()
             if path.is_dir():
                 raise DataError(f"{pattern}: a folder; expected files, e.g. {pattern.rstrip('/')}/**/*.txt")
-            # A path that exists is meant as it stands, brackets and all.
+            # A path that exists is taken literally, even if it contains brackets.
             matches = [path] if path.exists() else map(Path, sorted(glob.glob(str(path), recursive=True)))
             files = [match for match in matches if match.is_file()]
             if not files:
@@ -72,7 +73,7 @@ class Text:
 
 
 def _json_lines(path, text, field):
-    # Not splitlines(): JSON strings may hold U+2028 and its like, which are no ends of lines here.
+    # Not splitlines(): JSON strings may contain U+2028 and similar characters, which do not end a line here.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -80,7 +81,7 @@ def _json_lines(path, text, field):
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{name}: not JSON ({error}); expected one object a line") from None
+            raise DataError(f"{name}: not JSON ({error}); expected one object per line") from None
         if not isinstance(row, dict):
             raise DataError(f"{name}: expected an object with the key {field!r}")
         if field not in row:

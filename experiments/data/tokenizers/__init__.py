@@ -1,1 +1,5 @@
-"""How text becomes tokens, one tokenizer a file: `train(texts)` gives a `tokenizers.Tokenizer`, `byte_lengths` its sizes."""
+"""Tokenizers, one per file.
+
+`train(texts)` returns a `tokenizers.Tokenizer`; `byte_lengths(trained)` returns the UTF-8 bytes that each of its tokens
+stands for.
+"""

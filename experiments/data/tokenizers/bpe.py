@@ -11,10 +11,13 @@ from experiments.data.specials import SPECIALS, finish
 
 @tokenizer
 class BPE:
-    """`decode(encode(text)) == text` for every text. Training depends on the texts alone, not on threads or order of hashing."""
+    """`decode(encode(text)) == text` for every text.
+
+    Training depends only on the texts, not on the number of threads or the hash seed.
+    """
 
     class Config(Spec):
-        """`vocab_size`: tokens, the 256 bytes and the 3 specials among them. A small corpus may give fewer."""
+        """`vocab_size`: tokens, including the 256 bytes and the 3 specials. A small corpus may give fewer."""
 
         vocab_size: int
 
@@ -36,7 +39,7 @@ class BPE:
         self.config = config
 
     def train(self, texts):
-        """The Tokenizer that merging the most frequent pairs of `texts` (a list) gives."""
+        """The Tokenizer trained on `texts` (a list) by merging the most frequent pairs."""
         built = Tokenizer(models.BPE())
         byte_level.attach(built, words=True)
         trainer = trainers.BpeTrainer(
@@ -49,5 +52,5 @@ class BPE:
         return finish(built)
 
     def byte_lengths(self, trained):
-        """(V,) int64: UTF-8 bytes each token stands for, 0 for specials."""
+        """(V,) int64: the UTF-8 bytes that each token stands for, 0 for specials."""
         return byte_level.byte_lengths(trained)

@@ -1,4 +1,4 @@
-"""One token a byte: 256 symbols and the specials; nothing is learnt and nothing is unknown."""
+"""One token per byte: 256 bytes and 3 specials. Nothing is learned, and no text is unknown."""
 
 from tokenizers import Tokenizer, models
 
@@ -23,12 +23,12 @@ class Byte:
         self.config = config
 
     def train(self, texts):
-        """The Tokenizer; `texts` are not looked at."""
+        """The Tokenizer; `texts` are ignored."""
         symbols = (*SPECIALS, *byte_level.ALPHABET)
         built = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges=[]))
         byte_level.attach(built, words=False)
         return finish(built)
 
     def byte_lengths(self, trained):
-        """(V,) int64: UTF-8 bytes each token stands for, 0 for specials."""
+        """(V,) int64: the UTF-8 bytes that each token stands for, 0 for specials."""
         return byte_level.byte_lengths(trained)

@@ -1,4 +1,4 @@
-"""One token a character of the train split; any other character is `<unk>`."""
+"""One token per character of the train split; any other character becomes `<unk>`."""
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models
@@ -10,10 +10,10 @@ from experiments.data.specials import SPECIALS, UNK, finish
 
 @tokenizer
 class Character:
-    """Unicode code points, sorted. A character that the train split lacks becomes `<unk>` and is lost."""
+    """Tokens are the train split's Unicode code points, sorted. Other characters become `<unk>` and are lost."""
 
     class Config(Spec):
-        """No options: the vocabulary is as large as the train split's alphabet, and 4."""
+        """No options. The vocabulary is the train split's alphabet and 4 specials."""
 
         @classmethod
         def examples(cls):
@@ -26,16 +26,17 @@ class Character:
         """The Tokenizer over the characters of `texts`."""
         specials = (*SPECIALS, UNK)
         characters = sorted(set().union(*texts))
-        # BPE without merges: the same tokens as a split into characters gives, in a third of the time.
+        # BPE without merges gives the same tokens as splitting into characters, in a third of the time.
         vocabulary = {token: i for i, token in enumerate((*specials, *characters))}
         built = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=UNK, fuse_unk=False))
         built.decoder = decoders.Fuse()
         return finish(built, specials)
 
     def byte_lengths(self, trained):
-        """(V,) int64: UTF-8 bytes each token stands for, 0 for specials.
+        """(V,) int64: the UTF-8 bytes that each token stands for, 0 for specials.
 
-        `<unk>` counts 0 too, as its character is not known: bits per byte come out too high by what it stands for.
+        `<unk>` counts as 0 too, because its character is unknown. Bits per byte are too high if the text has such
+        characters: their bytes are not counted.
         """
         lengths = np.zeros(trained.get_vocab_size(), dtype=np.int64)
         for token, number in trained.get_vocab().items():

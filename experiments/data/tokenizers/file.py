@@ -1,4 +1,4 @@
-"""A tokenizer that exists already: the one an imported or a trained model reads."""
+"""An existing tokenizer, such as that of an imported or a trained model."""
 
 import hashlib
 import json
@@ -15,30 +15,33 @@ from experiments.data.specials import BOS, EOS, load
 
 @tokenizer
 class File:
-    """The `tokenizer.json` at `path`, as it is: a byte-level BPE (ours, GPT-2's) or one with byte fallback (Gemma's)."""
+    """The `tokenizer.json` at `path`: a byte-level BPE (ours, GPT-2's) or one with byte fallback (Gemma's)."""
 
     class Config(Spec):
-        """`path`: of a `tokenizer.json`, relative to the working folder. Not the path but the content is identity."""
+        """`path`: path of a `tokenizer.json`, relative to the working folder.
+
+        The file's content is part of a run's identity; its path is not.
+        """
 
         path: str = place(...)
 
         @classmethod
         def examples(cls):
-            """None: it needs a file."""
+            """An empty list, because this tokenizer needs a file."""
             return []
 
     def __init__(self, config):
         self.path = Path(config.path).expanduser()
 
     def content(self):
-        """sha256 (hex) of the file. Raises DataError."""
+        """sha256 (hex) of the file. Raises DataError if it cannot be read."""
         try:
             return hashlib.sha256(self.path.read_bytes()).hexdigest()
         except OSError as error:
             raise DataError(f"{self.path}: {error.strerror}", key=("data", "tokenizer", "path")) from None
 
     def train(self, texts):
-        """The Tokenizer of the file; `texts` are not looked at. Raises DataError if it has no `<bos>` and `<eos>`."""
+        """The Tokenizer in the file; `texts` are ignored. Raises DataError if `<bos>` or `<eos>` is missing."""
         self.content()
         built = load(self.path)
         missing = [name for name in (BOS, EOS) if built.token_to_id(name) is None]
@@ -48,7 +51,7 @@ class File:
         return built
 
     def byte_lengths(self, trained):
-        """(V,) int64: UTF-8 bytes each token stands for, 0 for specials."""
+        """(V,) int64: the UTF-8 bytes that each token stands for, 0 for specials."""
         said = json.loads(trained.to_str())
         byte_level = '"ByteLevel"' in json.dumps(said["decoder"])
         added = {token["id"]: token for token in said["added_tokens"]}
@@ -57,7 +60,7 @@ class File:
             if number in added:
                 lengths[number] = 0 if added[number]["special"] else len(token.encode())
             elif byte_level:
-                lengths[number] = len(token)  # a character of GPT-2's alphabet is a byte
+                lengths[number] = len(token)  # each character of GPT-2's alphabet is one byte
             elif re.fullmatch(r"<0x[0-9A-F]{2}>", token):
                 lengths[number] = 1
             else:

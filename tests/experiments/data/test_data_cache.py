@@ -1,4 +1,4 @@
-"""The cache: whole or not there at all."""
+"""The cache: a folder is complete or does not exist."""
 
 import errno
 

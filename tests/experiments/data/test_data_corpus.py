@@ -1,4 +1,4 @@
-"""The corpus: split by content, tokenized once, the same for everyone, and every unusable one refused with a reason."""
+"""The corpus is split by content, tokenized once and the same for all runs; unusable data is refused with a reason."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Packing: every token is a target once, none across documents, and a batch is a pure function of its arguments."""
+"""Packing: each token is a target once, no target crosses documents, a batch is a pure function of its arguments."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ CONTEXTS = [2, 7, 16, 33]
 
 @pytest.fixture
 def stream():
-    """Documents of distinct tokens from 100 up, so that a token says where it came from."""
+    """Documents of distinct tokens from 100 on, so that each token identifies its place."""
     number, pieces = 100, []
     for length in LENGTHS:
         pieces.append([BOS, *range(number, number + length), EOS])

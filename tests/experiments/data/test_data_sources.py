@@ -1,4 +1,4 @@
-"""Sources: a fixed order, and every unusable file named with what was expected of it."""
+"""Sources give documents in a fixed order; an error names the unusable file and what was expected."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Tokenizers: lossless, comparable by bytes, stored in one file, and deaf to what looks like a special token."""
+"""Tokenizers: lossless, comparable by bytes, stored in one file; text that looks like a special token stays text."""
 
 import random
 import subprocess
@@ -122,7 +122,7 @@ def test_a_broken_tokenizer_file_is_named(tmp_path):
 
 
 def with_byte_fallback(path):
-    """A tokenizer.json as Gemma's are made: "\u2581" for a space, single bytes for what the vocabulary lacks."""
+    """A tokenizer.json like Gemma's: "\u2581" for a space, single bytes for characters not in the vocabulary."""
     import tokenizers
     from tokenizers import decoders, models, normalizers
 
@@ -158,7 +158,7 @@ def test_a_tokenizer_from_a_file_is_the_one_that_was_written(spec, tmp_path):
 
 
 def test_a_tokenizer_file_is_known_by_its_content(tmp_path):
-    """In the corpus's key the path plays no part, the content does."""
+    """The file's content is part of the corpus's key; its path is not."""
     spec = registry.component("tokenizer", "file").Config(path=str(tmp_path / "tokenizer.json"))
     assert spec.dump(identity=True) == {}
     with_byte_fallback(tmp_path / "tokenizer.json")
