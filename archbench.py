@@ -3,7 +3,9 @@
 `python -m arch`, `experiments`, `sweeps` and `analysis` have the same commands and stay.
 """
 
+import os
 import sys
+from contextlib import suppress
 from typing import Annotated, Literal
 
 import typer
@@ -89,13 +91,12 @@ SHELVES = {"sweeps": "study", "experiments": "experiment", "arch": "model"}
 
 
 def _kind(reference, beside=None, above=()):
-    """Whether a spec is a `study`, an `experiment` or a `model`: by its folder, its own keys, or by what it extends.
+    """Whether a spec is a `study`, an `experiment` or a `model`: by its folder, or by its keys and what it extends.
 
     A shipped name without its folder is looked up in that order. Raises SpecError where there is no such spec.
     """
     from arch import document
     from arch.errors import SpecError, nearest
-    from arch.spec import ModelSpec
     from experiments.spec import ExperimentSpec
     from sweeps.spec import StudySpec
 
@@ -111,13 +112,15 @@ def _kind(reference, beside=None, above=()):
         raise SpecError(f"no shipped spec {reference!r} (a path must end in .yaml){nearest(reference, known)}")
     path = document.find(reference, "sweeps", beside)
     written = document.read(path).value
-    for kind, spec in (("study", StudySpec), ("experiment", ExperimentSpec), ("model", ModelSpec)):
+    kinds = ["model"]
+    for kind, spec in (("study", StudySpec), ("experiment", ExperimentSpec)):
         if {*written} & {*spec.keys()} - {"schema"}:
-            return kind
+            kinds.append(kind)
     extended = written["extends"].value if "extends" in written else None
     if isinstance(extended, str) and path.resolve() not in above:
-        return _kind(extended, path, (*above, path.resolve()))
-    return "model"
+        with suppress(SpecError):  # whoever loads the spec says what is wrong with it, and on which line
+            kinds.append(_kind(extended, path, (*above, path.resolve())))
+    return max(kinds, key=[*SHELVES.values()][::-1].index)
 
 
 def _show_experiment(reference, as_json):
@@ -141,7 +144,8 @@ def _show_experiment(reference, as_json):
 
 
 def main():
-    """The installed command `archbench`."""
+    """The installed command `archbench`. Components of your own are found in the working folder, as with `python -m`."""
+    sys.path.insert(0, os.getcwd())
     resumes = sys.argv[1:2] in (["run"], ["study"])
     end_with(app, "archbench", "interrupted; the same command resumes" if resumes else "interrupted")
 

@@ -14,6 +14,11 @@ Folder = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="The folder wi
 @app.command()
 def report(folder: Folder):
     """Write report.html (self-contained), results.csv, runs.csv and results.tex into the folder."""
+    written(folder)
+
+
+def written(folder, label=""):
+    """Write a study's report, print its sentences and, after `label`, the report's path. Raises DataError, OSError."""
     from analysis.claims import judge
     from analysis.report import write
     from analysis.runs import load
@@ -25,7 +30,7 @@ def report(folder: Folder):
     for sentence in judgement.sentences:
         print(sentence)
     _warn(study.problems)
-    print(path)
+    print(f"{label}{path}")
 
 
 @app.command()

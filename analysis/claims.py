@@ -246,7 +246,7 @@ def _more(study, found, claim):
 
 def larger_command(record):
     """The command that runs a study at its larger scale."""
-    command = record.command or f"python -m sweeps run {record.name}"
+    command = record.command or f"archbench study run {record.name}"
     scale = f"--scale {record.larger_scale}"
     replaced, count = re.subn(r"--scale[ =]\S+", scale, command)
     return replaced if count else f"{command} {scale}"

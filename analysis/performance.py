@@ -25,7 +25,7 @@ def load(paths):
         except ValueError as error:
             raise DataError(f"{path}: no benchmark record: {error}", key=None) from None
         if record is None:
-            raise DataError(f"{path}: no benchmark record there; `python -m experiments bench` writes one", key=None)
+            raise DataError(f"{path}: no benchmark record there; `archbench bench` writes one", key=None)
         records[str(path)] = record
     return dict(sorted(records.items(), key=lambda item: item[1].started))
 
@@ -59,7 +59,7 @@ def document(records, picture=None, beside=Path()):
 
 
 INTRODUCTION = """\
-`python -m analysis performance RECORD...` writes this file from records of `python -m experiments bench`. Do not edit it.
+`archbench performance RECORD...` writes this file from records of `archbench bench`. Do not edit it.
 
 * **Ratios.** The two sides of a ratio take turns, in one process unless noted. A cell shows the median over rounds of
   each round's ratio, with the quartiles in brackets.

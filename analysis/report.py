@@ -212,9 +212,9 @@ def _notes(study):
 def _again(study):
     folder = shlex.quote(str(study.folder))
     commands = [
-        ("Open in TensorBoard", f"python -m analysis tensorboard {folder}"),
+        ("Open in TensorBoard", f"archbench tensorboard {folder}"),
         ("Run again (finished runs are reused)", study.record.command),
-        ("Write this report again", f"python -m analysis report {folder}"),
+        ("Write this report again", f"archbench report {folder}"),
     ]
     items = "".join(f"<dt>{name}</dt><dd><code>{html.escape(text)}</code></dd>" for name, text in commands if text)
     beside = (

@@ -93,11 +93,11 @@ def _study_record(folder):
 
 def _why_no_study(folder):
     if not folder.is_dir():
-        return "no such folder; give the folder of a study, which `python -m sweeps run` prints"
+        return "no such folder; give the folder of a study, which `archbench study run` prints"
     below = [str(path.parent) for depth in ("*", "*/*") for path in sorted(folder.glob(f"{depth}/{STUDY_FILE}"))]
     if below:
         return f"no {STUDY_FILE} in it; there are studies in {', '.join(below[:5])}"
-    return f"no {STUDY_FILE} in it; `python -m sweeps run STUDY` runs a study and prints its folder"
+    return f"no {STUDY_FILE} in it; `archbench study run STUDY` runs a study and prints its folder"
 
 
 def _planned(folder, record):

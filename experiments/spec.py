@@ -92,7 +92,7 @@ class EvaluateSpec(Spec):
 class ExperimentSpec(Spec):
     """One run without its seed.
 
-    init_from: a checkpoint folder, from `python -m arch import` or from a finished run. Parameters that it has start
+    init_from: a checkpoint folder, from `archbench import` or from a finished run. Parameters that it has start
     from its values. The path is relative to the working folder and not part of identity; the weights taken from it are.
     """
 

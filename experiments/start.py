@@ -60,7 +60,7 @@ def plan_start(spec, folder):
     try:
         theirs, found = checkpoint.open_checkpoint(folder)
     except ValueError as error:
-        raise DataError(f"{error}; `python -m arch import` converts other formats", key=("init_from",)) from None
+        raise DataError(f"{error}; `archbench import` converts other formats", key=("init_from",)) from None
     new, taken, expected = {}, [], checkpoint.parameters(spec)
     for name, shape in expected.items():
         if name not in found.entries:

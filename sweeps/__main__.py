@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from arch import cli
+from arch.errors import DataError, SpecError
 
 app = cli.new_app("Studies: plan, cost, run and follow ablations.")
 
@@ -118,30 +119,27 @@ def _checked(study, scale):
 
 
 def _command(word, study, scale, runs):
-    words = ["python -m sweeps", word, study]
+    words = ["archbench study", word, study]
     words += ["--scale", scale] if scale else []
     words += ["--runs", str(runs)] if runs != RUNS else []
     return " ".join(words)
 
 
 def _report(folder):
-    """Run `python -m analysis report`, print its sentences and return whether it succeeded.
+    """Write the study's report, print its sentences and return whether it succeeded.
 
-    `analysis` imports from `sweeps`, so it is run as a command here, not imported. Its last line is the report's path.
+    Only this command imports `analysis`, to show what came of the runs; the modules of `sweeps` never do.
     """
-    import subprocess
+    from analysis.__main__ import written
 
-    command = [sys.executable, "-m", "analysis", "report", str(folder)]
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
-    *verdicts, path = done.stdout.splitlines() or [""]
-    for line in verdicts:
-        print(line)
-    if done.returncode:
-        print(f"no report (exit code {done.returncode}); try again: python -m analysis report {folder}", file=sys.stderr)
-    else:
-        print(f"report: {path}")
-    print(f"curves in TensorBoard: python -m analysis tensorboard {folder}")
-    return done.returncode == 0
+    try:
+        written(folder, "report: ")
+        return True
+    except (DataError, SpecError, OSError) as error:
+        print(f"no report ({error}); try again: archbench report {folder}", file=sys.stderr)
+        return False
+    finally:
+        print(f"curves in TensorBoard: archbench tensorboard {folder}")
 
 
 def _console():

@@ -150,7 +150,7 @@ def plan(name, scale, spec, arms, runs, command=""):
     """The StudyPlan of checked arms. Prepares their data and computes their identities. Raises SpecError, DataError."""
     for arm in arms:
         if arm.spec.train.devices > 1:
-            reason = f"{arm.spec.train.devices} devices, but a run of a study uses one (`python -m experiments run` can use more)"
+            reason = f"{arm.spec.train.devices} devices, but a run of a study uses one (`archbench run` can use more)"
             raise arm.document.error(reason, ("train", "devices"))
     planned = [ArmPlan(arm, experiment.plan(arm.document), {}) for arm in arms]
     return StudyPlan(name, scale, spec, planned, Path(runs), command)

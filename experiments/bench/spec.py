@@ -16,7 +16,7 @@ MODELS, KERNELS = get_args(OfModels), get_args(OfKernels)
 
 
 class BenchSpec(Spec):
-    """One run of `python -m experiments bench`.
+    """One run of `archbench bench`.
 
     specs: model specs by path or shipped name. measure: some of MODELS and KERNELS.
     contexts: tokens per row in training, its memory and its profile; each must divide `tokens`.

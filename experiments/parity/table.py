@@ -31,7 +31,7 @@ def _head():
     shown = ", ".join(f"{name} {version}" for name, version in versions.items())
     yield "# Agreement with other implementations"
     yield ""
-    yield "Written by `python -m experiments parity --out docs/parity.md`; do not edit. The tests make the same"
+    yield "Written by `archbench parity --out docs/parity.md`; do not edit. The tests make the same"
     yield f"comparisons with the same bounds. Versions: {shown}. The outputs of the reference"
     yield (
         "code were recorded from google-deepmind/recurrentgemma 2efa84d (`tests/fixtures`). Everything is in float32 on a\n"

@@ -76,7 +76,7 @@ def plant():
                 "long_context": LONG,
                 "larger_scale": "laptop",
                 "trials": list(trials),
-                "command": "python -m sweeps run gemma3/local_global --scale demo",
+                "command": "archbench study run gemma3/local_global --scale demo",
             }
             | record
         ).write(folder)

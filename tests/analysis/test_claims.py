@@ -68,7 +68,7 @@ def test_answer_of_an_undecided_study_names_the_larger_scale(make_study):
     study = load(make_study(spread=0.02))
     text = " ".join(judge(study).sentences)
     assert "undecided" in text
-    assert "python -m sweeps run gemma3/local_global --scale laptop" in text
+    assert "archbench study run gemma3/local_global --scale laptop" in text
 
 
 def test_answer_of_a_decided_study(make_study):

@@ -396,6 +396,7 @@ def test_whatever_goes_out_computes_the_same_there(name, tmp_path):
         (lambda f: saved(f / "w.pt", {"embedder.input_embedding": torch.ones(2, 2)}), "give a spec"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")  # of the pickle that is refused next
 def test_what_cannot_be_read_is_said_in_one_line(make, text, tmp_path):
     path = make(tmp_path)
     before = sorted(tmp_path.rglob("*"))

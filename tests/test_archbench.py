@@ -1,0 +1,116 @@
+"""The one command: it starts fast, has every command of the packages, and tells kinds of specs apart."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import archbench
+from arch.errors import SpecError
+from experiments import doctor
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = str(Path(sys.executable).with_name("archbench"))
+
+
+def names(app):
+    return {each.name or each.callback.__name__.replace("_", "-") for each in app.registered_commands}
+
+
+def test_the_help_of_it_imports_nothing_heavy():
+    code = (
+        "import sys, archbench\nsys.argv = ['archbench', '--help']\n"
+        "try:\n    archbench.main()\nfinally:\n"
+        "    print([name for name in ('torch', 'pandas', 'matplotlib', 'optuna', 'lightning') if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip().endswith("[]") and "doctor" in run.stdout
+
+
+def test_every_command_of_a_package_is_in_it():
+    study, own = names(archbench.study), names(archbench.app)
+    assert names(importlib.import_module("sweeps.__main__").app) - {"schema"} <= study
+    for package in ("arch", "experiments", "analysis"):
+        assert names(importlib.import_module(f"{package}.__main__").app) <= own, package
+
+
+@pytest.mark.parametrize(
+    "reference, kind",
+    [
+        ("gemma3/27b", "model"),
+        ("arch/small/gemma3", "model"),
+        ("tiny_gemma3", "experiment"),
+        ("experiments/tiny_gemma3", "experiment"),
+        ("gemma3/local_global", "study"),
+        ("sweeps/gemma3/local_global", "study"),
+    ],
+)
+def test_a_shipped_spec_is_of_the_kind_of_its_folder(reference, kind):
+    assert archbench._kind(reference) == kind
+
+
+@pytest.mark.parametrize(
+    "text, kind",
+    [
+        ("schema: 1\nextends: gemma3/1b\ndim: 64\n", "model"),
+        ("schema: 1\nextends: gemma3/1b\n", "model"),
+        ("schema: 1\nextends: experiments/tiny_gemma3\n", "experiment"),
+        ("schema: 1\nextends: experiments/tiny_gemma3\ntrain: {steps: 3}\n", "experiment"),
+        ("schema: 1\nextends: experiments/tiny_gemma3\narms: {a: {}}\n", "study"),
+        ("schema: 1\nextends: sweeps/gemma3/local_global\ntrain: {steps: 3}\n", "study"),
+        ("schema: 1\nextends: nothing/there\ntrain: {steps: 3}\n", "experiment"),
+        ("schema: 1\nextends: itself.yaml\n", "model"),
+        ("schema: 1\n", "model"),
+    ],
+)
+def test_a_file_is_of_the_kind_of_its_keys_or_of_what_it_extends(text, kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("itself.yaml").write_text(text)
+    assert archbench._kind("itself.yaml") == kind
+
+
+def test_an_unknown_name_shows_the_nearest_of_all_kinds():
+    with pytest.raises(SpecError, match="did you mean 'gemma3/local_global'"):
+        archbench._kind("gemma3/local_globe")
+
+
+def test_show_shows_each_kind(capsys):
+    for reference, text in (("tiny_gemma3", "one run: "), ("small/gemma3", "vocabulary 4,096"), ("gemma3/local_global", "5:1")):
+        archbench.show(reference)
+        assert text in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_components_of_ones_own_are_found_in_the_working_folder(tmp_path):
+    """As with `python -m`: an installed script would else look beside itself."""
+    (tmp_path / "own.py").write_text("from arch.mixers.rg_lru import RGLRU as Base\nfrom arch.registry import mixer\n")
+    with (tmp_path / "own.py").open("a") as file:
+        file.write("\n\n@mixer\nclass Own(Base):\n    pass\n")
+    spec = "schema: 1\nextends: small/recurrentgemma\nblocks: {recurrent: {mixer: {type: own}}}\n"
+    (tmp_path / "spec.yaml").write_text(spec)
+    done = subprocess.run([SCRIPT, "show", "spec.yaml"], cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode == 0 and "recurrent" in done.stdout, done.stderr
+
+
+def test_what_is_wrong_is_one_message_and_code_two(tmp_path):
+    done = subprocess.run([SCRIPT, "study", "show", "nothing"], cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("no shipped spec 'nothing'")
+
+
+def test_the_doctor_says_in_some_ten_lines_what_is_there(monkeypatch, tmp_path):
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "tokens" / "a").write_bytes(bytes(2000))
+    monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(doctor, "_installed", lambda name: name != "datasets")
+    found = dict(doctor.findings())
+    assert 8 <= len(found) <= 14 and all("\n" not in text for text in found.values())
+    assert found["extra hub"] == "missing datasets: pip install -e '.[hub]'"
+    assert "tokens 2.0 kB" in found["caches"] and f"rm -r {tmp_path}" in found["caches"]
+    assert "rms_norm" in found["kernels"]
+
+
+def test_the_doctor_names_why_a_kernel_is_plain(monkeypatch):
+    monkeypatch.setenv("ARCHBENCH_NATIVE", "0")
+    assert "ARCHBENCH_NATIVE=0" in dict(doctor.findings())["kernels"]
