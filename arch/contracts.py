@@ -1,0 +1,234 @@
+"""What the parts of Archbench promise each other: read this page first.
+
+Every kind of component is a class in a file of its own, marked with its kind (`@mixer`, `@objective`, ...). A nested
+`Config(Spec)` holds its options; a spec names it by `type`. These Protocols say what each kind must offer. Nothing
+inherits from them: a class that has the attributes and methods satisfies the contract. Torch is not imported here.
+
+| kind | folder | used by |
+|---|---|---|
+| mixer, ffn | `arch/mixers/`, `arch/ffns/` | the blocks of a model |
+| optimizer, schedule | `experiments/optimizers/`, `experiments/schedules/` | a training step |
+| source, tokenizer | `experiments/data/sources/`, `experiments/data/tokenizers/` | the data of a run |
+| objective | `experiments/objectives/` | training, and the evaluator `objective` |
+| evaluator | `experiments/evaluators/` | what is measured of a model; no part of a run's identity |
+| claim | `sweeps/claims/` | the verdicts of a study |
+
+A component may *need* something of the model that it meets. `needs` is a set of the words in CAPABILITIES. Planning
+refuses a combination that cannot work, at the spec's line that asks for it.
+
+Shapes: B rows, T tokens, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from arch.spec import Spec
+
+if TYPE_CHECKING:
+    import tokenizers
+    from torch import Tensor, nn
+    from torch.optim import Optimizer as TorchOptimizer
+
+    from arch.layout import TokenLayout
+    from arch.model import Model
+    from experiments.data.batch import Batch
+
+# What a model can do, and so what a component may need of it.
+CAPABILITIES = {
+    "causal": "no token depends on a later one",
+    "sees_ahead": "some token depends on a later one",
+    "decodes": "it can go on token by token from a state",
+}
+
+
+class Mean(NamedTuple):
+    """A quantity that adds up over rows: its value is sum / weight, of all rows together.
+
+    sum: a scalar tensor. weight: what it is averaged over (tokens, bytes, rows), a number or a scalar tensor.
+    """
+
+    sum: Tensor
+    weight: Tensor | float
+
+
+class Metric(Spec):
+    """What a named number is, so that tables, claims, plots and TensorBoard need not know its name.
+
+    unit: as printed, e.g. `nats per token`; empty for a bare number. better: which way is better; `neither` for a
+    number that is only shown. compare: how two values are compared and shown:
+
+    | compare | for | difference of a from b | shown as |
+    |---|---|---|---|
+    | `log` | a logarithm (a loss in nats) | a - b | e^(a - b) - 1, in % |
+    | `ratio` | a positive quantity (perplexity, bytes, seconds) | log a - log b | a / b - 1, in % |
+    | `difference` | anything else (accuracy) | a - b | a - b, in its unit |
+
+    exponential: what e^value is called, for `log` (the perplexity of a loss).
+    """
+
+    unit: str = ""
+    better: Literal["lower", "higher", "neither"] = "lower"
+    compare: Literal["log", "ratio", "difference"] = "difference"
+    exponential: str = ""
+
+
+class Mixer(Protocol):
+    """Mixes information over time; an `nn.Module`. `__init__(config, context)`, see `arch.parameters.Context`.
+
+    causal: whether no token depends on a later one. state_size: how the state grows with the tokens seen: `constant`,
+    `window`, `growing`, or None where there is no state because the mixer sees ahead.
+    """
+
+    causal: bool
+    state_size: Literal["constant", "window", "growing"] | None
+
+    def init_state(self, batch: int, capacity: int, dtype: Any = ..., device: Any = ...) -> Any:
+        """The state before the first token, for `batch` streams of up to `capacity` tokens: tensors, rows first."""
+
+    def mixing_flops(self, layout: TokenLayout) -> int:
+        """FLOPs of the mixing itself over all visible pairs, a multiply-add counted as 2; maps are counted elsewhere."""
+
+    def forward(self, x_BTD: Tensor, layout: TokenLayout, state: Any = None) -> tuple[Tensor, Any]:
+        """(y_BTD, new state). Without a state: whole packed rows. With one: T >= 1 further tokens of each row."""
+
+
+class FFN(Protocol):
+    """Works on each token alone; an `nn.Module`. `__init__(config, context)`."""
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """y_BTD."""
+
+
+class Objective(Protocol):
+    """What training minimises; an `nn.Module`. `__init__(config, dataset)`.
+
+    Everything that it trains belongs to the model and the model's spec. What it holds without training it (a frozen
+    teacher) is held without being registered as a submodule, and so is in no checkpoint.
+    needs: capabilities of the model. metrics: every number that `forward` or `derive` returns.
+    """
+
+    needs: frozenset[str]
+    metrics: Mapping[str, Metric]
+
+    def prepare(self, model: Model, batch: Batch) -> Batch:
+        """Called once per step with all rows of this device, without a gradient. Returns the batch that is trained on.
+
+        For what depends on other rows, or must not be repeated: sampling, cache look-ups, gathering negatives.
+        """
+
+    def forward(self, model: Model, batch: Batch) -> dict[str, Mean]:
+        """{metric: Mean}, additive over rows. `loss` is differentiated; its weights add up to `batch.weight`."""
+
+    def derive(self, values: dict[str, float]) -> dict[str, float]:
+        """Optional. Further metrics that follow from the values of a whole split (perplexity from loss)."""
+
+
+class Source(Protocol):
+    """Gives documents. `__init__(config)`."""
+
+    def documents(self) -> Iterable[tuple[str, str]]:
+        """Yields (name, text). The name is for messages. Raises DataError for what cannot be read."""
+
+
+class Dataset(Protocol):
+    """Gives batches: a tokenized corpus is one. A source that is no text may offer `dataset(spec, ...)` instead.
+
+    fingerprint: digest (hex) of all that decides its rows. vocabulary: number of token ids.
+    """
+
+    fingerprint: str
+    vocabulary: int
+    tokenizer: tokenizers.Tokenizer | None
+
+    def batch(self, split: str, step: int, seed: int, rows: int, context: int) -> Batch:
+        """The rows that step `step` (from 0) reads: a pure function of the arguments. Raises DataError."""
+
+    def evaluation(self, split: str, rows: int, context: int, batch_rows: int) -> Iterator[Batch]:
+        """Yields `rows` rows in batches of at most `batch_rows`: the same for every arm and every seed."""
+
+    def summary(self) -> dict[str, Any]:
+        """Plain data for a run's record."""
+
+
+class Tokenizer(Protocol):
+    """Text to tokens. `__init__(config)`."""
+
+    def train(self, texts: list[str]) -> tokenizers.Tokenizer:
+        """A tokenizer of the `tokenizers` library, trained on these texts or read from a file."""
+
+    def byte_lengths(self, trained: tokenizers.Tokenizer) -> Any:
+        """(V,) int64: the UTF-8 bytes that each token stands for, 0 for specials."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What an evaluator gets beside the model and the dataset.
+
+    objective: the run's objective. split: `select` or `report`. context: tokens per row. rows: rows per batch.
+    device: where to compute. seed: the run's seed. An evaluator that draws numbers uses generators of its own.
+    """
+
+    objective: Any
+    split: str
+    context: int
+    rows: int
+    device: Any
+    seed: int
+
+
+class Findings(NamedTuple):
+    """What an evaluator measured. values: {metric: number}. table: plain rows of a curve or a grid. text: to be read."""
+
+    values: dict[str, float]
+    table: list[dict[str, Any]] = []
+    text: str = ""
+
+
+class Evaluator(Protocol):
+    """Measures a trained model. `__init__(config)`. Its numbers are named SPLIT/METRIC in a run's record.
+
+    needs: capabilities of the model; planning refuses the evaluator where they are missing. metrics: every number that
+    it returns; the evaluator `objective` has those of the objective and declares None.
+    """
+
+    needs: frozenset[str]
+    metrics: Mapping[str, Metric] | None
+
+    def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
+        """Called in evaluation mode, without gradients. The process's random state is restored afterwards."""
+
+
+class Optimizer(Protocol):
+    """Makes a torch optimizer. `__init__(config)`; `config.lr` is the peak rate, `config.clip` the largest gradient norm."""
+
+    def build(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> TorchOptimizer:
+        """The optimizer of these named parameters. Kind and treatment are facts of a parameter (`arch.parameters`)."""
+
+
+class Schedule(Protocol):
+    """The learning rate over a run. `__init__(config)`."""
+
+    def __call__(self, step: int, steps: int, peak: float) -> float:
+        """The rate at optimizer step `step` (from 0) of `steps`: a pure function."""
+
+
+class Family(Protocol):
+    """How others store a model; a module in `arch/families/`. NAMES: {our name: theirs, or an `As`}.
+
+    A class `Config`, if there is one, reads their config.json as a spec (`spec()`) and writes it (`of(spec)`).
+    """
+
+    NAMES: Mapping[str, Any]
+
+
+class Claim(Protocol):
+    """What a study claims, stated before its runs. `__init__(config)`; `config.metric` names the metric it is about."""
+
+    def judge(self, values: Mapping[str, Mapping[int, float]], metric: Metric) -> Any:
+        """The verdicts from {arm: {seed: value}}, the baseline first. Plain data that `analysis` shows."""
+
+
+Draw = Callable[["Tensor", Any], "Tensor"]
