@@ -21,7 +21,7 @@ Shapes: B rows, T tokens, D model width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -29,12 +29,12 @@ from arch.spec import Spec
 
 if TYPE_CHECKING:
     import tokenizers
+    from experiments.data.batch import Batch
     from torch import Tensor, nn
     from torch.optim import Optimizer as TorchOptimizer
 
     from arch.layout import TokenLayout
     from arch.model import Model
-    from experiments.data.batch import Batch
 
 # What a model can do, and so what a component may need of it.
 CAPABILITIES = {
@@ -229,6 +229,3 @@ class Claim(Protocol):
 
     def judge(self, values: Mapping[str, Mapping[int, float]], metric: Metric) -> Any:
         """The verdicts from {arm: {seed: value}}, the baseline first. Plain data that `analysis` shows."""
-
-
-Draw = Callable[["Tensor", Any], "Tensor"]
