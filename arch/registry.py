@@ -20,13 +20,22 @@ FOLDERS = {
     "source": "experiments.data.sources",
     "tokenizer": "experiments.data.tokenizers",
     "objective": "experiments.objectives",
+    "optimizer": "experiments.optimizers",
+    "schedule": "experiments.schedules",
 }
+
+
+# {kind: options that every component of the kind must have}, because training reads them.
+OPTIONS = {"optimizer": ("lr", "clip")}
 
 
 def _marker(kind):
     def mark(cls):
         if not (isinstance(getattr(cls, "Config", None), type) and issubclass(cls.Config, Spec)):
             raise TypeError(f"{cls.__name__} needs a nested `class Config(Spec)` that holds its options")
+        for option in OPTIONS.get(kind, ()):
+            if option not in cls.Config.model_fields:
+                raise TypeError(f"{cls.__name__}.Config needs the option `{option}`, which every {kind} has")
         cls.kind = kind
         return cls
 
@@ -34,7 +43,7 @@ def _marker(kind):
     return mark
 
 
-mixer, ffn, source, tokenizer, objective = (_marker(kind) for kind in FOLDERS)
+mixer, ffn, source, tokenizer, objective, optimizer, schedule = (_marker(kind) for kind in FOLDERS)
 
 
 def names(kind):

@@ -11,8 +11,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from arch import registry
 from experiments.checkpoint import random_state, restore_random_state
-from experiments.optim import build_optimizer, learning_rate
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
@@ -51,6 +51,7 @@ class TrainingModule(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.model, self.objective, self.spec = model, objective, spec
+        self.optimizer, self.schedule = (registry.build(kind, getattr(spec, kind)) for kind in ("optimizer", "schedule"))
         self.batches = Batches(corpus, spec.data, seed, spec.train.steps)
         self.last, self.random_state = {}, None
 
@@ -58,11 +59,11 @@ class TrainingModule(pl.LightningModule):
         return DataLoader(self.batches, batch_size=None)
 
     def configure_optimizers(self):
-        return build_optimizer(self, self.spec.optimizer)
+        return self.optimizer.build(self.named_parameters())
 
     def training_step(self, batch, index):
         optimizer, step, world = self.optimizers(), self.global_step, self.trainer.world_size
-        rate = learning_rate(step, self.spec.train.steps, self.spec.optimizer.lr, self.spec.schedule)
+        rate = self.schedule(step, self.spec.train.steps, self.optimizer.config.lr)
         for group in optimizer.param_groups:
             group["lr"] = rate
 
@@ -73,7 +74,7 @@ class TrainingModule(pl.LightningModule):
             loss_sum, _, _ = self.objective(self.model, micro_batch)
             self.manual_backward(loss_sum * (world / weight))  # data parallelism averages gradients; we want their sum
             loss += loss_sum.detach() / weight
-        weights, clip = [each for each in self.parameters() if each.grad is not None], self.spec.optimizer.clip
+        weights, clip = [each for each in self.parameters() if each.grad is not None], self.optimizer.config.clip
         norm = torch.nn.utils.get_total_norm([each.grad for each in weights], foreach=True)
         loss, norm = float(self.trainer.strategy.reduce(loss, reduce_op="sum")), float(norm)
         for what, number in (("the loss", loss), ("a gradient", norm)):

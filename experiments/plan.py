@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from arch import cost, registry
-from arch.document import lay, node
+from arch.document import node
 from arch.errors import DataError
 from arch.model import Model
 from arch.spec import digest
 from experiments.compiled import kinds
 from experiments.data.corpus import prepare
-from experiments.spec import ExperimentSpec
+from experiments.spec import DEFAULT_TYPES, ExperimentSpec, with_types
 from experiments.start import Start, plan_start
 
 # Cached model costs, keyed by everything that determines them: a search has many trials but few architectures.
@@ -67,15 +67,15 @@ def resolve(source):
 
 def _resolved(root):
     """(the ExperimentSpec, notes on `train.compile: auto`)"""
+    root = with_types(root)
     spec = ExperimentSpec.parse(root)
     model = registry.resolve(spec.model, root, ("model",))
     cost.check_builds(model, root, ("model",))
     data = spec.data.model_copy(
         update={kind: registry.resolve_component(kind, root, ("data", kind)) for kind in ("source", "tokenizer")}
     )
-    with_default = lay(node({"objective": ExperimentSpec.model_fields["objective"].default}), root)
-    objective = registry.resolve_component("objective", with_default, ("objective",))
-    return _with_compile(spec.model_copy(update={"model": model, "data": data, "objective": objective}))
+    components = {kind: registry.resolve_component(kind, root, (kind,)) for kind in DEFAULT_TYPES}
+    return _with_compile(spec.model_copy(update={"model": model, "data": data, **components}))
 
 
 def _with_compile(spec):
