@@ -22,6 +22,7 @@ FOLDERS = {
     "objective": "experiments.objectives",
     "optimizer": "experiments.optimizers",
     "schedule": "experiments.schedules",
+    "evaluator": "experiments.evaluators",
 }
 
 
@@ -43,7 +44,7 @@ def _marker(kind):
     return mark
 
 
-mixer, ffn, source, tokenizer, objective, optimizer, schedule = (_marker(kind) for kind in FOLDERS)
+mixer, ffn, source, tokenizer, objective, optimizer, schedule, evaluator = (_marker(kind) for kind in FOLDERS)
 
 
 def names(kind):

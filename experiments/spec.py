@@ -18,7 +18,7 @@ class DataSpec(Spec):
     """
 
     source: Annotated[Component, Kind("source")] = place(...)
-    tokenizer: Annotated[Component, Kind("tokenizer")]
+    tokenizer: Annotated[Component, Kind("tokenizer")] | None = None
     context: Annotated[int, Field(ge=2)]
     rows: Count
 
@@ -47,17 +47,23 @@ class TrainSpec(Spec):
     checkpoint_every: Count = place(100)
 
 
-class EvaluateSpec(Spec):
-    """How the model is evaluated, on the same rows for every arm and every seed.
+Evaluators = dict[str, Annotated[Component, Kind("evaluator")]]
 
-    every: steps between evaluations on the select split. select_rows, report_rows: rows per evaluation of each split.
-    sample_tokens: tokens to sample from the trained model; 0 for no sample.
+
+class EvaluateSpec(Spec):
+    """What is measured; no part of a run's identity, so a finished run gains a measurement without training.
+
+    every: steps between evaluations on the select split. select, report: {name: evaluator} of each split; by default
+    `loss` (the objective's metrics over 64 and 256 rows) and, of report, `sample` (100 tokens) where the model decodes.
+    select_rows, report_rows, sample_tokens (0: none): the older spelling of the same three.
     """
 
     every: Count = 50
-    select_rows: Count = 64
-    report_rows: Count = 256
-    sample_tokens: Annotated[int, Field(ge=0)] = 100
+    select: Evaluators | None = None
+    report: Evaluators | None = None
+    select_rows: Count | None = later(None)
+    report_rows: Count | None = later(None)
+    sample_tokens: Annotated[int, Field(ge=0)] | None = later(None)
 
 
 class ExperimentSpec(Spec):
@@ -74,7 +80,7 @@ class ExperimentSpec(Spec):
     optimizer: Annotated[Component, Kind("optimizer")]
     schedule: Annotated[Component, Kind("schedule")]
     train: TrainSpec
-    evaluate: EvaluateSpec = EvaluateSpec()
+    evaluate: EvaluateSpec = place(EvaluateSpec())
     init_from: Annotated[str, Field(min_length=1)] | None = later(None, place=True)
 
     @classmethod

@@ -101,7 +101,7 @@ def test_components_of_ones_own_are_found_in_the_working_folder(tmp_path):
     (tmp_path / "own.py").write_text("from arch.mixers.rg_lru import RGLRU as Base\nfrom arch.registry import mixer\n")
     with (tmp_path / "own.py").open("a") as file:
         file.write("\n\n@mixer\nclass Own(Base):\n    pass\n")
-    spec = "schema: 1\nextends: small/recurrentgemma\nblocks: {recurrent: {mixer: {type: own}}}\n"
+    spec = "schema: 1\nextends: small/recurrentgemma\nblocks: {recurrent: {mixer: {type: own:Own}}}\n"
     (tmp_path / "spec.yaml").write_text(spec)
     done = subprocess.run([SCRIPT, "show", "spec.yaml"], cwd=tmp_path, check=False, capture_output=True, text=True)
     assert done.returncode == 0 and "recurrent" in done.stdout, done.stderr

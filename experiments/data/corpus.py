@@ -9,7 +9,6 @@ import json
 import os
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import tokenizers
@@ -23,7 +22,6 @@ from experiments.data import cache as cached
 from experiments.data.packing import Stream, evaluation_rows, training_rows
 from experiments.data.specials import BOS, EOS, UNK, load
 from experiments.data.split import FRACTIONS, SPLITS, split_of
-from experiments.record import write_atomically
 
 # Increase this when the stored files or the rules for splitting and packing change, so that old caches are not used.
 FORMAT = 1
@@ -48,6 +46,11 @@ class Corpus:
     byte_lengths: np.ndarray
     sizes: dict[str, dict[str, int]]
     streams: dict[str, Stream]
+
+    @property
+    def vocabulary(self):
+        """The number of token ids."""
+        return self.tokenizer.get_vocab_size()
 
     def rows(self, split, context):
         """The number of complete rows of `context` tokens in a split."""
@@ -77,13 +80,9 @@ class Corpus:
         return {
             "fingerprint": self.fingerprint,
             "source": self.source,
-            "vocabulary": self.tokenizer.get_vocab_size(),
+            "vocabulary": self.vocabulary,
             "splits": {split: dict(sizes) for split, sizes in self.sizes.items()},
         }
-
-    def save_tokenizer(self, folder):
-        """Write `tokenizer.json` into a run's folder."""
-        write_atomically(Path(folder) / "tokenizer.json", self.tokenizer.to_str(pretty=True).encode())
 
     def _check_context(self, split, context):
         if self.rows(split, context) == 0:

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 
 from arch import document, registry
 from arch.errors import SpecError
-from arch.layout import TokenLayout
 from arch.model import new_model
 from arch.spec import digest
 from experiments.data.corpus import prepare
@@ -164,15 +163,17 @@ def test_the_loss_without_logits_is_that_of_the_logits(precision, tiny):
     spec = resolve(tiny)
     corpus, model = prepare(spec.data, spec.model.vocab_size), new_model(spec.model, 0)
     model = model.bfloat16() if precision == "bf16-true" else model
-    objective = NextToken(NextToken.Config(), corpus.byte_lengths)
+    objective = NextToken(NextToken.Config(), corpus)
     batch = corpus.batch("train", 0, 0, spec.data.rows, spec.data.context)
 
     def of_logits(batch):
-        logits = model(batch.tokens_BT, TokenLayout(batch.doc_BT, batch.pos_BT)).flatten(0, 1).float()
-        return F.cross_entropy(logits, batch.targets_BT.flatten(), ignore_index=-1, reduction="sum")
+        rows = batch["text"]
+        logits = model(rows.tokens_BT, rows.layout).flatten(0, 1).float()
+        return F.cross_entropy(logits, rows.targets_BT.flatten(), ignore_index=-1, reduction="sum")
 
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-        losses = [of_logits(batch), objective(model, batch)[0], sum(objective(model, row)[0] for row in batch.split(4))]
+        one_by_one = sum(objective(model, row)["loss"].sum for row in batch.split(4))
+        losses = [of_logits(batch), objective(model, batch)["loss"].sum, one_by_one]
     close = 1e-5 if precision == "32-true" else 2e-2
     wanted, *others = [torch.autograd.grad(loss, list(model.parameters())) for loss in losses]
     least = 1e-3 * max(want.float().norm() for want in wanted)  # a gradient may vanish

@@ -49,7 +49,12 @@ def spec(files, tokenizer=BPE, context=16, **options):
 
 
 def same(a, b):
-    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("tokens_BT", "targets_BT", "doc_BT", "pos_BT"))
+    return all(torch.equal(left, right) for left, right in zip(tensors(a), tensors(b), strict=True))
+
+
+def tensors(batch):
+    rows = batch["text"]
+    return rows.tokens_BT, rows.targets_BT, rows.layout.doc_BT, rows.layout.pos_BT, rows.key_B
 
 
 def documents(prepared, split):
@@ -135,7 +140,7 @@ def test_a_corpus_does_not_depend_on_how_it_was_built(files, tmp_path, monkeypat
 def test_batches_are_a_function_of_split_step_and_seed(files):
     prepared = prepare(spec(files), 512)
     batch = prepared.batch("train", 7, 3, 4, 16)
-    assert batch.tokens_BT.shape == (4, 16)
+    assert batch["text"].tokens_BT.shape == (4, 16)
     prepared.batch("train", 8, 3, 4, 16)
     assert same(batch, prepared.batch("train", 7, 3, 4, 16))
     for other in (
@@ -143,13 +148,13 @@ def test_batches_are_a_function_of_split_step_and_seed(files):
         prepared.batch("train", 6, 3, 4, 16),
         prepared.batch("select", 7, 3, 4, 16),
     ):
-        assert not torch.equal(batch.tokens_BT, other.tokens_BT)
+        assert not torch.equal(batch["text"].tokens_BT, other["text"].tokens_BT)
 
 
 def test_one_epoch_of_batches_has_every_train_token_as_a_target_once(files):
     prepared = prepare(spec(files), 512)
     rows = prepared.rows("train", 16)
-    targets = torch.cat([prepared.batch("train", step, 0, 1, 16).targets_BT for step in range(rows)])
+    targets = torch.cat([prepared.batch("train", step, 0, 1, 16)["text"].targets_BT for step in range(rows)])
     counted = torch.bincount(targets[targets >= 0], minlength=512)
     stream = torch.from_numpy(prepared.streams["train"].tokens[: rows * 16 + 1].astype(np.int64))
     expected = torch.bincount(stream[stream != prepared.tokenizer.token_to_id("<bos>")], minlength=512)
