@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from arch.spec import Count, List, Positive, Spec
 from experiments.bench.record import PEERS, BenchRecord, Ratio, spread
@@ -16,9 +16,9 @@ MODELS, KERNELS = get_args(OfModels), get_args(OfKernels)
 
 
 class BenchSpec(Spec):
-    """One run of `archbench bench`.
+    """One run of `archbench bench`; `experiments/bench/specs/` has some.
 
-    specs: model specs by path or shipped name. measure: some of MODELS and KERNELS.
+    specs: model specs, by shipped name or by path from the working folder. measure: some of MODELS and KERNELS.
     contexts: tokens per row in training, its memory and its profile; each must divide `tokens`.
     tokens: tokens per training step.
     decode_contexts: tokens in the cache when decoding is timed. batches: numbers of streams decoded at once.
@@ -30,6 +30,7 @@ class BenchSpec(Spec):
     vocabulary: of the loss that is measured alone. dtype: of weights and activations.
     """
 
+    version: Literal[1] = Field(default=1, alias="schema")
     specs: List[str] = ()
     contexts: List[Count] = (512, 4096)
     decode_contexts: List[Count] = (2000,)
@@ -53,7 +54,7 @@ class BenchSpec(Spec):
             if self.tokens % context:
                 raise ValueError(f"contexts: {context} does not divide tokens = {self.tokens}")
         if self.stock and not self.against:
-            raise ValueError("stock: needs a peer; expected `against` too (--against hf --stock)")
+            raise ValueError("stock: needs a peer; expected `against: hf` too")
         if not self.specs and set(self.measure) & set(MODELS):
             raise ValueError(f"specs: name a model spec, or measure only some of {', '.join(KERNELS)}")
         return self
