@@ -1,5 +1,6 @@
 """Measuring a model with the evaluators of a spec: while it trains, at its end, or long after."""
 
+import math
 import time
 from contextlib import contextmanager
 
@@ -9,6 +10,10 @@ from arch import registry
 from arch.contracts import Given
 from experiments.checkpoint import random_state, restore_random_state
 from experiments.evaluations import EvaluationRecord
+
+
+class NotFinite(ArithmeticError):
+    """A metric is infinite or not a number. The message names it."""
 
 
 @contextmanager
@@ -41,6 +46,8 @@ def evaluate(evaluation, model, objective, dataset, spec, run, device):
     metrics = objective.metrics if evaluator.metrics is None else evaluator.metrics
     if undeclared := [name for name in findings.values if name not in metrics]:
         raise ValueError(f"{evaluation.key}: {', '.join(undeclared)}: not declared in `metrics`, which has {', '.join(metrics)}")
+    if bad := [name for name, value in findings.values.items() if not math.isfinite(value)]:
+        raise NotFinite(f"the metric {evaluation.split}/{bad[0]}")
     return EvaluationRecord(
         split=evaluation.split,
         name=evaluation.name,

@@ -13,6 +13,7 @@ import torch
 from arch import registry
 from arch.document import node
 from arch.errors import DataError
+from experiments.checkpoint import save_tokenizer
 from experiments.data import cache, corpus
 from experiments.data.corpus import prepare
 from experiments.data.specials import load
@@ -164,17 +165,17 @@ def test_one_epoch_of_batches_has_every_train_token_as_a_target_once(files):
 def test_evaluation_reads_the_same_rows_each_time(files):
     prepared = prepare(spec(files), 512)
     batches = list(prepared.evaluation("report", 5, 16, 2))
-    assert [len(batch.tokens_BT) for batch in batches] == [2, 2, 1]
+    assert [batch.rows for batch in batches] == [2, 2, 1]
     assert all(same(a, b) for a, b in zip(batches, prepared.evaluation("report", 5, 16, 2), strict=True))
     everything = list(prepared.evaluation("report", 10**6, 16, 8))
-    assert sum(len(batch.tokens_BT) for batch in everything) == prepared.rows("report", 16)
+    assert sum(batch.rows for batch in everything) == prepared.rows("report", 16)
 
 
 def test_the_summary_is_json_and_the_tokenizer_is_saved(files, tmp_path):
     prepared = prepare(spec(files), 512)
     assert json.loads(json.dumps(prepared.summary())) == prepared.summary()
     assert prepared.summary()["vocabulary"] == len(prepared.byte_lengths) == 300
-    prepared.save_tokenizer(tmp_path)
+    save_tokenizer(prepared.tokenizer, tmp_path)
     assert load(tmp_path / "tokenizer.json").to_str() == prepared.tokenizer.to_str()
 
 
