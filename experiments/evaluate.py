@@ -7,9 +7,11 @@ from contextlib import contextmanager
 import torch
 
 from arch import registry
-from arch.contracts import Given
+from arch.contracts import Dataset, Evaluator, Given, Objective
+from arch.model import Model
 from experiments.checkpoint import random_state, restore_random_state
-from experiments.evaluations import EvaluationRecord
+from experiments.evaluations import Evaluation, EvaluationRecord
+from experiments.spec import ExperimentSpec
 
 
 class NotFinite(ArithmeticError):
@@ -36,10 +38,18 @@ def evaluating(*modules):
             module.train(training)
 
 
-def evaluate(evaluation, model, objective, dataset, spec, run, device):
+def evaluate(
+    evaluation: Evaluation,
+    model: Model,
+    objective: Objective,
+    dataset: Dataset,
+    spec: ExperimentSpec,
+    run: tuple[str, int],
+    device: torch.device | str,
+) -> EvaluationRecord:
     """The EvaluationRecord of one evaluation. run: (identity, seed) of the run that `model` is of."""
     started = time.perf_counter()
-    evaluator = registry.build("evaluator", evaluation.evaluator)
+    evaluator: Evaluator = registry.build("evaluator", evaluation.evaluator)
     given = Given(objective, evaluation.split, spec.data.context, spec.data.rows, device, run[1])
     with evaluating(model, objective):
         findings = evaluator(model, dataset, given)

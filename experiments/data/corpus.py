@@ -7,6 +7,7 @@ describes how documents become rows.
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,6 +20,7 @@ from arch import registry
 from arch.errors import DataError
 from arch.spec import digest
 from experiments.data import cache as cached
+from experiments.data.batch import Batch
 from experiments.data.packing import Stream, evaluation_rows, training_rows
 from experiments.data.specials import BOS, EOS, UNK, load
 from experiments.data.split import FRACTIONS, SPLITS, split_of
@@ -56,7 +58,7 @@ class Corpus:
         """The number of complete rows of `context` tokens in a split."""
         return self.streams[split].rows(context)
 
-    def batch(self, split, step, seed, rows, context):
+    def batch(self, split: str, step: int, seed: int, rows: int, context: int) -> Batch:
         """The Batch (`rows`, `context`) of step `step` (from 0): a pure function of the corpus and the arguments.
 
         Raises DataError if the split has no complete row.
@@ -65,7 +67,7 @@ class Corpus:
         numbers = training_rows(self.rows(split, context), step, seed, rows)
         return self.streams[split].batch(numbers, context)
 
-    def evaluation(self, split, rows, context, batch_rows):
+    def evaluation(self, split: str, rows: int, context: int, batch_rows: int) -> Iterator[Batch]:
         """Yields Batches of at most `batch_rows` rows, `rows` rows in total: the same for every arm and every seed.
 
         If the split has fewer rows, all of them. Raises DataError if the split has no complete row.
@@ -203,7 +205,7 @@ def _stream(chunks, tokenizer):
     """
     dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
     bos, eos = (tokenizer.token_to_id(special) for special in (BOS, EOS))
-    pieces = []
+    pieces: list[np.ndarray] = []
     for chunk in chunks:
         encodings = tokenizer.encode_batch_fast([item.text for item in chunk], add_special_tokens=False)
         pieces.extend(np.array([bos, *encoding.ids, eos], dtype=dtype) for encoding in encodings)

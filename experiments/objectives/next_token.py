@@ -33,6 +33,7 @@ class NextToken(nn.Module):
         """No options."""
 
     needs = frozenset({"causal"})
+    byte_lengths_V: torch.Tensor | None
 
     def __init__(self, config: Config, dataset: Dataset):
         """dataset: may have `byte_lengths` (V,), the UTF-8 bytes that each token stands for."""
