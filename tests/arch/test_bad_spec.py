@@ -139,7 +139,7 @@ BAD = {
         line(9, "    ffn: {type: gated, hidden: 8, activation: gelu}"),
         9,
         "blocks.local.ffn.activation",
-        "did you mean 'gelu_tanh'",
+        "did you mean 'relu' or 'gelu_tanh'",
     ),
     "a missing option": (
         line(9, "    ffn: {type: gated}"),

@@ -356,6 +356,7 @@ EXPRESSED = {
     "gemma3, sees ahead, capped": base(**TWO_SIDED, logit_softcap=5.0),
     "gemma2": base(**PLAIN, **{"blocks.local.mixer.softcap": 5.0}, logit_softcap=3.0),
     "gemma2, no caps, silu": base(**PLAIN, **{"blocks.local.ffn.activation": "silu"}),
+    "gemma2, relu": base(**PLAIN, **{"blocks.local.ffn.activation": "relu"}),
     "gemma2, global only": base(**PLAIN, pattern=["global"]),
     "recurrent_gemma": recurrent(),
     "recurrent_gemma, attention only": recurrent(pattern=("a", "a")),
