@@ -116,18 +116,16 @@ def check_builds(spec, root, path=()):
     which the model is at `path`. If the reason begins with an option's name and a colon, the error is at that option.
     """
     for layer, (name, block) in enumerate(spec.blocks.items()):
-        for kind in ("mixer", "ffn"):
-            if getattr(block, kind) is None:
-                continue
+        for kind, resolved in block.sublayers().items():
             try:
                 with torch.device("meta"):
-                    registry.build(kind, getattr(block, kind), _context(spec, layer % spec.layers))
+                    registry.build(kind, resolved, _context(spec, layer % spec.layers))
             except SpecError:
                 raise
             except ValueError as error:
                 option, colon, reason = str(error).partition(": ")
                 where = (*path, "blocks", name, kind)
-                if colon and option in getattr(block, kind):
+                if colon and option in resolved:
                     raise root.error(reason, (*where, option)) from None
                 raise root.error(str(error), where) from None
 

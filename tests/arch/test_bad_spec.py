@@ -161,7 +161,7 @@ BAD = {
         line(10, "  global: {norm: before}"),
         10,
         "blocks.global",
-        "needs a mixer, an ffn or both",
+        "needs at least one of mixer, ffn",
     ),
     "like names no block": (
         line(10, "  global: {like: locl}"),
