@@ -15,7 +15,7 @@ executed  what `torch.utils.flop_counter` sees on the path that the meta device 
           prefill: a forward without a state over N tokens, divided by N. decode: one token with a state of capacity N
           that has seen N - 1 tokens. The linear scan counts 2 per channel and token.
 
-A map is a `Linear`, a `BlockDiagonalLinear`, or any other parameter of two or more dimensions with the role `matrix`.
+A map is a parameter of the kind `matrix`, a stack of small ones included.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from arch import registry
 from arch.errors import SpecError, nearest
 from arch.kernels.cross_entropy import Candidates, chunked
-from arch.layers import BlockDiagonalLinear, Context
+from arch.layers import Context
 from arch.layout import TokenLayout
 from arch.model import Block, Model
 
@@ -239,11 +239,8 @@ def _frame(spec, dtype):
 
 
 def _maps(module):
-    """Yield the weights that act as linear maps on every token."""
-    gates = {id(part.weight) for part in module.modules() if isinstance(part, BlockDiagonalLinear)}
-    for weight in module.parameters():
-        if id(weight) in gates or (weight.role == "matrix" and weight.ndim >= 2):
-            yield weight
+    """The weights that act as linear maps on every token."""
+    return [weight for weight in module.parameters() if weight.kind == "matrix"]
 
 
 def _mixing(mixer, tokens):
