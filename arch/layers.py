@@ -1,4 +1,4 @@
-"""Shared by components: parameters with a role and an initialisation, linear maps, RMSNorm, rotary positions.
+"""Shared by components: parameters with a kind and an initialisation, linear maps, RMSNorm, rotary positions.
 
 Shapes: B rows, T tokens, D width, H heads, C channels per head, c = pairs of rotated channels.
 """
@@ -28,14 +28,20 @@ class Context:
     init: InitSpec = InitSpec()  # noqa: RUF009  frozen
 
 
-ROLES = ("embedding", "matrix", "vector", "recurrence")
+KINDS = ("embedding", "matrix", "vector")
 
 
-def parameter(shape, role, draw):
-    """An empty parameter with its role (for optimizers, quantisers) and `draw(tensor, generator)`, its initialiser."""
-    assert role in ROLES, role
+def parameter(shape, kind, draw, recurrent=False):
+    """An empty parameter with its initialiser `draw(tensor, generator)` and two facts, for costs, optimizers, quantisers.
+
+    kind: what it is. An `embedding` is looked up; a `matrix`, or a stack of them, maps every token; a `vector` acts
+    channel by channel. recurrent: whether it decides how a state decays or what enters it. Such weights are trained
+    with more care, whatever their kind: AdamW does not decay them. Raises ValueError for another kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"a parameter is one of {', '.join(KINDS)}, not {kind!r} (`recurrent=True` is a fact beside its kind)")
     made = nn.Parameter(torch.empty(shape))
-    made.role, made.draw = role, draw
+    made.kind, made.recurrent, made.draw = kind, recurrent, draw
     return made
 
 
@@ -115,8 +121,8 @@ class BlockDiagonalLinear(nn.Module):
             raise ValueError(f"blocks: {blocks} does not divide width = {width}")
         each = width // blocks
         draw = normal(1 / math.sqrt(fan_in(each, blocks, context)))
-        self.weight = parameter((blocks, each, each), "recurrence", draw)
-        self.bias = parameter((blocks, each), "recurrence", constant(0.0))
+        self.weight = parameter((blocks, each, each), "matrix", draw, recurrent=True)
+        self.bias = parameter((blocks, each), "vector", constant(0.0), recurrent=True)
 
     def forward(self, x_BTR):
         rows, blocks = len(x_BTR), len(self.weight)

@@ -16,6 +16,7 @@ from arch import registry
 from arch.kernels import decode
 from arch.layers import Context, Linear, RMSNorm, drawn, initialise, parameter, plain_norm
 from arch.layout import TokenLayout
+from arch.spec import SUBLAYERS
 
 
 @functools.cache
@@ -35,6 +36,17 @@ class Sublayer(nn.Module):
         self.before = RMSNorm(context.dim, context.norm_eps) if placement in ("before", "sandwich") else nn.Identity()
         self.after = RMSNorm(context.dim, context.norm_eps) if placement in ("after", "sandwich") else nn.Identity()
 
+    def forward(self, x_BTD, layout, state=None):
+        """(x + after(component(before(x))), state after these tokens). An ffn sees each token alone and has no state."""
+        alone, sees = x_BTD.shape[1] == 1 and not torch.is_grad_enabled(), self.component.kind != "ffn"
+        if alone and (state is not None or not sees):
+            y_B1D = self.token(x_BTD, layout, state) if sees else self.token(x_BTD)
+            if y_B1D is not None:
+                return y_B1D if sees else (y_B1D, state)
+        x = self.before(x_BTD)
+        y_BTD, state = self.component(x, layout, state) if sees else (self.component(x), state)
+        return x_BTD + self.after(y_BTD), state
+
     def token(self, x_B1D, *rest):
         """x + after(component(before(x), *rest)) for one token per row, by the component's `token`; without a gradient.
 
@@ -50,30 +62,19 @@ class Sublayer(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: a mixer, then a feed-forward network, either of which may be absent."""
+    """One layer: a `Sublayer` per kind, such as `self.mixer`; None where the block has none of that kind."""
 
     def __init__(self, spec, context):
         super().__init__()
-        self.mixer = self.ffn = None
-        if spec.mixer is not None:
-            self.mixer = Sublayer(registry.build("mixer", spec.mixer, context), spec.norm, context)
-        if spec.ffn is not None:
-            self.ffn = Sublayer(registry.build("ffn", spec.ffn, context), spec.norm, context)
+        for kind in SUBLAYERS:
+            setattr(self, kind, None)
+        for kind, component in spec.sublayers().items():
+            setattr(self, kind, Sublayer(registry.build(kind, component, context), spec.norm, context))
 
     def forward(self, x_BTD, layout, state=None):
         """(x_BTD after this layer, the mixer's new state or None)."""
-        alone = x_BTD.shape[1] == 1 and not torch.is_grad_enabled()
-        if self.mixer is not None:
-            found = self.mixer.token(x_BTD, layout, state) if alone and state is not None else None
-            if found is None:
-                y_BTD, state = self.mixer.component(self.mixer.before(x_BTD), layout, state)
-                found = x_BTD + self.mixer.after(y_BTD), state
-            x_BTD, state = found
-        if self.ffn is not None:
-            found = self.ffn.token(x_BTD) if alone else None
-            if found is None:
-                found = x_BTD + self.ffn.after(self.ffn.component(self.ffn.before(x_BTD)))
-            x_BTD = found
+        for sublayer in self.children():
+            x_BTD, state = sublayer(x_BTD, layout, state)
         return x_BTD, state
 
 

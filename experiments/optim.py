@@ -1,4 +1,4 @@
-"""AdamW with weight decay by parameter role, and the learning rate as a pure function of the step."""
+"""AdamW with weight decay by kind of parameter, and the learning rate as a pure function of the step."""
 
 import math
 
@@ -12,13 +12,13 @@ FUSED = ("cpu", "cuda", "mps", "xpu")
 def build_optimizer(module, spec):
     """AdamW over two groups: with weight decay (matrices, embeddings) and without (norms, biases, all of a recurrence).
 
-    A parameter without a role, in a user's component, is decayed if it has two or more dimensions.
+    A parameter without a kind, in a user's component, is decayed if it has two or more dimensions.
     """
     decayed, plain = [], []
     for weight in module.parameters():
         if weight.requires_grad:
-            role = getattr(weight, "role", "matrix" if weight.ndim >= 2 else "vector")
-            (decayed if role in DECAYED else plain).append(weight)
+            kind = getattr(weight, "kind", "matrix" if weight.ndim >= 2 else "vector")
+            (decayed if kind in DECAYED and not getattr(weight, "recurrent", False) else plain).append(weight)
     fused = all(weight.device.type in FUSED for weight in (*decayed, *plain))
     groups = [
         {"params": decayed, "weight_decay": spec.weight_decay},

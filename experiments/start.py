@@ -8,6 +8,7 @@ from pathlib import Path
 
 from arch import checkpoint, tensors
 from arch.errors import DataError
+from arch.spec import SUBLAYER_NAME
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,10 @@ def _content(path, size, modified):
 
 def _component(spec, name):
     """The type of the component that a parameter belongs to; None for norms and for parameters outside the blocks."""
-    match = re.match(r"blocks\.(\d+)\.(mixer|ffn)\.component\.", name)
-    return match and getattr(spec.blocks[spec.layer_blocks()[int(match[1])]], match[2])["type"]
+    match = SUBLAYER_NAME.fullmatch(name)
+    if match is None or not match[3].startswith("component."):
+        return None
+    return spec.blocks[spec.layer_blocks()[int(match[1])]].sublayers()[match[2]]["type"]
 
 
 def _short(names):

@@ -1,4 +1,4 @@
-"""Gated feed-forward network: GeGLU in the tanh form, or SwiGLU (Shazeer 2020; Gemma 2, section 2; Griffin, 2.2).
+"""Gated feed-forward network: GeGLU in the tanh form, SwiGLU or ReGLU (Shazeer 2020; Gemma 2, section 2; Griffin, 2.2).
 
 Shapes: B rows, T tokens, D model width, F hidden width.
 """
@@ -23,13 +23,13 @@ class Gated(nn.Module):
         """hidden: F, the width of each branch."""
 
         hidden: Count
-        activation: Literal["gelu_tanh", "silu"] = "gelu_tanh"
+        activation: Literal["gelu_tanh", "silu", "relu"] = "gelu_tanh"
         bias: bool = False
 
         @classmethod
         def examples(cls):
             """Valid instances for the test battery."""
-            return [cls(hidden=24), cls(hidden=20, activation="silu", bias=True)]
+            return [cls(hidden=24), cls(hidden=20, activation="silu", bias=True), cls(hidden=24, activation="relu")]
 
     def __init__(self, config, context):
         super().__init__()
@@ -48,4 +48,4 @@ class Gated(nn.Module):
     def token(self, x_B1D, around=decode.ALONE):
         """y_B1D for one token per row, with the norms and residual of `around`; None if `decode` declines."""
         maps = plain(self._modules, ("gate", "up", "down"))
-        return maps and decode.gated(x_B1D, *maps, self.config.activation == "gelu_tanh", around)
+        return maps and decode.gated(x_B1D, *maps, self.config.activation, around)

@@ -75,7 +75,7 @@ class RGLRU(nn.Module):
         self.conv = taps
         self.recurrence_gate = BlockDiagonalLinear(self.width, config.blocks, context)
         self.input_gate = BlockDiagonalLinear(self.width, config.blocks, context)
-        self.decay = parameter((self.width,), "recurrence", DECAY_INITS[config.decay_init](config.exponent))
+        self.decay = parameter((self.width,), "vector", DECAY_INITS[config.decay_init](config.exponent), recurrent=True)
 
     def init_state(self, batch, capacity, dtype=torch.float32, device=None):
         """An empty state; its size does not depend on `capacity`."""

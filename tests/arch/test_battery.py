@@ -38,7 +38,7 @@ def built(kind, component):
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in module.parameters():
-            if weight.role != "recurrence":
+            if not weight.recurrent:
                 weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
     return module
 

@@ -7,7 +7,7 @@ from tiny_specs import context, examples, label, model_spec, resolved
 
 from arch import registry
 from arch.cost import tensors
-from arch.kernels import decode, native
+from arch.kernels import decode, glu, native
 from arch.layers import RMSNorm, initialise, rms_norm_reference
 from arch.layout import TokenLayout
 from arch.model import new_model
@@ -61,7 +61,7 @@ def test_norm(rows, width):
     close(norm(x), rms_norm_reference(x, norm.weight, 1e-6))
 
 
-@pytest.mark.parametrize("activation", ["gelu_tanh", "silu"])
+@pytest.mark.parametrize("activation", glu.ACTIVATIONS)
 @pytest.mark.parametrize("rows, hidden", [(1, 24), (3, 70), (6, 129)])
 def test_gated(rows, hidden, activation):
     options = {"type": "gated", "hidden": hidden, "activation": activation, "bias": True}
@@ -138,6 +138,15 @@ def test_bits_do_not_depend_on_threads(threads):
         seen.append(model.decode(torch.tensor([[3]]), state)[0])
     torch.set_num_threads(before)
     assert torch.equal(*seen)
+
+
+def test_an_activation_that_c_does_not_have_goes_to_torch():
+    """A compiled function gets a code, so a name without one must never reach it."""
+    x, up, down = random(2, 1, 16), (random(8, 16, seed=1), None), (random(16, 8, seed=2), None)
+    taken = {name for name in glu.ACTIVATIONS if decode.gated(x, up, up, down, name) is not None}
+    assert taken == set(glu.COMPILED) and "relu" not in taken
+    gate = random(3, 5)
+    assert torch.equal(glu.glu(gate, gate, "relu"), gate.relu() * gate)
 
 
 def test_what_it_cannot_take_goes_to_torch():

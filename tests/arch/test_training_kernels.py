@@ -38,7 +38,7 @@ def same(got, want, given, tolerance):
 
 
 @each_dtype
-@pytest.mark.parametrize("activation", ["gelu_tanh", "silu"])
+@pytest.mark.parametrize("activation", glu.ACTIVATIONS)
 @pytest.mark.parametrize("shape", [(1,), (2, 1, 3), (3, 5, 7), (2, 9, 1031)], ids=str)
 def test_the_gated_product(shape, activation, dtype):
     gate, up = drawn(*shape, dtype=dtype), drawn(*shape, dtype=dtype, seed=1)
@@ -214,8 +214,9 @@ def test_bits_do_not_depend_on_threads():
         assert torch.equal(one, two) and torch.equal(one, three)
 
 
-def test_under_autocast_the_types_are_torchs():
-    ffn = registry.build("ffn", {"type": "gated", "hidden": 20}, context())
+@pytest.mark.parametrize("activation", glu.ACTIVATIONS)
+def test_under_autocast_the_types_are_torchs(activation):
+    ffn = registry.build("ffn", {"type": "gated", "hidden": 20, "activation": activation}, context())
     initialise(ffn, seed=0)
     x, found = drawn(2, 5, DIM), []
     for form in (contextlib.nullcontext, native.disabled):
