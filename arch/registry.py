@@ -20,14 +20,23 @@ FOLDERS = {
     "source": "experiments.data.sources",
     "tokenizer": "experiments.data.tokenizers",
     "objective": "experiments.objectives",
+    "optimizer": "experiments.optimizers",
+    "schedule": "experiments.schedules",
     "evaluator": "experiments.evaluators",
 }
+
+
+# {kind: options that every component of the kind must have}, because training reads them.
+OPTIONS = {"optimizer": ("lr", "clip")}
 
 
 def _marker(kind):
     def mark(cls):
         if not (isinstance(getattr(cls, "Config", None), type) and issubclass(cls.Config, Spec)):
             raise TypeError(f"{cls.__name__} needs a nested `class Config(Spec)` that holds its options")
+        for option in OPTIONS.get(kind, ()):
+            if option not in cls.Config.model_fields:
+                raise TypeError(f"{cls.__name__}.Config needs the option `{option}`, which every {kind} has")
         cls.kind = kind
         return cls
 
@@ -35,7 +44,7 @@ def _marker(kind):
     return mark
 
 
-mixer, ffn, source, tokenizer, objective, evaluator = (_marker(kind) for kind in FOLDERS)
+mixer, ffn, source, tokenizer, objective, optimizer, schedule, evaluator = (_marker(kind) for kind in FOLDERS)
 
 
 def names(kind):

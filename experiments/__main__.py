@@ -19,14 +19,20 @@ Runs = Annotated[Path, typer.Option(help="folder that holds all runs")]
 
 @app.command("list")
 def list_specs():
-    """List the experiments shipped with Archbench, and the components they can use."""
+    """List the components of an experiment with their options and defaults, and the shipped experiments."""
+    from rich.console import Console
+
     from arch import registry
     from arch.document import shipped
+    from arch.show import options
 
-    for name in shipped("experiments"):
-        print(name)
-    for kind in ("source", "tokenizer", "objective"):
-        print(f"{kind}s: {', '.join(registry.names(kind))}")
+    console = Console(highlight=False)
+    for kind, folder in registry.FOLDERS.items():
+        if folder.startswith("experiments."):
+            for name in registry.names(kind):
+                config = registry.component(kind, name).Config
+                console.print(options(f"{kind} {name}", config) if config.model_fields else f"{kind} {name}: no options")
+    console.print("specs: " + ", ".join(shipped("experiments")))
 
 
 @app.command()

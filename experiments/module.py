@@ -11,10 +11,10 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from arch import registry
 from arch.contracts import Mean
 from experiments.checkpoint import random_state, restore_random_state
 from experiments.means import Means, prepared
-from experiments.optim import build_optimizer, learning_rate
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
@@ -61,6 +61,7 @@ class TrainingModule(pl.LightningModule):
             )
         self.model, self.spec = model, spec
         self._unregistered = (objective,)
+        self.optimizer, self.schedule = (registry.build(kind, getattr(spec, kind)) for kind in ("optimizer", "schedule"))
         self.batches = Batches(corpus, spec.data, seed, spec.train.steps)
         self.last, self.random_state = {}, None
 
@@ -76,11 +77,11 @@ class TrainingModule(pl.LightningModule):
         return DataLoader(self.batches, batch_size=None)
 
     def configure_optimizers(self):
-        return build_optimizer(self.model, self.spec.optimizer)
+        return self.optimizer.build(self.model.named_parameters())
 
     def training_step(self, batch, index):
         optimizer, step, world = self.optimizers(), self.global_step, self.trainer.world_size
-        rate = learning_rate(step, self.spec.train.steps, self.spec.optimizer.lr, self.spec.schedule)
+        rate = self.schedule(step, self.spec.train.steps, self.optimizer.config.lr)
         for group in optimizer.param_groups:
             group["lr"] = rate
 
@@ -96,7 +97,7 @@ class TrainingModule(pl.LightningModule):
             means.include(returned)
         if (counted := float(means.totals["loss"].weight)) != batch.weight:
             raise ValueError(f"the weights of the objective's loss add up to {counted:g}, those of its batch to {batch.weight}")
-        weights, clip = [each for each in self.model.parameters() if each.grad is not None], self.spec.optimizer.clip
+        weights, clip = [each for each in self.model.parameters() if each.grad is not None], self.optimizer.config.clip
         norm = torch.nn.utils.get_total_norm([each.grad for each in weights], foreach=True)
         loss, norm = float(self.trainer.strategy.reduce(loss, reduce_op="sum")), float(norm)
         for what, number in (("the loss", loss), ("a gradient", norm)):

@@ -14,7 +14,7 @@ from arch.spec import digest
 from experiments import capabilities, evaluations
 from experiments.compiled import kinds
 from experiments.data.dataset import gives_rows, prepare
-from experiments.spec import EvaluateSpec, ExperimentSpec
+from experiments.spec import DEFAULT_TYPES, EvaluateSpec, ExperimentSpec, with_types
 from experiments.start import Start, plan_start
 
 # Cached model costs, keyed by everything that determines them: a search has many trials but few architectures.
@@ -68,16 +68,16 @@ def resolve(source):
 
 def _resolved(root):
     """(the ExperimentSpec, notes on `train.compile: auto`)"""
+    root = with_types(root)
     spec = ExperimentSpec.parse(root)
     model = registry.resolve(spec.model, root, ("model",))
     cost.check_builds(model, root, ("model",))
     parts = [kind for kind in ("source", "tokenizer") if getattr(spec.data, kind) is not None]
     data = spec.data.model_copy(update={kind: registry.resolve_component(kind, root, ("data", kind)) for kind in parts})
-    with_default = lay(node({"objective": ExperimentSpec.model_fields["objective"].default}), root)
-    objective = registry.resolve_component("objective", with_default, ("objective",))
-    spec = spec.model_copy(update={"model": model, "data": data, "objective": objective})
+    components = {kind: registry.resolve_component(kind, root, (kind,)) for kind in DEFAULT_TYPES}
+    spec = spec.model_copy(update={"model": model, "data": data, **components})
     able = capabilities.of(spec)
-    capabilities.check("objective", objective, able, with_default, ("objective",))
+    capabilities.check("objective", spec.objective, able, root, ("objective",))
     return _with_compile(spec.model_copy(update={"evaluate": _evaluations(root, spec.evaluate, able)}))
 
 

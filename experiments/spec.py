@@ -5,7 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from arch import document
-from arch.spec import Component, Count, Fraction, Kind, List, ModelSpec, Positive, Spec, expand_like, later, place
+from arch.spec import Component, Count, Kind, ModelSpec, Spec, expand_like, later, place
+
+# The components that an experiment uses where it does not name a `type`.
+DEFAULT_TYPES = {"objective": "next_token", "optimizer": "adamw", "schedule": "cosine"}
 
 
 class DataSpec(Spec):
@@ -18,38 +21,6 @@ class DataSpec(Spec):
     tokenizer: Annotated[Component, Kind("tokenizer")] | None = None
     context: Annotated[int, Field(ge=2)]
     rows: Count
-
-
-class OptimizerSpec(Spec):
-    """AdamW. `clip`: the largest gradient norm, or null.
-
-    `weight_decay` applies to matrices and embeddings only, not to norms, biases or any parameter of a recurrence.
-    """
-
-    lr: Positive
-    betas: List[Fraction] = (0.9, 0.95)
-    eps: Positive = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    clip: Positive | None = 1.0
-
-    @model_validator(mode="after")
-    def _two_betas(self):
-        if len(self.betas) != 2 or max(self.betas) >= 1:
-            raise ValueError("betas: expected two numbers below 1")
-        return self
-
-
-class ScheduleSpec(Spec):
-    """Learning rate: a linear warm-up, then `cosine` decay, or `wsd` (warm-up, stable, decay: constant, then linear).
-
-    `warmup` and `decay` (only used by `wsd`) are fractions of the steps; `final`, the rate at the end, is a
-    fraction of the peak rate.
-    """
-
-    type: Literal["cosine", "wsd"] = "cosine"
-    warmup: Fraction = 0.05
-    decay: Fraction = 0.2
-    final: Fraction = 0.1
 
 
 class TrainSpec(Spec):
@@ -96,7 +67,7 @@ class EvaluateSpec(Spec):
 
 
 class ExperimentSpec(Spec):
-    """One run without its seed.
+    """One run without its seed. `objective`, `optimizer` and `schedule` need no `type`, see DEFAULT_TYPES.
 
     init_from: a checkpoint folder, from `archbench import` or from a finished run. Parameters that it has start
     from its values. The path is relative to the working folder and not part of identity; the weights taken from it are.
@@ -105,9 +76,9 @@ class ExperimentSpec(Spec):
     version: Literal[1] = Field(default=1, alias="schema")
     model: ModelSpec
     data: DataSpec
-    objective: Annotated[Component, Kind("objective")] = {"type": "next_token"}
-    optimizer: OptimizerSpec
-    schedule: ScheduleSpec = ScheduleSpec()
+    objective: Annotated[Component, Kind("objective")]
+    optimizer: Annotated[Component, Kind("optimizer")]
+    schedule: Annotated[Component, Kind("schedule")]
     train: TrainSpec
     evaluate: EvaluateSpec = place(EvaluateSpec())
     init_from: Annotated[str, Field(min_length=1)] | None = later(None, place=True)
@@ -116,6 +87,11 @@ class ExperimentSpec(Spec):
     def parse(cls, source, path=()):
         """Like `Spec.parse`, after expanding `like:` in the model's blocks."""
         return super().parse(expand_like(document.node(source), (*path, "model")), path)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_default_types(cls, data):
+        return with_types(document.node(data)).plain()
 
     @model_validator(mode="after")
     def _micro_batches_divide_rows(self):
@@ -130,3 +106,9 @@ class ExperimentSpec(Spec):
     def tokens(self):
         """The number of tokens that the run trains on."""
         return self.train.steps * self.data.rows * self.data.context
+
+
+def with_types(root):
+    """The document of an experiment in which every component of DEFAULT_TYPES has a `type`."""
+    types = {kind: {"type": name} for kind, name in DEFAULT_TYPES.items()}
+    return document.lay(document.node(types, root.file, root.line), root)

@@ -1,6 +1,7 @@
 """The one command: it starts fast, has every command of the packages, and tells kinds of specs apart."""
 
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import archbench
+from arch import registry
 from arch.errors import SpecError
 from experiments import doctor
 
@@ -80,6 +82,17 @@ def test_show_shows_each_kind(capsys):
     for reference, text in (("tiny_gemma3", "one run: "), ("small/gemma3", "vocabulary 4,096"), ("gemma3/local_global", "5:1")):
         archbench.show(reference)
         assert text in capsys.readouterr().out
+
+
+def test_list_and_schema_show_every_kind_of_component(capsys):
+    archbench.list_()
+    shown = capsys.readouterr().out
+    archbench.schema("experiment")
+    schema = json.loads(capsys.readouterr().out)
+    for kind in registry.FOLDERS:
+        for name in registry.names(kind):
+            assert f"{kind} {name}" in shown
+            assert name in [branch["title"] for branch in schema["$defs"][kind]["oneOf"]]
 
 
 @pytest.mark.slow

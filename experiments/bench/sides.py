@@ -18,10 +18,9 @@ from arch.spec import ModelSpec
 from experiments.bench.peer import check_same, new_peer
 from experiments.compiled import compile_blocks
 from experiments.data.batch import Batch, Rows
-from experiments.optim import build_optimizer
-from experiments.spec import OptimizerSpec
+from experiments.optimizers.adamw import AdamW
 
-OPTIMIZER = OptimizerSpec(lr=1e-4)
+OPTIMIZER = AdamW(AdamW.Config(lr=1e-4))
 
 
 def tokens_of(spec, rows, tokens, device, seed=0):
@@ -33,7 +32,7 @@ def tokens_of(spec, rows, tokens, device, seed=0):
 class _Side:
     def __init__(self, model, spec, device, dtype):
         self.model, self.spec, self.device, self.dtype = model.to(device, DTYPES[dtype]), spec, device, dtype
-        self.optimizer = build_optimizer(self.model, OPTIMIZER)
+        self.optimizer = OPTIMIZER.build(self.model.named_parameters())
 
     def training(self, rows, context):
         """A function that does one optimizer step on `rows` x `context` tokens: forward, loss, backward, clip, AdamW."""
@@ -43,7 +42,7 @@ class _Side:
         def step():
             self.optimizer.zero_grad()
             mean_loss().backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), OPTIMIZER.clip, foreach=True)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), OPTIMIZER.config.clip, foreach=True)
             self.optimizer.step()
 
         return step

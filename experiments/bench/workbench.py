@@ -76,7 +76,7 @@ def _bare_seconds(module):
         optimizer.zero_grad()
         loss_sum, weight = module.objective(module.model, batch)["loss"]
         (loss_sum / weight).backward()
-        norm = torch.nn.utils.clip_grad_norm_(weights, module.spec.optimizer.clip, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(weights, module.optimizer.config.clip, foreach=True)
         float(loss_sum.detach()), float(norm)
         optimizer.step()
         if index == 0:

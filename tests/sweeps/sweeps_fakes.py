@@ -62,7 +62,7 @@ def train(job_plan, seed, folder, progress=None, stop=None):
     with open(folder / "visits", "a") as file:
         file.write(f"{os.getpid()}\n")
     visits = len((folder / "visits").read_text().split())
-    lr = job_plan.spec.optimizer.lr
+    lr = job_plan.spec.optimizer["lr"]
     progress({"step": 1, "steps": 2, "loss": 3.0, "select_loss": None, "tokens_per_second": 10.0})
     if lr == DIES or (lr == DIES_ONCE and visits == 1):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -29,7 +29,7 @@ def tuned_study(plan_study, study_data):
 def done(tuner, job, status="finished", **record):
     """Tell a tuner that a job ended, with the record that the fake training would write."""
     if status == "finished":
-        record["metrics"] = {"select/loss": abs(job.plan.spec.optimizer.lr - 2e-2)}
+        record["metrics"] = {"select/loss": abs(job.plan.spec.optimizer["lr"] - 2e-2)}
     kept = fakes.record(job.plan, job.seed, status, **record) if status != "lost" else None
     if kept:
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def test_each_arm_runs_its_best_values_and_no_trial_is_reported(tuned_study, con
     record = StudyRecord.read(result.study.folder)
     assert result.complete and not record.edges
     assert [arm.tuned for arm in record.arms.values()] == [{"optimizer.lr": pytest.approx(1e-2)}] * 2
-    assert [outcome.job.plan.spec.optimizer.lr for outcome in result.outcomes] == [pytest.approx(1e-2)] * 4
+    assert [outcome.job.plan.spec.optimizer["lr"] for outcome in result.outcomes] == [pytest.approx(1e-2)] * 4
     assert len(record.trials) == 2 * 3 * 2 and {trial.seed for trial in record.trials} == {1000, 1001}
     trials = {(record_folder(result, trial.run)) for trial in record.trials}
     reported = {record_folder(result, run) for arm in record.arms.values() for run in arm.runs.values()}
