@@ -1,23 +1,32 @@
 """Turn a document into a run that is ready to start: complete, checked, costed and with an identity."""
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from arch import cost, registry
-from arch.document import lay, node
+from arch.document import Node, lay, node
 from arch.errors import DataError
 from arch.model import Model
 from arch.spec import digest
+from experiments import costs
 from experiments.compiled import kinds
 from experiments.data.corpus import prepare
 from experiments.spec import ExperimentSpec
 from experiments.start import Start, plan_start
 
-# Cached model costs, keyed by everything that determines them: a search has many trials but few architectures.
-_COSTS = {}
+
+@dataclass(frozen=True)
+class Resolved:
+    """An experiment's document and its spec, in which every default is filled in.
+
+    notes: what `train.compile: auto` became and why.
+    """
+
+    document: Node
+    spec: ExperimentSpec
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,11 +71,12 @@ def worth(spec):
 
 def resolve(source):
     """The ExperimentSpec of a document, with every component's defaults filled in. Reads no data. Raises SpecError."""
-    return _resolved(node(source))[0]
+    return resolved(source).spec
 
 
-def _resolved(root):
-    """(the ExperimentSpec, notes on `train.compile: auto`)"""
+def resolved(source):
+    """The Resolved experiment of a document. Reads no data. Raises SpecError."""
+    root = node(source)
     spec = ExperimentSpec.parse(root)
     model = registry.resolve(spec.model, root, ("model",))
     cost.check_builds(model, root, ("model",))
@@ -75,7 +85,7 @@ def _resolved(root):
     )
     with_default = lay(node({"objective": ExperimentSpec.model_fields["objective"].default}), root)
     objective = registry.resolve_component("objective", with_default, ("objective",))
-    return _with_compile(spec.model_copy(update={"model": model, "data": data, "objective": objective}))
+    return Resolved(root, *_with_compile(spec.model_copy(update={"model": model, "data": data, "objective": objective})))
 
 
 def _with_compile(spec):
@@ -89,12 +99,12 @@ def _with_compile(spec):
 
 
 def plan(source):
-    """The RunPlan of the experiment in a document. Tokenizes the corpus unless the cache already has it.
+    """The RunPlan of an experiment: a document, or one that is Resolved. Tokenizes the corpus unless the cache has it.
 
     Raises SpecError for errors in the spec or in the data it names, and DataError if the token cache is unusable.
     """
-    root = node(source)
-    spec, notes = _resolved(root)
+    complete = source if isinstance(source, Resolved) else resolved(source)
+    root, spec, notes = complete.document, complete.spec, complete.notes
     try:
         start = spec.init_from and plan_start(spec.model, spec.init_from)
         corpus = prepare(spec.data, spec.model.vocab_size)
@@ -109,11 +119,12 @@ def plan(source):
         decides["init_from"] = start.identity
     if start:
         notes = (*start.notes(), *notes)
-    return RunPlan(spec, digest(decides), corpus.summary(), plugins, _cost(spec, plugins), start or None, notes)
-
-
-def _cost(spec, plugins):
-    key = digest({"model": spec.model.dump(), "context": spec.data.context, "plugins": plugins})
-    if key not in _COSTS:
-        _COSTS[key] = cost.summary(spec.model, spec.data.context)
-    return copy.deepcopy(_COSTS[key])
+    return RunPlan(
+        spec,
+        digest(decides),
+        corpus.summary(),
+        plugins,
+        costs.summary(spec.model, spec.data.context, plugins),
+        start or None,
+        notes,
+    )

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from experiments.record import RunRecord
 from sweeps import folders, space
 from sweeps import study as studies
 from sweeps.job import Outcome
@@ -88,7 +87,7 @@ def _do(study, jobs, pools, console):
     outcomes, left, done = {}, [], []
     for job in jobs:
         if folders.is_finished(job.folder, job.plan.identity, job.seed):
-            record = RunRecord.read_whole(job.folder)
+            record = folders.record_of(job.folder)
             outcomes[job.folder] = Outcome(job, "finished", record, reused=True)
             done.append((job, record))
         else:

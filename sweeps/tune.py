@@ -15,7 +15,6 @@ from optuna.trial import TrialState
 from arch.errors import SpecError
 from arch.spec import digest
 from experiments import plan as experiment
-from experiments.record import RunRecord
 from sweeps import folders, space
 from sweeps.job import Job, Outcome
 from sweeps.record import TrialRecord
@@ -175,16 +174,16 @@ class Tuner:
             self.search.tell(number, state=TrialState.FAIL)
             return
         parent = self.study.folder / folders.TUNE
-        runs = {}
+        runs, finished = {}, folders.Finished(self.study.runs, trials=True)
         for seed in self.seeds:
-            own = folders.run_folder(parent, self.arm_plan.arm.name, plan.identity, seed)
-            folder = folders.finished(self.study.runs, plan.identity, seed, own, trial=True) or own
+            folder = folders.run_folder(parent, self.arm_plan.arm.name, plan.identity, seed)
+            folder = finished.folder(plan.identity, seed, folder) or folder
             runs[str(seed)] = folders.relative(folder, self.study.folder)
             self.jobs.append(Job(self.label, seed, plan, folder, number))
         self._set(number, "runs", runs)
         for job in [job for job in self.jobs if folders.is_finished(job.folder, plan.identity, job.seed)]:
             self.jobs.remove(job)
-            self.told(Outcome(job, "finished", RunRecord.read_whole(job.folder), reused=True))
+            self.told(Outcome(job, "finished", folders.record_of(job.folder), reused=True))
 
     def _note(self, number, seed, outcome, value):
         self.values[number][seed] = value
