@@ -9,9 +9,10 @@ from arch import cost, registry
 from arch.document import Node, lay, node
 from arch.errors import DataError
 from arch.model import Model
-from arch.spec import digest
+from arch.spec import List, Spec, digest
 from experiments import costs
 from experiments.compiled import kinds
+from experiments.data import texts
 from experiments.data.corpus import prepare
 from experiments.spec import ExperimentSpec
 from experiments.start import Start, plan_start
@@ -29,22 +30,23 @@ class Resolved:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class RunPlan:
-    """A run without its seed. `identity` covers everything that determines the result besides the seed.
+class RunPlan(Spec):
+    """A run without its seed, as plain data. `identity` covers everything that determines the result besides the seed.
 
     data: fingerprint and sizes of the corpus. plugins: digests of plug-in sources. cost: as `arch.cost` computes it.
-    start: the checkpoint that the run starts from; None if initial weights are drawn from the seed.
+    start: where initial weights come from; None if all are drawn from the seed.
     notes: remarks for the record: what came from the checkpoint, what `train.compile: auto` became and why.
+    texts: what is known of the texts (see `experiments.data.texts`), so that another process need not read them.
     """
 
     spec: ExperimentSpec
     identity: str
-    data: dict[str, Any]
-    plugins: dict[str, str]
-    cost: dict[str, Any]
+    data: dict[str, Any] = {}
+    plugins: dict[str, str] = {}
+    cost: dict[str, Any] = {}
     start: Start | None = None
-    notes: tuple[str, ...] = ()
+    notes: List[str] = ()
+    texts: dict[str, str] = {}
 
 
 # The assumed costs and gains of compiling on a GPU. GPU_RATE: FLOPs (6 per parameter and token) per second and device
@@ -120,11 +122,12 @@ def plan(source):
     if start:
         notes = (*start.notes(), *notes)
     return RunPlan(
-        spec,
-        digest(decides),
-        corpus.summary(),
-        plugins,
-        costs.summary(spec.model, spec.data.context, plugins),
-        start or None,
-        notes,
+        spec=spec,
+        identity=digest(decides),
+        data=corpus.summary(),
+        plugins=plugins,
+        cost=costs.summary(spec.model, spec.data.context, plugins),
+        start=start or None,
+        notes=notes,
+        texts=texts.remembered(spec.data.source),
     )
