@@ -50,6 +50,31 @@ def only_one(folder, say):
         lock.release()
 
 
+class Search:
+    """The queue of all arms' trials (see `sweeps.queues`). keep: called with all TrialRecords after every outcome."""
+
+    def __init__(self, study, tuners, keep):
+        self.title = f"{study.name}: tuning {', '.join(study.spec.tune.space)}"
+        self.tuners, self.keep, self.turns = tuners, keep, deque(tuners)
+        self.total, self.known, self.done = sum(tuner.runs_left() for tuner in tuners), [], []
+
+    def take(self):
+        """The next job, from each arm in turn, so that an interrupted search has treated all arms alike."""
+        for _ in range(len(self.turns)):
+            tuner = self.turns[0]
+            self.turns.rotate(-1)
+            job = tuner.take()
+            if job:
+                return job
+        return None
+
+    def told(self, outcome):
+        """Tell the arm's tuner how a run of one of its trials ended."""
+        next(tuner for tuner in self.tuners if tuner.label == outcome.job.arm).told(outcome)
+        self.keep([record for tuner in self.tuners for record in tuner.records()])
+        return []
+
+
 class Tuner:
     """The search of one arm. `take` gives its jobs, to be run by a pool; `told` takes their outcomes."""
 
