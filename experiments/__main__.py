@@ -106,7 +106,7 @@ def evaluate(
         if "evaluate" not in document.value:
             raise SpecError(f"{spec}: it has no `evaluate:`")
         root = Node({**root.value, "evaluate": document.value["evaluate"]}, document.file, document.line)
-    planned = RunPlan(resolve(root), record.identity, record.data, record.plugins, record.cost)
+    planned = RunPlan(spec=resolve(root), identity=record.identity, data=record.data, plugins=record.plugins, cost=record.cost)
     from experiments import device
     from experiments.train import measure
 

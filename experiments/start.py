@@ -2,17 +2,15 @@
 
 import hashlib
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from arch import checkpoint, tensors
 from arch.errors import DataError
-from arch.spec import SUBLAYER_NAME
+from arch.spec import SUBLAYER_NAME, List, Spec
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(Spec):
     """A checkpoint and the parameters that a model takes from it.
 
     sha256: of the checkpoint's weights file. taken: names of the parameters that start from the checkpoint.
@@ -22,9 +20,9 @@ class Start:
 
     folder: str
     sha256: str
-    taken: tuple[str, ...]
+    taken: List[str]
     new: dict[str, str]
-    unused: tuple[str, ...]
+    unused: List[str]
 
     @property
     def identity(self):
@@ -75,7 +73,7 @@ def plan_start(spec, folder):
     if not taken:
         raise DataError(f"{folder}: it has no parameter of this model", key=("init_from",))
     unused = tuple(name for name in found.entries if name not in expected)
-    return Start(str(folder), content(folder), tuple(taken), new, unused)
+    return Start(folder=str(folder), sha256=content(folder), taken=tuple(taken), new=new, unused=unused)
 
 
 def content(folder):

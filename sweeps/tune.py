@@ -15,7 +15,6 @@ from optuna.trial import TrialState
 from arch.errors import SpecError
 from arch.spec import digest
 from experiments import plan as experiment
-from experiments.record import RunRecord
 from sweeps import folders, space
 from sweeps.job import Job, Outcome
 from sweeps.record import TrialRecord
@@ -49,6 +48,31 @@ def only_one(folder, say):
         yield
     finally:
         lock.release()
+
+
+class Search:
+    """The queue of all arms' trials (see `sweeps.queues`). keep: called with all TrialRecords after every outcome."""
+
+    def __init__(self, study, tuners, keep):
+        self.title = f"{study.name}: tuning {', '.join(study.spec.tune.space)}"
+        self.tuners, self.keep, self.turns = tuners, keep, deque(tuners)
+        self.total, self.known, self.done = sum(tuner.runs_left() for tuner in tuners), [], []
+
+    def take(self):
+        """The next job, from each arm in turn, so that an interrupted search has treated all arms alike."""
+        for _ in range(len(self.turns)):
+            tuner = self.turns[0]
+            self.turns.rotate(-1)
+            job = tuner.take()
+            if job:
+                return job
+        return None
+
+    def told(self, outcome):
+        """Tell the arm's tuner how a run of one of its trials ended."""
+        next(tuner for tuner in self.tuners if tuner.label == outcome.job.arm).told(outcome)
+        self.keep([record for tuner in self.tuners for record in tuner.records()])
+        return []
 
 
 class Tuner:
@@ -175,16 +199,16 @@ class Tuner:
             self.search.tell(number, state=TrialState.FAIL)
             return
         parent = self.study.folder / folders.TUNE
-        runs = {}
+        runs, finished = {}, folders.Finished(self.study.runs, trials=True)
         for seed in self.seeds:
-            own = folders.run_folder(parent, self.arm_plan.arm.name, plan.identity, seed)
-            folder = folders.finished(self.study.runs, plan.identity, seed, own, trial=True) or own
+            folder = folders.run_folder(parent, self.arm_plan.arm.name, plan.identity, seed)
+            folder = finished.folder(plan.identity, seed, folder) or folder
             runs[str(seed)] = folders.relative(folder, self.study.folder)
             self.jobs.append(Job(self.label, seed, plan, folder, number))
         self._set(number, "runs", runs)
         for job in [job for job in self.jobs if folders.is_finished(job.folder, plan.identity, job.seed)]:
             self.jobs.remove(job)
-            self.told(Outcome(job, "finished", RunRecord.read_whole(job.folder), reused=True))
+            self.told(Outcome(job, "finished", folders.record_of(job.folder), reused=True))
 
     def _note(self, number, seed, outcome, value):
         self.values[number][seed] = value

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +21,7 @@ from arch import registry
 from arch.errors import DataError
 from arch.spec import digest
 from experiments.data import cache as cached
+from experiments.data import texts
 from experiments.data.batch import Batch
 from experiments.data.packing import Stream, evaluation_rows, training_rows
 from experiments.data.specials import BOS, EOS, UNK, load
@@ -108,20 +110,25 @@ def prepare(data, vocab_size, cache=None):
     """The Corpus of a resolved DataSpec, for a model of `vocab_size` tokens. Tokenized now unless it is in the cache.
 
     cache: the folder of prepared corpora, by default `cache.root()`. Its keys cover the texts, the tokenizer's options
-    and, for a tokenizer read from a file, the file's content; so a changed file gives a new corpus. Two processes may
-    prepare the same corpus at the same time.
+    and, for a tokenizer read from a file, the file's content; so a changed file gives a new corpus. Texts are read only
+    if `experiments.data.texts` does not know them, or if their tokens are missing. Two processes may prepare the same
+    corpus at the same time.
     Raises DataError if the data cannot be used.
     """
     source = data.source["type"]
-    documents = _read(data.source)
-    splits = {split: [item for item in documents if split_of(item.digest) == split] for split in SPLITS}
-    _check_splits(splits, source)
-    texts = hashlib.sha256(b"".join(item.digest for item in documents)).hexdigest()
+    mark = texts.stamp(data.source)
+    documents, content = None, texts.known(mark)
+    if content is None:
+        documents = _read(data.source)
+        _split(documents, source)
+        content = _content(documents)
+        if mark is not None:
+            texts.remember({mark: content})
     fixed = getattr(registry.build("tokenizer", data.tokenizer), "content", None)
     key = digest(
         {
             "format": FORMAT,
-            "texts": texts,
+            "texts": content,
             "fractions": FRACTIONS,
             "tokenizer": data.tokenizer,
             "plugins": registry.plugin_sources(data.tokenizer),
@@ -129,8 +136,16 @@ def prepare(data, vocab_size, cache=None):
         }
         | ({"content": fixed()} if fixed else {})
     )
-    folder = cached.obtain(cache or cached.root(), key, lambda scratch: _build(splits, texts, data.tokenizer, scratch))
-    corpus = _open(folder, source)
+
+    def build(scratch):
+        # The texts are known, but their tokens are not in the cache: a further tokenizer, or an emptied cache.
+        held = _read(data.source) if documents is None else documents
+        if _content(held) != content:
+            raise DataError(f"the texts of the source {source} changed while they were prepared; start again")
+        _build(_split(held, source), content, data.tokenizer, scratch)
+
+    folder = cached.obtain(cache or cached.root(), key, build)
+    corpus = _opened(folder, source)
     _check_vocabulary(corpus, data.tokenizer, vocab_size)
     for split in SPLITS:
         corpus._check_context(split, data.context)
@@ -150,15 +165,21 @@ def _read(source):
     return documents
 
 
-def _check_splits(splits, source):
-    for split, documents in splits.items():
-        if not documents:
-            count = sum(map(len, splits.values()))
+def _content(documents):
+    return hashlib.sha256(b"".join(item.digest for item in documents)).hexdigest()
+
+
+def _split(documents, source):
+    """{split: its documents}. Raises DataError if a split has none."""
+    splits = {split: [item for item in documents if split_of(item.digest) == split] for split in SPLITS}
+    for split, part in splits.items():
+        if not part:
             shares = ", ".join(f"{fraction:.0%} {name}" for name, fraction in FRACTIONS.items())
             raise DataError(
-                f"the {split} split has no document: the source {source} has {count}, and they are split whole, by content "
-                f"({shares}); give more documents (100 or so), or cut text files into documents with `separator`"
+                f"the {split} split has no document: the source {source} has {len(documents)}, and they are split whole, by "
+                f"content ({shares}); give more documents (100 or so), or cut text files into documents with `separator`"
             )
+    return splits
 
 
 def _check_vocabulary(corpus, tokenizer, vocab_size):
@@ -172,14 +193,14 @@ def _check_vocabulary(corpus, tokenizer, vocab_size):
         )
 
 
-def _build(splits, texts, tokenizer, folder):
+def _build(splits, content, tokenizer, folder):
     """Train the tokenizer on the train split and write every split's tokens into `folder`."""
     component = registry.build("tokenizer", tokenizer)
     console = Console(stderr=True)
     with console.status(f"Preparing the tokenizer {tokenizer['type']}"):
         trained = component.train([item.text for item in splits["train"]])
     lengths = component.byte_lengths(trained)
-    content = trained.to_str(pretty=True)
+    stored = trained.to_str(pretty=True)
     sizes = {}
     for split, documents in splits.items():
         chunks = [documents[first : first + CHUNK] for first in range(0, len(documents), CHUNK)]
@@ -191,8 +212,8 @@ def _build(splits, texts, tokenizer, folder):
         total = sum(item.bytes for item in documents)
         sizes[split] = {"documents": len(documents), "tokens": len(stream.tokens), "bytes": total}
     np.save(folder / "byte_lengths.npy", lengths)
-    (folder / "tokenizer.json").write_text(content, encoding="utf-8")
-    fingerprint = digest({"format": FORMAT, "texts": texts, "fractions": FRACTIONS, "tokenizer": content})
+    (folder / "tokenizer.json").write_text(stored, encoding="utf-8")
+    fingerprint = digest({"format": FORMAT, "texts": content, "fractions": FRACTIONS, "tokenizer": stored})
     (folder / "corpus.json").write_text(json.dumps({"fingerprint": fingerprint, "sizes": sizes}, indent=1))
     # The tokenizers library has used threads. Without this, it would warn of deadlocks in a fork of this process.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -225,7 +246,17 @@ def _check_lengths(name, tokenizer, lengths, stream, documents):
             raise DataError(f"the tokenizer {name['type']} gives tokens for {total:,} bytes of a text that has {document.bytes:,}")
 
 
-def _open(folder, source):
+def _opened(folder, source):
+    """The Corpus in a prepared folder. Opened again only if one of the folder's files has changed."""
+    try:
+        files = texts.stamps(sorted(folder.iterdir()))
+    except (OSError, DataError) as error:
+        raise _damaged(folder, error) from None
+    return _open(folder, source, tuple(map(tuple, files)))
+
+
+@lru_cache(maxsize=8)
+def _open(folder, source, files):
     try:
         known = json.loads((folder / "corpus.json").read_text())
         streams = {
@@ -238,4 +269,8 @@ def _open(folder, source):
                 raise ValueError(f"{split}: not the tokens that were stored")
         return Corpus(known["fingerprint"], source, load(folder / "tokenizer.json"), lengths, known["sizes"], streams)
     except (OSError, ValueError, KeyError, DataError) as error:
-        raise DataError(f"{folder}: the token cache is damaged ({error}); delete this folder and start again") from None
+        raise _damaged(folder, error) from None
+
+
+def _damaged(folder, error):
+    return DataError(f"{folder}: the token cache is damaged ({error}); delete this folder and start again")

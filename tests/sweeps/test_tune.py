@@ -71,7 +71,7 @@ def test_trials_are_reused_by_trials_of_other_studies_only(tuned_study):
     one, two = tuned_study("one"), tuned_study("two")
     job = Tuner(one, one.arms[0]).take()
     fakes.finish(job)
-    assert folders.finished(one.runs, job.plan.identity, job.seed, job.folder / "x") is None
+    assert folders.Finished(one.runs).folder(job.plan.identity, job.seed, job.folder / "x") is None
     assert [each.plan.identity for each in jobs_of(Tuner(two, two.arms[0]))].count(job.plan.identity) == 0
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -126,6 +127,49 @@ def test_a_second_prepare_tokenizes_nothing_and_gives_the_same(files, monkeypatc
     assert isinstance(second.streams["train"].tokens, np.memmap) and second.streams["train"].tokens.dtype == np.uint16
     for step in (0, 3, 500):
         assert same(first.batch("train", step, 1, 4, 16), second.batch("train", step, 1, 4, 16))
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The number of times that a source's texts were read, as a list of one element each."""
+    source, seen = registry.component("source", "text"), []
+    read = source.documents
+    monkeypatch.setattr(source, "documents", lambda self: seen.append(1) or read(self))
+    return seen
+
+
+def test_texts_are_read_once_in_a_process_and_again_when_a_file_changes(files, tmp_path, reads):
+    first = prepare(spec(files), 512)
+    assert prepare(spec(files, context=8), 600).fingerprint == first.fingerprint and len(reads) == 1
+    other = prepare(spec(files, {"type": "byte"}), 512)  # its tokens are missing, so they are made from the texts
+    assert len(reads) == 2 and prepare(spec(files, {"type": "byte"}), 512).fingerprint == other.fingerprint
+    assert len(reads) == 2
+    (tmp_path / "texts" / "000.txt").write_text(text(0) + ".")
+    assert prepare(spec(files), 512).fingerprint != first.fingerprint and len(reads) == 3
+    (tmp_path / "texts" / "001.txt").unlink()
+    prepare(spec(files), 512)
+    assert len(reads) == 4
+
+
+def test_texts_of_a_source_that_lists_no_files_are_read_each_time(files, reads, monkeypatch):
+    monkeypatch.delattr(registry.component("source", "text"), "files")
+    listed = ["texts/000.txt"]
+    monkeypatch.setattr(
+        registry.component("source", "text"), "documents", lambda self: ((n, text(i)) for i, n in enumerate(listed))
+    )
+    listed += [f"{i}" for i in range(200)]
+    first = prepare(spec(files), 512)
+    listed.append("one more")
+    assert prepare(spec(files), 512).fingerprint != first.fingerprint
+
+
+def test_texts_that_change_while_they_are_prepared_are_refused(files, tmp_path, cache_folder, monkeypatch):
+    prepare(spec(files), 512)
+    shutil.rmtree(cache_folder)
+    before = corpus.texts.stamp(spec(files).source)
+    (tmp_path / "texts" / "000.txt").write_text(text(0) + ".")
+    monkeypatch.setattr(corpus.texts, "stamp", lambda source: before)
+    refused("changed while they were prepared", spec(files))
 
 
 def test_a_corpus_does_not_depend_on_how_it_was_built(files, tmp_path, monkeypatch):
