@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass
 
 from analysis import stats
-from analysis.units import SPACE, listed, p_value, percent, percent_interval, seeds, share, times
+from analysis.words import listed, p_value, percent_interval, seeds, times
+from arch.units import SPACE, percent, share
 from sweeps.spec import ClaimSpec
 
 WORSE, BETTER, SAME, UNDECIDED, BASELINE = "worse", "better", "no difference", "undecided", "baseline"

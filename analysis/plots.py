@@ -14,12 +14,13 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from analysis import claims, units
+from analysis import claims, words
 from analysis.curves import bands, difference_bands
 from analysis.stats import mean_interval, relative
 from analysis.tables import long_cache
+from arch import units
 
 INK, MUTED, GRID, PAPER = "#1c2026", "#6a717b", "#dfe2e7", "#fefefe"
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
@@ -162,7 +163,7 @@ def quality_against_cache(study, judgement):
         return None
     figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
     axes = figure.subplots()
-    axes.set_xscale("log", base=2)
+    axes.set_xscale("log")
     for arm, loss in points.items():
         mean, look = math.exp(loss.mean), style[arm]
         bars = None if loss.low is None else [[mean - math.exp(loss.low)], [math.exp(loss.high) - mean]]
@@ -171,9 +172,10 @@ def quality_against_cache(study, judgement):
     sizes = [long_cache(study, arm) for arm in points]
     axes.set_xlim(min(sizes) / 1.5, max(sizes) * 1.5)
     axes.margins(y=0.12)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: units.size(x).replace(".00", "").replace(".0", "")))
     axes.xaxis.minorticks_off()
-    context = units.tokens(study.record.long_context)
+    context = units.context(study.record.long_context)
     axes.set_xlabel(f"cache for one sequence of {context} (left is cheaper)")
     axes.set_ylabel("perplexity (lower is better)")
     _title(axes, f"Quality against cache: {_seeds(estimate.n for estimate in points.values())}")
@@ -204,7 +206,7 @@ def learning_curves(study):
         right.set_ylabel(f"perplexity against {study.baseline}, %")
         _title(right, "Paired difference during training")
     for axes in (left, right) if paired else (left,):
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: units.scaled(x, digits=2) if x else "0"))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: units.count(x, 2) if x else "0"))
         axes.xaxis.set_major_locator(MaxNLocator(5))
     label = f"tokens ({_seeds(band.n.iloc[-1] for band in curves.values())})"
     figure.supxlabel(label, fontsize=9.5, color=MUTED)
@@ -276,7 +278,7 @@ def _tuned(axes, study, done, key):
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.2g}"))
     axes.xaxis.minorticks_off()
     axes.set_xlabel(key)
-    found = f"best at the edge of its range (hollow) for {units.listed(at_edge)}" if at_edge else "every best is inside its range"
+    found = f"best at the edge of its range (hollow) for {words.listed(at_edge)}" if at_edge else "every best is inside its range"
     _title(axes, f"Tuning on the select split: {found}")
 
 
@@ -338,7 +340,7 @@ def _seeds(counts):
 
 
 def _p(p):
-    text = units.p_value(p)
+    text = words.p_value(p)
     return text if text.startswith("<") else f"= {text}"
 
 

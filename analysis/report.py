@@ -7,10 +7,11 @@ import shlex
 
 import pandas as pd
 
-from analysis import plots, tables, units
+from analysis import plots, tables, words
 from analysis.claims import judge
 from analysis.runs import load
 from analysis.style import CSS
+from arch import units
 from experiments.record import write_atomically
 
 NAME = "report.html"
@@ -69,8 +70,8 @@ def page(study, judgement, raw):
 def _answer(study, judgement):
     record = study.record
     scale = f", scale {record.scale}" if record.scale else ""
-    seeds = units.times(len(record.seeds), "seed")
-    where = f"{record.name}{scale} · {units.times(len(record.arms), 'arm')} × {seeds}"
+    seeds = words.times(len(record.seeds), "seed")
+    where = f"{record.name}{scale} · {words.times(len(record.arms), 'arm')} × {seeds}"
     remarks = "".join(f"<li>{_code(text)}</li>" for text in judgement.remarks)
     return (
         f"<header><p class=where>{html.escape(where)}</p><h1>{html.escape(record.question)}</h1></header>"
@@ -90,8 +91,7 @@ def _results(judgement, raw):
         f"Perplexity is exp of the mean of <code>{metric}</code> over the n finished seeds, with a 95 % t interval. "
         "The paired difference is the change in perplexity relative to the first arm, compared seed by seed (same initial "
         f"values, same batches). p is the p value of a paired t test, Holm-corrected over the arms. “No difference” means "
-        f"within ±{margin}, shown by two one-sided tests at 5 % with the same correction. Sizes are in powers of 1024, "
-        "counts in powers of 1000."
+        f"within ±{margin}, shown by two one-sided tests at 5 % with the same correction. 1 kB is 1,000 bytes."
     )
     return f"<section><h2>Results</h2><div class=scroll>{tables.results_html(raw)}</div><p class=note>{note}</p></section>"
 
@@ -127,7 +127,7 @@ def _provenance(study):
         "scale": study.record.scale,
         "seeds": ", ".join(map(str, study.record.seeds)),
         "steps per run": _distinct(f"{run.steps:,}" for run in runs if run.status == "finished"),
-        "tokens per run": _distinct(units.scaled(run.tokens) for run in runs if run.status == "finished"),
+        "tokens per run": _distinct(units.count(run.tokens) for run in runs if run.status == "finished"),
         "wall time": _wall(runs),
         "data": _distinct(_pairs(run.data) for run in runs),
         "hardware": _distinct(_pairs(run.hardware) for run in runs),
@@ -153,7 +153,7 @@ def _distinct(texts):
     counts = pd.Series([text for text in texts if text], dtype=object).value_counts()
     if len(counts) < 2:
         return next(iter(counts.index), None)
-    return "\n".join(f"{text}  ({units.times(count, 'run')})" for text, count in counts.items())
+    return "\n".join(f"{text}  ({words.times(count, 'run')})" for text, count in counts.items())
 
 
 def _pairs(data):
@@ -162,7 +162,7 @@ def _pairs(data):
 
 def _wall(runs):
     total = sum(run.wall_seconds for run in runs)
-    return f"{units.duration(total)} in {units.times(len(runs), 'run')}" if runs else None
+    return f"{units.duration(total)} in {words.times(len(runs), 'run')}" if runs else None
 
 
 def _unfinished(study):
@@ -205,7 +205,7 @@ def _notes(study):
     """The notes in the runs' records, e.g. that a faster path was not used; each once, with the number of runs."""
     notes = [note for run in study.records.values() for note in dict.fromkeys(run.notes)]
     counts = pd.Series(notes, dtype=object).value_counts()
-    items = "".join(f"<li>{html.escape(note)} ({units.times(count, 'run')})</li>" for note, count in counts.items())
+    items = "".join(f"<li>{html.escape(note)} ({words.times(count, 'run')})</li>" for note, count in counts.items())
     return f"<section><h2>Notes from the runs</h2><ul>{items}</ul></section>" if items else ""
 
 

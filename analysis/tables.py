@@ -9,8 +9,9 @@ import math
 
 import pandas as pd
 
-from analysis import units
+from analysis import words
 from analysis.stats import mean_interval, relative
+from arch import units
 
 DIFFERENCES_SHOWN = 2
 LEVEL = f"[95{units.SPACE}%]"
@@ -118,7 +119,7 @@ def _value(study, label, key):
 
 def readable(raw):
     """The table for reading: rounded, every cell is text."""
-    context = units.tokens(int(raw.cache_context.iloc[0]))
+    context = units.context(int(raw.cache_context.iloc[0]))
     return pd.DataFrame([_readable_row(row, context) for row in _records(raw)])
 
 
@@ -127,24 +128,24 @@ def _readable_row(row, context):
         "arm": row["arm"],
         "differs in": _shortened(row["changes"]) or units.DASH,
         f"perplexity {LEVEL}": _with_interval(
-            units.number(row["perplexity"]), units.interval(row["perplexity_low"], row["perplexity_high"])
+            units.number(row["perplexity"]), words.interval(row["perplexity_low"], row["perplexity_high"])
         ),
         "n": f"{row['n']}" if row["n"] == row["runs_planned"] else f"{row['n']} of {row['runs_planned']}",
         f"paired difference {LEVEL}": _with_interval(
             units.percent(_fraction(row["difference_percent"])),
-            units.percent_interval(_fraction(row["difference_percent_low"]), _fraction(row["difference_percent_high"])),
+            words.percent_interval(_fraction(row["difference_percent_low"]), _fraction(row["difference_percent_high"])),
         ),
-        "p (Holm)": units.p_value(row["p_holm"]),
+        "p (Holm)": words.p_value(row["p_holm"]),
         "verdict": _verdict(row),
-        "parameters": units.scaled(row["parameters"]),
-        "training FLOPs/token (ideal)": units.scaled(row["flops_per_token_train_ideal"]),
+        "parameters": units.count(row["parameters"]),
+        "training FLOPs/token (ideal)": units.flops(row["flops_per_token_train_ideal"]),
         f"cache at {context}": _cache(row),
     }
 
 
 def _verdict(row):
     if row["verdict"] == "undecided" and row["seeds_needed"] is not None:
-        return f"undecided ({units.seeds(row['seeds_needed'])} seeds needed)"
+        return f"undecided ({words.seeds(row['seeds_needed'])} seeds needed)"
     if row["verdict"] in ("worse", "better") and row["reason"]:
         return f"{row['verdict']} ({row['reason']})"
     return row["verdict"]
