@@ -7,10 +7,10 @@ kind of device have it, the record that was started last counts.
 import os
 from pathlib import Path
 
-from analysis import words
 from analysis.performance_figure import cost_against_context
 from arch import units
 from arch.errors import DataError
+from arch.words import listed, times
 from experiments.bench.record import BenchRecord, ratio
 from experiments.bench.spec import TARGETS
 
@@ -48,7 +48,7 @@ def document(records, picture=None, beside=Path()):
     for device, title in DEVICES.items():
         mine = {path: record for path, record in records.items() if record.asked["device"] == device}
         names = list(dict.fromkeys(_hardware(record) for record in mine.values()))
-        parts.append(f"## {title}: {words.listed(names)}" if names else f"## {title}: no record")
+        parts.append(f"## {title}: {listed(names)}" if names else f"## {title}: no record")
         if not mine:
             parts.append(f"No record of a {title} device was given, so the cells below are empty and nothing is claimed.")
         parts.append(_targets(device, mine))
@@ -94,7 +94,7 @@ def _record(path, record, beside):
     preloaded = ", ".join(record.allocator.get("preloaded", []))
     lines = [
         f"### [{record.started or path}]({link})",
-        f"{_hardware(record)}; {words.times(record.threads, 'thread')}; {asked['dtype']}; {versions}; commit {commit}; "
+        f"{_hardware(record)}; {times(record.threads, 'thread')}; {asked['dtype']}; {versions}; commit {commit}; "
         f"{'finished' if record.status == 'finished' else f'**{record.status}**'}. Allocator: glibc {settings}"
         + (f", {preloaded} preloaded" if preloaded else "")
         + f". Steps of {asked['tokens']:,} tokens.",
@@ -193,11 +193,11 @@ def _ratio(found, unit=""):
     if not found:
         return ""
     text = f"{units.number(found.median, 3)}{units.SPACE}{unit}".rstrip(f"{units.SPACE} ")
-    return text + (f" {words.interval(found.low, found.high, 3)}" if found.rounds > 1 else "")
+    return text + (f" {units.interval(found.low, found.high, 3)}" if found.rounds > 1 else "")
 
 
 def _hardware(record):
     facts = record.hardware
     if record.asked["device"] == "cuda":
         return facts.get("gpu", "an unnamed GPU")
-    return f"{facts.get('cpu') or 'an unnamed CPU'}, {words.times(facts.get('cores', 1), 'core')}"
+    return f"{facts.get('cpu') or 'an unnamed CPU'}, {times(facts.get('cores', 1), 'core')}"

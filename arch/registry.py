@@ -20,6 +20,7 @@ FOLDERS = {
     "source": "experiments.data.sources",
     "tokenizer": "experiments.data.tokenizers",
     "objective": "experiments.objectives",
+    "claim": "sweeps.claims",
 }
 
 
@@ -34,7 +35,7 @@ def _marker(kind):
     return mark
 
 
-mixer, ffn, source, tokenizer, objective = (_marker(kind) for kind in FOLDERS)
+mixer, ffn, source, tokenizer, objective, claim = (_marker(kind) for kind in FOLDERS)
 
 
 def names(kind):

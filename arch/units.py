@@ -35,6 +35,22 @@ def scaled(value: Number, unit: str, digits: int = 3) -> str:
     return _scaled(value, LARGE, unit, digits)
 
 
+def signed(value: Number, digits: int = 3) -> str:
+    """A difference with its sign: `+0.0123`."""
+    text = number(value, digits)
+    return f"+{text}" if value is not None and value > 0 else text
+
+
+def interval(low: Number, high: Number, digits: int = 4) -> str:
+    """`[11.20, 11.90]`; a dash if there is no interval."""
+    return DASH if absent(low) or absent(high) else f"[{number(low, digits)}, {number(high, digits)}]"
+
+
+def signed_interval(low: Number, high: Number, digits: int = 3) -> str:
+    """`[-0.50, +1.23]` (with a true minus sign); a dash if there is no interval."""
+    return DASH if absent(low) or absent(high) else f"[{signed(low, digits)}, {signed(high, digits)}]"
+
+
 def count(value: Number, digits: int = 3) -> str:
     """A count: `999`, `1.80 M`, `27.0 B`."""
     return _scaled(value, COUNTS, "", digits)
@@ -78,19 +94,33 @@ def duration(seconds: Number) -> str:
 
 def percent(fraction: Number) -> str:
     """A relative difference, with its sign: 0.0123 is `+1.23 %`."""
-    return DASH if fraction is None or math.isnan(fraction) else f"{signed_percent(fraction)}{SPACE}%"
+    return DASH if fraction is None or math.isnan(fraction) else f"{_percent(fraction)}{SPACE}%"
 
 
-def signed_percent(fraction: float) -> str:
-    """Like `percent`, without the unit. Two decimals near zero, none for large values, where decimals are noise."""
-    percents = 100 * fraction
-    decimals = 2 if abs(percents) < 9.995 else 1 if abs(percents) < 99.95 else 0
-    return f"{percents:+,.{decimals}f}".replace("-", MINUS)
+def percent_interval(low: Number, high: Number) -> str:
+    """`[-0.50, +1.23]` (with a true minus sign): percent, without the unit; a dash if there is no interval."""
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return DASH
+    return f"[{_percent(low)}, {_percent(high)}]"
 
 
 def share(fraction: float) -> str:
     """A margin or a level, without a sign: 0.01 is `1 %`."""
     return f"{100 * fraction:.3g}{SPACE}%"
+
+
+def p_value(p: Number) -> str:
+    """A p value with two decimals, with three below 0.1, and `<0.001` below 0.001."""
+    if p is None or math.isnan(p):
+        return DASH
+    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def _percent(fraction: float) -> str:
+    """Two decimals near zero, none for large values, where decimals are noise."""
+    percents = 100 * fraction
+    decimals = 2 if abs(percents) < 9.995 else 1 if abs(percents) < 99.95 else 0
+    return f"{percents:+,.{decimals}f}".replace("-", MINUS)
 
 
 def _exponent(value: float, digits: int) -> int:

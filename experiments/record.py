@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from arch.contracts import Metric
 from arch.spec import Spec
 
 NAME = "record.json"
@@ -47,6 +48,7 @@ class RunRecord(Spec):
     data: fingerprint and sizes of the corpus. cost: as `arch.cost` computes it for this context.
     metrics: final numbers, named SPLIT/METRIC, e.g. `report/loss` (nats per token), `report/perplexity`,
         `report/bits_per_byte`, `select/loss`. The same identity and seed give the same metrics to the last bit.
+    metric_info: what each of the metrics is (unit, which way is better, how it is compared).
     versions: what else can change the last bits: package versions, the path of each `kernel NAME`, and `blocks`
         (eager, or which compiler).
     timing: numbers that differ from run to run: tokens_per_second, train_seconds, evaluate_seconds, peak_memory_bytes;
@@ -73,6 +75,7 @@ class RunRecord(Spec):
     steps: int = 0
     tokens: int = 0
     metrics: dict[str, float] = {}
+    metric_info: dict[str, Metric] = {}
     timing: dict[str, float] = {}
     sample: str = ""
     notes: list[str] = []

@@ -12,6 +12,7 @@ from arch.kernels.cross_entropy import linear_cross_entropy
 from arch.layout import TokenLayout
 from arch.registry import objective
 from arch.spec import Spec
+from experiments.metrics import NEXT_TOKEN
 
 
 @objective
@@ -24,6 +25,8 @@ class NextToken(nn.Module):
 
     class Config(Spec):
         """No options."""
+
+    metrics = NEXT_TOKEN
 
     def __init__(self, config, byte_lengths_V):
         """byte_lengths_V: the UTF-8 bytes that each token stands for, for bits per byte."""
