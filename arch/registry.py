@@ -23,6 +23,7 @@ FOLDERS = {
     "optimizer": "experiments.optimizers",
     "schedule": "experiments.schedules",
     "evaluator": "experiments.evaluators",
+    "claim": "sweeps.claims",
 }
 
 
@@ -44,7 +45,7 @@ def _marker(kind):
     return mark
 
 
-mixer, ffn, source, tokenizer, objective, optimizer, schedule, evaluator = (_marker(kind) for kind in FOLDERS)
+mixer, ffn, source, tokenizer, objective, optimizer, schedule, evaluator, claim = (_marker(kind) for kind in FOLDERS)
 
 
 def names(kind):

@@ -12,20 +12,8 @@ from arch.spec import Spec
 
 NAME = "record.json"
 # The training curves beside the record: one row per optimizer step. `seconds` and `tokens_per_second` count training;
-# `select/*` are NaN where the select split was not evaluated.
+# `select/*` are NaN where the select split was not evaluated. The columns are those that the run reported.
 HISTORY_NAME = "history.parquet"
-HISTORY_COLUMNS = (
-    "step",
-    "tokens",
-    "seconds",
-    "train/loss",
-    "lr",
-    "grad_norm",
-    "tokens_per_second",
-    "select/loss",
-    "select/perplexity",
-    "select/bits_per_byte",
-)
 
 
 class Failure(Spec):

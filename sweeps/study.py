@@ -10,6 +10,7 @@ from experiments import plan as experiment
 from experiments.spec import ExperimentSpec
 from sweeps import folders
 from sweeps.job import Job
+from sweeps.metrics import check_claims, check_metrics
 from sweeps.record import ArmRecord, StudyRecord
 from sweeps.scale import larger_scale
 from sweeps.space import check_space
@@ -116,7 +117,7 @@ class StudyPlan:
             arms=arms,
             seeds=self.seeds,
             spec=self.spec.dump(),
-            claim=self.spec.claim.dump(),
+            claims=self.spec.claims,
             long_context=self.spec.long_context,
             larger_scale=larger_scale(self.spec, self.scale),
             trials=list(trials),
@@ -148,6 +149,8 @@ def check(root, scale=None):
         )
         for label, here in written.items()
     ]
+    check_claims(study, spec)
+    check_metrics(study, spec, arms)
     if spec.tune:
         check_space(study, spec, arms)
     return spec, arms
