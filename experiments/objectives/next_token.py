@@ -14,6 +14,7 @@ from arch.model import Model
 from arch.registry import objective
 from arch.spec import Spec
 from experiments.data.batch import Batch
+from experiments.metrics import NEXT_TOKEN
 
 
 @objective
