@@ -74,9 +74,12 @@ app.command(rich_help_panel=WORKBENCH)(analysis.performance)
 
 
 @app.command(rich_help_panel=WORKBENCH)
-def schema(kind: Annotated[Literal["model", "experiment", "study"], typer.Argument()] = "study"):
+def schema(kind: Annotated[Literal["model", "experiment", "study", "bench"], typer.Argument()] = "study"):
     """The JSON Schema of a kind of spec, with which an editor completes and checks YAML."""
-    {"model": arch, "experiment": experiments, "study": sweeps}[kind].schema()
+    if kind in ("experiment", "bench"):
+        experiments.schema(kind)
+    else:
+        {"model": arch, "study": sweeps}[kind].schema()
 
 
 @app.command(rich_help_panel=WORKBENCH)

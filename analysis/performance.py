@@ -67,8 +67,8 @@ INTRODUCTION = """\
 * **Products** are a step's own matrix products, forward and backward, run alone: a lower bound for the step's time.
 * **`a * b` and the copy** show this machine's best memory bandwidth, with the same allocator settings.
 * **`hf`** is `transformers` in our process, so it uses our allocator settings too.
-* **`hf stock`** is `transformers` as it comes: it runs in its own untouched process, as its user would run it; only the
-  number of threads is set. Ours is timed again for this ratio, and the two processes take turns.
+* **`hf stock`** is `transformers` in its own untouched process, as its user would run it; only the number of threads is
+  set. Ours is timed again for this ratio, and the two processes take turns.
 
 Every target against `transformers` has one row for each."""
 

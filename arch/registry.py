@@ -10,7 +10,7 @@ import inspect
 import pkgutil
 from pathlib import Path
 
-from arch.document import ROOT, SHELVES, Node, node
+from arch.document import ROOT, Node, node
 from arch.errors import SpecError, nearest
 from arch.spec import Spec, expand_like
 
@@ -27,6 +27,8 @@ FOLDERS = {
 }
 
 
+# Their code is the code version of a record, not part of an identity.
+OUR_PACKAGES = ("arch", "experiments", "sweeps")
 # {kind: options that every component of the kind must have}, because training reads them.
 OPTIONS = {"optimizer": ("lr", "clip")}
 
@@ -169,7 +171,7 @@ def _plugins(data):
 def _add_source(module, folder, found):
     """Add the module's digest to `found`, and those of the modules below `folder` that it imports, recursively."""
     path = _source_file(module, folder)
-    if path is None or module in found or module.partition(".")[0] in SHELVES:
+    if path is None or module in found or module.partition(".")[0] in OUR_PACKAGES:
         return
     source = path.read_bytes()
     found[module] = hashlib.sha256(source).hexdigest()
