@@ -5,6 +5,7 @@ The claims themselves judge (`sweeps/claims/`); here their verdicts become sente
 
 import re
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from analysis.shown import Shown
 from arch import registry
@@ -28,7 +29,7 @@ class Judgement:
     """
 
     name: str
-    claim: object
+    claim: Any
     shown: Shown
     scaled: dict[str, dict[int, float]]
     differences: dict[str, Difference]

@@ -180,7 +180,7 @@ def quality_against_cache(study, judgement):
     sizes = [long_cache(study, arm) for arm in points]
     axes.set_xlim(min(sizes) / 1.5, max(sizes) * 1.5)
     axes.margins(y=0.12)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(sizes) < 100 * min(sizes) else (1,)))
+    axes.xaxis.set_major_locator(LogLocator(subs=_ticks(max(sizes) / min(sizes))))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: units.size(x).replace(".00", "").replace(".0", "")))
     axes.xaxis.minorticks_off()
     context = units.context(study.record.long_context)
@@ -189,6 +189,11 @@ def quality_against_cache(study, judgement):
     _title(axes, f"Quality against cache: {_seeds(estimate.n for estimate in points.values())}")
     _label(figure, axes, {arm: (long_cache(study, arm), shown.headline(e.mean), style[arm].colour) for arm, e in points.items()})
     return figure
+
+
+def _ticks(span):
+    """The first digits of the labelled sizes on a log axis: at least one label for any span, and never too many."""
+    return (1, 1.5, 2, 3, 5, 7) if span < 4 else (1, 2, 5) if span < 100 else (1,)
 
 
 @_styled

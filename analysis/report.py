@@ -208,7 +208,7 @@ def _below(study, folder):
 
 def _samples(study):
     """The text sample of one trained model per arm, if its record has one."""
-    found = {}
+    found: dict[str, tuple[int, str]] = {}
     for (arm, seed), run in study.records.items():
         if run.sample:
             found.setdefault(arm, (seed, run.sample))

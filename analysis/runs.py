@@ -52,7 +52,7 @@ class StudyData:
 
     def values(self, name):
         """{arm: {seed: value}} of a metric over the finished runs; every arm is a key."""
-        values = {arm: {} for arm in self.record.arms}
+        values: dict[str, dict[int, float]] = {arm: {} for arm in self.record.arms}
         for (arm, seed), run in self.records.items():
             if run.status == "finished" and name in self.metrics[arm, seed]:
                 values[arm][seed] = self.metrics[arm, seed][name]
@@ -73,7 +73,9 @@ def load(folder):
     """The StudyData of a folder. Raises DataError if the folder has no readable study."""
     folder = Path(folder)
     record = _study_record(folder)
-    records, metrics, metric_info, rows, curves, problems = {}, {}, {}, [], [], []
+    records, metrics, rows, curves = {}, {}, [], []
+    metric_info: dict[str, Metric] = {}
+    problems: list[str] = []
     for arm, seed, path in _planned(folder, record):
         run, row = _row(arm, seed, path, record.arms[arm].identity, problems)
         rows.append(row)

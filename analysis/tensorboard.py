@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -179,7 +180,7 @@ def _experiment(table, metrics):
     """The message that lists the columns of the HParams tab, each with the values that occur."""
     from tensorboard.plugins.hparams import summary_v2
 
-    values = {}
+    values: dict[str, set[Any]] = {}
     for hparams in table.values():
         for key, value in hparams.items():
             values.setdefault(key, set()).add(float(value) if _is_number(value) else value)

@@ -1,6 +1,7 @@
 """A preview of a study: every arm and run, what each would cost, and the total. It needs no data and no weights."""
 
 from itertools import groupby
+from typing import Any
 
 from arch import units
 from arch.spec import diff
@@ -57,7 +58,7 @@ def _tuning_runs(spec, arm):
 
 def _same(arms):
     """Pairs of labels of arms that resolve to the same experiment."""
-    first = []
+    first: list[Any] = []
     pairs = []
     for arm in arms:
         twin = next((other for other in first if not diff(other.spec, arm.spec)), None)

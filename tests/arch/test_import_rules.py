@@ -54,6 +54,8 @@ def test_imports_follow_the_arrows(path):
         assert first != "archbench", "archbench.py imports the packages, never the other way"
         if path.name in ("spec.py", "record.py"):
             assert first not in HEAVY, f"{path.name} files import no {first}"
+        if package == "sweeps":
+            assert first not in ("pandas", "matplotlib") and (first != "scipy" or not at_top), f"sweeps is light: {module}"
         if package == "analysis" and first in PACKAGES and first != "analysis":
             allowed = module.endswith((".spec", ".record")) or module in PLAIN or (not at_top and module in LAZY)
             assert allowed, f"analysis imports spec.py and record.py files only: {module}"
