@@ -14,7 +14,7 @@ MAY_NOT = {"arch": {"experiments", "sweeps", "analysis"}, "experiments": {"sweep
 # PLAIN: modules without torch, which analysis may import at the top of a module. LAZY: modules that it may import
 # inside of a function, which runs only when weights or costs are needed.
 PLAIN = {"arch.spec", "arch.errors", "arch.cli", "arch.document", "arch.registry"}
-LAZY = {"experiments.checkpoint", "arch.model", "arch.cost", "arch.layout", "arch.layers", "arch.show", "arch.generate"}
+LAZY = {"experiments.checkpoint", "arch.model", "arch.cost", "arch.layout", "arch.parameters", "arch.show", "arch.generate"}
 
 
 def imports(path):
