@@ -28,9 +28,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from arch import registry
 from arch.errors import SpecError, nearest
 from arch.kernels.cross_entropy import Candidates, chunked
-from arch.layers import Context
 from arch.layout import TokenLayout
 from arch.model import Block, Model
+from arch.parameters import Context
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OPTIMIZER_BYTES = 8  # AdamW: two float32 moments per parameter

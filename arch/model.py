@@ -14,8 +14,10 @@ from torch import nn
 
 from arch import registry
 from arch.kernels import decode
-from arch.layers import Context, Linear, RMSNorm, drawn, initialise, parameter, plain_norm
 from arch.layout import TokenLayout
+from arch.linear import Linear
+from arch.norm import RMSNorm, plain_norm
+from arch.parameters import Context, drawn, initialise, parameter
 from arch.spec import SUBLAYERS
 
 
@@ -158,7 +160,7 @@ class Model(nn.Module):
 
 
 def new_model(spec, seed):
-    """A Model with weights initialised for `seed` (see `layers.initialise`)."""
+    """A Model with weights initialised for `seed` (see `parameters.initialise`)."""
     model = Model(spec)
     initialise(model, seed)
     return model

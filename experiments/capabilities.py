@@ -6,7 +6,7 @@ import torch
 
 from arch import registry
 from arch.contracts import CAPABILITIES
-from arch.layers import Context
+from arch.parameters import Context
 from experiments.spec import ExperimentSpec
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from arch.kernels import decode
 from arch.kernels.glu import glu
-from arch.layers import Linear, plain
+from arch.linear import Linear, plain
 from arch.registry import ffn
 from arch.spec import Count, Spec
 

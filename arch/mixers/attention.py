@@ -11,8 +11,10 @@ from torch import nn
 
 from arch.kernels import decode
 from arch.kernels.attention import attend, ring
-from arch.layers import Linear, RMSNorm, angles, pairs, plain, plain_norm, rotary
+from arch.linear import Linear, plain
+from arch.norm import RMSNorm, plain_norm
 from arch.registry import mixer
+from arch.rotary import angles, pairs, rotary
 from arch.spec import Count, Fraction, Positive, Spec
 
 

@@ -16,7 +16,8 @@ from arch.kernels import decode
 from arch.kernels import rg_lru as kernel
 from arch.kernels.convolution import convolution
 from arch.kernels.glu import glu
-from arch.layers import BlockDiagonalLinear, Linear, constant, parameter, plain
+from arch.linear import BlockDiagonalLinear, Linear, plain
+from arch.parameters import constant, parameter
 from arch.registry import mixer
 from arch.spec import Count, Positive, Spec
 

@@ -12,8 +12,8 @@ from tiny_specs import DIM, context, examples, label
 
 from arch import registry
 from arch.cost import tensors
-from arch.layers import initialise
 from arch.layout import TokenLayout
+from arch.parameters import initialise
 
 TOKENS = 13
 

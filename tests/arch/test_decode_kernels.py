@@ -8,9 +8,10 @@ from tiny_specs import context, examples, label, model_spec, resolved
 from arch import registry
 from arch.cost import tensors
 from arch.kernels import decode, glu, native
-from arch.layers import RMSNorm, initialise, rms_norm_reference
 from arch.layout import TokenLayout
 from arch.model import new_model
+from arch.norm import RMSNorm, rms_norm_reference
+from arch.parameters import initialise
 
 ATTENTION, GATED = {"type": "attention", "heads": 2}, {"type": "gated", "hidden": 24}
 SHAPES = [(1, 1, 1), (1, 5, 3), (2, 16, 4), (3, 37, 70), (4, 64, 33), (5, 130, 66), (17, 256, 64)]

@@ -16,7 +16,7 @@ MAY_NOT = {"arch": {"experiments", "sweeps", "analysis"}, "experiments": {"sweep
 PLAIN = {"arch.spec", "arch.errors", "arch.cli", "arch.document", "arch.registry", "arch.units"}
 PLAIN |= {"arch.words", "arch.contracts", "experiments.metrics", "sweeps.folders", "sweeps.compare", "sweeps.stats"}
 PLAIN |= {"sweeps.claims.against_baseline"}
-LAZY = {"experiments.checkpoint", "arch.model", "arch.cost", "arch.layout", "arch.layers", "arch.show", "arch.generate"}
+LAZY = {"experiments.checkpoint", "arch.model", "arch.cost", "arch.layout", "arch.parameters", "arch.show", "arch.generate"}
 
 
 def imports(path):

@@ -7,8 +7,8 @@ from tiny_specs import DIM, context
 from arch import registry
 from arch.kernels import native
 from arch.kernels.rg_lru import CappedSqrt
-from arch.layers import constant, initialise, parameter
 from arch.layout import TokenLayout
+from arch.parameters import constant, initialise, parameter
 
 
 def rg_lru(**options):

@@ -11,8 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from arch import registry
 from arch.kernels import attention, convolution, glu, native, softcap
-from arch.layers import RMSNorm, initialise, rms_norm_reference
 from arch.layout import TokenLayout
+from arch.norm import RMSNorm, rms_norm_reference
+from arch.parameters import initialise
 
 KERNELS = ("convolution", "glu", "rms_norm", "softcap")
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
