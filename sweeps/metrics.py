@@ -4,22 +4,26 @@ from collections.abc import Iterator
 from typing import Any
 
 from arch import registry
-from arch.contracts import Metric
+from arch.contracts import Evaluator, Metric
 from arch.document import Node
 from arch.errors import SpecError, nearest
+from experiments import evaluations
 from experiments.metrics import known
 from experiments.spec import ExperimentSpec
 from sweeps.spec import StudySpec
 
-SPLITS = ("select", "report")
-
 
 def declared(spec: ExperimentSpec) -> dict[str, Metric] | None:
-    """{SPLIT/METRIC: Metric} of a resolved experiment; None if its objective declares nothing in its class."""
-    metrics = getattr(registry.component("objective", spec.objective["type"]), "metrics", None)
-    if metrics is None:
-        return None
-    return {f"{split}/{name}": metric for split in SPLITS for name, metric in metrics.items()}
+    """{SPLIT/METRIC: Metric} of a resolved experiment's evaluators; None if its objective declares nothing in its class."""
+    of_objective = getattr(registry.component("objective", spec.objective["type"]), "metrics", None)
+    metrics: dict[str, Metric] = {}
+    for evaluation in evaluations.planned(spec):
+        evaluator: Evaluator = registry.build("evaluator", evaluation.evaluator)
+        measured = of_objective if evaluator.metrics is None else evaluator.metrics
+        if measured is None:
+            return None
+        metrics |= {f"{evaluation.split}/{name}": metric for name, metric in measured.items()}
+    return metrics
 
 
 def metric_of(spec: ExperimentSpec, name: str) -> Metric | None:
