@@ -21,7 +21,7 @@ Shapes: B rows, T tokens, D model width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -233,8 +233,28 @@ class Family(Protocol):
     NAMES: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a claim says of one arm.
+
+    word: the verdict, shown as `ARM is WORD`; `undecided` means that more seeds may decide. p: of the test behind the
+    verdict. p_same: of equivalence. Both are corrected for several comparisons. seeds_needed: how many seeds would
+    decide an undecided arm if its difference and spread stay as observed (infinite: more than can be said; None:
+    unknown). reason: why the arm is undecided, or a caveat; a clause without a full stop.
+    """
+
+    word: str
+    p: float | None = None
+    p_same: float | None = None
+    seeds_needed: float | None = None
+    reason: str = ""
+
+
 class Claim(Protocol):
     """What a study claims, stated before its runs. `__init__(config)`; `config.metric` names the metric it is about."""
 
-    def judge(self, values: Mapping[str, Mapping[int, float]], metric: Metric) -> Any:
-        """The verdicts from {arm: {seed: value}}, the baseline first. Plain data that `analysis` shows."""
+    def check(self, arms: Collection[str]) -> None:
+        """Optional. Called when the study is planned. Raises SpecError, at a key of the config, for an unknown arm."""
+
+    def judge(self, values: Mapping[str, Mapping[int, float]], metric: Metric) -> Mapping[str, Verdict]:
+        """{arm: Verdict} from {arm: {seed: value}}, the baseline first. A seed that did not finish has no value."""

@@ -23,6 +23,7 @@ FOLDERS = {
     "optimizer": "experiments.optimizers",
     "schedule": "experiments.schedules",
     "evaluator": "experiments.evaluators",
+    "claim": "sweeps.claims",
 }
 
 
@@ -46,7 +47,7 @@ def _marker(kind):
     return mark
 
 
-mixer, ffn, source, tokenizer, objective, optimizer, schedule, evaluator = (_marker(kind) for kind in FOLDERS)
+mixer, ffn, source, tokenizer, objective, optimizer, schedule, evaluator, claim = (_marker(kind) for kind in FOLDERS)
 
 
 def names(kind):
@@ -129,18 +130,17 @@ def resolve(spec, source=None, path=()):
     """
     root = expand_like(node(spec.dump() if source is None else source), path)
     parts = [
-        (name, kind, (*path, "blocks", name, kind))
+        (name, kind, component["type"], (*path, "blocks", name, kind))
         for name, block in spec.blocks.items()
-        for kind in ("mixer", "ffn")
-        if getattr(block, kind) is not None
+        for kind, component in block.sublayers().items()
     ]
-    for name, kind, where in parts:
+    for _, kind, component_type, where in parts:
         try:
-            check_name(kind, getattr(spec.blocks[name], kind)["type"])
+            check_name(kind, component_type)
         except SpecError as error:
             raise root.error(error.reason, (*where, *error.path)) from None
     blocks = dict(spec.blocks)
-    for name, kind, where in parts:
+    for name, kind, _, where in parts:
         blocks[name] = blocks[name].model_copy(update={kind: resolve_component(kind, root, where)})
     return spec.model_copy(update={"blocks": blocks})
 

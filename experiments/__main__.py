@@ -86,6 +86,42 @@ def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = 
         raise typer.Exit(1)
 
 
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a finished run")],
+    spec: Annotated[str | None, typer.Argument(metavar="[SPEC]", help="spec whose `evaluate:` to use, not the run's")] = None,
+):
+    """Do the evaluations that a finished run lacks, without training; then show all that were asked for."""
+    from arch.document import Node, load, node
+    from arch.errors import DataError, SpecError
+    from experiments import evaluations
+    from experiments.plan import RunPlan, resolve
+    from experiments.record import RunRecord
+
+    record = RunRecord.read_whole(run)
+    if record is None or record.status != "finished":
+        raise DataError(f"{run}: no finished run in it", key=None)
+    root = node(record.spec)
+    if spec is not None:
+        document = load(spec, "experiments")
+        if "evaluate" not in document.value:
+            raise SpecError(f"{spec}: it has no `evaluate:`")
+        root = Node({**root.value, "evaluate": document.value["evaluate"]}, document.file, document.line)
+    planned = RunPlan(spec=resolve(root), identity=record.identity, data=record.data, plugins=record.plugins, cost=record.cost)
+    from experiments import device
+    from experiments.train import measure
+
+    device.setup(planned.spec.train.threads)
+    new = {f"{measured.split}.{measured.name}" for measured in measure(planned, record.seed, run)}
+    for evaluation in evaluations.planned(planned.spec):
+        measured = evaluation.record(run)
+        print(f"{evaluation.key}: {evaluation.file}{' (new)' if evaluation.key in new else ''}")
+        for name, value in measured.values.items():
+            print(f"  {name:24} {value:.4f} {measured.metric_info[name].unit}".rstrip())
+        if measured.text:
+            print(f"  {measured.text!r}")
+
+
 class Bar:
     """The progress bar of one run."""
 

@@ -6,7 +6,8 @@ import torch
 
 from arch import registry
 from arch.contracts import CAPABILITIES
-from arch.layers import Context
+from arch.parameters import Context
+from experiments.spec import ExperimentSpec
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,10 @@ class Able:
     reasons: dict[str, str]
 
 
-def of(spec):
+def of(spec: ExperimentSpec) -> Able:
     """The Able of a resolved ExperimentSpec. Every distinct block's mixer is built on the meta device."""
-    words, reasons = set(), {}
+    words: set[str] = set()
+    reasons: dict[str, str] = {}
     model = spec.model
     context = Context(model.dim, 0, model.layers, model.norm_eps, model.init)
     mixers = {}

@@ -6,7 +6,8 @@ def decays(weight):
 
     A parameter of a user's component that does not say what it is counts as a matrix if it has two or more dimensions.
     """
-    return getattr(weight, "role", "matrix" if weight.ndim >= 2 else "vector") in ("embedding", "matrix")
+    kind = getattr(weight, "kind", "matrix" if weight.ndim >= 2 else "vector")
+    return kind in ("embedding", "matrix") and not getattr(weight, "recurrent", False)
 
 
 def groups(parameters, weight_decay):

@@ -1,14 +1,22 @@
 """Measuring a model with the evaluators of a spec: while it trains, at its end, or long after."""
 
+import math
 import time
 from contextlib import contextmanager
 
 import torch
 
 from arch import registry
-from arch.contracts import Given
+from arch.contracts import Dataset, Evaluator, Given, Objective
+from arch.model import Model
 from experiments.checkpoint import random_state, restore_random_state
-from experiments.evaluations import EvaluationRecord
+from experiments.evaluations import Evaluation
+from experiments.record import EvaluationRecord
+from experiments.spec import ExperimentSpec
+
+
+class NotFinite(ArithmeticError):
+    """A metric is infinite or not a number. The message names it."""
 
 
 @contextmanager
@@ -31,16 +39,26 @@ def evaluating(*modules):
             module.train(training)
 
 
-def evaluate(evaluation, model, objective, dataset, spec, run, device):
+def evaluate(
+    evaluation: Evaluation,
+    model: Model,
+    objective: Objective,
+    dataset: Dataset,
+    spec: ExperimentSpec,
+    run: tuple[str, int],
+    device: torch.device | str,
+) -> EvaluationRecord:
     """The EvaluationRecord of one evaluation. run: (identity, seed) of the run that `model` is of."""
     started = time.perf_counter()
-    evaluator = registry.build("evaluator", evaluation.evaluator)
+    evaluator: Evaluator = registry.build("evaluator", evaluation.evaluator)
     given = Given(objective, evaluation.split, spec.data.context, spec.data.rows, device, run[1])
     with evaluating(model, objective):
         findings = evaluator(model, dataset, given)
     metrics = objective.metrics if evaluator.metrics is None else evaluator.metrics
     if undeclared := [name for name in findings.values if name not in metrics]:
         raise ValueError(f"{evaluation.key}: {', '.join(undeclared)}: not declared in `metrics`, which has {', '.join(metrics)}")
+    if bad := [name for name, value in findings.values.items() if not math.isfinite(value)]:
+        raise NotFinite(f"the metric {evaluation.split}/{bad[0]}")
     return EvaluationRecord(
         split=evaluation.split,
         name=evaluation.name,

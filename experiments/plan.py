@@ -1,6 +1,5 @@
 """Turn a document into a run that is ready to start: complete, checked, costed and with an identity."""
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,33 +9,44 @@ from arch import cost, registry
 from arch.document import Node, lay, node
 from arch.errors import DataError
 from arch.model import Model
-from arch.spec import digest
-from experiments import capabilities, evaluations
+from arch.spec import List, Spec, digest
+from experiments import capabilities, costs, evaluations
 from experiments.compiled import kinds
+from experiments.data import texts
 from experiments.data.dataset import gives_rows, prepare
 from experiments.spec import DEFAULT_TYPES, EvaluateSpec, ExperimentSpec, with_types
 from experiments.start import Start, plan_start
 
-# Cached model costs, keyed by everything that determines them: a search has many trials but few architectures.
-_COSTS = {}
-
 
 @dataclass(frozen=True)
-class RunPlan:
-    """A run without its seed. `identity` covers everything that determines the result besides the seed.
+class Resolved:
+    """An experiment's document and its spec, in which every default is filled in.
+
+    notes: what `train.compile: auto` became and why.
+    """
+
+    document: Node
+    spec: ExperimentSpec
+    notes: tuple[str, ...] = ()
+
+
+class RunPlan(Spec):
+    """A run without its seed, as plain data. `identity` covers everything that determines the result besides the seed.
 
     data: fingerprint and sizes of the corpus. plugins: digests of plug-in sources. cost: as `arch.cost` computes it.
-    start: the checkpoint that the run starts from; None if initial weights are drawn from the seed.
+    start: where initial weights come from; None if all are drawn from the seed.
     notes: remarks for the record: what came from the checkpoint, what `train.compile: auto` became and why.
+    texts: what is known of the texts (see `experiments.data.texts`), so that another process need not read them.
     """
 
     spec: ExperimentSpec
     identity: str
-    data: dict[str, Any]
-    plugins: dict[str, str]
-    cost: dict[str, Any]
+    data: dict[str, Any] = {}
+    plugins: dict[str, str] = {}
+    cost: dict[str, Any] = {}
     start: Start | None = None
-    notes: tuple[str, ...] = ()
+    notes: List[str] = ()
+    texts: dict[str, str] = {}
 
 
 # The assumed costs and gains of compiling on a GPU. GPU_RATE: FLOPs (6 per parameter and token) per second and device
@@ -63,12 +73,12 @@ def worth(spec):
 
 def resolve(source):
     """The ExperimentSpec of a document, with every component's defaults filled in. Reads no data. Raises SpecError."""
-    return _resolved(node(source))[0]
+    return resolved(source).spec
 
 
-def _resolved(root):
-    """(the ExperimentSpec, notes on `train.compile: auto`)"""
-    root = with_types(root)
+def resolved(source):
+    """The Resolved experiment of a document. Reads no data. Raises SpecError."""
+    root = with_types(node(source))
     spec = ExperimentSpec.parse(root)
     model = registry.resolve(spec.model, root, ("model",))
     cost.check_builds(model, root, ("model",))
@@ -78,7 +88,7 @@ def _resolved(root):
     spec = spec.model_copy(update={"model": model, "data": data, **components})
     able = capabilities.of(spec)
     capabilities.check("objective", spec.objective, able, root, ("objective",))
-    return _with_compile(spec.model_copy(update={"evaluate": _evaluations(root, spec.evaluate, able)}))
+    return Resolved(root, *_with_compile(spec.model_copy(update={"evaluate": _evaluations(root, spec.evaluate, able)})))
 
 
 def _evaluations(root, written, able):
@@ -106,12 +116,12 @@ def _with_compile(spec):
 
 
 def plan(source):
-    """The RunPlan of the experiment in a document. Tokenizes the corpus unless the cache already has it.
+    """The RunPlan of an experiment: a document, or one that is Resolved. Tokenizes the corpus unless the cache has it.
 
     Raises SpecError for errors in the spec or in the data it names, and DataError if the token cache is unusable.
     """
-    root = node(source)
-    spec, notes = _resolved(root)
+    complete = source if isinstance(source, Resolved) else resolved(source)
+    root, spec, notes = complete.document, complete.spec, complete.notes
     try:
         start = spec.init_from and plan_start(spec.model, spec.init_from)
         corpus = prepare(spec.data, spec.model.vocab_size)
@@ -126,7 +136,16 @@ def plan(source):
         decides["init_from"] = start.identity
     if start:
         notes = (*start.notes(), *notes)
-    return RunPlan(spec, digest(decides), corpus.summary(), plugins, _cost(spec, plugins), start or None, notes)
+    return RunPlan(
+        spec=spec,
+        identity=digest(decides),
+        data=corpus.summary(),
+        plugins=plugins,
+        cost=costs.summary(spec.model, spec.data.context, plugins),
+        start=start or None,
+        notes=notes,
+        texts=texts.remembered(spec.data.source),
+    )
 
 
 def identity_plugins(spec):
@@ -137,10 +156,3 @@ def identity_plugins(spec):
     content = spec.dump(identity=True)
     rows = gives_rows(registry.component("source", spec.data.source["type"]))
     return registry.plugin_sources([content, spec.data.source] if rows else content)
-
-
-def _cost(spec, plugins):
-    key = digest({"model": spec.model.dump(), "context": spec.data.context, "plugins": plugins})
-    if key not in _COSTS:
-        _COSTS[key] = cost.summary(spec.model, spec.data.context)
-    return copy.deepcopy(_COSTS[key])

@@ -2,16 +2,15 @@
 
 import hashlib
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from arch import checkpoint, tensors
 from arch.errors import DataError
+from arch.spec import SUBLAYER_NAME, List, Spec
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(Spec):
     """A checkpoint and the parameters that a model takes from it.
 
     sha256: of the checkpoint's weights file. taken: names of the parameters that start from the checkpoint.
@@ -21,9 +20,9 @@ class Start:
 
     folder: str
     sha256: str
-    taken: tuple[str, ...]
+    taken: List[str]
     new: dict[str, str]
-    unused: tuple[str, ...]
+    unused: List[str]
 
     @property
     def identity(self):
@@ -74,7 +73,7 @@ def plan_start(spec, folder):
     if not taken:
         raise DataError(f"{folder}: it has no parameter of this model", key=("init_from",))
     unused = tuple(name for name in found.entries if name not in expected)
-    return Start(str(folder), content(folder), tuple(taken), new, unused)
+    return Start(folder=str(folder), sha256=content(folder), taken=tuple(taken), new=new, unused=unused)
 
 
 def content(folder):
@@ -92,8 +91,10 @@ def _content(path, size, modified):
 
 def _component(spec, name):
     """The type of the component that a parameter belongs to; None for norms and for parameters outside the blocks."""
-    match = re.match(r"blocks\.(\d+)\.(mixer|ffn)\.component\.", name)
-    return match and getattr(spec.blocks[spec.layer_blocks()[int(match[1])]], match[2])["type"]
+    match = SUBLAYER_NAME.fullmatch(name)
+    if match is None or not match[3].startswith("component."):
+        return None
+    return spec.blocks[spec.layer_blocks()[int(match[1])]].sublayers()[match[2]]["type"]
 
 
 def _short(names):

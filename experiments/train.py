@@ -2,7 +2,6 @@
 
 import atexit
 import importlib.metadata
-import math
 import os
 import platform
 import subprocess
@@ -20,10 +19,10 @@ from arch.kernels import paths
 from arch.model import new_model
 from experiments import checkpoint, compiled, device, evaluations
 from experiments.data.dataset import prepare
-from experiments.evaluate import evaluate
+from experiments.evaluate import NotFinite, evaluate
 from experiments.module import NonFinite, TrainingModule
 from experiments.plan import identity_plugins
-from experiments.record import Failure, RunRecord, write_atomically
+from experiments.record import Failure, RunRecord
 from experiments.watch import Interrupted, Watch
 
 MARKER = "checkpoint.identity"
@@ -70,7 +69,7 @@ def train(plan, seed, folder, progress=None, stop=None):
         corpus = prepare(spec.data, spec.model.vocab_size)
         _unchanged(corpus, plan)
         if corpus.tokenizer is not None:
-            write_atomically(folder / "tokenizer.json", corpus.tokenizer.to_str(pretty=True).encode())
+            checkpoint.save_tokenizer(corpus.tokenizer, folder)
         model = new_model(spec.model, seed)
         if plan.start:
             plan.start.fill(model)
@@ -86,11 +85,12 @@ def train(plan, seed, folder, progress=None, stop=None):
         where = trainer.strategy.root_device
         module.to(where)
         metrics = {name: value for name, value in watch.history.last.items() if name.startswith(("select/", "train/"))}
-        records = _measure(plan, seed, folder, model, objective, corpus, trainer, where)
+        try:
+            records = _measure(plan, seed, folder, model, objective, corpus, trainer, where)
+        except NotFinite as error:
+            raise NonFinite(spec.train.steps, str(error), module.bad_groups()) from None
         for each in records:
             metrics |= each.values
-        if not all(map(math.isfinite, metrics.values())):
-            raise NonFinite(spec.train.steps, "a final metric", module.bad_groups())
         info = {f"train/{name}": metric for name, metric in objective.metrics.items()}
         for each in records:
             info |= each.metric_info

@@ -6,8 +6,9 @@ import pytorch_lightning as pl
 
 from experiments import checkpoint, evaluations
 from experiments.device import peak_memory_bytes
-from experiments.evaluate import evaluate
+from experiments.evaluate import NotFinite, evaluate
 from experiments.history import Events, History
+from experiments.module import NonFinite
 
 EVENTS_A_RUN = 200
 SECONDS_BETWEEN_REPORTS = 1.0
@@ -67,7 +68,10 @@ class Watch(pl.Callback):
         started, values = time.perf_counter(), {}
         with trainer.precision_plugin.forward_context():
             for each in self.select:
-                record = evaluate(each, module.model, module.objective, self.dataset, self.spec, self.run, module.device)
+                try:
+                    record = evaluate(each, module.model, module.objective, self.dataset, self.spec, self.run, module.device)
+                except NotFinite as error:
+                    raise NonFinite(trainer.global_step, str(error), module.bad_groups()) from None
                 values |= record.values
         self.evaluate_seconds += time.perf_counter() - started
         self.select_loss = values.get("select/loss")

@@ -8,6 +8,7 @@ The two lie at different depths, so a search for reported runs never finds a tri
 
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from experiments.record import NAME, RunRecord
@@ -59,17 +60,40 @@ def relative(folder, start):
     return os.path.relpath(folder, start)
 
 
-def finished(runs, identity, seed, own, trial=False):
-    """The folder of a finished run with this identity and seed: `own` or any other under `runs`; None if there is none.
+class Finished:
+    """The finished runs under RUNS, listed once. trials: the runs of tuning trials instead of the reported ones."""
 
-    A folder's name holds only the first characters of the identity, so the full identity is compared with the record.
-    """
-    above = f"*/*/{TUNE}/" if trial else "*/*/"
-    others = sorted(path.parent for path in runs.glob(f"{above}*-{identity[:DIGEST]}/seed-{seed}/{NAME}"))
-    return next((folder for folder in (own, *others) if is_finished(folder, identity, seed)), None)
+    def __init__(self, runs, trials=False):
+        above = f"*/*/{TUNE}" if trials else "*/*"
+        self.folders: dict[tuple[str, str], list[Path]] = {}
+        for path in sorted(Path(runs).glob(f"{above}/*-{'?' * DIGEST}/seed-*/{NAME}")):
+            folder = path.parent
+            self.folders.setdefault((folder.parent.name[-DIGEST:], folder.name), []).append(folder)
+
+    def folder(self, identity, seed, first):
+        """The folder of a finished run with this identity and seed: `first` or any other; None if there is none.
+
+        A folder's name holds only the first characters of the identity, so the full identity is compared with the record.
+        """
+        others = self.folders.get((identity[:DIGEST], f"seed-{seed}"), ())
+        return next((folder for folder in (first, *others) if is_finished(folder, identity, seed)), None)
 
 
 def is_finished(folder, identity, seed):
     """Whether this folder holds a finished run with this identity and seed."""
-    record = RunRecord.read_whole(folder)
+    record = record_of(folder)
     return record is not None and (record.status, record.identity, record.seed) == ("finished", identity, seed)
+
+
+def record_of(folder):
+    """The RunRecord in a run's folder, or None if it has none that can be read. Read again only if its file changed."""
+    try:
+        about = os.stat(Path(folder) / NAME)
+    except OSError:
+        return None
+    return _record(os.path.realpath(folder), about.st_mtime_ns, about.st_size, about.st_ino)
+
+
+@lru_cache(maxsize=10_000)
+def _record(folder, modified, size, inode):
+    return RunRecord.read_whole(folder)

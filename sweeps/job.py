@@ -4,18 +4,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.plan import RunPlan
 from experiments.record import RunRecord
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to do. plan: its experiments.plan.RunPlan. trial: its tuning trial's number; None for a reported run."""
+    """One run to do: all that a worker needs. trial: its tuning trial's number; None for any other run."""
 
     arm: str
     seed: int
-    plan: Any
+    plan: RunPlan
     folder: Path
     trial: int | None = None
+
+    def dump(self):
+        """Plain data that `parse` accepts and JSON can hold: what is sent to a worker."""
+        return {
+            "arm": self.arm,
+            "seed": self.seed,
+            "plan": self.plan.dump(),
+            "folder": str(self.folder),
+            "trial": self.trial,
+        }
+
+    @classmethod
+    def parse(cls, data):
+        """The Job that `dump` described. Raises SpecError."""
+        return cls(**{**data, "plan": RunPlan.parse(data["plan"]), "folder": Path(data["folder"])})
 
     @property
     def cell(self):

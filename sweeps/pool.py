@@ -65,8 +65,8 @@ class _Worker:
 class Pool:
     """At most `size` workers. Each is started when there is a job for it and is then kept for further runs.
 
-    prepare: a picklable function; given the thread count, it returns the training function of a worker. logs: the
-    folder for the workers' output (None: they write to this process's output).
+    prepare: an importable function like `sweeps.worker.trainer`. logs: the folder
+    for the workers' output (None: they write to this process's output).
     """
 
     def __init__(self, size, prepare=worker.trainer, logs=None):
@@ -122,7 +122,7 @@ class Pool:
                 break
             each = self._worker_for(job)
             each.job = job
-            self._tell(each, job)
+            self._tell(each, job.dump())
         return bool(self.again)
 
     def _worker_for(self, job):
@@ -154,7 +154,7 @@ class Pool:
 
     def _tell(self, each, message):
         with contextlib.suppress(OSError):  # _hear() notices a dead worker.
-            each.conn.send(message)
+            worker.send(each.conn, message)
 
     def _forget(self, each):
         each.conn.close()
@@ -174,7 +174,7 @@ class Pool:
         """Handle all messages of a worker, including those that it sent before it died."""
         try:
             while each.conn.poll():
-                self._understand(each, *each.conn.recv(), report)
+                self._understand(each, *worker.received(each.conn), report)
         except (EOFError, OSError):
             died = True
         if died and each in self.workers:
@@ -200,10 +200,11 @@ class Pool:
             report(Event("ended", job, outcome=Outcome(job, "failed", message=content)))
         elif word == "record":
             each.job = None
-            if content.status == "interrupted" and not self.signals:
+            record = RunRecord.parse(content)
+            if record.status == "interrupted" and not self.signals:
                 self._try_again(job, "its worker was told to stop", report)
             else:
-                report(Event("ended", job, outcome=_outcome(job, content)))
+                report(Event("ended", job, outcome=_outcome(job, record)))
 
     def _lost(self, each, report):
         code = each.process.exitcode

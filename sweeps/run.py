@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from experiments.record import RunRecord
-from sweeps import folders, space
+from sweeps import space
 from sweeps import study as studies
-from sweeps.job import Outcome
+from sweeps.job import Event, Outcome
 from sweeps.pool import Pool, worker_count
+from sweeps.queues import Runs
 from sweeps.record import NAME, TrialRecord
 from sweeps.table import display
 from sweeps.worker import trainer
@@ -40,7 +40,8 @@ def run_study(study, workers, console, prepare=trainer):
     (before anything is written), OSError if the study's folder cannot be written, KeyboardInterrupt when interrupted:
     the same call then resumes the study.
     """
-    worker_count(study.jobs(), workers)
+    sample = study.jobs()
+    worker_count(sample, workers)
     logs = study.folder / LOGS
     logs.mkdir(parents=True, exist_ok=True)
     for said in study.shared():
@@ -49,23 +50,27 @@ def run_study(study, workers, console, prepare=trainer):
     # Before tuning, keep the record of an earlier start: it knows more than this start does so far.
     if not (study.spec.tune and (study.folder / NAME).exists()):
         study.record(without_runs=labels if study.spec.tune else ()).write(study.folder)
-    with _Workers(workers, prepare, logs) as pools:
+    with _Workers(sample, workers, prepare, logs) as pools:
         trials, edges, untuned = [], [], []
         if study.spec.tune:
             study, trials, edges, untuned = _tune(study, pools, console)
         study.record(untuned, trials, edges).write(study.folder)
         jobs = study.jobs([each for each in study.arms if each.arm.label not in untuned])
-        outcomes = _do(study, jobs, pools, console)
+        queue = Runs(f"{study.name} at scale {study.scale or '-'}", jobs)
+        if not queue.total:
+            console.print(f"all {len(jobs)} runs are finished already", highlight=False)
+        _work(queue, pools, console)
     # Another study may have finished a run meanwhile: write the record again with the final folder of each run.
     study.record(untuned, trials, edges).write(study.folder)
-    return Result(study, outcomes, trials, edges, untuned)
+    return Result(study, queue.outcomes(), trials, edges, untuned)
 
 
 class _Workers:
     """One pool for tuning and reported runs, created for the first job. With nothing to do, no pool is created."""
 
-    def __init__(self, asked, prepare, logs):
-        self.asked, self.prepare, self.logs, self.pool = asked, prepare, logs, None
+    def __init__(self, sample, asked, prepare, logs):
+        """sample: jobs like those to come, which say how many cores a run takes."""
+        self.sample, self.asked, self.prepare, self.logs, self.pool = sample, asked, prepare, logs, None
 
     def __enter__(self):
         return self
@@ -74,40 +79,30 @@ class _Workers:
         if self.pool:
             self.pool.close()
 
-    def for_jobs(self, jobs, total=None):
-        """The pool, sized for `total` jobs like these."""
-        size = worker_count(jobs, self.asked, total)
+    def sized(self, total):
+        """The pool, sized for `total` jobs."""
+        size = worker_count(self.sample, self.asked, total)
         if self.pool is None:
             self.pool = Pool(size, self.prepare, self.logs)
         self.pool.size = size
         return self.pool
 
 
-def _do(study, jobs, pools, console):
-    """Run these jobs and return their outcomes in order. Runs that are finished already are reused."""
-    outcomes, left, done = {}, [], []
-    for job in jobs:
-        if folders.is_finished(job.folder, job.plan.identity, job.seed):
-            record = RunRecord.read_whole(job.folder)
-            outcomes[job.folder] = Outcome(job, "finished", record, reused=True)
-            done.append((job, record))
-        else:
-            left.append(job)
-    if not left:
-        console.print(f"all {len(jobs)} runs are finished already", highlight=False)
-        return list(outcomes.values())
-    queue = iter(left)
-    pool = pools.for_jobs(left)
-    title = f"{study.name} at scale {study.scale or '-'}: {len(left)} of {len(jobs)} runs to do, {pool.size} worker(s)"
-    with display(console, title, left, done) as show:
+def _work(queue, pools, console):
+    """Do every job of a queue."""
+    first = queue.take()
+    if first is None:
+        return
+    ahead, pool = [first], pools.sized(queue.total)
+    with display(console, f"{queue.title}, {pool.size} worker(s)", queue.known or [first], queue.done, queue.total) as show:
 
         def report(event):
             show(event)
             if event.outcome:
-                outcomes[event.job.folder] = event.outcome
+                for outcome in queue.told(event.outcome):
+                    show(Event("ended", outcome.job, outcome=outcome))
 
-        pool.run(lambda: next(queue, None), report)
-    return [outcomes[job.folder] for job in jobs]
+        pool.run(lambda: ahead.pop() if ahead else queue.take(), report)
 
 
 def _tune(study, pools, console):
@@ -121,7 +116,11 @@ def _tune(study, pools, console):
             if each.plan.identity not in tuners:
                 tuners[each.plan.identity] = tune.Tuner(study, each)
         by_label = {each.arm.label: tuners[each.plan.identity] for each in study.arms}
-        _search(study, list(tuners.values()), pools, console)
+
+        def keep(trials):
+            study.record(by_label, trials).write(study.folder)
+
+        _work(tune.Search(study, list(tuners.values()), keep), pools, console)
         trials = [record for tuner in tuners.values() for record in tuner.records()]
         best = {label: tuner.best() for label, tuner in by_label.items()}
     said = [line for label, values in best.items() for line in space.edges(study.spec.tune, label, values)]
@@ -131,35 +130,3 @@ def _tune(study, pools, console):
     for line in said:
         console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     return studies.tuned(study, best), trials, said, untuned
-
-
-def _search(study, tuners, pools, console):
-    by_label = {tuner.label: tuner for tuner in tuners}
-    turns = list(tuners)
-
-    def take():
-        """The next job, from each arm in turn, so that an interrupted search has treated all arms alike."""
-        for tuner in list(turns):
-            turns.append(turns.pop(turns.index(tuner)))
-            job = tuner.take()
-            if job:
-                return job
-        return None
-
-    total = sum(tuner.runs_left() for tuner in tuners)
-    first = take()
-    if first is None:
-        return
-    ahead = [first]
-    pool = pools.for_jobs(study.jobs(), total)
-    with display(console, f"{study.name}: tuning {', '.join(study.spec.tune.space)}", [first], total=total) as show:
-
-        def report(event):
-            show(event)
-            if event.outcome:
-                by_label[event.job.arm].told(event.outcome)
-                study.record([each.arm.label for each in study.arms], [r for tuner in tuners for r in tuner.records()]).write(
-                    study.folder
-                )
-
-        pool.run(lambda: ahead.pop() if ahead else take(), report)

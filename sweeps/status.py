@@ -1,6 +1,6 @@
 """The progress of a study, from its records alone: no experiment spec is parsed and no data is read."""
 
-from experiments.record import RunRecord
+from sweeps.folders import record_of
 from sweeps.progress import Cell, final_loss
 from sweeps.record import StudyRecord
 from sweeps.table import grid
@@ -15,7 +15,7 @@ def cells(folder, record):
     for label, arm in record.arms.items():
         for seed in record.seeds:
             run = folder / arm.runs[str(seed)] if str(seed) in arm.runs else None
-            found[label, f"seed {seed}"] = _cell(RunRecord.read_whole(run) if run else None, run)
+            found[label, f"seed {seed}"] = _cell(record_of(run) if run else None, run)
     return found
 
 

@@ -6,10 +6,12 @@ from typing import Any
 
 from arch import cost, document
 from arch.spec import diff
+from experiments import evaluations
 from experiments import plan as experiment
 from experiments.spec import ExperimentSpec
 from sweeps import folders
 from sweeps.job import Job
+from sweeps.metrics import check_claims, check_metrics
 from sweeps.record import ArmRecord, StudyRecord
 from sweeps.scale import larger_scale
 from sweeps.space import check_space
@@ -18,24 +20,31 @@ from sweeps.spec import StudySpec, arm_document, split
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm: as written (`document`), resolved (`spec`), and how its text differs from the baseline's (`changes`).
-
-    name: the label as a file name.
-    """
+    """One arm, resolved. name: its label as a file name. changes: how its text differs from the baseline's."""
 
     label: str
     name: str
-    document: document.Node
-    spec: ExperimentSpec
+    resolved: experiment.Resolved
     changes: dict[str, list[Any]]
+
+    @property
+    def document(self):
+        """The arm's experiment as written."""
+        return self.resolved.document
+
+    @property
+    def spec(self):
+        """The arm's ExperimentSpec with every default filled in."""
+        return self.resolved.spec
 
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """An arm ready to run. plan: its RunPlan. tuned: the values that tuning chose."""
+    """An arm ready to run. plan: its RunPlan. cost: as `arm_cost` computes it. tuned: the values that tuning chose."""
 
     arm: Arm
     plan: Any
+    cost: dict[str, Any]
     tuned: dict[str, float]
 
 
@@ -66,18 +75,18 @@ class StudyPlan:
         Arms that resolve to the same experiment share their runs. A run that is finished in any study under `runs` is
         reused from its folder there.
         """
-        jobs = {}
+        jobs, finished = {}, folders.Finished(self.runs)
         for seed in self.seeds:
             for each in self.arms if arms is None else arms:
                 key = each.plan.identity, seed
                 if key not in jobs:
-                    jobs[key] = Job(each.arm.label, seed, each.plan, self._run_folder(each, seed))
+                    jobs[key] = Job(each.arm.label, seed, each.plan, self._run_folder(each, seed, finished))
         return list(jobs.values())
 
-    def _run_folder(self, each, seed):
+    def _run_folder(self, each, seed, finished):
         same = next(other for other in self.arms if other.plan.identity == each.plan.identity)
-        own = folders.run_folder(self.folder, same.arm.name, each.plan.identity, seed)
-        return folders.finished(self.runs, each.plan.identity, seed, own) or own
+        folder = folders.run_folder(self.folder, same.arm.name, each.plan.identity, seed)
+        return finished.folder(each.plan.identity, seed, folder) or folder
 
     def shared(self):
         """Sentences that name the arms that share their runs because they resolve to the same experiment."""
@@ -90,14 +99,16 @@ class StudyPlan:
 
     def record(self, without_runs=(), trials=(), edges=()):
         """The StudyRecord. without_runs: labels of arms that have no reported runs yet because tuning is not done."""
-        places = {(job.plan.identity, job.seed): folders.relative(job.folder, self.folder) for job in self.jobs()}
+        reported = [each for each in self.arms if each.arm.label not in without_runs]
+        places = {(job.plan.identity, job.seed): folders.relative(job.folder, self.folder) for job in self.jobs(reported)}
         arms = {
             each.arm.label: ArmRecord(
                 changes=each.arm.changes,
-                cost=arm_cost(each.plan.spec, self.spec.long_context, each.plan.cost),
+                cost=each.cost,
                 identity=each.plan.identity,
                 runs={str(seed): places[each.plan.identity, seed] for seed in self.seeds if each.arm.label not in without_runs},
                 tuned=each.tuned,
+                evaluations={evaluation.key: evaluation.file for evaluation in evaluations.planned(each.plan.spec)},
             )
             for each in self.arms
         }
@@ -108,7 +119,7 @@ class StudyPlan:
             arms=arms,
             seeds=self.seeds,
             spec=self.spec.dump(),
-            claim=self.spec.claim.dump(),
+            claims=self.spec.claims,
             long_context=self.spec.long_context,
             larger_scale=larger_scale(self.spec, self.scale),
             trials=list(trials),
@@ -135,12 +146,13 @@ def check(root, scale=None):
         Arm(
             label,
             names[label],
-            here,
-            experiment.resolve(here),
+            experiment.resolved(here),
             {key: list(pair) for key, pair in diff(baseline, here.plain()).items()},
         )
         for label, here in written.items()
     ]
+    check_claims(study, spec)
+    check_metrics(study, spec, arms)
     if spec.tune:
         check_space(study, spec, arms)
     return spec, arms
@@ -152,8 +164,12 @@ def plan(name, scale, spec, arms, runs, command=""):
         if arm.spec.train.devices > 1:
             reason = f"{arm.spec.train.devices} devices, but a run of a study uses one (`archbench run` can use more)"
             raise arm.document.error(reason, ("train", "devices"))
-    planned = [ArmPlan(arm, experiment.plan(arm.document), {}) for arm in arms]
+    planned = [_arm_plan(spec, arm, experiment.plan(arm.resolved)) for arm in arms]
     return StudyPlan(name, scale, spec, planned, Path(runs), command)
+
+
+def _arm_plan(spec, arm, plan, tuned_values=()):
+    return ArmPlan(arm, plan, arm_cost(plan.spec, spec.long_context, plan.cost), dict(tuned_values))
 
 
 def tuned(study, chosen):
@@ -164,7 +180,7 @@ def tuned(study, chosen):
         if values:
             here = overridden(planned.arm.document, values)
             tuned_values = {key: float(value) for key, value in values.items()}
-            arms.append(ArmPlan(planned.arm, experiment.plan(here), tuned_values))
+            arms.append(_arm_plan(study.spec, planned.arm, experiment.plan(here), tuned_values))
         else:
             arms.append(planned)
     return replace(study, arms=arms)

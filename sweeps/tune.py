@@ -15,9 +15,10 @@ from optuna.trial import TrialState
 from arch.errors import SpecError
 from arch.spec import digest
 from experiments import plan as experiment
-from experiments.record import RunRecord
 from sweeps import folders, space
+from sweeps.compare import harm
 from sweeps.job import Job, Outcome
+from sweeps.metrics import metric_of
 from sweeps.record import TrialRecord
 from sweeps.study import overridden
 
@@ -51,12 +52,38 @@ def only_one(folder, say):
         lock.release()
 
 
+class Search:
+    """The queue of all arms' trials (see `sweeps.queues`). keep: called with all TrialRecords after every outcome."""
+
+    def __init__(self, study, tuners, keep):
+        self.title = f"{study.name}: tuning {', '.join(study.spec.tune.space)}"
+        self.tuners, self.keep, self.turns = tuners, keep, deque(tuners)
+        self.total, self.known, self.done = sum(tuner.runs_left() for tuner in tuners), [], []
+
+    def take(self):
+        """The next job, from each arm in turn, so that an interrupted search has treated all arms alike."""
+        for _ in range(len(self.turns)):
+            tuner = self.turns[0]
+            self.turns.rotate(-1)
+            job = tuner.take()
+            if job:
+                return job
+        return None
+
+    def told(self, outcome):
+        """Tell the arm's tuner how a run of one of its trials ended."""
+        next(tuner for tuner in self.tuners if tuner.label == outcome.job.arm).told(outcome)
+        self.keep([record for tuner in self.tuners for record in tuner.records()])
+        return []
+
+
 class Tuner:
     """The search of one arm. `take` gives its jobs, to be run by a pool; `told` takes their outcomes."""
 
     def __init__(self, study, arm_plan):
         self.study, self.arm_plan, self.tune = study, arm_plan, study.spec.tune
         self.seeds = [self.tune.first_seed + i for i in range(self.tune.seeds)]
+        self.metric = metric_of(arm_plan.plan.spec, self.tune.metric)
         self.distributions = {key: self._distribution(key) for key in self.tune.space}
         self.search = self._open()
         self.jobs, self.values = deque(), {}
@@ -102,9 +129,9 @@ class Tuner:
         return max(0, trials - len(done)) * len(self.seeds)
 
     def best(self):
-        """`{dotted key: value}` of the trial with the lowest mean metric; {} if no trial finished."""
+        """`{dotted key: value}` of the trial with the best mean metric; {} if no trial finished."""
         done = self.search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return dict(min(done, key=lambda trial: trial.value).params) if done else {}
+        return dict(min(done, key=lambda trial: harm(trial.value, self.metric)).params) if done else {}
 
     def records(self):
         """One TrialRecord per trial and seed that was started."""
@@ -128,7 +155,8 @@ class Tuner:
         content = {key: value for key, value in self.tune.dump().items() if key != "trials"}
         name = f"{self.arm_plan.plan.identity[:12]}-{digest(content)[:12]}"
         self.storage = optuna.storages.RDBStorage(f"sqlite:///{self.study.folder.resolve() / DATABASE}")
-        search = optuna.create_study(storage=self.storage, study_name=name, load_if_exists=True, direction="minimize")
+        direction = "maximize" if self.metric.better == "higher" else "minimize"
+        search = optuna.create_study(storage=self.storage, study_name=name, load_if_exists=True, direction=direction)
         # With a fixed seed, every start would propose the first random trials again.
         search.sampler = optuna.samplers.TPESampler(seed=len(search.trials))
         return search
@@ -175,16 +203,16 @@ class Tuner:
             self.search.tell(number, state=TrialState.FAIL)
             return
         parent = self.study.folder / folders.TUNE
-        runs = {}
+        runs, finished = {}, folders.Finished(self.study.runs, trials=True)
         for seed in self.seeds:
-            own = folders.run_folder(parent, self.arm_plan.arm.name, plan.identity, seed)
-            folder = folders.finished(self.study.runs, plan.identity, seed, own, trial=True) or own
+            folder = folders.run_folder(parent, self.arm_plan.arm.name, plan.identity, seed)
+            folder = finished.folder(plan.identity, seed, folder) or folder
             runs[str(seed)] = folders.relative(folder, self.study.folder)
             self.jobs.append(Job(self.label, seed, plan, folder, number))
         self._set(number, "runs", runs)
         for job in [job for job in self.jobs if folders.is_finished(job.folder, plan.identity, job.seed)]:
             self.jobs.remove(job)
-            self.told(Outcome(job, "finished", RunRecord.read_whole(job.folder), reused=True))
+            self.told(Outcome(job, "finished", folders.record_of(job.folder), reused=True))
 
     def _note(self, number, seed, outcome, value):
         self.values[number][seed] = value

@@ -1,14 +1,17 @@
 """A worker process: it imports the libraries once, then does one run after another until it is told to stop.
 
-It talks to its pool over one pipe. In: a Job, or STOP. Out: tuples (word, content); the first says "ready". Every
-worker has its own pipe, because a shared queue can stay locked for ever when a process is killed while it writes.
+It talks to its pool over one pipe, in JSON. In: a job (`sweeps.job.Job.dump`), or STOP. Out: [word, content]; the first
+says "ready". Every worker has its own pipe, because a shared queue can stay locked for ever when a process is killed
+while it writes.
 """
 
 import faulthandler
+import json
 import os
 import signal
 import traceback
 from contextlib import suppress
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -17,15 +20,22 @@ LOCK = ".lock"
 
 
 def trainer(threads):
-    """The function that trains a run. It is imported only after this process is pinned to its threads."""
+    """The function that does a job: plain data in, a record as plain data out.
+
+    What it needs is imported only after this process is pinned to its threads.
+    """
     from experiments import device
 
     device.setup(threads)
+    from experiments.data import texts
     from experiments.train import train
+    from sweeps.job import Job
 
-    def trained(*args, **options):
+    def trained(data, progress, stop):
+        job = Job.parse(data)
+        texts.remember(job.plan.texts)
         try:
-            return train(*args, **options)
+            return train(job.plan, job.seed, job.folder, progress, stop).dump()
         finally:
             device.release_memory()  # other processes share the machine: do not keep a large run's memory
 
@@ -33,18 +43,18 @@ def trainer(threads):
 
 
 def serve(conn, prepare, threads, log):
-    """Do the pool's jobs until it sends STOP, closes the pipe or dies. prepare(threads) gives the training function."""
+    """Do the pool's jobs until it sends STOP, closes the pipe or dies. prepare: see `trainer`."""
     _write_output_to(log)
     stop = _Stop(conn)
     try:
         train = prepare(threads)
     except BaseException:
-        conn.send(("broken", traceback.format_exc()))
+        _send(conn, "broken", traceback.format_exc())
         raise
     _send(conn, "ready", None)
     while not stop.told:
         try:
-            message = conn.recv()
+            message = received(conn)
         except (EOFError, OSError):
             return
         if message == STOP:
@@ -54,12 +64,13 @@ def serve(conn, prepare, threads, log):
 
 def _do(job, train, conn, stop):
     """Do one run while holding its folder's lock. The operating system releases the lock even if this process dies."""
+    folder = Path(job["folder"])
     try:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(job.folder / LOCK)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
         with lock.acquire(timeout=0):
             _send(conn, "started", None)
-            record = train(job.plan, job.seed, job.folder, progress=lambda state: _send(conn, "progress", dict(state)), stop=stop)
+            record = train(job, progress=lambda state: _send(conn, "progress", dict(state)), stop=stop)
     except Timeout:
         _send(conn, "locked", None)
     except Exception as error:
@@ -86,15 +97,25 @@ class _Stop:
         try:
             # This is called only during a run. The pool then sends nothing but STOP, so no job is lost here.
             if not self.told and self.conn.poll():
-                self.told = self.conn.recv() == STOP
+                self.told = received(self.conn) == STOP
         except (EOFError, OSError):
             self.told = True
         return self.told
 
 
+def send(conn, message):
+    """Write a message, plain data, into a pipe. Raises OSError."""
+    conn.send_bytes(json.dumps(message).encode())
+
+
+def received(conn):
+    """The next message of a pipe. Raises EOFError, OSError."""
+    return json.loads(conn.recv_bytes())
+
+
 def _send(conn, word, content):
     with suppress(BrokenPipeError, ConnectionResetError):  # The pool is gone; stop() notices that before the next step.
-        conn.send((word, content))
+        send(conn, [word, content])
 
 
 def _write_output_to(log):

@@ -120,10 +120,37 @@ def test_the_doctor_says_in_some_ten_lines_what_is_there(monkeypatch, tmp_path):
     found = dict(doctor.findings())
     assert 8 <= len(found) <= 14 and all("\n" not in text for text in found.values())
     assert found["extra hub"] == "missing datasets: pip install -e '.[hub]'"
-    assert "tokens 2.0 kB" in found["caches"] and f"rm -r {tmp_path}" in found["caches"]
+    assert "tokens 2.00\N{NO-BREAK SPACE}kB" in found["caches"] and f"rm -r {tmp_path}" in found["caches"]
     assert "rms_norm" in found["kernels"]
 
 
 def test_the_doctor_names_why_a_kernel_is_plain(monkeypatch):
     monkeypatch.setenv("ARCHBENCH_NATIVE", "0")
     assert "ARCHBENCH_NATIVE=0" in dict(doctor.findings())["kernels"]
+
+
+def test_a_cache_reads_the_same_before_and_after_its_runs(tmp_path, capsys, monkeypatch):
+    """`show` of the experiment, `study show` and the report print one size in one way."""
+    from rich.console import Console
+
+    from analysis.report import write_report
+    from arch import cost, document, units
+    from arch.show import costs as costs_table
+    from sweeps import study
+    from sweeps.record import ArmRecord, StudyRecord
+
+    monkeypatch.setenv("COLUMNS", "200")
+    spec, arms = study.check(document.load("gemma3/local_global", "sweeps"), "demo")
+    costs = {arm.label: study.arm_cost(arm.spec, spec.long_context) for arm in arms}
+    size = units.size(costs["5:1"]["long"]["cache_bytes"])
+    assert size.endswith("MB")
+    archbench.sweeps.show("gemma3/local_global", "demo", False)
+    assert size in capsys.readouterr().out
+    model = next(arm.spec.model for arm in arms if arm.label == "5:1")
+    Console(width=200).print(costs_table(model, "5:1", cost.summary(model, spec.long_context)))
+    assert size in capsys.readouterr().out
+    recorded = {label: ArmRecord(changes={}, cost=each, identity=label, runs={}) for label, each in costs.items()}
+    StudyRecord(
+        name="s", scale=None, question="?", arms=recorded, seeds=[0], spec={}, claim={}, long_context=spec.long_context
+    ).write(tmp_path)
+    assert size in write_report(tmp_path).read_text()

@@ -174,10 +174,10 @@ BAD = {
         "study.yaml:19: train.devices: 2 devices, but a run of a study uses one",
     ),
     "an unknown accelerator": (line(19, "train: {steps: 2, accelerator: gpuu}"), "study.yaml:19: train.accelerator: 'gpuu' is not"),
-    "an unknown metric in a claim": (STUDY + "claim: {metric: report/los}\n", "study.yaml:27: claim.metric: 'report/los' is not"),
+    "an unknown metric in a claim": (STUDY + "claim: {metric: report/los}\n", "study.yaml:27: claims.claim.metric: no run of arm"),
     "tuning on the report split": (
         STUDY + TUNE.replace("tune: {", "tune: {metric: report/loss, ") % ("1e-3", "1e-2"),
-        "study.yaml:27: tune.metric: 'report/loss' is not",
+        "study.yaml:27: tune.metric: expected select/METRIC",
     ),
     "no arms": (
         STUDY.replace("arms:\n  both: {}\n  local-only: {model.pattern: [local]}\n", "arms: {}\n"),

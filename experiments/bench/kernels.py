@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
-from arch import registry
+from arch import registry, units
 from arch.kernels.linear_scan import linear_scan
 from arch.layout import TokenLayout
 from arch.model import new_model
@@ -59,7 +59,7 @@ def loss(journal, bench_spec, device):
     sides, needed = ["ours", "plain"], PLAIN_LOGITS * 4 * bench_spec.vocabulary * LOSS_TOKENS
     if device.type == "cpu" and needed > free_bytes():
         sides.remove("plain")
-        journal.note(f"loss: the plain path needs {needed / 1e9:.0f} GB, {free_bytes() / 1e9:.0f} GB are free; not timed")
+        journal.note(f"loss: the plain path needs {units.size(needed)}, {units.size(free_bytes())} are free; not timed")
     for side in sides:
         facts = in_child(loss_memory, side, bench_spec.vocabulary, bench_spec.device, threads=bench_spec.threads)
         bytes_taken = [float(facts["extra"])]

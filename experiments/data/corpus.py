@@ -7,7 +7,9 @@ describes how documents become rows.
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +21,8 @@ from arch import registry
 from arch.errors import DataError
 from arch.spec import digest
 from experiments.data import cache as cached
+from experiments.data import texts
+from experiments.data.batch import Batch
 from experiments.data.packing import Stream, evaluation_rows, training_rows
 from experiments.data.specials import BOS, EOS, UNK, load
 from experiments.data.split import FRACTIONS, SPLITS, split_of
@@ -56,7 +60,7 @@ class Corpus:
         """The number of complete rows of `context` tokens in a split."""
         return self.streams[split].rows(context)
 
-    def batch(self, split, step, seed, rows, context):
+    def batch(self, split: str, step: int, seed: int, rows: int, context: int) -> Batch:
         """The Batch (`rows`, `context`) of step `step` (from 0): a pure function of the corpus and the arguments.
 
         Raises DataError if the split has no complete row.
@@ -65,7 +69,7 @@ class Corpus:
         numbers = training_rows(self.rows(split, context), step, seed, rows)
         return self.streams[split].batch(numbers, context)
 
-    def evaluation(self, split, rows, context, batch_rows):
+    def evaluation(self, split: str, rows: int, context: int, batch_rows: int) -> Iterator[Batch]:
         """Yields Batches of at most `batch_rows` rows, `rows` rows in total: the same for every arm and every seed.
 
         If the split has fewer rows, all of them. Raises DataError if the split has no complete row.
@@ -106,20 +110,25 @@ def prepare(data, vocab_size, cache=None):
     """The Corpus of a resolved DataSpec, for a model of `vocab_size` tokens. Tokenized now unless it is in the cache.
 
     cache: the folder of prepared corpora, by default `cache.root()`. Its keys cover the texts, the tokenizer's options
-    and, for a tokenizer read from a file, the file's content; so a changed file gives a new corpus. Two processes may
-    prepare the same corpus at the same time.
+    and, for a tokenizer read from a file, the file's content; so a changed file gives a new corpus. Texts are read only
+    if `experiments.data.texts` does not know them, or if their tokens are missing. Two processes may prepare the same
+    corpus at the same time.
     Raises DataError if the data cannot be used.
     """
     source = data.source["type"]
-    documents = _read(data.source)
-    splits = {split: [item for item in documents if split_of(item.digest) == split] for split in SPLITS}
-    _check_splits(splits, source)
-    texts = hashlib.sha256(b"".join(item.digest for item in documents)).hexdigest()
+    mark = texts.stamp(data.source)
+    documents, content = None, texts.known(mark)
+    if content is None:
+        documents = _read(data.source)
+        _split(documents, source)
+        content = _content(documents)
+        if mark is not None:
+            texts.remember({mark: content})
     fixed = getattr(registry.build("tokenizer", data.tokenizer), "content", None)
     key = digest(
         {
             "format": FORMAT,
-            "texts": texts,
+            "texts": content,
             "fractions": FRACTIONS,
             "tokenizer": data.tokenizer,
             "plugins": registry.plugin_sources(data.tokenizer),
@@ -127,8 +136,16 @@ def prepare(data, vocab_size, cache=None):
         }
         | ({"content": fixed()} if fixed else {})
     )
-    folder = cached.obtain(cache or cached.root(), key, lambda scratch: _build(splits, texts, data.tokenizer, scratch))
-    corpus = _open(folder, source)
+
+    def build(scratch):
+        # The texts are known, but their tokens are not in the cache: a further tokenizer, or an emptied cache.
+        held = _read(data.source) if documents is None else documents
+        if _content(held) != content:
+            raise DataError(f"the texts of the source {source} changed while they were prepared; start again")
+        _build(_split(held, source), content, data.tokenizer, scratch)
+
+    folder = cached.obtain(cache or cached.root(), key, build)
+    corpus = _opened(folder, source)
     _check_vocabulary(corpus, data.tokenizer, vocab_size)
     for split in SPLITS:
         corpus._check_context(split, data.context)
@@ -148,15 +165,21 @@ def _read(source):
     return documents
 
 
-def _check_splits(splits, source):
-    for split, documents in splits.items():
-        if not documents:
-            count = sum(map(len, splits.values()))
+def _content(documents):
+    return hashlib.sha256(b"".join(item.digest for item in documents)).hexdigest()
+
+
+def _split(documents, source):
+    """{split: its documents}. Raises DataError if a split has none."""
+    splits = {split: [item for item in documents if split_of(item.digest) == split] for split in SPLITS}
+    for split, part in splits.items():
+        if not part:
             shares = ", ".join(f"{fraction:.0%} {name}" for name, fraction in FRACTIONS.items())
             raise DataError(
-                f"the {split} split has no document: the source {source} has {count}, and they are split whole, by content "
-                f"({shares}); give more documents (100 or so), or cut text files into documents with `separator`"
+                f"the {split} split has no document: the source {source} has {len(documents)}, and they are split whole, by "
+                f"content ({shares}); give more documents (100 or so), or cut text files into documents with `separator`"
             )
+    return splits
 
 
 def _check_vocabulary(corpus, tokenizer, vocab_size):
@@ -170,14 +193,14 @@ def _check_vocabulary(corpus, tokenizer, vocab_size):
         )
 
 
-def _build(splits, texts, tokenizer, folder):
+def _build(splits, content, tokenizer, folder):
     """Train the tokenizer on the train split and write every split's tokens into `folder`."""
     component = registry.build("tokenizer", tokenizer)
     console = Console(stderr=True)
     with console.status(f"Preparing the tokenizer {tokenizer['type']}"):
         trained = component.train([item.text for item in splits["train"]])
     lengths = component.byte_lengths(trained)
-    content = trained.to_str(pretty=True)
+    stored = trained.to_str(pretty=True)
     sizes = {}
     for split, documents in splits.items():
         chunks = [documents[first : first + CHUNK] for first in range(0, len(documents), CHUNK)]
@@ -189,8 +212,8 @@ def _build(splits, texts, tokenizer, folder):
         total = sum(item.bytes for item in documents)
         sizes[split] = {"documents": len(documents), "tokens": len(stream.tokens), "bytes": total}
     np.save(folder / "byte_lengths.npy", lengths)
-    (folder / "tokenizer.json").write_text(content, encoding="utf-8")
-    fingerprint = digest({"format": FORMAT, "texts": texts, "fractions": FRACTIONS, "tokenizer": content})
+    (folder / "tokenizer.json").write_text(stored, encoding="utf-8")
+    fingerprint = digest({"format": FORMAT, "texts": content, "fractions": FRACTIONS, "tokenizer": stored})
     (folder / "corpus.json").write_text(json.dumps({"fingerprint": fingerprint, "sizes": sizes}, indent=1))
     # The tokenizers library has used threads. Without this, it would warn of deadlocks in a fork of this process.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -203,7 +226,7 @@ def _stream(chunks, tokenizer):
     """
     dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
     bos, eos = (tokenizer.token_to_id(special) for special in (BOS, EOS))
-    pieces = []
+    pieces: list[np.ndarray] = []
     for chunk in chunks:
         encodings = tokenizer.encode_batch_fast([item.text for item in chunk], add_special_tokens=False)
         pieces.extend(np.array([bos, *encoding.ids, eos], dtype=dtype) for encoding in encodings)
@@ -223,7 +246,17 @@ def _check_lengths(name, tokenizer, lengths, stream, documents):
             raise DataError(f"the tokenizer {name['type']} gives tokens for {total:,} bytes of a text that has {document.bytes:,}")
 
 
-def _open(folder, source):
+def _opened(folder, source):
+    """The Corpus in a prepared folder. Opened again only if one of the folder's files has changed."""
+    try:
+        files = texts.stamps(sorted(folder.iterdir()))
+    except (OSError, DataError) as error:
+        raise _damaged(folder, error) from None
+    return _open(folder, source, tuple(map(tuple, files)))
+
+
+@lru_cache(maxsize=8)
+def _open(folder, source, files):
     try:
         known = json.loads((folder / "corpus.json").read_text())
         streams = {
@@ -236,4 +269,8 @@ def _open(folder, source):
                 raise ValueError(f"{split}: not the tokens that were stored")
         return Corpus(known["fingerprint"], source, load(folder / "tokenizer.json"), lengths, known["sizes"], streams)
     except (OSError, ValueError, KeyError, DataError) as error:
-        raise DataError(f"{folder}: the token cache is damaged ({error}); delete this folder and start again") from None
+        raise _damaged(folder, error) from None
+
+
+def _damaged(folder, error):
+    return DataError(f"{folder}: the token cache is damaged ({error}); delete this folder and start again")

@@ -32,11 +32,11 @@ class Stream:
     tokens: np.ndarray
     starts: np.ndarray
 
-    def rows(self, context):
+    def rows(self, context: int) -> int:
         """The number of complete rows of `context` tokens."""
         return len(self.tokens) // context
 
-    def batch(self, rows, context):
+    def batch(self, rows, context: int) -> Batch:
         """The rows with the given numbers, as a Batch of the kind `text`; the numbers are its keys."""
         first_B1 = np.asarray(rows, dtype=np.int64)[:, None] * context
         place_BT = first_B1 + np.arange(context)

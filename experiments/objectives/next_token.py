@@ -8,16 +8,13 @@ import math
 import torch
 from torch import nn
 
-from arch.contracts import Dataset, Mean, Metric
+from arch.contracts import Dataset, Mean
 from arch.kernels.cross_entropy import linear_cross_entropy
 from arch.model import Model
 from arch.registry import objective
 from arch.spec import Spec
 from experiments.data.batch import Batch
-
-LOSS = Metric(unit="nats per token", compare="log", exponential="perplexity")
-PERPLEXITY = Metric(compare="ratio")
-BITS_PER_BYTE = Metric(unit="bits per byte", compare="ratio")
+from experiments.metrics import NEXT_TOKEN
 
 
 @objective
@@ -33,6 +30,8 @@ class NextToken(nn.Module):
         """No options."""
 
     needs = frozenset({"causal"})
+    metrics = NEXT_TOKEN
+    byte_lengths_V: torch.Tensor | None
 
     def __init__(self, config: Config, dataset: Dataset):
         """dataset: may have `byte_lengths` (V,), the UTF-8 bytes that each token stands for."""
@@ -40,9 +39,6 @@ class NextToken(nn.Module):
         lengths_V = getattr(dataset, "byte_lengths", None)
         lengths_V = None if lengths_V is None else torch.as_tensor(lengths_V, dtype=torch.long)
         self.register_buffer("byte_lengths_V", lengths_V, persistent=False)
-        self.metrics = {"loss": LOSS, "perplexity": PERPLEXITY}
-        if lengths_V is not None:
-            self.metrics["bits_per_byte"] = BITS_PER_BYTE
 
     def forward(self, model: Model, batch: Batch) -> dict[str, Mean]:
         """{loss: nats per token} and, where bytes are known, {nats_per_byte}, from which `derive` makes bits per byte."""

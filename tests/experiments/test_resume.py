@@ -31,7 +31,7 @@ class Noisy(nn.Module):
         super().__init__()
         self.config = config
         self.scale = nn.Parameter(torch.ones(context.dim))
-        self.scale.role, self.scale.draw = "vector", lambda tensor, generator: tensor.fill_(1.0)
+        self.scale.kind, self.scale.draw = "vector", lambda tensor, generator: tensor.fill_(1.0)
 
     def init_state(self, batch, capacity, dtype=torch.float32, device=None):
         return ()

@@ -1,4 +1,4 @@
-"""Training: exact sums, weight decay by role, schedules, and what is not part of a run's identity."""
+"""Training: exact sums, weight decay by kind of parameter, schedules, and what is not part of a run's identity."""
 
 import copy
 import math
@@ -52,7 +52,7 @@ def test_decay_reaches_matrices_and_embeddings_only(tiny):
     names = {id(weight): name for name, weight in model.named_parameters()}
     assert decayed["weight_decay"] == 0.3 and plain["weight_decay"] == 0.0
     for weight in decayed["params"]:
-        assert weight.role in ("embedding", "matrix")
+        assert weight.kind in ("embedding", "matrix") and not weight.recurrent
     kept = {names[id(weight)] for weight in plain["params"]}
     recurrent = {name for name in names.values() if ("gate." in name and "recurrence" in name) or name.endswith(".decay")}
     assert recurrent and recurrent <= kept

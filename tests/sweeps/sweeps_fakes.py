@@ -7,8 +7,7 @@ import contextlib
 import os
 import signal
 import time
-from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
 from arch.spec import digest
 from experiments.record import Failure, RunRecord
@@ -17,21 +16,16 @@ from experiments.spec import ExperimentSpec
 FINE, DIES_ONCE, DIES, FAILS, RAISES, WAITS = 1e-3, 2e-3, 2.5e-3, 4e-3, 5e-3, 6e-3
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A fake experiments.plan.RunPlan."""
-
-    spec: ExperimentSpec
-    identity: str
-    data: dict[str, Any] = field(default_factory=dict)
-    plugins: dict[str, str] = field(default_factory=dict)
-    cost: dict[str, Any] = field(default_factory=dict)
-
-
-def plan(source, path=()):
+def plan(source):
     """A fake experiments.plan.plan: its identity needs no data."""
-    spec = ExperimentSpec.parse(source, path)
-    return Plan(spec, digest(spec))
+    return planned(ExperimentSpec.parse(getattr(source, "document", source)))
+
+
+def planned(spec, **more):
+    """The RunPlan of a spec, without data."""
+    from experiments.plan import RunPlan
+
+    return RunPlan(spec=spec, identity=digest({"spec": spec.dump(identity=True), **more}))
 
 
 def record(job_plan, seed, status, **more):
@@ -57,12 +51,17 @@ def broken(threads):
     raise ImportError("no such thing")
 
 
-def train(job_plan, seed, folder, progress=None, stop=None):
+def train(job, progress, stop):
     """Append this process's id to `visits`, then do what the learning rate says."""
+    seed, folder, lr = job["seed"], Path(job["folder"]), job["plan"]["spec"]["optimizer"]["lr"]
+
+    def record(status, **more):
+        plan = job["plan"]
+        return RunRecord(status=status, identity=plan["identity"], seed=seed, spec=plan["spec"], **more)
+
     with open(folder / "visits", "a") as file:
         file.write(f"{os.getpid()}\n")
     visits = len((folder / "visits").read_text().split())
-    lr = job_plan.spec.optimizer["lr"]
     progress({"step": 1, "steps": 2, "loss": 3.0, "select_loss": None, "tokens_per_second": 10.0})
     if lr == DIES or (lr == DIES_ONCE and visits == 1):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -70,16 +69,16 @@ def train(job_plan, seed, folder, progress=None, stop=None):
         raise OSError(28, "No space left on device")
     if lr == FAILS:
         failure = Failure(step=1, error="NonFinite", message="the loss is nan")
-        done = record(job_plan, seed, "failed", failure=failure)
+        done = record("failed", failure=failure)
     elif lr == WAITS and not _waited(stop):
-        done = record(job_plan, seed, "interrupted")
+        done = record("interrupted")
     else:
         # The best learning rate is 2e-2.
         metrics = {"report/loss": 2.0, "select/loss": abs(lr - 2e-2) + seed * 1e-6}
-        done = record(job_plan, seed, "finished", metrics=metrics)
+        done = record("finished", metrics=metrics)
     with contextlib.suppress(OSError):
         done.write(folder)
-    return done
+    return done.dump()
 
 
 def _waited(stop):

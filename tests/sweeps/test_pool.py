@@ -1,5 +1,6 @@
 """The pool survives the death of workers, locks each run's folder, and stops in a way that runs can resume."""
 
+import json
 import os
 import signal
 import threading
@@ -9,12 +10,16 @@ import pytest
 import sweeps_fakes as fakes
 from filelock import FileLock
 
+from arch import registry
 from arch.errors import SpecError
-from arch.spec import digest
+from experiments.data import texts
+from experiments.plan import plan
 from experiments.record import RunRecord
 from experiments.spec import ExperimentSpec
+from experiments.train import train
 from sweeps.job import Job
 from sweeps.pool import Pool, cores, worker_count
+from sweeps.worker import send, trainer
 
 
 @pytest.fixture
@@ -23,7 +28,7 @@ def job(tiny, tmp_path):
 
     def made(name, lr=fakes.FINE, **train):
         spec = ExperimentSpec.parse(tiny | {"optimizer": {"lr": lr}, "train": tiny["train"] | train})
-        return Job(name, 0, fakes.Plan(spec, digest([name, spec.dump()])), tmp_path / name)
+        return Job(name, 0, fakes.planned(spec, name=name), tmp_path / name)
 
     return made
 
@@ -54,6 +59,27 @@ def test_a_worker_is_kept_from_run_to_run(job):
     outcomes = ran(jobs)
     assert {outcome.status for outcome in outcomes.values()} == {"finished"}
     assert len({pid for each in jobs for pid in visitors(each)}) == 1
+
+
+def test_a_job_that_went_through_json_trains_the_same_run(tiny, corpus_file, tmp_path, monkeypatch):
+    """Also from a checkpoint, and without reading the texts again; texts that have changed are noticed."""
+    texts_file = tmp_path / "texts.jsonl"
+    texts_file.write_bytes(corpus_file.read_bytes())
+    tiny["data"]["source"]["files"] = [str(texts_file)]
+    first = Job("first", 1, plan(tiny), tmp_path / "first")
+    alone = train(first.plan, 1, first.folder)
+    assert Job.parse(json.loads(json.dumps(first.dump()))) == first
+    second = Job("second", 2, plan(tiny | {"init_from": str(first.folder)}), tmp_path / "second")
+    expected = train(second.plan, 2, tmp_path / "expected")
+    texts._DIGESTS.clear()  # as in the process of a worker
+    with monkeypatch.context() as patch:
+        patch.setattr(registry.component("source", "text"), "documents", lambda self: pytest.fail("read again"))
+        done = trainer(1)(json.loads(json.dumps(second.dump())), None, None)
+    assert json.loads(json.dumps(done))["metrics"] == expected.metrics != alone.metrics
+    with texts_file.open("a") as file:
+        file.write(json.dumps({"text": "one more"}) + "\n")
+    changed = trainer(1)(Job("third", 3, first.plan, tmp_path / "third").dump(), None, None)
+    assert changed["status"] == "failed" and "corpus has changed" in changed["failure"]["message"]
 
 
 def test_runs_with_other_threads_get_another_worker(job):
@@ -135,7 +161,7 @@ def test_a_signal_lets_every_run_save_itself(job, number):
 def test_workers_end_when_their_pool_is_gone(job):
     pool, one = Pool(1, fakes.prepare), job("a", fakes.WAITS)
     worker = pool._worker_for(one)
-    worker.conn.send(one)
+    send(worker.conn, one.dump())
     while not (one.folder / "visits").exists():
         time.sleep(0.02)
     worker.conn.close()  # what the system does when the pool's process dies

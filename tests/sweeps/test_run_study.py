@@ -10,6 +10,7 @@ import sweeps_fakes as fakes
 from rich.console import Console
 
 from arch import document
+from experiments.record import RunRecord
 from sweeps import __main__ as command
 from sweeps import show, status, study
 from sweeps.job import Event, Outcome
@@ -48,6 +49,20 @@ def test_with_nothing_left_no_worker_is_made(plan_study, study_data, console, mo
     monkeypatch.setattr("sweeps.run.Pool", None)
     assert run_study(planned, None, console).complete
     assert "all 4 runs are finished already" in console.file.getvalue()
+
+
+def test_a_finished_study_reads_each_record_once_and_costs_each_arm_once(plan_study, study_data, console, monkeypatch):
+    """A start with nothing left to do, and a status, of a study whose runs lie in it and in another study."""
+    for job in plan_study(study_data | {"seeds": 3}, "other").jobs():
+        fakes.finish(job)
+    costed, read = [], []
+    parse = RunRecord.read_whole.__func__
+    monkeypatch.setattr(RunRecord, "read_whole", classmethod(lambda cls, folder: read.append(str(folder)) or parse(cls, folder)))
+    monkeypatch.setattr("arch.cost.cache_bytes", lambda spec, context: costed.append(1) or {"total": context})
+    planned = plan_study(study_data | {"seeds": 3})
+    assert run_study(planned, None, console).complete and status.printed(planned.folder, console)
+    assert sorted(read) == sorted({str(job.folder) for job in planned.jobs()}) and len(read) == 6
+    assert len(costed) == len(planned.arms)
 
 
 def test_a_second_start_imports_neither_lightning_nor_optuna(tmp_path, study_data, console):

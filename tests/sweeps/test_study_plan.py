@@ -64,6 +64,16 @@ def test_arms_that_are_the_same_experiment_share_their_runs(plan_study, study_da
     assert arms["again"].runs == arms["1:1"].runs and len(arms["again"].runs) == 2
 
 
+def test_an_arm_is_resolved_once(study_data, tmp_path, monkeypatch):
+    from arch import registry
+
+    resolved, resolve = [], registry.resolve
+    monkeypatch.setattr(registry, "resolve", lambda *words: resolved.append(1) or resolve(*words))
+    spec, arms = study.check(document.node(study_data))
+    planned = study.plan("asked", None, spec, arms, tmp_path / "runs")
+    assert len(resolved) == len(planned.arms) == 2
+
+
 def test_the_record_says_how_arms_differ_and_what_they_cost(plan_study, study_data):
     study_data["arms"]["slow"] = {"optimizer.lr": 1e-5, "train.threads": 2}
     planned = plan_study(study_data, scale="small")

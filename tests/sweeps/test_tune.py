@@ -4,6 +4,7 @@ import pytest
 import sweeps_fakes as fakes
 from optuna.trial import TrialState
 
+from arch.errors import SpecError
 from sweeps import folders, space
 from sweeps.job import Outcome
 from sweeps.record import StudyRecord
@@ -71,7 +72,7 @@ def test_trials_are_reused_by_trials_of_other_studies_only(tuned_study):
     one, two = tuned_study("one"), tuned_study("two")
     job = Tuner(one, one.arms[0]).take()
     fakes.finish(job)
-    assert folders.finished(one.runs, job.plan.identity, job.seed, job.folder / "x") is None
+    assert folders.Finished(one.runs).folder(job.plan.identity, job.seed, job.folder / "x") is None
     assert [each.plan.identity for each in jobs_of(Tuner(two, two.arms[0]))].count(job.plan.identity) == 0
 
 
@@ -176,3 +177,33 @@ def test_a_best_value_at_an_end_of_its_range_is_said(value, sampler, said):
     lines = space.edges(tune, "5:1", {"optimizer.lr": value})
     assert len(lines) == (said is not None)
     assert said is None or (said in lines[0] and "5:1" in lines[0] and "optimizer.lr" in lines[0])
+
+
+OWN_OBJECTIVE = """
+from arch.contracts import Metric
+from arch.registry import objective
+from arch.spec import Spec
+
+
+@objective
+class Tags:
+    class Config(Spec):
+        pass
+
+    metrics = {"loss": Metric(), "accuracy": Metric(better="higher"), "width": Metric(better="neither")}
+"""
+
+
+def test_the_best_trial_has_the_highest_accuracy(tuned_study, study_data, tmp_path, monkeypatch):
+    (tmp_path / "tags_objective.py").write_text(OWN_OBJECTIVE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    study_data["objective"] = {"type": "tags_objective:Tags"}
+    for metric, reason in {"acuracy": "did you mean 'select/accuracy'", "width": "only shown"}.items():
+        with pytest.raises(SpecError, match=reason):
+            tuned_study(metric=f"select/{metric}")
+    study = tuned_study(metric="select/accuracy")
+    tuner = Tuner(study, study.arms[0])
+    for job in jobs_of(tuner):
+        accuracy = -abs(job.plan.spec.optimizer.lr - 1e-1)
+        tuner.told(Outcome(job, "finished", fakes.record(job.plan, job.seed, "finished", metrics={"select/accuracy": accuracy})))
+    assert tuner.best() == {"optimizer.lr": pytest.approx(1e-1)}

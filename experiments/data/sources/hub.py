@@ -48,6 +48,16 @@ class Hub:
             if text.strip():
                 yield f"{self.config.path}[{number}]", text
 
+    def files(self):
+        """Every file of a local folder; empty for a name on the hub, which is read once per process.
+
+        None with `data_files`: they may lie anywhere.
+        """
+        folder = Path(self.config.path).expanduser()
+        if self.config.data_files:
+            return None
+        return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+
     def _rows(self):
         try:
             import datasets

@@ -40,8 +40,7 @@ class PythonStdlib:
 
     def documents(self):
         """Yields (path relative to the library, text). Raises DataError if the library has no source files."""
-        root = Path(sysconfig.get_path("stdlib"))
-        paths = sorted(self._listing(root), key=Path.as_posix)
+        root, paths = Path(sysconfig.get_path("stdlib")), self.files()
         if not paths:
             raise DataError(f"{root}: no .py files; this Python comes without its sources (use the source `text`)")
         seen = set()
@@ -51,13 +50,14 @@ class PythonStdlib:
                 seen.add(text)
                 yield path.relative_to(root).as_posix(), text
 
-    def _listing(self, root):
+    def files(self):
+        """Every file that `documents` reads, sorted by path."""
         # Look up each module instead of walking the folder: site-packages lies in it and may be a hundred times larger.
+        root = Path(sysconfig.get_path("stdlib"))
         modules = {*sys.stdlib_module_names, *(["test"] if self.config.tests else [])}
-        for name in modules:
-            for path in [root / f"{name}.py", *(root / name).rglob("*.py")]:
-                if path.is_file() and (self.config.tests or not _is_test(path.relative_to(root))):
-                    yield path
+        paths = (path for name in modules for path in [root / f"{name}.py", *(root / name).rglob("*.py")])
+        inside = (path for path in paths if path.is_file() and (self.config.tests or not _is_test(path.relative_to(root))))
+        return sorted(inside, key=Path.as_posix)
 
     def _read(self, path):
         try:

@@ -40,15 +40,15 @@ class Text:
 
         Blank documents are skipped. Raises DataError that names the file and what was expected.
         """
-        for path in self._listing():
+        for path in self.files():
             for name, text in self._texts(path):
                 pieces = [text] if self.config.separator is None else text.split(self.config.separator)
                 for number, piece in enumerate(pieces):
                     if piece.strip():
                         yield (name if len(pieces) == 1 else f"{name}#{number}"), piece
 
-    def _listing(self):
-        """All files, each once. Listed before any of them is read."""
+    def files(self):
+        """Every file that `documents` reads, each once. Raises DataError."""
         found = {}
         for pattern in self.config.files:
             path = Path(pattern).expanduser()

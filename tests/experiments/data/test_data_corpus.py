@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -13,6 +14,7 @@ import torch
 from arch import registry
 from arch.document import node
 from arch.errors import DataError
+from experiments.checkpoint import save_tokenizer
 from experiments.data import cache, corpus
 from experiments.data.corpus import prepare
 from experiments.data.specials import load
@@ -127,6 +129,49 @@ def test_a_second_prepare_tokenizes_nothing_and_gives_the_same(files, monkeypatc
         assert same(first.batch("train", step, 1, 4, 16), second.batch("train", step, 1, 4, 16))
 
 
+@pytest.fixture
+def reads(monkeypatch):
+    """The number of times that a source's texts were read, as a list of one element each."""
+    source, seen = registry.component("source", "text"), []
+    read = source.documents
+    monkeypatch.setattr(source, "documents", lambda self: seen.append(1) or read(self))
+    return seen
+
+
+def test_texts_are_read_once_in_a_process_and_again_when_a_file_changes(files, tmp_path, reads):
+    first = prepare(spec(files), 512)
+    assert prepare(spec(files, context=8), 600).fingerprint == first.fingerprint and len(reads) == 1
+    other = prepare(spec(files, {"type": "byte"}), 512)  # its tokens are missing, so they are made from the texts
+    assert len(reads) == 2 and prepare(spec(files, {"type": "byte"}), 512).fingerprint == other.fingerprint
+    assert len(reads) == 2
+    (tmp_path / "texts" / "000.txt").write_text(text(0) + ".")
+    assert prepare(spec(files), 512).fingerprint != first.fingerprint and len(reads) == 3
+    (tmp_path / "texts" / "001.txt").unlink()
+    prepare(spec(files), 512)
+    assert len(reads) == 4
+
+
+def test_texts_of_a_source_that_lists_no_files_are_read_each_time(files, reads, monkeypatch):
+    monkeypatch.delattr(registry.component("source", "text"), "files")
+    listed = ["texts/000.txt"]
+    monkeypatch.setattr(
+        registry.component("source", "text"), "documents", lambda self: ((n, text(i)) for i, n in enumerate(listed))
+    )
+    listed += [f"{i}" for i in range(200)]
+    first = prepare(spec(files), 512)
+    listed.append("one more")
+    assert prepare(spec(files), 512).fingerprint != first.fingerprint
+
+
+def test_texts_that_change_while_they_are_prepared_are_refused(files, tmp_path, cache_folder, monkeypatch):
+    prepare(spec(files), 512)
+    shutil.rmtree(cache_folder)
+    before = corpus.texts.stamp(spec(files).source)
+    (tmp_path / "texts" / "000.txt").write_text(text(0) + ".")
+    monkeypatch.setattr(corpus.texts, "stamp", lambda source: before)
+    refused("changed while they were prepared", spec(files))
+
+
 def test_a_corpus_does_not_depend_on_how_it_was_built(files, tmp_path, monkeypatch):
     first = prepare(spec(files), 512, tmp_path / "one")
     monkeypatch.setattr(corpus, "CHUNK", 3)
@@ -164,17 +209,17 @@ def test_one_epoch_of_batches_has_every_train_token_as_a_target_once(files):
 def test_evaluation_reads_the_same_rows_each_time(files):
     prepared = prepare(spec(files), 512)
     batches = list(prepared.evaluation("report", 5, 16, 2))
-    assert [len(batch.tokens_BT) for batch in batches] == [2, 2, 1]
+    assert [batch.rows for batch in batches] == [2, 2, 1]
     assert all(same(a, b) for a, b in zip(batches, prepared.evaluation("report", 5, 16, 2), strict=True))
     everything = list(prepared.evaluation("report", 10**6, 16, 8))
-    assert sum(len(batch.tokens_BT) for batch in everything) == prepared.rows("report", 16)
+    assert sum(batch.rows for batch in everything) == prepared.rows("report", 16)
 
 
 def test_the_summary_is_json_and_the_tokenizer_is_saved(files, tmp_path):
     prepared = prepare(spec(files), 512)
     assert json.loads(json.dumps(prepared.summary())) == prepared.summary()
     assert prepared.summary()["vocabulary"] == len(prepared.byte_lengths) == 300
-    prepared.save_tokenizer(tmp_path)
+    save_tokenizer(prepared.tokenizer, tmp_path)
     assert load(tmp_path / "tokenizer.json").to_str() == prepared.tokenizer.to_str()
 
 

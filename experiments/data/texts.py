@@ -1,0 +1,52 @@
+"""What the texts of a source were when they were last read, so that they are read and hashed once.
+
+A source that lists its files (`files()`; the method is optional, and it may return None) has a stamp: a digest of its
+options and of each file's path, size and time of change. The memo maps stamps to digests of texts. While a stamp stays
+the same, so do the texts, and nobody needs to read them: not the next arm or trial, and not a worker, to which a study
+hands what it remembers.
+"""
+
+from pathlib import Path
+
+from arch import registry
+from arch.errors import DataError
+from arch.spec import digest
+
+_DIGESTS: dict[str, str] = {}
+
+
+def stamp(source):
+    """The stamp (hex) of a resolved source; None if it does not say which files it reads. Raises DataError."""
+    component = registry.build("source", source)
+    files = component.files() if hasattr(component, "files") else None
+    if files is None:
+        return None
+    return digest({"source": source, "plugins": registry.plugin_sources(source), "files": stamps(files)})
+
+
+def stamps(files):
+    """[[path, bytes, nanoseconds at the last change]] of files. Raises DataError for a file that is not there."""
+    listed = []
+    for path in map(Path, files):
+        try:
+            about = path.stat()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); expected a file") from None
+        listed.append([str(path.absolute()), about.st_size, about.st_mtime_ns])
+    return listed
+
+
+def remembered(source):
+    """{stamp: digest of the texts} of a source: plain data for another process. Empty if its texts are not known."""
+    mark = stamp(source)
+    return {mark: _DIGESTS[mark]} if mark in _DIGESTS else {}
+
+
+def remember(digests):
+    """Add {stamp: digest of the texts} to what this process knows."""
+    _DIGESTS.update(digests)
+
+
+def known(mark):
+    """The digest of the texts with this stamp (None: a source without a stamp), or None if it is not known."""
+    return _DIGESTS.get(mark)
