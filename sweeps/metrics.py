@@ -7,19 +7,26 @@ from arch import registry
 from arch.contracts import Metric
 from arch.document import Node
 from arch.errors import SpecError, nearest
+from experiments import evaluations
 from experiments.metrics import known
 from experiments.spec import ExperimentSpec
 from sweeps.spec import StudySpec
 
-SPLITS = ("select", "report")
-
 
 def declared(spec: ExperimentSpec) -> dict[str, Metric] | None:
-    """{SPLIT/METRIC: Metric} of a resolved experiment; None if its objective declares nothing in its class."""
-    metrics = getattr(registry.component("objective", spec.objective["type"]), "metrics", None)
-    if metrics is None:
-        return None
-    return {f"{split}/{name}": metric for split in SPLITS for name, metric in metrics.items()}
+    """{SPLIT/METRIC: Metric} of all evaluators of a resolved experiment.
+
+    None if one of them has the metrics of the objective, and the objective declares nothing in its class.
+    """
+    names: dict[str, Metric] = {}
+    for each in evaluations.planned(spec):
+        metrics = registry.build("evaluator", each.evaluator).metrics
+        if metrics is None:
+            metrics = getattr(registry.component("objective", spec.objective["type"]), "metrics", None)
+        if metrics is None:
+            return None
+        names |= {f"{each.split}/{name}": metric for name, metric in metrics.items()}
+    return names
 
 
 def metric_of(spec: ExperimentSpec, name: str) -> Metric | None:
