@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from arch import registry
+from arch import decoding
+from arch.block import Block
 from arch.kernels import decode
 from arch.layout import TokenLayout
 from arch.linear import Linear
-from arch.norm import RMSNorm, plain_norm
+from arch.norm import RMSNorm
 from arch.parameters import Context, drawn, initialise, parameter
-from arch.spec import SUBLAYERS
 
 
 @functools.cache
@@ -27,57 +27,6 @@ def _rounded(number, *dtypes):
     for dtype in dtypes:
         number = torch.tensor(number, dtype=dtype, device="cpu").item()
     return number
-
-
-class Sublayer(nn.Module):
-    """A component on the residual stream, with a norm before it, after it, or both ("sandwich")."""
-
-    def __init__(self, component, placement, context):
-        super().__init__()
-        self.component = component
-        self.before = RMSNorm(context.dim, context.norm_eps) if placement in ("before", "sandwich") else nn.Identity()
-        self.after = RMSNorm(context.dim, context.norm_eps) if placement in ("after", "sandwich") else nn.Identity()
-
-    def forward(self, x_BTD, layout, state=None):
-        """(x + after(component(before(x))), state after these tokens). An ffn sees each token alone and has no state."""
-        alone, sees = x_BTD.shape[1] == 1 and not torch.is_grad_enabled(), self.component.kind != "ffn"
-        if alone and (state is not None or not sees):
-            y_B1D = self.token(x_BTD, layout, state) if sees else self.token(x_BTD)
-            if y_B1D is not None:
-                return y_B1D if sees else (y_B1D, state)
-        x = self.before(x_BTD)
-        y_BTD, state = self.component(x, layout, state) if sees else (self.component(x), state)
-        return x_BTD + self.after(y_BTD), state
-
-    def token(self, x_B1D, *rest):
-        """x + after(component(before(x), *rest)) for one token per row, by the component's `token`; without a gradient.
-
-        None where the component has no `token` or declines, and where a module has hooks that would not be called.
-        """
-        component, before, after = self._modules.values()
-        if component._forward_hooks or component._forward_pre_hooks or not hasattr(component, "token"):
-            return None
-        norms = plain_norm(before), plain_norm(after)
-        if None in norms:
-            return None
-        return component.token(x_B1D, *rest, around=decode.Around(*zip(*norms, strict=True), residual=True))
-
-
-class Block(nn.Module):
-    """One layer: a `Sublayer` per kind, such as `self.mixer`; None where the block has none of that kind."""
-
-    def __init__(self, spec, context):
-        super().__init__()
-        for kind in SUBLAYERS:
-            setattr(self, kind, None)
-        for kind, component in spec.sublayers().items():
-            setattr(self, kind, Sublayer(registry.build(kind, component, context), spec.norm, context))
-
-    def forward(self, x_BTD, layout, state=None):
-        """(x_BTD after this layer, the mixer's new state or None)."""
-        for sublayer in self.children():
-            x_BTD, state = sublayer(x_BTD, layout, state)
-        return x_BTD, state
 
 
 @dataclass(frozen=True)
@@ -120,11 +69,12 @@ class Model(nn.Module):
         if layout is None:
             layout = TokenLayout.whole(*x_BTD.shape[:2], x_BTD.device, first=state.seen if state else 0)
         states = state.layers if state else [None] * len(self.blocks)
+        call = decoding.token if decoding.is_one_token(x_BTD) else nn.Module.__call__
         after = []
         for block, earlier in zip(self.blocks, states, strict=True):
-            x_BTD, later = block(x_BTD, layout, earlier)
+            x_BTD, later = call(block, x_BTD, layout, earlier)
             after.append(later)
-        return self.norm(x_BTD), state and ModelState(after, state.seen + x_BTD.shape[1])
+        return call(self.norm, x_BTD), state and ModelState(after, state.seen + x_BTD.shape[1])
 
     @property
     def head_weight(self):
@@ -134,7 +84,7 @@ class Model(nn.Module):
     def logits(self, hidden_BTD):
         """Logits of the next token (B, T, V), softcapped if the spec says so."""
         cap = self.spec.logit_softcap
-        if hidden_BTD.shape[1] == 1:
+        if decoding.is_one_token(hidden_BTD):
             z_BTV = decode.linear(hidden_BTD, self.head_weight, softcap=cap)
             if z_BTV is not None:
                 return z_BTV

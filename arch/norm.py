@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from arch.kernels import decode, rms_norm
+from arch.kernels import rms_norm
 from arch.parameters import constant, parameter
 
 
@@ -23,18 +23,7 @@ class RMSNorm(nn.Module):
     def forward(self, x):
         if torch.is_grad_enabled():
             return _RMSNorm.apply(x, self.weight, self.eps)
-        # For a single token, the overhead of each torch call matters.
-        y = decode.norm(x, self.weight, self.eps) if x.ndim == 3 and x.shape[1] == 1 else None
-        return _normalised(x, self.weight, self.eps)[0] if y is None else y
-
-
-def plain_norm(norm):
-    """(weight, eps) of an `RMSNorm`, (None, 0.0) of an `Identity`; None for other modules and for one with hooks."""
-    if norm._forward_hooks or norm._forward_pre_hooks:
-        return None
-    if type(norm) is RMSNorm:
-        return norm._parameters["weight"], norm.eps
-    return (None, 0.0) if type(norm) is nn.Identity else None
+        return _normalised(x, self.weight, self.eps)[0]
 
 
 def rms_norm_reference(x, weight, eps):

@@ -10,7 +10,8 @@ from arch import registry
 from arch.contracts import Dataset, Evaluator, Given, Objective
 from arch.model import Model
 from experiments.checkpoint import random_state, restore_random_state
-from experiments.evaluations import Evaluation, EvaluationRecord
+from experiments.evaluations import Evaluation
+from experiments.record import EvaluationRecord
 from experiments.spec import ExperimentSpec
 
 

@@ -8,16 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
-
 from arch import registry
-from arch.contracts import Metric
 from arch.document import Node, node
-from arch.spec import Spec, digest
-from experiments.record import read_record, write_record
+from arch.spec import digest
+from experiments.record import EVALUATIONS, EvaluationRecord, read_record
 from experiments.spec import EvaluateSpec, ExperimentSpec
 
-FOLDER = "evaluations"
 SPLITS: tuple[Literal["select", "report"], ...] = ("select", "report")
 ROWS = {"select": 64, "report": 256}
 SAMPLE = 100
@@ -42,33 +38,9 @@ class Evaluation:
         """The file's name."""
         return f"{self.key}-{digest({'evaluator': self.evaluator, 'plugins': self.plugins})[:12]}.json"
 
-    def record(self, folder: Path | str) -> "EvaluationRecord | None":
+    def record(self, folder: Path | str) -> EvaluationRecord | None:
         """What the run in `folder` has of it, or None. Raises SpecError or ValueError for a broken file."""
-        return read_record(EvaluationRecord, Path(folder) / FOLDER / self.file)
-
-
-class EvaluationRecord(Spec):
-    """What was measured. identity, seed: the run's. values: {SPLIT/METRIC: number}, with what each is in `metric_info`.
-
-    table: plain rows of a curve or a grid. text: to be read. seconds: what measuring took.
-    """
-
-    version: Literal[1] = Field(default=1, alias="schema")
-    split: str
-    name: str
-    evaluator: dict[str, Any]
-    identity: str
-    seed: int
-    values: dict[str, float]
-    metric_info: dict[str, Metric] = {}
-    table: list[dict[str, Any]] = []
-    text: str = ""
-    seconds: float = 0.0
-
-    def write(self, folder: Path | str, file: str) -> None:
-        """Write it below a run's folder, whole or not at all."""
-        (Path(folder) / FOLDER).mkdir(exist_ok=True)
-        write_record(self, Path(folder) / FOLDER / file)
+        return read_record(EvaluationRecord, Path(folder) / EVALUATIONS / self.file)
 
 
 def planned(spec: ExperimentSpec) -> list[Evaluation]:

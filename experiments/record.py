@@ -14,6 +14,8 @@ NAME = "record.json"
 # The training curves beside the record: one row per optimizer step. `seconds` and `tokens_per_second` count training;
 # `select/*` are NaN where the select split was not evaluated. The columns are those that the run reported.
 HISTORY_NAME = "history.parquet"
+# The folder of its evaluations, one file each.
+EVALUATIONS = "evaluations"
 
 
 class Failure(Spec):
@@ -85,6 +87,30 @@ class RunRecord(Spec):
             return cls.read(folder)
         except (OSError, ValueError):
             return None
+
+
+class EvaluationRecord(Spec):
+    """What was measured. identity, seed: the run's. values: {SPLIT/METRIC: number}, with what each is in `metric_info`.
+
+    table: plain rows of a curve or a grid. text: to be read. seconds: what measuring took.
+    """
+
+    version: Literal[1] = Field(default=1, alias="schema")
+    split: str
+    name: str
+    evaluator: dict[str, Any]
+    identity: str
+    seed: int
+    values: dict[str, float]
+    metric_info: dict[str, Metric] = {}
+    table: list[dict[str, Any]] = []
+    text: str = ""
+    seconds: float = 0.0
+
+    def write(self, folder: Path | str, file: str) -> None:
+        """Write it below a run's folder, whole or not at all."""
+        (Path(folder) / EVALUATIONS).mkdir(exist_ok=True)
+        write_record(self, Path(folder) / EVALUATIONS / file)
 
 
 def write_record(record, path):

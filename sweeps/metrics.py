@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from arch import registry
-from arch.contracts import Metric
+from arch.contracts import Evaluator, Metric
 from arch.document import Node
 from arch.errors import SpecError, nearest
 from experiments import evaluations
@@ -14,19 +14,16 @@ from sweeps.spec import StudySpec
 
 
 def declared(spec: ExperimentSpec) -> dict[str, Metric] | None:
-    """{SPLIT/METRIC: Metric} of all evaluators of a resolved experiment.
-
-    None if one of them has the metrics of the objective, and the objective declares nothing in its class.
-    """
-    names: dict[str, Metric] = {}
-    for each in evaluations.planned(spec):
-        metrics = registry.build("evaluator", each.evaluator).metrics
-        if metrics is None:
-            metrics = getattr(registry.component("objective", spec.objective["type"]), "metrics", None)
-        if metrics is None:
+    """{SPLIT/METRIC: Metric} of a resolved experiment's evaluators; None if its objective declares nothing in its class."""
+    of_objective = getattr(registry.component("objective", spec.objective["type"]), "metrics", None)
+    metrics: dict[str, Metric] = {}
+    for evaluation in evaluations.planned(spec):
+        evaluator: Evaluator = registry.build("evaluator", evaluation.evaluator)
+        measured = of_objective if evaluator.metrics is None else evaluator.metrics
+        if measured is None:
             return None
-        names |= {f"{each.split}/{name}": metric for name, metric in metrics.items()}
-    return names
+        metrics |= {f"{evaluation.split}/{name}": metric for name, metric in measured.items()}
+    return metrics
 
 
 def metric_of(spec: ExperimentSpec, name: str) -> Metric | None:

@@ -10,17 +10,18 @@
 
 from collections import deque
 
+from experiments import evaluations
 from sweeps import folders
 from sweeps.job import Outcome
 
 
 class Runs:
-    """Runs in the order given. Those that are finished already are reused."""
+    """Runs in the order given. Those that are finished and measured already are reused."""
 
     def __init__(self, title, jobs):
         self.jobs, self.done, left = jobs, [], []
         for job in jobs:
-            if folders.is_finished(job.folder, job.plan.identity, job.seed):
+            if folders.is_finished(job.folder, job.plan.identity, job.seed) and not _unmeasured(job):
                 self.done.append((job, folders.record_of(job.folder)))
             else:
                 left.append(job)
@@ -40,3 +41,8 @@ class Runs:
     def outcomes(self):
         """The Outcomes in the order of the jobs."""
         return [self.ended[job.folder] for job in self.jobs]
+
+
+def _unmeasured(job):
+    """Whether a finished run lacks an evaluation that its study asks for: its worker then does it, and trains nothing."""
+    return bool(evaluations.missing(evaluations.planned(job.plan.spec), job.folder))

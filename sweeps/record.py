@@ -15,7 +15,8 @@ NAME = "study.json"
 class ArmRecord(Spec):
     """One arm. changes: dotted key -> [baseline value, this arm's value], as written. cost: what `arch.cost` computes.
 
-    runs: seed -> the run's folder, relative to the study's folder. tuned: the values that tuning chose.
+    runs: seed -> the run's folder, relative to the study's folder. tuned: the values that tuning chose. evaluations:
+    SPLIT.NAME -> the file, in each run's folder of evaluations, that the study shows; none in records before these files.
     """
 
     changes: dict[str, list[Any]]
@@ -23,6 +24,7 @@ class ArmRecord(Spec):
     identity: str
     runs: dict[str, str]
     tuned: dict[str, float] = {}
+    evaluations: dict[str, str] = {}
 
 
 class TrialRecord(Spec):

@@ -6,6 +6,7 @@ from typing import Any
 
 from arch import cost, document
 from arch.spec import diff
+from experiments import evaluations
 from experiments import plan as experiment
 from experiments.spec import ExperimentSpec
 from sweeps import folders
@@ -107,6 +108,7 @@ class StudyPlan:
                 identity=each.plan.identity,
                 runs={str(seed): places[each.plan.identity, seed] for seed in self.seeds if each.arm.label not in without_runs},
                 tuned=each.tuned,
+                evaluations={evaluation.key: evaluation.file for evaluation in evaluations.planned(each.plan.spec)},
             )
             for each in self.arms
         }

@@ -5,12 +5,10 @@ Shapes: B rows, T tokens, D model width, F hidden width.
 
 from typing import Literal
 
-import torch
 from torch import nn
 
-from arch.kernels import decode
 from arch.kernels.glu import glu
-from arch.linear import Linear, plain
+from arch.linear import Linear
 from arch.registry import ffn
 from arch.spec import Count, Spec
 
@@ -39,13 +37,4 @@ class Gated(nn.Module):
         self.down = Linear(config.hidden, context.dim, context, kind="output", bias=config.bias)
 
     def forward(self, x_BTD):
-        if x_BTD.shape[1] == 1 and not torch.is_grad_enabled():
-            y_B1D = self.token(x_BTD)
-            if y_B1D is not None:
-                return y_B1D
         return self.down(glu(self.gate(x_BTD), self.up(x_BTD), self.config.activation))
-
-    def token(self, x_B1D, around=decode.ALONE):
-        """y_B1D for one token per row, with the norms and residual of `around`; None if `decode` declines."""
-        maps = plain(self._modules, ("gate", "up", "down"))
-        return maps and decode.gated(x_B1D, *maps, self.config.activation, around)

@@ -10,7 +10,7 @@ from experiments import evaluations
 from experiments.data.dataset import prepare
 from experiments.history import History
 from experiments.plan import plan, resolve
-from experiments.record import RunRecord
+from experiments.record import EVALUATIONS, RunRecord
 from experiments.train import measure, train
 
 OBJECTIVE = '''
@@ -202,7 +202,7 @@ def test_measured_again_it_gives_the_same_bits(tiny, tmp_path):
     kinds = evaluations.planned(planned.spec)
     before = [evaluation.record(tmp_path / "run") for evaluation in kinds]
     for evaluation in kinds:
-        (tmp_path / "run" / evaluations.FOLDER / evaluation.file).unlink()
+        (tmp_path / "run" / EVALUATIONS / evaluation.file).unlink()
     again = list(measure(planned, 0, tmp_path / "run"))
     assert [(each.values, each.text) for each in again] == [(each.values, each.text) for each in before]
 
