@@ -11,6 +11,8 @@ from experiments.plan import plan, resolve
 from experiments.record import EVALUATIONS, RunRecord
 from experiments.train import measure, train
 
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
 
 @pytest.fixture
 def copying(plugins, tiny):
@@ -172,3 +174,14 @@ def test_a_history_has_the_columns_that_were_reported(tmp_path):
         and table["select/accuracy"][0] != table["select/accuracy"][0]
         and table["select/accuracy"][1] == 0.5
     )
+
+
+def test_a_network_a_source_and_a_tokenizer_of_ones_own_train(plugins, tiny, tmp_path):
+    tiny["model"]["blocks"]["local"]["ffn"] = {"type": "own_ffn:SquaredReLU", "hidden": 24}
+    tiny["model"]["pattern"] = ["local", "global"]
+    tiny["data"] |= {"source": {"type": "own_texts:Counting"}, "tokenizer": {"type": "own_texts:Words"}}
+    planned = plan(tiny)
+    record = train(planned, 0, tmp_path / "run")
+    assert record.status == "finished", record.failure
+    assert record.data["vocabulary"] == 4 + 10 and record.metrics["report/bits_per_byte"] > 0
+    assert set(record.plugins) == {"own_ffn", "own_texts"} and set(record.sample.split()) <= set(DIGITS)

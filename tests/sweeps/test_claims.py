@@ -174,40 +174,8 @@ def test_a_study_is_read_without_pandas_matplotlib_and_scipy(tmp_path, study_dat
     assert done.stdout.strip() == "[]"
 
 
-OWN_CLAIM = '''
-from arch.contracts import Verdict
-from arch.errors import SpecError
-from arch.registry import claim
-from arch.spec import Spec
-
-
-@claim
-class Below:
-    """Every run of an arm lies below a value."""
-
-    class Config(Spec):
-        metric: str
-        value: float
-        arm: str
-
-    def __init__(self, config):
-        self.config = config
-
-    def check(self, arms):
-        if self.config.arm not in arms:
-            raise SpecError(f"no arm {self.config.arm!r}", ("arm",))
-
-    def judge(self, values, metric):
-        worst = max(values[self.config.arm].values(), default=None)
-        word = "undecided" if worst is None else "below" if worst < self.config.value else "not below"
-        return {self.config.arm: Verdict(word, reason=f"its highest {self.config.metric} is {worst}")}
-'''
-
-
-def test_a_claim_of_ones_own_is_one_file_and_one_line(tmp_path, monkeypatch, plan_study, study_data, console):
-    (tmp_path / "below_claim.py").write_text(OWN_CLAIM)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    own = {"type": "below_claim:Below", "metric": "report/loss", "value": 2.5, "arm": "all local"}
+def test_a_claim_of_ones_own_is_one_file_and_one_line(plugins, plan_study, study_data, console):
+    own = {"type": "own_claim:Below", "metric": "report/loss", "value": 2.5, "arm": "all local"}
     with pytest.raises(SpecError, match=r"claims.low.arm: no arm 'all lokal'"):
         plan_study(study_data | {"claims": {"low": own | {"arm": "all lokal"}}})
     for claims in ({"low": own}, {"quality": AGAINST, "low": own}):
