@@ -8,14 +8,15 @@
 `Runs` gives the reported runs, `sweeps.tune.Search` the trials of a search.
 """
 
-from collections import deque
-
 from sweeps import folders
-from sweeps.job import Outcome
+from sweeps.job import Outcome, record_failure
 
 
 class Runs:
-    """Runs in the order given. Those that are finished already are reused."""
+    """Runs in the order given, each after the runs that it needs. Those that are finished already are reused.
+
+    A run that fails ends the runs that need it: they cannot start, and their records say so.
+    """
 
     def __init__(self, title, jobs):
         self.jobs, self.done, left = jobs, [], []
@@ -24,18 +25,31 @@ class Runs:
                 self.done.append((job, folders.record_of(job.folder)))
             else:
                 left.append(job)
-        self.left, self.known, self.total = deque(left), left, len(left)
+        self.left, self.known, self.total = list(left), left, len(left)
         self.title = f"{title}: {self.total} of {len(jobs)} runs to do"
         self.ended = {job.folder: Outcome(job, "finished", record, reused=True) for job, record in self.done}
 
     def take(self):
-        """The next Job, or None."""
-        return self.left.popleft() if self.left else None
+        """The next Job whose needs are finished, or None."""
+        ready = next((job for job in self.left if all(self._finished(folder) for folder in job.needs)), None)
+        if ready:
+            self.left.remove(ready)
+        return ready
 
     def told(self, outcome):
-        """Keep how a job ended."""
+        """Keep how a job ended. Returns the outcomes of the jobs that needed it, if it did not finish."""
         self.ended[outcome.job.folder] = outcome
-        return []
+        if outcome.status not in ("failed", "lost"):
+            return []
+        ended, message = [], f"needs {outcome.job.title}, which failed"
+        for job in [job for job in self.left if outcome.job.folder in job.needs]:
+            self.left.remove(job)
+            user = Outcome(job, "failed", record_failure(job, "NeedFailed", message), message)
+            ended += [user, *self.told(user)]
+        return ended
+
+    def _finished(self, folder):
+        return folder in self.ended and self.ended[folder].status == "finished"
 
     def outcomes(self):
         """The Outcomes in the order of the jobs."""
