@@ -59,6 +59,7 @@ app.command("import", rich_help_panel=MODELS)(arch.import_)
 app.command(rich_help_panel=MODELS)(arch.export)
 app.command(rich_help_panel=MODELS)(arch.generate)
 app.command(rich_help_panel=RUNS)(experiments.run)
+app.command(rich_help_panel=RUNS)(experiments.evaluate)
 study.command()(sweeps.run)
 study.command()(sweeps.show)
 study.command()(sweeps.status)
@@ -73,9 +74,12 @@ app.command(rich_help_panel=WORKBENCH)(analysis.performance)
 
 
 @app.command(rich_help_panel=WORKBENCH)
-def schema(kind: Annotated[Literal["model", "experiment", "study"], typer.Argument()] = "study"):
+def schema(kind: Annotated[Literal["model", "experiment", "study", "bench"], typer.Argument()] = "study"):
     """The JSON Schema of a kind of spec, with which an editor completes and checks YAML."""
-    {"model": arch, "experiment": experiments, "study": sweeps}[kind].schema()
+    if kind in ("experiment", "bench"):
+        experiments.schema(kind)
+    else:
+        {"model": arch, "study": sweeps}[kind].schema()
 
 
 @app.command(rich_help_panel=WORKBENCH)
@@ -133,14 +137,14 @@ def _show_experiment(reference, as_json):
     spec = resolve(load(reference, "experiments"))
     from rich.console import Console
 
-    from arch import cost
+    from arch import cost, units
     from arch.show import costs
 
     summary = cost.summary(spec.model, spec.data.context)
     Console(highlight=False).print(costs(spec.model, reference, summary))
     steps, rows, context = spec.train.steps, spec.data.rows, spec.data.context
     flops = summary["flops_per_token"]["executed"]["train"] * spec.tokens
-    print(f"one run: {steps:,} steps x {rows} rows x {context} tokens = {spec.tokens:,} tokens, {flops:.3g} FLOPs executed")
+    print(f"one run: {steps:,} steps x {rows} rows x {context} tokens = {spec.tokens:,} tokens, {units.flops(flops)} executed")
 
 
 def main():

@@ -19,16 +19,16 @@ def report(folder: Folder):
 
 def written(folder, label=""):
     """Write a study's report, print its sentences and, after `label`, the report's path. Raises DataError, OSError."""
-    from analysis.claims import judge
+    from analysis.claims import judgements, lines
     from analysis.report import write
     from analysis.runs import load
 
     study = load(folder)
-    judgement = judge(study)
-    path = write(study, judgement)
+    judged = judgements(study)
+    path = write(study, judged)
     print(study.record.question)
-    for sentence in judgement.sentences:
-        print(sentence)
+    for line in lines(judged):
+        print(line)
     _warn(study.problems)
     print(f"{label}{path}")
 

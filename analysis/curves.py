@@ -6,17 +6,19 @@ Only finished runs are used, so every point of a curve is a mean over the same s
 import numpy as np
 import pandas as pd
 
-from analysis.stats import half_width
+from sweeps.compare import effect, off_scale, on_scale
+from sweeps.stats import half_width
 
 
 def bands(study, metric, over="tokens"):
     """{arm: DataFrame of mean, low, high, n, indexed by `over`}. low and high are NaN with one seed."""
-    return {arm: _band(values) for arm, values in _by_seed(study, metric, over).items()}
+    kind = study.metric(metric)
+    return {arm: _shown(_band(values), lambda x: off_scale(x, kind)) for arm, values in _by_seed(study, metric, over).items()}
 
 
 def difference_bands(study, metric, over="tokens"):
-    """Like `bands`, for the relative difference in perplexity to the baseline (0.01 is 1 %), paired by seed."""
-    by_seed = _by_seed(study, metric, over)
+    """Like `bands`, for the effect of the difference to the baseline (`sweeps.compare.effect`), paired by seed."""
+    kind, by_seed = study.metric(metric), _by_seed(study, metric, over)
     baseline = by_seed.pop(study.baseline, None)
     found = {}
     for arm, values in by_seed.items():
@@ -25,13 +27,24 @@ def difference_bands(study, metric, over="tokens"):
         seeds = values.columns.intersection(baseline.columns)
         difference = (values[seeds] - baseline[seeds]).dropna()
         if len(seeds) and len(difference):
-            band = _band(difference)
-            found[arm] = band.assign(**np.expm1(band[["mean", "low", "high"]]))
+            found[arm] = _shown(_band(difference), lambda x: effect(x, kind))
     return found
 
 
+def _shown(band, show):
+    """A band with its mean and ends as they are shown."""
+    ends = ["mean", "low", "high"]
+    return band.assign(**band[ends].map(show))
+
+
 def _by_seed(study, metric, over):
-    """{arm: DataFrame}, one row per value of `over` that all finished seeds of the arm have, one column per seed."""
+    """{arm: DataFrame} of the metric on its scale; empty if no run has such a curve.
+
+    One row per value of `over` that all finished seeds of the arm have, one column per seed.
+    """
+    if metric not in study.curves:
+        return {}
+    kind = study.metric(metric)
     finished = study.runs.loc[study.runs.status == "finished", ["arm", "seed"]]
     curves = study.curves.dropna(subset=[metric]).merge(finished, on=["arm", "seed"])
     found = {}
@@ -39,7 +52,8 @@ def _by_seed(study, metric, over):
         own = curves[curves.arm == arm]
         if len(own):
             # A resumed run may have logged a point twice; it continued from the later one.
-            found[arm] = own.pivot_table(index=over, columns="seed", values=metric, aggfunc="last").dropna()
+            values = own.pivot_table(index=over, columns="seed", values=metric, aggfunc="last").dropna()
+            found[arm] = values.map(lambda x: on_scale(x, kind))
     return found
 
 

@@ -7,9 +7,10 @@ kind of device have it, the record that was started last counts.
 import os
 from pathlib import Path
 
-from analysis import units
 from analysis.performance_figure import cost_against_context
+from arch import units
 from arch.errors import DataError
+from arch.words import listed, times
 from experiments.bench.record import BenchRecord, ratio
 from experiments.bench.spec import TARGETS
 
@@ -47,7 +48,7 @@ def document(records, picture=None, beside=Path()):
     for device, title in DEVICES.items():
         mine = {path: record for path, record in records.items() if record.asked["device"] == device}
         names = list(dict.fromkeys(_hardware(record) for record in mine.values()))
-        parts.append(f"## {title}: {units.listed(names)}" if names else f"## {title}: no record")
+        parts.append(f"## {title}: {listed(names)}" if names else f"## {title}: no record")
         if not mine:
             parts.append(f"No record of a {title} device was given, so the cells below are empty and nothing is claimed.")
         parts.append(_targets(device, mine))
@@ -66,8 +67,8 @@ INTRODUCTION = """\
 * **Products** are a step's own matrix products, forward and backward, run alone: a lower bound for the step's time.
 * **`a * b` and the copy** show this machine's best memory bandwidth, with the same allocator settings.
 * **`hf`** is `transformers` in our process, so it uses our allocator settings too.
-* **`hf stock`** is `transformers` as it comes: it runs in its own untouched process, as its user would run it; only the
-  number of threads is set. Ours is timed again for this ratio, and the two processes take turns.
+* **`hf stock`** is `transformers` in its own untouched process, as its user would run it; only the number of threads is
+  set. Ours is timed again for this ratio, and the two processes take turns.
 
 Every target against `transformers` has one row for each."""
 
@@ -93,7 +94,7 @@ def _record(path, record, beside):
     preloaded = ", ".join(record.allocator.get("preloaded", []))
     lines = [
         f"### [{record.started or path}]({link})",
-        f"{_hardware(record)}; {units.times(record.threads, 'thread')}; {asked['dtype']}; {versions}; commit {commit}; "
+        f"{_hardware(record)}; {times(record.threads, 'thread')}; {asked['dtype']}; {versions}; commit {commit}; "
         f"{'finished' if record.status == 'finished' else f'**{record.status}**'}. Allocator: glibc {settings}"
         + (f", {preloaded} preloaded" if preloaded else "")
         + f". Steps of {asked['tokens']:,} tokens.",
@@ -155,7 +156,7 @@ def _compared(record, what, case):
 def _profiles(record):
     kinds = list(dict.fromkeys(kind for profile in record.profiles for kind in profile.kinds))
     rows = [
-        [each.case["spec"], f"{each.case['context']:,}", f"{each.seconds:.2f} s"]
+        [each.case["spec"], f"{each.case['context']:,}", units.duration(each.seconds)]
         + [units.share(round(each.kinds.get(kind, 0) / each.seconds, 2)) for kind in kinds]
         for each in record.profiles
     ]
@@ -169,7 +170,7 @@ def _others(record):
             each.what,
             ", ".join(str(value) for value in each.case.values()),
             each.side,
-            units.size(each.median) if each.unit == "B" else f"{units.number(1000 * each.median)} ms",
+            units.size(each.median) if each.unit == "B" else units.duration(each.median),
             f"{units.scaled(each.rate, each.of)}/s" if each.of else "",
         ]
         for each in record.measurements
@@ -199,4 +200,4 @@ def _hardware(record):
     facts = record.hardware
     if record.asked["device"] == "cuda":
         return facts.get("gpu", "an unnamed GPU")
-    return f"{facts.get('cpu') or 'an unnamed CPU'}, {units.times(facts.get('cores', 1), 'core')}"
+    return f"{facts.get('cpu') or 'an unnamed CPU'}, {times(facts.get('cores', 1), 'core')}"

@@ -4,8 +4,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from analysis import units
 from analysis.plots import INK, STYLE, WIDTH, looks
+from arch import units
 
 NAMES = {
     "ours": "Archbench",
@@ -33,7 +33,7 @@ def cost_against_context(records):
             time, memory = panels[:, column]
             for side in NAMES:
                 _line(time, found, model, "train", side, style[side], lambda each: 1000 * each.median / each.work)
-                _line(memory, found, model, "memory", side, style[side], lambda each: each.median / 2**20)
+                _line(memory, found, model, "memory", side, style[side], lambda each: each.median / 1e6)
             time.set_title(model)
             memory.set_xlabel("context, tokens")
             for axes in (time, memory):
@@ -44,7 +44,7 @@ def cost_against_context(records):
                 axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
                 axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: units.number(y, 2)))
         panels[0][0].set_ylabel("training, ms per token")
-        panels[1][0].set_ylabel("memory per step, MiB")
+        panels[1][0].set_ylabel("memory per step, MB")
         handles = {line.get_label(): line for axes in panels[0] for line in axes.get_lines()}
         figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=3, labelcolor=INK)
         return figure

@@ -14,12 +14,16 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from analysis import claims, units
+from analysis import claims
 from analysis.curves import bands, difference_bands
-from analysis.stats import mean_interval, relative
+from analysis.shown import Shown
 from analysis.tables import long_cache
+from arch import units
+from arch.words import listed
+from sweeps.compare import harm
+from sweeps.stats import mean_interval
 
 INK, MUTED, GRID, PAPER = "#1c2026", "#6a717b", "#dfe2e7", "#fefefe"
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
@@ -82,7 +86,7 @@ def figures(study, judgement):
     made = {
         "differences": differences(study, judgement),
         "quality_cache": quality_against_cache(study, judgement),
-        "curves": learning_curves(study),
+        "curves": learning_curves(study, judgement),
         "tuning": tuning(study),
     }
     return {name: figure for name, figure in made.items() if figure is not None}
@@ -117,37 +121,41 @@ def differences(study, judgement):
 
     None if no arm has a seed in common with the baseline.
     """
-    shown = [v for v in judgement.verdicts.values() if v.word != claims.BASELINE and v.difference.n]
-    if not shown:
+    arms = [arm for arm, difference in judgement.differences.items() if arm != study.baseline and difference.n]
+    if not arms:
         return None
-    figure = Figure(figsize=(WIDTH, 1.25 + 0.52 * len(shown)), layout="constrained")
-    axes, style, margin = figure.subplots(), looks(study.record.arms), judgement.claim.margin
-    axes.axvspan(-100 * margin, 100 * margin, color=MUTED, alpha=0.13, lw=0)
+    figure = Figure(figsize=(WIDTH, 1.25 + 0.52 * len(arms)), layout="constrained")
+    axes, style, shown, margin = figure.subplots(), looks(study.record.arms), judgement.shown, judgement.margin
+    if margin is not None:
+        half = 100 * margin if shown.relative else margin
+        axes.axvspan(-half, half, color=MUTED, alpha=0.13, lw=0)
     axes.axvline(0, color=INK, lw=1.2)
-    for row, verdict in enumerate(shown):
-        _difference(axes, row, verdict, style[verdict.arm])
-    axes.set_yticks(range(len(shown)), [v.arm for v in shown], color=INK)
-    axes.set_ylim(len(shown) - 0.45, -0.6)
+    for row, arm in enumerate(arms):
+        _difference(axes, row, judgement, arm, style[arm])
+    axes.set_yticks(range(len(arms)), arms, color=INK)
+    axes.set_ylim(len(arms) - 0.45, -0.6)
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _signed(x)))
+    side = f" ({shown.on_the_right})" if shown.on_the_right else ""
     axes.set_xlabel(
-        f"perplexity against {study.baseline}, % (right is worse): mean and 95 % interval over paired seeds;\n"
-        f"small dots are single seeds; the shaded area is the margin of ±{units.share(margin)}"
+        f"{shown.axis(study.baseline)}{side}: mean and 95 % interval over paired seeds;\nsmall dots are single seeds"
+        + (f"; the shaded area is the margin of ±{shown.margin(margin)}" if margin is not None else "")
     )
-    _title(axes, claims.summary(judgement.verdicts))
+    _title(axes, claims.summary(judgement))
     return figure
 
 
-def _difference(axes, row, verdict, look):
-    difference = verdict.difference
-    seeds = [100 * relative(value) for value in difference.by_seed.values()]
+def _difference(axes, row, judgement, arm, look):
+    difference, verdict, effect = judgement.differences[arm], judgement.verdicts.get(arm), judgement.shown.effect
+    seeds = [effect(value) for value in difference.by_seed.values()]
     axes.plot(seeds, np.full(len(seeds), row + 0.2), ".", color=look.colour, ms=5, alpha=0.55, mew=0)
     if difference.low is not None:
-        ends = [100 * relative(difference.low), 100 * relative(difference.high)]
+        ends = [effect(difference.low), effect(difference.high)]
         axes.plot(ends, [row, row], color=look.colour, lw=2.6, solid_capstyle="round")
-    mean = 100 * relative(difference.mean)
+    mean = effect(difference.mean)
     axes.plot([mean], [row], look.marker, color=look.colour, ms=9, mec=PAPER, mew=0.8)
-    note = verdict.word if verdict.p is None else f"{verdict.word}, p {_p(verdict.p)}, n = {difference.n}"
+    p = "" if verdict is None or verdict.p is None else f"p {_p(verdict.p)}, n = {difference.n}"
+    note = ", ".join(filter(None, [verdict.word if verdict else "", p]))
     axes.annotate(
         note, (1.01, row), xycoords=("axes fraction", "data"), va="center", color=MUTED, fontsize=8.5, annotation_clip=False
     )
@@ -155,39 +163,48 @@ def _difference(axes, row, verdict, look):
 
 @_styled
 def quality_against_cache(study, judgement):
-    """Perplexity (mean, 95 % interval) against cache bytes at the long context; None if no arm has both."""
-    losses, style = study.losses(judgement.claim.metric), looks(study.record.arms)
-    points = {arm: mean_interval(list(losses[arm].values())) for arm in losses if losses[arm] and long_cache(study, arm)}
+    """The headline number (mean, 95 % interval) against cache bytes at the long context; None if no arm has both."""
+    scaled, shown, style = judgement.scaled, judgement.shown, looks(study.record.arms)
+    points = {arm: mean_interval(list(scaled[arm].values())) for arm in scaled if scaled[arm] and long_cache(study, arm)}
     if not points:
         return None
     figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
     axes = figure.subplots()
-    axes.set_xscale("log", base=2)
-    for arm, loss in points.items():
-        mean, look = math.exp(loss.mean), style[arm]
-        bars = None if loss.low is None else [[mean - math.exp(loss.low)], [math.exp(loss.high) - mean]]
+    axes.set_xscale("log")
+    for arm, estimate in points.items():
+        mean, look = shown.headline(estimate.mean), style[arm]
+        low, high = shown.headline(estimate.low), shown.headline(estimate.high)
+        bars = None if low is None else [[mean - low], [high - mean]]
         point = {"color": look.colour, "marker": look.marker, "ms": 9, "mec": PAPER, "mew": 0.8}
         axes.errorbar([long_cache(study, arm)], [mean], yerr=bars, elinewidth=1.6, **point)
     sizes = [long_cache(study, arm) for arm in points]
     axes.set_xlim(min(sizes) / 1.5, max(sizes) * 1.5)
     axes.margins(y=0.12)
+    axes.xaxis.set_major_locator(LogLocator(subs=_ticks(max(sizes) / min(sizes))))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: units.size(x).replace(".00", "").replace(".0", "")))
     axes.xaxis.minorticks_off()
-    context = units.tokens(study.record.long_context)
+    context = units.context(study.record.long_context)
     axes.set_xlabel(f"cache for one sequence of {context} (left is cheaper)")
-    axes.set_ylabel("perplexity (lower is better)")
+    axes.set_ylabel(f"{shown.quantity} ({shown.better})" if shown.better else shown.quantity)
     _title(axes, f"Quality against cache: {_seeds(estimate.n for estimate in points.values())}")
-    _label(figure, axes, {arm: (long_cache(study, arm), math.exp(e.mean), style[arm].colour) for arm, e in points.items()})
+    _label(figure, axes, {arm: (long_cache(study, arm), shown.headline(e.mean), style[arm].colour) for arm, e in points.items()})
     return figure
 
 
-@_styled
-def learning_curves(study):
-    """Select loss over tokens, and the paired difference to the baseline during training; bands are 95 % over seeds.
+def _ticks(span):
+    """The first digits of the labelled sizes on a log axis: at least one label for any span, and never too many."""
+    return (1, 1.5, 2, 3, 5, 7) if span < 4 else (1, 2, 5) if span < 100 else (1,)
 
-    None if no finished run has a curve.
+
+@_styled
+def learning_curves(study, judgement):
+    """A claim's metric on the select split over tokens, and the paired difference to the baseline during training.
+
+    Bands are 95 % over seeds. None if no finished run has a curve.
     """
-    curves, paired = bands(study, "select/loss"), difference_bands(study, "select/loss")
+    name = curve_of(study, judgement.shown)
+    shown = Shown(name, study.metric(name))
+    curves, paired = bands(study, name), difference_bands(study, name)
     if not curves:
         return None
     style = looks(study.record.arms)
@@ -195,22 +212,28 @@ def learning_curves(study):
     left, right = figure.subplots(1, 2) if paired else (figure.subplots(), None)
     figure.get_layout_engine().set(wspace=0.09)
     _bands(left, curves, style)
-    left.set_ylabel("loss on the select split, nats per token")
-    _title(left, "Loss after the first third of training")
+    left.set_ylabel(shown.values)
+    _title(left, f"{shown.short[0].upper()}{shown.short[1:]} after the first third of training")
     if paired:
         right.axhline(0, color=INK, lw=1.2)
-        _bands(right, paired, style, scale=100)
+        _bands(right, paired, style, scale=100 if shown.relative else 1)
         right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _signed(y)))
-        right.set_ylabel(f"perplexity against {study.baseline}, %")
+        right.set_ylabel(shown.axis(study.baseline))
         _title(right, "Paired difference during training")
     for axes in (left, right) if paired else (left,):
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: units.scaled(x, digits=2) if x else "0"))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: units.count(x, 2) if x else "0"))
         axes.xaxis.set_major_locator(MaxNLocator(5))
     label = f"tokens ({_seeds(band.n.iloc[-1] for band in curves.values())})"
     figure.supxlabel(label, fontsize=9.5, color=MUTED)
     handles = {line.get_label(): line for line in left.get_lines()}
     figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=min(6, len(handles)), labelcolor=INK)
     return figure
+
+
+def curve_of(study, shown):
+    """The column of the curves that shows a claim's metric: the same metric on the select split, else the loss there."""
+    name = f"select/{shown.name.rpartition('/')[2]}"
+    return name if name in study.curves else "select/loss"
 
 
 def _bands(axes, curves, style, scale=1):
@@ -250,14 +273,20 @@ def tuning(study):
     panels = figure.subplots(1, len(keys), squeeze=False, sharey=True)[0]
     for axes, key in zip(panels, keys, strict=True):
         _tuned(axes, study, done, key)
-    panels[0].set_ylabel("loss on the select split, nats per token")
+    panels[0].set_ylabel(_tuned_on(study).values)
     handles = {line.get_label(): line for line in panels[0].get_lines() if not line.get_label().startswith("_")}
     figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=min(6, len(handles)), labelcolor=INK)
     return figure
 
 
+def _tuned_on(study):
+    """The metric that chose the tuned values, as Shown."""
+    name = (study.record.spec.get("tune") or {}).get("metric", "select/loss")
+    return Shown(name, study.metric(name))
+
+
 def _tuned(axes, study, done, key):
-    style, at_edge = looks(study.record.arms), []
+    style, at_edge, metric = looks(study.record.arms), [], _tuned_on(study).metric
     tried = sorted({trial.values[key] for trial in study.record.trials if key in trial.values})
     space = study.record.tune_space.get(key, {})
     ends = space.get("low", tried[0]), space.get("high", tried[-1])
@@ -265,7 +294,7 @@ def _tuned(axes, study, done, key):
         means = _tuning_means(done, arm, key)
         if not means:
             continue
-        look, best = style[arm], min(means, key=means.get)
+        look, best = style[arm], min(means, key=lambda value: harm(means[value], metric))
         edge = any(math.isclose(best, end) for end in ends)
         at_edge += [arm] if edge else []
         axes.plot(list(means), list(means.values()), look.line, color=look.colour, marker=".", ms=5, lw=1.4, label=arm)
@@ -276,7 +305,7 @@ def _tuned(axes, study, done, key):
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.2g}"))
     axes.xaxis.minorticks_off()
     axes.set_xlabel(key)
-    found = f"best at the edge of its range (hollow) for {units.listed(at_edge)}" if at_edge else "every best is inside its range"
+    found = f"best at the edge of its range (hollow) for {listed(at_edge)}" if at_edge else "every best is inside its range"
     _title(axes, f"Tuning on the select split: {found}")
 
 

@@ -7,11 +7,15 @@ import shlex
 
 import pandas as pd
 
-from analysis import plots, tables, units
-from analysis.claims import judge
+from analysis import plots, tables
+from analysis.claims import judgements, lines
 from analysis.runs import load
 from analysis.style import CSS
+from arch import units
+from arch.words import times
 from experiments.record import write_atomically
+from sweeps.claims.against_baseline import AgainstBaseline
+from sweeps.folders import safe_name
 
 NAME = "report.html"
 
@@ -29,26 +33,28 @@ def write_report(folder):
     Raises DataError if the folder has no readable study.
     """
     study = load(folder)
-    return write(study, judge(study))
+    return write(study, judgements(study))
 
 
-def write(study, judgement):
-    """Like `write_report`, from a StudyData and its Judgement."""
-    raw = tables.results(study, judgement)
+def write(study, judged):
+    """Like `write_report`, from a StudyData and its Judgements. The files of further claims have the claim's name."""
     path = study.folder / NAME
-    write_atomically(study.folder / "results.csv", tables.csv(raw).encode())
-    write_atomically(study.folder / "runs.csv", tables.csv(study.runs).encode())
-    write_atomically(study.folder / "results.tex", tables.latex(raw).encode())
-    write_atomically(path, page(study, judgement, raw).encode())
+    raw = [tables.results(study, judgement) for judgement in judged]
+    for i, (judgement, table) in enumerate(zip(judged, raw, strict=True)):
+        stem = f"results-{safe_name(judgement.name)}" if i else "results"
+        write_atomically(study.folder / f"{stem}.csv", tables.csv(table).encode())
+        write_atomically(study.folder / f"{stem}.tex", tables.latex(table).encode())
+    write_atomically(study.folder / "runs.csv", tables.frame_csv(study.runs).encode())
+    write_atomically(path, page(study, judged, raw).encode())
     return path
 
 
-def page(study, judgement, raw):
-    """The whole page as HTML text."""
-    figures = plots.figures(study, judgement)
+def page(study, judged, raw):
+    """The whole page as HTML text. The figures show the first claim."""
+    figures = plots.figures(study, judged[0])
     parts = [
-        _answer(study, judgement),
-        _results(judgement, raw),
+        _answer(study, judged),
+        *(_results(judgement, table, len(judged) > 1) for judgement, table in zip(judged, raw, strict=True)),
         *(_figure(name, figures[name], study) for name in CAPTIONS if name in figures),
         _differences(study),
         _provenance(study),
@@ -66,15 +72,16 @@ def page(study, judgement, raw):
     )
 
 
-def _answer(study, judgement):
+def _answer(study, judged):
     record = study.record
     scale = f", scale {record.scale}" if record.scale else ""
-    seeds = units.times(len(record.seeds), "seed")
-    where = f"{record.name}{scale} · {units.times(len(record.arms), 'arm')} × {seeds}"
-    remarks = "".join(f"<li>{_code(text)}</li>" for text in judgement.remarks)
+    seeds = times(len(record.seeds), "seed")
+    where = f"{record.name}{scale} · {times(len(record.arms), 'arm')} × {seeds}"
+    answer, *others = lines(judged)
+    remarks = "".join(f"<li>{_code(text)}</li>" for text in others)
     return (
         f"<header><p class=where>{html.escape(where)}</p><h1>{html.escape(record.question)}</h1></header>"
-        f"<section class=answer><p>{_code(judgement.answer)}</p><ul>{remarks}</ul></section>"
+        f"<section class=answer><p>{_code(answer)}</p><ul>{remarks}</ul></section>"
     )
 
 
@@ -84,16 +91,26 @@ def _code(text):
     return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
 
 
-def _results(judgement, raw):
-    metric, margin = html.escape(judgement.claim.metric), units.share(judgement.claim.margin)
+def _results(judgement, raw, named):
+    """A claim's table and what its columns mean. named: whether the heading names the claim."""
+    shown, metric = judgement.shown, f"<code>{html.escape(judgement.shown.name)}</code>"
+    quantity = html.escape(shown.quantity)
+    mean = {"log": f"exp of the mean of {metric}" if shown.metric.exponential else f"the mean of {metric}"}
+    mean |= {"ratio": f"the geometric mean of {metric}", "difference": f"the mean of {metric}"}
+    change = f"change in {quantity} relative to" if shown.relative else f"{quantity} minus that of"
     note = (
-        f"Perplexity is exp of the mean of <code>{metric}</code> over the n finished seeds, with a 95 % t interval. "
-        "The paired difference is the change in perplexity relative to the first arm, compared seed by seed (same initial "
-        f"values, same batches). p is the p value of a paired t test, Holm-corrected over the arms. “No difference” means "
-        f"within ±{margin}, shown by two one-sided tests at 5 % with the same correction. Sizes are in powers of 1024, "
-        "counts in powers of 1000."
+        f"{quantity[0].upper()}{quantity[1:]} is {mean[shown.metric.compare]} over the n finished seeds, with a 95 % t "
+        f"interval. The paired difference is the {change} the first arm, compared seed by seed (same initial values, same "
+        "batches). "
     )
-    return f"<section><h2>Results</h2><div class=scroll>{tables.results_html(raw)}</div><p class=note>{note}</p></section>"
+    if isinstance(judgement.claim, AgainstBaseline):
+        note += (
+            "p is the p value of a paired t test, Holm-corrected over the arms. “No difference” means within "
+            f"±{html.escape(shown.margin(judgement.margin))}, shown by two one-sided tests at 5 % with the same correction. "
+        )
+    note += "1 kB is 1,000 bytes."
+    heading = f"Results: {html.escape(judgement.name)}" if named else "Results"
+    return f"<section><h2>{heading}</h2><div class=scroll>{tables.results_html(raw)}</div><p class=note>{note}</p></section>"
 
 
 def _figure(name, figure, study):
@@ -127,7 +144,7 @@ def _provenance(study):
         "scale": study.record.scale,
         "seeds": ", ".join(map(str, study.record.seeds)),
         "steps per run": _distinct(f"{run.steps:,}" for run in runs if run.status == "finished"),
-        "tokens per run": _distinct(units.scaled(run.tokens) for run in runs if run.status == "finished"),
+        "tokens per run": _distinct(units.count(run.tokens) for run in runs if run.status == "finished"),
         "wall time": _wall(runs),
         "data": _distinct(_pairs(run.data) for run in runs),
         "hardware": _distinct(_pairs(run.hardware) for run in runs),
@@ -153,7 +170,7 @@ def _distinct(texts):
     counts = pd.Series([text for text in texts if text], dtype=object).value_counts()
     if len(counts) < 2:
         return next(iter(counts.index), None)
-    return "\n".join(f"{text}  ({units.times(count, 'run')})" for text, count in counts.items())
+    return "\n".join(f"{text}  ({times(count, 'run')})" for text, count in counts.items())
 
 
 def _pairs(data):
@@ -162,7 +179,7 @@ def _pairs(data):
 
 def _wall(runs):
     total = sum(run.wall_seconds for run in runs)
-    return f"{units.duration(total)} in {units.times(len(runs), 'run')}" if runs else None
+    return f"{units.duration(total)} in {times(len(runs), 'run')}" if runs else None
 
 
 def _unfinished(study):
@@ -191,7 +208,7 @@ def _below(study, folder):
 
 def _samples(study):
     """The text sample of one trained model per arm, if its record has one."""
-    found = {}
+    found: dict[str, tuple[int, str]] = {}
     for (arm, seed), run in study.records.items():
         if run.sample:
             found.setdefault(arm, (seed, run.sample))
@@ -205,7 +222,7 @@ def _notes(study):
     """The notes in the runs' records, e.g. that a faster path was not used; each once, with the number of runs."""
     notes = [note for run in study.records.values() for note in dict.fromkeys(run.notes)]
     counts = pd.Series(notes, dtype=object).value_counts()
-    items = "".join(f"<li>{html.escape(note)} ({units.times(count, 'run')})</li>" for note, count in counts.items())
+    items = "".join(f"<li>{html.escape(note)} ({times(count, 'run')})</li>" for note, count in counts.items())
     return f"<section><h2>Notes from the runs</h2><ul>{items}</ul></section>" if items else ""
 
 

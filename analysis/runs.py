@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from arch.contracts import Metric
 from arch.errors import DataError
-from experiments.record import HISTORY_COLUMNS, HISTORY_NAME, RunRecord
+from experiments.metrics import known
+from experiments.record import EVALUATIONS, HISTORY_NAME, EvaluationRecord, RunRecord, read_record
 from experiments.record import NAME as RUN_FILE
 from sweeps.record import NAME as STUDY_FILE
 from sweeps.record import StudyRecord
@@ -22,13 +24,17 @@ class StudyData:
 
     runs: one row per arm and seed, in the study's order: arm, seed, status, folder, wall_seconds, steps, tokens,
     failure, then metrics and timings (NaN if a run has none). status: from the run's record; `missing` without a
-    record; `unreadable` if the record cannot be read. curves: one row per run and logged step, as in `history`.
+    record; `unreadable` if the record cannot be read. metrics: what was measured of each run that has a record,
+    {SPLIT/METRIC: number}. metric_info: what each of these metrics is, as the records say. curves: one row per run and
+    logged step, with every column that some run has (NaN for a run without it).
     problems: sentences about files that are missing, unreadable or inconsistent.
     """
 
     folder: Path
     record: StudyRecord
     records: dict[tuple[str, int], RunRecord]
+    metrics: dict[tuple[str, int], dict[str, float]]
+    metric_info: dict[str, Metric]
     runs: pd.DataFrame
     curves: pd.DataFrame
     problems: list[str]
@@ -38,20 +44,19 @@ class StudyData:
         """The label of the first arm."""
         return next(iter(self.record.arms))
 
-    def losses(self, metric):
-        """{arm: {seed: loss in nats}} of the finished runs; every arm is a key.
+    def metric(self, name):
+        """What SPLIT/METRIC is: as a record says of this split or another, else as it is known, else Metric()."""
+        last = name.rpartition("/")[2]
+        others = (metric for other, metric in self.metric_info.items() if other.rpartition("/")[2] == last)
+        return self.metric_info.get(name) or next(others, None) or known(name) or Metric()
 
-        A perplexity is converted to its logarithm. Raises DataError for a metric that is neither a loss nor a perplexity.
-        """
-        kind = metric.rpartition("/")[2]
-        if kind not in ("loss", "perplexity"):
-            raise DataError(f"claim.metric: {metric} is neither .../loss (in nats) nor .../perplexity")
-        found = {arm: {} for arm in self.record.arms}
+    def values(self, name):
+        """{arm: {seed: value}} of a metric over the finished runs; every arm is a key."""
+        values: dict[str, dict[int, float]] = {arm: {} for arm in self.record.arms}
         for (arm, seed), run in self.records.items():
-            if run.status == "finished" and metric in run.metrics:
-                value = run.metrics[metric]
-                found[arm][seed] = value if kind == "loss" else float(np.log(value))
-        return found
+            if run.status == "finished" and name in self.metrics[arm, seed]:
+                values[arm][seed] = self.metrics[arm, seed][name]
+        return values
 
 
 def study_frame(folder):
@@ -60,7 +65,7 @@ def study_frame(folder):
 
 
 def history(folder):
-    """A DataFrame of all curves: arm, seed, then HISTORY_COLUMNS. `select/...` is NaN at steps without evaluation."""
+    """A DataFrame of all curves (StudyData.curves). `select/...` is NaN at steps without evaluation."""
     return load(folder).curves
 
 
@@ -68,15 +73,20 @@ def load(folder):
     """The StudyData of a folder. Raises DataError if the folder has no readable study."""
     folder = Path(folder)
     record = _study_record(folder)
-    records, rows, curves, problems = {}, [], [], []
+    records, metrics, rows, curves = {}, {}, [], []
+    metric_info: dict[str, Metric] = {}
+    problems: list[str] = []
     for arm, seed, path in _planned(folder, record):
         run, row = _row(arm, seed, path, record.arms[arm].identity, problems)
         rows.append(row)
         if run is not None:
             records[arm, seed] = run
+            metrics[arm, seed], info = _measured(run, path, record.arms[arm].evaluations, problems)
+            metric_info |= info
+            rows[-1] |= metrics[arm, seed] | run.timing
             curves.append(_curve(arm, seed, path, run, problems))
     curves = [curve for curve in curves if curve is not None]
-    return StudyData(folder, record, records, pd.DataFrame(rows), _stacked(curves), problems)
+    return StudyData(folder, record, records, metrics, metric_info, pd.DataFrame(rows), _stacked(curves), problems)
 
 
 def _study_record(folder):
@@ -109,8 +119,32 @@ def _planned(folder, record):
             yield label, seed, None if path is None else folder / path
 
 
+def _measured(run, path, files, problems):
+    """({SPLIT/METRIC: number}, {SPLIT/METRIC: Metric}): all that was measured of a run, and what each number is.
+
+    files: {SPLIT.NAME: file} of the evaluations that the study shows. Without them, as in old records, the run's own.
+    """
+    if not files or run.status != "finished":
+        return run.metrics, run.metric_info
+    values = {name: value for name, value in run.metrics.items() if name.startswith("train/")}
+    info = dict(run.metric_info)
+    for key, name in files.items():
+        file = path / EVALUATIONS / name
+        try:
+            evaluation = read_record(EvaluationRecord, file)
+        except (OSError, ValueError) as error:
+            problems.append(f"{file}: cannot be read: {error}")
+            continue
+        if evaluation is None:
+            problems.append(f"{file}: missing; `archbench study run` measures {key}")
+            continue
+        values |= evaluation.values
+        info |= evaluation.metric_info
+    return values, info
+
+
 def _row(arm, seed, path, identity, problems):
-    """(RunRecord or None, the run's row). Appends to `problems` what is wrong with the run's files."""
+    """(RunRecord or None, the run's row without its numbers). Appends to `problems` what is wrong with the run's files."""
     run, status, failure = None, "missing", "not started"
     try:
         run = None if path is None else RunRecord.read(path)
@@ -131,7 +165,7 @@ def _row(arm, seed, path, identity, problems):
         "tokens": run.tokens if run else 0,
         "failure": failure,
     }
-    return run, row | (run.metrics | run.timing if run else {})
+    return run, row
 
 
 def _reason(run):
@@ -160,13 +194,13 @@ def _curve(arm, seed, path, run, problems):
     if absent:
         problems.append(f"{file}: has no column {', '.join(absent)}")
         return None
-    frame = frame.reindex(columns=list(HISTORY_COLUMNS))
     frame.insert(0, "arm", arm)
     frame.insert(1, "seed", seed)
     return frame
 
 
 def _stacked(curves):
+    """All curves below each other; the columns are the union, in the order in which runs have them."""
     if not curves:
-        return pd.DataFrame(columns=["arm", "seed", *HISTORY_COLUMNS])
+        return pd.DataFrame(columns=["arm", "seed", "step", "tokens"])
     return pd.concat(curves, ignore_index=True)

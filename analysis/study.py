@@ -30,14 +30,14 @@ class Study:
         """A long DataFrame of all curves (StudyData.curves)."""
         return load(self.folder).curves
 
-    def judgement(self):
-        """The verdicts and the answer (claims.Judgement)."""
-        return judge(load(self.folder))
+    def judgement(self, claim=None):
+        """The verdicts and the answer of the first claim, or of a named one (claims.Judgement)."""
+        return judge(load(self.folder), claim)
 
-    def table(self):
-        """The results table, unrounded (tables.results)."""
+    def table(self, claim=None):
+        """The results table of the same claim, unrounded (tables.Results.frame)."""
         study = load(self.folder)
-        return tables.results(study, judge(study))
+        return tables.results(study, judge(study, claim)).frame
 
 
 @dataclass(frozen=True)

@@ -1,49 +1,55 @@
 """The results table, one row per arm: raw numbers for CSV, and rounded for reading (text, Markdown, LaTeX, HTML).
 
-A perplexity is exp of the mean loss over seeds, i.e. the geometric mean of the seeds' perplexities.
+Means are formed on the scale of `sweeps.compare`: a perplexity is exp of the mean loss over seeds, i.e. the geometric
+mean of the seeds' perplexities.
 """
 
 import html
 import json
-import math
+from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis import units
-from analysis.stats import mean_interval, relative
+from analysis.claims import seeds
+from analysis.shown import Shown
+from arch import units
+from arch.contracts import Verdict
+from sweeps.stats import mean_interval
 
 DIFFERENCES_SHOWN = 2
 LEVEL = f"[95{units.SPACE}%]"
 
 
+@dataclass(frozen=True)
+class Results:
+    """The results table. frame: one row per arm, unrounded. shown: the metric of its claim."""
+
+    frame: pd.DataFrame
+    shown: Shown
+
+
 def results(study, judgement):
-    """One row per arm, unrounded: losses in nats, relative differences in percent, bytes, seconds."""
-    losses = study.losses(judgement.claim.metric)
-    return pd.DataFrame([_row(study, judgement, arm, losses[arm]) for arm in study.record.arms])
+    """The Results of a claim: losses in nats, relative differences in percent, bytes, seconds.
+
+    The names of the columns say the metric: `loss_nats`, `perplexity`, `difference_percent` for a loss; `accuracy`,
+    `difference` for an accuracy.
+    """
+    return Results(pd.DataFrame([_row(study, judgement, arm) for arm in study.record.arms]), judgement.shown)
 
 
-def _row(study, judgement, arm, losses):
-    record, verdict = study.record.arms[arm], judgement.verdicts[arm]
-    loss, difference = mean_interval(list(losses.values())), verdict.difference
+def _row(study, judgement, arm):
+    record, verdict = study.record.arms[arm], judgement.verdicts.get(arm, Verdict(""))
+    mean, difference = mean_interval(list(judgement.scaled[arm].values())), judgement.differences[arm]
     compared = arm != study.baseline
     runs = study.runs[study.runs.arm == arm]
     return {
         "arm": arm,
         "changes": in_words(record),
-        "n": loss.n,
+        "n": mean.n,
         "runs_planned": len(runs),
-        "loss_nats": loss.mean,
-        "loss_low": loss.low,
-        "loss_high": loss.high,
-        "perplexity": _exp(loss.mean),
-        "perplexity_low": _exp(loss.low),
-        "perplexity_high": _exp(loss.high),
+        **_means(judgement.shown, mean),
         "pairs": difference.n if compared else None,
-        "difference_nats": difference.mean if compared else None,
-        "difference_sd_nats": difference.sd if compared else None,
-        "difference_percent": _percent(difference.mean) if compared else None,
-        "difference_percent_low": _percent(difference.low) if compared else None,
-        "difference_percent_high": _percent(difference.high) if compared else None,
+        **_differences(judgement.shown, difference, compared),
         "p": difference.p if compared else None,
         "p_holm": verdict.p,
         "p_equivalence_holm": verdict.p_same,
@@ -53,6 +59,41 @@ def _row(study, judgement, arm, losses):
         **_cost(study, arm),
         "wall_seconds_mean": runs.loc[runs.status == "finished", "wall_seconds"].mean(),
     }
+
+
+def _means(shown, mean):
+    """The columns of a mean over seeds and its interval."""
+    ends = {"": mean.mean, "_low": mean.low, "_high": mean.high}
+    columns = {}
+    if shown.metric.compare == "log":
+        columns = {f"{_column(shown.short)}{end or '_nats'}": value for end, value in ends.items()}
+        if not shown.metric.exponential:
+            return columns
+    return columns | {f"{_column(shown.quantity)}{end}": shown.headline(value) for end, value in ends.items()}
+
+
+def _differences(shown, difference, compared):
+    """The columns of a paired difference: on the scale where that is a logarithm, and as it is shown."""
+    ends = {"": difference.mean, "_low": difference.low, "_high": difference.high}
+    columns = {"difference_nats": difference.mean} if shown.relative else {}
+    columns["difference_sd_nats" if shown.relative else "difference_sd"] = difference.sd
+    name = _difference(shown)
+    columns |= {f"{name}{end}": shown.effect(value) for end, value in ends.items()}
+    return columns if compared else dict.fromkeys(columns)
+
+
+def _difference(shown):
+    return "difference_percent" if shown.relative else "difference"
+
+
+def _column(name):
+    return name.replace(" ", "_")
+
+
+def _headline(shown):
+    """The column of the number that a reader sees."""
+    bare_logarithm = shown.metric.compare == "log" and not shown.metric.exponential
+    return f"{_column(shown.short)}_nats" if bare_logarithm else _column(shown.quantity)
 
 
 def _cost(study, arm):
@@ -117,34 +158,33 @@ def _value(study, label, key):
 
 
 def readable(raw):
-    """The table for reading: rounded, every cell is text."""
-    context = units.tokens(int(raw.cache_context.iloc[0]))
-    return pd.DataFrame([_readable_row(row, context) for row in _records(raw)])
+    """The Results for reading, a DataFrame: rounded, every cell is text."""
+    context = units.context(int(raw.frame.cache_context.iloc[0]))
+    return pd.DataFrame([_readable_row(row, context, raw.shown) for row in _records(raw.frame)])
 
 
-def _readable_row(row, context):
+def _readable_row(row, context, shown):
+    value, change = _headline(shown), _difference(shown)
+    low, high = (row[f"{_column(shown.quantity)}_{end}"] for end in ("low", "high"))
     return {
         "arm": row["arm"],
         "differs in": _shortened(row["changes"]) or units.DASH,
-        f"perplexity {LEVEL}": _with_interval(
-            units.number(row["perplexity"]), units.interval(row["perplexity_low"], row["perplexity_high"])
-        ),
+        f"{shown.quantity} {LEVEL}": _with_interval(units.number(row[value]), units.interval(low, high)),
         "n": f"{row['n']}" if row["n"] == row["runs_planned"] else f"{row['n']} of {row['runs_planned']}",
         f"paired difference {LEVEL}": _with_interval(
-            units.percent(_fraction(row["difference_percent"])),
-            units.percent_interval(_fraction(row["difference_percent_low"]), _fraction(row["difference_percent_high"])),
+            shown.change(row[change]), shown.change_interval(row[f"{change}_low"], row[f"{change}_high"])
         ),
         "p (Holm)": units.p_value(row["p_holm"]),
         "verdict": _verdict(row),
-        "parameters": units.scaled(row["parameters"]),
-        "training FLOPs/token (ideal)": units.scaled(row["flops_per_token_train_ideal"]),
+        "parameters": units.count(row["parameters"]),
+        "training FLOPs/token (ideal)": units.flops(row["flops_per_token_train_ideal"]),
         f"cache at {context}": _cache(row),
     }
 
 
 def _verdict(row):
     if row["verdict"] == "undecided" and row["seeds_needed"] is not None:
-        return f"undecided ({units.seeds(row['seeds_needed'])} seeds needed)"
+        return f"undecided ({seeds(row['seeds_needed'])} seeds needed)"
     if row["verdict"] in ("worse", "better") and row["reason"]:
         return f"{row['verdict']} ({row['reason']})"
     return row["verdict"]
@@ -168,9 +208,14 @@ def _shortened(text):
     return text if hidden <= 0 else f"{'; '.join(parts[:DIFFERENCES_SHOWN])}; {hidden} more"
 
 
+def frame_csv(frame):
+    """The unrounded numbers of a DataFrame as CSV, with `.` for decimals; a missing number is an empty cell."""
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
 def csv(raw):
-    """The raw numbers as CSV, with `.` for decimals; a missing number is an empty cell."""
-    return raw.to_csv(index=False, lineterminator="\n")
+    """The unrounded numbers as CSV."""
+    return frame_csv(raw.frame)
 
 
 def markdown(raw):
@@ -250,7 +295,7 @@ def results_html(raw):
     shown = readable(raw).drop(columns="differs in")
     numeric = lambda name: name not in ("arm", "verdict")  # noqa: E731
     head = "".join(f"<th{' class=number' if numeric(name) else ''}>{html.escape(name)}</th>" for name in shown)
-    rows = [_html_row(row, cells) for row, cells in zip(_records(raw), shown.to_dict("records"), strict=True)]
+    rows = [_html_row(row, cells) for row, cells in zip(_records(raw.frame), shown.to_dict("records"), strict=True)]
     return f"<table class=results><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
@@ -285,18 +330,6 @@ def plain_html(frame, index=True):
     return f"<table><thead><tr>{''.join(head)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _records(raw):
+def _records(frame):
     """The rows as dicts, with None for NaN."""
-    return [{key: None if units.absent(value) else value for key, value in row.items()} for row in raw.to_dict("records")]
-
-
-def _exp(value):
-    return None if value is None else math.exp(value)
-
-
-def _percent(nats):
-    return None if nats is None else 100 * relative(nats)
-
-
-def _fraction(percent):
-    return None if percent is None else percent / 100
+    return [{key: None if units.absent(value) else value for key, value in row.items()} for row in frame.to_dict("records")]

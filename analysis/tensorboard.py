@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +23,10 @@ from analysis import plots
 from analysis.claims import judge
 from analysis.curves import bands, difference_bands
 from analysis.runs import load
+from analysis.shown import Shown
 from analysis.tables import spelt
-from experiments.record import HISTORY_COLUMNS
 
 FOLDER = "tensorboard"
-LOSS, DIFFERENCE = "over_seeds/select_loss", "over_seeds/difference_percent"
 BAND = ("mean", "low", "high")
 
 
@@ -73,29 +73,40 @@ def run_names(arms):
 def _write(study, logs):
     from torch.utils.tensorboard import SummaryWriter
 
-    names, table = run_names(study.record.arms), _hparams(study)
+    names, table, judgement = run_names(study.record.arms), _hparams(study), judge(study)
+    column = plots.curve_of(study, judgement.shown)
+    shown = Shown(column, study.metric(column))
     with SummaryWriter(str(logs / "study")) as writer:
         writer.file_writer.add_summary(_experiment(table, _metrics(study)))
-        writer.add_custom_scalars(_layout(study))
-        for name, figure in plots.figures(study, judge(study)).items():
+        writer.add_custom_scalars(_layout(study, shown))
+        for name, figure in plots.figures(study, judgement).items():
             writer.add_figure(f"report/{name}", figure, close=False)
     for row in study.runs.to_dict("records"):
         key = row["arm"], row["seed"]
         with SummaryWriter(str(logs / names[row["arm"]] / f"seed-{row['seed']}")) as writer:
-            _run(writer, row, table[key], study.records.get(key), _own_curve(study, *key))
-    losses, differences = bands(study, "select/loss", "step"), difference_bands(study, "select/loss", "step")
-    for arm, band in losses.items():
+            _run(writer, row, table[key], study.records.get(key), study.metrics.get(key, {}), _own_curve(study, *key))
+    values, differences = bands(study, column, "step"), difference_bands(study, column, "step")
+    scale = 100 if shown.relative else 1
+    for arm, band in values.items():
         with SummaryWriter(str(logs / names[arm] / "over-seeds")) as writer:
-            _band(writer, LOSS, band)
+            _band(writer, _values_tag(shown), band)
             if arm in differences:
-                _band(writer, DIFFERENCE, differences[arm].assign(**100 * differences[arm][list(BAND)]))
+                _band(writer, _difference_tag(shown), differences[arm].assign(**scale * differences[arm][list(BAND)]))
+
+
+def _values_tag(shown):
+    return f"over_seeds/{shown.name.replace('/', '_')}"
+
+
+def _difference_tag(shown):
+    return "over_seeds/difference_percent" if shown.relative else "over_seeds/difference"
 
 
 def _own_curve(study, arm, seed):
     return study.curves[(study.curves.arm == arm) & (study.curves.seed == seed)]
 
 
-def _run(writer, row, hparams, record, curve):
+def _run(writer, row, hparams, record, metrics, curve):
     """One run's events: its row in HParams, its curves, its final metrics."""
     # The public `hparams.api` would import TensorFlow for its Keras callback.
     from tensorboard.plugins.hparams import summary_v2
@@ -104,12 +115,13 @@ def _run(writer, row, hparams, record, curve):
     trial = f"{row['arm']}, seed {row['seed']}"
     writer.file_writer.add_summary(summary_v2.hparams_pb(hparams, trial_id=trial, start_time_secs=start))
     for point in curve.to_dict("records"):
-        when = start + (point["seconds"] if np.isfinite(point["seconds"]) else 0)
-        for name in HISTORY_COLUMNS:
-            if name not in ("step", "seconds") and np.isfinite(point[name]):
-                writer.add_scalar(name, point[name], int(point["step"]), walltime=when)
+        seconds = point.get("seconds", np.nan)
+        when = start + (seconds if np.isfinite(seconds) else 0)
+        for name, value in point.items():
+            if name not in ("arm", "seed", "step", "seconds") and np.isfinite(value):
+                writer.add_scalar(name, value, int(point["step"]), walltime=when)
     if record is not None:
-        for name, value in record.metrics.items():
+        for name, value in metrics.items():
             # The prefix `final/` keeps a metric from being appended to a curve of the same name.
             writer.add_scalar(_final(name), value, record.steps, walltime=start + record.wall_seconds)
     writer.file_writer.add_summary(_session_end(row["status"], start + (record.wall_seconds if record else 0)))
@@ -127,12 +139,13 @@ def _band(writer, tag, band):
             writer.add_scalar(f"{tag}/{name}", value, int(point["step"]))
 
 
-def _layout(study):
+def _layout(study, shown):
     """Two margin charts. In each, every arm's `over-seeds` run is a line with a band."""
     tags = lambda tag: ["Margin", [f"{tag}/{name}" for name in BAND]]  # noqa: E731
-    charts = {"select/loss, mean and 95 % interval over seeds": tags(LOSS)}
+    charts = {f"{shown.name}, mean and 95 % interval over seeds": tags(_values_tag(shown))}
     if len(study.record.arms) > 1:
-        charts[f"paired perplexity difference to {study.baseline}, %"] = tags(DIFFERENCE)
+        unit = f", {shown.unit}" if shown.unit else ""
+        charts[f"paired {shown.quantity} difference to {study.baseline}{unit}"] = tags(_difference_tag(shown))
     return {"Over seeds": charts}
 
 
@@ -159,7 +172,7 @@ def _is_number(value):
 
 def _metrics(study):
     """The tags of all final metrics, those of the report split first."""
-    tags = dict.fromkeys(_final(name) for run in study.records.values() for name in run.metrics)
+    tags = dict.fromkeys(_final(name) for metrics in study.metrics.values() for name in metrics)
     return sorted(tags, key=lambda tag: not tag.startswith("report/"))
 
 
@@ -167,7 +180,7 @@ def _experiment(table, metrics):
     """The message that lists the columns of the HParams tab, each with the values that occur."""
     from tensorboard.plugins.hparams import summary_v2
 
-    values = {}
+    values: dict[str, set[Any]] = {}
     for hparams in table.values():
         for key, value in hparams.items():
             values.setdefault(key, set()).add(float(value) if _is_number(value) else value)

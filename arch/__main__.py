@@ -22,9 +22,10 @@ def list_():
 
     from arch import document, registry
     from arch.show import options
+    from arch.spec import SUBLAYERS
 
     console = Console(highlight=False)
-    for kind in ("mixer", "ffn"):
+    for kind in SUBLAYERS:
         for name in registry.names(kind):
             console.print(options(f"{kind} {name}", registry.component(kind, name).Config))
     console.print("specs: " + ", ".join(document.shipped("arch")))

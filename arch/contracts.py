@@ -21,7 +21,7 @@ Shapes: B rows, T tokens, D model width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -29,18 +29,20 @@ from arch.spec import Spec
 
 if TYPE_CHECKING:
     import tokenizers
-    from experiments.data.batch import Batch
     from torch import Tensor, nn
     from torch.optim import Optimizer as TorchOptimizer
 
     from arch.layout import TokenLayout
     from arch.model import Model
+    from experiments.data.batch import Batch
+    from experiments.spec import DataSpec
 
-# What a model can do, and so what a component may need of it.
+# What a run can offer, and so what a component may need of it.
 CAPABILITIES = {
     "causal": "no token depends on a later one",
     "sees_ahead": "some token depends on a later one",
     "decodes": "it can go on token by token from a state",
+    "text": "its data has a tokenizer",
 }
 
 
@@ -114,7 +116,7 @@ class Objective(Protocol):
     metrics: Mapping[str, Metric]
 
     def prepare(self, model: Model, batch: Batch) -> Batch:
-        """Called once per step with all rows of this device, without a gradient. Returns the batch that is trained on.
+        """Optional. Called once per step with all rows of this device, without a gradient. Returns the batch to train on.
 
         For what depends on other rows, or must not be repeated: sampling, cache look-ups, gathering negatives.
         """
@@ -123,20 +125,27 @@ class Objective(Protocol):
         """{metric: Mean}, additive over rows. `loss` is differentiated; its weights add up to `batch.weight`."""
 
     def derive(self, values: dict[str, float]) -> dict[str, float]:
-        """Optional. Further metrics that follow from the values of a whole split (perplexity from loss)."""
+        """Optional. The metrics of a whole split from the values of its means (perplexity from loss)."""
 
 
 class Source(Protocol):
-    """Gives documents. `__init__(config)`."""
+    """Where data comes from. `__init__(config)`. It offers one of the two methods.
+
+    documents: texts, which `data.tokenizer` turns into a corpus. dataset: rows of its own; it takes no tokenizer.
+    """
 
     def documents(self) -> Iterable[tuple[str, str]]:
         """Yields (name, text). The name is for messages. Raises DataError for what cannot be read."""
 
+    def dataset(self, data: DataSpec) -> Dataset:
+        """The dataset, for the context and rows of the data section. Raises DataError."""
+
 
 class Dataset(Protocol):
-    """Gives batches: a tokenized corpus is one. A source that is no text may offer `dataset(spec, ...)` instead.
+    """Gives batches: a tokenized corpus is one, a generated task another.
 
-    fingerprint: digest (hex) of all that decides its rows. vocabulary: number of token ids.
+    fingerprint: digest (hex) of all that decides its rows beside its source's code. vocabulary: number of token ids.
+    tokenizer: None where there is no text.
     """
 
     fingerprint: str
@@ -224,8 +233,28 @@ class Family(Protocol):
     NAMES: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a claim says of one arm.
+
+    word: the verdict, shown as `ARM is WORD`; `undecided` means that more seeds may decide. p: of the test behind the
+    verdict. p_same: of equivalence. Both are corrected for several comparisons. seeds_needed: how many seeds would
+    decide an undecided arm if its difference and spread stay as observed (infinite: more than can be said; None:
+    unknown). reason: why the arm is undecided, or a caveat; a clause without a full stop.
+    """
+
+    word: str
+    p: float | None = None
+    p_same: float | None = None
+    seeds_needed: float | None = None
+    reason: str = ""
+
+
 class Claim(Protocol):
     """What a study claims, stated before its runs. `__init__(config)`; `config.metric` names the metric it is about."""
 
-    def judge(self, values: Mapping[str, Mapping[int, float]], metric: Metric) -> Any:
-        """The verdicts from {arm: {seed: value}}, the baseline first. Plain data that `analysis` shows."""
+    def check(self, arms: Collection[str]) -> None:
+        """Optional. Called when the study is planned. Raises SpecError, at a key of the config, for an unknown arm."""
+
+    def judge(self, values: Mapping[str, Mapping[int, float]], metric: Metric) -> Mapping[str, Verdict]:
+        """{arm: Verdict} from {arm: {seed: value}}, the baseline first. A seed that did not finish has no value."""

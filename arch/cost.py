@@ -15,7 +15,7 @@ executed  what `torch.utils.flop_counter` sees on the path that the meta device 
           prefill: a forward without a state over N tokens, divided by N. decode: one token with a state of capacity N
           that has seen N - 1 tokens. The linear scan counts 2 per channel and token.
 
-A map is a `Linear`, a `BlockDiagonalLinear`, or any other parameter of two or more dimensions with the role `matrix`.
+A map is a parameter of the kind `matrix`, a stack of small ones included.
 """
 
 from collections import Counter
@@ -28,9 +28,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from arch import registry
 from arch.errors import SpecError, nearest
 from arch.kernels.cross_entropy import Candidates, chunked
-from arch.layers import BlockDiagonalLinear, Context
 from arch.layout import TokenLayout
 from arch.model import Block, Model
+from arch.parameters import Context
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OPTIMIZER_BYTES = 8  # AdamW: two float32 moments per parameter
@@ -116,18 +116,16 @@ def check_builds(spec, root, path=()):
     which the model is at `path`. If the reason begins with an option's name and a colon, the error is at that option.
     """
     for layer, (name, block) in enumerate(spec.blocks.items()):
-        for kind in ("mixer", "ffn"):
-            if getattr(block, kind) is None:
-                continue
+        for kind, resolved in block.sublayers().items():
             try:
                 with torch.device("meta"):
-                    registry.build(kind, getattr(block, kind), _context(spec, layer % spec.layers))
+                    registry.build(kind, resolved, _context(spec, layer % spec.layers))
             except SpecError:
                 raise
             except ValueError as error:
                 option, colon, reason = str(error).partition(": ")
                 where = (*path, "blocks", name, kind)
-                if colon and option in getattr(block, kind):
+                if colon and option in resolved:
                     raise root.error(reason, (*where, option)) from None
                 raise root.error(str(error), where) from None
 
@@ -241,11 +239,8 @@ def _frame(spec, dtype):
 
 
 def _maps(module):
-    """Yield the weights that act as linear maps on every token."""
-    gates = {id(part.weight) for part in module.modules() if isinstance(part, BlockDiagonalLinear)}
-    for weight in module.parameters():
-        if id(weight) in gates or (weight.role == "matrix" and weight.ndim >= 2):
-            yield weight
+    """The weights that act as linear maps on every token."""
+    return [weight for weight in module.parameters() if weight.kind == "matrix"]
 
 
 def _mixing(mixer, tokens):

@@ -19,7 +19,9 @@ from arch.errors import SpecError, nearest
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 64
 ROOT = Path(__file__).resolve().parent.parent
+# {kind of spec: the folder of its shipped specs}
 SHELVES = {kind: ROOT / kind / "specs" for kind in ("arch", "experiments", "sweeps")}
+SHELVES["bench"] = ROOT / "experiments" / "bench" / "specs"
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,25 @@ def overridden(base, overrides):
     for dotted, top in overrides.value.items():
         base = override(base, dotted, top)
     return base
+
+
+def assignments(texts):
+    """`KEY=VALUE` texts of a command line as a node {dotted key: value} for `overridden`. A value is written as in YAML.
+
+    Errors name the text in place of a file. Raises SpecError for a text of another form and for what is not YAML.
+    """
+    values = {}
+    for text in texts:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        shown = f"--set {text}"
+        if not (key and equals):
+            raise SpecError("expected KEY=VALUE", file=shown)
+        try:
+            _check_depth(value, shown)
+            values[key] = node(YAML(typ="safe", pure=True).load(value), shown)
+        except YAMLError as error:
+            raise SpecError(f"not valid YAML: {getattr(error, 'problem', None) or error}", file=shown) from None
+    return Node(values)
 
 
 def shipped(kind):

@@ -6,7 +6,8 @@ import difflib
 class SpecError(ValueError):
     """An invalid spec, shown as `FILE:LINE: path.to.key: what is wrong and what was expected`.
 
-    path: the key's path in the spec. reason: the text. others: further errors, shown one per line.
+    path: the key's path in the spec. line: None where the value comes from the command line. reason: the text.
+    others: further errors, shown one per line.
     """
 
     def __init__(self, reason, path=(), file=None, line=None, others=()):
@@ -14,9 +15,9 @@ class SpecError(ValueError):
         self.reason, self.path, self.file, self.line, self.others = reason, tuple(path), file, line, list(others)
 
     def __str__(self):
-        where = "" if self.file is None else f"{self.file}:{self.line}: "
+        where = self.file if self.line is None else f"{self.file}:{self.line}"
         dotted = ".".join(str(part) for part in self.path)
-        return "\n".join([where + (f"{dotted}: " if dotted else "") + self.reason, *map(str, self.others)])
+        return "\n".join([": ".join(filter(None, (self.file and where, dotted, self.reason))), *map(str, self.others)])
 
     def below(self, path):
         """The same error with `path` in front of every key, for a document that contains this one."""

@@ -4,7 +4,7 @@ import json
 
 from arch import checkpoint, cost, document, families, registry
 from arch.errors import DataError, SpecError
-from arch.spec import ModelSpec, diff
+from arch.spec import SUBLAYERS, ModelSpec, diff
 
 
 def express(spec):
@@ -51,8 +51,9 @@ def differences(theirs, ours):
 def _expressed(family, spec):
     used = spec.model_copy(update={"blocks": {name: spec.blocks[name] for name in dict.fromkeys(spec.layer_blocks())}})
     for name, block in used.blocks.items():
-        if block.mixer is None or block.ffn is None:
-            raise ValueError(f"blocks.{name}: it has no {'mixer' if block.mixer is None else 'ffn'}")
+        for kind in SUBLAYERS:
+            if kind not in block.sublayers():
+                raise ValueError(f"blocks.{name}: it has no {kind}")
         if spec.dim % block.mixer.get("heads", 1):
             raise ValueError(f"blocks.{name}.mixer.heads: transformers wants them to divide dim = {spec.dim}")
     families.table(family, used, checkpoint.parameters(used))
@@ -70,9 +71,8 @@ def _expressed(family, spec):
 def _computing(spec, name):
     """A block as plain data, without options that only affect initialisation and with null defaults made explicit."""
     block = spec.blocks[name].dump()
-    for part in (block["mixer"], block["ffn"]):
-        if part is not None:
-            part.pop("decay_init", None)
+    for kind in spec.blocks[name].sublayers():
+        block[kind].pop("decay_init", None)
     mixer = block["mixer"]
     if mixer and mixer["type"] == "attention":
         mixer["head_dim"] = mixer["head_dim"] or spec.dim // mixer["heads"]

@@ -50,6 +50,17 @@ class TokenLayout:
         first = None if self.first is None else self.first + start
         return TokenLayout(self.doc_BT[:, start:stop], self.pos_BT[:, start:stop], first)
 
+    def rows(self, part):
+        """The layout of some of the rows (a slice)."""
+        return TokenLayout(self.doc_BT[part], self.pos_BT[part], self.first)
+
+    def to(self, device):
+        """The same layout on another device; itself where it is there already."""
+        doc_BT, pos_BT = self.doc_BT.to(device), self.pos_BT.to(device)
+        if doc_BT is self.doc_BT and pos_BT is self.pos_BT:
+            return self
+        return TokenLayout(doc_BT, pos_BT, self.first)
+
     @property
     def shape(self):
         """(B, T)"""

@@ -12,10 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from arch import registry
+from arch import decoding
+from arch.block import Block
 from arch.kernels import decode
-from arch.layers import Context, Linear, RMSNorm, drawn, initialise, parameter, plain_norm
 from arch.layout import TokenLayout
+from arch.linear import Linear
+from arch.norm import RMSNorm
+from arch.parameters import Context, drawn, initialise, parameter
 
 
 @functools.cache
@@ -24,57 +27,6 @@ def _rounded(number, *dtypes):
     for dtype in dtypes:
         number = torch.tensor(number, dtype=dtype, device="cpu").item()
     return number
-
-
-class Sublayer(nn.Module):
-    """A component on the residual stream, with a norm before it, after it, or both ("sandwich")."""
-
-    def __init__(self, component, placement, context):
-        super().__init__()
-        self.component = component
-        self.before = RMSNorm(context.dim, context.norm_eps) if placement in ("before", "sandwich") else nn.Identity()
-        self.after = RMSNorm(context.dim, context.norm_eps) if placement in ("after", "sandwich") else nn.Identity()
-
-    def token(self, x_B1D, *rest):
-        """x + after(component(before(x), *rest)) for one token per row, by the component's `token`; without a gradient.
-
-        None where the component has no `token` or declines, and where a module has hooks that would not be called.
-        """
-        component, before, after = self._modules.values()
-        if component._forward_hooks or component._forward_pre_hooks or not hasattr(component, "token"):
-            return None
-        norms = plain_norm(before), plain_norm(after)
-        if None in norms:
-            return None
-        return component.token(x_B1D, *rest, around=decode.Around(*zip(*norms, strict=True), residual=True))
-
-
-class Block(nn.Module):
-    """One layer: a mixer, then a feed-forward network, either of which may be absent."""
-
-    def __init__(self, spec, context):
-        super().__init__()
-        self.mixer = self.ffn = None
-        if spec.mixer is not None:
-            self.mixer = Sublayer(registry.build("mixer", spec.mixer, context), spec.norm, context)
-        if spec.ffn is not None:
-            self.ffn = Sublayer(registry.build("ffn", spec.ffn, context), spec.norm, context)
-
-    def forward(self, x_BTD, layout, state=None):
-        """(x_BTD after this layer, the mixer's new state or None)."""
-        alone = x_BTD.shape[1] == 1 and not torch.is_grad_enabled()
-        if self.mixer is not None:
-            found = self.mixer.token(x_BTD, layout, state) if alone and state is not None else None
-            if found is None:
-                y_BTD, state = self.mixer.component(self.mixer.before(x_BTD), layout, state)
-                found = x_BTD + self.mixer.after(y_BTD), state
-            x_BTD, state = found
-        if self.ffn is not None:
-            found = self.ffn.token(x_BTD) if alone else None
-            if found is None:
-                found = x_BTD + self.ffn.after(self.ffn.component(self.ffn.before(x_BTD)))
-            x_BTD = found
-        return x_BTD, state
 
 
 @dataclass(frozen=True)
@@ -117,11 +69,12 @@ class Model(nn.Module):
         if layout is None:
             layout = TokenLayout.whole(*x_BTD.shape[:2], x_BTD.device, first=state.seen if state else 0)
         states = state.layers if state else [None] * len(self.blocks)
+        call = decoding.token if decoding.is_one_token(x_BTD) else nn.Module.__call__
         after = []
         for block, earlier in zip(self.blocks, states, strict=True):
-            x_BTD, later = block(x_BTD, layout, earlier)
+            x_BTD, later = call(block, x_BTD, layout, earlier)
             after.append(later)
-        return self.norm(x_BTD), state and ModelState(after, state.seen + x_BTD.shape[1])
+        return call(self.norm, x_BTD), state and ModelState(after, state.seen + x_BTD.shape[1])
 
     @property
     def head_weight(self):
@@ -131,7 +84,7 @@ class Model(nn.Module):
     def logits(self, hidden_BTD):
         """Logits of the next token (B, T, V), softcapped if the spec says so."""
         cap = self.spec.logit_softcap
-        if hidden_BTD.shape[1] == 1:
+        if decoding.is_one_token(hidden_BTD):
             z_BTV = decode.linear(hidden_BTD, self.head_weight, softcap=cap)
             if z_BTV is not None:
                 return z_BTV
@@ -157,7 +110,7 @@ class Model(nn.Module):
 
 
 def new_model(spec, seed):
-    """A Model with weights initialised for `seed` (see `layers.initialise`)."""
+    """A Model with weights initialised for `seed` (see `parameters.initialise`)."""
     model = Model(spec)
     initialise(model, seed)
     return model

@@ -10,7 +10,7 @@ import inspect
 import pkgutil
 from pathlib import Path
 
-from arch.document import ROOT, SHELVES, Node, node
+from arch.document import ROOT, Node, node
 from arch.errors import SpecError, nearest
 from arch.spec import Spec, expand_like
 
@@ -20,13 +20,26 @@ FOLDERS = {
     "source": "experiments.data.sources",
     "tokenizer": "experiments.data.tokenizers",
     "objective": "experiments.objectives",
+    "optimizer": "experiments.optimizers",
+    "schedule": "experiments.schedules",
+    "evaluator": "experiments.evaluators",
+    "claim": "sweeps.claims",
 }
+
+
+# Their code is the code version of a record, not part of an identity.
+OUR_PACKAGES = ("arch", "experiments", "sweeps")
+# {kind: options that every component of the kind must have}, because training reads them.
+OPTIONS = {"optimizer": ("lr", "clip")}
 
 
 def _marker(kind):
     def mark(cls):
         if not (isinstance(getattr(cls, "Config", None), type) and issubclass(cls.Config, Spec)):
             raise TypeError(f"{cls.__name__} needs a nested `class Config(Spec)` that holds its options")
+        for option in OPTIONS.get(kind, ()):
+            if option not in cls.Config.model_fields:
+                raise TypeError(f"{cls.__name__}.Config needs the option `{option}`, which every {kind} has")
         cls.kind = kind
         return cls
 
@@ -34,7 +47,7 @@ def _marker(kind):
     return mark
 
 
-mixer, ffn, source, tokenizer, objective = (_marker(kind) for kind in FOLDERS)
+mixer, ffn, source, tokenizer, objective, optimizer, schedule, evaluator, claim = (_marker(kind) for kind in FOLDERS)
 
 
 def names(kind):
@@ -117,18 +130,17 @@ def resolve(spec, source=None, path=()):
     """
     root = expand_like(node(spec.dump() if source is None else source), path)
     parts = [
-        (name, kind, (*path, "blocks", name, kind))
+        (name, kind, component["type"], (*path, "blocks", name, kind))
         for name, block in spec.blocks.items()
-        for kind in ("mixer", "ffn")
-        if getattr(block, kind) is not None
+        for kind, component in block.sublayers().items()
     ]
-    for name, kind, where in parts:
+    for _, kind, component_type, where in parts:
         try:
-            check_name(kind, getattr(spec.blocks[name], kind)["type"])
+            check_name(kind, component_type)
         except SpecError as error:
             raise root.error(error.reason, (*where, *error.path)) from None
     blocks = dict(spec.blocks)
-    for name, kind, where in parts:
+    for name, kind, _, where in parts:
         blocks[name] = blocks[name].model_copy(update={kind: resolve_component(kind, root, where)})
     return spec.model_copy(update={"blocks": blocks})
 
@@ -159,7 +171,7 @@ def _plugins(data):
 def _add_source(module, folder, found):
     """Add the module's digest to `found`, and those of the modules below `folder` that it imports, recursively."""
     path = _source_file(module, folder)
-    if path is None or module in found or module.partition(".")[0] in SHELVES:
+    if path is None or module in found or module.partition(".")[0] in OUR_PACKAGES:
         return
     source = path.read_bytes()
     found[module] = hashlib.sha256(source).hexdigest()

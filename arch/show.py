@@ -7,9 +7,8 @@ from itertools import groupby
 from rich.console import Group
 from rich.table import Table
 
+from arch import units
 from arch.spec import repeated
-
-SIZES = (1e15, 1e12, 1e9, 1e6, 1e3)
 
 
 def options(title, config):
@@ -86,23 +85,12 @@ def _times(name, count):
 
 
 def _count(value):
-    return _number(value, ("Qd", "T", "B", "M", "k"))
+    return units.exactly(units.count(value), value)
 
 
 def _bytes(value):
-    return _number(value, ("PB", "TB", "GB", "MB", "kB"), " B")
+    return units.exactly(units.size(value), value)
 
 
 def _flops(value):
-    return _number(value, ("PFLOP", "TFLOP", "GFLOP", "MFLOP", "kFLOP"), " FLOP")
-
-
-def _number(value, units, unit=""):
-    """Text such as `11.2 GB (11,173,625,856)`; a dash for None."""
-    if value is None:
-        return "-"
-    exact = f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
-    for size, larger in zip(SIZES, units, strict=False):
-        if value >= size:
-            return f"{value / size:.3g} {larger} ({exact})"
-    return exact + unit
+    return units.exactly(units.flops(value), value)

@@ -232,6 +232,10 @@ class Kind:
         return {"component": self.kind}  # `arch.schema` replaces this by the choice of components
 
 
+SUBLAYERS = ("mixer", "ffn")  # the kinds of a block's sub-layers, in the order in which a layer applies them
+SUBLAYER_NAME = re.compile(rf"blocks\.(\d+)\.({'|'.join(SUBLAYERS)})\.(.*)")  # (layer, kind, rest) of a parameter's name
+
+
 class Initialiser(Spec):
     """How a matrix is initialised: by a normal distribution with mean 0.
 
@@ -266,7 +270,9 @@ class InitSpec(Spec):
 
 
 class BlockSpec(Spec):
-    """One layer: a mixer over time, then a feed-forward network over width. Each is optional and residual.
+    """One layer: a field per kind of sub-layer (SUBLAYERS), each optional and residual, and where their norms are.
+
+    mixer: over time. ffn: a feed-forward network over width.
 
     norm: `before` x + f(norm(x)); `after` x + norm(f(x)); `sandwich` x + norm(f(norm(x))) (Gemma 2, section 2).
     """
@@ -277,9 +283,14 @@ class BlockSpec(Spec):
 
     @model_validator(mode="after")
     def _does_something(self):
-        if self.mixer is None and self.ffn is None:
-            raise ValueError("a block needs a mixer, an ffn or both")
+        if not self.sublayers():
+            raise ValueError(f"a block needs at least one of {', '.join(SUBLAYERS)}")
         return self
+
+    def sublayers(self):
+        """{kind: component} of the sub-layers that the block has, in their order."""
+        components = {kind: getattr(self, kind) for kind in SUBLAYERS}
+        return {kind: component for kind, component in components.items() if component is not None}
 
 
 class ModelSpec(Spec):

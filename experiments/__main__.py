@@ -5,7 +5,7 @@ import os
 import signal
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,14 +19,21 @@ Runs = Annotated[Path, typer.Option(help="folder that holds all runs")]
 
 @app.command("list")
 def list_specs():
-    """List the experiments shipped with Archbench, and the components they can use."""
+    """List the components of an experiment with their options and defaults, the shipped experiments and benchmarks."""
+    from rich.console import Console
+
     from arch import registry
     from arch.document import shipped
+    from arch.show import options
 
-    for name in shipped("experiments"):
-        print(name)
-    for kind in ("source", "tokenizer", "objective"):
-        print(f"{kind}s: {', '.join(registry.names(kind))}")
+    console = Console(highlight=False)
+    for kind, folder in registry.FOLDERS.items():
+        if folder.startswith("experiments."):
+            for name in registry.names(kind):
+                config = registry.component(kind, name).Config
+                console.print(options(f"{kind} {name}", config) if config.model_fields else f"{kind} {name}: no options")
+    console.print("specs: " + ", ".join(shipped("experiments")))
+    console.print("benchmarks: " + ", ".join(shipped("bench")))
 
 
 @app.command()
@@ -79,6 +86,42 @@ def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = 
         raise typer.Exit(1)
 
 
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a finished run")],
+    spec: Annotated[str | None, typer.Argument(metavar="[SPEC]", help="spec whose `evaluate:` to use, not the run's")] = None,
+):
+    """Do the evaluations that a finished run lacks, without training; then show all that were asked for."""
+    from arch.document import Node, load, node
+    from arch.errors import DataError, SpecError
+    from experiments import evaluations
+    from experiments.plan import RunPlan, resolve
+    from experiments.record import RunRecord
+
+    record = RunRecord.read_whole(run)
+    if record is None or record.status != "finished":
+        raise DataError(f"{run}: no finished run in it", key=None)
+    root = node(record.spec)
+    if spec is not None:
+        document = load(spec, "experiments")
+        if "evaluate" not in document.value:
+            raise SpecError(f"{spec}: it has no `evaluate:`")
+        root = Node({**root.value, "evaluate": document.value["evaluate"]}, document.file, document.line)
+    planned = RunPlan(spec=resolve(root), identity=record.identity, data=record.data, plugins=record.plugins, cost=record.cost)
+    from experiments import device
+    from experiments.train import measure
+
+    device.setup(planned.spec.train.threads)
+    new = {f"{measured.split}.{measured.name}" for measured in measure(planned, record.seed, run)}
+    for evaluation in evaluations.planned(planned.spec):
+        measured = evaluation.record(run)
+        print(f"{evaluation.key}: {evaluation.file}{' (new)' if evaluation.key in new else ''}")
+        for name, value in measured.values.items():
+            print(f"  {name:24} {value:.4f} {measured.metric_info[name].unit}".rstrip())
+        if measured.text:
+            print(f"  {measured.text!r}")
+
+
 class Bar:
     """The progress bar of one run."""
 
@@ -123,55 +166,22 @@ def parity(out: Annotated[Path | None, typer.Option(help="write the document the
 
 @app.command()
 def bench(
-    specs: Annotated[list[str], typer.Argument(metavar="[SPEC]...", help="model specs: paths or shipped names")] = (),
-    context: Annotated[list[int], typer.Option(help="tokens per row in training; each must divide --tokens")] = (512, 4096),
-    decode_context: Annotated[list[int], typer.Option(help="tokens in the cache when decoding is timed")] = (2000,),
-    batch: Annotated[list[int], typer.Option(help="streams decoded at once")] = (1, 16),
-    measure: Annotated[list[str], typer.Option(help="measure only these: train, decode, memory, profile, scan, loss, ...")] = (),
-    against: Annotated[str | None, typer.Option(help="a peer: hf, the same model in transformers")] = None,
-    stock: Annotated[bool, typer.Option("--stock", help="also measure the peer in its own untouched process")] = False,
-    profile: Annotated[bool, typer.Option("--profile", help="also profile where a training step spends its time")] = False,
-    kernels: Annotated[bool, typer.Option("--kernels", help="also measure scan, loss, reach, lightning, start")] = False,
-    compile: Annotated[bool, typer.Option("--compile", help="also train with each block compiled")] = False,
-    threads: int = 2,
-    tokens: Annotated[int, typer.Option(help="tokens per training step")] = 4096,
-    decode_tokens: Annotated[int, typer.Option(help="tokens decoded per round")] = 32,
-    repeats: Annotated[int, typer.Option(help="rounds per measurement")] = 7,
-    seconds: Annotated[float, typer.Option(help="time limit of a measurement; at least 3 rounds are run")] = 90.0,
-    vocabulary: Annotated[int, typer.Option(help="vocabulary of the loss that is measured alone")] = 262_144,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
+    models: Annotated[list[str], typer.Argument(metavar="MODEL", help="model specs; they replace `specs`")] = (),
+    spec: Annotated[str, typer.Option(help="path or shipped name of a benchmark's spec: cpu, gpu, kernels")] = "",
+    changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="change a key, e.g. contexts=[512]")] = (),
     out: Annotated[Path | None, typer.Option(help="folder for bench.json; by default a new folder in runs/bench")] = None,
 ):
     """Measure speed and memory of models, of single kernels and of the workbench itself.
 
     Results are compared with a peer and with this machine's ceilings. Compared sides are measured in alternating rounds
-    of one run. If the benchmark is interrupted, it keeps the measurements it has.
+    of one run. If the benchmark is interrupted, it keeps the measurements it has. `archbench schema bench` lists the keys
+    of a benchmark's spec.
     """
-    from experiments.bench.spec import KERNELS, MODELS, BenchSpec
+    from arch.document import Node, assignments, load, node, overridden
 
-    chosen = list(measure) or [part for part in MODELS if specs and part != "profile"]
-    chosen += [*(("profile",) if profile else ()), *(KERNELS if kernels else ())]
-    asked = BenchSpec.parse(
-        {
-            "specs": list(specs),
-            "contexts": list(context),
-            "decode_contexts": list(decode_context),
-            "batches": list(batch),
-            "measure": list(dict.fromkeys(chosen)),
-            "against": against,
-            "stock": stock,
-            "compile": compile,
-            "threads": threads,
-            "tokens": tokens,
-            "decode_tokens": decode_tokens,
-            "repeats": repeats,
-            "seconds": seconds,
-            "vocabulary": vocabulary,
-            "device": device,
-            "dtype": dtype,
-        }
-    )
+    root = load(spec, "bench") if spec else Node({})
+    root = overridden(root, Node({"specs": node(models)} if models else {}))
+    root = overridden(root, assignments(changes))
     from rich.console import Console
 
     from experiments.bench.record import NAME, BenchRecord
@@ -180,7 +190,7 @@ def bench(
 
     folder = out or Path("runs", "bench", datetime.now().strftime("%Y-%m-%d-%H%M%S"))
     try:
-        record = bench(asked, folder)
+        record = bench(root, folder)
     except KeyboardInterrupt:
         record = BenchRecord.read(folder)
         if record is None:  # before anything was measured
@@ -192,12 +202,13 @@ def bench(
 
 
 @app.command()
-def schema():
-    """Print the JSON Schema of experiment specs, for editors."""
+def schema(kind: Annotated[Literal["experiment", "bench"], typer.Argument()] = "experiment"):
+    """Print the JSON Schema of the specs of experiments or of benchmarks, for editors."""
     from arch.schema import json_schema
+    from experiments.bench.spec import BenchSpec
     from experiments.spec import ExperimentSpec
 
-    print(json.dumps(json_schema(ExperimentSpec), indent=1))
+    print(json.dumps(json_schema({"experiment": ExperimentSpec, "bench": BenchSpec}[kind]), indent=1))
 
 
 if __name__ == "__main__":

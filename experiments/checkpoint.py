@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 import arch.checkpoint
 from arch.errors import DataError
 from arch.model import Model
-from experiments.record import RunRecord, durably
+from experiments.record import RunRecord, durably, write_atomically
 from experiments.spec import ExperimentSpec
 
 NAME = "checkpoint.ckpt"
@@ -60,6 +60,11 @@ def save_weights(model, folder):
     durably(Path(folder) / arch.checkpoint.SPEC, lambda scratch: arch.checkpoint.write_spec(model.spec, scratch))
     weights = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
     durably(Path(folder) / WEIGHTS, lambda scratch: save_file(weights, scratch))
+
+
+def save_tokenizer(tokenizer, folder):
+    """Write a tokenizer beside the weights, so that the folder can be sampled from."""
+    write_atomically(Path(folder) / arch.checkpoint.TOKENIZER, tokenizer.to_str(pretty=True).encode())
 
 
 def load_model(folder):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 from packaging.requirements import Requirement
-from rich.filesize import decimal
 
+from arch import units
 from arch.kernels import native
 from experiments.data import cache
 
@@ -70,7 +70,7 @@ def _memory():
     if "MemTotal" not in found:
         return "unknown on this system"
     total, free = (1024 * int(found[key].split()[0]) for key in ("MemTotal", "MemAvailable"))
-    return f"{decimal(total)}, {decimal(free)} free"
+    return f"{units.size(total)}, {units.size(free)} free"
 
 
 def _found(variable, default):
@@ -101,7 +101,7 @@ def _bfloat16():
 def _gpu():
     if torch.cuda.is_available():
         devices = [torch.cuda.get_device_properties(k) for k in range(torch.cuda.device_count())]
-        return ", ".join(f"{device.name} ({decimal(device.total_memory)})" for device in devices)
+        return ", ".join(f"{device.name} ({units.size(device.total_memory)})" for device in devices)
     return "Apple (mps)" if torch.backends.mps.is_available() else "none that this torch can use"
 
 
@@ -114,5 +114,5 @@ def _caches():
         if path.is_file():
             first = path.relative_to(root).parts[0]
             sizes[first] = sizes.get(first, 0) + path.stat().st_size
-    parts = ", ".join(f"{name} {decimal(size)}" for name, size in sorted(sizes.items()))
+    parts = ", ".join(f"{name} {units.size(size)}" for name, size in sorted(sizes.items()))
     return f"{root}: {parts or 'empty'}; all of it can be made again: rm -r {root}"

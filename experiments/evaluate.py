@@ -1,32 +1,73 @@
-"""Quality of a model on a split, measured on the same rows for every arm and every seed."""
+"""Measuring a model with the evaluators of a spec: while it trains, at its end, or long after."""
 
+import math
+import time
 from contextlib import contextmanager
 
 import torch
+
+from arch import registry
+from arch.contracts import Dataset, Evaluator, Given, Objective
+from arch.model import Model
+from experiments.checkpoint import random_state, restore_random_state
+from experiments.evaluations import Evaluation
+from experiments.record import EvaluationRecord
+from experiments.spec import ExperimentSpec
+
+
+class NotFinite(ArithmeticError):
+    """A metric is infinite or not a number. The message names it."""
 
 
 @contextmanager
 def evaluating(*modules):
     """Context manager: modules in evaluation mode, no gradients, compiled blocks run eager.
 
-    On leaving, every module returns to its previous mode.
+    On leaving, every module returns to its previous mode, and the process's random state to what it was: what is
+    measured changes no later bit of training.
     """
     before = [module.training for module in modules]
+    state = random_state()
     for module in modules:
         module.eval()
     try:
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             yield
     finally:
+        restore_random_state(state)
         for module, training in zip(modules, before, strict=True):
             module.train(training)
 
 
-def evaluate(model, objective, corpus, split, rows, data, device):
-    """The objective's metrics over `rows` rows of `split`, named SPLIT/METRIC."""
-    sums = {}
+def evaluate(
+    evaluation: Evaluation,
+    model: Model,
+    objective: Objective,
+    dataset: Dataset,
+    spec: ExperimentSpec,
+    run: tuple[str, int],
+    device: torch.device | str,
+) -> EvaluationRecord:
+    """The EvaluationRecord of one evaluation. run: (identity, seed) of the run that `model` is of."""
+    started = time.perf_counter()
+    evaluator: Evaluator = registry.build("evaluator", evaluation.evaluator)
+    given = Given(objective, evaluation.split, spec.data.context, spec.data.rows, device, run[1])
     with evaluating(model, objective):
-        for batch in corpus.evaluation(split, rows, data.context, data.rows):
-            _, _, more = objective(model, batch.to(device))
-            sums = {key: sums.get(key, 0) + value for key, value in more.items()}
-    return {f"{split}/{name}": value for name, value in objective.summarise(sums).items()}
+        findings = evaluator(model, dataset, given)
+    metrics = objective.metrics if evaluator.metrics is None else evaluator.metrics
+    if undeclared := [name for name in findings.values if name not in metrics]:
+        raise ValueError(f"{evaluation.key}: {', '.join(undeclared)}: not declared in `metrics`, which has {', '.join(metrics)}")
+    if bad := [name for name, value in findings.values.items() if not math.isfinite(value)]:
+        raise NotFinite(f"the metric {evaluation.split}/{bad[0]}")
+    return EvaluationRecord(
+        split=evaluation.split,
+        name=evaluation.name,
+        evaluator=evaluation.evaluator,
+        identity=run[0],
+        seed=run[1],
+        values={f"{evaluation.split}/{name}": float(value) for name, value in findings.values.items()},
+        metric_info={f"{evaluation.split}/{name}": metrics[name] for name in findings.values},
+        table=findings.table,
+        text=findings.text,
+        seconds=time.perf_counter() - started,
+    )

@@ -3,23 +3,28 @@
 import math
 from pathlib import Path
 
-from experiments.record import HISTORY_COLUMNS, HISTORY_NAME, durably
+from experiments.record import HISTORY_NAME, durably
 
 
 class History:
-    """One row per step. `select/*` are NaN at steps where the select split was not evaluated."""
+    """One row per step: {column: number}. A column that a step has no value of (`select/*` between evaluations) is absent."""
 
     def __init__(self, rows=()):
         self.rows = list(rows)
 
     def add(self, **values):
-        """Append a row; absent columns become NaN."""
-        self.rows.append([float(values.get(name, math.nan)) for name in HISTORY_COLUMNS])
+        """Append a row. Every row has `step` and `tokens`."""
+        self.rows.append({name: float(value) for name, value in values.items()})
 
     @property
     def last(self):
-        """{column: value} of the last row; empty before the first."""
-        return dict(zip(HISTORY_COLUMNS, self.rows[-1], strict=True)) if self.rows else {}
+        """The last row; empty before the first."""
+        return self.rows[-1] if self.rows else {}
+
+    @property
+    def columns(self):
+        """Every column that some row has, in the order in which they came up; `step` and `tokens` always."""
+        return list(dict.fromkeys(("step", "tokens", *(name for row in self.rows for name in row))))
 
     @property
     def seconds(self):
@@ -27,17 +32,13 @@ class History:
         return self.last.get("seconds", 0.0)
 
     def write(self, folder):
-        """Write `history.parquet` whole or not at all."""
+        """Write `history.parquet` whole or not at all: whole numbers for steps and tokens, NaN where a row has no value."""
         import pyarrow
         import pyarrow.parquet
 
-        columns = list(zip(*self.rows, strict=True)) or [[] for _ in HISTORY_COLUMNS]
-        table = pyarrow.table(
-            {name: pyarrow.array(column, pyarrow.float64()) for name, column in zip(HISTORY_COLUMNS, columns, strict=True)}
-        )
-        for i, name in enumerate(HISTORY_COLUMNS[:2]):
-            table = table.set_column(i, name, table.column(name).cast(pyarrow.int64()))
-        durably(Path(folder) / HISTORY_NAME, lambda scratch: pyarrow.parquet.write_table(table, scratch))
+        table = {name: pyarrow.array([row.get(name, math.nan) for row in self.rows], pyarrow.float64()) for name in self.columns}
+        table |= {name: table[name].cast(pyarrow.int64()) for name in ("step", "tokens")}
+        durably(Path(folder) / HISTORY_NAME, lambda scratch: pyarrow.parquet.write_table(pyarrow.table(table), scratch))
 
 
 class Events:

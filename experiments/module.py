@@ -11,8 +11,10 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from arch import registry
+from arch.contracts import Mean
 from experiments.checkpoint import random_state, restore_random_state
-from experiments.optim import build_optimizer, learning_rate
+from experiments.means import Means, prepared
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
@@ -43,37 +45,59 @@ class Batches(IterableDataset):
 class TrainingModule(pl.LightningModule):
     """A model, an objective and the training step.
 
-    A step's gradient is that of sum(loss_sum) / sum(weight), summed over all its micro-batches and devices, however
-    many there are. `last` holds the loss, learning rate and gradient norm of the latest step.
+    A step's gradient is that of the loss's sum / weight, both summed over all its micro-batches and devices, however
+    many there are. `last` holds the metrics, learning rate and gradient norm of the latest step.
+
+    The objective is held outside of the registered modules: only the model is trained, and only the model is in a
+    checkpoint. Raises ValueError for an objective with trainable parameters: these belong to the model and its spec.
     """
 
     def __init__(self, model, objective, spec, corpus, seed):
         super().__init__()
         self.automatic_optimization = False
-        self.model, self.objective, self.spec = model, objective, spec
+        if trained := [name for name, weight in objective.named_parameters() if weight.requires_grad]:
+            raise ValueError(
+                f"the objective has trainable parameters ({', '.join(trained)}); they belong to the model and its spec"
+            )
+        self.model, self.spec = model, spec
+        self._unregistered = (objective,)
+        self.optimizer, self.schedule = (registry.build(kind, getattr(spec, kind)) for kind in ("optimizer", "schedule"))
         self.batches = Batches(corpus, spec.data, seed, spec.train.steps)
         self.last, self.random_state = {}, None
+
+    @property
+    def objective(self):
+        """The objective, on this module's device once training begins."""
+        return self._unregistered[0]
+
+    def on_fit_start(self):
+        self.objective.to(self.device)
 
     def train_dataloader(self):
         return DataLoader(self.batches, batch_size=None)
 
     def configure_optimizers(self):
-        return build_optimizer(self, self.spec.optimizer)
+        return self.optimizer.build(self.model.named_parameters())
 
     def training_step(self, batch, index):
         optimizer, step, world = self.optimizers(), self.global_step, self.trainer.world_size
-        rate = learning_rate(step, self.spec.train.steps, self.spec.optimizer.lr, self.spec.schedule)
+        rate = self.schedule(step, self.spec.train.steps, self.optimizer.config.lr)
         for group in optimizer.param_groups:
             group["lr"] = rate
 
         optimizer.zero_grad()
-        weight = max(1, self.objective.weight(batch))
+        with torch.no_grad():
+            batch = prepared(self.objective, self.model, batch.split(world)[self.trainer.global_rank])
+        weight, means = max(1, self._total(batch.weight)), Means(self.objective)
         loss = torch.zeros((), device=self.device)
-        for micro_batch in batch.split(world * self.spec.train.accumulate)[self.trainer.global_rank :: world]:
-            loss_sum, _, _ = self.objective(self.model, micro_batch)
-            self.manual_backward(loss_sum * (world / weight))  # data parallelism averages gradients; we want their sum
-            loss += loss_sum.detach() / weight
-        weights, clip = [each for each in self.parameters() if each.grad is not None], self.spec.optimizer.clip
+        for micro_batch in batch.split(self.spec.train.accumulate):
+            returned = self.objective(self.model, micro_batch)
+            self.manual_backward(returned["loss"].sum * (world / weight))  # data parallelism averages; we want the sum
+            loss += returned["loss"].sum.detach() / weight
+            means.include(returned)
+        if (counted := float(means.totals["loss"].weight)) != batch.weight:
+            raise ValueError(f"the weights of the objective's loss add up to {counted:g}, those of its batch to {batch.weight}")
+        weights, clip = [each for each in self.model.parameters() if each.grad is not None], self.optimizer.config.clip
         norm = torch.nn.utils.get_total_norm([each.grad for each in weights], foreach=True)
         loss, norm = float(self.trainer.strategy.reduce(loss, reduce_op="sum")), float(norm)
         for what, number in (("the loss", loss), ("a gradient", norm)):
@@ -82,7 +106,23 @@ class TrainingModule(pl.LightningModule):
         if clip and norm > clip:  # otherwise clipping would multiply all gradients by one
             torch.nn.utils.clip_grads_with_norm_(weights, clip, torch.tensor(norm, device=self.device), foreach=True)
         optimizer.step()
-        self.last = {"train/loss": loss, "lr": rate, "grad_norm": norm}
+        metrics = {f"train/{name}": value for name, value in self._reduced(means).items()}
+        self.last = metrics | {"train/loss": loss, "lr": rate, "grad_norm": norm}
+
+    def _total(self, number):
+        """A number summed over all devices."""
+        if self.trainer.world_size == 1:
+            return number
+        return float(self.trainer.strategy.reduce(torch.tensor(float(number), device=self.device), reduce_op="sum"))
+
+    def _reduced(self, means):
+        """{metric: number} over the rows of all devices."""
+        if self.trainer.world_size > 1:
+            means.totals = {
+                name: Mean(self.trainer.strategy.reduce(mean.sum, reduce_op="sum"), self._total(mean.weight))
+                for name, mean in means.totals.items()
+            }
+        return means.values()
 
     def bad_groups(self):
         """Names of the parameter groups that have a value or gradient that is not finite.

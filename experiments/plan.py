@@ -10,11 +10,11 @@ from arch.document import Node, lay, node
 from arch.errors import DataError
 from arch.model import Model
 from arch.spec import List, Spec, digest
-from experiments import costs
+from experiments import capabilities, costs, evaluations
 from experiments.compiled import kinds
 from experiments.data import texts
-from experiments.data.corpus import prepare
-from experiments.spec import ExperimentSpec
+from experiments.data.dataset import gives_rows, prepare
+from experiments.spec import DEFAULT_TYPES, EvaluateSpec, ExperimentSpec, with_types
 from experiments.start import Start, plan_start
 
 
@@ -87,16 +87,31 @@ def resolve(source):
 
 def resolved(source):
     """The Resolved experiment of a document. Reads no data. Raises SpecError."""
-    root = node(source)
+    root = with_types(node(source))
     spec = ExperimentSpec.parse(root)
     model = registry.resolve(spec.model, root, ("model",))
     cost.check_builds(model, root, ("model",))
-    data = spec.data.model_copy(
-        update={kind: registry.resolve_component(kind, root, ("data", kind)) for kind in ("source", "tokenizer")}
-    )
-    with_default = lay(node({"objective": ExperimentSpec.model_fields["objective"].default}), root)
-    objective = registry.resolve_component("objective", with_default, ("objective",))
-    return Resolved(root, *_with_compile(spec.model_copy(update={"model": model, "data": data, "objective": objective})))
+    parts = [kind for kind in ("source", "tokenizer") if getattr(spec.data, kind) is not None]
+    data = spec.data.model_copy(update={kind: registry.resolve_component(kind, root, ("data", kind)) for kind in parts})
+    components = {kind: registry.resolve_component(kind, root, (kind,)) for kind in DEFAULT_TYPES}
+    spec = spec.model_copy(update={"model": model, "data": data, **components})
+    able = capabilities.of(spec)
+    capabilities.check("objective", spec.objective, able, root, ("objective",))
+    return Resolved(root, *_with_compile(spec.model_copy(update={"evaluate": _evaluations(root, spec.evaluate, able)})))
+
+
+def _evaluations(root, written, able):
+    """The EvaluateSpec with every evaluator complete."""
+    here = lay(node({"evaluate": {}}), root)
+    here = Node({**here.value, "evaluate": evaluations.section(root, written, set(able.words))}, here.file, here.line)
+    complete = {}
+    for split in evaluations.SPLITS:
+        complete[split] = {}
+        for name in here.value["evaluate"].value[split].value:
+            where = ("evaluate", split, name)
+            complete[split][name] = registry.resolve_component("evaluator", here, where)
+            capabilities.check("evaluator", complete[split][name], able, here, where)
+    return EvaluateSpec(every=written.every, **complete)
 
 
 def _with_compile(spec):
@@ -125,7 +140,7 @@ def plan(source, made=None):
             raise
         raise root.error(str(error), error.key) from None
     content = spec.dump(identity=True)
-    plugins = registry.plugin_sources(content)
+    plugins = identity_plugins(spec)
     decides = {"spec": content, "data": corpus.fingerprint, "plugins": plugins}
     if start:
         decides["init_from"] = start.identity
@@ -141,3 +156,13 @@ def plan(source, made=None):
         notes=notes,
         texts=texts.remembered(spec.data.source),
     )
+
+
+def identity_plugins(spec):
+    """`{module: sha256}` of every plug-in that decides a run's result: all that its identity names, and its dataset.
+
+    A source of texts is not among them: the fingerprint of its texts says all of it.
+    """
+    content = spec.dump(identity=True)
+    rows = gives_rows(registry.component("source", spec.data.source["type"]))
+    return registry.plugin_sources([content, spec.data.source] if rows else content)

@@ -7,24 +7,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from arch.contracts import Metric
 from arch.spec import Spec
 
 NAME = "record.json"
 # The training curves beside the record: one row per optimizer step. `seconds` and `tokens_per_second` count training;
-# `select/*` are NaN where the select split was not evaluated.
+# `select/*` are NaN where the select split was not evaluated. The columns are those that the run reported.
 HISTORY_NAME = "history.parquet"
-HISTORY_COLUMNS = (
-    "step",
-    "tokens",
-    "seconds",
-    "train/loss",
-    "lr",
-    "grad_norm",
-    "tokens_per_second",
-    "select/loss",
-    "select/perplexity",
-    "select/bits_per_byte",
-)
+# The folder of its evaluations, one file each.
+EVALUATIONS = "evaluations"
 
 
 class Failure(Spec):
@@ -47,6 +38,7 @@ class RunRecord(Spec):
     data: fingerprint and sizes of the corpus. cost: as `arch.cost` computes it for this context.
     metrics: final numbers, named SPLIT/METRIC, e.g. `report/loss` (nats per token), `report/perplexity`,
         `report/bits_per_byte`, `select/loss`. The same identity and seed give the same metrics to the last bit.
+    metric_info: what each metric is; records before it existed have none.
     versions: what else can change the last bits: package versions, the path of each `kernel NAME`, and `blocks`
         (eager, or which compiler).
     timing: numbers that differ from run to run: tokens_per_second, train_seconds, evaluate_seconds, peak_memory_bytes;
@@ -73,6 +65,7 @@ class RunRecord(Spec):
     steps: int = 0
     tokens: int = 0
     metrics: dict[str, float] = {}
+    metric_info: dict[str, Metric] = {}
     timing: dict[str, float] = {}
     sample: str = ""
     notes: list[str] = []
@@ -94,6 +87,30 @@ class RunRecord(Spec):
             return cls.read(folder)
         except (OSError, ValueError):
             return None
+
+
+class EvaluationRecord(Spec):
+    """What was measured. identity, seed: the run's. values: {SPLIT/METRIC: number}, with what each is in `metric_info`.
+
+    table: plain rows of a curve or a grid. text: to be read. seconds: what measuring took.
+    """
+
+    version: Literal[1] = Field(default=1, alias="schema")
+    split: str
+    name: str
+    evaluator: dict[str, Any]
+    identity: str
+    seed: int
+    values: dict[str, float]
+    metric_info: dict[str, Metric] = {}
+    table: list[dict[str, Any]] = []
+    text: str = ""
+    seconds: float = 0.0
+
+    def write(self, folder: Path | str, file: str) -> None:
+        """Write it below a run's folder, whole or not at all."""
+        (Path(folder) / EVALUATIONS).mkdir(exist_ok=True)
+        write_record(self, Path(folder) / EVALUATIONS / file)
 
 
 def write_record(record, path):

@@ -5,7 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from arch import document
-from arch.spec import Component, Count, Fraction, Kind, List, ModelSpec, Positive, Spec, expand_like, later, place
+from arch.spec import Component, Count, Kind, List, ModelSpec, Spec, expand_like, later, place
+
+# The components that an experiment uses where it does not name a `type`.
+DEFAULT_TYPES = {"objective": "next_token", "optimizer": "adamw", "schedule": "cosine"}
 
 Folder = Annotated[str, Field(min_length=1)]
 
@@ -17,41 +20,9 @@ class DataSpec(Spec):
     """
 
     source: Annotated[Component, Kind("source")] = place(...)
-    tokenizer: Annotated[Component, Kind("tokenizer")]
+    tokenizer: Annotated[Component, Kind("tokenizer")] | None = None
     context: Annotated[int, Field(ge=2)]
     rows: Count
-
-
-class OptimizerSpec(Spec):
-    """AdamW. `clip`: the largest gradient norm, or null.
-
-    `weight_decay` applies to matrices and embeddings only, not to norms, biases or any parameter of a recurrence.
-    """
-
-    lr: Positive
-    betas: List[Fraction] = (0.9, 0.95)
-    eps: Positive = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    clip: Positive | None = 1.0
-
-    @model_validator(mode="after")
-    def _two_betas(self):
-        if len(self.betas) != 2 or max(self.betas) >= 1:
-            raise ValueError("betas: expected two numbers below 1")
-        return self
-
-
-class ScheduleSpec(Spec):
-    """Learning rate: a linear warm-up, then `cosine` decay, or `wsd` (warm-up, stable, decay: constant, then linear).
-
-    `warmup` and `decay` (only used by `wsd`) are fractions of the steps; `final`, the rate at the end, is a
-    fraction of the peak rate.
-    """
-
-    type: Literal["cosine", "wsd"] = "cosine"
-    warmup: Fraction = 0.05
-    decay: Fraction = 0.2
-    final: Fraction = 0.1
 
 
 class TrainSpec(Spec):
@@ -78,17 +49,23 @@ class TrainSpec(Spec):
     checkpoint_every: Count = place(100)
 
 
-class EvaluateSpec(Spec):
-    """How the model is evaluated, on the same rows for every arm and every seed.
+Evaluators = dict[str, Annotated[Component, Kind("evaluator")]]
 
-    every: steps between evaluations on the select split. select_rows, report_rows: rows per evaluation of each split.
-    sample_tokens: tokens to sample from the trained model; 0 for no sample.
+
+class EvaluateSpec(Spec):
+    """What is measured; no part of a run's identity, so a finished run gains a measurement without training.
+
+    every: steps between evaluations on the select split. select, report: {name: evaluator} of each split; by default
+    `loss` (the objective's metrics over 64 and 256 rows) and, of report, `sample` (100 tokens) where the model decodes.
+    select_rows, report_rows, sample_tokens (0: none): the older spelling of the same three.
     """
 
     every: Count = 50
-    select_rows: Count = 64
-    report_rows: Count = 256
-    sample_tokens: Annotated[int, Field(ge=0)] = 100
+    select: Evaluators | None = None
+    report: Evaluators | None = None
+    select_rows: Count | None = later(None)
+    report_rows: Count | None = later(None)
+    sample_tokens: Annotated[int, Field(ge=0)] | None = later(None)
 
 
 def _seed_rule(value):
@@ -117,7 +94,7 @@ class RunReference(Spec):
 
 
 class ExperimentSpec(Spec):
-    """One run without its seed.
+    """One run without its seed. `objective`, `optimizer` and `schedule` need no `type`, see DEFAULT_TYPES.
 
     init_from: where initial weights come from: a checkpoint folder (from `archbench import` or of a finished run), a
     reference to a run, or a list of them, which means the mean of their parameters. Parameters that they do not have
@@ -128,17 +105,22 @@ class ExperimentSpec(Spec):
     version: Literal[1] = Field(default=1, alias="schema")
     model: ModelSpec
     data: DataSpec
-    objective: Annotated[Component, Kind("objective")] = {"type": "next_token"}
-    optimizer: OptimizerSpec
-    schedule: ScheduleSpec = ScheduleSpec()
+    objective: Annotated[Component, Kind("objective")]
+    optimizer: Annotated[Component, Kind("optimizer")]
+    schedule: Annotated[Component, Kind("schedule")]
     train: TrainSpec
-    evaluate: EvaluateSpec = EvaluateSpec()
+    evaluate: EvaluateSpec = place(EvaluateSpec())
     init_from: Folder | RunReference | List[Folder | RunReference] | None = later(None, place=True)
 
     @classmethod
     def parse(cls, source, path=()):
         """Like `Spec.parse`, after expanding `like:` in the model's blocks."""
         return super().parse(expand_like(document.node(source), (*path, "model")), path)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_default_types(cls, data):
+        return with_types(document.node(data)).plain()
 
     @model_validator(mode="after")
     def _micro_batches_divide_rows(self):
@@ -168,3 +150,9 @@ class ExperimentSpec(Spec):
     def tokens(self):
         """The number of tokens that the run trains on."""
         return self.train.steps * self.data.rows * self.data.context
+
+
+def with_types(root):
+    """The document of an experiment in which every component of DEFAULT_TYPES has a `type`."""
+    types = {kind: {"type": name} for kind, name in DEFAULT_TYPES.items()}
+    return document.lay(document.node(types, root.file, root.line), root)

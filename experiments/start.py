@@ -7,7 +7,7 @@ from pathlib import Path
 
 from arch import checkpoint, document, tensors
 from arch.errors import DataError
-from arch.spec import List, Spec
+from arch.spec import SUBLAYER_NAME, List, Spec
 from experiments.record import RunRecord
 
 
@@ -190,8 +190,10 @@ def _content(path, size, modified):
 
 def _component(spec, name):
     """The type of the component that a parameter belongs to; None for norms and for parameters outside the blocks."""
-    match = re.match(r"blocks\.(\d+)\.(mixer|ffn)\.component\.", name)
-    return match and getattr(spec.blocks[spec.layer_blocks()[int(match[1])]], match[2])["type"]
+    match = SUBLAYER_NAME.fullmatch(name)
+    if match is None or not match[3].startswith("component."):
+        return None
+    return spec.blocks[spec.layer_blocks()[int(match[1])]].sublayers()[match[2]]["type"]
 
 
 def _short(names):

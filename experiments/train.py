@@ -2,7 +2,6 @@
 
 import atexit
 import importlib.metadata
-import math
 import os
 import platform
 import subprocess
@@ -16,13 +15,13 @@ import torch
 
 from arch import registry
 from arch.document import ROOT
-from arch.generate import generate
 from arch.kernels import paths
 from arch.model import new_model
-from experiments import checkpoint, compiled, device
-from experiments.data.corpus import prepare
-from experiments.evaluate import evaluate, evaluating
+from experiments import checkpoint, compiled, device, evaluations
+from experiments.data.dataset import prepare
+from experiments.evaluate import NotFinite, evaluate
 from experiments.module import NonFinite, TrainingModule
+from experiments.plan import identity_plugins
 from experiments.record import Failure, RunRecord
 from experiments.watch import Interrupted, Watch
 
@@ -57,7 +56,7 @@ def train(plan, seed, folder, progress=None, stop=None):
     folder, shared = _own_folder(Path(folder)), Path(folder)
     record = RunRecord.read_whole(folder)
     if record and record.status == "finished" and (record.identity, record.seed) == (plan.identity, seed):
-        return record
+        return _measured_again(record, plan, folder)
     earlier_seconds = record.wall_seconds if record and record.identity == plan.identity else 0.0
     record = _new_record(plan, seed)
     started, compiled_seconds = time.perf_counter(), compiled.seconds_so_far()
@@ -69,16 +68,17 @@ def train(plan, seed, folder, progress=None, stop=None):
         pl.seed_everything(seed, verbose=False)
         corpus = prepare(spec.data, spec.model.vocab_size)
         _unchanged(corpus, plan)
-        corpus.save_tokenizer(folder)
+        if corpus.tokenizer is not None:
+            checkpoint.save_tokenizer(corpus.tokenizer, folder)
         model = new_model(spec.model, seed)
         if plan.start:
             plan.start.fill(model)
         if spec.train.compile == "on":
             record = _compiled(record, model, spec)
             record.write(folder)
-        objective = registry.build("objective", spec.objective, corpus.byte_lengths)
+        objective = registry.build("objective", spec.objective, corpus)
         module = TrainingModule(model, objective, spec, corpus, seed)
-        watch = Watch(corpus, spec, folder, progress, stop)
+        watch = Watch(corpus, spec, (plan.identity, seed), folder, progress, stop)
         trainer = new_trainer(spec.train, [watch], folder)
         if spec.train.steps:
             trainer.fit(module, ckpt_path=_resumable(shared, plan, seed))
@@ -86,15 +86,20 @@ def train(plan, seed, folder, progress=None, stop=None):
         where = trainer.strategy.root_device
         module.to(where)
         metrics = {name: value for name, value in watch.history.last.items() if name.startswith(("select/", "train/"))}
-        with trainer.precision_plugin.forward_context():
-            metrics |= evaluate(model, objective, corpus, "report", spec.evaluate.report_rows, spec.data, where)
-        if not all(map(math.isfinite, metrics.values())):
-            raise NonFinite(spec.train.steps, "a final metric", module.bad_groups())
-        sample = _sample(model, corpus, spec, seed)
+        try:
+            records = _measure(plan, seed, folder, model, objective, corpus, trainer, where)
+        except NotFinite as error:
+            raise NonFinite(spec.train.steps, str(error), module.bad_groups()) from None
+        for each in records:
+            metrics |= each.values
+        info = {f"train/{name}": metric for name, metric in objective.metrics.items()}
+        for each in records:
+            info |= each.metric_info
+        sample = next((each.text for each in records if each.text), "")
         checkpoint.save_weights(model, folder)
         _close(watch, folder, metrics, sample)
         timing = _timing(watch, spec, where, compiled.seconds_so_far() - compiled_seconds)
-        outcome = {"status": "finished", "metrics": metrics, "sample": sample, "timing": timing}
+        outcome = {"status": "finished", "metrics": metrics, "metric_info": info, "sample": sample, "timing": timing}
     except (Interrupted, KeyboardInterrupt):
         outcome = {"status": "interrupted"}
     except Exception as error:  # an error ends only this run; its record says why
@@ -152,7 +157,7 @@ def _own_folder(folder):
 def _unchanged(corpus, plan):
     if corpus.fingerprint != plan.data["fingerprint"]:
         raise RuntimeError("the corpus has changed since the run was planned; plan it again")
-    if registry.plugin_sources(plan.spec.dump(identity=True)) != plan.plugins:
+    if identity_plugins(plan.spec) != plan.plugins:
         raise RuntimeError("a plug-in's source has changed since the run was planned; plan it again")
 
 
@@ -190,20 +195,45 @@ def _resumable(folder, plan, seed):
     return None
 
 
-def _sample(model, corpus, spec, seed):
-    """Text sampled from the trained model, starting from `<bos>`; empty for a model that is not causal."""
-    tokens = spec.evaluate.sample_tokens
-    if not tokens:
-        return ""
+def _measure(plan, seed, folder, model, objective, dataset, trainer, where):
+    """The EvaluationRecords of every evaluation of the run's spec, each written to its file."""
+    records = []
+    for each in evaluations.planned(plan.spec):
+        with trainer.precision_plugin.forward_context():
+            records.append(evaluate(each, model, objective, dataset, plan.spec, (plan.identity, seed), where))
+        records[-1].write(folder, each.file)
+    return records
+
+
+def measure(plan, seed, folder):
+    """Do the evaluations of the plan's spec that a finished run in `folder` lacks. Yields each new EvaluationRecord.
+
+    Nothing is trained. Raises DataError where the data or the weights are gone, and whatever an evaluator raises.
+    """
+    wanted = evaluations.missing(evaluations.planned(plan.spec), folder)
+    if not wanted:
+        return
+    dataset = prepare(plan.spec.data, plan.spec.model.vocab_size)
+    _unchanged(dataset, plan)
+    model, trainer = checkpoint.load_model(folder), new_trainer(plan.spec.train, [], folder)
+    where = trainer.strategy.root_device
+    model = trainer.precision_plugin.convert_module(model).to(where)
+    objective = registry.build("objective", plan.spec.objective, dataset).to(where)
+    for each in wanted:
+        with trainer.precision_plugin.forward_context():
+            record = evaluate(each, model, objective, dataset, plan.spec, (plan.identity, seed), where)
+        record.write(folder, each.file)
+        yield record
+
+
+def _measured_again(record, plan, folder):
+    """The record of a finished run, once it has every evaluation that the plan asks for; failed if one cannot be done."""
     try:
-        model.init_state(1, 1)
-    except ValueError:
-        return ""
-    start = corpus.tokenizer.token_to_id("<bos>")
-    prompt_BT = torch.tensor([[start]], device=model.embedding.device)
-    with evaluating(model):
-        written = generate(model, prompt_BT, tokens, temperature=0.8, seed=seed)
-    return corpus.tokenizer.decode(written[0].tolist())
+        for _ in measure(plan, record.seed, folder):
+            pass
+    except Exception as error:  # the run on disk stays as it is: finished
+        return record.model_copy(update={"status": "failed", "failure": _failure(error, None)})
+    return record
 
 
 def _close(watch, folder, metrics, sample):

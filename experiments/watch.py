@@ -4,11 +4,11 @@ import time
 
 import pytorch_lightning as pl
 
-from experiments import checkpoint
+from experiments import checkpoint, evaluations
 from experiments.device import peak_memory_bytes
-from experiments.evaluate import evaluate
+from experiments.evaluate import NotFinite, evaluate
 from experiments.history import Events, History
-from experiments.record import HISTORY_COLUMNS
+from experiments.module import NonFinite
 
 EVENTS_A_RUN = 200
 SECONDS_BETWEEN_REPORTS = 1.0
@@ -21,8 +21,10 @@ class Interrupted(Exception):
 class Watch(pl.Callback):
     """Keeps the run's history. The history is also in the checkpoint, so a resumed run's curves have no gap."""
 
-    def __init__(self, corpus, spec, folder, progress=None, stop=None):
-        self.corpus, self.spec, self.folder = corpus, spec, folder
+    def __init__(self, dataset, spec, run, folder, progress=None, stop=None):
+        """run: (identity, seed)."""
+        self.dataset, self.spec, self.run, self.folder = dataset, spec, run, folder
+        self.select = [each for each in evaluations.planned(spec) if each.split == "select"]
         self.progress, self.stop = progress or (lambda _: None), stop or (lambda: False)
         self.history, self.events = History(), None
         self.evaluate_seconds = self.reported = 0.0
@@ -63,20 +65,17 @@ class Watch(pl.Callback):
             raise Interrupted
 
     def _select(self, trainer, module):
-        started = time.perf_counter()
+        started, values = time.perf_counter(), {}
         with trainer.precision_plugin.forward_context():
-            metrics = evaluate(
-                module.model,
-                module.objective,
-                self.corpus,
-                "select",
-                self.spec.evaluate.select_rows,
-                self.spec.data,
-                module.device,
-            )
+            for each in self.select:
+                try:
+                    record = evaluate(each, module.model, module.objective, self.dataset, self.spec, self.run, module.device)
+                except NotFinite as error:
+                    raise NonFinite(trainer.global_step, str(error), module.bad_groups()) from None
+                values |= record.values
         self.evaluate_seconds += time.perf_counter() - started
-        self.select_loss = metrics["select/loss"]
-        return {name: value for name, value in metrics.items() if name in HISTORY_COLUMNS}
+        self.select_loss = values.get("select/loss")
+        return values
 
     def _tell(self, step, values, evaluated):
         now = time.perf_counter()

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from arch.spec import Spec, later
 from experiments.record import read_record, write_record
+from sweeps.spec import DEFAULT_CLAIM
 
 NAME = "study.json"
 
@@ -14,7 +15,8 @@ NAME = "study.json"
 class ArmRecord(Spec):
     """One arm. changes: dotted key -> [baseline value, this arm's value], as written. cost: what `arch.cost` computes.
 
-    runs: seed -> the run's folder, relative to the study's folder. tuned: the values that tuning chose.
+    runs: seed -> the run's folder, relative to the study's folder. tuned: the values that tuning chose. evaluations:
+    SPLIT.NAME -> the file, in each run's folder of evaluations, that the study shows; none in records before these files.
     """
 
     changes: dict[str, list[Any]]
@@ -22,6 +24,7 @@ class ArmRecord(Spec):
     identity: str
     runs: dict[str, str]
     tuned: dict[str, float] = {}
+    evaluations: dict[str, str] = {}
 
 
 class TrialRecord(Spec):
@@ -38,8 +41,9 @@ class TrialRecord(Spec):
 class StudyRecord(Spec):
     """A study at one scale: the question, the arms and the folders of their runs. The first arm is the baseline.
 
+    claims: name -> the resolved claim. edges: sentences about tuned values at an end of their range.
     helpers: {helper run: {seed: its folder}}; helper runs were made because an arm needs them and are not reported.
-    edges: sentences about tuned values at an end of their range. command: the command that starts the study again.
+    command: the command that starts the study again.
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -49,7 +53,7 @@ class StudyRecord(Spec):
     arms: dict[str, ArmRecord]
     seeds: list[int]
     spec: dict[str, Any]
-    claim: dict[str, Any]
+    claims: dict[str, dict[str, Any]]
     long_context: int
     larger_scale: str | None = None
     trials: list[TrialRecord] = []
@@ -57,6 +61,15 @@ class StudyRecord(Spec):
     tune_space: dict[str, Any] = {}
     edges: list[str] = []
     command: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_claim(cls, data):
+        """Records used to have a single claim, always against the baseline."""
+        if isinstance(data, dict) and isinstance(data.get("claim"), dict):
+            data = {**data, "claims": {"claim": {"type": DEFAULT_CLAIM, **data["claim"]}}}
+            del data["claim"]
+        return data
 
     def write(self, folder):
         """Write `study.json` atomically: whole or not at all."""

@@ -1,12 +1,12 @@
 """A preview of a study: every arm and run, what each would cost, and the total. It needs no data and no weights."""
 
 from itertools import groupby
+from typing import Any
 
+from arch import units
 from arch.spec import diff
 from sweeps import space
 from sweeps.study import arm_cost
-
-UNITS = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def preview(name, scale, spec, arms):
@@ -39,7 +39,8 @@ def _sum(key, runs, arms):
 
 def _helpers(spec, arms):
     """{label: its cost, and the seeds} of the runs that are made only because an arm needs them."""
-    helpers, labels = {}, [arm.label for arm in arms]
+    helpers: dict[str, dict] = {}
+    labels = [arm.label for arm in arms]
     needed = dict.fromkeys((need.label, at) for arm in arms for seed in range(spec.seeds) for need, at in arm.runs(seed))
     by_label = {need.label: need for arm in arms for need, _ in arm.runs(0)}
     for label, seed in needed:
@@ -77,7 +78,7 @@ def _tuning_runs(spec, arm):
 
 def _same(arms):
     """Pairs of labels of arms that resolve to the same experiment."""
-    first = []
+    first: list[Any] = []
     pairs = []
     for arm in arms:
         twin = next((other for other in first if not diff(other.spec, arm.spec)), None)
@@ -106,7 +107,7 @@ def printed(data, console):
     say("")
     context = next(iter(data["arms"].values()))["long"]["context"]
     table = Table(title="runs", title_justify="left")
-    for heading in ("run", "parameters", "tokens", "FLOPs per token", "FLOPs", "cache", f"cache at {context:,}"):
+    for heading in ("run", "parameters", "tokens", "FLOPs per token", "FLOPs", "cache", f"cache at {units.context(context)}"):
         table.add_column(heading, justify="left" if heading == "run" else "right", no_wrap=True)
     for seed in data["seeds"]:
         for label, arm in data["arms"].items():
@@ -121,35 +122,17 @@ def printed(data, console):
     total = data["total"]
     tuning = f" and {total['tuning_runs']} for tuning" if total["tuning_runs"] else ""
     say(
-        f"total: {total['runs']} runs{tuning}, {counted(total['tokens'])} tokens, "
-        f"{counted(total['training_flops'])}FLOPs of training (as executed)"
+        f"total: {total['runs']} runs{tuning}, {units.count(total['tokens'])} tokens, "
+        f"{units.flops(total['training_flops'])} of training (as executed)"
     )
 
 
 def _costs(arm):
     return (
-        f"{arm['parameters']:,}",
-        counted(arm["tokens"]),
-        counted(arm["flops_per_token"]["executed"]),
-        counted(arm["training_flops"]),
-        in_bytes(arm["cache_bytes"]),
-        in_bytes(arm["long"]["cache_bytes"]),
+        units.count(arm["parameters"]),
+        units.count(arm["tokens"]),
+        units.flops(arm["flops_per_token"]["executed"]),
+        units.flops(arm["training_flops"]),
+        units.size(arm["cache_bytes"]),
+        units.size(arm["long"]["cache_bytes"]),
     )
-
-
-def counted(number):
-    """`1.23 G`: three significant digits and a power of 1000."""
-    for size, unit in UNITS:
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:.3g} "
-
-
-def in_bytes(number):
-    """`1.5 MiB`; `none` for a model that keeps no cache."""
-    if number is None:
-        return "none"
-    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
-        if number >= 1024**power:
-            return f"{number / 1024**power:.4g} {unit}"
-    return f"{number} B"

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from arch import document
+from arch import document, registry
 from arch.errors import SpecError, nearest
-from arch.spec import Count, List, Positive, Spec, later
+from arch.spec import Component, Count, Kind, Spec, later
 from experiments.spec import ExperimentSpec
 
 Seeds = Annotated[int, Field(ge=1, le=1000)]
@@ -46,7 +46,14 @@ class TuneSpec(Spec):
     trials: Count | None = None
     seeds: Count = 1
     first_seed: Count = 1000
-    metric: Literal["select/loss", "select/perplexity", "select/bits_per_byte"] = "select/loss"
+    metric: str = "select/loss"
+
+    @field_validator("metric")
+    @classmethod
+    def _is_of_the_select_split(cls, metric: str) -> str:
+        if not metric.startswith("select/"):
+            raise ValueError("expected select/METRIC: the report split is not for choosing values")
+        return metric
 
     @model_validator(mode="after")
     def _bounded(self):
@@ -57,17 +64,7 @@ class TuneSpec(Spec):
         return self
 
 
-class ClaimSpec(Spec):
-    """What counts as an answer, stated before the study runs.
-
-    margin: the relative difference in `metric`'s perplexity that is too small to matter (0.01 is 1 %).
-    known_worse: arms known to be worse than the baseline. A study that does not find them worse could not have detected
-    a difference.
-    """
-
-    metric: Literal["report/loss", "report/perplexity"] = "report/loss"
-    margin: Positive = 0.01
-    known_worse: List[str] = ()
+DEFAULT_CLAIM = "against_baseline"
 
 
 class StudySpec(Spec):
@@ -75,6 +72,7 @@ class StudySpec(Spec):
 
     arms: label -> dotted overrides; the first is the baseline. runs: the same for helper runs, which are made only because
     an arm needs them (`init_from`) and are not reported. seeds: the number of seeds, which count from 0.
+    claims: name -> a component that judges; the first decides what the report's main table shows.
     scales: name -> dotted overrides of the study or its experiment. long_context: tokens at which the cache is costed.
     laptop_scale: the scale that a report of a smaller scale suggests.
     """
@@ -85,7 +83,7 @@ class StudySpec(Spec):
     scales: dict[str, dict[str, Any]] = {}
     runs: dict[str, dict[str, Any]] = later({})
     tune: TuneSpec | None = None
-    claim: ClaimSpec = ClaimSpec()
+    claims: dict[str, Annotated[Component, Kind("claim")]] = {"quality": {"type": DEFAULT_CLAIM}}
     long_context: Count = 131072
     laptop_scale: str = "laptop"
 
@@ -93,11 +91,10 @@ class StudySpec(Spec):
     def _has_arms(self):
         if not self.arms:
             raise ValueError("arms: expected at least one; the first is the baseline")
+        if not self.claims:
+            raise ValueError("claims: expected at least one")
         if both := sorted(self.arms.keys() & self.runs.keys()):
             raise ValueError(f"runs: {both[0]!r} is the name of an arm; expected another name")
-        for name in self.claim.known_worse:
-            if name not in self.arms:
-                raise ValueError(f"claim.known_worse: no arm {name!r}{nearest(name, self.arms)}")
         return self
 
 
@@ -115,14 +112,34 @@ def split(source, scale=None):
         if not isinstance(chosen.value, dict):
             raise root.error("expected a mapping of dotted keys", ("scales", scale))
         root = document.overridden(root, chosen)
-    own = StudySpec.keys()
+    own = [*StudySpec.keys(), "claim"]
     known = {*own, *ExperimentSpec.keys()}
     for key in root.value:
         if key not in known:
             raise root.error(f"unknown key{nearest(key, known)}", (key,))
     study = document.Node({k: v for k, v in root.value.items() if k in own}, root.file, root.line)
     base = document.Node({k: v for k, v in root.value.items() if k not in own}, root.file, root.line)
-    return StudySpec.parse(study), study, base
+    study = _with_claims(study)
+    spec = StudySpec.parse(study)
+    claims = {name: registry.resolve_component("claim", study, ("claims", name)) for name in spec.claims}
+    for name, claim in claims.items():
+        if not isinstance(claim.get("metric"), str):
+            raise study.error(f"the claim {claim['type']!r} has no option `metric`", ("claims", name, "type"))
+    return spec.model_copy(update={"claims": claims}), study, base
+
+
+def _with_claims(study):
+    """The study node with `claims`: the default, or the old spelling `claim: {...}` as the only one. Raises SpecError."""
+    if "claim" not in study.value:
+        default = document.node({"claims": StudySpec.model_fields["claims"].default})
+        return study if "claims" in study.value else document.lay(default, study)
+    if "claims" in study.value:
+        raise study.error("an older spelling of `claims`; use one of the two", ("claim",))
+    old = study.value["claim"]
+    claim = document.lay(document.node({"type": DEFAULT_CLAIM}), old)
+    value = {key: each for key, each in study.value.items() if key != "claim"}
+    claims = document.Node({"claim": claim}, old.file, old.line)
+    return document.Node(value | {"claims": claims}, study.file, study.line)
 
 
 def arm_document(study, base, label):

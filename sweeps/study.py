@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from arch import cost, document
+from experiments import evaluations
 from experiments import plan as experiment
 from experiments.spec import ExperimentSpec
 from sweeps import folders
 from sweeps.arms import Arm, Family
 from sweeps.job import Job
+from sweeps.metrics import check_claims, check_metrics
 from sweeps.record import ArmRecord, StudyRecord
 from sweeps.scale import larger_scale
 from sweeps.space import check_space
@@ -111,6 +113,7 @@ class StudyPlan:
                 identity=each.plan.identity,
                 runs={str(seed): places[each.plan.identity, seed] for seed in self.seeds if each.arm.label not in without_runs},
                 tuned=each.tuned,
+                evaluations={evaluation.key: evaluation.file for evaluation in evaluations.planned(each.plan.spec)},
             )
             for each in self.arms
         }
@@ -122,7 +125,7 @@ class StudyPlan:
             helpers=helpers,
             seeds=self.seeds,
             spec=self.spec.dump(),
-            claim=self.spec.claim.dump(),
+            claims=self.spec.claims,
             long_context=self.spec.long_context,
             larger_scale=larger_scale(self.spec, self.scale),
             trials=list(trials),
@@ -146,6 +149,8 @@ def check(root, scale=None):
     arms = [family.arm(label) for label in spec.arms]
     for label in spec.runs:
         family.arm(label)
+    check_claims(study, spec)
+    check_metrics(study, spec, arms)
     if spec.tune:
         for arm in arms:
             if arm.needs:

@@ -16,7 +16,9 @@ from arch.errors import SpecError
 from arch.spec import digest
 from experiments import plan as experiment
 from sweeps import folders, space
+from sweeps.compare import harm
 from sweeps.job import Job, Outcome
+from sweeps.metrics import metric_of
 from sweeps.record import TrialRecord
 from sweeps.study import overridden
 
@@ -81,6 +83,7 @@ class Tuner:
     def __init__(self, study, arm_plan):
         self.study, self.arm_plan, self.tune = study, arm_plan, study.spec.tune
         self.seeds = [self.tune.first_seed + i for i in range(self.tune.seeds)]
+        self.metric = metric_of(arm_plan.plan.spec, self.tune.metric)
         self.distributions = {key: self._distribution(key) for key in self.tune.space}
         self.search = self._open()
         self.jobs, self.values = deque(), {}
@@ -126,9 +129,9 @@ class Tuner:
         return max(0, trials - len(done)) * len(self.seeds)
 
     def best(self):
-        """`{dotted key: value}` of the trial with the lowest mean metric; {} if no trial finished."""
+        """`{dotted key: value}` of the trial with the best mean metric; {} if no trial finished."""
         done = self.search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return dict(min(done, key=lambda trial: trial.value).params) if done else {}
+        return dict(min(done, key=lambda trial: harm(trial.value, self.metric)).params) if done else {}
 
     def records(self):
         """One TrialRecord per trial and seed that was started."""
@@ -152,7 +155,8 @@ class Tuner:
         content = {key: value for key, value in self.tune.dump().items() if key != "trials"}
         name = f"{self.arm_plan.plan.identity[:12]}-{digest(content)[:12]}"
         self.storage = optuna.storages.RDBStorage(f"sqlite:///{self.study.folder.resolve() / DATABASE}")
-        search = optuna.create_study(storage=self.storage, study_name=name, load_if_exists=True, direction="minimize")
+        direction = "maximize" if self.metric.better == "higher" else "minimize"
+        search = optuna.create_study(storage=self.storage, study_name=name, load_if_exists=True, direction=direction)
         # With a fixed seed, every start would propose the first random trials again.
         search.sampler = optuna.samplers.TPESampler(seed=len(search.trials))
         return search

@@ -1,6 +1,7 @@
 """The one command: it starts fast, has every command of the packages, and tells kinds of specs apart."""
 
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import archbench
+from arch import registry
 from arch.errors import SpecError
 from experiments import doctor
 
@@ -82,13 +84,24 @@ def test_show_shows_each_kind(capsys):
         assert text in capsys.readouterr().out
 
 
+def test_list_and_schema_show_every_kind_of_component(capsys):
+    archbench.list_()
+    shown = capsys.readouterr().out
+    archbench.schema("experiment")
+    schema = json.loads(capsys.readouterr().out)
+    for kind in registry.FOLDERS:
+        for name in registry.names(kind):
+            assert f"{kind} {name}" in shown
+            assert name in [branch["title"] for branch in schema["$defs"][kind]["oneOf"]]
+
+
 @pytest.mark.slow
 def test_components_of_ones_own_are_found_in_the_working_folder(tmp_path):
     """As with `python -m`: an installed script would else look beside itself."""
     (tmp_path / "own.py").write_text("from arch.mixers.rg_lru import RGLRU as Base\nfrom arch.registry import mixer\n")
     with (tmp_path / "own.py").open("a") as file:
         file.write("\n\n@mixer\nclass Own(Base):\n    pass\n")
-    spec = "schema: 1\nextends: small/recurrentgemma\nblocks: {recurrent: {mixer: {type: own}}}\n"
+    spec = "schema: 1\nextends: small/recurrentgemma\nblocks: {recurrent: {mixer: {type: own:Own}}}\n"
     (tmp_path / "spec.yaml").write_text(spec)
     done = subprocess.run([SCRIPT, "show", "spec.yaml"], cwd=tmp_path, check=False, capture_output=True, text=True)
     assert done.returncode == 0 and "recurrent" in done.stdout, done.stderr
@@ -107,10 +120,37 @@ def test_the_doctor_says_in_some_ten_lines_what_is_there(monkeypatch, tmp_path):
     found = dict(doctor.findings())
     assert 8 <= len(found) <= 14 and all("\n" not in text for text in found.values())
     assert found["extra hub"] == "missing datasets: pip install -e '.[hub]'"
-    assert "tokens 2.0 kB" in found["caches"] and f"rm -r {tmp_path}" in found["caches"]
+    assert "tokens 2.00\N{NO-BREAK SPACE}kB" in found["caches"] and f"rm -r {tmp_path}" in found["caches"]
     assert "rms_norm" in found["kernels"]
 
 
 def test_the_doctor_names_why_a_kernel_is_plain(monkeypatch):
     monkeypatch.setenv("ARCHBENCH_NATIVE", "0")
     assert "ARCHBENCH_NATIVE=0" in dict(doctor.findings())["kernels"]
+
+
+def test_a_cache_reads_the_same_before_and_after_its_runs(tmp_path, capsys, monkeypatch):
+    """`show` of the experiment, `study show` and the report print one size in one way."""
+    from rich.console import Console
+
+    from analysis.report import write_report
+    from arch import cost, document, units
+    from arch.show import costs as costs_table
+    from sweeps import study
+    from sweeps.record import ArmRecord, StudyRecord
+
+    monkeypatch.setenv("COLUMNS", "200")
+    spec, arms = study.check(document.load("gemma3/local_global", "sweeps"), "demo")
+    costs = {arm.label: study.arm_cost(arm.spec, spec.long_context) for arm in arms}
+    size = units.size(costs["5:1"]["long"]["cache_bytes"])
+    assert size.endswith("MB")
+    archbench.sweeps.show("gemma3/local_global", "demo", False)
+    assert size in capsys.readouterr().out
+    model = next(arm.spec.model for arm in arms if arm.label == "5:1")
+    Console(width=200).print(costs_table(model, "5:1", cost.summary(model, spec.long_context)))
+    assert size in capsys.readouterr().out
+    recorded = {label: ArmRecord(changes={}, cost=each, identity=label, runs={}) for label, each in costs.items()}
+    StudyRecord(
+        name="s", scale=None, question="?", arms=recorded, seeds=[0], spec={}, claim={}, long_context=spec.long_context
+    ).write(tmp_path)
+    assert size in write_report(tmp_path).read_text()

@@ -94,6 +94,25 @@ BAD = {
     "a count that is true": (line(17, "  rows: true"), "study.yaml:17: data.rows: expected a whole number, got true"),
     "a count that is NaN": (line(19, "train: {steps: .nan}"), "study.yaml:19: train.steps: .nan is not a finite number"),
     "a rate of 0": (line(18, "optimizer: {lr: 0}"), "study.yaml:18: optimizer.lr: should be greater than 0, got 0"),
+    "an option that the schedule does not have": (
+        STUDY + "schedule: {type: cosine, decay: 0.2}\n",
+        "study.yaml:27: schedule.decay: unknown key; known: final, warmup",
+    ),
+    "an option of a schedule without a type": (
+        STUDY + "schedule:\n  warmup: 0.1\n  wramup: 0.1\n",
+        "study.yaml:29: schedule.wramup: unknown key; did you mean 'warmup'",
+    ),
+    "unknown schedule": (
+        STUDY + "schedule: {type: cosin}\n",
+        "study.yaml:27: schedule.type: no schedule 'cosin'; did you mean 'cosine'",
+    ),
+    "unknown optimizer": (line(18, "optimizer: {type: adam, lr: 1e-3}"), "study.yaml:18: optimizer.type: no optimizer 'adam'"),
+    "no rate": (line(18, "optimizer: {eps: 1e-8}"), "study.yaml:18: optimizer.lr: missing; this key is required"),
+    "no optimizer": (line(18, ""), "optimizer.lr: missing; this key is required"),
+    "one beta": (
+        line(18, "optimizer: {lr: 1e-3, betas: [0.9]}"),
+        "study.yaml:18: optimizer.betas: expected two numbers below 1",
+    ),
     "kv_heads that does not divide": (
         mixer(MIXER.replace("kv_heads: 1", "kv_heads: 3")),
         "study.yaml:10: model.blocks.local.mixer.kv_heads: 3 does not divide heads = 2",
@@ -155,10 +174,10 @@ BAD = {
         "study.yaml:19: train.devices: 2 devices, but a run of a study uses one",
     ),
     "an unknown accelerator": (line(19, "train: {steps: 2, accelerator: gpuu}"), "study.yaml:19: train.accelerator: 'gpuu' is not"),
-    "an unknown metric in a claim": (STUDY + "claim: {metric: report/los}\n", "study.yaml:27: claim.metric: 'report/los' is not"),
+    "an unknown metric in a claim": (STUDY + "claim: {metric: report/los}\n", "study.yaml:27: claims.claim.metric: no run of arm"),
     "tuning on the report split": (
         STUDY + TUNE.replace("tune: {", "tune: {metric: report/loss, ") % ("1e-3", "1e-2"),
-        "study.yaml:27: tune.metric: 'report/loss' is not",
+        "study.yaml:27: tune.metric: expected select/METRIC",
     ),
     "no arms": (
         STUDY.replace("arms:\n  both: {}\n  local-only: {model.pattern: [local]}\n", "arms: {}\n"),

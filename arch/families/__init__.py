@@ -13,6 +13,7 @@ import pkgutil
 import re
 
 from arch.errors import DataError, SpecError, nearest
+from arch.spec import SUBLAYER_NAME
 from arch.tensors import As
 
 
@@ -50,7 +51,7 @@ def table(family, spec, parameters):
     found = {}
     for name in parameters:
         generic, layer, block = name, "", None
-        if match := re.fullmatch(r"blocks\.(\d+)\.(mixer|ffn)\.(.*)", name):
+        if match := SUBLAYER_NAME.fullmatch(name):
             layer, kind, rest = match.groups()
             block = spec.layer_blocks()[int(layer)]
             component = getattr(spec.blocks[block], kind)["type"]

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from arch.spec import Count, Positive, Spec
 
-ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "silu": "silu"}
+ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "silu": "silu", "relu": "relu"}
 Layers = Annotated[int, Field(ge=1, le=10_000)]
 
 
@@ -47,7 +47,7 @@ class Config(Spec):
     num_hidden_layers: Layers = 26
     num_attention_heads: Count = 8
     num_key_value_heads: Count | None = 4
-    hidden_activation: Literal["gelu_pytorch_tanh", "silu"] = "gelu_pytorch_tanh"
+    hidden_activation: Literal["gelu_pytorch_tanh", "silu", "relu"] = "gelu_pytorch_tanh"
     rms_norm_eps: Positive = 1e-6
     attention_bias: bool = False
     tie_word_embeddings: bool = True

@@ -1,16 +1,14 @@
-"""Gated feed-forward network: GeGLU in the tanh form, or SwiGLU (Shazeer 2020; Gemma 2, section 2; Griffin, 2.2).
+"""Gated feed-forward network: GeGLU in the tanh form, SwiGLU or ReGLU (Shazeer 2020; Gemma 2, section 2; Griffin, 2.2).
 
 Shapes: B rows, T tokens, D model width, F hidden width.
 """
 
 from typing import Literal
 
-import torch
 from torch import nn
 
-from arch.kernels import decode
 from arch.kernels.glu import glu
-from arch.layers import Linear, plain
+from arch.linear import Linear
 from arch.registry import ffn
 from arch.spec import Count, Spec
 
@@ -23,13 +21,13 @@ class Gated(nn.Module):
         """hidden: F, the width of each branch."""
 
         hidden: Count
-        activation: Literal["gelu_tanh", "silu"] = "gelu_tanh"
+        activation: Literal["gelu_tanh", "silu", "relu"] = "gelu_tanh"
         bias: bool = False
 
         @classmethod
         def examples(cls):
             """Valid instances for the test battery."""
-            return [cls(hidden=24), cls(hidden=20, activation="silu", bias=True)]
+            return [cls(hidden=24), cls(hidden=20, activation="silu", bias=True), cls(hidden=24, activation="relu")]
 
     def __init__(self, config, context):
         super().__init__()
@@ -39,13 +37,4 @@ class Gated(nn.Module):
         self.down = Linear(config.hidden, context.dim, context, kind="output", bias=config.bias)
 
     def forward(self, x_BTD):
-        if x_BTD.shape[1] == 1 and not torch.is_grad_enabled():
-            y_B1D = self.token(x_BTD)
-            if y_B1D is not None:
-                return y_B1D
         return self.down(glu(self.gate(x_BTD), self.up(x_BTD), self.config.activation))
-
-    def token(self, x_B1D, around=decode.ALONE):
-        """y_B1D for one token per row, with the norms and residual of `around`; None if `decode` declines."""
-        maps = plain(self._modules, ("gate", "up", "down"))
-        return maps and decode.gated(x_B1D, *maps, self.config.activation == "gelu_tanh", around)

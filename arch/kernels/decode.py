@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from arch.kernels import native
+from arch.kernels.glu import COMPILED
 
 POINTER, INTEGER, REAL = native.POINTER, native.INTEGER, native.REAL
 SIGNATURES = {
@@ -62,15 +63,18 @@ def linear(x, weight, bias=None, softcap=None):
     return y
 
 
-def gated(x_B1D, gate, up, down, gelu, around=ALONE):
-    """down(activation(gate(x)) up(x)). gelu: whether the activation is the tanh form of GELU, else SiLU."""
+def gated(x_B1D, gate, up, down, activation, around=ALONE):
+    """down(activation(gate(x)) up(x)). activation: a name; None where it is not in `glu.COMPILED`."""
+    if activation not in COMPILED:
+        return None
     library, given = _ready(x_B1D, *around.weights, *gate, *up, *down)
     if library is None:
         return None
     (rows, _, dim), hidden = x_B1D.shape, gate[0].shape[0]
     y_B1D, work = torch.empty_like(x_B1D), x_B1D.new_empty(rows * (2 * hidden + dim))
     own = y_B1D.data_ptr(), work.data_ptr()
-    library.gated(*given, *own, *around.eps, around.residual, rows, dim, hidden, gelu, torch.get_num_threads())
+    shapes = rows, dim, hidden, COMPILED[activation]
+    library.gated(*given, *own, *around.eps, around.residual, *shapes, torch.get_num_threads())
     return y_B1D
 
 

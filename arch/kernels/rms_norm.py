@@ -1,6 +1,6 @@
 """RMSNorm in C for float32 on the CPU (`rms_norm.c`: one pass forward, one backward).
 
-`arch.layers` has the torch path, which runs where the C path cannot. `native.path("rms_norm")` says which one runs.
+`arch.norm` has the torch path, which runs where the C path cannot. `native.path("rms_norm")` says which one runs.
 """
 
 import torch

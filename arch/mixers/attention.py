@@ -3,16 +3,16 @@
 Shapes: B rows, T tokens, S keys, D model width, H query heads, K key/value heads, C channels per head, W window.
 """
 
-from dataclasses import dataclass
-
 import torch
 from pydantic import model_validator
 from torch import nn
 
-from arch.kernels import decode
 from arch.kernels.attention import attend, ring
-from arch.layers import Linear, RMSNorm, angles, pairs, plain, plain_norm, rotary
+from arch.keys_values import AttentionState
+from arch.linear import Linear
+from arch.norm import RMSNorm
 from arch.registry import mixer
+from arch.rotary import angles, rotary
 from arch.spec import Count, Fraction, Positive, Spec
 
 
@@ -29,71 +29,6 @@ class BothSides(Spec):
 
     before: Count
     after: Count
-
-
-@dataclass(frozen=True)
-class AttentionState:
-    """Keys (already rotated) and values of earlier tokens, in a ring of S slots. Token n is in slot n mod S.
-
-    window: W, or None for a state that must hold every token. seen: the number of tokens so far.
-    """
-
-    k_BKSC: torch.Tensor
-    v_BKSC: torch.Tensor
-    window: int | None = None
-    seen: int = 0
-
-    @property
-    def slots(self):
-        return self.k_BKSC.shape[2]
-
-    def extended(self, k_BTKC, v_BTKC):
-        """(state, k_BSKC, v_BSKC): the state after new tokens, and all keys and values that these may see.
-
-        Keys are in order, the oldest first and the new tokens' own last. Nothing is copied for a first chunk or if the
-        state holds every token. In a window's ring the new tokens overwrite some that they still see, so up to W - 1
-        earlier tokens are copied first.
-        """
-        if self.seen == 0:
-            return self.write(k_BTKC, v_BTKC), k_BTKC, v_BTKC
-        if self.window is None:
-            after = self.write(k_BTKC, v_BTKC)
-            rings = after.k_BKSC, after.v_BKSC
-            return after, *(ring_BKSC[:, :, : after.seen].transpose(1, 2).to(k_BTKC.dtype) for ring_BKSC in rings)
-        slot_S = torch.arange(max(0, self.seen - self.window + 1), self.seen, device=k_BTKC.device) % self.slots
-        pairs = (self.k_BKSC, k_BTKC), (self.v_BKSC, v_BTKC)
-        seen = [torch.cat([old[:, :, slot_S].transpose(1, 2).to(new.dtype), new], 1) for old, new in pairs]
-        return self.write(k_BTKC, v_BTKC), *seen
-
-    def write(self, k_BTKC, v_BTKC):
-        """The state after new tokens, written in place. Of more than S tokens, only the last S are written.
-
-        Raises ValueError as `after` does.
-        """
-        tokens, slots = k_BTKC.shape[1], self.slots
-        after = self.after(tokens)
-        kept = min(tokens, slots)
-        start = (self.seen + tokens - kept) % slots
-        upto = min(slots - start, kept)  # tokens up to the ring's end; the others go to its beginning
-        for ring_BKSC, new_BTKC in (self.k_BKSC, k_BTKC), (self.v_BKSC, v_BTKC):
-            new_BKTC = new_BTKC[:, tokens - kept :].transpose(1, 2)
-            ring_BKSC[:, :, start : start + upto] = new_BKTC[:, :, :upto]
-            if upto < kept:
-                ring_BKSC[:, :, : kept - upto] = new_BKTC[:, :, upto:]
-        return after
-
-    def after(self, tokens):
-        """The state with `tokens` more tokens seen. Raises ValueError if a token that is still needed would be lost."""
-        if self.seen + tokens > self.slots and self.slots != self.window:
-            raise ValueError(f"a state with room for {self.slots} tokens cannot take {self.seen + tokens}")
-        return AttentionState(self.k_BKSC, self.v_BKSC, self.window, self.seen + tokens)
-
-    def hidden(self, layout):
-        """(B, used slots) bool: the slots that the last written token does not see. None if it sees all of them."""
-        if layout.first == self.seen - 1:
-            return None
-        age_S = (self.seen - 1 - torch.arange(min(self.seen, self.slots), device=layout.pos_BT.device)) % self.slots
-        return age_S > layout.pos_BT
 
 
 @mixer
@@ -204,10 +139,6 @@ class Attention(nn.Module):
         return 4 * self.config.heads * self.channels * pairs
 
     def forward(self, x_BTD, layout, state=None):
-        if state is not None and x_BTD.shape[1] == 1 and not torch.is_grad_enabled():
-            found = self.token(x_BTD, layout, state)
-            if found is not None:
-                return found
         # Call this first: it runs outside of a compiled block's program, and further down it would split the program.
         turn = angles(layout, self.channels, self.config.rope) if self.config.rope else None
         q_BTHC = self.q(x_BTD).unflatten(-1, (-1, self.channels))
@@ -237,20 +168,6 @@ class Attention(nn.Module):
         bounds = layout.interval(*self.reach, first=k_BSKC.shape[1] - q_BTHC.shape[1])
         softcap = self.config.softcap
         return attend(q_BTHC, k_BSKC, v_BSKC, *bounds, self.scale, self.reach, whole, softcap, layout.memo)
-
-    def token(self, x_B1D, layout, state, around=decode.ALONE):
-        """(y_B1D, state) for one token per row, with the norms and residual of `around`; None if `decode` declines."""
-        maps = plain(self._modules, "qkvo")
-        norms = [plain_norm(self._modules[name]) for name in ("q_norm", "k_norm") if self.config.qk_norm]
-        if maps is None or None in norms:
-            return None
-        (q_norm, eps), (k_norm, _) = norms or [(None, 0.0)] * 2
-        after = state.after(1)
-        cos, sin = pairs(layout, self.channels, self.config.rope)
-        ring = state.k_BKSC, state.v_BKSC, layout.pos_B, state.seen
-        rest = eps, self.scale, self.config.softcap
-        y_B1D = decode.attention(x_B1D, *maps, q_norm, k_norm, cos, sin, *ring, *rest, around)
-        return None if y_B1D is None else (y_B1D, after)
 
     def _attend_to_ring(self, q_B1HC, layout, state):
         """Attention of one token per row over the used slots. The token itself is already written."""

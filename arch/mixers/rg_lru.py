@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from arch.kernels import decode
 from arch.kernels import rg_lru as kernel
 from arch.kernels.convolution import convolution
 from arch.kernels.glu import glu
-from arch.layers import BlockDiagonalLinear, Linear, constant, parameter, plain
+from arch.linear import BlockDiagonalLinear, Linear
+from arch.parameters import constant, parameter
 from arch.registry import mixer
 from arch.spec import Count, Positive, Spec
 
@@ -75,7 +75,7 @@ class RGLRU(nn.Module):
         self.conv = taps
         self.recurrence_gate = BlockDiagonalLinear(self.width, config.blocks, context)
         self.input_gate = BlockDiagonalLinear(self.width, config.blocks, context)
-        self.decay = parameter((self.width,), "recurrence", DECAY_INITS[config.decay_init](config.exponent))
+        self.decay = parameter((self.width,), "vector", DECAY_INITS[config.decay_init](config.exponent), recurrent=True)
 
     def init_state(self, batch, capacity, dtype=torch.float32, device=None):
         """An empty state; its size does not depend on `capacity`."""
@@ -91,28 +91,13 @@ class RGLRU(nn.Module):
     def forward(self, x_BTD, layout, state=None):
         if state is None:
             state = self.init_state(*layout.shape, x_BTD.dtype, x_BTD.device)
-        elif x_BTD.shape[1] == 1 and not torch.is_grad_enabled():
-            found = self.token(x_BTD, layout, state)
-            if found is not None:
-                return found
         u_BTR, tail_BJR = self._convolved(self.x(x_BTD), layout, state.tail_BJR)
         h_BTR = self._recurrence(u_BTR, layout, state.h_BR)
         state = RecurrentState(h_BTR[:, -1], tail_BJR)
         return self.o(glu(self.y(x_BTD), h_BTR.to(x_BTD.dtype))), state
 
-    def token(self, x_B1D, layout, state, around=decode.ALONE):
-        """(y_B1D, state) for one token per row, with the norms and residual of `around`; None if `decode` declines."""
-        maps = plain(self._modules, "xyo")
-        if maps is None:
-            return None
-        # After a prompt, the state is a view of the tensors of the whole prompt.
-        state = RecurrentState(state.h_BR.contiguous(), state.tail_BJR.contiguous())
-        gates = [(gate.weight, gate.bias) for gate in (self.recurrence_gate, self.input_gate)]
-        own = self.conv.weight, self.conv.bias, *gates, self._slope_R(), state.tail_BJR, state.h_BR, layout.pos_B
-        y_B1D = decode.recurrent(x_B1D, *maps, *own, around)
-        return None if y_B1D is None else (y_B1D, state)
-
-    def _slope_R(self):
+    def slope_R(self):
+        """-c softplus(-L) = log sigmoid(L)^c: the log of the decay at r = 1."""
         return -self.config.exponent * F.softplus(-self.decay.float())
 
     def _convolved(self, x_BTR, layout, tail_BJR):
@@ -124,7 +109,7 @@ class RGLRU(nn.Module):
 
     def _recurrence(self, u_BTR, layout, h0_BR):
         rho_BTR, iota_BTR = self.recurrence_gate(u_BTR).float(), self.input_gate(u_BTR).float()
-        return kernel.rg_lru(rho_BTR, iota_BTR, u_BTR.float(), self._slope_R(), layout.reset_BT, h0_BR)
+        return kernel.rg_lru(rho_BTR, iota_BTR, u_BTR.float(), self.slope_R(), layout.reset_BT, h0_BR)
 
 
 def _tap_values(taps):

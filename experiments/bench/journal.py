@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from arch import units
 from experiments.bench.record import Measurement
 from experiments.device import release_memory
 from experiments.record import Failure
@@ -132,7 +133,7 @@ def others_share(before, after):
 def described(each):
     """A measurement as one line of text."""
     case = " ".join(f"{key} {value}" for key, value in each.case.items())
-    number = f"{each.median / 1e6:,.1f} MB" if each.unit == "B" else f"{1000 * each.median:,.1f} ms"
+    number = units.size(each.median) if each.unit == "B" else units.duration(each.median)
     if each.of:
-        number += f", {each.rate:,.3g} {each.of}/s"
+        number += f", {units.scaled(each.rate, each.of)}/s"
     return f"{each.what} {case} {each.side}: {number} ({len(each.values)} rounds)"

@@ -5,10 +5,12 @@ The scan is compared with a * b of the same shape, the loss with plain cross-ent
 Shapes: B rows, T tokens, R channels, D model width, V vocabulary.
 """
 
+from types import SimpleNamespace
+
 import torch
 import torch.nn.functional as F
 
-from arch import registry
+from arch import registry, units
 from arch.kernels.linear_scan import linear_scan
 from arch.layout import TokenLayout
 from arch.model import new_model
@@ -16,7 +18,7 @@ from arch.spec import ModelSpec
 from experiments.bench.child import forget_peak, held_bytes, in_child, peak_bytes
 from experiments.bench.record import Measurement
 from experiments.bench.sides import Ours, tokens_of
-from experiments.data.packing import Batch
+from experiments.data.batch import Batch, Rows
 from experiments.device import release_memory
 
 SCAN_SHAPES = ((8, 512, 256), (1, 4096, 256), (4, 2048, 1024))
@@ -57,7 +59,7 @@ def loss(journal, asked, device):
     sides, needed = ["ours", "plain"], PLAIN_LOGITS * 4 * asked.vocabulary * LOSS_TOKENS
     if device.type == "cpu" and needed > free_bytes():
         sides.remove("plain")
-        journal.note(f"loss: the plain path needs {needed / 1e9:.0f} GB, {free_bytes() / 1e9:.0f} GB are free; not timed")
+        journal.note(f"loss: the plain path needs {units.size(needed)}, {units.size(free_bytes())} are free; not timed")
     for side in sides:
         facts = in_child(loss_memory, side, asked.vocabulary, asked.device, threads=asked.threads)
         bytes_taken = [float(facts["extra"])]
@@ -76,11 +78,14 @@ def loss_paths(vocabulary, device, tokens=LOSS_TOKENS):
     data = {"dim": LOSS_DIM, "vocab_size": vocabulary, "layers": 1, "pattern": ["f"], "blocks": {"f": {"ffn": ffn}}}
     spec = registry.resolve(ModelSpec.parse(data), data)
     model = new_model(spec, seed=0).to(device)
-    objective = registry.build("objective", {"type": "next_token"}, torch.ones(vocabulary, dtype=torch.long)).to(device)
+    objective = registry.build(
+        "objective", {"type": "next_token"}, SimpleNamespace(byte_lengths=torch.ones(vocabulary, dtype=torch.long))
+    )
+    objective = objective.to(device)
     x_BTD = torch.randn(1, tokens, LOSS_DIM, device=device, requires_grad=True)
     layout = TokenLayout.whole(1, tokens, device)
     targets_BT = tokens_of(spec, 1, tokens, device)
-    batch = Batch(x_BTD, targets_BT, layout.doc_BT, layout.pos_BT)
+    batch = Batch.text(Rows(x_BTD, layout, targets_BT))
 
     def once(path):
         def run():
@@ -94,7 +99,7 @@ def loss_paths(vocabulary, device, tokens=LOSS_TOKENS):
         logits_NV = model(x_BTD, layout).flatten(0, 1)
         return F.cross_entropy(logits_NV.float(), targets_BT.flatten(), reduction="sum")
 
-    return {"ours": once(lambda: objective(model, batch)[0]), "plain": once(plain), "weights": model, "inputs": x_BTD}
+    return {"ours": once(lambda: objective(model, batch)["loss"].sum), "plain": once(plain), "weights": model, "inputs": x_BTD}
 
 
 def loss_memory(side, vocabulary, device, tokens=LOSS_TOKENS):

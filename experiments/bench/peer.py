@@ -17,7 +17,7 @@ def new_peer(spec):
     try:
         import transformers
     except ImportError:
-        raise SpecError(f"--against hf needs the package transformers: {INSTALL}") from None
+        raise SpecError(f"needs the package transformers: {INSTALL}", ("against",)) from None
     transformers.logging.set_verbosity_error()
     config = expressed(spec)
     attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
@@ -30,7 +30,7 @@ def expressed(spec):
     try:
         return express(spec)[1]
     except DataError as error:
-        raise SpecError(f"--against hf: {error}") from None
+        raise SpecError(f"no such model in transformers: {error}", ("against",)) from None
 
 
 def check_same(ours, theirs, name):

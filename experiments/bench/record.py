@@ -15,7 +15,7 @@ from experiments.record import Failure, read_record, write_record
 NAME = "bench.json"
 # {ending of `what`: title}. A peer is measured twice: in our process, where our allocator settings apply to it too; and
 # in its own untouched process, as its users run it.
-PEERS = {"": "`transformers`", " stock": "`transformers` as it comes"}
+PEERS = {"": "`transformers`", " stock": "`transformers` in its own untouched process"}
 # If other programs take at least this share of the cores' time, `disturbed` says so.
 DISTURBED = 0.05
 

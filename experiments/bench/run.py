@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from arch import cost
+from arch import cost, document
 from arch.cost import DTYPES
 from arch.errors import SpecError
 from arch.express import loaded
@@ -19,21 +19,28 @@ from experiments.bench import ceilings, kernels, models, workbench
 from experiments.bench.journal import Journal
 from experiments.bench.peer import INSTALL, expressed
 from experiments.bench.record import BenchRecord
+from experiments.bench.spec import BenchSpec
 from experiments.compiled import CompileError, compiler
 from experiments.train import CODE
 
 PACKAGES = ("torch", "triton", "transformers", "pytorch-lightning", "numpy")
 
 
-def bench(asked, folder, tell=print):
-    """Measure what the BenchSpec `asked` lists and return the BenchRecord, saved in `folder` after every measurement.
+def bench(source, folder, tell=print):
+    """Measure what a BenchSpec's document lists and return the BenchRecord, saved in `folder` after every measurement.
 
     On KeyboardInterrupt the record keeps its measurements and the interrupt is raised again. Raises SpecError, before
     measuring, if a spec does not build, the peer is not installed or has no such model, or the device or a compiler is
     missing.
     """
-    specs = {name: loaded(name) for name in asked.specs}
-    check(asked, specs)
+    root = document.node(source)
+    asked = BenchSpec.parse(root)
+    try:
+        specs = check(asked)
+    except SpecError as error:
+        if error.file is None:
+            raise root.error(error.reason, error.path) from None
+        raise
     device = torch.device(asked.device)
     settings = devices.setup(asked.threads)
     record = BenchRecord(
@@ -103,20 +110,31 @@ def alone(journal, asked, device):
                 measure()
 
 
-def check(asked, specs):
-    """Raises SpecError if the device, the compiler or the peer is missing, or if the peer has no such model."""
+def check(asked):
+    """{name: resolved ModelSpec} of `specs`.
+
+    Raises SpecError if a spec does not build, if the device, the compiler or the peer is missing, or if the peer has no
+    such model.
+    """
+    specs = {}
+    for i, name in enumerate(asked.specs):
+        try:
+            specs[name] = loaded(name)
+        except SpecError as error:
+            raise error if error.file else error.below(("specs", i)) from None
     if asked.device == "cuda" and not torch.cuda.is_available():
-        raise SpecError("--device cuda: torch finds no CUDA device here")
+        raise SpecError("torch finds no CUDA device here", ("device",))
     if asked.compile:
         try:
             compiler(asked.device)
         except CompileError as error:
-            raise SpecError(f"--compile: {error}") from None
+            raise SpecError(str(error), ("compile",)) from None
     if asked.against:
         if importlib.util.find_spec("transformers") is None:
-            raise SpecError(f"--against hf needs the package transformers: {INSTALL}")
+            raise SpecError(f"needs the package transformers: {INSTALL}", ("against",))
         for spec in specs.values():
             expressed(spec)
+    return specs
 
 
 def versions():

@@ -4,20 +4,23 @@ Both use the same optimizer, the same clipping and the same tokens. Each row is 
 Shapes: B rows or streams, T tokens, N tokens decoded.
 """
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import torch
 
 from arch import registry
 from arch.cost import DTYPES, tensors
 from arch.generate import prefill
+from arch.layout import TokenLayout
 from arch.model import new_model
 from arch.spec import ModelSpec
 from experiments.bench.peer import check_same, new_peer
 from experiments.compiled import compile_blocks
-from experiments.data.packing import Batch
-from experiments.optim import build_optimizer
-from experiments.spec import OptimizerSpec
+from experiments.data.batch import Batch, Rows
+from experiments.optimizers.adamw import AdamW
 
-OPTIMIZER = OptimizerSpec(lr=1e-4)
+OPTIMIZER = AdamW(AdamW.Config(lr=1e-4))
 
 
 def tokens_of(spec, rows, tokens, device, seed=0):
@@ -29,7 +32,7 @@ def tokens_of(spec, rows, tokens, device, seed=0):
 class _Side:
     def __init__(self, model, spec, device, dtype):
         self.model, self.spec, self.device, self.dtype = model.to(device, DTYPES[dtype]), spec, device, dtype
-        self.optimizer = build_optimizer(self.model, OPTIMIZER)
+        self.optimizer = OPTIMIZER.build(self.model.named_parameters())
 
     def training(self, rows, context):
         """A function that does one optimizer step on `rows` x `context` tokens: forward, loss, backward, clip, AdamW."""
@@ -39,7 +42,7 @@ class _Side:
         def step():
             self.optimizer.zero_grad()
             mean_loss().backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), OPTIMIZER.clip, foreach=True)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), OPTIMIZER.config.clip, foreach=True)
             self.optimizer.step()
 
         return step
@@ -59,7 +62,7 @@ class Ours(_Side):
     def __init__(self, spec, device, dtype, compile=False):
         super().__init__(new_model(spec, seed=0), spec, device, dtype)
         lengths_V = torch.ones(spec.vocab_size, dtype=torch.long)
-        self.objective = registry.build("objective", {"type": "next_token"}, lengths_V).to(device)
+        self.objective = registry.build("objective", {"type": "next_token"}, SimpleNamespace(byte_lengths=lengths_V)).to(device)
         self.compile = compile
 
     def training(self, rows, context):
@@ -69,9 +72,14 @@ class Ours(_Side):
         return super().training(rows, context)
 
     def _mean_loss(self, tokens_BT):
-        batch = whole_rows(tokens_BT)
-        weight = self.objective.weight(batch)
-        return lambda: self.objective(self.model, batch)[0] / weight
+        rows = whole_rows(tokens_BT)["text"]
+        weight = Batch.text(rows).weight
+
+        def loss():
+            layout = TokenLayout(rows.layout.doc_BT, rows.layout.pos_BT)  # each step of a run has a layout of its own
+            return self.objective(self.model, Batch.text(replace(rows, layout=layout)))["loss"].sum / weight
+
+        return loss
 
     def fill(self, tokens_BT, further=0):
         """Prefill with a prompt; the state has room for `further` more tokens."""
@@ -161,4 +169,5 @@ def whole_rows(tokens_BT):
     targets_BT = torch.full_like(tokens_BT, -1)
     targets_BT[:, :-1] = tokens_BT[:, 1:]
     pos_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
-    return Batch(tokens_BT, targets_BT, torch.zeros_like(tokens_BT), pos_BT.contiguous())
+    layout = TokenLayout(torch.zeros_like(tokens_BT), pos_BT.contiguous())
+    return Batch.text(Rows(tokens_BT, layout, targets_BT))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from arch.spec import Count, List, Positive, Spec
 from experiments.bench.record import PEERS, BenchRecord, Ratio, spread
@@ -16,9 +16,9 @@ MODELS, KERNELS = get_args(OfModels), get_args(OfKernels)
 
 
 class BenchSpec(Spec):
-    """One run of `archbench bench`.
+    """One run of `archbench bench`; `experiments/bench/specs/` has some.
 
-    specs: model specs by path or shipped name. measure: some of MODELS and KERNELS.
+    specs: model specs, by shipped name or by path from the working folder. measure: some of MODELS and KERNELS.
     contexts: tokens per row in training, its memory and its profile; each must divide `tokens`.
     tokens: tokens per training step.
     decode_contexts: tokens in the cache when decoding is timed. batches: numbers of streams decoded at once.
@@ -30,6 +30,7 @@ class BenchSpec(Spec):
     vocabulary: of the loss that is measured alone. dtype: of weights and activations.
     """
 
+    version: Literal[1] = Field(default=1, alias="schema")
     specs: List[str] = ()
     contexts: List[Count] = (512, 4096)
     decode_contexts: List[Count] = (2000,)
@@ -53,7 +54,7 @@ class BenchSpec(Spec):
             if self.tokens % context:
                 raise ValueError(f"contexts: {context} does not divide tokens = {self.tokens}")
         if self.stock and not self.against:
-            raise ValueError("stock: needs a peer; expected `against` too (--against hf --stock)")
+            raise ValueError("stock: needs a peer; expected `against: hf` too")
         if not self.specs and set(self.measure) & set(MODELS):
             raise ValueError(f"specs: name a model spec, or measure only some of {', '.join(KERNELS)}")
         return self
@@ -173,28 +174,28 @@ def _targets():
             yield Target(f"Gemma 3 small, share of the product floor at {context:,}, {how}", share, unit="", least=least)
     for model in ("window-only", "recurrent"):
         longer = _speedup("reach", "16384", "2048", model=model)
-        yield Target(f"tokens per second at 16,384 over 2,048, {model}", longer, least=0.85)
+        yield Target(f"tokens per second at 16,384 over those at 2,048, {model}", longer, least=0.85)
     for shape in ([8, 512, 256], [1, 4096, 256], [4, 2048, 1024]):
-        title = f"linear scan at ({', '.join(map(str, shape))}), bytes per second over `a * b` into fresh memory"
+        title = f"linear scan at ({', '.join(map(str, shape))}), bytes per second over those of `a * b` into fresh memory"
         yield Target(title, _speedup("scan", "ours", "fresh a * b", shape=shape), least=0.5)
     yield Target("loss at vocabulary 262,144, extra memory", _extra_memory, unit="GB", most=1.0)
     slower = _speedup("loss", "plain", "ours", vocabulary=262_144)
-    yield Target("loss at vocabulary 262,144, time over the plain path", slower, most=1.15)
+    yield Target("loss at vocabulary 262,144, time over that of the plain path", slower, most=1.15)
     for spec, (title, _) in families.items():
         for batch in (1, 16):
             for end, named in PEERS.items():
                 compared = _speedup(f"decode{end}", "ours", "hf", spec=spec, context=2000, batch=batch)
                 yield Target(f"{title}, decoding at 2,000, batch {batch}, against {named}", compared, least=3.0)
-    yield Target("decode time a token at 32,768 over 1,024, recurrent + window", _growth, most=1.1)
-    yield Target("cache bytes held while decoding, over `arch.cost`'s figure", _cache, unit="", exactly=1.0)
-    yield Target("Lightning's overhead a step over a bare loop", _overhead, unit="ms", most=3.0)
+    yield Target("decode time per token at 32,768 over that at 1,024, recurrent + window", _growth, most=1.1)
+    yield Target("cache bytes held while decoding, over those that `arch.cost` computes", _cache, unit="", exactly=1.0)
+    yield Target("Lightning's overhead per step over a bare loop", _overhead, unit="ms", most=3.0)
     yield Target("first optimizer step of the next run in a warm worker", _seconds("first step", "next run"), "s", most=1.0)
     yield Target("`python -m arch --help`", _seconds("help", "ours"), "s", most=0.5)
     for context in (4096, 32_768):
         title = f"Gemma 3 (5:1), 154 M, bfloat16, at {context:,}: share of the measured matrix-product peak"
         share = _peak_share("medium/gemma3", context)
         yield Target(title, share, unit="", least=0.45, hardware="cuda")
-    title = "linear scan at (4, 2048, 1024), bytes per second over a copy's"
+    title = "linear scan at (4, 2048, 1024), bytes per second over those of a copy"
     yield Target(title, _scan_of_copy([4, 2048, 1024]), least=0.6, hardware="cuda")
 
 

@@ -4,6 +4,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from arch import units
 from experiments.bench.record import ratio
 from experiments.bench.spec import TARGETS
 
@@ -20,8 +21,7 @@ def _ceilings(record):
     table = Table("ceiling", "best", "median", title="This machine", title_justify="left")
     for each in record.measurements:
         if each.what == "ceiling":
-            unit = "GFLOP/s" if each.of == "FLOP" else "GB/s"
-            table.add_row(each.side, f"{each.best_rate / 1e9:,.1f} {unit}", f"{each.rate / 1e9:,.1f} {unit}")
+            table.add_row(each.side, *(f"{units.scaled(rate, each.of)}/s" for rate in (each.best_rate, each.rate)))
     return table
 
 
@@ -71,7 +71,7 @@ def _profiles(record):
     table = Table("model", "context", "step", *kinds, title="Where a training step's time goes", title_justify="left")
     for each in record.profiles:
         shares = (f"{each.kinds.get(kind, 0) / each.seconds:.0%}" for kind in kinds)
-        table.add_row(each.case["spec"], f"{each.case['context']:,}", f"{each.seconds:.2f} s", *shares)
+        table.add_row(each.case["spec"], f"{each.case['context']:,}", units.duration(each.seconds), *shares)
     return table
 
 
@@ -81,8 +81,8 @@ def _others(record):
         if each.what.removesuffix(" stock") in ("ceiling", "train", "prefill", "decode", "memory", "cache"):
             continue
         case = " ".join(str(value) for value in each.case.values())
-        median = _bytes(each) if each.unit == "B" else f"{1000 * each.median:,.2f} ms"
-        table.add_row(each.what, case, each.side, median, f"{each.rate:,.3g} {each.of}/s" if each.of else "")
+        median = _bytes(each) if each.unit == "B" else units.duration(each.median)
+        table.add_row(each.what, case, each.side, median, f"{units.scaled(each.rate, each.of)}/s" if each.of else "")
     return table
 
 
@@ -101,10 +101,7 @@ def _rate(measurement):
 
 
 def _bytes(measurement):
-    if not measurement:
-        return ""
-    size = measurement.median
-    return f"{size:,.0f} B" if size < 1e6 else f"{size / 1e6:,.1f} MB"
+    return units.size(measurement.median) if measurement else ""
 
 
 def _ratio(found, unit=""):

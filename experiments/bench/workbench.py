@@ -47,7 +47,7 @@ def lightning(journal, asked):
         corpus = prepare(spec.data, spec.model.vocab_size)
 
         def module():
-            objective = NextToken(NextToken.Config(), corpus.byte_lengths)
+            objective = NextToken(NextToken.Config(), corpus)
             return TrainingModule(new_model(spec.model, 0), objective, spec, corpus, seed=0)
 
         for _ in range(asked.repeats + 1):
@@ -74,9 +74,9 @@ def _bare_seconds(module):
     optimizer, weights = module.configure_optimizers(), list(module.parameters())
     for index, batch in enumerate(module.train_dataloader()):
         optimizer.zero_grad()
-        loss_sum, weight, _ = module.objective(module.model, batch)
+        loss_sum, weight = module.objective(module.model, batch)["loss"]
         (loss_sum / weight).backward()
-        norm = torch.nn.utils.clip_grad_norm_(weights, module.spec.optimizer.clip, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(weights, module.optimizer.config.clip, foreach=True)
         float(loss_sum.detach()), float(norm)
         optimizer.step()
         if index == 0:

@@ -7,10 +7,10 @@ describes how documents become rows.
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import tokenizers
@@ -22,10 +22,10 @@ from arch.errors import DataError
 from arch.spec import digest
 from experiments.data import cache as cached
 from experiments.data import texts
+from experiments.data.batch import Batch
 from experiments.data.packing import Stream, evaluation_rows, training_rows
 from experiments.data.specials import BOS, EOS, UNK, load
 from experiments.data.split import FRACTIONS, SPLITS, split_of
-from experiments.record import write_atomically
 
 # Increase this when the stored files or the rules for splitting and packing change, so that old caches are not used.
 FORMAT = 1
@@ -51,11 +51,16 @@ class Corpus:
     sizes: dict[str, dict[str, int]]
     streams: dict[str, Stream]
 
+    @property
+    def vocabulary(self):
+        """The number of token ids."""
+        return self.tokenizer.get_vocab_size()
+
     def rows(self, split, context):
         """The number of complete rows of `context` tokens in a split."""
         return self.streams[split].rows(context)
 
-    def batch(self, split, step, seed, rows, context):
+    def batch(self, split: str, step: int, seed: int, rows: int, context: int) -> Batch:
         """The Batch (`rows`, `context`) of step `step` (from 0): a pure function of the corpus and the arguments.
 
         Raises DataError if the split has no complete row.
@@ -64,7 +69,7 @@ class Corpus:
         numbers = training_rows(self.rows(split, context), step, seed, rows)
         return self.streams[split].batch(numbers, context)
 
-    def evaluation(self, split, rows, context, batch_rows):
+    def evaluation(self, split: str, rows: int, context: int, batch_rows: int) -> Iterator[Batch]:
         """Yields Batches of at most `batch_rows` rows, `rows` rows in total: the same for every arm and every seed.
 
         If the split has fewer rows, all of them. Raises DataError if the split has no complete row.
@@ -79,13 +84,9 @@ class Corpus:
         return {
             "fingerprint": self.fingerprint,
             "source": self.source,
-            "vocabulary": self.tokenizer.get_vocab_size(),
+            "vocabulary": self.vocabulary,
             "splits": {split: dict(sizes) for split, sizes in self.sizes.items()},
         }
-
-    def save_tokenizer(self, folder):
-        """Write `tokenizer.json` into a run's folder."""
-        write_atomically(Path(folder) / "tokenizer.json", self.tokenizer.to_str(pretty=True).encode())
 
     def _check_context(self, split, context):
         if self.rows(split, context) == 0:
@@ -225,7 +226,7 @@ def _stream(chunks, tokenizer):
     """
     dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
     bos, eos = (tokenizer.token_to_id(special) for special in (BOS, EOS))
-    pieces = []
+    pieces: list[np.ndarray] = []
     for chunk in chunks:
         encodings = tokenizer.encode_batch_fast([item.text for item in chunk], add_special_tokens=False)
         pieces.extend(np.array([bos, *encoding.ids, eos], dtype=dtype) for encoding in encodings)

@@ -12,42 +12,17 @@
 Shapes: B rows, T tokens per row (the context), N tokens in the stream.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 
+from arch.layout import TokenLayout
+from experiments.data.batch import Batch, Rows
+
 # Selects the rows of an evaluation if the split has more than it needs: the same rows for every arm and every seed.
 EVALUATION_SEED = 0
-
-
-@dataclass(eq=False)  # not frozen: Lightning moves and converts batches field by field
-class Batch:
-    """A batch of int64 tensors, each (B, T).
-
-    targets_BT: -1 means no target. doc_BT: the document's number within the row, from 0; -1 means padding.
-    pos_BT: the position within that document (or piece of a document), from 0.
-    """
-
-    tokens_BT: torch.Tensor
-    targets_BT: torch.Tensor
-    doc_BT: torch.Tensor
-    pos_BT: torch.Tensor
-
-    def split(self, n):
-        """`n` micro-batches of B/n rows each. Raises ValueError where n does not divide B."""
-        rows = len(self.tokens_BT)
-        if rows % n:
-            raise ValueError(f"{n} micro-batches do not divide {rows} rows")
-        return [Batch(*parts) for parts in zip(*(tensor.split(rows // n) for tensor in self._tensors()), strict=True)]
-
-    def to(self, device):
-        """The same batch on another device."""
-        return Batch(*(tensor.to(device) for tensor in self._tensors()))
-
-    def _tensors(self):
-        return [getattr(self, field.name) for field in fields(self)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,25 +32,25 @@ class Stream:
     tokens: np.ndarray
     starts: np.ndarray
 
-    def rows(self, context):
+    def rows(self, context: int) -> int:
         """The number of complete rows of `context` tokens."""
         return len(self.tokens) // context
 
-    def batch(self, rows, context):
-        """The rows with the given numbers, as a Batch."""
+    def batch(self, rows, context: int) -> Batch:
+        """The rows with the given numbers, as a Batch of the kind `text`; the numbers are its keys."""
         first_B1 = np.asarray(rows, dtype=np.int64)[:, None] * context
         place_BT = first_B1 + np.arange(context)
         doc_BT = np.searchsorted(self.starts, place_BT, side="right") - 1
         begin_BT, end_BT = self.starts[doc_BT], self.starts[doc_BT + 1]
         next_BT = np.minimum(place_BT + 1, len(self.tokens) - 1)
         targets_BT = np.where(place_BT + 1 < end_BT, self.tokens[next_BT].astype(np.int64), -1)
-        arrays = (
-            self.tokens[place_BT].astype(np.int64),
-            targets_BT,
-            doc_BT - doc_BT[:, :1],
-            place_BT - np.maximum(begin_BT, first_B1),
-        )
-        return Batch(*(torch.from_numpy(array) for array in arrays))
+        layout = TokenLayout(_tensor(doc_BT - doc_BT[:, :1]), _tensor(place_BT - np.maximum(begin_BT, first_B1)))
+        tokens_BT = _tensor(self.tokens[place_BT].astype(np.int64))
+        return Batch.text(Rows(tokens_BT, layout, _tensor(targets_BT), _tensor(first_B1[:, 0] // context)))
+
+
+def _tensor(array):
+    return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def training_rows(available, step, seed, rows):

@@ -8,47 +8,54 @@ import math
 import torch
 from torch import nn
 
+from arch.contracts import Dataset, Mean
 from arch.kernels.cross_entropy import linear_cross_entropy
-from arch.layout import TokenLayout
+from arch.model import Model
 from arch.registry import objective
 from arch.spec import Spec
+from experiments.data.batch import Batch
+from experiments.metrics import NEXT_TOKEN
 
 
 @objective
 class NextToken(nn.Module):
-    """loss_sum = -sum log p(target) over the positions with a target; weight = the number of these positions.
+    """loss = -sum log p(target) / number of targets, over the positions with a target.
 
-    Returning sums makes accumulation, masked positions and data parallelism exact: a step's loss is the sum of all
-    loss_sums divided by the sum of all weights, however the rows are divided.
+    Means are kept as sum and weight, which makes accumulation, masked positions and data parallelism exact: a step's
+    loss is the sum of all losses divided by the number of all targets, however the rows are divided.
+    Bits per byte can be compared across tokenizers. A dataset that does not know its tokens' bytes has none.
     """
 
     class Config(Spec):
         """No options."""
 
-    def __init__(self, config, byte_lengths_V):
-        """byte_lengths_V: the UTF-8 bytes that each token stands for, for bits per byte."""
+    needs = frozenset({"causal"})
+    metrics = NEXT_TOKEN
+    byte_lengths_V: torch.Tensor | None
+
+    def __init__(self, config: Config, dataset: Dataset):
+        """dataset: may have `byte_lengths` (V,), the UTF-8 bytes that each token stands for."""
         super().__init__()
-        self.register_buffer("byte_lengths_V", torch.as_tensor(byte_lengths_V, dtype=torch.long), persistent=False)
+        lengths_V = getattr(dataset, "byte_lengths", None)
+        lengths_V = None if lengths_V is None else torch.as_tensor(lengths_V, dtype=torch.long)
+        self.register_buffer("byte_lengths_V", lengths_V, persistent=False)
 
-    def weight(self, batch):
-        """The number of positions in a batch that have a target."""
-        return int((batch.targets_BT >= 0).sum())
+    def forward(self, model: Model, batch: Batch) -> dict[str, Mean]:
+        """{loss: nats per token} and, where bytes are known, {nats_per_byte}, from which `derive` makes bits per byte."""
+        rows = batch["text"]
+        assert rows.targets_BT is not None
+        hidden_BTD, _ = model.trunk(rows.tokens_BT, rows.layout)
+        targets_N = rows.targets_BT.flatten()
+        nats = linear_cross_entropy(hidden_BTD.flatten(0, 1), model.head_weight, targets_N, model.spec.logit_softcap)
+        means = {"loss": Mean(nats, batch.weight)}
+        if self.byte_lengths_V is not None:
+            lengths_N = self.byte_lengths_V[targets_N.clamp(min=0)]
+            means["nats_per_byte"] = Mean(nats.detach(), torch.where(targets_N >= 0, lengths_N, 0).sum())
+        return means
 
-    def forward(self, model, batch):
-        """(loss_sum in nats, weight, sums). Add up `sums` over batches; `summarise` turns the totals into metrics."""
-        hidden_BTD, _ = model.trunk(batch.tokens_BT, TokenLayout(batch.doc_BT, batch.pos_BT))
-        targets = batch.targets_BT.flatten()
-        loss_sum = linear_cross_entropy(hidden_BTD.flatten(0, 1), model.head_weight, targets, model.spec.logit_softcap)
-        weight = self.weight(batch)
-        lengths = self.byte_lengths_V[targets.clamp(min=0)]
-        sums = {"nats": loss_sum.detach(), "tokens": weight, "bytes": torch.where(targets >= 0, lengths, 0).sum()}
-        return loss_sum, weight, sums
-
-    def summarise(self, sums):
-        """{loss: nats per token, perplexity, bits_per_byte} from `sums` added up over batches.
-
-        Bits per byte can be compared across tokenizers.
-        """
-        loss = float(sums["nats"]) / max(1, int(sums["tokens"]))
-        bits = float(sums["nats"]) / math.log(2) / max(1, int(sums["bytes"]))
-        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "bits_per_byte": bits}
+    def derive(self, values: dict[str, float]) -> dict[str, float]:
+        """The metrics of all rows from the means over them: perplexity, and bits per byte in place of nats per byte."""
+        metrics = {"loss": values["loss"], "perplexity": math.exp(min(values["loss"], 700.0))}
+        if "nats_per_byte" in values:
+            metrics["bits_per_byte"] = values["nats_per_byte"] / math.log(2)
+        return metrics

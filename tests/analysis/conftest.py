@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from arch.contracts import Metric
+from experiments.metrics import NEXT_TOKEN
 from experiments.record import Failure, RunRecord
 from sweeps.record import ArmRecord, StudyRecord, TrialRecord
 
@@ -48,6 +50,7 @@ def plant():
         failed=(),
         missing=(),
         trials=(),
+        accuracy=False,
         **record,
     ):
         effects = {"1:1": 0.0, "3:1": 0.0, "5:1": 0.0, "local-only": 0.06} if effects is None else effects
@@ -60,7 +63,7 @@ def plant():
                 paths[str(seed)] = f"arm{i}-0123/seed-{seed}"
                 loss = 4.1 + shared[seed] + effect + random.normal(0, spread)
                 if (arm, seed) not in missing:
-                    write_run(folder / paths[str(seed)], arm, seed, loss, random, failed=(arm, seed) in failed)
+                    write_run(folder / paths[str(seed)], arm, seed, loss, random, failed=(arm, seed) in failed, accuracy=accuracy)
             changes = {} if i == 0 else {"model.pattern": [PATTERNS["1:1"], PATTERNS.get(arm, [arm])]}
             share = {"1:1": 0.5, "3:1": 0.25, "5:1": 1 / 6, "7:1": 1 / 12, "local-only": 0.0}.get(arm, 0.3)
             arms[arm] = ArmRecord(changes=changes, cost=cost_of(share), identity=f"identity of {arm}", runs=paths)
@@ -72,7 +75,7 @@ def plant():
                 "arms": arms,
                 "seeds": list(range(seeds)),
                 "spec": {"question": question, "seeds": seeds},
-                "claim": {"metric": "report/loss", "margin": margin, "known_worse": list(known_worse)},
+                "claims": {"quality": claim("report/accuracy" if accuracy else "report/loss", margin, known_worse)},
                 "long_context": LONG,
                 "larger_scale": "laptop",
                 "trials": list(trials),
@@ -85,13 +88,29 @@ def plant():
     return make
 
 
-def write_run(folder, arm, seed, loss, random, failed=False, steps=400, every=20):
-    """A run's folder with record.json and history.parquet; a failed run stops half-way."""
+def claim(metric, margin, known_worse):
+    """A resolved claim against the baseline."""
+    return {"type": "against_baseline", "metric": metric, "margin": margin, "known_worse": list(known_worse)}
+
+
+ACCURACY = Metric(unit="points", better="higher", compare="difference")
+
+
+def write_run(folder, arm, seed, loss, random, failed=False, steps=400, every=20, accuracy=False):
+    """A run's folder with record.json and history.parquet; a failed run stops half-way.
+
+    accuracy: the run has `loss` and `accuracy` (4.6 - loss), says what they are, and has no perplexity.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     done = steps // 2 if failed else steps
     step = np.arange(10, done + 1, 10)
     curve = loss + 4.5 * np.exp(-step / 60) + 0.3 * (1 - step / steps)
     evaluated = np.where(step % every == 0, curve + random.normal(0, 0.002, len(step)), np.nan)
+    quality = {"select/perplexity": np.exp(evaluated), "select/bits_per_byte": evaluated / math.log(2) / 3}
+    metrics = {"report/loss": loss, "report/perplexity": math.exp(loss), "select/loss": loss}
+    if accuracy:
+        quality = {"select/accuracy": 4.6 - evaluated}
+        metrics = {"report/loss": loss, "report/accuracy": 4.6 - loss, "select/loss": loss}
     pd.DataFrame(
         {
             "step": step,
@@ -102,8 +121,7 @@ def write_run(folder, arm, seed, loss, random, failed=False, steps=400, every=20
             "grad_norm": 1.0,
             "tokens_per_second": 6800.0,
             "select/loss": evaluated,
-            "select/perplexity": np.exp(evaluated),
-            "select/bits_per_byte": evaluated / math.log(2) / 3,
+            **quality,
         }
     ).to_parquet(folder / "history.parquet")
     failure = Failure(step=done, error="NonFiniteLoss", message="the loss is nan", parameters=["blocks.3.mixer"])
@@ -122,7 +140,8 @@ def write_run(folder, arm, seed, loss, random, failed=False, steps=400, every=20
         wall_seconds=120.0,
         steps=done,
         tokens=done * 2048,
-        metrics={} if failed else {"report/loss": loss, "report/perplexity": math.exp(loss), "select/loss": loss},
+        metrics={} if failed else metrics,
+        metric_info={"report/loss": NEXT_TOKEN["loss"], "report/accuracy": ACCURACY} if accuracy and not failed else {},
         timing={"tokens_per_second": 6800.0},
         sample="" if failed else "def f(x):\n    return <x>",
         failure=failure if failed else None,

@@ -9,12 +9,13 @@ import sys
 import pandas as pd
 import pytest
 
-from analysis import tables
+from analysis import plots, tables
 from analysis.__main__ import app
 from analysis.claims import judge
 from analysis.report import write_report
 from analysis.runs import history, load, study_frame
 from analysis.study import Study, run
+from analysis.tensorboard import write_logs
 from arch.cli import main
 from arch.errors import DataError
 
@@ -74,9 +75,9 @@ def test_csv_round_trip(make_study):
     study = load(make_study(failed=[("3:1", 0)]))
     raw = tables.results(study, judge(study))
     back = pd.read_csv(io.StringIO(tables.csv(raw)))
-    for name in raw:
+    for name in raw.frame:
         if pd.api.types.is_numeric_dtype(back[name]):
-            assert back[name].to_numpy() == pytest.approx(pd.to_numeric(raw[name]).to_numpy(), nan_ok=True), name
+            assert back[name].to_numpy() == pytest.approx(pd.to_numeric(raw.frame[name]).to_numpy(), nan_ok=True), name
     assert list(back.arm) == list(study.record.arms)
     assert list(back.n) == [5, 4, 5, 5]
 
@@ -99,6 +100,47 @@ def test_frames(make_study):
     assert curves["select/loss"].isna().any() and curves["train/loss"].notna().all()
     assert len(Study(folder).table()) == 4
     assert run(runs.folder[0]).record.status == "finished"
+
+
+def test_an_objective_without_perplexity_is_reported_in_its_own_words(make_study, tuning_trials):
+    spec = {"tune": {"metric": "select/accuracy"}}
+    folder = make_study(accuracy=True, spread=0.0005, trials=tuning_trials(["1:1", "3:1"]), spec=spec)
+    page = write_report(folder).read_text()
+    study = load(folder)
+    table = tables.readable(tables.results(study, judge(study)))
+    assert "erplexity" not in page.replace(study.record.question, "") and "perplexity" not in " ".join(table)
+    assert "Accuracy is the mean of <code>report/accuracy</code>" in page and "±0.01\N{NO-BREAK SPACE}points" in page
+    frame = pd.read_csv(folder / "results.csv")
+    assert {"accuracy", "accuracy_low", "difference", "difference_sd"} <= set(frame) and "loss_nats" not in frame
+    assert frame.verdict.tolist() == ["baseline", "no difference", "no difference", "worse"]
+    made = plots.figures(study, judge(study))
+    labels = {name: [axes.get_xlabel() + axes.get_ylabel() for axes in figure.axes] for name, figure in made.items()}
+    assert "accuracy against 1:1, points (right is better)" in labels["differences"][0]
+    assert "accuracy (higher is better)" in labels["quality_cache"][0]
+    assert labels["curves"] == ["accuracy on the select split, points", "accuracy against 1:1, points"]
+    assert labels["tuning"] == ["optimizer.lraccuracy on the select split, points"]
+
+
+def test_the_highest_accuracy_is_the_best_trial(make_study, tuning_trials):
+    trials = tuning_trials(["1:1", "3:1"], best=1)  # the tuning metric is lowest at 3e-4
+    best = {}
+    for metric in ("loss", "accuracy"):
+        folder = make_study(accuracy=True, seeds=1, trials=trials, spec={"tune": {"metric": f"select/{metric}"}})
+        study = load(folder)
+        figure = plots.figures(study, judge(study))["tuning"]
+        best[metric] = figure.axes[0].get_lines()[1].get_xdata()[0]
+    assert best == {"loss": pytest.approx(3e-4), "accuracy": pytest.approx(1e-2)}
+
+
+def test_curves_have_the_columns_that_runs_have(make_study):
+    folder = make_study(seeds=2)
+    bare = pd.DataFrame({"step": [1, 2], "tokens": [8, 16], "train/reward": [0.5, 0.25]})
+    bare.to_parquet(folder / "arm1-0123/seed-0/history.parquet")
+    curves = history(folder)
+    mine = (curves.arm == "3:1") & (curves.seed == 0)
+    assert curves.loc[mine, "train/reward"].tolist() == [0.5, 0.25] and curves.loc[~mine, "train/reward"].isna().all()
+    assert curves.loc[mine, "select/loss"].isna().all() and curves[["step", "tokens"]].notna().all(axis=None)
+    assert write_report(folder).exists() and write_logs(folder).is_dir()
 
 
 def test_broken_files_are_named(make_study):
@@ -162,12 +204,11 @@ def test_analysis_imports_no_training_library():
         "plots",
         "report",
         "runs",
-        "stats",
+        "shown",
         "study",
         "style",
         "tables",
         "tensorboard",
-        "units",
     ]
     code = f"""
 import sys, importlib

@@ -12,9 +12,10 @@ from tiny_specs import DIM, context, examples, label, model_spec
 
 from arch import registry
 from arch.kernels import attention, cross_entropy, rg_lru
-from arch.layers import RMSNorm, initialise, rms_norm_reference
 from arch.layout import TokenLayout
 from arch.model import new_model
+from arch.norm import RMSNorm, rms_norm_reference
+from arch.parameters import initialise
 
 TOKENS = 70
 ATTENTION = {"type": "attention", "heads": 4, "kv_heads": 2, "head_dim": 16}

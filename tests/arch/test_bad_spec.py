@@ -139,7 +139,7 @@ BAD = {
         line(9, "    ffn: {type: gated, hidden: 8, activation: gelu}"),
         9,
         "blocks.local.ffn.activation",
-        "did you mean 'gelu_tanh'",
+        "did you mean 'relu' or 'gelu_tanh'",
     ),
     "a missing option": (
         line(9, "    ffn: {type: gated}"),
@@ -161,7 +161,7 @@ BAD = {
         line(10, "  global: {norm: before}"),
         10,
         "blocks.global",
-        "needs a mixer, an ffn or both",
+        "needs at least one of mixer, ffn",
     ),
     "like names no block": (
         line(10, "  global: {like: locl}"),

@@ -12,8 +12,8 @@ from tiny_specs import DIM, context, examples, label
 
 from arch import registry
 from arch.cost import tensors
-from arch.layers import initialise
 from arch.layout import TokenLayout
+from arch.parameters import initialise
 
 TOKENS = 13
 
@@ -38,7 +38,7 @@ def built(kind, component):
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in module.parameters():
-            if weight.role != "recurrence":
+            if not weight.recurrent:
                 weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
     return module
 

@@ -5,12 +5,13 @@ import torch
 from kernel_paths import compiled_or_skip
 from tiny_specs import context, examples, label, model_spec, resolved
 
-from arch import registry
+from arch import decoding, registry
 from arch.cost import tensors
-from arch.kernels import decode, native
-from arch.layers import RMSNorm, initialise, rms_norm_reference
+from arch.kernels import decode, glu, native
 from arch.layout import TokenLayout
 from arch.model import new_model
+from arch.norm import RMSNorm, rms_norm_reference
+from arch.parameters import initialise
 
 ATTENTION, GATED = {"type": "attention", "heads": 2}, {"type": "gated", "hidden": 24}
 SHAPES = [(1, 1, 1), (1, 5, 3), (2, 16, 4), (3, 37, 70), (4, 64, 33), (5, 130, 66), (17, 256, 64)]
@@ -58,10 +59,10 @@ def test_linear_softcap(softcap):
 def test_norm(rows, width):
     norm, x = RMSNorm(width, 1e-6), random(rows, 1, width)
     norm.weight.copy_(random(width, seed=2))
-    close(norm(x), rms_norm_reference(x, norm.weight, 1e-6))
+    close(decoding.token(norm, x), rms_norm_reference(x, norm.weight, 1e-6))
 
 
-@pytest.mark.parametrize("activation", ["gelu_tanh", "silu"])
+@pytest.mark.parametrize("activation", glu.ACTIVATIONS)
 @pytest.mark.parametrize("rows, hidden", [(1, 24), (3, 70), (6, 129)])
 def test_gated(rows, hidden, activation):
     options = {"type": "gated", "hidden": hidden, "activation": activation, "bias": True}
@@ -69,9 +70,7 @@ def test_gated(rows, hidden, activation):
     for seed, weight in enumerate(module.parameters()):
         weight.copy_(random(*weight.shape, seed=seed))
     x = random(rows, 1, 16, seed=9)
-    with native.disabled():
-        want = module(x)
-    torch.testing.assert_close(module(x), want, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(decoding.token(module, x), module(x), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("rows, tokens", [(1, 7), (3, 12), (18, 400)])
@@ -82,18 +81,14 @@ def test_mixers(component, rows, tokens):
     initialise(mixer, seed=0)
     lengths = 1 + torch.arange(rows) * 5 % tokens
     runs = []
-    for off in (False, True):
+    for plain in (False, True):
         state = mixer.init_state(rows, tokens + 9, torch.float32, None)
         _, state = mixer(random(rows, tokens, 16), TokenLayout.left_padded(lengths, tokens), state)
         outputs = []
         for step in range(9):
             layout = TokenLayout(torch.zeros(rows, 1, dtype=torch.long), (lengths + step)[:, None])
             x = random(rows, 1, 16, seed=step)
-            if off:
-                with native.disabled():
-                    y, state = mixer(x, layout, state)
-            else:
-                y, state = mixer(x, layout, state)
+            y, state = mixer(x, layout, state) if plain else decoding.token(mixer, x, layout, state)
             outputs.append(y)
         runs.append([torch.cat(outputs, 1), *tensors(state)])
     for got, want in zip(*runs, strict=True):
@@ -111,16 +106,12 @@ def test_blocks(mixer, placement, rows, monkeypatch):
         weight.copy_(0.3 * random(*weight.shape, seed=seed))
     block, runs, calls = model.blocks[0], [], []
     monkeypatch.setattr(RMSNorm, "forward", lambda self, x: calls.append(x) or rms_norm_reference(x, self.weight, self.eps))
-    for off in (False, True):
+    for plain in (False, True):
         state, outputs = mixer and block.mixer.component.init_state(rows, 4), []
         for step in range(4):
             x, layout = random(rows, 1, 16, seed=step), TokenLayout.whole(rows, 1, first=step)
-            if off:
-                with native.disabled():
-                    y, state = block(x, layout, state)
-            else:
-                y, state = block(x, layout, state)
-                assert not calls
+            y, state = block(x, layout, state) if plain else decoding.token(block, x, layout, state)
+            assert plain or not calls
             outputs.append(y)
         runs.append(torch.cat(outputs, 1))
     assert calls
@@ -138,6 +129,15 @@ def test_bits_do_not_depend_on_threads(threads):
         seen.append(model.decode(torch.tensor([[3]]), state)[0])
     torch.set_num_threads(before)
     assert torch.equal(*seen)
+
+
+def test_an_activation_that_c_does_not_have_goes_to_torch():
+    """A compiled function gets a code, so a name without one must never reach it."""
+    x, up, down = random(2, 1, 16), (random(8, 16, seed=1), None), (random(16, 8, seed=2), None)
+    taken = {name for name in glu.ACTIVATIONS if decode.gated(x, up, up, down, name) is not None}
+    assert taken == set(glu.COMPILED) and "relu" not in taken
+    gate = random(3, 5)
+    assert torch.equal(glu.glu(gate, gate, "relu"), gate.relu() * gate)
 
 
 def test_what_it_cannot_take_goes_to_torch():
@@ -161,12 +161,26 @@ def test_a_map_that_was_replaced_or_hooked_is_called():
     ffn.up.register_forward_hook(lambda *_: called.append("hook"))
     mixer.q.register_forward_hook(lambda *_: called.append("replaced"))
     x, layout = random(1, 1, 16), TokenLayout.whole(1, 1)
-    mixer(x, layout, mixer.init_state(1, 4))
-    ffn(x)
+    decoding.token(mixer, x, layout, mixer.init_state(1, 4))
+    decoding.token(ffn, x)
     assert called == ["replaced", "hook"]
 
 
-@pytest.mark.parametrize("part", ["mixer.component", "mixer.before", "mixer.component.q_norm", "ffn.component", "ffn.after"])
+def test_a_gate_that_was_replaced_or_hooked_is_called():
+    called = []
+    for name in ("recurrence_gate", "input_gate"):
+        mixer = registry.build("mixer", {"type": "rg_lru"}, context())
+        initialise(mixer, seed=0)
+        if name == "input_gate":
+            mixer.input_gate = torch.nn.Linear(16, 16)
+        getattr(mixer, name).register_forward_hook(lambda *_, name=name: called.append(name))
+        decoding.token(mixer, random(1, 1, 16), TokenLayout.whole(1, 1), mixer.init_state(1, 4))
+    assert called == ["recurrence_gate", "input_gate"]
+
+
+@pytest.mark.parametrize(
+    "part", ["", "mixer", "mixer.component", "mixer.before", "mixer.component.q_norm", "ffn.component", "ffn.after"]
+)
 def test_what_is_hooked_in_a_layer_is_called(part):
     """Also where the hook comes between two tokens; the same numbers."""
     runs = []
@@ -185,8 +199,9 @@ def test_a_full_state_refuses_another_token():
     mixer = registry.build("mixer", ATTENTION, context())
     initialise(mixer, seed=0)
     _, state = mixer(random(1, 1, 16), TokenLayout.whole(1, 1), mixer.init_state(1, 1))
-    with pytest.raises(ValueError, match="room for 1 tokens"):
-        mixer(random(1, 1, 16), TokenLayout.whole(1, 1, first=1), state)
+    for call in (decoding.token, torch.nn.Module.__call__):
+        with pytest.raises(ValueError, match="room for 1 tokens"):
+            call(mixer, random(1, 1, 16), TokenLayout.whole(1, 1, first=1), state)
 
 
 def test_a_score_that_is_not_a_number_stays_visible():

@@ -356,6 +356,7 @@ EXPRESSED = {
     "gemma3, sees ahead, capped": base(**TWO_SIDED, logit_softcap=5.0),
     "gemma2": base(**PLAIN, **{"blocks.local.mixer.softcap": 5.0}, logit_softcap=3.0),
     "gemma2, no caps, silu": base(**PLAIN, **{"blocks.local.ffn.activation": "silu"}),
+    "gemma2, relu": base(**PLAIN, **{"blocks.local.ffn.activation": "relu"}),
     "gemma2, global only": base(**PLAIN, pattern=["global"]),
     "recurrent_gemma": recurrent(),
     "recurrent_gemma, attention only": recurrent(pattern=("a", "a")),
@@ -433,7 +434,7 @@ def quantised(path):
     "config, text",
     [
         (lambda said: said | {"hidden_size": "wide"}, r"config.json:\d+: hidden_size: expected a whole number"),
-        (lambda said: said | {"hidden_activation": "relu"}, r"config.json:\d+: hidden_activation: 'relu' is not one of"),
+        (lambda said: said | {"hidden_activation": "tanh"}, r"config.json:\d+: hidden_activation: 'tanh' is not one of"),
         (lambda said: said | {"num_key_value_heads": 3}, "3 does not divide heads = 4"),
         (lambda said: said | {"model_type": "llama"}, "no family knows the model_type 'llama'"),
         (lambda said: said | {"attn_logit_softcapping": 50.0}, r"config.json:\d+: attn_logit_softcapping"),

@@ -5,9 +5,11 @@ import torch
 from closeness import near
 
 from arch.kernels import attention, linear_scan
-from arch.layers import Context, RMSNorm, angles, initialise, rms_norm_reference, rotary
 from arch.layout import TokenLayout
 from arch.mixers.attention import Attention, Rope
+from arch.norm import RMSNorm, rms_norm_reference
+from arch.parameters import Context, initialise
+from arch.rotary import angles, rotary
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2}
 

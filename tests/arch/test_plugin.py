@@ -37,7 +37,7 @@ class MovingAverage(nn.Module):
 
     def __init__(self, config, context):
         super().__init__()
-        self.decay = parameter((context.dim,), "recurrence", constant(math.log(config.decay / (1 - config.decay))))
+        self.decay = parameter((context.dim,), "vector", constant(math.log(config.decay / (1 - config.decay))), recurrent=True)
         self.o = Linear(context.dim, context.dim, context, kind="output")
 
     def init_state(self, batch, capacity, dtype=torch.float32, device=None):

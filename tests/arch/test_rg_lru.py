@@ -7,14 +7,29 @@ from tiny_specs import DIM, context
 from arch import registry
 from arch.kernels import native
 from arch.kernels.rg_lru import CappedSqrt
-from arch.layers import initialise
 from arch.layout import TokenLayout
+from arch.parameters import constant, initialise, parameter
 
 
 def rg_lru(**options):
     mixer = registry.build("mixer", {"type": "rg_lru", **options}, context())
     initialise(mixer, seed=0)
     return mixer
+
+
+def test_a_gates_map_is_a_matrix_and_a_decay_is_a_vector():
+    """Both are recurrent, so neither is decayed; a quantiser of matrices takes the one and leaves the other."""
+    facts = {name: (weight.kind, weight.recurrent) for name, weight in rg_lru(blocks=2).named_parameters()}
+    assert {name for name, (kind, _) in facts.items() if kind == "matrix"} == {
+        *(f"{name}.weight" for name in ("x", "y", "o", "recurrence_gate", "input_gate"))
+    }
+    gates = {f"{gate}.{part}" for gate in ("recurrence_gate", "input_gate") for part in ("weight", "bias")}
+    assert {name for name, (_, recurrent) in facts.items() if recurrent} == {*gates, "decay"}
+
+
+def test_a_parameter_of_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="embedding, matrix, vector"):
+        parameter((3,), "recurrence", constant(0.0))
 
 
 @pytest.mark.parametrize("decay_init, power", [("paper", 8), ("reference", 1)])

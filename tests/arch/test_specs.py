@@ -10,8 +10,8 @@ import torch
 from tiny_specs import examples, model_spec, resolved
 
 from arch import cost, document, registry
-from arch.layers import initialise
 from arch.model import new_model
+from arch.parameters import initialise
 from arch.schema import json_schema
 from arch.show import realised
 from arch.spec import BlockSpec, ModelSpec, Spec, diff, digest, later, place

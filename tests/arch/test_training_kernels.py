@@ -11,8 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from arch import registry
 from arch.kernels import attention, convolution, glu, native, softcap
-from arch.layers import RMSNorm, initialise, rms_norm_reference
 from arch.layout import TokenLayout
+from arch.norm import RMSNorm, rms_norm_reference
+from arch.parameters import initialise
 
 KERNELS = ("convolution", "glu", "rms_norm", "softcap")
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
@@ -38,7 +39,7 @@ def same(got, want, given, tolerance):
 
 
 @each_dtype
-@pytest.mark.parametrize("activation", ["gelu_tanh", "silu"])
+@pytest.mark.parametrize("activation", glu.ACTIVATIONS)
 @pytest.mark.parametrize("shape", [(1,), (2, 1, 3), (3, 5, 7), (2, 9, 1031)], ids=str)
 def test_the_gated_product(shape, activation, dtype):
     gate, up = drawn(*shape, dtype=dtype), drawn(*shape, dtype=dtype, seed=1)
@@ -214,8 +215,9 @@ def test_bits_do_not_depend_on_threads():
         assert torch.equal(one, two) and torch.equal(one, three)
 
 
-def test_under_autocast_the_types_are_torchs():
-    ffn = registry.build("ffn", {"type": "gated", "hidden": 20}, context())
+@pytest.mark.parametrize("activation", glu.ACTIVATIONS)
+def test_under_autocast_the_types_are_torchs(activation):
+    ffn = registry.build("ffn", {"type": "gated", "hidden": 20, "activation": activation}, context())
     initialise(ffn, seed=0)
     x, found = drawn(2, 5, DIM), []
     for form in (contextlib.nullcontext, native.disabled):

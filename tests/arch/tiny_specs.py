@@ -1,7 +1,7 @@
 """Tiny resolved specs for the tests of `arch`."""
 
 from arch import registry
-from arch.layers import Context
+from arch.parameters import Context
 from arch.spec import ModelSpec
 
 DIM = 16

@@ -23,7 +23,7 @@ from experiments.bench.profile import profiled
 from experiments.bench.record import NAME, BenchRecord, Measurement, ratio
 from experiments.bench.run import bench
 from experiments.bench.sides import Ours, Peer, tokens_of
-from experiments.bench.spec import TARGETS, BenchSpec, Target
+from experiments.bench.spec import KERNELS, MODELS, TARGETS, BenchSpec, Target
 from experiments.bench.table import tables
 
 ROOT = Path(__file__).parent.parent.parent
@@ -216,7 +216,7 @@ def test_the_peer_as_it_comes_is_the_same_model_and_is_timed_as_well(tmp_path, s
 
 def asked(spec, **changes):
     whole = {"specs": [spec], "contexts": [16], "decode_contexts": [10], "batches": [2], "decode_tokens": 2}
-    return BenchSpec.parse(whole | {"tokens": 32, "repeats": 3, "threads": 1} | changes)
+    return whole | {"tokens": 32, "repeats": 3, "threads": 1} | changes
 
 
 @pytest.fixture
@@ -274,8 +274,9 @@ def test_an_interrupted_benchmark_keeps_what_it_measured(tmp_path, spec_file, mo
 
 @pytest.mark.slow
 def test_an_interrupt_on_the_command_line(tmp_path, spec_file):
-    command = [sys.executable, "-u", "-m", "experiments", "bench", spec_file, "--context", "16", "--tokens", "32"]
-    command += ["--measure", "train", "--repeats", "1000000", "--seconds", "1000", "--out", str(tmp_path / "out")]
+    (tmp_path / "bench.yaml").write_text("contexts: [16]\ntokens: 32\nmeasure: [train]\nrepeats: 1000000\nseconds: 1000\n")
+    command = [sys.executable, "-u", "-m", "experiments", "bench", spec_file, "--spec", str(tmp_path / "bench.yaml")]
+    command += ["--out", str(tmp_path / "out")]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "out" / NAME).exists() and process.poll() is None:
         time.sleep(0.1)
@@ -294,12 +295,17 @@ def command(*arguments):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["small/gemma3", "--context", "1000"], "contexts: 1000 does not divide tokens = 4096"),
+        (["small/gemma3", "--set", "contexts=[1000]"], "--set contexts=[1000]: contexts: 1000 does not divide tokens = 4096"),
         (["small/gemna3"], "did you mean 'small/gemma3'"),
-        (["small/gemma3", "--measure", "trian"], "did you mean 'train'"),
-        (["small/gemma3", "--against", "jax"], "against: 'jax'"),
-        (["--measure", "train"], "name a model spec"),
-        (["small/gemma3", "--stock"], "expected `against` too (--against hf --stock)"),
+        (["--set", "specs=[small/gemna3]"], "--set specs=[small/gemna3]: specs.0: no shipped spec"),
+        (["small/gemma3", "--set", "measure=[trian]"], "measure.0: 'trian' is not one of them; did you mean 'train'"),
+        (["small/gemma3", "--set", "against=jax"], "--set against=jax: against: 'jax'"),
+        (["small/gemma3", "--set", "measures=[train]"], "measures: unknown key; did you mean 'measure'"),
+        (["--set", "measure=[train]"], "name a model spec"),
+        (["small/gemma3", "--set", "stock=true"], "expected `against: hf` too"),
+        (["--set", "stock"], "--set stock: expected KEY=VALUE"),
+        (["--set", "specs=[a"], "--set specs=[a: not valid YAML"),
+        (["--spec", "cpus"], "no shipped spec 'cpus' (a path must end in .yaml); did you mean 'cpu'"),
     ],
 )
 def test_bad_arguments_are_one_message(arguments, said):
@@ -307,9 +313,28 @@ def test_bad_arguments_are_one_message(arguments, said):
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
+def test_a_file_that_extends_a_shipped_benchmark_is_checked_by_line(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: cpu\nspecs: [small/gemma3]\ndecode_contexts: [0]\n")
+    with pytest.raises(SpecError, match=r"mine\.yaml:3: decode_contexts\.0: should be greater"):
+        bench(document.load(str(path), "bench"), tmp_path / "out")
+    path.write_text("extends: kernels\nspecs: [nothing.yaml]\n")
+    with pytest.raises(SpecError, match=r"mine\.yaml:2: specs\.0: no such file"):
+        bench(document.load(str(path), "bench"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_shipped_benchmarks_are_valid_and_cpu_measures_every_target():
+    found = {name: BenchSpec.parse(document.load(name, "bench")) for name in document.shipped("bench")}
+    assert set(found) == {"cpu", "gpu", "kernels"}
+    assert set(found["cpu"].specs) == set(SMALL) and {*MODELS, *KERNELS} == set(found["cpu"].measure)
+    assert found["cpu"].against and found["cpu"].stock and found["cpu"].compile
+    assert found["gpu"].device == "cuda"
+
+
 def test_a_peer_that_is_not_installed_names_the_command_to_install_it(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(SpecError, match=r"pip install -e '.\[parity\]'"):
+    with pytest.raises(SpecError, match=r"against: needs .*pip install -e '.\[parity\]'"):
         bench(asked("small/gemma3", against="hf"), tmp_path)
 
 

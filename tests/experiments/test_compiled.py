@@ -49,11 +49,11 @@ def losses_and_gradients(tiny, compile=False, steps=1):
     corpus, model = prepare(spec.data, spec.model.vocab_size), new_model(spec.model, 0)
     if compile:
         compiled.compile_blocks(model, "cpu")
-    objective = NextToken(NextToken.Config(), corpus.byte_lengths)
+    objective = NextToken(NextToken.Config(), corpus)
     for step in range(steps):
         batch = corpus.batch("train", step, 0, spec.data.rows, spec.data.context)
         model.zero_grad()
-        loss, _, _ = objective(model, batch)
+        loss, _ = objective(model, batch)["loss"]
         loss.backward()
     return loss.detach(), {name: weight.grad for name, weight in model.named_parameters()}
 

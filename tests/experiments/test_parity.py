@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from arch.kernels import native
 from arch.kernels import rg_lru as kernel
 from arch.kernels.linear_scan import linear_scan
-from arch.layers import RMSNorm
 from arch.mixers import attention
 from arch.mixers.rg_lru import RGLRU
+from arch.norm import RMSNorm
 from experiments.parity import counts, inits, peers, reference, table
 from experiments.parity.compare import Row, next_token_loss, relative
 

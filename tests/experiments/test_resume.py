@@ -2,8 +2,10 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,7 +31,7 @@ class Noisy(nn.Module):
         super().__init__()
         self.config = config
         self.scale = nn.Parameter(torch.ones(context.dim))
-        self.scale.role, self.scale.draw = "vector", lambda tensor, generator: tensor.fill_(1.0)
+        self.scale.kind, self.scale.draw = "vector", lambda tensor, generator: tensor.fill_(1.0)
 
     def init_state(self, batch, capacity, dtype=torch.float32, device=None):
         return ()
@@ -92,6 +94,62 @@ def test_killed_run_resumes_bit_for_bit(tiny, tmp_path):
     curves = [read_parquet(tmp_path / name / "history.parquet").drop(columns=timed) for name in ("alone", "killed")]
     assert_frame_equal(*curves, check_exact=True)
     assert not (tmp_path / "killed/checkpoint.ckpt").exists()
+
+
+CONTRIBUTING = (Path(__file__).parent.parent.parent / "CONTRIBUTING.md").read_text()
+
+
+def test_an_optimizer_and_a_schedule_of_ones_own_train_and_resume_bit_for_bit(tiny, tmp_path, monkeypatch):
+    """Those of CONTRIBUTING.md, in one file of the user's folder. Their source is part of the run's identity."""
+    from experiments.plan import plan
+    from experiments.train import train
+
+    source = re.search(r"```python\n# my_training.py\n(.*?)```", CONTRIBUTING, re.DOTALL)[1]
+    (tmp_path / "my_training.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    tiny["optimizer"] = {"type": "my_training:Lion", "lr": 1e-3}
+    tiny["schedule"] = {"type": "my_training:InverseSquareRoot", "warmup_steps": 3}
+    planned, stops = plan(tiny), []
+    assert set(planned.plugins) == {"my_training"} and planned.spec.optimizer["clip"] == 1.0
+
+    alone = train(planned, 0, tmp_path / "alone")
+    halted = train(planned, 0, tmp_path / "run", stop=lambda: stops.append(1) or len(stops) == 7)
+    assert alone.status == "finished", alone.failure
+    assert (halted.status, halted.steps) == ("interrupted", 7)
+    resumed = train(planned, 0, tmp_path / "run")
+    assert resumed.metrics == alone.metrics
+    weights, others = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "alone"))
+    assert weights == others
+
+    from pandas import read_parquet
+
+    rates = read_parquet(tmp_path / "run" / "history.parquet")["lr"]
+    assert rates.argmax() == 2 and rates.max() == 1e-3 and rates.iloc[11] == pytest.approx(0.5e-3)
+    (tmp_path / "my_training.py").write_text(source + "# changed\n")
+    assert plan(tiny).identity != planned.identity
+
+
+def test_the_study_of_contributing_md_is_planned(tmp_path, monkeypatch, capsys):
+    import archbench
+
+    for language, name in (("python", "my_training.py"), ("yaml", "with_lion.yaml")):
+        (tmp_path / name).write_text(re.search(rf"```{language}\n# {name}\n(.*?)```", CONTRIBUTING, re.DOTALL)[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    archbench.show("with_lion.yaml")
+    assert "lion" in capsys.readouterr().out
+
+
+def test_an_optimizer_without_a_rate_or_a_clip_is_refused():
+    from arch.registry import optimizer
+    from arch.spec import Spec
+
+    with pytest.raises(TypeError, match=r"Steady\.Config needs the option `clip`"):
+
+        @optimizer
+        class Steady:
+            class Config(Spec):
+                lr: float
 
 
 def test_killed_before_its_first_checkpoint_starts_over(tiny, tmp_path):

@@ -158,9 +158,10 @@ def test_an_imported_model_goes_on_with_its_own_tokenizer(tiny, tmp_path):
     peers.peer(peers.CASES["gemma3"]).save_pretrained(tmp_path / "theirs")
     tokenizer = {"type": "character"}
     first = plan(changed(tiny, data__tokenizer=tokenizer))
+    from experiments.checkpoint import save_tokenizer
     from experiments.data.corpus import prepare
 
-    prepare(first.spec.data, 300).save_tokenizer(tmp_path / "theirs")
+    save_tokenizer(prepare(first.spec.data, 300).tokenizer, tmp_path / "theirs")
     hf.import_(tmp_path / "theirs", tmp_path / "ours")
     study = {
         **{key: value for key, value in tiny.items() if key != "model"},

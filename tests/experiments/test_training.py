@@ -1,19 +1,24 @@
-"""Training: exact sums, weight decay by role, schedules, and what is not part of a run's identity."""
+"""Training: exact sums, weight decay by kind of parameter, schedules, and what is not part of a run's identity."""
 
+import copy
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from arch.layout import TokenLayout
+from arch import document, registry
+from arch.errors import SpecError
 from arch.model import new_model
+from arch.spec import digest
 from experiments.data.corpus import prepare
 from experiments.objectives.next_token import NextToken
-from experiments.optim import build_optimizer, learning_rate
+from experiments.optimizers.adamw import AdamW
 from experiments.plan import plan, resolve
-from experiments.spec import OptimizerSpec, ScheduleSpec
+from experiments.record import RunRecord
+from experiments.spec import ExperimentSpec
 from experiments.train import train
 
 
@@ -43,11 +48,11 @@ def test_perplexity_and_bits_per_byte_follow_from_the_loss(tiny, tmp_path):
 
 def test_decay_reaches_matrices_and_embeddings_only(tiny):
     model = new_model(resolve(tiny).model, 0)
-    decayed, plain = build_optimizer(model, OptimizerSpec(lr=1.0, weight_decay=0.3)).param_groups
+    decayed, plain = AdamW(AdamW.Config(lr=1.0, weight_decay=0.3)).build(model.named_parameters()).param_groups
     names = {id(weight): name for name, weight in model.named_parameters()}
     assert decayed["weight_decay"] == 0.3 and plain["weight_decay"] == 0.0
     for weight in decayed["params"]:
-        assert weight.role in ("embedding", "matrix")
+        assert weight.kind in ("embedding", "matrix") and not weight.recurrent
     kept = {names[id(weight)] for weight in plain["params"]}
     recurrent = {name for name in names.values() if ("gate." in name and "recurrence" in name) or name.endswith(".decay")}
     assert recurrent and recurrent <= kept
@@ -57,13 +62,72 @@ def test_decay_reaches_matrices_and_embeddings_only(tiny):
 
 @pytest.mark.parametrize("kind", ["cosine", "wsd"])
 def test_schedule_rises_to_the_peak_and_ends_at_its_final_fraction(kind):
-    schedule = ScheduleSpec(type=kind, warmup=0.1, decay=0.3, final=0.2)
-    rates = [learning_rate(step, 100, 1e-2, schedule) for step in range(100)]
+    schedule = registry.build("schedule", {"type": kind, "warmup": 0.1, "final": 0.2})
+    rates = [schedule(step, 100, 1e-2) for step in range(100)]
     assert max(rates) == pytest.approx(1e-2) and rates[-1] == pytest.approx(2e-3)
     assert all(a < b for a, b in pairwise(rates[:10])) and rates[0] == pytest.approx(1e-3)
     assert all(a >= b for a, b in pairwise(rates[10:]))
     if kind == "wsd":
-        assert rates[10:69] == [1e-2] * 59
+        assert rates[10:79] == [1e-2] * 69
+
+
+@pytest.mark.parametrize("kind", registry.names("schedule"))
+def test_a_rate_depends_on_the_step_alone_and_stays_below_the_peak(kind):
+    for config in registry.component("schedule", kind).Config.examples():
+        for steps in (1, 2, 7, 50):
+            forwards, backwards = (registry.component("schedule", kind)(config) for _ in range(2))
+            rates = [forwards(step, steps, 3e-3) for step in range(steps)]
+            assert [backwards(step, steps, 3e-3) for step in reversed(range(steps))] == rates[::-1]
+            assert all(0 <= rate <= 3e-3 for rate in rates)
+
+
+@pytest.mark.parametrize("kind", registry.names("optimizer"))
+def test_an_optimizer_lowers_a_loss_and_its_state_can_be_stored(kind):
+    """A second optimizer that loads the state of the first goes on with the same bits."""
+    for config in registry.component("optimizer", kind).Config.examples():
+        mine, theirs = torch.nn.Linear(6, 3), torch.nn.Linear(6, 3)
+        x, y = torch.randn(20, 6), torch.randn(20, 3)
+        made = [registry.component("optimizer", kind)(config).build(each.named_parameters()) for each in (mine, theirs)]
+
+        def steps(model, optimizer, count, x=x, y=y):
+            for _ in range(count):
+                optimizer.zero_grad()
+                loss = F.mse_loss(model(x), y)
+                loss.backward()
+                optimizer.step()
+            return float(loss.detach())
+
+        first = steps(mine, made[0], 1)
+        assert steps(mine, made[0], 20) < first
+        theirs.load_state_dict(mine.state_dict())
+        made[1].load_state_dict(copy.deepcopy(made[0].state_dict()))
+        assert steps(mine, made[0], 3) == steps(theirs, made[1], 3)
+        assert torch.equal(mine.weight, theirs.weight)
+
+
+def test_components_without_a_type_are_what_they_were(tiny):
+    """`optimizer: {lr: ...}` and `schedule: {warmup: ...}` without a type, and overrides of single options of them."""
+    root = document.node(tiny | {"schedule": {"warmup": 0.1}})
+    spec = resolve(document.overridden(root, document.node({"optimizer.eps": 1e-7, "schedule.final": 0.2})))
+    assert spec.objective == {"type": "next_token"}
+    assert spec.schedule == {"type": "cosine", "warmup": 0.1, "final": 0.2}
+    assert spec.optimizer == {
+        "type": "adamw", "lr": 3e-3, "betas": [0.9, 0.95], "eps": 1e-7, "weight_decay": 0.1, "clip": 1.0,
+    }  # fmt: skip
+    assert digest(spec) == digest(resolve(tiny | {"schedule": spec.schedule, "optimizer": spec.optimizer}))
+    with pytest.raises(SpecError, match=r"optimizer\.lr: missing"):
+        resolve({key: value for key, value in tiny.items() if key != "optimizer"})
+
+
+def test_records_made_before_schedules_were_components_are_still_read():
+    """They hold `schedule.decay` whatever the schedule was, and an optimizer without a type."""
+    stored = sorted((Path(__file__).parent.parent.parent / "results").rglob("record.json"))
+    assert stored
+    for path in stored:
+        written = RunRecord.read(path.parent).spec
+        spec = ExperimentSpec.parse(written)
+        assert spec.schedule == written["schedule"] and spec.optimizer == {"type": "adamw", **written["optimizer"]}
+        assert spec.tokens > 0
 
 
 def test_identity_is_content_not_place(tiny, corpus_file, tmp_path):
@@ -99,15 +163,17 @@ def test_the_loss_without_logits_is_that_of_the_logits(precision, tiny):
     spec = resolve(tiny)
     corpus, model = prepare(spec.data, spec.model.vocab_size), new_model(spec.model, 0)
     model = model.bfloat16() if precision == "bf16-true" else model
-    objective = NextToken(NextToken.Config(), corpus.byte_lengths)
+    objective = NextToken(NextToken.Config(), corpus)
     batch = corpus.batch("train", 0, 0, spec.data.rows, spec.data.context)
 
     def of_logits(batch):
-        logits = model(batch.tokens_BT, TokenLayout(batch.doc_BT, batch.pos_BT)).flatten(0, 1).float()
-        return F.cross_entropy(logits, batch.targets_BT.flatten(), ignore_index=-1, reduction="sum")
+        rows = batch["text"]
+        logits = model(rows.tokens_BT, rows.layout).flatten(0, 1).float()
+        return F.cross_entropy(logits, rows.targets_BT.flatten(), ignore_index=-1, reduction="sum")
 
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-        losses = [of_logits(batch), objective(model, batch)[0], sum(objective(model, row)[0] for row in batch.split(4))]
+        one_by_one = sum(objective(model, row)["loss"].sum for row in batch.split(4))
+        losses = [of_logits(batch), objective(model, batch)["loss"].sum, one_by_one]
     close = 1e-5 if precision == "32-true" else 2e-2
     wanted, *others = [torch.autograd.grad(loss, list(model.parameters())) for loss in losses]
     least = 1e-3 * max(want.float().norm() for want in wanted)  # a gradient may vanish

@@ -4,6 +4,7 @@ import pytest
 import sweeps_fakes as fakes
 from optuna.trial import TrialState
 
+from arch.errors import SpecError
 from sweeps import folders, space
 from sweeps.job import Outcome
 from sweeps.record import StudyRecord
@@ -29,7 +30,7 @@ def tuned_study(plan_study, study_data):
 def done(tuner, job, status="finished", **record):
     """Tell a tuner that a job ended, with the record that the fake training would write."""
     if status == "finished":
-        record["metrics"] = {"select/loss": abs(job.plan.spec.optimizer.lr - 2e-2)}
+        record["metrics"] = {"select/loss": abs(job.plan.spec.optimizer["lr"] - 2e-2)}
     kept = fakes.record(job.plan, job.seed, status, **record) if status != "lost" else None
     if kept:
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +47,7 @@ def test_each_arm_runs_its_best_values_and_no_trial_is_reported(tuned_study, con
     record = StudyRecord.read(result.study.folder)
     assert result.complete and not record.edges
     assert [arm.tuned for arm in record.arms.values()] == [{"optimizer.lr": pytest.approx(1e-2)}] * 2
-    assert [outcome.job.plan.spec.optimizer.lr for outcome in result.outcomes] == [pytest.approx(1e-2)] * 4
+    assert [outcome.job.plan.spec.optimizer["lr"] for outcome in result.outcomes] == [pytest.approx(1e-2)] * 4
     assert len(record.trials) == 2 * 3 * 2 and {trial.seed for trial in record.trials} == {1000, 1001}
     trials = {(record_folder(result, trial.run)) for trial in record.trials}
     reported = {record_folder(result, run) for arm in record.arms.values() for run in arm.runs.values()}
@@ -176,3 +177,33 @@ def test_a_best_value_at_an_end_of_its_range_is_said(value, sampler, said):
     lines = space.edges(tune, "5:1", {"optimizer.lr": value})
     assert len(lines) == (said is not None)
     assert said is None or (said in lines[0] and "5:1" in lines[0] and "optimizer.lr" in lines[0])
+
+
+OWN_OBJECTIVE = """
+from arch.contracts import Metric
+from arch.registry import objective
+from arch.spec import Spec
+
+
+@objective
+class Tags:
+    class Config(Spec):
+        pass
+
+    metrics = {"loss": Metric(), "accuracy": Metric(better="higher"), "width": Metric(better="neither")}
+"""
+
+
+def test_the_best_trial_has_the_highest_accuracy(tuned_study, study_data, tmp_path, monkeypatch):
+    (tmp_path / "tags_objective.py").write_text(OWN_OBJECTIVE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    study_data["objective"] = {"type": "tags_objective:Tags"}
+    for metric, reason in {"acuracy": "did you mean 'select/accuracy'", "width": "only shown"}.items():
+        with pytest.raises(SpecError, match=reason):
+            tuned_study(metric=f"select/{metric}")
+    study = tuned_study(metric="select/accuracy")
+    tuner = Tuner(study, study.arms[0])
+    for job in jobs_of(tuner):
+        accuracy = -abs(job.plan.spec.optimizer.lr - 1e-1)
+        tuner.told(Outcome(job, "finished", fakes.record(job.plan, job.seed, "finished", metrics={"select/accuracy": accuracy})))
+    assert tuner.best() == {"optimizer.lr": pytest.approx(1e-1)}

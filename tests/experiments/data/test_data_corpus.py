@@ -14,6 +14,7 @@ import torch
 from arch import registry
 from arch.document import node
 from arch.errors import DataError
+from experiments.checkpoint import save_tokenizer
 from experiments.data import cache, corpus
 from experiments.data.corpus import prepare
 from experiments.data.specials import load
@@ -50,7 +51,12 @@ def spec(files, tokenizer=BPE, context=16, **options):
 
 
 def same(a, b):
-    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("tokens_BT", "targets_BT", "doc_BT", "pos_BT"))
+    return all(torch.equal(left, right) for left, right in zip(tensors(a), tensors(b), strict=True))
+
+
+def tensors(batch):
+    rows = batch["text"]
+    return rows.tokens_BT, rows.targets_BT, rows.layout.doc_BT, rows.layout.pos_BT, rows.key_B
 
 
 def documents(prepared, split):
@@ -179,7 +185,7 @@ def test_a_corpus_does_not_depend_on_how_it_was_built(files, tmp_path, monkeypat
 def test_batches_are_a_function_of_split_step_and_seed(files):
     prepared = prepare(spec(files), 512)
     batch = prepared.batch("train", 7, 3, 4, 16)
-    assert batch.tokens_BT.shape == (4, 16)
+    assert batch["text"].tokens_BT.shape == (4, 16)
     prepared.batch("train", 8, 3, 4, 16)
     assert same(batch, prepared.batch("train", 7, 3, 4, 16))
     for other in (
@@ -187,13 +193,13 @@ def test_batches_are_a_function_of_split_step_and_seed(files):
         prepared.batch("train", 6, 3, 4, 16),
         prepared.batch("select", 7, 3, 4, 16),
     ):
-        assert not torch.equal(batch.tokens_BT, other.tokens_BT)
+        assert not torch.equal(batch["text"].tokens_BT, other["text"].tokens_BT)
 
 
 def test_one_epoch_of_batches_has_every_train_token_as_a_target_once(files):
     prepared = prepare(spec(files), 512)
     rows = prepared.rows("train", 16)
-    targets = torch.cat([prepared.batch("train", step, 0, 1, 16).targets_BT for step in range(rows)])
+    targets = torch.cat([prepared.batch("train", step, 0, 1, 16)["text"].targets_BT for step in range(rows)])
     counted = torch.bincount(targets[targets >= 0], minlength=512)
     stream = torch.from_numpy(prepared.streams["train"].tokens[: rows * 16 + 1].astype(np.int64))
     expected = torch.bincount(stream[stream != prepared.tokenizer.token_to_id("<bos>")], minlength=512)
@@ -203,17 +209,17 @@ def test_one_epoch_of_batches_has_every_train_token_as_a_target_once(files):
 def test_evaluation_reads_the_same_rows_each_time(files):
     prepared = prepare(spec(files), 512)
     batches = list(prepared.evaluation("report", 5, 16, 2))
-    assert [len(batch.tokens_BT) for batch in batches] == [2, 2, 1]
+    assert [batch.rows for batch in batches] == [2, 2, 1]
     assert all(same(a, b) for a, b in zip(batches, prepared.evaluation("report", 5, 16, 2), strict=True))
     everything = list(prepared.evaluation("report", 10**6, 16, 8))
-    assert sum(len(batch.tokens_BT) for batch in everything) == prepared.rows("report", 16)
+    assert sum(batch.rows for batch in everything) == prepared.rows("report", 16)
 
 
 def test_the_summary_is_json_and_the_tokenizer_is_saved(files, tmp_path):
     prepared = prepare(spec(files), 512)
     assert json.loads(json.dumps(prepared.summary())) == prepared.summary()
     assert prepared.summary()["vocabulary"] == len(prepared.byte_lengths) == 300
-    prepared.save_tokenizer(tmp_path)
+    save_tokenizer(prepared.tokenizer, tmp_path)
     assert load(tmp_path / "tokenizer.json").to_str() == prepared.tokenizer.to_str()
 
 

@@ -22,8 +22,13 @@ def stream():
     return Stream(np.concatenate(pieces).astype(np.uint16), starts)
 
 
+def tensors(batch):
+    rows = batch["text"]
+    return rows.tokens_BT, rows.targets_BT, rows.layout.doc_BT, rows.layout.pos_BT
+
+
 def whole(stream, context):
-    return stream.batch(np.arange(stream.rows(context)), context)
+    return stream.batch(np.arange(stream.rows(context)), context)["text"]
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
@@ -47,7 +52,7 @@ def test_targets_stay_within_a_document(stream, context):
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_positions_restart_where_the_document_changes_and_count_up_inside(stream, context):
     batch = whole(stream, context)
-    doc, pos = batch.doc_BT, batch.pos_BT
+    doc, pos = batch.layout.doc_BT, batch.layout.pos_BT
     assert (doc[:, 0] == 0).all() and (pos[:, 0] == 0).all()
     changes = doc[:, 1:] != doc[:, :-1]
     assert torch.equal(doc[:, 1:] - doc[:, :-1], changes.long())
@@ -88,11 +93,11 @@ def test_evaluation_rows_are_distinct_sorted_and_all_where_there_are_few():
 def test_a_batch_splits_into_micro_batches_that_make_it_up(stream):
     batch = stream.batch([3, 0, 2, 1], 16)
     parts = batch.split(2)
-    assert all(len(part.tokens_BT) == 2 for part in parts)
-    for name in ("tokens_BT", "targets_BT", "doc_BT", "pos_BT"):
-        tensor = getattr(batch, name)
-        assert tensor.dtype == torch.int64 and tensor.shape == (4, 16)
-        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), tensor)
-    assert batch.to("meta").pos_BT.is_meta
+    assert all(part.rows == 2 for part in parts) and sum(part.weight for part in parts) == batch.weight
+    together = [torch.cat(parts) for parts in zip(*(tensors(part) for part in parts), strict=True)]
+    for joined, tensor in zip(together, tensors(batch), strict=True):
+        assert tensor.dtype == torch.int64 and tensor.shape == (4, 16) and torch.equal(joined, tensor)
+    assert torch.cat([part["text"].key_B for part in parts]).tolist() == [3, 0, 2, 1]
+    assert batch.to("meta")["text"].layout.pos_BT.is_meta and batch.to("cpu")["text"].layout is batch["text"].layout
     with pytest.raises(ValueError, match="3 micro-batches do not divide 4 rows"):
         batch.split(3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from analysis import stats
+from sweeps import stats
 
 
 def as_seeds(values):
@@ -103,9 +103,3 @@ def test_seeds_for_equivalence():
     assert (abs(draws.mean(axis=1)) + half < 0.01).mean() == pytest.approx(0.8, abs=0.06)
     assert stats.seeds_for_equivalence(0.02, 0.01, -0.01, 0.01) == math.inf
     assert stats.seeds_for_difference(1e-6, 1.0) == math.inf
-
-
-def test_margin_is_relative_perplexity():
-    low, high = stats.margin_nats(0.01)
-    assert stats.relative(low) == pytest.approx(-0.01) and stats.relative(high) == pytest.approx(0.01)
-    assert stats.margin_nats(1.5)[0] == -math.inf

@@ -1,4 +1,4 @@
-"""Means, paired differences and equivalence tests over seeds, with t intervals. Losses are in nats per token.
+"""Means, paired differences and equivalence tests over seeds, with t intervals.
 
 Arms share seeds, initial values and batches, so the difference to the baseline is taken seed by seed: the effect of a
 seed on both arms cancels. A number that does not exist (such as the spread of one seed) is None.
@@ -8,8 +8,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
-from scipy.stats import nct
+
+# scipy is imported by the functions that need it: a study is planned without it.
 
 LEVEL = 0.95
 ALPHA = 0.05
@@ -29,7 +29,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm minus the baseline over the `n` seeds that both have, in nats. p: from a two-sided paired t test."""
+    """An arm minus the baseline over the `n` seeds that both have. p: from a two-sided paired t test."""
 
     by_seed: dict[int, float]
     mean: float | None
@@ -55,11 +55,13 @@ def mean_interval(values, level=LEVEL):
 
 def half_width(sd, n, level=LEVEL):
     """Half the width of the t interval of a mean of n values; arrays broadcast."""
+    from scipy.special import stdtrit
+
     return stdtrit(n - 1, (1 + level) / 2) * sd / np.sqrt(n)
 
 
 def paired_difference(arm, baseline, level=LEVEL):
-    """The Difference of two mappings seed -> loss over the seeds that both have."""
+    """The Difference of two mappings seed -> value over the seeds that both have."""
     by_seed = {seed: float(arm[seed] - baseline[seed]) for seed in arm if seed in baseline}
     values = np.array(list(by_seed.values()))
     estimate = mean_interval(values, level)
@@ -86,6 +88,8 @@ def _tail(distance, sd, n):
     """The p value of a one-sided t test of a mean `distance` beyond the hypothesis (negative: on the wrong side)."""
     if sd == 0:
         return 0.0 if distance > 0 else 0.5 if distance == 0 else 1.0
+    from scipy.special import stdtr
+
     return float(stdtr(n - 1, -distance * math.sqrt(n) / sd))
 
 
@@ -97,16 +101,6 @@ def holm(p_values):
         largest = max(largest, min(1.0, p * (len(known) - rank)))
         adjusted[i] = largest
     return adjusted
-
-
-def margin_nats(margin):
-    """The differences in nats that change perplexity by -margin and +margin (0.01 is 1 %)."""
-    return (math.log1p(-margin) if margin < 1 else -math.inf), math.log1p(margin)
-
-
-def relative(nats):
-    """The relative difference in perplexity for a difference d in nats: exp(d) - 1. None stays None."""
-    return None if nats is None else math.expm1(nats)
 
 
 def seeds_for_difference(mean, sd, alpha=ALPHA, power=POWER):
@@ -133,6 +127,9 @@ def _detected(n, distance, sd, alpha):
     """The power of a one-sided t test at level alpha: P(T > critical) for a noncentral T."""
     if math.isinf(distance):
         return 1.0
+    from scipy.special import stdtrit
+    from scipy.stats import nct
+
     shift, critical = distance * math.sqrt(n) / sd, stdtrit(n - 1, 1 - alpha)
     # scipy's noncentral t gives NaN for very large shifts, where the power is 1 to all digits.
     return 1.0 if shift > critical + 30 else float(nct.sf(critical, n - 1, shift))

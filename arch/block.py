@@ -1,0 +1,51 @@
+"""One layer of a model: its sub-layers on the residual stream.
+
+Shapes: B rows, T tokens, D width.
+"""
+
+from torch import nn
+
+from arch import registry
+from arch.norm import RMSNorm
+from arch.spec import SUBLAYERS
+
+
+class Sublayer(nn.Module):
+    """A component on the residual stream, with a norm before it, after it, or both ("sandwich")."""
+
+    def __init__(self, component, placement, context):
+        super().__init__()
+        self.component = component
+        self.before = RMSNorm(context.dim, context.norm_eps) if placement in ("before", "sandwich") else nn.Identity()
+        self.after = RMSNorm(context.dim, context.norm_eps) if placement in ("after", "sandwich") else nn.Identity()
+
+    @property
+    def sees_others(self):
+        """Whether the component gets the layout and a state. An ffn works on each token alone."""
+        return self.component.kind != "ffn"
+
+    def forward(self, x_BTD, layout, state=None):
+        """(x + after(component(before(x))), the state after these tokens)."""
+        y_BTD = self.before(x_BTD)
+        if self.sees_others:
+            y_BTD, state = self.component(y_BTD, layout, state)
+        else:
+            y_BTD = self.component(y_BTD)
+        return x_BTD + self.after(y_BTD), state
+
+
+class Block(nn.Module):
+    """One layer: a `Sublayer` per kind, such as `self.mixer`; None where the block has none of that kind."""
+
+    def __init__(self, spec, context):
+        super().__init__()
+        for kind in SUBLAYERS:
+            setattr(self, kind, None)
+        for kind, component in spec.sublayers().items():
+            setattr(self, kind, Sublayer(registry.build(kind, component, context), spec.norm, context))
+
+    def forward(self, x_BTD, layout, state=None):
+        """(x_BTD after this layer, the mixer's new state or None)."""
+        for sublayer in self.children():
+            x_BTD, state = sublayer(x_BTD, layout, state)
+        return x_BTD, state

@@ -1,0 +1,135 @@
+"""Decode one further token per row: each module by the fast function of its class, where it can be taken.
+
+A component's file holds its equations. Here is how the compiled kernels of `arch.kernels.decode` compute them for a
+single token without a gradient, where torch spends its time on the overhead of many small calls. The walk goes from a
+block to its sub-layers to their components. A module is taken if its class is exactly one of FAST and if no module that
+the kernel replaces has hooks. This is asked for every token, because hooks and modules may change between two tokens,
+and it costs a few dictionary look-ups. What is not taken runs as it is, and the walk goes on with the next.
+
+Shapes: B rows, D model width.
+"""
+
+import torch
+from torch import nn
+
+from arch.block import Block, Sublayer
+from arch.ffns.gated import Gated
+from arch.kernels import decode
+from arch.linear import BlockDiagonalLinear, Linear
+from arch.mixers.attention import Attention
+from arch.mixers.rg_lru import RGLRU, RecurrentState
+from arch.norm import RMSNorm
+from arch.rotary import pairs
+
+
+def is_one_token(x_BTD):
+    """Whether the functions here are meant for this input: one token per row, without a gradient."""
+    return x_BTD.shape[1] == 1 and not torch.is_grad_enabled()
+
+
+def token(module, x_B1D, *rest):
+    """`module(x_B1D, *rest)`, by the fast function of its class if it can be taken; the last bits differ."""
+    y = _fast(module, x_B1D, *rest)
+    return module(x_B1D, *rest) if y is None else y
+
+
+def _fast(module, x_B1D, *rest, **around):
+    """The result of the class's fast function; None without one, if the module has hooks, or if the function declines."""
+    function = FAST.get(type(module))
+    return None if function is None or _hooked(module) else function(module, x_B1D, *rest, **around)
+
+
+def _hooked(module):
+    return module._forward_hooks or module._forward_pre_hooks
+
+
+def _block(block, x_B1D, layout, state):
+    for sublayer in block._modules.values():
+        x_B1D, state = token(sublayer, x_B1D, layout, state)
+    return x_B1D, state
+
+
+def _sublayer(sublayer, x_B1D, layout, state):
+    """The component with the norms and the residual sum around it in one call; otherwise one after the other."""
+    component, before, after = sublayer._modules.values()
+    rest = (layout, state) if sublayer.sees_others else ()
+    norms = _weight_and_eps(before), _weight_and_eps(after)
+    if None not in norms:
+        y = _fast(component, x_B1D, *rest, around=decode.Around(*zip(*norms, strict=True), residual=True))
+        if y is not None:
+            return y if rest else (y, state)
+    y = token(component, token(before, x_B1D), *rest)
+    y_B1D, state = y if rest else (y, state)
+    return x_B1D + token(after, y_B1D), state
+
+
+def _norm(norm, x_B1D):
+    return decode.norm(x_B1D, norm._parameters["weight"], norm.eps)
+
+
+def _attention(mixer, x_B1D, layout, state, around=decode.ALONE):
+    config, modules = mixer.config, mixer._modules
+    norms = [_weight_and_eps(modules[name]) for name in ("q_norm", "k_norm") if config.qk_norm]
+    maps = _maps(modules, "qkvo")
+    if state is None or maps is None or None in norms:
+        return None
+    (q_norm, eps), (k_norm, _) = norms or [(None, 0.0)] * 2
+    after = state.after(1)
+    cos, sin = pairs(layout, mixer.channels, config.rope)
+    ring = state.k_BKSC, state.v_BKSC, layout.pos_B, state.seen
+    scores = eps, mixer.scale, config.softcap
+    y_B1D = decode.attention(x_B1D, *maps, q_norm, k_norm, cos, sin, *ring, *scores, around)
+    return None if y_B1D is None else (y_B1D, after)
+
+
+def _rg_lru(mixer, x_B1D, layout, state, around=decode.ALONE):
+    maps = _maps(mixer._modules, "xyo")
+    gates = _maps(mixer._modules, ("recurrence_gate", "input_gate"), BlockDiagonalLinear)
+    if state is None or maps is None or gates is None:
+        return None
+    # After a prompt, the state is a view of the tensors of the whole prompt.
+    state = RecurrentState(state.h_BR.contiguous(), state.tail_BJR.contiguous())
+    recurrence = mixer.conv.weight, mixer.conv.bias, *gates, mixer.slope_R(), state.tail_BJR, state.h_BR, layout.pos_B
+    y_B1D = decode.recurrent(x_B1D, *maps, *recurrence, around)
+    return None if y_B1D is None else (y_B1D, state)
+
+
+def _gated(ffn, x_B1D, around=decode.ALONE):
+    maps = _maps(ffn._modules, ("gate", "up", "down"))
+    return None if maps is None else decode.gated(x_B1D, *maps, ffn.config.activation, around)
+
+
+# {class: its function, with the arguments of the class's `forward`}. A component's function also takes `around`, the
+# norms and the residual sum to compute in the same call. It returns None where it declines. A class of your own can be
+# added.
+FAST = {
+    Block: _block,
+    Sublayer: _sublayer,
+    RMSNorm: _norm,
+    Attention: _attention,
+    RGLRU: _rg_lru,
+    Gated: _gated,
+}
+
+
+def _maps(modules, names, cls=Linear):
+    """[(weight, bias), ...] of the named modules; None unless each is exactly of the class and has no hooks.
+
+    modules: a module's `_modules`. A look-up there takes a tenth of the time of an attribute access.
+    """
+    maps = []
+    for name in names:
+        module = modules[name]
+        if type(module) is not cls or _hooked(module):
+            return None
+        maps.append((module._parameters["weight"], module._parameters.get("bias")))
+    return maps
+
+
+def _weight_and_eps(norm):
+    """(weight, eps) of an `RMSNorm`, (None, 0.0) of an `Identity`; None for other modules and for one with hooks."""
+    if _hooked(norm):
+        return None
+    if type(norm) is RMSNorm:
+        return norm._parameters["weight"], norm.eps
+    return (None, 0.0) if type(norm) is nn.Identity else None

@@ -1,0 +1,49 @@
+"""Linear maps: y = x W^T + b, and the block-diagonal maps of Griffin's gates.
+
+Shapes: B rows, T tokens, R width of the map.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from arch.parameters import constant, drawn, fan_in, normal, parameter
+
+
+class Linear(nn.Module):
+    """y = x W^T + b.
+
+    kind: `matrix`, or `output` for a map that writes into the residual stream. stack: the number of matrices, this one
+    included, that the reference Griffin code stores as one tensor (see `InitSpec.stacked`).
+    """
+
+    def __init__(self, inputs, outputs, context, kind="matrix", bias=False, stack=1):
+        super().__init__()
+        draw = drawn(getattr(context.init, kind), fan_in(inputs, stack, context), context.layers)
+        self.weight = parameter((outputs, inputs), "matrix", draw)
+        self.bias = parameter((outputs,), "vector", constant(0.0)) if bias else None
+
+    def forward(self, x):
+        return F.linear(x, self.weight, self.bias)
+
+
+class BlockDiagonalLinear(nn.Module):
+    """y = x W + b, where W has `blocks` equal square blocks on its diagonal (Griffin, section 4.1)."""
+
+    def __init__(self, width, blocks, context):
+        super().__init__()
+        if width % blocks:
+            raise ValueError(f"blocks: {blocks} does not divide width = {width}")
+        each = width // blocks
+        draw = normal(1 / math.sqrt(fan_in(each, blocks, context)))
+        self.weight = parameter((blocks, each, each), "matrix", draw, recurrent=True)
+        self.bias = parameter((blocks, each), "vector", constant(0.0), recurrent=True)
+
+    def forward(self, x_BTR):
+        rows, blocks = len(x_BTR), len(self.weight)
+        x_NXr = rearrange(x_BTR, "b t (n r) -> n (b t) r", n=blocks)
+        y_NXr = torch.baddbmm(self.bias[:, None], x_NXr, self.weight)
+        return rearrange(y_NXr, "n (b t) r -> b t (n r)", b=rows)

@@ -1,0 +1,58 @@
+"""What a run offers (`arch.contracts.CAPABILITIES`), and refusing a component that needs something else."""
+
+from dataclasses import dataclass
+
+import torch
+
+from arch import registry
+from arch.contracts import CAPABILITIES
+from arch.parameters import Context
+from experiments.spec import ExperimentSpec
+
+
+@dataclass(frozen=True)
+class Able:
+    """The capabilities of a run. reasons: {word: why it is missing}, where more can be said than that it is."""
+
+    words: frozenset[str]
+    reasons: dict[str, str]
+
+
+def of(spec: ExperimentSpec) -> Able:
+    """The Able of a resolved ExperimentSpec. Every distinct block's mixer is built on the meta device."""
+    words: set[str] = set()
+    reasons: dict[str, str] = {}
+    model = spec.model
+    context = Context(model.dim, 0, model.layers, model.norm_eps, model.init)
+    mixers = {}
+    with torch.device("meta"):
+        for name in dict.fromkeys(model.layer_blocks()):
+            if model.blocks[name].mixer is not None:
+                mixers[name] = registry.build("mixer", model.blocks[name].mixer, context)
+    ahead = [name for name, mixer in mixers.items() if not mixer.causal]
+    words.add("sees_ahead" if ahead else "causal")
+    if ahead:
+        reasons["causal"] = f"the mixer of {_blocks(ahead)} sees later tokens"
+    stateless = [name for name, mixer in mixers.items() if mixer.state_size is None]
+    if stateless:
+        reasons["decodes"] = f"the mixer of {_blocks(stateless)} has no state"
+    else:
+        words.add("decodes")
+    if spec.data.tokenizer is not None:
+        words.add("text")
+    return Able(frozenset(words), reasons)
+
+
+def check(kind, component, able, root, path):
+    """Raises SpecError at `path` of the document where a component needs what the run does not offer."""
+    for word in sorted(getattr(registry.component(kind, component["type"]), "needs", frozenset())):
+        if word not in CAPABILITIES:
+            raise root.error(f"{component['type']} needs {word!r}; known: {', '.join(sorted(CAPABILITIES))}", path)
+        if word not in able.words:
+            why = able.reasons.get(word)
+            needed = f"{component['type']} needs `{word}`: {CAPABILITIES[word]}"
+            raise root.error(needed + (f"; but {why}" if why else ""), path)
+
+
+def _blocks(names):
+    return f"block {names[0]}" if len(names) == 1 else f"blocks {', '.join(names)}"

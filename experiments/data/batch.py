@@ -1,0 +1,78 @@
+"""What flows from a dataset to an objective: rows of tokens with their layout, one or several kinds of them per batch.
+
+Shapes: B rows, T tokens per row.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from arch.layout import TokenLayout
+
+
+@dataclass(eq=False)  # not frozen: Lightning converts batches field by field
+class Rows:
+    """Rows of tokens.
+
+    tokens_BT: int64. layout: the documents, made once by whoever knows the rows. targets_BT: the token to predict at
+    each position, -1 for none; None where nothing is predicted. key_B: the numbers of the rows within their split:
+    with (seed, step) they identify a row, for caches and for draws that must not depend on its neighbours.
+    extra: further tensors by name, rows first.
+    """
+
+    tokens_BT: Tensor
+    layout: TokenLayout
+    targets_BT: Tensor | None = None
+    key_B: Tensor | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.tokens_BT)
+
+    def part(self, rows: slice) -> "Rows":
+        """Some of the rows."""
+        cut = lambda tensor: None if tensor is None else tensor[rows]  # noqa: E731
+        extra = {name: tensor[rows] for name, tensor in self.extra.items()}
+        return Rows(self.tokens_BT[rows], self.layout.rows(rows), cut(self.targets_BT), cut(self.key_B), extra)
+
+    def to(self, device: torch.device | str) -> "Rows":
+        """The same rows on another device."""
+        move = lambda tensor: None if tensor is None else tensor.to(device)  # noqa: E731
+        extra = {name: tensor.to(device) for name, tensor in self.extra.items()}
+        return Rows(self.tokens_BT.to(device), self.layout.to(device), move(self.targets_BT), move(self.key_B), extra)
+
+
+class Batch(dict[str, Rows]):
+    """Rows by kind: `{"text": rows}` for language modelling, `{"query": ..., "positive": ...}` for pairs.
+
+    All kinds have the same number of rows; row b of each belongs together.
+    """
+
+    @classmethod
+    def text(cls, rows: Rows) -> "Batch":
+        """A batch of one kind, `text`."""
+        return cls(text=rows)
+
+    @property
+    def rows(self) -> int:
+        """The number of rows, B."""
+        return len(next(iter(self.values())))
+
+    @property
+    def weight(self) -> int:
+        """What a step's loss is divided by: the positions with a target, or the rows where no kind has targets."""
+        targets = [rows.targets_BT for rows in self.values() if rows.targets_BT is not None]
+        return sum(int((targets_BT >= 0).sum()) for targets_BT in targets) if targets else self.rows
+
+    def split(self, n: int) -> list["Batch"]:
+        """`n` micro-batches of B/n rows each. Raises ValueError where n does not divide B."""
+        if self.rows % n:
+            raise ValueError(f"{n} micro-batches do not divide {self.rows} rows")
+        each = self.rows // n
+        parts = [slice(first, first + each) for first in range(0, self.rows, each)]
+        return [Batch({kind: rows.part(part) for kind, rows in self.items()}) for part in parts]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        return Batch({kind: rows.to(device) for kind, rows in self.items()})

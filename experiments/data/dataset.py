@@ -1,0 +1,28 @@
+"""From a DataSpec to its dataset: a source of texts becomes a tokenized corpus, any other source brings its own."""
+
+from arch import registry
+from arch.contracts import Dataset
+from arch.errors import DataError
+from experiments.data import corpus
+from experiments.spec import DataSpec
+
+
+def prepare(data: DataSpec, vocab_size: int) -> Dataset:
+    """The Dataset of a resolved DataSpec for a model of `vocab_size` tokens. Raises DataError if it cannot be used."""
+    source = registry.component("source", data.source["type"])
+    if not gives_rows(source):
+        if data.tokenizer is None:
+            raise DataError(f"missing: the source {data.source['type']} gives texts", key=("data", "tokenizer"))
+        return corpus.prepare(data, vocab_size)
+    if data.tokenizer is not None:
+        raise DataError(f"the source {data.source['type']} gives tokens, not texts; expected none", key=("data", "tokenizer"))
+    dataset: Dataset = registry.build("source", data.source).dataset(data)
+    if dataset.vocabulary > vocab_size:
+        reason = f"the source {data.source['type']} has {dataset.vocabulary:,} tokens but model.vocab_size is {vocab_size:,}"
+        raise DataError(reason, key=("model", "vocab_size"))
+    return dataset
+
+
+def gives_rows(source: type) -> bool:
+    """Whether a source's class brings its own dataset instead of texts."""
+    return hasattr(source, "dataset")

@@ -1,0 +1,83 @@
+"""The measurements of a run, each in a file of its own: RUN/evaluations/SPLIT.NAME-DIGEST.json. No torch here.
+
+The digest covers what decides the numbers beside the run itself: the evaluator's options and a plug-in's source. So a
+finished run gains another measurement without a training step, and keeps those it has.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from arch import registry
+from arch.document import Node, node
+from arch.spec import digest
+from experiments.record import EVALUATIONS, EvaluationRecord, read_record
+from experiments.spec import EvaluateSpec, ExperimentSpec
+
+SPLITS: tuple[Literal["select", "report"], ...] = ("select", "report")
+ROWS = {"select": 64, "report": 256}
+SAMPLE = 100
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluator, complete, on one split. name: its key in the spec."""
+
+    split: Literal["select", "report"]
+    name: str
+    evaluator: dict[str, Any]
+    plugins: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        """SPLIT.NAME, unique within a run's spec."""
+        return f"{self.split}.{self.name}"
+
+    @property
+    def file(self) -> str:
+        """The file's name."""
+        return f"{self.key}-{digest({'evaluator': self.evaluator, 'plugins': self.plugins})[:12]}.json"
+
+    def record(self, folder: Path | str) -> EvaluationRecord | None:
+        """What the run in `folder` has of it, or None. Raises SpecError or ValueError for a broken file."""
+        return read_record(EvaluationRecord, Path(folder) / EVALUATIONS / self.file)
+
+
+def planned(spec: ExperimentSpec) -> list[Evaluation]:
+    """The evaluations of a resolved spec, those of the select split first."""
+    return [
+        Evaluation(split, name, evaluator, registry.plugin_sources(evaluator))
+        for split in SPLITS
+        for name, evaluator in (getattr(spec.evaluate, split) or {}).items()
+    ]
+
+
+def missing(evaluations: list[Evaluation], folder: Path | str) -> list[Evaluation]:
+    """Those that the run in `folder` has no readable record of."""
+    return [evaluation for evaluation in evaluations if not _is_there(evaluation, folder)]
+
+
+def _is_there(evaluation: Evaluation, folder: Path | str) -> bool:
+    try:
+        return evaluation.record(folder) is not None
+    except (OSError, ValueError):
+        return False
+
+
+def section(root: Node, written: EvaluateSpec, able: set[str]) -> Node:
+    """The `evaluate` section of the experiment document `root`, in today's spelling and with the default evaluators.
+
+    written: the section as parsed. able: the capabilities of the model; `sample` is a default only where it can work.
+    """
+    here = root.at(("evaluate",))
+    children = dict(here.value) if isinstance(root.value, dict) and "evaluate" in root.value else {}
+    older = {key: children.pop(key, None) for key in ("select_rows", "report_rows", "sample_tokens")}
+    for split in SPLITS:
+        if getattr(written, split) is None:
+            rows = older[f"{split}_rows"] or node(ROWS[split])
+            evaluators = {"loss": Node({"type": node("objective"), "rows": rows}, here.file, here.line)}
+            tokens = SAMPLE if written.sample_tokens is None else written.sample_tokens
+            if split == "report" and tokens and {"decodes", "text"} <= able:
+                evaluators["sample"] = node({"type": "sample", "tokens": tokens})
+            children[split] = Node(evaluators, here.file, here.line)
+    return Node(children, here.file, here.line)

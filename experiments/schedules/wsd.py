@@ -1,0 +1,34 @@
+"""Warm-up, stable, decay: the rate rises, stays and falls, each linearly.
+
+The three phases are those of MiniCPM (Hu et al. 2024, arXiv 2404.06395, section 4.2); the linear fall is one of the
+forms that Hägele et al. compare (2024, arXiv 2405.18392).
+"""
+
+from arch.registry import schedule
+from arch.spec import Fraction, Spec
+
+
+@schedule
+class WSD:
+    class Config(Spec):
+        """warmup, decay: fractions of the steps. final: the rate at the last step, a fraction of the peak rate."""
+
+        warmup: Fraction = 0.05
+        decay: Fraction = 0.2
+        final: Fraction = 0.1
+
+        @classmethod
+        def examples(cls):
+            return [cls(), cls(warmup=0.3, decay=0.5, final=0.0)]
+
+    def __init__(self, config):
+        self.config = config
+
+    def __call__(self, step, steps, peak):
+        """The rate at optimizer step `step` (from 0) of `steps`; `peak` between the warm-up and the decay."""
+        warmup, final = round(self.config.warmup * steps), self.config.final
+        if step < warmup:
+            return peak * (step + 1) / warmup
+        decay = max(1, round(self.config.decay * steps))
+        remaining = min(1.0, (steps - 1 - step) / decay)
+        return peak * (final + (1 - final) * remaining)

@@ -1,0 +1,54 @@
+"""How two values of a metric are compared: the arithmetic behind `arch.contracts.Metric.compare`.
+
+Differences are taken on a *scale*: the natural logarithm for `ratio`, the value itself otherwise. So for `log` and
+`ratio` a difference is in nats, and its *effect* is relative: e^d - 1. For `difference` both are in the metric's unit.
+"""
+
+import math
+
+from arch import units
+from arch.contracts import Metric
+from arch.errors import DataError
+
+
+def on_scale(value: float, metric: Metric) -> float:
+    """A value on the scale on which differences are taken. Raises DataError for a ratio of what is not positive."""
+    if metric.compare != "ratio":
+        return value
+    if value <= 0:
+        raise DataError(f"a metric that is compared by ratio has the value {value:g}; expected one above 0", key=None)
+    return math.log(value)
+
+
+def off_scale(value: float | None, metric: Metric) -> float | None:
+    """The inverse of `on_scale`. None stays None."""
+    return math.exp(value) if value is not None and metric.compare == "ratio" else value
+
+
+def is_relative(metric: Metric) -> bool:
+    """Whether an effect is a fraction (0.01 is 1 %) and not in the metric's unit."""
+    return metric.compare != "difference"
+
+
+def effect(difference: float | None, metric: Metric) -> float | None:
+    """What a difference on the scale is shown as. None stays None."""
+    return math.expm1(difference) if difference is not None and is_relative(metric) else difference
+
+
+def bounds(margin: float, metric: Metric) -> tuple[float, float]:
+    """The differences on the scale whose effects are -margin and +margin."""
+    if not is_relative(metric):
+        return -margin, margin
+    return (math.log1p(-margin) if margin < 1 else -math.inf), math.log1p(margin)
+
+
+def harm(difference: float, metric: Metric) -> float:
+    """A difference with the sign that makes worse positive. Raises DataError for a metric without a better side."""
+    if metric.better == "neither":
+        raise DataError("neither side of this metric is better; it is only shown", key=None)
+    return difference if metric.better == "lower" else -difference
+
+
+def margin_text(margin: float, metric: Metric) -> str:
+    """A margin for reading: `1 %`, or in the metric's unit."""
+    return units.share(margin) if is_relative(metric) else f"{margin:g}{units.SPACE}{metric.unit}".rstrip(units.SPACE)

@@ -1,0 +1,68 @@
+"""Which metrics an arm's runs will have, as far as its components declare them before a run starts."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from arch import registry
+from arch.contracts import Evaluator, Metric
+from arch.document import Node
+from arch.errors import SpecError, nearest
+from experiments import evaluations
+from experiments.metrics import known
+from experiments.spec import ExperimentSpec
+from sweeps.spec import StudySpec
+
+
+def declared(spec: ExperimentSpec) -> dict[str, Metric] | None:
+    """{SPLIT/METRIC: Metric} of a resolved experiment's evaluators; None if its objective declares nothing in its class."""
+    of_objective = getattr(registry.component("objective", spec.objective["type"]), "metrics", None)
+    metrics: dict[str, Metric] = {}
+    for evaluation in evaluations.planned(spec):
+        evaluator: Evaluator = registry.build("evaluator", evaluation.evaluator)
+        measured = of_objective if evaluator.metrics is None else evaluator.metrics
+        if measured is None:
+            return None
+        metrics |= {f"{evaluation.split}/{name}": metric for name, metric in measured.items()}
+    return metrics
+
+
+def metric_of(spec: ExperimentSpec, name: str) -> Metric | None:
+    """What SPLIT/METRIC is for a resolved experiment; None if that is not known before its run."""
+    return (declared(spec) or {}).get(name) or known(name)
+
+
+def check_metrics(study: Node, spec: StudySpec, arms: list[Any]) -> None:
+    """Raise SpecError, at its line, for a claim or a search on a metric that an arm's runs will not have.
+
+    A search must know which way is better; a claim may learn it from the records of the runs. arms: sweeps.study.Arm.
+    """
+    for path, name in _metrics(spec):
+        for arm in arms:
+            names = declared(arm.spec)
+            if names is not None and name not in names:
+                raise study.error(f"no run of arm {arm.label!r} has the metric {name!r}{nearest(name, names)}", path)
+            metric = metric_of(arm.spec, name)
+            if metric is None and path[0] == "tune":
+                kind = arm.spec.objective["type"]
+                raise study.error(f"the objective {kind!r} does not declare {name!r}, so its better side is unknown", path)
+            if metric is not None and metric.better == "neither":
+                raise study.error(f"neither side of {name!r} is better; it is only shown", path)
+
+
+def _metrics(spec: StudySpec) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(path, metric) of everything in a study that a metric decides."""
+    if spec.tune:
+        yield ("tune", "metric"), spec.tune.metric
+    for name, claim in spec.claims.items():
+        yield ("claims", name, "metric"), claim["metric"]
+
+
+def check_claims(study: Node, spec: StudySpec) -> None:
+    """Raise SpecError, at its line, for a claim that its component refuses for these arms."""
+    for name, resolved in spec.claims.items():
+        claim = registry.build("claim", resolved)
+        if hasattr(claim, "check"):
+            try:
+                claim.check(spec.arms)
+            except SpecError as error:
+                raise study.error(error.reason, ("claims", name, *error.path)) from None

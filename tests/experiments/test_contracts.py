@@ -1,0 +1,294 @@
+"""Components of one's own, each in one file: an objective, an evaluator, a dataset. And what the contracts promise."""
+
+import sys
+
+import pytest
+import torch
+
+from arch.errors import DataError, SpecError
+from experiments import evaluations
+from experiments.data.dataset import prepare
+from experiments.history import History
+from experiments.plan import plan, resolve
+from experiments.record import EVALUATIONS, RunRecord
+from experiments.train import measure, train
+
+OBJECTIVE = '''
+import torch
+import torch.nn.functional as F
+from torch import nn
+from arch.contracts import Mean, Metric
+from arch.registry import objective
+from arch.spec import Spec
+
+
+@objective
+class WithAccuracy(nn.Module):
+    """Cross-entropy with the share of tokens that are predicted; no perplexity anywhere."""
+
+    class Config(Spec):
+        scale: float = 1.0
+        trained: bool = False
+        weigh: float = 1.0
+
+    metrics = {"loss": Metric(unit="nats", compare="log"), "accuracy": Metric(better="higher")}
+
+    def __init__(self, config, dataset):
+        super().__init__()
+        self.config = config
+        self.frozen = nn.Linear(3, 3).requires_grad_(config.trained)
+
+    def forward(self, model, batch):
+        rows = batch["text"]
+        logits, targets = model(rows.tokens_BT, rows.layout).flatten(0, 1), rows.targets_BT.flatten()
+        loss = F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum")
+        right = (logits.argmax(-1) == targets).sum()
+        weight = batch.weight * self.config.weigh
+        return {"loss": Mean(self.config.scale * loss, weight), "accuracy": Mean(right, batch.weight)}
+'''
+EVALUATOR = '''
+import torch
+from arch.contracts import Findings, Metric
+from arch.registry import evaluator
+from arch.spec import Spec
+
+
+@evaluator
+class Norms:
+    """The norm of the embedding; and a draw from the process's generator."""
+
+    class Config(Spec):
+        name: str = "embedding_norm"
+        needs_text: bool = False
+
+    needs = frozenset({"decodes"})
+    metrics = {"embedding_norm": Metric(unit="", better="neither")}
+
+    def __init__(self, config):
+        self.config = config
+
+    def __call__(self, model, dataset, given):
+        torch.rand(7)
+        table = [{"row": row, "norm": float(model.embedding[row].norm())} for row in range(3)]
+        return Findings({self.config.name: float(model.embedding.norm())}, table)
+'''
+DATASET = '''
+import numpy as np
+import torch
+from arch.layout import TokenLayout
+from arch.registry import source
+from arch.spec import Count, Spec
+from experiments.data.batch import Batch, Rows
+
+
+@source
+class Copying:
+    """Half a row of random symbols, then the same again: only the second half is scored."""
+
+    class Config(Spec):
+        symbols: Count = 8
+
+    def __init__(self, config):
+        self.config = config
+
+    def dataset(self, data):
+        return Copies(self.config.symbols)
+
+
+class Copies:
+    tokenizer = None
+
+    def __init__(self, symbols):
+        self.vocabulary, self.fingerprint = symbols, f"copies of {symbols}"
+
+    def summary(self):
+        return {"fingerprint": self.fingerprint, "source": "copying", "vocabulary": self.vocabulary, "splits": {}}
+
+    def batch(self, split, step, seed, rows, context):
+        return self._rows(["train", "select", "report"].index(split), seed, step * rows + np.arange(rows), context)
+
+    def evaluation(self, split, rows, context, batch_rows):
+        for first in range(0, rows, batch_rows):
+            numbers = np.arange(first, min(rows, first + batch_rows))
+            yield self._rows(["train", "select", "report"].index(split), 0, numbers, context)
+
+    def _rows(self, split, seed, numbers, context):
+        half = context // 2
+        first = np.stack([np.random.default_rng([split, seed, n]).integers(self.vocabulary, size=half) for n in numbers])
+        tokens = torch.from_numpy(np.concatenate([first, first], 1))
+        targets = torch.full_like(tokens, -1)
+        targets[:, half - 1 : -1] = tokens[:, half:]
+        return Batch.text(Rows(tokens, TokenLayout.whole(*tokens.shape), targets, torch.from_numpy(numbers)))
+'''
+
+
+@pytest.fixture
+def plugins(tmp_path, monkeypatch):
+    """The three files, importable under names that no other test uses."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, text in (("own_objective", OBJECTIVE), ("own_evaluator", EVALUATOR), ("own_dataset", DATASET)):
+        (tmp_path / f"{name}.py").write_text(text)
+    yield tmp_path
+    for name in ("own_objective", "own_evaluator", "own_dataset"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def copying(plugins, tiny):
+    """The tiny experiment on the generated task, with the objective of one's own."""
+    tiny["data"] = {"source": {"type": "own_dataset:Copying"}, "context": 16, "rows": 4}
+    tiny["objective"] = {"type": "own_objective:WithAccuracy"}
+    return tiny
+
+
+def test_an_objective_without_perplexity_is_trained_and_recorded(plugins, tiny, tmp_path):
+    tiny["objective"] = {"type": "own_objective:WithAccuracy"}
+    record = train(plan(tiny), 0, tmp_path / "run")
+    assert record.status == "finished", record.failure
+    assert {"report/loss", "report/accuracy", "select/accuracy", "train/accuracy"} <= set(record.metrics)
+    assert not any("perplexity" in name for name in record.metrics)
+    info = RunRecord.read(tmp_path / "run").metric_info["report/accuracy"]
+    assert (info.better, info.compare) == ("higher", "difference")
+    assert {"step", "tokens", "train/accuracy", "select/accuracy"} <= set(_columns(tmp_path / "run"))
+
+
+def _columns(folder):
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_schema(folder / "history.parquet").names
+
+
+def test_what_an_objective_holds_is_in_no_checkpoint(plugins, tiny, tmp_path):
+    tiny["objective"] = {"type": "own_objective:WithAccuracy"}
+    stops = iter([False] * 5 + [True])
+    record = train(plan(tiny), 0, tmp_path / "run", stop=lambda: next(stops))
+    assert record.status == "interrupted"
+    state = torch.load(tmp_path / "run" / "checkpoint.ckpt", weights_only=True)["state_dict"]
+    assert state and all(name.startswith("model.") for name in state)
+    resumed, whole = train(plan(tiny), 0, tmp_path / "run"), train(plan(tiny), 0, tmp_path / "whole")
+    assert resumed.metrics == whole.metrics
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ({"trained": True}, "the objective has trainable parameters (frozen.weight, frozen.bias); they belong to the model"),
+        ({"weigh": 2.0}, "the weights of the objective's loss add up to"),
+    ],
+)
+def test_an_objective_that_breaks_its_contract_fails_with_the_reason(options, text, plugins, tiny, tmp_path):
+    tiny["objective"] = {"type": "own_objective:WithAccuracy", **options}
+    record = train(plan(tiny), 0, tmp_path / "run")
+    assert record.status == "failed" and text in record.failure.message
+
+
+def test_a_finished_run_gains_an_evaluation_without_a_training_step(plugins, tiny, tmp_path):
+    first = train(plan(tiny), 0, tmp_path / "run")
+    history = (tmp_path / "run" / "history.parquet").stat().st_mtime_ns
+    tiny["evaluate"] = {"report": {"loss": {"type": "objective", "rows": 3}, "norms": {"type": "own_evaluator:Norms"}}}
+    again = plan(tiny)
+    assert again.identity == first.identity
+    record = train(again, 0, tmp_path / "run")
+    assert record.status == "finished" and (tmp_path / "run" / "history.parquet").stat().st_mtime_ns == history
+    by_name = {evaluation.name: evaluation.record(tmp_path / "run") for evaluation in evaluations.planned(again.spec)}
+    assert by_name["loss"].values["report/loss"] != first.metrics["report/loss"]
+    assert by_name["norms"].values["report/embedding_norm"] > 0 and len(by_name["norms"].table) == 3
+    assert not evaluations.missing(evaluations.planned(again.spec), tmp_path / "run")
+
+
+def test_measured_again_it_gives_the_same_bits(tiny, tmp_path):
+    planned = plan(tiny)
+    train(planned, 0, tmp_path / "run")
+    kinds = evaluations.planned(planned.spec)
+    before = [evaluation.record(tmp_path / "run") for evaluation in kinds]
+    for evaluation in kinds:
+        (tmp_path / "run" / EVALUATIONS / evaluation.file).unlink()
+    again = list(measure(planned, 0, tmp_path / "run"))
+    assert [(each.values, each.text) for each in again] == [(each.values, each.text) for each in before]
+
+
+def test_measuring_changes_no_bit_of_training(plugins, tiny, tmp_path):
+    plain = train(plan(tiny), 0, tmp_path / "plain")
+    tiny["evaluate"] = {"every": 1, "select": {"norms": {"type": "own_evaluator:Norms"}}}
+    drawing = train(plan(tiny), 0, tmp_path / "drawing")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "drawing")]
+    assert plain.identity == drawing.identity and weights[0] == weights[1]
+
+
+def test_a_metric_that_was_not_declared_is_named(plugins, tiny, tmp_path):
+    tiny["evaluate"] = {"report": {"norms": {"type": "own_evaluator:Norms", "name": "surprise"}}}
+    record = train(plan(tiny), 0, tmp_path / "run")
+    assert record.status == "failed"
+    assert record.failure.message == "report.norms: surprise: not declared in `metrics`, which has embedding_norm"
+
+
+def test_a_dataset_of_ones_own_trains_and_decides_identity(copying, plugins, tmp_path):
+    planned = plan(copying)
+    record = train(planned, 0, tmp_path / "run")
+    assert record.status == "finished", record.failure
+    assert record.tokens == 12 * 4 * 16 and 0 <= record.metrics["report/accuracy"] <= 1 and not record.sample
+    copying["data"]["source"]["symbols"] = 9
+    assert plan(copying).identity != planned.identity
+    copying["data"]["source"]["symbols"] = 8
+    (plugins / "own_dataset.py").write_text(DATASET.replace("[split, seed, n]", "[split, seed, n, 1]"))
+    assert plan(copying).identity != planned.identity, "its code decides its rows"
+
+
+def test_data_that_cannot_be_is_refused_at_its_key(copying, tiny):
+    with_tokenizer = {**copying, "data": {**copying["data"], "tokenizer": {"type": "byte"}}}
+    with pytest.raises(SpecError, match=r"data\.tokenizer: the source own_dataset:Copying gives tokens, not texts"):
+        plan(with_tokenizer)
+    copying["data"]["source"]["symbols"] = 301
+    with pytest.raises(SpecError, match=r"model\.vocab_size: the source own_dataset:Copying has 301 tokens but"):
+        plan(copying)
+
+
+def test_texts_need_a_tokenizer(tiny):
+    del tiny["data"]["tokenizer"]
+    with pytest.raises(SpecError, match=r"data\.tokenizer: missing: the source text gives texts"):
+        plan(tiny)
+    with pytest.raises(DataError):
+        prepare(resolve(tiny).data, 300)
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({}, "objective: next_token needs `causal`: .*; but the mixer of block global sees later tokens"),
+        (
+            {
+                "objective": {"type": "own_objective:WithAccuracy"},
+                "evaluate": {"report": {"norms": {"type": "own_evaluator:Norms"}}},
+            },
+            "evaluate.report.norms: own_evaluator:Norms needs `decodes`.*but the mixer of block global has no state",
+        ),
+    ],
+)
+def test_planning_refuses_what_the_model_cannot_serve(change, text, plugins, tiny):
+    tiny["model"]["blocks"]["global"] = {"like": "local", "mixer": {"window": None, "causal": False}}
+    with pytest.raises(SpecError, match=text):
+        resolve(tiny | change)
+
+
+def test_the_older_spelling_of_evaluate_means_the_same(tiny):
+    older = resolve(tiny)
+    loss = lambda rows: {"loss": {"type": "objective", "rows": rows}}  # noqa: E731
+    tiny["evaluate"] = {"every": 4, "select": loss(4), "report": {**loss(4), "sample": {"type": "sample", "tokens": 5}}}
+    assert resolve(tiny) == older
+    assert "evaluate" not in older.dump(identity=True)
+
+
+def test_a_history_has_the_columns_that_were_reported(tmp_path):
+    import pyarrow.parquet
+
+    history = History()
+    history.add(step=1, tokens=8, **{"train/loss": 2.0})
+    history.add(step=2, tokens=16, **{"train/loss": 1.0, "select/accuracy": 0.5})
+    history.write(tmp_path)
+    table = pyarrow.parquet.read_table(tmp_path / "history.parquet").to_pydict()
+    assert list(table) == ["step", "tokens", "train/loss", "select/accuracy"]
+    assert (
+        table["step"] == [1, 2]
+        and table["select/accuracy"][0] != table["select/accuracy"][0]
+        and table["select/accuracy"][1] == 0.5
+    )
