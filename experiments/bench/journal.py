@@ -59,7 +59,8 @@ class Journal:
         lodger: the child.Lodger that runs one of the sides; its CPU time does not count as other programs' time.
         If this is interrupted or a function fails, the rounds timed so far are kept.
         """
-        seconds, before = {side: [] for side in sides}, cores_time(lodger)
+        seconds: dict[str, list[float]] = {side: [] for side in sides}
+        before = cores_time(lodger)
         try:
             in_turns(sides, seconds, self.record.asked["repeats"], self.record.asked["seconds"], least)
         finally:

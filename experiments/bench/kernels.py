@@ -33,7 +33,7 @@ REACH_CONTEXTS, REACH_TOKENS = (2048, 16_384), 16_384
 DECODE_CONTEXTS = (1024, 32_768)
 
 
-def scan(journal, asked, device):
+def scan(journal, bench_spec, device):
     """Bytes per second that `linear_scan`, forward and backward, must move, beside those of a * b into fresh memory."""
     for shape in SCAN_SHAPES:
         a_BTR = torch.empty(shape, device=device).uniform_(0.9, 0.999).requires_grad_()
@@ -53,18 +53,18 @@ def scan(journal, asked, device):
         journal.time("scan", sides, {"shape": list(shape)}, works, "B", least=SCAN_SECONDS)
 
 
-def loss(journal, asked, device):
+def loss(journal, bench_spec, device):
     """Time and extra memory of the loss with a large vocabulary: the objective's path and the plain path."""
-    case = {"vocabulary": asked.vocabulary, "tokens": LOSS_TOKENS, "dim": LOSS_DIM}
-    sides, needed = ["ours", "plain"], PLAIN_LOGITS * 4 * asked.vocabulary * LOSS_TOKENS
+    case = {"vocabulary": bench_spec.vocabulary, "tokens": LOSS_TOKENS, "dim": LOSS_DIM}
+    sides, needed = ["ours", "plain"], PLAIN_LOGITS * 4 * bench_spec.vocabulary * LOSS_TOKENS
     if device.type == "cpu" and needed > free_bytes():
         sides.remove("plain")
         journal.note(f"loss: the plain path needs {units.size(needed)}, {units.size(free_bytes())} are free; not timed")
     for side in sides:
-        facts = in_child(loss_memory, side, asked.vocabulary, asked.device, threads=asked.threads)
+        facts = in_child(loss_memory, side, bench_spec.vocabulary, bench_spec.device, threads=bench_spec.threads)
         bytes_taken = [float(facts["extra"])]
         journal.add(Measurement(what="loss memory", side=side, case=case, unit="B", values=bytes_taken, facts=facts))
-    paths = loss_paths(asked.vocabulary, device)
+    paths = loss_paths(bench_spec.vocabulary, device)
     journal.time("loss", {side: paths[side] for side in sides}, case, LOSS_TOKENS, "tokens")
 
 
@@ -127,22 +127,22 @@ def free_bytes():
         return float("inf")
 
 
-def reach(journal, asked, device):
+def reach(journal, bench_spec, device):
     """Training tokens per second and time per decoded token, at a long context beside a short one.
 
     The models have only windowed attention or recurrences, so neither number should depend on the context.
     """
     specs = {"window-only": shipped("small/gemma3", pattern=["local"]), "recurrent": shipped("small/recurrentgemma")}
     for name, spec in specs.items():
-        model = Ours(spec, device, asked.dtype)
+        model = Ours(spec, device, bench_spec.dtype)
         steps = {str(context): model.training(REACH_TOKENS // context, context) for context in REACH_CONTEXTS}
         journal.time("reach", steps, {"model": name}, REACH_TOKENS, "tokens")
     spec, sides = specs["recurrent"], {}
     for context in DECODE_CONTEXTS:
-        model = Ours(spec, device, asked.dtype)
-        model.fill(tokens_of(spec, 1, context, device), asked.decode_tokens * (asked.repeats + 1))
-        sides[str(context)] = lambda model=model: model.decode(asked.decode_tokens)
-    journal.time("decode reach", sides, {"model": "recurrent + window"}, asked.decode_tokens, "tokens")
+        model = Ours(spec, device, bench_spec.dtype)
+        model.fill(tokens_of(spec, 1, context, device), bench_spec.decode_tokens * (bench_spec.repeats + 1))
+        sides[str(context)] = lambda model=model: model.decode(bench_spec.decode_tokens)
+    journal.time("decode reach", sides, {"model": "recurrent + window"}, bench_spec.decode_tokens, "tokens")
 
 
 def shipped(name, **changes):

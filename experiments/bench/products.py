@@ -88,10 +88,10 @@ def noted(step):
     Torch's paths replace Triton kernels in this call, because FlexAttention refuses to run under a dispatch mode. The
     product floor does not depend on which kernel is compared with it.
     """
-    found = Noted()
-    with paths.without_triton(), _Note(found):
+    noted_products = Noted()
+    with paths.without_triton(), _Note(noted_products):
         step()
-    return found
+    return noted_products
 
 
 def alone(products, device):

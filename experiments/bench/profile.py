@@ -1,7 +1,7 @@
 """The time of a training step by kind of operation."""
 
 import time
-from collections import Counter
+from collections import defaultdict
 
 import torch
 from torch.profiler import ProfilerActivity
@@ -42,20 +42,26 @@ def _profiled_once(step, case, device):
         step()
         synchronize()
         seconds = time.perf_counter() - started
-    kinds, operations = Counter(), Counter()
-    own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    kinds: dict[str, float] = defaultdict(float)
+    operations: dict[str, float] = defaultdict(float)
+    self_time = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     # A CUDA kernel is an event without a parent, but its time is also counted in the operation that launched it.
     roots = [event for event in profile.events() if event.cpu_parent is None and event.device_type.name == "CPU"]
     waiting = [(event, None) for event in roots]
     while waiting:
         event, above = waiting.pop()
         kind = above or kind_of(event.name)
-        took = getattr(event, own) / 1e6
-        kinds[kind or REST] += took
-        operations[event.name] += took
+        event_seconds = getattr(event, self_time) / 1e6
+        kinds[kind or REST] += event_seconds
+        operations[event.name] += event_seconds
         waiting += [(child, kind) for child in event.cpu_children]
     kinds[OUTSIDE] = max(0.0, seconds - sum(kinds.values()))
-    return Profile(case=case, seconds=seconds, kinds=dict(kinds.most_common()), operations=dict(operations.most_common(10)))
+    return Profile(case=case, seconds=seconds, kinds=largest(kinds), operations=largest(operations, 10))
+
+
+def largest(seconds, count=None):
+    """The `count` entries (default: all) of {name: seconds} that take the most time, longest first."""
+    return dict(sorted(seconds.items(), key=lambda entry: entry[1], reverse=True)[:count])
 
 
 def kind_of(name):

@@ -142,11 +142,11 @@ class BenchRecord(Spec):
 
     def cases(self, what):
         """The distinct cases of all measurements of `what`, in order."""
-        found = []
+        distinct = []
         for each in self.measurements:
-            if each.what == what and each.case not in found:
-                found.append(each.case)
-        return found
+            if each.what == what and each.case not in distinct:
+                distinct.append(each.case)
+        return distinct
 
     def speedup(self, what, fast, slow, **case):
         """The Ratio of the rate of side `fast` to that of side `slow`; None if a measurement is missing."""

@@ -34,23 +34,23 @@ def bench(source, folder, tell=print):
     missing.
     """
     root = document.node(source)
-    asked = BenchSpec.parse(root)
+    bench_spec = BenchSpec.parse(root)
     try:
-        specs = check(asked)
+        specs = check(bench_spec)
     except SpecError as error:
         if error.file is None:
             raise root.error(error.reason, error.path) from None
         raise
-    device = torch.device(asked.device)
-    settings = devices.setup(asked.threads)
+    device = torch.device(bench_spec.device)
+    settings = devices.setup(bench_spec.threads)
     record = BenchRecord(
         status="running",
-        asked=asked.dump(),
+        asked=bench_spec.dump(),
         specs={name: spec.dump() for name, spec in specs.items()},
         costs={
-            f"{name}@{context}": cost.summary(spec, context, asked.dtype)
+            f"{name}@{context}": cost.summary(spec, context, bench_spec.dtype)
             for name, spec in specs.items()
-            for context in asked.contexts
+            for context in bench_spec.contexts
         },
         versions=versions(),
         git=CODE,
@@ -66,70 +66,70 @@ def bench(source, folder, tell=print):
     status = "interrupted"
     try:
         with journal.part("ceilings"):
-            ceilings.measure(journal, device, DTYPES[asked.dtype])
+            ceilings.measure(journal, device, DTYPES[bench_spec.dtype])
         for name, spec in specs.items():
-            of_model(journal, spec, name, asked, device)
-        alone(journal, asked, device)
+            of_model(journal, spec, name, bench_spec, device)
+        alone(journal, bench_spec, device)
         status = "failed" if journal.record.failures else "finished"
     finally:
         journal.change(status=status, ended=_now())
     return journal.record
 
 
-def of_model(journal, spec, name, asked, device):
+def of_model(journal, spec, name, bench_spec, device):
     """Run all requested measurements of one model."""
-    for context in asked.contexts:
-        if "train" in asked.measure:
+    for context in bench_spec.contexts:
+        if "train" in bench_spec.measure:
             with journal.part(f"train {name} {context}"):
-                models.training(journal, spec, name, context, asked, device)
-        if "memory" in asked.measure:
+                models.training(journal, spec, name, context, bench_spec, device)
+        if "memory" in bench_spec.measure:
             with journal.part(f"memory {name} {context}"):
-                models.memory(journal, spec, name, context, asked)
-        if "profile" in asked.measure:
+                models.memory(journal, spec, name, context, bench_spec)
+        if "profile" in bench_spec.measure:
             with journal.part(f"profile {name} {context}"):
-                models.profile(journal, spec, name, context, asked, device)
-    if "decode" in asked.measure:
-        for context in asked.decode_contexts:
-            for batch in asked.batches:
+                models.profile(journal, spec, name, context, bench_spec, device)
+    if "decode" in bench_spec.measure:
+        for context in bench_spec.decode_contexts:
+            for batch in bench_spec.batches:
                 with journal.part(f"decode {name} {context} x {batch}"):
-                    models.decoding(journal, spec, name, context, batch, asked, device)
+                    models.decoding(journal, spec, name, context, batch, bench_spec, device)
 
 
-def alone(journal, asked, device):
+def alone(journal, bench_spec, device):
     """Run all requested measurements that do not belong to a model."""
     parts = {
-        "scan": lambda: kernels.scan(journal, asked, device),
-        "reach": lambda: kernels.reach(journal, asked, device),
-        "loss": lambda: kernels.loss(journal, asked, device),
-        "lightning": lambda: workbench.lightning(journal, asked),
-        "start": lambda: workbench.start(journal, asked),
+        "scan": lambda: kernels.scan(journal, bench_spec, device),
+        "reach": lambda: kernels.reach(journal, bench_spec, device),
+        "loss": lambda: kernels.loss(journal, bench_spec, device),
+        "lightning": lambda: workbench.lightning(journal, bench_spec),
+        "start": lambda: workbench.start(journal, bench_spec),
     }
     for name, measure in parts.items():
-        if name in asked.measure:
+        if name in bench_spec.measure:
             with journal.part(name):
                 measure()
 
 
-def check(asked):
+def check(bench_spec):
     """{name: resolved ModelSpec} of `specs`.
 
     Raises SpecError if a spec does not build, if the device, the compiler or the peer is missing, or if the peer has no
     such model.
     """
     specs = {}
-    for i, name in enumerate(asked.specs):
+    for i, name in enumerate(bench_spec.specs):
         try:
             specs[name] = loaded(name)
         except SpecError as error:
             raise error if error.file else error.below(("specs", i)) from None
-    if asked.device == "cuda" and not torch.cuda.is_available():
+    if bench_spec.device == "cuda" and not torch.cuda.is_available():
         raise SpecError("torch finds no CUDA device here", ("device",))
-    if asked.compile:
+    if bench_spec.compile:
         try:
-            compiler(asked.device)
+            compiler(bench_spec.device)
         except CompileError as error:
             raise SpecError(str(error), ("compile",)) from None
-    if asked.against:
+    if bench_spec.against:
         if importlib.util.find_spec("transformers") is None:
             raise SpecError(f"needs the package transformers: {INSTALL}", ("against",))
         for spec in specs.values():
@@ -139,11 +139,11 @@ def check(asked):
 
 def versions():
     """The software that affects speed: {package: version}, and the path of each kernel."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):  # not installed: it is optional
-            found[name] = importlib.metadata.version(name)
-    return found | paths.recorded()
+            installed[name] = importlib.metadata.version(name)
+    return installed | paths.recorded()
 
 
 def _now():

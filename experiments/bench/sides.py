@@ -4,6 +4,7 @@ Both use the same optimizer, the same clipping and the same tokens. Each row is 
 Shapes: B rows or streams, T tokens, N tokens decoded.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -30,6 +31,10 @@ def tokens_of(spec, rows, tokens, device, seed=0):
 
 
 class _Side:
+    """What both sides share. A subclass has `_mean_loss(tokens_BT)`, a function that computes a step's loss."""
+
+    _mean_loss: Callable[[torch.Tensor], Callable[[], torch.Tensor]]
+
     def __init__(self, model, spec, device, dtype):
         self.model, self.spec, self.device, self.dtype = model.to(device, DTYPES[dtype]), spec, device, dtype
         self.optimizer = OPTIMIZER.build(self.model.named_parameters())
@@ -135,14 +140,14 @@ class Peer(_Side):
     def _read(self, tokens_BT):
         positions_1T = torch.arange(self.seen, self.seen + tokens_BT.shape[1], device=self.device)[None]
         self.seen += tokens_BT.shape[1]
-        found = self.model(
+        output = self.model(
             input_ids=tokens_BT,
             position_ids=positions_1T,
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        self.next_B1 = found.logits.argmax(-1)
+        self.next_B1 = output.logits.argmax(-1)
 
 
 class StockPeer:

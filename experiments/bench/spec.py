@@ -82,19 +82,19 @@ class Target:
         sign, bound = next((s, b) for s, b in (("≥", self.least), ("≤", self.most), ("=", self.exactly)) if b is not None)
         return f"{sign} {bound:g} {self.unit}".rstrip()
 
-    def met(self, found):
+    def met(self, ratio):
         """Whether a Ratio meets the target: its median, or for `exactly` both quartiles."""
         if self.exactly is not None:
-            return found.low == found.high == self.exactly
-        return found.median >= self.least if self.least is not None else found.median <= self.most
+            return ratio.low == ratio.high == self.exactly
+        return ratio.median >= self.least if self.least is not None else ratio.median <= self.most
 
-    def missing(self, found):
+    def missing(self, ratio):
         """How far a Ratio misses the target, in words; empty if the target is met."""
-        if self.met(found):
+        if self.met(ratio):
             return ""
         if self.exactly is not None:
-            return f"from {found.low:g} to {found.high:g}"
-        factor = self.least / found.median if self.least is not None else found.median / self.most
+            return f"from {ratio.low:g} to {ratio.high:g}"
+        factor = self.least / ratio.median if self.least is not None else ratio.median / self.most
         return f"short by {factor:.2f}x"
 
 
@@ -104,8 +104,8 @@ def _speedup(what, fast, slow, **case):
 
 def _seconds(what, side, scale=1.0):
     def measured(record):
-        found = record.find(what, side)
-        return found and spread([scale * value for value in found.values])
+        timed = record.find(what, side)
+        return timed and spread([scale * value for value in timed.values])
 
     return measured
 
@@ -116,8 +116,8 @@ def _growth(record):
 
 
 def _extra_memory(record):
-    found = record.find("loss memory", "ours", vocabulary=262_144)
-    return found and spread([value / 1e9 for value in found.values])
+    memory = record.find("loss memory", "ours", vocabulary=262_144)
+    return memory and spread([value / 1e9 for value in memory.values])
 
 
 def _cache(record):

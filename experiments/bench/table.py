@@ -89,10 +89,10 @@ def _others(record):
 def _targets(record):
     table = Table("target", "", "measured", "", title="Targets", title_justify="left")
     for target in TARGETS:
-        found = target.measured(record) if target.hardware == record.asked["device"] else None
-        if found:
-            missing = target.missing(found)
-            table.add_row(target.what, target.held_to, _ratio(found, target.unit), missing or "met")
+        measured = target.measured(record) if target.hardware == record.asked["device"] else None
+        if measured:
+            missing = target.missing(measured)
+            table.add_row(target.what, target.held_to, _ratio(measured, target.unit), missing or "met")
     return table
 
 
@@ -104,9 +104,9 @@ def _bytes(measurement):
     return units.size(measurement.median) if measurement else ""
 
 
-def _ratio(found, unit=""):
-    """`1.52 x [1.49, 1.58]`: median and quartiles over rounds."""
-    if not found:
+def _ratio(each, unit=""):
+    """A Ratio as `1.52 x [1.49, 1.58]`: median and quartiles over rounds; empty for None."""
+    if not each:
         return ""
-    low_high = f" [{found.low:.2f}, {found.high:.2f}]" if found.rounds > 1 else ""
-    return f"{found.median:.2f} {unit}".rstrip() + low_high
+    low_high = f" [{each.low:.2f}, {each.high:.2f}]" if each.rounds > 1 else ""
+    return f"{each.median:.2f} {unit}".rstrip() + low_high

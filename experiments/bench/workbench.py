@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback
@@ -20,7 +21,7 @@ from experiments.objectives.next_token import NextToken
 from experiments.plan import plan
 
 # A model so small that the overhead per step is not lost in the noise of the step itself.
-TRIVIAL = {
+TRIVIAL: dict[str, Any] = {
     "model": {
         "dim": 16,
         "vocab_size": 300,
@@ -36,9 +37,9 @@ TRIVIAL = {
 NEXT_RUNS = 3
 
 
-def lightning(journal, asked):
+def lightning(journal, bench_spec):
     """Time, in turns, steps of a trivial model under Lightning's Trainer and the same steps in a bare loop."""
-    sides = {"lightning": [], "bare": []}
+    sides: dict[str, list[float]] = {"lightning": [], "bare": []}
     with tempfile.TemporaryDirectory(prefix="archbench-") as folder:
         text = Path(folder) / "text.txt"
         text.write_text("\n".join(f"a line of text, number {i}, for a model that learns nothing" for i in range(4000)))
@@ -50,14 +51,14 @@ def lightning(journal, asked):
             objective = NextToken(NextToken.Config(), corpus)
             return TrainingModule(new_model(spec.model, 0), objective, spec, corpus, seed=0)
 
-        for _ in range(asked.repeats + 1):
+        for _ in range(bench_spec.repeats + 1):
             clock = _Clock()
             train.new_trainer(spec.train, [clock], folder).fit(module())
             sides["lightning"].append(clock.seconds)
             sides["bare"].append(_bare_seconds(module()))
     for side, seconds in sides.items():
-        work = {"work": float(spec.train.steps - 1), "of": "steps"}
-        journal.add(Measurement(what="lightning", side=side, case={"model": "trivial"}, values=seconds[1:], **work))
+        case, steps = {"model": "trivial"}, float(spec.train.steps - 1)
+        journal.add(Measurement(what="lightning", side=side, case=case, values=seconds[1:], work=steps, of="steps"))
 
 
 class _Clock(Callback):
@@ -84,7 +85,7 @@ def _bare_seconds(module):
     return time.perf_counter() - started
 
 
-def start(journal, asked):
+def start(journal, bench_spec):
     """Time until the first optimizer step is done, for a worker's first run and its next runs; and time `--help`."""
     root = document.load("experiments/tiny_gemma3", "experiments")
     changes = {"train.steps": 2, "evaluate.every": 2, "evaluate.select_rows": 1, "evaluate.report_rows": 1}
@@ -96,7 +97,7 @@ def start(journal, asked):
         Measurement(what="first step", side="next run", case=case, values=later),
     )
     seconds = []
-    for _ in range(asked.repeats):
+    for _ in range(bench_spec.repeats):
         started = time.perf_counter()
         subprocess.run([sys.executable, "-m", "arch", "--help"], cwd=document.ROOT, capture_output=True, check=True)
         seconds.append(time.perf_counter() - started)
@@ -112,9 +113,10 @@ def first_steps(planned, runs):
     seconds = []
     for seed in range(runs):
         with tempfile.TemporaryDirectory(prefix="archbench-") as folder:
-            ends, started = [], time.perf_counter()
-            record = train.train(planned, seed, folder, progress=lambda told, ends=ends: ends.append(time.perf_counter()))
+            step_ends: list[float] = []
+            started = time.perf_counter()
+            record = train.train(planned, seed, folder, lambda told, ends=step_ends: ends.append(time.perf_counter()))
             if record.status != "finished":
                 raise RuntimeError(f"the run {record.status}: {record.failure.message if record.failure else ''}")
-            seconds.append(ends[0] - started)
+            seconds.append(step_ends[0] - started)
     return seconds

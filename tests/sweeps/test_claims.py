@@ -216,3 +216,35 @@ def test_a_claim_of_ones_own_is_one_file_and_one_line(tmp_path, monkeypatch, pla
         page = write_report(planned.folder).read_text()
         assert "is below" in page and "its highest report/loss is 2.0" in page
         assert (planned.folder / "results-low.csv").exists() == (len(claims) == 2)
+
+
+OWN_EVALUATOR = """
+from arch.contracts import Findings, Metric
+from arch.registry import evaluator
+from arch.spec import Spec
+
+
+@evaluator
+class Recall:
+    class Config(Spec):
+        pass
+
+    needs = frozenset()
+    metrics = {"recall": Metric(better="higher")}
+
+    def __init__(self, config):
+        pass
+
+    def __call__(self, model, dataset, given):
+        return Findings({"recall": 0.5})
+"""
+
+
+def test_a_claim_may_be_on_what_an_evaluator_measures_and_only_where_it_does(tmp_path, monkeypatch, study_data):
+    (tmp_path / "recall_evaluator.py").write_text(OWN_EVALUATOR)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    study_data["evaluate"] = {"every": 6, "report": {"recall": {"type": "recall_evaluator:Recall"}}}
+    claims = {"memory": AGAINST | {"metric": "report/recall"}}
+    assert study.check(document.node(study_data | {"claims": claims}))[0].claims["memory"]["metric"] == "report/recall"
+    with pytest.raises(SpecError, match=r"claims.quality.metric: no run of arm '1:1' has the metric 'report/loss'"):
+        study.check(document.node(study_data | {"claims": {"quality": AGAINST}}))

@@ -204,6 +204,6 @@ def test_the_best_trial_has_the_highest_accuracy(tuned_study, study_data, tmp_pa
     study = tuned_study(metric="select/accuracy")
     tuner = Tuner(study, study.arms[0])
     for job in jobs_of(tuner):
-        accuracy = -abs(job.plan.spec.optimizer.lr - 1e-1)
+        accuracy = -abs(job.plan.spec.optimizer["lr"] - 1e-1)
         tuner.told(Outcome(job, "finished", fakes.record(job.plan, job.seed, "finished", metrics={"select/accuracy": accuracy})))
     assert tuner.best() == {"optimizer.lr": pytest.approx(1e-1)}
