@@ -16,16 +16,22 @@ from experiments.spec import ExperimentSpec
 FINE, DIES_ONCE, DIES, FAILS, RAISES, WAITS = 1e-3, 2e-3, 2.5e-3, 4e-3, 5e-3, 6e-3
 
 
-def plan(source):
+def plan(source, made=None):
     """A fake experiments.plan.plan: its identity needs no data."""
-    return planned(ExperimentSpec.parse(getattr(source, "document", source)))
+    from experiments.start import Parent, Start
+
+    spec = ExperimentSpec.parse(getattr(source, "document", source))
+    references = {position: spec.starts[position][1] for position in made or {}}
+    parents = [Parent(name=each.label, run=made[i].identity, seed=each.seed) for i, each in references.items()]
+    return planned(spec, start=Start(parents=parents, taken=["w"], new={}, unused=[]) if parents else None)
 
 
-def planned(spec, **more):
-    """The RunPlan of a spec, without data."""
+def planned(spec, start=None, name=""):
+    """The RunPlan of a spec, without data. name: further content of its identity."""
     from experiments.plan import RunPlan
 
-    return RunPlan(spec=spec, identity=digest({"spec": spec.dump(identity=True), **more}))
+    decides = {"spec": spec.dump(identity=True), "start": start and start.identity, "name": name}
+    return RunPlan(spec=spec, identity=digest(decides), start=start)
 
 
 def record(job_plan, seed, status, **more):
