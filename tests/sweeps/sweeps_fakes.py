@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from arch.spec import digest
-from experiments.record import Failure, RunRecord
+from experiments import evaluations
+from experiments.record import EVALUATIONS, Failure, RunRecord
 from experiments.spec import ExperimentSpec
 
 FINE, DIES_ONCE, DIES, FAILS, RAISES, WAITS = 1e-3, 2e-3, 2.5e-3, 4e-3, 5e-3, 6e-3
@@ -40,8 +41,10 @@ def record(job_plan, seed, status, **more):
 
 
 def finish(job):
-    """Write a finished record into a job's folder."""
-    job.folder.mkdir(parents=True, exist_ok=True)
+    """Write a finished record and the files of its evaluations into a job's folder."""
+    (job.folder / EVALUATIONS).mkdir(parents=True, exist_ok=True)
+    for evaluation in evaluations.planned(job.plan.spec):
+        (job.folder / EVALUATIONS / evaluation.file).touch()
     metrics = {"report/loss": 2.0, "select/loss": 2.5}
     record(job.plan, job.seed, "finished", metrics=metrics).write(job.folder)
 
