@@ -20,14 +20,12 @@ def list_():
     """List the components with their options and defaults, and the shipped specs."""
     from rich.console import Console
 
-    from arch import document, registry
-    from arch.show import options
-    from arch.spec import SUBLAYERS
+    from arch import document
+    from arch.show import components
 
     console = Console(highlight=False)
-    for kind in SUBLAYERS:
-        for name in registry.names(kind):
-            console.print(options(f"{kind} {name}", registry.component(kind, name).Config))
+    for shown in components("arch"):
+        console.print(shown)
     console.print("specs: " + ", ".join(document.shipped("arch")))
 
 

@@ -3,28 +3,32 @@
 Shapes: B rows, T tokens, D width.
 """
 
-from torch import nn
+from typing import Any
+
+from torch import Tensor, nn
 
 from arch import registry
+from arch.layout import TokenLayout
 from arch.norm import RMSNorm
-from arch.spec import SUBLAYERS
+from arch.parameters import Context
+from arch.spec import SUBLAYERS, BlockSpec
 
 
 class Sublayer(nn.Module):
     """A component on the residual stream, with a norm before it, after it, or both ("sandwich")."""
 
-    def __init__(self, component, placement, context):
+    def __init__(self, component: nn.Module, placement: str, context: Context):
         super().__init__()
-        self.component = component
+        self.component: Any = component  # a `Mixer` or an `FFN` of `arch.contracts`
         self.before = RMSNorm(context.dim, context.norm_eps) if placement in ("before", "sandwich") else nn.Identity()
         self.after = RMSNorm(context.dim, context.norm_eps) if placement in ("after", "sandwich") else nn.Identity()
 
     @property
-    def sees_others(self):
+    def sees_others(self) -> bool:
         """Whether the component gets the layout and a state. An ffn works on each token alone."""
         return self.component.kind != "ffn"
 
-    def forward(self, x_BTD, layout, state=None):
+    def forward(self, x_BTD: Tensor, layout: TokenLayout, state: Any = None) -> tuple[Tensor, Any]:
         """(x + after(component(before(x))), the state after these tokens)."""
         y_BTD = self.before(x_BTD)
         if self.sees_others:
@@ -37,14 +41,14 @@ class Sublayer(nn.Module):
 class Block(nn.Module):
     """One layer: a `Sublayer` per kind, such as `self.mixer`; None where the block has none of that kind."""
 
-    def __init__(self, spec, context):
+    def __init__(self, spec: BlockSpec, context: Context):
         super().__init__()
         for kind in SUBLAYERS:
             setattr(self, kind, None)
         for kind, component in spec.sublayers().items():
             setattr(self, kind, Sublayer(registry.build(kind, component, context), spec.norm, context))
 
-    def forward(self, x_BTD, layout, state=None):
+    def forward(self, x_BTD: Tensor, layout: TokenLayout, state: Any = None) -> tuple[Tensor, Any]:
         """(x_BTD after this layer, the mixer's new state or None)."""
         for sublayer in self.children():
             x_BTD, state = sublayer(x_BTD, layout, state)

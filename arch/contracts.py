@@ -132,6 +132,7 @@ class Source(Protocol):
     """Where data comes from. `__init__(config)`. It offers one of the two methods.
 
     documents: texts, which `data.tokenizer` turns into a corpus. dataset: rows of its own; it takes no tokenizer.
+    A source of texts may also offer `files()`, every file that it reads: texts are then read again only if one changed.
     """
 
     def documents(self) -> Iterable[tuple[str, str]]:

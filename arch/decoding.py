@@ -9,8 +9,11 @@ and it costs a few dictionary look-ups. What is not taken runs as it is, and the
 Shapes: B rows, D model width.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from arch.block import Block, Sublayer
 from arch.ffns.gated import Gated
@@ -22,12 +25,12 @@ from arch.norm import RMSNorm
 from arch.rotary import pairs
 
 
-def is_one_token(x_BTD):
+def is_one_token(x_BTD: Tensor) -> bool:
     """Whether the functions here are meant for this input: one token per row, without a gradient."""
     return x_BTD.shape[1] == 1 and not torch.is_grad_enabled()
 
 
-def token(module, x_B1D, *rest):
+def token(module: nn.Module, x_B1D: Tensor, *rest: Any) -> Any:
     """`module(x_B1D, *rest)`, by the fast function of its class if it can be taken; the last bits differ."""
     y = _fast(module, x_B1D, *rest)
     return module(x_B1D, *rest) if y is None else y
@@ -102,7 +105,7 @@ def _gated(ffn, x_B1D, around=decode.ALONE):
 # {class: its function, with the arguments of the class's `forward`}. A component's function also takes `around`, the
 # norms and the residual sum to compute in the same call. It returns None where it declines. A class of your own can be
 # added.
-FAST = {
+FAST: dict[type[nn.Module], Callable[..., Any]] = {
     Block: _block,
     Sublayer: _sublayer,
     RMSNorm: _norm,

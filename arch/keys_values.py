@@ -3,9 +3,14 @@
 Shapes: B rows, T tokens, S slots, K key/value heads, C channels per head, W window.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
+from arch.layout import TokenLayout
 
 
 @dataclass(frozen=True)
@@ -15,16 +20,16 @@ class AttentionState:
     window: W, or None for a state that must hold every token. seen: the number of tokens so far.
     """
 
-    k_BKSC: torch.Tensor
-    v_BKSC: torch.Tensor
+    k_BKSC: Tensor
+    v_BKSC: Tensor
     window: int | None = None
     seen: int = 0
 
     @property
-    def slots(self):
+    def slots(self) -> int:
         return self.k_BKSC.shape[2]
 
-    def extended(self, k_BTKC, v_BTKC):
+    def extended(self, k_BTKC: Tensor, v_BTKC: Tensor) -> tuple[AttentionState, Tensor, Tensor]:
         """(state, k_BSKC, v_BSKC): the state after new tokens, and all keys and values that these may see.
 
         Keys are in order, the oldest first and the new tokens' own last. Nothing is copied for a first chunk or if the
@@ -42,7 +47,7 @@ class AttentionState:
         seen = [torch.cat([old[:, :, slot_S].transpose(1, 2).to(new.dtype), new], 1) for old, new in pairs]
         return self.write(k_BTKC, v_BTKC), *seen
 
-    def write(self, k_BTKC, v_BTKC):
+    def write(self, k_BTKC: Tensor, v_BTKC: Tensor) -> AttentionState:
         """The state after new tokens, written in place. Of more than S tokens, only the last S are written.
 
         Raises ValueError as `after` does.
@@ -59,13 +64,13 @@ class AttentionState:
                 ring_BKSC[:, :, : kept - upto] = new_BKTC[:, :, upto:]
         return after
 
-    def after(self, tokens):
+    def after(self, tokens: int) -> AttentionState:
         """The state with `tokens` more tokens seen. Raises ValueError if a token that is still needed would be lost."""
         if self.seen + tokens > self.slots and self.slots != self.window:
             raise ValueError(f"a state with room for {self.slots} tokens cannot take {self.seen + tokens}")
         return AttentionState(self.k_BKSC, self.v_BKSC, self.window, self.seen + tokens)
 
-    def hidden(self, layout):
+    def hidden(self, layout: TokenLayout) -> Tensor | None:
         """(B, used slots) bool: the slots that the last written token does not see. None if it sees all of them."""
         if layout.first == self.seen - 1:
             return None

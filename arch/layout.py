@@ -3,7 +3,15 @@
 Shapes: B rows, T tokens.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
 import torch
+from torch import Tensor
+
+Made = TypeVar("Made")
 
 
 class TokenLayout:
@@ -19,19 +27,19 @@ class TokenLayout:
     If it is given, all rows are alike, and a result for one row can be expanded to all.
     """
 
-    def __init__(self, doc_BT, pos_BT, first=None):
+    def __init__(self, doc_BT: Tensor, pos_BT: Tensor, first: int | None = None):
         self.doc_BT, self.pos_BT, self.first = doc_BT, pos_BT, first
-        self._memo = {}
+        self._memo: dict[Hashable, Any] = {}
 
     @classmethod
-    def whole(cls, rows, tokens, device=None, first=0):
+    def whole(cls, rows: int, tokens: int, device: Any = None, first: int = 0) -> TokenLayout:
         """One document per row, whose first token has position `first`."""
         pos_T = torch.arange(first, first + tokens, device=device)
         doc_BT = torch.zeros(1, 1, dtype=torch.long, device=device).expand(rows, tokens)
         return cls(doc_BT, pos_T.expand(rows, tokens), first)
 
     @classmethod
-    def packed(cls, doc_BT):
+    def packed(cls, doc_BT: Tensor) -> TokenLayout:
         """Several documents per row: a change of the number begins a new document, -1 is padding."""
         index_T = torch.arange(doc_BT.shape[1], device=doc_BT.device)
         begins_BT = torch.ones_like(doc_BT, dtype=torch.bool)
@@ -40,12 +48,12 @@ class TokenLayout:
         return cls(doc_BT, torch.where(doc_BT < 0, 0, index_T - start_BT))
 
     @classmethod
-    def left_padded(cls, lengths_B, tokens):
+    def left_padded(cls, lengths_B: Tensor, tokens: int) -> TokenLayout:
         """One document of `lengths_B[b]` tokens per row, padded on the left to `tokens`."""
         pos_BT = torch.arange(tokens, device=lengths_B.device) - (tokens - lengths_B[:, None])
         return cls(torch.where(pos_BT < 0, -1, 0), pos_BT.clamp(min=0))
 
-    def part(self, start, stop):
+    def part(self, start: int, stop: int) -> TokenLayout:
         """The layout of the tokens [start, stop) of every row, for a state that has seen the tokens before them."""
         first = None if self.first is None else self.first + start
         return TokenLayout(self.doc_BT[:, start:stop], self.pos_BT[:, start:stop], first)
@@ -62,32 +70,32 @@ class TokenLayout:
         return TokenLayout(doc_BT, pos_BT, self.first)
 
     @property
-    def shape(self):
+    def shape(self) -> torch.Size:
         """(B, T)"""
         return self.doc_BT.shape
 
     @property
-    def reset_BT(self):
+    def reset_BT(self) -> Tensor:
         """True at the first token of a document and at padding. No state and no convolution tap may reach across it."""
         return self.pos_BT == 0
 
     @property
-    def distinct_pos_BT(self):
+    def distinct_pos_BT(self) -> Tensor:
         """Positions (B, T), or (1, T) if all rows are alike; the caller expands or broadcasts them."""
         return self.pos_BT if self.first is None else self.pos_BT[:1]
 
     @property
-    def pos_B(self):
+    def pos_B(self) -> Tensor:
         """Positions of the first token of each row, as dense int64."""
         return self.memo("one", lambda: self.pos_BT[:, 0].long().contiguous())
 
-    def memo(self, key, make):
+    def memo(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """The result of `make()`, computed once per key: many layers share the same masks and angles."""
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]
 
-    def interval(self, before, after, first=0):
+    def interval(self, before: int | None, after: int | None, first: int = 0) -> tuple[Tensor, Tensor]:
         """(low_BT, high_BT): the first and last index that a query may see, both inclusive. A query always sees itself.
 
         before, after: the number of tokens on each side; None for all of the document. Indices count from the start of
@@ -96,7 +104,7 @@ class TokenLayout:
         """
         return self.memo(("interval", before, after, first), lambda: self._interval(before, after, first))
 
-    def _interval(self, before, after, first):
+    def _interval(self, before: int | None, after: int | None, first: int) -> tuple[Tensor, Tensor]:
         rows, tokens = self.shape
         pos_BT = self.distinct_pos_BT
         index_BT = torch.arange(first, first + tokens, device=pos_BT.device).expand(len(pos_BT), tokens)

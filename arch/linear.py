@@ -4,13 +4,14 @@ Shapes: B rows, T tokens, R width of the map.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
 
-from arch.parameters import constant, drawn, fan_in, normal, parameter
+from arch.parameters import Context, constant, drawn, fan_in, normal, parameter
 
 
 class Linear(nn.Module):
@@ -20,20 +21,28 @@ class Linear(nn.Module):
     included, that the reference Griffin code stores as one tensor (see `InitSpec.stacked`).
     """
 
-    def __init__(self, inputs, outputs, context, kind="matrix", bias=False, stack=1):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        context: Context,
+        kind: Literal["matrix", "output"] = "matrix",
+        bias: bool = False,
+        stack: int = 1,
+    ):
         super().__init__()
         draw = drawn(getattr(context.init, kind), fan_in(inputs, stack, context), context.layers)
         self.weight = parameter((outputs, inputs), "matrix", draw)
         self.bias = parameter((outputs,), "vector", constant(0.0)) if bias else None
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
 
 
 class BlockDiagonalLinear(nn.Module):
     """y = x W + b, where W has `blocks` equal square blocks on its diagonal (Griffin, section 4.1)."""
 
-    def __init__(self, width, blocks, context):
+    def __init__(self, width: int, blocks: int, context: Context):
         super().__init__()
         if width % blocks:
             raise ValueError(f"blocks: {blocks} does not divide width = {width}")
@@ -42,7 +51,7 @@ class BlockDiagonalLinear(nn.Module):
         self.weight = parameter((blocks, each, each), "matrix", draw, recurrent=True)
         self.bias = parameter((blocks, each), "vector", constant(0.0), recurrent=True)
 
-    def forward(self, x_BTR):
+    def forward(self, x_BTR: Tensor) -> Tensor:
         rows, blocks = len(x_BTR), len(self.weight)
         x_NXr = rearrange(x_BTR, "b t (n r) -> n (b t) r", n=blocks)
         y_NXr = torch.baddbmm(self.bias[:, None], x_NXr, self.weight)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from arch import decoding
 from arch.block import Block
@@ -19,6 +19,7 @@ from arch.layout import TokenLayout
 from arch.linear import Linear
 from arch.norm import RMSNorm
 from arch.parameters import Context, drawn, initialise, parameter
+from arch.spec import ModelSpec
 
 
 @functools.cache
@@ -40,7 +41,7 @@ class ModelState:
 class Model(nn.Module):
     """The model of a resolved ModelSpec with uninitialised weights; `new_model` initialises them."""
 
-    def __init__(self, spec):
+    def __init__(self, spec: ModelSpec):
         super().__init__()
         self.spec = spec
         contexts = [Context(spec.dim, i, spec.layers, spec.norm_eps, spec.init) for i in range(spec.layers)]
@@ -51,7 +52,7 @@ class Model(nn.Module):
         self.norm = RMSNorm(spec.dim, spec.norm_eps)
         self.head = None if spec.tie_embeddings else Linear(spec.dim, spec.vocab_size, contexts[0])
 
-    def embed(self, tokens_BT):
+    def embed(self, tokens_BT: Tensor) -> Tensor:
         """Token embeddings (B, T, D), scaled by sqrt(D) if the spec says so (see `ModelSpec.embed_scale`)."""
         x_BTD = F.embedding(tokens_BT, self.embedding)
         if self.spec.embed_scale == "none":
@@ -59,7 +60,9 @@ class Model(nn.Module):
         rounded = torch.bfloat16 if self.spec.embed_scale == "sqrt_dim_bfloat16" else x_BTD.dtype
         return x_BTD * _rounded(math.sqrt(self.spec.dim), rounded, x_BTD.dtype)
 
-    def trunk(self, inputs, layout=None, state=None):
+    def trunk(
+        self, inputs: Tensor, layout: TokenLayout | None = None, state: ModelState | None = None
+    ) -> tuple[Tensor, ModelState | None]:
         """(hidden states after the final norm (B, T, D), new state); the state is None if none was given.
 
         inputs: tokens (B, T) or embeddings (B, T, D). layout: by default one document per row; with a state, the
@@ -67,7 +70,8 @@ class Model(nn.Module):
         """
         x_BTD = inputs if inputs.is_floating_point() else self.embed(inputs)
         if layout is None:
-            layout = TokenLayout.whole(*x_BTD.shape[:2], x_BTD.device, first=state.seen if state else 0)
+            rows, tokens = x_BTD.shape[:2]
+            layout = TokenLayout.whole(rows, tokens, x_BTD.device, first=state.seen if state else 0)
         states = state.layers if state else [None] * len(self.blocks)
         call = decoding.token if decoding.is_one_token(x_BTD) else nn.Module.__call__
         after = []
@@ -77,11 +81,11 @@ class Model(nn.Module):
         return call(self.norm, x_BTD), state and ModelState(after, state.seen + x_BTD.shape[1])
 
     @property
-    def head_weight(self):
+    def head_weight(self) -> Tensor:
         """The final projection (V, D). A chunked loss needs only this, `trunk` and `spec.logit_softcap`."""
         return self.embedding if self.head is None else self.head.weight
 
-    def logits(self, hidden_BTD):
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Logits of the next token (B, T, V), softcapped if the spec says so."""
         cap = self.spec.logit_softcap
         if decoding.is_one_token(hidden_BTD):
@@ -91,25 +95,27 @@ class Model(nn.Module):
         z_BTV = F.linear(hidden_BTD, self.head_weight)
         return z_BTV if cap is None else cap * torch.tanh(z_BTV / cap)
 
-    def forward(self, tokens_BT, layout=None):
+    def forward(self, tokens_BT: Tensor, layout: TokenLayout | None = None) -> Tensor:
         """Logits (B, T, V)."""
         return self.logits(self.trunk(tokens_BT, layout)[0])
 
-    def init_state(self, batch, capacity):
+    def init_state(self, batch: int, capacity: int) -> ModelState:
         """An empty state for `batch` streams of up to `capacity` tokens. Raises ValueError for a non-causal model."""
-        mixers = [block.mixer and block.mixer.component for block in self.blocks]
+        blocks: Any = self.blocks
+        mixers = [block.mixer and block.mixer.component for block in blocks]
         if any(mixer is not None and mixer.state_size is None for mixer in mixers):
             raise ValueError("a model that sees ahead has no state to decode from")
         dtype, device = self.embedding.dtype, self.embedding.device
         return ModelState([mixer and mixer.init_state(batch, capacity, dtype, device) for mixer in mixers])
 
-    def decode(self, tokens_BT, state, layout=None):
+    def decode(self, tokens_BT: Tensor, state: ModelState, layout: TokenLayout | None = None) -> tuple[Tensor, ModelState]:
         """(logits (B, T, V) of T >= 1 further tokens, state after them). Do not use the state passed in again."""
-        hidden_BTD, state = self.trunk(tokens_BT, layout, state)
-        return self.logits(hidden_BTD), state
+        hidden_BTD, later = self.trunk(tokens_BT, layout, state)
+        assert later is not None  # a state was given
+        return self.logits(hidden_BTD), later
 
 
-def new_model(spec, seed):
+def new_model(spec: ModelSpec, seed: int) -> Model:
     """A Model with weights initialised for `seed` (see `parameters.initialise`)."""
     model = Model(spec)
     initialise(model, seed)

@@ -5,7 +5,7 @@ Shapes: N tokens, D width.
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from arch.kernels import rms_norm
@@ -15,18 +15,18 @@ from arch.parameters import constant, parameter
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * (1 + w) in float32, cast last; w starts at 0 (Gemma 2 and 3, Griffin)."""
 
-    def __init__(self, width, eps):
+    def __init__(self, width: int, eps: float):
         super().__init__()
         self.eps = eps
         self.weight = parameter((width,), "vector", constant(0.0))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return _RMSNorm.apply(x, self.weight, self.eps)
         return _normalised(x, self.weight, self.eps)[0]
 
 
-def rms_norm_reference(x, weight, eps):
+def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm in plain torch."""
     wide = torch.promote_types(x.dtype, torch.float32)
     return F.rms_norm(x.to(wide), (x.shape[-1],), 1 + weight.to(wide), eps).to(x.dtype)

@@ -3,19 +3,24 @@
 Shapes: B rows, T tokens, H heads, C channels per head, c = pairs of rotated channels.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from arch.layout import TokenLayout
 
-def rotary(x_BTHC, cos_BT1C, sin_BT1c):
+
+def rotary(x_BTHC: Tensor, cos_BT1C: Tensor, sin_BT1c: Tensor) -> Tensor:
     """Rotate each head's first 2 c channels by `angles`; channel i < c forms a pair with channel c + i."""
     if torch.is_grad_enabled():
         return _Rotary.apply(x_BTHC, cos_BT1C, sin_BT1c)
     return _turned(x_BTHC, cos_BT1C, sin_BT1c, 1)
 
 
-def angles(layout, channels, rope):
+def angles(layout: TokenLayout, channels: int, rope: Any) -> tuple[Tensor, Tensor]:
     """Cosine of every channel (B, T, 1, C), 1 for channels that are not rotated, and sine of the pairs (B, T, 1, c).
 
     B is 1 where all rows have the same positions.
@@ -29,7 +34,7 @@ def angles(layout, channels, rope):
     return layout.memo(("rotary", channels, rope), make)
 
 
-def pairs(layout, channels, rope):
+def pairs(layout: TokenLayout, channels: int, rope: Any) -> tuple[Tensor, Tensor]:
     """Cosine and sine of the pairs (B, T, 1, c); B is 1 where all rows have the same positions.
 
     Only the first `width` = `rope.fraction` * channels channels are rotated. The angle of pair i at position p is
@@ -56,7 +61,7 @@ def _rates(width, rope, device):
     return _KEPT_RATES[key]
 
 
-_KEPT_RATES = {}
+_KEPT_RATES: dict[tuple[Any, ...], Tensor] = {}
 
 
 class _Rotary(torch.autograd.Function):
@@ -70,7 +75,8 @@ class _Rotary(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_BTHC):
-        return _turned(grad_BTHC, *ctx.saved_tensors, -1), None, None
+        cos_BT1C, sin_BT1c = ctx.saved_tensors
+        return _turned(grad_BTHC, cos_BT1C, sin_BT1c, -1), None, None
 
 
 def _turned(x_BTHC, cos_BT1C, sin_BT1c, sign):

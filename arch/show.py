@@ -7,8 +7,17 @@ from itertools import groupby
 from rich.console import Group
 from rich.table import Table
 
-from arch import units
+from arch import registry, units
 from arch.spec import repeated
+
+
+def components(package):
+    """Yields the options of every component of a package (`experiments`), as `rich` renderables."""
+    for kind, folder in registry.FOLDERS.items():
+        if folder.startswith(f"{package}."):
+            for name in registry.names(kind):
+                config = registry.component(kind, name).Config
+                yield options(f"{kind} {name}", config) if config.model_fields else f"{kind} {name}: no options"
 
 
 def options(title, config):

@@ -22,16 +22,12 @@ def list_specs():
     """List the components of an experiment with their options and defaults, the shipped experiments and benchmarks."""
     from rich.console import Console
 
-    from arch import registry
     from arch.document import shipped
-    from arch.show import options
+    from arch.show import components
 
     console = Console(highlight=False)
-    for kind, folder in registry.FOLDERS.items():
-        if folder.startswith("experiments."):
-            for name in registry.names(kind):
-                config = registry.component(kind, name).Config
-                console.print(options(f"{kind} {name}", config) if config.model_fields else f"{kind} {name}: no options")
+    for shown in components("experiments"):
+        console.print(shown)
     console.print("specs: " + ", ".join(shipped("experiments")))
     console.print("benchmarks: " + ", ".join(shipped("bench")))
 

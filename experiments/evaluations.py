@@ -53,15 +53,8 @@ def planned(spec: ExperimentSpec) -> list[Evaluation]:
 
 
 def missing(evaluations: list[Evaluation], folder: Path | str) -> list[Evaluation]:
-    """Those that the run in `folder` has no readable record of."""
-    return [evaluation for evaluation in evaluations if not _is_there(evaluation, folder)]
-
-
-def _is_there(evaluation: Evaluation, folder: Path | str) -> bool:
-    try:
-        return evaluation.record(folder) is not None
-    except (OSError, ValueError):
-        return False
+    """Those that the run in `folder` does not have. Their files are written whole, so one that is there is not read."""
+    return [evaluation for evaluation in evaluations if not (Path(folder) / EVALUATIONS / evaluation.file).is_file()]
 
 
 def section(root: Node, written: EvaluateSpec, able: set[str]) -> Node:

@@ -48,6 +48,15 @@ class RunPlan(Spec):
     notes: List[str] = ()
     texts: dict[str, str] = {}
 
+    def needs(self, seed):
+        """[(identity, seed)] of the runs that must be finished before this one with `seed` can start."""
+        parents = self.start.parents if self.start else ()
+        return [(parent.run, seed if parent.seed == "same" else parent.seed) for parent in parents if parent.run]
+
+    def located(self, seed, folders):
+        """The plan of the run with this seed. folders: {(identity, seed): folder} of the runs that it needs."""
+        return self.model_copy(update={"start": self.start.located(seed, folders)}) if self.start else self
+
 
 # The assumed costs and gains of compiling on a GPU. GPU_RATE: FLOPs (6 per parameter and token) per second and device
 # in an eager step. GPU_GAIN: the share of the step's time that compiling saves. GPU_SECONDS: seconds to compile one
@@ -115,15 +124,16 @@ def _with_compile(spec):
     return spec.model_copy(update={"train": train}), (f"train.compile: auto became {choice}: {why}",)
 
 
-def plan(source):
+def plan(source, made=None):
     """The RunPlan of an experiment: a document, or one that is Resolved. Tokenizes the corpus unless the cache has it.
 
+    made: {position in `spec.starts`: RunPlan} of the runs that will be made because this one starts from them.
     Raises SpecError for errors in the spec or in the data it names, and DataError if the token cache is unusable.
     """
     complete = source if isinstance(source, Resolved) else resolved(source)
     root, spec, notes = complete.document, complete.spec, complete.notes
     try:
-        start = spec.init_from and plan_start(spec.model, spec.init_from)
+        start = plan_start(spec, made)
         corpus = prepare(spec.data, spec.model.vocab_size)
     except DataError as error:
         if error.key is None:
@@ -142,7 +152,7 @@ def plan(source):
         data=corpus.summary(),
         plugins=plugins,
         cost=costs.summary(spec.model, spec.data.context, plugins),
-        start=start or None,
+        start=start,
         notes=notes,
         texts=texts.remembered(spec.data.source),
     )

@@ -1,14 +1,16 @@
 """The spec of one run: the model, its data, how it is trained and how it is evaluated."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from arch import document
-from arch.spec import Component, Count, Kind, ModelSpec, Spec, expand_like, later, place
+from arch.spec import Component, Count, Kind, List, ModelSpec, Spec, expand_like, later, place
 
 # The components that an experiment uses where it does not name a `type`.
 DEFAULT_TYPES = {"objective": "next_token", "optimizer": "adamw", "schedule": "cosine"}
+
+Folder = Annotated[str, Field(min_length=1)]
 
 
 class DataSpec(Spec):
@@ -24,7 +26,7 @@ class DataSpec(Spec):
 
 
 class TrainSpec(Spec):
-    """How the model is trained.
+    """How the model is trained. `steps: 0`: not at all; the run only measures its initial weights.
 
     accumulate: micro-batches per step; the number changes a step's result only by rounding. threads: CPU threads.
     Both change the bits of the result, so they are part of a run's identity; so are accelerator and devices, unless
@@ -36,7 +38,7 @@ class TrainSpec(Spec):
     to repay the compilation time.
     """
 
-    steps: Count
+    steps: Annotated[int, Field(ge=0)]
     accumulate: Count = 1
     precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
     threads: Count = 1
@@ -66,11 +68,38 @@ class EvaluateSpec(Spec):
     sample_tokens: Annotated[int, Field(ge=0)] | None = later(None)
 
 
+def _seed_rule(value):
+    if value != "same" and (isinstance(value, str) or value < 0):
+        raise ValueError("expected `same` or a whole number of at least 0")
+    return value
+
+
+class RunReference(Spec):
+    """A run whose trained weights another run starts from.
+
+    run: in a study, the name of an arm or of a helper run (`runs`), or an experiment's spec (a shipped name or a path
+    ending in .yaml); anywhere, a checkpoint folder. seed: of that run; `same` is the seed of the run that refers to it.
+    set: dotted overrides of that run.
+    """
+
+    run: Annotated[str, Field(min_length=1)]
+    seed: Annotated[int | str, AfterValidator(_seed_rule)] = "same"
+    set: dict[str, Any] = {}
+
+    @property
+    def label(self):
+        """The run in words: its name, and what is overridden."""
+        changes = ", ".join(f"{key}={value}" for key, value in self.set.items())
+        return f"{self.run} with {changes}" if changes else self.run
+
+
 class ExperimentSpec(Spec):
     """One run without its seed. `objective`, `optimizer` and `schedule` need no `type`, see DEFAULT_TYPES.
 
-    init_from: a checkpoint folder, from `archbench import` or from a finished run. Parameters that it has start
-    from its values. The path is relative to the working folder and not part of identity; the weights taken from it are.
+    init_from: where initial weights come from: a checkpoint folder (from `archbench import` or of a finished run), a
+    reference to a run, or a list of them, which means the mean of their parameters. Parameters that they do not have
+    are drawn from the seed. Names and paths (relative to the working folder) are not part of identity; what they stand
+    for is: the weights of a folder, or the identity and the seed of a run.
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -81,7 +110,7 @@ class ExperimentSpec(Spec):
     schedule: Annotated[Component, Kind("schedule")]
     train: TrainSpec
     evaluate: EvaluateSpec = place(EvaluateSpec())
-    init_from: Annotated[str, Field(min_length=1)] | None = later(None, place=True)
+    init_from: Folder | RunReference | List[Folder | RunReference] | None = later(None, place=True)
 
     @classmethod
     def parse(cls, source, path=()):
@@ -101,6 +130,21 @@ class ExperimentSpec(Spec):
                 f"must divide data.rows = {self.data.rows}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _starts_from_something(self):
+        if self.init_from == ():
+            raise ValueError("init_from: expected at least one run or folder, got an empty list")
+        return self
+
+    @property
+    def starts(self):
+        """[(its key in the spec, a folder or a RunReference)] of `init_from`."""
+        if self.init_from is None:
+            return []
+        if isinstance(self.init_from, tuple):
+            return [(("init_from", i), each) for i, each in enumerate(self.init_from)]
+        return [(("init_from",), self.init_from)]
 
     @property
     def tokens(self):

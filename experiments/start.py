@@ -1,38 +1,83 @@
-"""Starting a run from the weights of a checkpoint (`init_from`)."""
+"""Starting a run from trained weights (`init_from`): of a checkpoint, of a run made for it, or the mean of several."""
 
 import hashlib
 import re
 from functools import lru_cache
 from pathlib import Path
 
-from arch import checkpoint, tensors
+from arch import checkpoint, document, tensors
 from arch.errors import DataError
 from arch.spec import SUBLAYER_NAME, List, Spec
+from experiments.record import RunRecord
+
+
+class Parent(Spec):
+    """One run or checkpoint that another run starts from.
+
+    name: as the spec names it. folder: where its weights are; empty while its run is not made.
+    sha256: of the weights file in a folder that the spec names. run: the identity of a run to be made, instead.
+    seed: that run's seed; None where the spec names a folder.
+    """
+
+    name: str
+    folder: str = ""
+    sha256: str = ""
+    run: str = ""
+    seed: int | str | None = None
+
+    @property
+    def identity(self):
+        """The part that determines a run's result: the content of the weights, or the run that makes them."""
+        return {"run": self.run, "seed": self.seed} if self.run else {"sha256": self.sha256}
+
+    def check(self):
+        """Raise DataError unless the folder holds the weights that were planned."""
+        if not self.run:
+            if content(self.folder) != self.sha256:
+                raise DataError(f"{self.folder}: its weights have changed since the run was planned; plan it again", key=None)
+            return
+        record = RunRecord.read_whole(self.folder) if self.folder else None
+        if record is None or (record.status, record.identity, record.seed) != ("finished", self.run, self.seed):
+            raise DataError(f"{self.folder}: expected the finished run {self.name!r} with seed {self.seed}", key=None)
+
+    def __str__(self):
+        if not self.run:
+            return f"{self.folder} ({self.sha256[:12]})"
+        return f"the run {self.name!r} ({self.run[:12]}) with {'the same seed' if self.seed == 'same' else f'seed {self.seed}'}"
 
 
 class Start(Spec):
-    """A checkpoint and the parameters that a model takes from it.
+    """Where a model's initial weights come from: the mean of its parents' parameters.
 
-    sha256: of the checkpoint's weights file. taken: names of the parameters that start from the checkpoint.
-    new: {name: reason} of the parameters that are drawn from the seed instead.
-    unused: names of the checkpoint's parameters that the model does not have.
+    taken: names of the parameters that start from the parents. new: {name: reason} of the parameters that are drawn
+    from the seed instead. unused: names of the parents' parameters that the model does not have.
     """
 
-    folder: str
-    sha256: str
+    parents: List[Parent]
     taken: List[str]
     new: dict[str, str]
     unused: List[str]
 
     @property
     def identity(self):
-        """The part that determines a run's result: the hash of the weights and the names taken."""
-        return {"sha256": self.sha256, "taken": sorted(self.taken)}
+        """The part that determines a run's result: what each parent is, and the names taken."""
+        weights = [parent.identity for parent in self.parents]
+        return {**(weights[0] if len(weights) == 1 else {"mean": weights}), "taken": sorted(self.taken)}
+
+    def located(self, seed, folders):
+        """The Start of a run with this seed. folders: {(identity, seed): folder} of the runs that were made for it."""
+        parents = [
+            parent.model_copy(update={"seed": at, "folder": str(folders[parent.run, at])}) if parent.run else parent
+            for parent in self.parents
+            for at in [seed if parent.seed == "same" else parent.seed]
+        ]
+        return self.model_copy(update={"parents": tuple(parents)})
 
     def notes(self):
         """Yields sentences for the record: what was taken, what is new and why, what is unused."""
         total = len(self.taken) + len(self.new)
-        yield f"started from {self.folder} ({self.sha256[:12]}): {len(self.taken)} of {total} parameters"
+        mean = "the mean of " if len(self.parents) > 1 else ""
+        yield f"started from {mean}{', '.join(map(str, self.parents))}: {len(self.taken)} of {total} parameters"
         by_reason = {}
         for name, why in self.new.items():
             by_reason.setdefault(why, []).append(name)
@@ -42,38 +87,92 @@ class Start(Spec):
             yield f"in the checkpoint, but not in the model: {_short(self.unused)}"
 
     def fill(self, model):
-        """Copy the taken parameters into `model`. Raises DataError if the weights have changed since planning."""
-        if content(self.folder) != self.sha256:
-            raise DataError(f"{self.folder}: its weights have changed since the run was planned; plan it again", key=None)
-        _, found = checkpoint.open_checkpoint(self.folder)
-        checkpoint.fill(model, tensors.renamed(found, {name: tensors.As(name) for name in self.taken}))
+        """Copy the taken parameters into `model`. Raises DataError if the weights are not those that were planned."""
+        table = {name: tensors.As(name) for name in self.taken}
+        for parent in self.parents:
+            parent.check()
+        each = [tensors.renamed(checkpoint.open_checkpoint(parent.folder)[1], table) for parent in self.parents]
+        checkpoint.fill(model, each[0] if len(each) == 1 else _mean(each))
 
 
-def plan_start(spec, folder):
-    """The Start of a model of `spec` (resolved) from a checkpoint folder; `~` is expanded. Raises DataError.
+def _mean(several):
+    """The mean of Tensors with the same names, as Tensors in float64."""
+    total = {}
+    for found in several:
+        for name, tensor in found.read():
+            total[name] = total.get(name, 0) + tensor.double()
+    return tensors.of_mapping({name: tensor / len(several) for name, tensor in total.items()})
 
-    A parameter is taken if its name, its shape and the type of its component agree with the checkpoint. So if another
+
+def plan_start(spec, made=None):
+    """The Start of an ExperimentSpec (resolved), or None if all weights are drawn from the seed.
+
+    made: {position in `spec.starts`: RunPlan} of the runs that will be made for this one; every other reference is to a
+    checkpoint folder (`~` is expanded). Raises DataError.
+
+    A parameter is taken if its name, its shape and the type of its component agree with every parent. So if another
     mixer type replaces the checkpoint's, all its parameters are new, even where a name and a shape happen to match.
     """
-    folder = Path(folder).expanduser()
+    if not spec.starts:
+        return None
+    expected, parents, new, unused = checkpoint.parameters(spec.model), [], {}, {}
+    for i, (key, reference) in enumerate(spec.starts):
+        parent, model, shapes = _parent(key, reference, (made or {}).get(i))
+        reasons = _differences(spec.model, expected, model, shapes)
+        if len(reasons) == len(expected):
+            raise DataError(f"{parent.folder or parent.name}: it has no parameter of this model", key=key)
+        parents.append(parent)
+        new = reasons | new
+        unused |= dict.fromkeys(name for name in shapes if name not in expected)
+    taken = tuple(name for name in expected if name not in new)
+    if not taken:
+        raise DataError("no parameter of this model is in all of them", key=("init_from",))
+    new = {name: new[name] for name in expected if name in new}
+    return Start(parents=tuple(parents), taken=taken, new=new, unused=tuple(unused))
+
+
+def _parent(key, reference, plan):
+    """(Parent, its ModelSpec, {name: shape} of its parameters)"""
+    if plan:
+        parent = Parent(name=reference.label, run=plan.identity, seed=reference.seed)
+        return parent, plan.spec.model, checkpoint.parameters(plan.spec.model)
+    if isinstance(reference, str):
+        name = reference
+    else:
+        name, key = reference.run, (*key, "run")
+        if is_spec(name) and not checkpoint.is_checkpoint(Path(name).expanduser()):
+            raise DataError(
+                f"{name} has to be trained first; a single run cannot do that: put both into a study (`archbench study run`), "
+                "or give the folder of the finished run",
+                key=key,
+            )
+        if reference.set or reference.seed != "same":
+            raise DataError(f"{name}: the weights of a folder are as they are; leave out `set` and `seed`", key=key)
+    folder = Path(name).expanduser()
     try:
-        theirs, found = checkpoint.open_checkpoint(folder)
+        model, found = checkpoint.open_checkpoint(folder)
     except ValueError as error:
-        raise DataError(f"{error}; `archbench import` converts other formats", key=("init_from",)) from None
-    new, taken, expected = {}, [], checkpoint.parameters(spec)
+        raise DataError(f"{error}; `archbench import` converts other formats", key=key) from None
+    shapes = {name: entry.shape for name, entry in found.entries.items()}
+    return Parent(name=name, folder=str(folder), sha256=content(folder)), model, shapes
+
+
+def is_spec(name):
+    """Whether a reference names an experiment's spec: a path ending in .yaml, or a shipped name."""
+    return name.endswith((".yaml", ".yml")) or name.removeprefix("experiments/") in document.shipped("experiments")
+
+
+def _differences(spec, expected, theirs, shapes):
+    """{name: reason} of the parameters of `spec` that another model, `theirs`, cannot provide."""
+    new = {}
     for name, shape in expected.items():
-        if name not in found.entries:
+        if name not in shapes:
             new[name] = "not in the checkpoint"
         elif (mine := _component(spec, name)) != (other := _component(theirs, name)):
             new[name] = f"part of {mine} where the checkpoint has {other}"
-        elif found.entries[name].shape != shape:
+        elif shapes[name] != shape:
             new[name] = "different shape in the checkpoint"
-        else:
-            taken.append(name)
-    if not taken:
-        raise DataError(f"{folder}: it has no parameter of this model", key=("init_from",))
-    unused = tuple(name for name in found.entries if name not in expected)
-    return Start(folder=str(folder), sha256=content(folder), taken=tuple(taken), new=new, unused=unused)
+    return new
 
 
 def content(folder):

@@ -80,7 +80,8 @@ def train(plan, seed, folder, progress=None, stop=None):
         module = TrainingModule(model, objective, spec, corpus, seed)
         watch = Watch(corpus, spec, (plan.identity, seed), folder, progress, stop)
         trainer = new_trainer(spec.train, [watch], folder)
-        trainer.fit(module, ckpt_path=_resumable(shared, plan, seed))
+        if spec.train.steps:
+            trainer.fit(module, ckpt_path=_resumable(shared, plan, seed))
 
         where = trainer.strategy.root_device
         module.to(where)
@@ -237,7 +238,9 @@ def _measured_again(record, plan, folder):
 
 def _close(watch, folder, metrics, sample):
     watch.history.write(folder)
-    step = int(watch.history.last.get("step", 0))
+    if not watch.events:  # no step was trained
+        return
+    step = int(watch.history.last["step"])
     watch.events.scalars(step, metrics)
     if sample:
         watch.events.text(step, "sample", sample)
@@ -249,7 +252,7 @@ def _timing(watch, spec, where, compile_seconds):
     return compiling | {
         "train_seconds": train_seconds,
         "evaluate_seconds": watch.evaluate_seconds,
-        "tokens_per_second": spec.tokens / train_seconds,
+        "tokens_per_second": spec.tokens / train_seconds if spec.tokens else 0.0,
         "peak_memory_bytes": device.peak_memory_bytes(where),
     }
 

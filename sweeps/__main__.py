@@ -19,9 +19,15 @@ RUNS = Path("runs")
 
 @app.command("list")
 def list_studies():
-    """List the shipped studies with their questions and scales."""
-    from arch import document
+    """List the claims with their options, and the shipped studies with their questions and scales."""
+    from rich.console import Console
 
+    from arch import document
+    from arch.show import components
+
+    console = Console(highlight=False)
+    for shown in components("sweeps"):
+        console.print(shown)
     for name in document.shipped("sweeps"):
         root = document.load(name, "sweeps")
         scales = root.value.get("scales", document.node({})).plain()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.plan import RunPlan
-from experiments.record import RunRecord
+from experiments.record import Failure, RunRecord
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,12 @@ class Job:
         return " ".join(self.cell)
 
     @property
+    def needs(self):
+        """Folders of the runs that must be finished before this one can start."""
+        start = self.plan.start
+        return [Path(parent.folder) for parent in start.parents if parent.run] if start else []
+
+    @property
     def threads(self):
         """The CPU threads that the run's process is pinned to, and so the number of cores it keeps busy."""
         return self.plan.spec.train.threads
@@ -53,6 +59,34 @@ class Job:
         """Training FLOPs of the whole run, as executed; 1 per token if unknown. Used to estimate the time left."""
         per_token = self.plan.cost.get("flops_per_token", {}).get("executed", {}).get("train")
         return float(per_token or 1) * self.plan.spec.tokens
+
+
+def record_failure(job, error, message):
+    """Mark a run's record as failed where its own process could not, unless it says finished already.
+
+    Returns the record, or None if it cannot be written.
+    """
+    plan = job.plan
+    record = RunRecord.read_whole(job.folder) or RunRecord(
+        status="running",
+        identity=plan.identity,
+        seed=job.seed,
+        spec=plan.spec.dump(),
+        data=plan.data,
+        plugins=plan.plugins,
+        cost=plan.cost,
+        threads=job.threads,
+    )
+    if record.status == "finished":
+        return record
+    failure = Failure(step=record.steps, error=error, message=message)
+    record = record.model_copy(update={"status": "failed", "failure": failure})
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        record.write(job.folder)
+    except OSError:
+        return None
+    return record
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 
 from arch.errors import SpecError
-from experiments.record import Failure, RunRecord
+from experiments.record import RunRecord
 from sweeps import worker
-from sweeps.job import Event, Job, Outcome
+from sweeps.job import Event, Job, Outcome, record_failure
 
 TICK = 0.2
 BUSY_FOLDER_PAUSE = 2.0
@@ -222,7 +222,7 @@ class Pool:
             self.again.appendleft((0.0, job))
             report(Event("again", job, message=f"{why}; trying once more"))
         else:
-            record = _record_loss(job, why)
+            record = record_failure(job, "WorkerLost", f"{why}, twice")
             status = "finished" if record and record.status == "finished" else "lost"
             report(Event("ended", job, outcome=Outcome(job, status, record, f"{why}, twice")))
 
@@ -258,33 +258,6 @@ def _outcome(job, record):
         message = f"step {failure.step}: {failure.error}: {failure.message}" if failure else "failed"
         return Outcome(job, "failed", record, message)
     return Outcome(job, record.status, record)
-
-
-def _record_loss(job, why):
-    """Mark the run's record as failed, since its own process could not, unless it says finished already.
-
-    Returns the record, or None if it cannot be written.
-    """
-    plan = job.plan
-    record = RunRecord.read_whole(job.folder) or RunRecord(
-        status="running",
-        identity=plan.identity,
-        seed=job.seed,
-        spec=plan.spec.dump(),
-        data=plan.data,
-        plugins=plan.plugins,
-        cost=plan.cost,
-        threads=job.threads,
-    )
-    if record.status == "finished":
-        return record
-    failure = Failure(step=record.steps, error="WorkerLost", message=f"{why}, twice")
-    record = record.model_copy(update={"status": "failed", "failure": failure})
-    try:
-        record.write(job.folder)
-    except OSError:
-        return None
-    return record
 
 
 @contextlib.contextmanager

@@ -8,35 +8,50 @@
 `Runs` gives the reported runs, `sweeps.tune.Search` the trials of a search.
 """
 
-from collections import deque
-
 from experiments import evaluations
 from sweeps import folders
-from sweeps.job import Outcome
+from sweeps.job import Outcome, record_failure
 
 
 class Runs:
-    """Runs in the order given. Those that are finished and measured already are reused."""
+    """Runs in the order given, each after the runs that it needs. Those that are finished and measured are reused.
+
+    A run that fails ends the runs that need it: they cannot start, and their records say so.
+    """
 
     def __init__(self, title, jobs):
-        self.jobs, self.done, left = jobs, [], []
-        for job in jobs:
-            if folders.is_finished(job.folder, job.plan.identity, job.seed) and not _unmeasured(job):
-                self.done.append((job, folders.record_of(job.folder)))
-            else:
-                left.append(job)
-        self.left, self.known, self.total = deque(left), left, len(left)
+        trained = [job for job in jobs if folders.is_finished(job.folder, job.plan.identity, job.seed)]
+        done = [job for job in trained if not _unmeasured(job)]
+        self.jobs, self.done = jobs, [(job, folders.record_of(job.folder)) for job in done]
+        self.known = [job for job in jobs if job.folder not in {each.folder for each in done}]
+        self.left, self.total = list(self.known), len(self.known)
         self.title = f"{title}: {self.total} of {len(jobs)} runs to do"
         self.ended = {job.folder: Outcome(job, "finished", record, reused=True) for job, record in self.done}
+        # A run that is trained, but not yet measured, needs nothing more, and those that start from it can.
+        ready = [job.folder for job in trained]
+        self.needs = {job.folder: [] if job.folder in ready else [need for need in job.needs if need not in ready] for job in jobs}
 
     def take(self):
-        """The next Job, or None."""
-        return self.left.popleft() if self.left else None
+        """The next Job whose needs are finished, or None."""
+        job = next((job for job in self.left if all(map(self._finished, self.needs[job.folder]))), None)
+        if job:
+            self.left.remove(job)
+        return job
 
     def told(self, outcome):
-        """Keep how a job ended."""
+        """Keep how a job ended. Returns the outcomes of the jobs that needed it, if it did not finish."""
         self.ended[outcome.job.folder] = outcome
-        return []
+        if outcome.status not in ("failed", "lost"):
+            return []
+        ended, message = [], f"needs {outcome.job.title}, which failed"
+        for job in [job for job in self.left if outcome.job.folder in self.needs[job.folder]]:
+            self.left.remove(job)
+            user = Outcome(job, "failed", record_failure(job, "NeedFailed", message), message)
+            ended += [user, *self.told(user)]
+        return ended
+
+    def _finished(self, folder):
+        return folder in self.ended and self.ended[folder].status == "finished"
 
     def outcomes(self):
         """The Outcomes in the order of the jobs."""

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from arch.spec import Spec
+from arch.spec import Spec, later
 from experiments.record import read_record, write_record
 from sweeps.spec import DEFAULT_CLAIM
 
@@ -42,6 +42,7 @@ class StudyRecord(Spec):
     """A study at one scale: the question, the arms and the folders of their runs. The first arm is the baseline.
 
     claims: name -> the resolved claim. edges: sentences about tuned values at an end of their range.
+    helpers: {helper run: {seed: its folder}}; helper runs were made because an arm needs them and are not reported.
     command: the command that starts the study again.
     """
 
@@ -56,6 +57,7 @@ class StudyRecord(Spec):
     long_context: int
     larger_scale: str | None = None
     trials: list[TrialRecord] = []
+    helpers: dict[str, dict[str, str]] = later({})
     tune_space: dict[str, Any] = {}
     edges: list[str] = []
     command: str = ""

@@ -12,7 +12,9 @@ from sweeps.study import arm_cost
 def preview(name, scale, spec, arms):
     """The preview as plain data: `arms` by label, each with its runs' cost, and totals."""
     shown = {arm.label: _arm(spec, arm) for arm in arms}
+    helpers = _helpers(spec, arms)
     runs = [arm for arm in shown.values() for _ in range(spec.seeds)]
+    runs += [helper for helper in helpers.values() for _ in helper["seeds"]]
     trials = {label: arm["tuning_runs"] for label, arm in shown.items()}
     return {
         "name": name,
@@ -20,14 +22,32 @@ def preview(name, scale, spec, arms):
         "question": spec.question,
         "seeds": list(range(spec.seeds)),
         "arms": shown,
+        "helpers": helpers,
         "same": _same(arms),
         "total": {
             "runs": len(runs),
             "tuning_runs": sum(trials.values()),
-            "tokens": sum(arm["tokens"] * (spec.seeds + arm["tuning_runs"]) for arm in shown.values()),
-            "training_flops": sum(arm["training_flops"] * (spec.seeds + arm["tuning_runs"]) for arm in shown.values()),
+            "tokens": _sum("tokens", runs, shown),
+            "training_flops": _sum("training_flops", runs, shown),
         },
     }
+
+
+def _sum(key, runs, arms):
+    return sum(run[key] for run in runs) + sum(arm[key] * arm["tuning_runs"] for arm in arms.values())
+
+
+def _helpers(spec, arms):
+    """{label: its cost, and the seeds} of the runs that are made only because an arm needs them."""
+    helpers: dict[str, dict] = {}
+    labels = [arm.label for arm in arms]
+    needed = dict.fromkeys((need.label, at) for arm in arms for seed in range(spec.seeds) for need, at in arm.runs(seed))
+    by_label = {need.label: need for arm in arms for need, _ in arm.runs(0)}
+    for label, seed in needed:
+        # An arm with another seed than the reported ones is a helper run too.
+        if label not in labels or seed >= spec.seeds:
+            helpers.setdefault(label, {**_arm(spec, by_label[label]), "tuning_runs": 0, "seeds": []})["seeds"].append(seed)
+    return helpers
 
 
 def _arm(spec, arm):
@@ -92,6 +112,9 @@ def printed(data, console):
     for seed in data["seeds"]:
         for label, arm in data["arms"].items():
             table.add_row(f"{label} seed {seed}", *_costs(arm))
+    for label, helper in data["helpers"].items():
+        for seed in helper["seeds"]:
+            table.add_row(f"{label} seed {seed}, helper run", *_costs(helper))
     for label, arm in data["arms"].items():
         if arm["tuning_runs"]:
             table.add_row(f"{label} tuning, {arm['tuning_runs']} runs, each", *_costs(arm))

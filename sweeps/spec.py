@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from arch import document, registry
 from arch.errors import SpecError, nearest
-from arch.spec import Component, Count, Kind, Spec
+from arch.spec import Component, Count, Kind, Spec, later
 from experiments.spec import ExperimentSpec
 
 Seeds = Annotated[int, Field(ge=1, le=1000)]
@@ -70,7 +70,8 @@ DEFAULT_CLAIM = "against_baseline"
 class StudySpec(Spec):
     """The study's own keys. Every other key of the file belongs to the base experiment.
 
-    arms: label -> dotted overrides; the first is the baseline. seeds: the number of seeds, which count from 0.
+    arms: label -> dotted overrides; the first is the baseline. runs: the same for helper runs, which are made only because
+    an arm needs them (`init_from`) and are not reported. seeds: the number of seeds, which count from 0.
     claims: name -> a component that judges; the first decides what the report's main table shows.
     scales: name -> dotted overrides of the study or its experiment. long_context: tokens at which the cache is costed.
     laptop_scale: the scale that a report of a smaller scale suggests.
@@ -80,6 +81,7 @@ class StudySpec(Spec):
     arms: dict[str, dict[str, Any]]
     seeds: Seeds = 5
     scales: dict[str, dict[str, Any]] = {}
+    runs: dict[str, dict[str, Any]] = later({})
     tune: TuneSpec | None = None
     claims: dict[str, Annotated[Component, Kind("claim")]] = {"quality": {"type": DEFAULT_CLAIM}}
     long_context: Count = 131072
@@ -91,6 +93,8 @@ class StudySpec(Spec):
             raise ValueError("arms: expected at least one; the first is the baseline")
         if not self.claims:
             raise ValueError("claims: expected at least one")
+        if both := sorted(self.arms.keys() & self.runs.keys()):
+            raise ValueError(f"runs: {both[0]!r} is the name of an arm; expected another name")
         return self
 
 
@@ -139,8 +143,10 @@ def _with_claims(study):
 
 
 def arm_document(study, base, label):
-    """The experiment document of one arm: the base experiment with the arm's dotted overrides applied."""
-    arms = study.value["arms"]
+    """The experiment document of an arm or a helper run: the base experiment with its dotted overrides applied."""
+    arms, helpers = study.value["arms"], study.value.get("runs")
+    if helpers and label in helpers.value:
+        return document.overridden(base, helpers.value[label])
     if label not in arms.value:
         raise SpecError(f"no arm {label!r}{nearest(label, arms.value)}", ("arms",), arms.file, arms.line)
     return document.overridden(base, arms.value[label])

@@ -7,7 +7,7 @@ from sweeps.table import grid
 
 
 def cells(folder, record):
-    """`{(arm, "seed N"): Cell}` of a StudyRecord's reported runs.
+    """`{(arm, "seed N"): Cell}` of a StudyRecord's reported runs, then of its helper runs.
 
     A run whose record says `running` may have been killed. It still runs only if its lock is held.
     """
@@ -16,6 +16,9 @@ def cells(folder, record):
         for seed in record.seeds:
             run = folder / arm.runs[str(seed)] if str(seed) in arm.runs else None
             found[label, f"seed {seed}"] = _cell(record_of(run) if run else None, run)
+    for label, runs in record.helpers.items():
+        for seed, place in runs.items():
+            found[label, f"seed {seed}"] = _cell(record_of(folder / place), folder / place)
     return found
 
 

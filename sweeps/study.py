@@ -1,15 +1,15 @@
 """Plan a study: every arm at the chosen scale is checked and resolved before anything is written."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from arch import cost, document
-from arch.spec import diff
 from experiments import evaluations
 from experiments import plan as experiment
 from experiments.spec import ExperimentSpec
 from sweeps import folders
+from sweeps.arms import Arm, Family
 from sweeps.job import Job
 from sweeps.metrics import check_claims, check_metrics
 from sweeps.record import ArmRecord, StudyRecord
@@ -19,33 +19,17 @@ from sweeps.spec import StudySpec, arm_document, split
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One arm, resolved. name: its label as a file name. changes: how its text differs from the baseline's."""
-
-    label: str
-    name: str
-    resolved: experiment.Resolved
-    changes: dict[str, list[Any]]
-
-    @property
-    def document(self):
-        """The arm's experiment as written."""
-        return self.resolved.document
-
-    @property
-    def spec(self):
-        """The arm's ExperimentSpec with every default filled in."""
-        return self.resolved.spec
-
-
-@dataclass(frozen=True)
 class ArmPlan:
-    """An arm ready to run. plan: its RunPlan. cost: as `arm_cost` computes it. tuned: the values that tuning chose."""
+    """An arm or helper run ready to run. needs: the plans of the runs that it starts from, in the order of its references.
+
+    cost: as `arm_cost` computes it. tuned: the values that tuning chose.
+    """
 
     arm: Arm
-    plan: Any
+    plan: experiment.RunPlan
     cost: dict[str, Any]
-    tuned: dict[str, float]
+    needs: tuple["ArmPlan", ...] = ()
+    tuned: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,22 +54,38 @@ class StudyPlan:
         return list(range(self.spec.seeds))
 
     def jobs(self, arms=None):
-        """The reported runs of these arms (default: all), seed by seed, so that an interrupted study is balanced.
+        """The runs of these arms (default: all), each after those that it needs.
 
-        Arms that resolve to the same experiment share their runs. A run that is finished in any study under `runs` is
-        reused from its folder there.
+        They go seed by seed, so that an interrupted study is balanced. Arms that resolve to the same experiment share
+        their runs. A run that is finished in any study under `runs` is reused from its folder there; what only it
+        needed is not made again.
         """
         jobs, finished = {}, folders.Finished(self.runs)
+
+        def add(each, seed, wanted=True):
+            key = each.plan.identity, seed
+            if key in jobs:
+                return
+            folder = self._run_folder(each, seed, finished)
+            done = folders.is_finished(folder, *key)
+            for need, (_, at) in zip(each.needs, each.plan.needs(seed), strict=True):
+                add(need, at, wanted and not done)
+            if done or wanted:
+                places = {need: job.folder for need, job in jobs.items()}
+                plan = each.plan if done else each.plan.located(seed, places)
+                jobs[key] = Job(self._same(each).arm.label, seed, plan, folder)
+
         for seed in self.seeds:
             for each in self.arms if arms is None else arms:
-                key = each.plan.identity, seed
-                if key not in jobs:
-                    jobs[key] = Job(each.arm.label, seed, each.plan, self._run_folder(each, seed, finished))
+                add(each, seed)
         return list(jobs.values())
 
+    def _same(self, each):
+        """The first arm that resolves to the same experiment; a helper run without one stands for itself."""
+        return next((other for other in self.arms if other.plan.identity == each.plan.identity), each)
+
     def _run_folder(self, each, seed, finished):
-        same = next(other for other in self.arms if other.plan.identity == each.plan.identity)
-        folder = folders.run_folder(self.folder, same.arm.name, each.plan.identity, seed)
+        folder = folders.run_folder(self.folder, self._same(each).arm.name, each.plan.identity, seed)
         return finished.folder(each.plan.identity, seed, folder) or folder
 
     def shared(self):
@@ -100,7 +100,12 @@ class StudyPlan:
     def record(self, without_runs=(), trials=(), edges=()):
         """The StudyRecord. without_runs: labels of arms that have no reported runs yet because tuning is not done."""
         reported = [each for each in self.arms if each.arm.label not in without_runs]
-        places = {(job.plan.identity, job.seed): folders.relative(job.folder, self.folder) for job in self.jobs(reported)}
+        jobs, labels = self.jobs(reported), [each.arm.label for each in self.arms]
+        places = {(job.plan.identity, job.seed): folders.relative(job.folder, self.folder) for job in jobs}
+        helpers: dict[str, dict[str, str]] = {}
+        for job in jobs:
+            if job.arm not in labels or job.seed not in self.seeds:
+                helpers.setdefault(job.arm, {})[str(job.seed)] = places[job.plan.identity, job.seed]
         arms = {
             each.arm.label: ArmRecord(
                 changes=each.arm.changes,
@@ -117,6 +122,7 @@ class StudyPlan:
             scale=self.scale,
             question=self.spec.question,
             arms=arms,
+            helpers=helpers,
             seeds=self.seeds,
             spec=self.spec.dump(),
             claims=self.spec.claims,
@@ -139,37 +145,40 @@ def check(root, scale=None):
             spec, study, base = split(root, other)
             ExperimentSpec.parse(arm_document(study, base, next(iter(spec.arms))))
     spec, study, base = split(root, scale)
-    names = folders.safe_names(spec.arms)
-    written = {label: arm_document(study, base, label) for label in spec.arms}
-    baseline = next(iter(written.values())).plain()
-    arms = [
-        Arm(
-            label,
-            names[label],
-            experiment.resolved(here),
-            {key: list(pair) for key, pair in diff(baseline, here.plain()).items()},
-        )
-        for label, here in written.items()
-    ]
+    family = Family(spec, study, base)
+    arms = [family.arm(label) for label in spec.arms]
+    for label in spec.runs:
+        family.arm(label)
     check_claims(study, spec)
     check_metrics(study, spec, arms)
     if spec.tune:
+        for arm in arms:
+            if arm.needs:
+                reason = "a study with `tune` cannot make the run that an arm starts from; give the folder of a finished run"
+                raise arm.document.error(reason, ("init_from",))
         check_space(study, spec, arms)
     return spec, arms
 
 
 def plan(name, scale, spec, arms, runs, command=""):
     """The StudyPlan of checked arms. Prepares their data and computes their identities. Raises SpecError, DataError."""
-    for arm in arms:
-        if arm.spec.train.devices > 1:
-            reason = f"{arm.spec.train.devices} devices, but a run of a study uses one (`archbench run` can use more)"
-            raise arm.document.error(reason, ("train", "devices"))
-    planned = [_arm_plan(spec, arm, experiment.plan(arm.resolved)) for arm in arms]
-    return StudyPlan(name, scale, spec, planned, Path(runs), command)
+    planned: dict[str, ArmPlan] = {}
+
+    def of(arm):
+        if arm.label not in planned:
+            if arm.spec.train.devices > 1:
+                reason = f"{arm.spec.train.devices} devices, but a run of a study uses one (`archbench run` can use more)"
+                raise arm.document.error(reason, ("train", "devices"))
+            needs = {position: of(need) for position, need in arm.needs.items()}
+            made = experiment.plan(arm.resolved, {position: need.plan for position, need in needs.items()})
+            planned[arm.label] = _arm_plan(spec, arm, made, tuple(needs.values()))
+        return planned[arm.label]
+
+    return StudyPlan(name, scale, spec, [of(arm) for arm in arms], Path(runs), command)
 
 
-def _arm_plan(spec, arm, plan, tuned_values=()):
-    return ArmPlan(arm, plan, arm_cost(plan.spec, spec.long_context, plan.cost), dict(tuned_values))
+def _arm_plan(spec, arm, plan, needs=(), tuned_values=()):
+    return ArmPlan(arm, plan, arm_cost(plan.spec, spec.long_context, plan.cost), needs, dict(tuned_values))
 
 
 def tuned(study, chosen):
@@ -180,7 +189,7 @@ def tuned(study, chosen):
         if values:
             here = overridden(planned.arm.document, values)
             tuned_values = {key: float(value) for key, value in values.items()}
-            arms.append(_arm_plan(study.spec, planned.arm, experiment.plan(here), tuned_values))
+            arms.append(_arm_plan(study.spec, planned.arm, experiment.plan(here), tuned_values=tuned_values))
         else:
             arms.append(planned)
     return replace(study, arms=arms)

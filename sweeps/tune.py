@@ -83,7 +83,7 @@ class Tuner:
     def __init__(self, study, arm_plan):
         self.study, self.arm_plan, self.tune = study, arm_plan, study.spec.tune
         self.seeds = [self.tune.first_seed + i for i in range(self.tune.seeds)]
-        self.metric = metric_of(arm_plan.plan.spec, self.tune.metric)
+        self.metric = metric_of(arm_plan.arm.spec, self.tune.metric)
         self.distributions = {key: self._distribution(key) for key in self.tune.space}
         self.search = self._open()
         self.jobs, self.values = deque(), {}

@@ -134,3 +134,20 @@ def made_up_benchmark():
         )
 
     return make
+
+
+@pytest.fixture
+def plugins(tmp_path, monkeypatch):
+    """A folder on the path with an objective, an evaluator and a dataset of a user's own, one file each."""
+    import shutil
+    import sys
+    from pathlib import Path
+
+    monkeypatch.syspath_prepend(tmp_path)
+    names = []
+    for path in (Path(__file__).parent / "plugins").glob("*.py"):
+        shutil.copy(path, tmp_path)
+        names.append(path.stem)
+    yield tmp_path
+    for name in names:
+        sys.modules.pop(name, None)

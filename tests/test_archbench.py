@@ -87,12 +87,14 @@ def test_show_shows_each_kind(capsys):
 def test_list_and_schema_show_every_kind_of_component(capsys):
     archbench.list_()
     shown = capsys.readouterr().out
-    archbench.schema("experiment")
-    schema = json.loads(capsys.readouterr().out)
+    schemas = {}
+    for spec in ("experiment", "study"):
+        archbench.schema(spec)
+        schemas |= json.loads(capsys.readouterr().out)["$defs"]
     for kind in registry.FOLDERS:
         for name in registry.names(kind):
             assert f"{kind} {name}" in shown
-            assert name in [branch["title"] for branch in schema["$defs"][kind]["oneOf"]]
+            assert name in [branch["title"] for branch in schemas[kind]["oneOf"]]
 
 
 @pytest.mark.slow

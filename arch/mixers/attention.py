@@ -3,14 +3,18 @@
 Shapes: B rows, T tokens, S keys, D model width, H query heads, K key/value heads, C channels per head, W window.
 """
 
+from typing import Any, Literal
+
 import torch
 from pydantic import model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from arch.kernels.attention import attend, ring
 from arch.keys_values import AttentionState
+from arch.layout import TokenLayout
 from arch.linear import Linear
 from arch.norm import RMSNorm
+from arch.parameters import Context
 from arch.registry import mixer
 from arch.rotary import angles, rotary
 from arch.spec import Count, Fraction, Positive, Spec
@@ -93,7 +97,7 @@ class Attention(nn.Module):
                 cls(heads=2, kv_heads=1, causal=False, window=BothSides(before=2, after=3)),
             ]
 
-    def __init__(self, config, context):
+    def __init__(self, config: Config, context: Context):
         super().__init__()
         self.config = config
         if config.head_dim is None and context.dim % config.heads:
@@ -110,35 +114,37 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(self.channels, context.norm_eps)
 
     @property
-    def causal(self):
+    def causal(self) -> bool:
         return self.config.causal
 
     @property
-    def state_size(self):
+    def state_size(self) -> Literal["window", "growing"] | None:
         """`window`: at most W slots; `growing`: one slot per token; None: not causal, no state."""
         return None if not self.causal else "growing" if self.config.window is None else "window"
 
     @property
-    def reach(self):
+    def reach(self) -> tuple[int | None, int | None]:
         """(before, after): tokens that a query may see on each side of itself; None for all of the document."""
         window = self.config.window
         if isinstance(window, BothSides):
             return window.before, window.after
         return None if window is None else window - 1, 0 if self.causal else None
 
-    def init_state(self, batch, capacity, dtype=torch.float32, device=None):
+    def init_state(self, batch: int, capacity: int, dtype: Any = torch.float32, device: Any = None) -> AttentionState:
         """An empty state for `batch` streams of up to `capacity` tokens, with min(capacity, W) slots."""
         slots = min(capacity, self.config.window or capacity)
         shape = (batch, self.config.kv_heads, slots, self.channels)
         return AttentionState(*(torch.zeros(shape, dtype=dtype, device=device) for _ in "kv"), window=self.config.window)
 
-    def mixing_flops(self, layout):
+    def mixing_flops(self, layout: TokenLayout) -> int:
         """FLOPs of q k^T and p v for the visible pairs of query and key, over the whole layout."""
         low_BT, high_BT = layout.interval(*self.reach)
         pairs = int((high_BT - low_BT + 1).sum())
         return 4 * self.config.heads * self.channels * pairs
 
-    def forward(self, x_BTD, layout, state=None):
+    def forward(
+        self, x_BTD: Tensor, layout: TokenLayout, state: AttentionState | None = None
+    ) -> tuple[Tensor, AttentionState | None]:
         # Call this first: it runs outside of a compiled block's program, and further down it would split the program.
         turn = angles(layout, self.channels, self.config.rope) if self.config.rope else None
         q_BTHC = self.q(x_BTD).unflatten(-1, (-1, self.channels))
@@ -160,7 +166,7 @@ class Attention(nn.Module):
         return self.o(y_BTHC.flatten(2)), state
 
     @property
-    def scale(self):
+    def scale(self) -> float:
         return self.config.query_scale or self.channels**-0.5
 
     def _attend(self, q_BTHC, k_BSKC, v_BSKC, layout, whole):

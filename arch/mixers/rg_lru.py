@@ -5,18 +5,19 @@ Shapes: B rows, T tokens, D model width, R recurrent width, J taps of the convol
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from arch.kernels import rg_lru as kernel
 from arch.kernels.convolution import convolution
 from arch.kernels.glu import glu
+from arch.layout import TokenLayout
 from arch.linear import BlockDiagonalLinear, Linear
-from arch.parameters import constant, parameter
+from arch.parameters import Context, constant, parameter
 from arch.registry import mixer
 from arch.spec import Count, Positive, Spec
 
@@ -62,7 +63,7 @@ class RGLRU(nn.Module):
     causal = True
     state_size = "constant"
 
-    def __init__(self, config, context):
+    def __init__(self, config: Config, context: Context):
         super().__init__()
         self.config = config
         self.width = config.width or context.dim
@@ -77,18 +78,18 @@ class RGLRU(nn.Module):
         self.input_gate = BlockDiagonalLinear(self.width, config.blocks, context)
         self.decay = parameter((self.width,), "vector", DECAY_INITS[config.decay_init](config.exponent), recurrent=True)
 
-    def init_state(self, batch, capacity, dtype=torch.float32, device=None):
+    def init_state(self, batch: int, capacity: int, dtype: Any = torch.float32, device: Any = None) -> RecurrentState:
         """An empty state; its size does not depend on `capacity`."""
         return RecurrentState(
             torch.zeros(batch, self.width, dtype=torch.float32, device=device),
             torch.zeros(batch, self.config.taps - 1, self.width, dtype=dtype, device=device),
         )
 
-    def mixing_flops(self, layout):
+    def mixing_flops(self, layout: TokenLayout) -> int:
         """FLOPs of the scan: a multiply and an add per channel and token (the element-wise convolution not counted)."""
         return 2 * self.width * layout.doc_BT.numel()
 
-    def forward(self, x_BTD, layout, state=None):
+    def forward(self, x_BTD: Tensor, layout: TokenLayout, state: RecurrentState | None = None) -> tuple[Tensor, RecurrentState]:
         if state is None:
             state = self.init_state(*layout.shape, x_BTD.dtype, x_BTD.device)
         u_BTR, tail_BJR = self._convolved(self.x(x_BTD), layout, state.tail_BJR)
@@ -96,7 +97,7 @@ class RGLRU(nn.Module):
         state = RecurrentState(h_BTR[:, -1], tail_BJR)
         return self.o(glu(self.y(x_BTD), h_BTR.to(x_BTD.dtype))), state
 
-    def slope_R(self):
+    def slope_R(self) -> Tensor:
         """-c softplus(-L) = log sigmoid(L)^c: the log of the decay at r = 1."""
         return -self.config.exponent * F.softplus(-self.decay.float())
 

@@ -1,7 +1,5 @@
 """Components of one's own, each in one file: an objective, an evaluator, a dataset. And what the contracts promise."""
 
-import sys
-
 import pytest
 import torch
 
@@ -13,124 +11,7 @@ from experiments.plan import plan, resolve
 from experiments.record import EVALUATIONS, RunRecord
 from experiments.train import measure, train
 
-OBJECTIVE = '''
-import torch
-import torch.nn.functional as F
-from torch import nn
-from arch.contracts import Mean, Metric
-from arch.registry import objective
-from arch.spec import Spec
-
-
-@objective
-class WithAccuracy(nn.Module):
-    """Cross-entropy with the share of tokens that are predicted; no perplexity anywhere."""
-
-    class Config(Spec):
-        scale: float = 1.0
-        trained: bool = False
-        weigh: float = 1.0
-
-    metrics = {"loss": Metric(unit="nats", compare="log"), "accuracy": Metric(better="higher")}
-
-    def __init__(self, config, dataset):
-        super().__init__()
-        self.config = config
-        self.frozen = nn.Linear(3, 3).requires_grad_(config.trained)
-
-    def forward(self, model, batch):
-        rows = batch["text"]
-        logits, targets = model(rows.tokens_BT, rows.layout).flatten(0, 1), rows.targets_BT.flatten()
-        loss = F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum")
-        right = (logits.argmax(-1) == targets).sum()
-        weight = batch.weight * self.config.weigh
-        return {"loss": Mean(self.config.scale * loss, weight), "accuracy": Mean(right, batch.weight)}
-'''
-EVALUATOR = '''
-import torch
-from arch.contracts import Findings, Metric
-from arch.registry import evaluator
-from arch.spec import Spec
-
-
-@evaluator
-class Norms:
-    """The norm of the embedding; and a draw from the process's generator."""
-
-    class Config(Spec):
-        name: str = "embedding_norm"
-        needs_text: bool = False
-
-    needs = frozenset({"decodes"})
-    metrics = {"embedding_norm": Metric(unit="", better="neither")}
-
-    def __init__(self, config):
-        self.config = config
-
-    def __call__(self, model, dataset, given):
-        torch.rand(7)
-        table = [{"row": row, "norm": float(model.embedding[row].norm())} for row in range(3)]
-        return Findings({self.config.name: float(model.embedding.norm())}, table)
-'''
-DATASET = '''
-import numpy as np
-import torch
-from arch.layout import TokenLayout
-from arch.registry import source
-from arch.spec import Count, Spec
-from experiments.data.batch import Batch, Rows
-
-
-@source
-class Copying:
-    """Half a row of random symbols, then the same again: only the second half is scored."""
-
-    class Config(Spec):
-        symbols: Count = 8
-
-    def __init__(self, config):
-        self.config = config
-
-    def dataset(self, data):
-        return Copies(self.config.symbols)
-
-
-class Copies:
-    tokenizer = None
-
-    def __init__(self, symbols):
-        self.vocabulary, self.fingerprint = symbols, f"copies of {symbols}"
-
-    def summary(self):
-        return {"fingerprint": self.fingerprint, "source": "copying", "vocabulary": self.vocabulary, "splits": {}}
-
-    def batch(self, split, step, seed, rows, context):
-        return self._rows(["train", "select", "report"].index(split), seed, step * rows + np.arange(rows), context)
-
-    def evaluation(self, split, rows, context, batch_rows):
-        for first in range(0, rows, batch_rows):
-            numbers = np.arange(first, min(rows, first + batch_rows))
-            yield self._rows(["train", "select", "report"].index(split), 0, numbers, context)
-
-    def _rows(self, split, seed, numbers, context):
-        half = context // 2
-        first = np.stack([np.random.default_rng([split, seed, n]).integers(self.vocabulary, size=half) for n in numbers])
-        tokens = torch.from_numpy(np.concatenate([first, first], 1))
-        targets = torch.full_like(tokens, -1)
-        targets[:, half - 1 : -1] = tokens[:, half:]
-        return Batch.text(Rows(tokens, TokenLayout.whole(*tokens.shape), targets, torch.from_numpy(numbers)))
-'''
-
-
-@pytest.fixture
-def plugins(tmp_path, monkeypatch):
-    """The three files, importable under names that no other test uses."""
-    monkeypatch.syspath_prepend(tmp_path)
-    for name, text in (("own_objective", OBJECTIVE), ("own_evaluator", EVALUATOR), ("own_dataset", DATASET)):
-        (tmp_path / f"{name}.py").write_text(text)
-    yield tmp_path
-    for name in ("own_objective", "own_evaluator", "own_dataset"):
-        sys.modules.pop(name, None)
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 @pytest.fixture
@@ -230,7 +111,8 @@ def test_a_dataset_of_ones_own_trains_and_decides_identity(copying, plugins, tmp
     copying["data"]["source"]["symbols"] = 9
     assert plan(copying).identity != planned.identity
     copying["data"]["source"]["symbols"] = 8
-    (plugins / "own_dataset.py").write_text(DATASET.replace("[split, seed, n]", "[split, seed, n, 1]"))
+    code = (plugins / "own_dataset.py").read_text()
+    (plugins / "own_dataset.py").write_text(code.replace("[split, seed, n]", "[split, seed, n, 1]"))
     assert plan(copying).identity != planned.identity, "its code decides its rows"
 
 
@@ -292,3 +174,14 @@ def test_a_history_has_the_columns_that_were_reported(tmp_path):
         and table["select/accuracy"][0] != table["select/accuracy"][0]
         and table["select/accuracy"][1] == 0.5
     )
+
+
+def test_a_network_a_source_and_a_tokenizer_of_ones_own_train(plugins, tiny, tmp_path):
+    tiny["model"]["blocks"]["local"]["ffn"] = {"type": "own_ffn:SquaredReLU", "hidden": 24}
+    tiny["model"]["pattern"] = ["local", "global"]
+    tiny["data"] |= {"source": {"type": "own_texts:Counting"}, "tokenizer": {"type": "own_texts:Words"}}
+    planned = plan(tiny)
+    record = train(planned, 0, tmp_path / "run")
+    assert record.status == "finished", record.failure
+    assert record.data["vocabulary"] == 4 + 10 and record.metrics["report/bits_per_byte"] > 0
+    assert set(record.plugins) == {"own_ffn", "own_texts"} and set(record.sample.split()) <= set(DIGITS)

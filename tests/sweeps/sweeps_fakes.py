@@ -10,22 +10,29 @@ import time
 from pathlib import Path
 
 from arch.spec import digest
-from experiments.record import Failure, RunRecord
+from experiments import evaluations
+from experiments.record import EVALUATIONS, Failure, RunRecord
 from experiments.spec import ExperimentSpec
 
 FINE, DIES_ONCE, DIES, FAILS, RAISES, WAITS = 1e-3, 2e-3, 2.5e-3, 4e-3, 5e-3, 6e-3
 
 
-def plan(source):
+def plan(source, made=None):
     """A fake experiments.plan.plan: its identity needs no data."""
-    return planned(ExperimentSpec.parse(getattr(source, "document", source)))
+    from experiments.start import Parent, Start
+
+    spec = ExperimentSpec.parse(getattr(source, "document", source))
+    references = {position: spec.starts[position][1] for position in made or {}}
+    parents = [Parent(name=each.label, run=made[i].identity, seed=each.seed) for i, each in references.items()]
+    return planned(spec, start=Start(parents=parents, taken=["w"], new={}, unused=[]) if parents else None)
 
 
-def planned(spec, **more):
-    """The RunPlan of a spec, without data."""
+def planned(spec, start=None, name=""):
+    """The RunPlan of a spec, without data. name: further content of its identity."""
     from experiments.plan import RunPlan
 
-    return RunPlan(spec=spec, identity=digest({"spec": spec.dump(identity=True), **more}))
+    decides = {"spec": spec.dump(identity=True), "start": start and start.identity, "name": name}
+    return RunPlan(spec=spec, identity=digest(decides), start=start)
 
 
 def record(job_plan, seed, status, **more):
@@ -34,8 +41,10 @@ def record(job_plan, seed, status, **more):
 
 
 def finish(job):
-    """Write a finished record into a job's folder."""
-    job.folder.mkdir(parents=True, exist_ok=True)
+    """Write a finished record and the files of its evaluations into a job's folder."""
+    (job.folder / EVALUATIONS).mkdir(parents=True, exist_ok=True)
+    for evaluation in evaluations.planned(job.plan.spec):
+        (job.folder / EVALUATIONS / evaluation.file).touch()
     metrics = {"report/loss": 2.0, "select/loss": 2.5}
     record(job.plan, job.seed, "finished", metrics=metrics).write(job.folder)
 

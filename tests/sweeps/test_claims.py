@@ -174,40 +174,8 @@ def test_a_study_is_read_without_pandas_matplotlib_and_scipy(tmp_path, study_dat
     assert done.stdout.strip() == "[]"
 
 
-OWN_CLAIM = '''
-from arch.contracts import Verdict
-from arch.errors import SpecError
-from arch.registry import claim
-from arch.spec import Spec
-
-
-@claim
-class Below:
-    """Every run of an arm lies below a value."""
-
-    class Config(Spec):
-        metric: str
-        value: float
-        arm: str
-
-    def __init__(self, config):
-        self.config = config
-
-    def check(self, arms):
-        if self.config.arm not in arms:
-            raise SpecError(f"no arm {self.config.arm!r}", ("arm",))
-
-    def judge(self, values, metric):
-        worst = max(values[self.config.arm].values(), default=None)
-        word = "undecided" if worst is None else "below" if worst < self.config.value else "not below"
-        return {self.config.arm: Verdict(word, reason=f"its highest {self.config.metric} is {worst}")}
-'''
-
-
-def test_a_claim_of_ones_own_is_one_file_and_one_line(tmp_path, monkeypatch, plan_study, study_data, console):
-    (tmp_path / "below_claim.py").write_text(OWN_CLAIM)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    own = {"type": "below_claim:Below", "metric": "report/loss", "value": 2.5, "arm": "all local"}
+def test_a_claim_of_ones_own_is_one_file_and_one_line(plugins, plan_study, study_data, console):
+    own = {"type": "own_claim:Below", "metric": "report/loss", "value": 2.5, "arm": "all local"}
     with pytest.raises(SpecError, match=r"claims.low.arm: no arm 'all lokal'"):
         plan_study(study_data | {"claims": {"low": own | {"arm": "all lokal"}}})
     for claims in ({"low": own}, {"quality": AGAINST, "low": own}):
@@ -216,3 +184,35 @@ def test_a_claim_of_ones_own_is_one_file_and_one_line(tmp_path, monkeypatch, pla
         page = write_report(planned.folder).read_text()
         assert "is below" in page and "its highest report/loss is 2.0" in page
         assert (planned.folder / "results-low.csv").exists() == (len(claims) == 2)
+
+
+OWN_EVALUATOR = """
+from arch.contracts import Findings, Metric
+from arch.registry import evaluator
+from arch.spec import Spec
+
+
+@evaluator
+class Recall:
+    class Config(Spec):
+        pass
+
+    needs = frozenset()
+    metrics = {"recall": Metric(better="higher")}
+
+    def __init__(self, config):
+        pass
+
+    def __call__(self, model, dataset, given):
+        return Findings({"recall": 0.5})
+"""
+
+
+def test_a_claim_may_be_on_what_an_evaluator_measures_and_only_where_it_does(tmp_path, monkeypatch, study_data):
+    (tmp_path / "recall_evaluator.py").write_text(OWN_EVALUATOR)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    study_data["evaluate"] = {"every": 6, "report": {"recall": {"type": "recall_evaluator:Recall"}}}
+    claims = {"memory": AGAINST | {"metric": "report/recall"}}
+    assert study.check(document.node(study_data | {"claims": claims}))[0].claims["memory"]["metric"] == "report/recall"
+    with pytest.raises(SpecError, match=r"claims.quality.metric: no run of arm '1:1' has the metric 'report/loss'"):
+        study.check(document.node(study_data | {"claims": {"quality": AGAINST}}))

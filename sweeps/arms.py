@@ -1,0 +1,95 @@
+"""The arms and helper runs of a study as a graph: which run starts from the weights of which (`init_from`)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arch import checkpoint, document
+from arch.errors import SpecError, nearest
+from arch.spec import diff
+from experiments import plan as experiment
+from experiments.spec import RunReference
+from experiments.start import is_spec
+from sweeps import folders
+from sweeps.spec import arm_document
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm or helper run, resolved.
+
+    name: its label as a file name. changes: how its text differs from the baseline's.
+    needs: {position in `spec.starts`: the Arm that it starts from} for references to runs; folders are not in it.
+    """
+
+    label: str
+    name: str
+    resolved: experiment.Resolved
+    changes: dict[str, list[Any]]
+    needs: dict[int, "Arm"]
+
+    @property
+    def document(self):
+        """The arm's experiment as written."""
+        return self.resolved.document
+
+    @property
+    def spec(self):
+        """The arm's ExperimentSpec with every default filled in."""
+        return self.resolved.spec
+
+    def runs(self, seed):
+        """Yields (Arm, seed) of every run that this arm's run with `seed` needs, directly or not; needs come first."""
+        for position, need in self.needs.items():
+            rule = self.spec.starts[position][1].seed
+            at = seed if rule == "same" else rule
+            yield from need.runs(at)
+            yield need, at
+
+
+class Family:
+    """The arms and helper runs of a study document. Each is resolved once, when it is first asked for."""
+
+    def __init__(self, spec, study, base):
+        self.spec, self.study, self.base = spec, study, base
+        self.labels, self.arms = [*spec.arms, *spec.runs], {}
+        self.baseline = arm_document(study, base, next(iter(spec.arms))).plain()
+
+    def arm(self, label):
+        """The Arm of a label of `arms` or `runs`. Raises SpecError, also for circles and names that are not known."""
+        return self._resolved(label, arm_document(self.study, self.base, label), ())
+
+    def _resolved(self, label, written, above):
+        if label in self.arms:
+            return self.arms[label]
+        resolved = experiment.resolved(written)
+        if label not in self.labels:
+            self.labels.append(label)
+        needs = {}
+        for position, (key, reference) in enumerate(resolved.spec.starts):
+            if isinstance(reference, RunReference) and (here := self._document(written, key, reference)) is not None:
+                if reference.label in (*above, label):
+                    chain = " -> ".join((*above, label, reference.label))
+                    raise written.error(f"a run cannot start from itself: {chain}", (*key, "run"))
+                needs[position] = self._resolved(reference.label, here, (*above, label))
+        name = folders.safe_names(self.labels)[label]
+        changes = {key: list(pair) for key, pair in diff(self.baseline, written.plain()).items()}
+        self.arms[label] = Arm(label, name, resolved, changes, needs)
+        return self.arms[label]
+
+    def _document(self, written, key, reference):
+        """The document of the run that a reference names, with its overrides; None for a folder."""
+        if reference.run in self.spec.arms or reference.run in self.spec.runs:
+            named = arm_document(self.study, self.base, reference.run)
+        elif checkpoint.is_checkpoint(Path(reference.run).expanduser()):
+            return None
+        elif is_spec(reference.run):
+            try:
+                named = document.load(reference.run, "experiments")
+            except SpecError as error:
+                raise written.error(error.reason, (*key, "run")) if error.file is None else error from None
+        else:
+            known = [*self.spec.arms, *self.spec.runs]
+            hint = nearest(reference.run, known)
+            raise written.error(f"no run {reference.run!r}{hint} (or a spec, or the folder of a checkpoint)", (*key, "run"))
+        return document.overridden(named, written.at((*key, "set"))) if reference.set else named
