@@ -12,7 +12,7 @@ import pandas as pd
 from arch.contracts import Metric
 from arch.errors import DataError
 from experiments.metrics import known
-from experiments.record import EVALUATIONS, HISTORY_NAME, EvaluationRecord, RunRecord, read_record
+from experiments.record import HISTORY_NAME, RunRecord, shown
 from experiments.record import NAME as RUN_FILE
 from sweeps.record import NAME as STUDY_FILE
 from sweeps.record import StudyRecord
@@ -81,8 +81,9 @@ def load(folder):
         rows.append(row)
         if run is not None:
             records[arm, seed] = run
-            metrics[arm, seed], info = _measured(run, path, record.arms[arm].evaluations, problems)
-            metric_info |= info
+            measured = shown(run, path, record.arms[arm].evaluations, problems)
+            metrics[arm, seed] = measured.metrics
+            metric_info |= measured.metric_info
             rows[-1] |= metrics[arm, seed] | run.timing
             curves.append(_curve(arm, seed, path, run, problems))
     curves = [curve for curve in curves if curve is not None]
@@ -117,30 +118,6 @@ def _planned(folder, record):
         for seed in [*record.seeds, *extra]:
             path = arm.runs.get(str(seed))
             yield label, seed, None if path is None else folder / path
-
-
-def _measured(run, path, files, problems):
-    """({SPLIT/METRIC: number}, {SPLIT/METRIC: Metric}): all that was measured of a run, and what each number is.
-
-    files: {SPLIT.NAME: file} of the evaluations that the study shows. Without them, as in old records, the run's own.
-    """
-    if not files or run.status != "finished":
-        return run.metrics, run.metric_info
-    values = {name: value for name, value in run.metrics.items() if name.startswith("train/")}
-    info = dict(run.metric_info)
-    for key, name in files.items():
-        file = path / EVALUATIONS / name
-        try:
-            evaluation = read_record(EvaluationRecord, file)
-        except (OSError, ValueError) as error:
-            problems.append(f"{file}: cannot be read: {error}")
-            continue
-        if evaluation is None:
-            problems.append(f"{file}: missing; `archbench study run` measures {key}")
-            continue
-        values |= evaluation.values
-        info |= evaluation.metric_info
-    return values, info
 
 
 def _row(arm, seed, path, identity, problems):

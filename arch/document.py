@@ -131,7 +131,7 @@ def find(reference, kind, beside=None):
     among the specs of `kind`. Raises SpecError with the nearest names.
     """
     if not isinstance(reference, str):
-        raise SpecError(f"expected the name or path of a spec, got {reference!r}")
+        raise SpecError(f"expected the name or path of a spec, got {node(reference).plain()!r}")
     if reference.endswith((".yaml", ".yml")):
         path = (Path(beside).parent if beside else Path()) / Path(reference).expanduser()
         if not path.is_file():

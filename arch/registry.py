@@ -66,7 +66,7 @@ def check_name(kind, name):
     if not is_plugin(name):
         if name not in names(kind):
             hint = nearest(name, names(kind))
-            raise SpecError(f"no {kind} {name!r}{hint} (or the import path of your own, package.module)", ("type",))
+            raise SpecError(f"no {kind} {name!r}{hint} (or the import path of your own, module:Class)", ("type",))
         return
     module = name.partition(":")[0]
     try:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -108,7 +109,13 @@ def evaluate(
     from experiments.train import measure
 
     device.setup(planned.spec.train.threads)
-    new = {f"{measured.split}.{measured.name}" for measured in measure(planned, record.seed, run)}
+    try:
+        new = {f"{measured.split}.{measured.name}" for measured in measure(planned, record.seed, run)}
+    except (DataError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # an evaluator's own
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
     for evaluation in evaluations.planned(planned.spec):
         measured = evaluation.record(run)
         print(f"{evaluation.key}: {evaluation.file}{' (new)' if evaluation.key in new else ''}")

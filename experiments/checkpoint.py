@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import arch.checkpoint
@@ -73,5 +74,8 @@ def load_model(folder):
     if record is None or not (Path(folder) / WEIGHTS).is_file():
         raise DataError(f"{folder}: no finished run in it")
     model = Model(ExperimentSpec.parse(record.spec).model)
-    model.load_state_dict(load_file(Path(folder) / WEIGHTS))
+    try:
+        model.load_state_dict(load_file(Path(folder) / WEIGHTS))
+    except (SafetensorError, RuntimeError) as error:
+        raise DataError(f"{Path(folder) / WEIGHTS}: not the weights of this model: {error}", key=None) from None
     return model

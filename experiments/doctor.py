@@ -14,6 +14,7 @@ from arch.kernels import native
 from experiments.data import cache
 
 # A feature of /proc/cpuinfo, and the unit that computes in bfloat16 where it is there.
+NAMED = ("native", "inductor", "costs")  # folders of the cache; every other one is a tokenized corpus
 BFLOAT16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "ARM BF16"}
 
 
@@ -95,7 +96,7 @@ def _bfloat16():
     found = _lines("/proc/cpuinfo")
     features = (found.get("flags") or found.get("Features") or "").split()
     units = [unit for feature, unit in BFLOAT16.items() if feature in features]
-    return f"units for it on the CPU: {', '.join(units)}" if units else "no units for it on the CPU: float32 is as fast"
+    return f"units for it on the CPU: {', '.join(units)}" if units else "no units for it on this CPU: use float32"
 
 
 def _gpu():
@@ -113,6 +114,7 @@ def _caches():
     for path in root.rglob("*"):
         if path.is_file():
             first = path.relative_to(root).parts[0]
+            first = first if first in NAMED else "corpora"
             sizes[first] = sizes.get(first, 0) + path.stat().st_size
     parts = ", ".join(f"{name} {units.size(size)}" for name, size in sorted(sizes.items()))
     return f"{root}: {parts or 'empty'}; all of it can be made again: rm -r {root}"

@@ -4,13 +4,12 @@ The digest covers what decides the numbers beside the run itself: the evaluator'
 finished run gains another measurement without a training step, and keeps those it has.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from arch import registry
 from arch.document import Node, node
-from arch.spec import digest
+from arch.spec import Spec, digest
 from experiments.record import EVALUATIONS, EvaluationRecord, read_record
 from experiments.spec import EvaluateSpec, ExperimentSpec
 
@@ -19,14 +18,13 @@ ROWS = {"select": 64, "report": 256}
 SAMPLE = 100
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """One evaluator, complete, on one split. name: its key in the spec."""
+class Evaluation(Spec):
+    """One evaluator, complete, on one split. name: its key in the spec. plugins: digests of its source, if it is a plug-in."""
 
     split: Literal["select", "report"]
     name: str
     evaluator: dict[str, Any]
-    plugins: dict[str, str]
+    plugins: dict[str, str] = {}
 
     @property
     def key(self) -> str:
@@ -46,7 +44,7 @@ class Evaluation:
 def planned(spec: ExperimentSpec) -> list[Evaluation]:
     """The evaluations of a resolved spec, those of the select split first."""
     return [
-        Evaluation(split, name, evaluator, registry.plugin_sources(evaluator))
+        Evaluation(split=split, name=name, evaluator=evaluator, plugins=registry.plugin_sources(evaluator))
         for split in SPLITS
         for name, evaluator in (getattr(spec.evaluate, split) or {}).items()
     ]
@@ -60,17 +58,23 @@ def missing(evaluations: list[Evaluation], folder: Path | str) -> list[Evaluatio
 def section(root: Node, written: EvaluateSpec, able: set[str]) -> Node:
     """The `evaluate` section of the experiment document `root`, in today's spelling and with the default evaluators.
 
+    A key of the older spelling overrides the evaluator that it stands for, as where a spec extends one of today's.
+
     written: the section as parsed. able: the capabilities of the model; `sample` is a default only where it can work.
     """
     here = root.at(("evaluate",))
     children = dict(here.value) if isinstance(root.value, dict) and "evaluate" in root.value else {}
     older = {key: children.pop(key, None) for key in ("select_rows", "report_rows", "sample_tokens")}
     for split in SPLITS:
-        if getattr(written, split) is None:
-            rows = older[f"{split}_rows"] or node(ROWS[split])
-            evaluators = {"loss": Node({"type": node("objective"), "rows": rows}, here.file, here.line)}
+        given = getattr(written, split) is not None
+        evaluators = dict(children[split].value) if given else {}
+        rows = older[f"{split}_rows"] or (None if given else node(ROWS[split]))
+        if rows is not None:
+            evaluators["loss"] = Node({"type": node("objective"), "rows": rows}, here.file, here.line)
+        if split == "report" and (written.sample_tokens is not None or not given):
             tokens = SAMPLE if written.sample_tokens is None else written.sample_tokens
-            if split == "report" and tokens and {"decodes", "text"} <= able:
+            evaluators.pop("sample", None)
+            if tokens and {"decodes", "text"} <= able:
                 evaluators["sample"] = node({"type": "sample", "tokens": tokens})
-            children[split] = Node(evaluators, here.file, here.line)
+        children[split] = Node(evaluators, here.file, here.line)
     return Node(children, here.file, here.line)

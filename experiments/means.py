@@ -1,5 +1,7 @@
 """Adding up what an objective returns, over micro-batches and batches."""
 
+import math
+
 from arch.contracts import Mean, Objective
 from arch.model import Model
 from experiments.data.batch import Batch
@@ -23,10 +25,13 @@ class Means:
             total, weight = mean.sum.detach(), mean.weight
             self.totals[name] = Mean(total, weight) if earlier is None else Mean(earlier.sum + total, earlier.weight + weight)
 
-    def values(self) -> dict[str, float]:
-        """{metric: number} of everything added, with the metrics that the objective derives from its means."""
+    def values(self, empty: float = math.nan) -> dict[str, float]:
+        """{metric: number} of everything added, with the metrics that the objective derives from its means.
+
+        empty: the value of a metric without any weight, such as a loss where no position has a target.
+        """
         weights = {name: float(mean.weight) for name, mean in self.totals.items()}
-        values = {name: float(mean.sum) / (weights[name] or 1.0) for name, mean in self.totals.items()}
+        values = {name: float(mean.sum) / weights[name] if weights[name] else empty for name, mean in self.totals.items()}
         derive = getattr(self.objective, "derive", None)
         return derive(values) if derive else values
 

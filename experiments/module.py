@@ -118,11 +118,12 @@ class TrainingModule(pl.LightningModule):
     def _reduced(self, means):
         """{metric: number} over the rows of all devices."""
         if self.trainer.world_size > 1:
+            # Lightning reduces in place, and metrics may share a sum: each gets one of its own.
             means.totals = {
-                name: Mean(self.trainer.strategy.reduce(mean.sum, reduce_op="sum"), self._total(mean.weight))
+                name: Mean(self.trainer.strategy.reduce(mean.sum.clone(), reduce_op="sum"), self._total(mean.weight))
                 for name, mean in means.totals.items()
             }
-        return means.values()
+        return means.values(empty=0.0)
 
     def bad_groups(self):
         """Names of the parameter groups that have a value or gradient that is not finite.

@@ -14,6 +14,7 @@ from experiments import capabilities, costs, evaluations
 from experiments.compiled import kinds
 from experiments.data import texts
 from experiments.data.dataset import gives_rows, prepare
+from experiments.evaluations import Evaluation
 from experiments.spec import DEFAULT_TYPES, EvaluateSpec, ExperimentSpec, with_types
 from experiments.start import Start, plan_start
 
@@ -37,6 +38,7 @@ class RunPlan(Spec):
     start: where initial weights come from; None if all are drawn from the seed.
     notes: remarks for the record: what came from the checkpoint, what `train.compile: auto` became and why.
     texts: what is known of the texts (see `experiments.data.texts`), so that another process need not read them.
+    evaluations: what to measure; those of the spec, and those of other arms that share the run.
     """
 
     spec: ExperimentSpec
@@ -47,6 +49,7 @@ class RunPlan(Spec):
     start: Start | None = None
     notes: List[str] = ()
     texts: dict[str, str] = {}
+    evaluations: List[Evaluation] = ()
 
     def needs(self, seed):
         """[(identity, seed)] of the runs that must be finished before this one with `seed` can start."""
@@ -111,7 +114,19 @@ def _evaluations(root, written, able):
             where = ("evaluate", split, name)
             complete[split][name] = registry.resolve_component("evaluator", here, where)
             capabilities.check("evaluator", complete[split][name], able, here, where)
+        _measured_once(complete[split], here, ("evaluate", split))
     return EvaluateSpec(every=written.every, **complete)
+
+
+def _measured_once(evaluators, root, path):
+    """Raises SpecError where two evaluators of a split give the same metric. None stands for all of the objective's."""
+    first = {}
+    for name, resolved_evaluator in evaluators.items():
+        metrics = registry.build("evaluator", resolved_evaluator).metrics
+        for metric in ["the objective's metrics"] if metrics is None else metrics:
+            if metric in first:
+                raise root.error(f"{metric}: measured by {first[metric]!r} already", (*path, name))
+            first[metric] = name
 
 
 def _with_compile(spec):
@@ -155,6 +170,7 @@ def plan(source, made=None):
         start=start,
         notes=notes,
         texts=texts.remembered(spec.data.source),
+        evaluations=evaluations.planned(spec),
     )
 
 

@@ -113,6 +113,31 @@ class EvaluationRecord(Spec):
         write_record(self, Path(folder) / EVALUATIONS / file)
 
 
+def shown(record, folder, files, problems):
+    """A run's record with the metrics of the evaluations `files`, {SPLIT.NAME: file}, in place of those of its own spec.
+
+    What was measured when the run ended may be of another spec: other rows, other evaluators. Without files, or of a run
+    that is not finished, the record as it is. Appends to `problems` what is missing or cannot be read.
+    """
+    if not files or record.status != "finished":
+        return record
+    values = {name: value for name, value in record.metrics.items() if name.startswith("train/")}
+    info = dict(record.metric_info)
+    for key, name in files.items():
+        file = Path(folder) / EVALUATIONS / name
+        try:
+            evaluation = read_record(EvaluationRecord, file)
+        except (OSError, ValueError) as error:
+            problems.append(f"{file}: cannot be read: {error}")
+            continue
+        if evaluation is None:
+            problems.append(f"{file}: missing; `archbench study run` measures {key}")
+            continue
+        values |= evaluation.values
+        info |= evaluation.metric_info
+    return record.model_copy(update={"metrics": values, "metric_info": info})
+
+
 def write_record(record, path):
     """Write a record as JSON, atomically."""
     write_atomically(path, json.dumps(record.dump(), indent=1, allow_nan=False).encode())

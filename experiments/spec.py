@@ -1,5 +1,6 @@
 """The spec of one run: the model, its data, how it is trained and how it is evaluated."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -66,6 +67,14 @@ class EvaluateSpec(Spec):
     select_rows: Count | None = later(None)
     report_rows: Count | None = later(None)
     sample_tokens: Annotated[int, Field(ge=0)] | None = later(None)
+
+    @model_validator(mode="after")
+    def _names_are_file_names(self):
+        for split in ("select", "report"):
+            for name in getattr(self, split) or ():
+                if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                    raise ValueError(f"{split}: the name {name!r} becomes a file's; expected letters, digits, _ and -")
+        return self
 
 
 def _seed_rule(value):

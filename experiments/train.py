@@ -15,6 +15,7 @@ import torch
 
 from arch import registry
 from arch.document import ROOT
+from arch.errors import DataError
 from arch.kernels import paths
 from arch.model import new_model
 from experiments import checkpoint, compiled, device, evaluations
@@ -22,7 +23,7 @@ from experiments.data.dataset import prepare
 from experiments.evaluate import NotFinite, evaluate
 from experiments.module import NonFinite, TrainingModule
 from experiments.plan import identity_plugins
-from experiments.record import Failure, RunRecord
+from experiments.record import Failure, RunRecord, shown
 from experiments.watch import Interrupted, Watch
 
 MARKER = "checkpoint.identity"
@@ -60,7 +61,7 @@ def train(plan, seed, folder, progress=None, stop=None):
     earlier_seconds = record.wall_seconds if record and record.identity == plan.identity else 0.0
     record = _new_record(plan, seed)
     started, compiled_seconds = time.perf_counter(), compiled.seconds_so_far()
-    watch = None
+    watch = unmeasured = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         record.write(folder)
@@ -84,19 +85,22 @@ def train(plan, seed, folder, progress=None, stop=None):
             trainer.fit(module, ckpt_path=_resumable(shared, plan, seed))
 
         where = trainer.strategy.root_device
-        module.to(where)
+        model = trainer.precision_plugin.convert_module(model).to(where)  # where nothing was trained, nobody did it yet
+        objective.to(where)
+        checkpoint.save_weights(model, folder)
         metrics = {name: value for name, value in watch.history.last.items() if name.startswith(("select/", "train/"))}
+        info = {f"train/{name}": metric for name, metric in objective.metrics.items()}
+        sample, own = "", {evaluation.file for evaluation in evaluations.planned(spec)}
         try:
-            records = _measure(plan, seed, folder, model, objective, corpus, trainer, where)
+            for evaluation, measured in _measure(plan.evaluations, plan, seed, folder, model, objective, corpus, trainer):
+                if evaluation.file in own:
+                    metrics |= measured.values
+                    info |= measured.metric_info
+                    sample = sample or measured.text
         except NotFinite as error:
             raise NonFinite(spec.train.steps, str(error), module.bad_groups()) from None
-        for each in records:
-            metrics |= each.values
-        info = {f"train/{name}": metric for name, metric in objective.metrics.items()}
-        for each in records:
-            info |= each.metric_info
-        sample = next((each.text for each in records if each.text), "")
-        checkpoint.save_weights(model, folder)
+        except Exception as error:  # what was trained is kept: a new start only measures
+            unmeasured = _failure(error, watch)
         _close(watch, folder, metrics, sample)
         timing = _timing(watch, spec, where, compiled.seconds_so_far() - compiled_seconds)
         outcome = {"status": "finished", "metrics": metrics, "metric_info": info, "sample": sample, "timing": timing}
@@ -104,7 +108,8 @@ def train(plan, seed, folder, progress=None, stop=None):
         outcome = {"status": "interrupted"}
     except Exception as error:  # an error ends only this run; its record says why
         outcome = {"status": "failed", "failure": _failure(error, watch)}
-    return _ended(record, outcome, folder, watch, earlier_seconds + time.perf_counter() - started)
+    record = _ended(record, outcome, folder, watch, earlier_seconds + time.perf_counter() - started)
+    return record if unmeasured is None else record.model_copy(update={"status": "failed", "failure": unmeasured})
 
 
 def _new_record(plan, seed):
@@ -156,9 +161,12 @@ def _own_folder(folder):
 
 def _unchanged(corpus, plan):
     if corpus.fingerprint != plan.data["fingerprint"]:
-        raise RuntimeError("the corpus has changed since the run was planned; plan it again")
+        raise DataError("the corpus has changed since the run was planned; plan it again", key=None)
     if identity_plugins(plan.spec) != plan.plugins:
-        raise RuntimeError("a plug-in's source has changed since the run was planned; plan it again")
+        raise DataError("a plug-in's source has changed since the run was planned; plan it again", key=None)
+    for evaluation in plan.evaluations:
+        if registry.plugin_sources(evaluation.evaluator) != evaluation.plugins:
+            raise DataError(f"the source of {evaluation.key} has changed since the run was planned; plan it again", key=None)
 
 
 def new_trainer(spec, callbacks, folder):
@@ -195,45 +203,53 @@ def _resumable(folder, plan, seed):
     return None
 
 
-def _measure(plan, seed, folder, model, objective, dataset, trainer, where):
-    """The EvaluationRecords of every evaluation of the run's spec, each written to its file."""
-    records = []
-    for each in evaluations.planned(plan.spec):
+def _measure(wanted, plan, seed, folder, model, objective, dataset, trainer):
+    """Yields (evaluation, its EvaluationRecord) of each wanted evaluation, written to its file."""
+    for evaluation in wanted:
         with trainer.precision_plugin.forward_context():
-            records.append(evaluate(each, model, objective, dataset, plan.spec, (plan.identity, seed), where))
-        records[-1].write(folder, each.file)
-    return records
+            where, run = trainer.strategy.root_device, (plan.identity, seed)
+            measured = evaluate(evaluation, model, objective, dataset, plan.spec, run, where)
+        measured.write(folder, evaluation.file)
+        yield evaluation, measured
 
 
 def measure(plan, seed, folder):
-    """Do the evaluations of the plan's spec that a finished run in `folder` lacks. Yields each new EvaluationRecord.
+    """Do the evaluations of the plan that a finished run in `folder` lacks. Yields each new EvaluationRecord.
 
-    Nothing is trained. Raises DataError where the data or the weights are gone, and whatever an evaluator raises.
+    Nothing is trained. Raises DataError where the data, the weights or a plug-in's source are not what they were, and
+    whatever an evaluator raises.
     """
-    wanted = evaluations.missing(evaluations.planned(plan.spec), folder)
+    wanted = [evaluation for evaluation in plan.evaluations if not _is_readable(evaluation, folder)]
     if not wanted:
         return
     dataset = prepare(plan.spec.data, plan.spec.model.vocab_size)
     _unchanged(dataset, plan)
     model, trainer = checkpoint.load_model(folder), new_trainer(plan.spec.train, [], folder)
-    where = trainer.strategy.root_device
-    model = trainer.precision_plugin.convert_module(model).to(where)
-    objective = registry.build("objective", plan.spec.objective, dataset).to(where)
-    for each in wanted:
-        with trainer.precision_plugin.forward_context():
-            record = evaluate(each, model, objective, dataset, plan.spec, (plan.identity, seed), where)
-        record.write(folder, each.file)
-        yield record
+    model = trainer.precision_plugin.convert_module(model).to(trainer.strategy.root_device)
+    objective = registry.build("objective", plan.spec.objective, dataset).to(trainer.strategy.root_device)
+    for _, measured in _measure(wanted, plan, seed, folder, model, objective, dataset, trainer):
+        yield measured
+
+
+def _is_readable(evaluation, folder):
+    try:
+        return evaluation.record(folder) is not None
+    except (OSError, ValueError):
+        return False
 
 
 def _measured_again(record, plan, folder):
-    """The record of a finished run, once it has every evaluation that the plan asks for; failed if one cannot be done."""
+    """The record of a finished run with what the plan's own spec measures, after doing what is missing of the plan.
+
+    The run on disk stays as it is: finished. The record returned is `failed` if something could not be measured.
+    """
     try:
         for _ in measure(plan, record.seed, folder):
             pass
-    except Exception as error:  # the run on disk stays as it is: finished
+    except Exception as error:
         return record.model_copy(update={"status": "failed", "failure": _failure(error, None)})
-    return record
+    files = {evaluation.key: evaluation.file for evaluation in evaluations.planned(plan.spec)}
+    return shown(record, folder, files, [])
 
 
 def _close(watch, folder, metrics, sample):

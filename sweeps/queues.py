@@ -9,6 +9,7 @@
 """
 
 from experiments import evaluations
+from experiments.record import shown
 from sweeps import folders
 from sweeps.job import Outcome, record_failure
 
@@ -22,7 +23,7 @@ class Runs:
     def __init__(self, title, jobs):
         trained = [job for job in jobs if folders.is_finished(job.folder, job.plan.identity, job.seed)]
         done = [job for job in trained if not _unmeasured(job)]
-        self.jobs, self.done = jobs, [(job, folders.record_of(job.folder)) for job in done]
+        self.jobs, self.done = jobs, [(job, measured(job)) for job in done]
         self.known = [job for job in jobs if job.folder not in {each.folder for each in done}]
         self.left, self.total = list(self.known), len(self.known)
         self.title = f"{title}: {self.total} of {len(jobs)} runs to do"
@@ -60,4 +61,10 @@ class Runs:
 
 def _unmeasured(job):
     """Whether a finished run lacks an evaluation that its study asks for: its worker then does it, and trains nothing."""
-    return bool(evaluations.missing(evaluations.planned(job.plan.spec), job.folder))
+    return bool(evaluations.missing(job.plan.evaluations, job.folder))
+
+
+def measured(job):
+    """The record of a job's finished run, with what the study measures."""
+    files = {evaluation.key: evaluation.file for evaluation in evaluations.planned(job.plan.spec)}
+    return shown(folders.record_of(job.folder), job.folder, files, [])

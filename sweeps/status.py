@@ -1,5 +1,6 @@
 """The progress of a study, from its records alone: no experiment spec is parsed and no data is read."""
 
+from experiments.record import shown
 from sweeps.folders import record_of
 from sweeps.progress import Cell, final_loss
 from sweeps.record import StudyRecord
@@ -15,11 +16,17 @@ def cells(folder, record):
     for label, arm in record.arms.items():
         for seed in record.seeds:
             run = folder / arm.runs[str(seed)] if str(seed) in arm.runs else None
-            found[label, f"seed {seed}"] = _cell(record_of(run) if run else None, run)
+            found[label, f"seed {seed}"] = _cell(_measured(run, arm.evaluations) if run else None, run)
     for label, runs in record.helpers.items():
         for seed, place in runs.items():
             found[label, f"seed {seed}"] = _cell(record_of(folder / place), folder / place)
     return found
+
+
+def _measured(run, files):
+    """The record of a run with what the study measures of it, or None."""
+    record = record_of(run)
+    return record and shown(record, run, files, [])
 
 
 def _cell(record, run):

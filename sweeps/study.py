@@ -73,12 +73,18 @@ class StudyPlan:
             if done or wanted:
                 places = {need: job.folder for need, job in jobs.items()}
                 plan = each.plan if done else each.plan.located(seed, places)
+                plan = plan.model_copy(update={"evaluations": self._evaluations(each)})
                 jobs[key] = Job(self._same(each).arm.label, seed, plan, folder)
 
         for seed in self.seeds:
             for each in self.arms if arms is None else arms:
                 add(each, seed)
         return list(jobs.values())
+
+    def _evaluations(self, each):
+        """The evaluations of every arm that shares the runs of `each`: arms may differ in what is measured alone."""
+        sharing = [each, *(other for other in self.arms if other.plan.identity == each.plan.identity)]
+        return tuple({one.file: one for other in sharing for one in other.plan.evaluations}.values())
 
     def _same(self, each):
         """The first arm that resolves to the same experiment; a helper run without one stands for itself."""

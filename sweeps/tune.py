@@ -14,11 +14,13 @@ from optuna.trial import TrialState
 
 from arch.errors import SpecError
 from arch.spec import digest
+from experiments import evaluations
 from experiments import plan as experiment
 from sweeps import folders, space
 from sweeps.compare import harm
 from sweeps.job import Job, Outcome
 from sweeps.metrics import metric_of
+from sweeps.queues import measured
 from sweeps.record import TrialRecord
 from sweeps.study import overridden
 
@@ -148,11 +150,12 @@ class Tuner:
         return found
 
     def _open(self):
-        """The Optuna study. Its name has digests of the arm and of the search space, so a change of either starts anew.
+        """The Optuna study. Its name has digests of the arm, the search and what it measures: a change of any starts anew.
 
         `trials` is not part of the name: raising it continues the same search.
         """
         content = {key: value for key, value in self.tune.dump().items() if key != "trials"}
+        content["evaluations"] = [each.file for each in evaluations.planned(self.arm_plan.plan.spec) if each.split == "select"]
         name = f"{self.arm_plan.plan.identity[:12]}-{digest(content)[:12]}"
         self.storage = optuna.storages.RDBStorage(f"sqlite:///{self.study.folder.resolve() / DATABASE}")
         direction = "maximize" if self.metric.better == "higher" else "minimize"
@@ -211,8 +214,9 @@ class Tuner:
             self.jobs.append(Job(self.label, seed, plan, folder, number))
         self._set(number, "runs", runs)
         for job in [job for job in self.jobs if folders.is_finished(job.folder, plan.identity, job.seed)]:
-            self.jobs.remove(job)
-            self.told(Outcome(job, "finished", folders.record_of(job.folder), reused=True))
+            if not evaluations.missing(plan.evaluations, job.folder):
+                self.jobs.remove(job)
+                self.told(Outcome(job, "finished", measured(job), reused=True))
 
     def _note(self, number, seed, outcome, value):
         self.values[number][seed] = value

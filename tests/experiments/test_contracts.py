@@ -185,3 +185,88 @@ def test_a_network_a_source_and_a_tokenizer_of_ones_own_train(plugins, tiny, tmp
     assert record.status == "finished", record.failure
     assert record.data["vocabulary"] == 4 + 10 and record.metrics["report/bits_per_byte"] > 0
     assert set(record.plugins) == {"own_ffn", "own_texts"} and set(record.sample.split()) <= set(DIGITS)
+
+
+def test_a_mistake_in_an_evaluator_loses_nothing_that_was_trained(plugins, tiny, tmp_path):
+    norms = {"type": "own_evaluator:Norms", "fails": True}
+    tiny["evaluate"] = {"report": {"loss": {"type": "objective", "rows": 3}, "norms": norms}}
+    record = train(plan(tiny), 0, tmp_path / "run")
+    assert record.status == "failed" and "this evaluator has a mistake" in record.failure.message
+    assert RunRecord.read(tmp_path / "run").status == "finished" and (tmp_path / "run" / "model.safetensors").is_file()
+    history = (tmp_path / "run" / "history.parquet").stat().st_mtime_ns
+    norms["fails"] = False
+    record = train(plan(tiny), 0, tmp_path / "run")
+    assert record.status == "finished" and record.metrics["report/embedding_norm"] > 0
+    assert (tmp_path / "run" / "history.parquet").stat().st_mtime_ns == history
+
+
+def test_a_run_shows_what_its_spec_asks_for_now(tiny, tmp_path):
+    first = train(plan(tiny), 0, tmp_path / "run")
+    tiny["evaluate"]["report_rows"] = 2
+    again = train(plan(tiny), 0, tmp_path / "run")
+    assert (
+        again.metrics["report/loss"] != first.metrics["report/loss"] and again.metrics["train/loss"] == first.metrics["train/loss"]
+    )
+
+
+def test_an_evaluators_changed_source_is_noticed(plugins, tiny, tmp_path):
+    tiny["evaluate"] = {"report": {"norms": {"type": "own_evaluator:Norms"}}}
+    planned = plan(tiny)
+    code = (plugins / "own_evaluator.py").read_text()
+    (plugins / "own_evaluator.py").write_text(code + "# changed\n")
+    record = train(planned, 0, tmp_path / "run")
+    assert record.status == "failed" and "the source of report.norms has changed" in record.failure.message
+    assert plan(tiny).evaluations[-1].file != planned.evaluations[-1].file
+
+
+@pytest.mark.parametrize(
+    "report, text",
+    [
+        ({"a": {"type": "objective"}, "b": {"type": "objective"}}, "evaluate.report.b: the objective's metrics: measured by 'a'"),
+        (
+            {"a": {"type": "own_evaluator:Norms"}, "b": {"type": "own_evaluator:Norms"}},
+            "evaluate.report.b: embedding_norm: measured by 'a' already",
+        ),
+        ({"a/b": {"type": "objective"}}, "evaluate.report: the name 'a/b' becomes a file's"),
+    ],
+)
+def test_evaluators_that_cannot_stand_beside_each_other_are_refused(report, text, plugins, tiny):
+    tiny["evaluate"] = {"report": report}
+    with pytest.raises(SpecError, match=re.escape(text)):
+        resolve(tiny)
+
+
+def test_the_older_spelling_overrides_what_a_spec_extends(tiny):
+    loss = {"type": "objective", "rows": 4}
+    tiny["evaluate"] = {"report": {"loss": loss, "sample": {"type": "sample"}}, "report_rows": 7, "sample_tokens": 0}
+    report = resolve(tiny).evaluate.report
+    assert report == {"loss": {"type": "objective", "rows": 7}}
+
+
+def test_a_loss_without_any_target_is_not_a_number(copying, plugins, tmp_path):
+    code = (plugins / "own_dataset.py").read_text()
+    (plugins / "own_dataset.py").write_text(code.replace("targets[:, half - 1 : -1] = tokens[:, half:]", "pass"))
+    record = train(plan(copying), 0, tmp_path / "run")
+    assert record.status == "failed" and record.failure.error == "NonFinite" and "select/" in record.failure.message
+
+
+def test_a_run_of_no_steps_measures_as_a_trained_one_does(tiny, tmp_path):
+    """Also in a precision that converts the model."""
+    tiny["train"] |= {"steps": 0, "precision": "bf16-true"}
+    planned = plan(tiny)
+    record = train(planned, 0, tmp_path / "run")
+    assert record.status == "finished", record.failure
+    for evaluation in planned.evaluations:
+        (tmp_path / "run" / EVALUATIONS / evaluation.file).unlink()
+    again = train(planned, 0, tmp_path / "run")
+    assert again.metrics == {name: value for name, value in record.metrics.items() if not name.startswith("train/")}
+
+
+def test_a_broken_weights_file_is_named(tiny, tmp_path):
+    from experiments.checkpoint import load_model
+
+    train(plan(tiny), 0, tmp_path / "run")
+    weights = tmp_path / "run" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"model\.safetensors: not the weights of this model"):
+        load_model(tmp_path / "run")

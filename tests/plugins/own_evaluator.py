@@ -13,7 +13,7 @@ class Norms:
 
     class Config(Spec):
         name: str = "embedding_norm"
-        needs_text: bool = False
+        fails: bool = False
 
     needs = frozenset({"decodes"})
     metrics = {"embedding_norm": Metric(unit="", better="neither")}
@@ -23,5 +23,7 @@ class Norms:
 
     def __call__(self, model, dataset, given):
         torch.rand(7)
+        if self.config.fails:
+            raise RuntimeError("this evaluator has a mistake")
         table = [{"row": row, "norm": float(model.embedding[row].norm())} for row in range(3)]
         return Findings({self.config.name: float(model.embedding.norm())}, table)
