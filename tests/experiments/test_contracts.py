@@ -1,5 +1,7 @@
 """Components of one's own, each in one file: an objective, an evaluator, a dataset. And what the contracts promise."""
 
+import re
+
 import pytest
 import torch
 

@@ -201,6 +201,8 @@ def test_two_processes_give_the_curve_of_one(tiny, tmp_path):
     assert done.returncode == 0, done.stderr + (tmp_path / "ddp/record.json").read_text()[-600:]
     together = json.loads((tmp_path / "ddp/record.json").read_text())["metrics"]
     assert together["report/loss"] == pytest.approx(alone["report/loss"], rel=1e-3)
+    assert together["train/perplexity"] == pytest.approx(math.exp(together["train/loss"]), rel=1e-3)
+    assert together["train/bits_per_byte"] == pytest.approx(alone["train/bits_per_byte"], rel=1e-2)
 
 
 def test_evaluation_is_in_evaluation_mode_and_leaves_no_trace():
