@@ -42,7 +42,21 @@ def show(
         arch.show(spec, context, dtype, as_json)
 
 
-app.command(rich_help_panel=MODELS)(arch.diff)
+@app.command(rich_help_panel=MODELS)
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="A model or an experiment: a path ending in .yaml, or a shipped name.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="What to compare it with, of the same kind.")],
+):
+    """How two models or two experiments differ once every default is filled in."""
+    kinds = [_kind(reference) for reference in (a, b)]
+    if kinds == ["experiment", "experiment"]:
+        experiments.diff(a, b)
+    elif "study" in kinds or kinds[0] != kinds[1]:
+        from arch.errors import SpecError
+
+        raise SpecError(f"{a} is of the kind {kinds[0]} and {b} of the kind {kinds[1]}; expected two models or two experiments")
+    else:
+        arch.diff(a, b)
 
 
 @app.command("list", rich_help_panel=MODELS)

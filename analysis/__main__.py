@@ -8,7 +8,7 @@ import typer
 from arch.cli import main, new_app
 
 app = new_app("What a study found: a report, a table, figures, TensorBoard. `performance` summarizes benchmark records.")
-Folder = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="The folder with study.json; `sweeps run` prints it.")]
+Folder = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="The folder with study.json; `archbench study run` prints it.")]
 
 
 @app.command()

@@ -152,8 +152,6 @@ def _value(study, label, key):
     own = _all_changes(study.record.arms[label])
     if key in own:
         return spelt(own[key][1])
-    if label != study.baseline:
-        return "same"
     return spelt(next(_all_changes(arm)[key][0] for arm in study.record.arms.values() if key in _all_changes(arm)))
 
 

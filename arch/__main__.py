@@ -57,14 +57,9 @@ def show(
 @app.command()
 def diff(a: SpecArgument, b: SpecArgument):
     """Show the keys in which two specs differ after every default is filled in."""
-    from arch.show import written
-    from arch.spec import diff
+    from arch.show import differences
 
-    differences = diff(_load(a)[1], _load(b)[1])
-    for key, (in_a, in_b) in differences.items():
-        print(f"{key}: {written(in_a)} -> {written(in_b)}")
-    if not differences:
-        print("no difference")
+    differences(_load(a)[1], _load(b)[1])
 
 
 Family = Annotated[

@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 
 from arch import registry, units
-from arch.spec import repeated
+from arch.spec import Spec, diff, repeated
 
 
 def components(package):
@@ -103,3 +103,12 @@ def _bytes(value):
 
 def _flops(value):
     return units.exactly(units.flops(value), value)
+
+
+def differences(a: Spec, b: Spec) -> None:
+    """Print the keys in which two resolved specs differ, with both values."""
+    pairs = diff(a, b)
+    for key, (in_a, in_b) in pairs.items():
+        print(f"{key}: {written(in_a)} -> {written(in_b)}")
+    if not pairs:
+        print("no difference")

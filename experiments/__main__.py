@@ -43,6 +43,16 @@ def show(spec: Spec):
 
 
 @app.command()
+def diff(a: Spec, b: Spec):
+    """How two experiments differ once every default is filled in."""
+    from arch.document import load
+    from arch.show import differences
+    from experiments.plan import resolve
+
+    differences(resolve(load(a, "experiments")), resolve(load(b, "experiments")))
+
+
+@app.command()
 def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = Path("runs")):
     """Train one run, or resume it. If it is finished already, print its metrics."""
     from arch.document import load
@@ -104,7 +114,13 @@ def evaluate(
         if "evaluate" not in document.value:
             raise SpecError(f"{spec}: it has no `evaluate:`")
         root = Node({**root.value, "evaluate": document.value["evaluate"]}, document.file, document.line)
-    planned = RunPlan(spec=resolve(root), identity=record.identity, data=record.data, plugins=record.plugins, cost=record.cost)
+    complete = resolve(root)
+    wanted = evaluations.planned(complete)
+    if spec is not None:  # only the splits that it names, not the default evaluators of the others
+        named = document.value["evaluate"].value.keys() & {*evaluations.SPLITS}
+        wanted = [evaluation for evaluation in wanted if not named or evaluation.split in named]
+    about = {"identity": record.identity, "data": record.data, "plugins": record.plugins}
+    planned = RunPlan(spec=complete, evaluations=wanted, **about)
     from experiments import device
     from experiments.train import measure
 
@@ -116,11 +132,15 @@ def evaluate(
     except Exception as error:  # an evaluator's own
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
-    for evaluation in evaluations.planned(planned.spec):
+    for evaluation in wanted:
         measured = evaluation.record(run)
         print(f"{evaluation.key}: {evaluation.file}{' (new)' if evaluation.key in new else ''}")
         for name, value in measured.values.items():
             print(f"  {name:24} {value:.4f} {measured.metric_info[name].unit}".rstrip())
+        for row in measured.table:
+            print(
+                "  " + ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
+            )
         if measured.text:
             print(f"  {measured.text!r}")
 

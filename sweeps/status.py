@@ -1,6 +1,6 @@
 """The progress of a study, from its records alone: no experiment spec is parsed and no data is read."""
 
-from experiments.record import shown
+from experiments.record import Failure, shown
 from sweeps.folders import record_of
 from sweeps.progress import Cell, final_loss
 from sweeps.record import StudyRecord
@@ -24,9 +24,13 @@ def cells(folder, record):
 
 
 def _measured(run, files):
-    """The record of a run with what the study measures of it, or None."""
-    record = record_of(run)
-    return record and shown(record, run, files, [])
+    """The record of a run with what the study measures of it, or None; failed where something could not be measured."""
+    record, problems = record_of(run), []
+    record = record and shown(record, run, files, problems)
+    if not problems:
+        return record
+    failure = Failure(step=record.steps, error="NotMeasured", message=problems[0])
+    return record.model_copy(update={"status": "failed", "failure": failure})
 
 
 def _cell(record, run):

@@ -272,3 +272,26 @@ def test_a_broken_weights_file_is_named(tiny, tmp_path):
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(DataError, match=r"model\.safetensors: not the weights of this model"):
         load_model(tmp_path / "run")
+
+
+def test_the_command_evaluates_what_a_spec_names_and_says_what_is_wrong(plugins, tiny, tmp_path, capsys):
+    import typer
+
+    from experiments.__main__ import evaluate
+
+    train(plan(tiny), 0, tmp_path / "run")
+    spec = tmp_path / "more.yaml"
+    spec.write_text("evaluate: {report: {norms: {type: own_evaluator:Norms}}}")
+    evaluate(tmp_path / "run", str(spec))
+    out = capsys.readouterr().out
+    assert "report.norms" in out and "(new)" in out and "report/embedding_norm" in out and "norm " in out
+    assert "select.loss" not in out, "only the splits that are named"
+    evaluate(tmp_path / "run")
+    out = capsys.readouterr().out
+    assert "report/perplexity" in out and "(new)" not in out
+    spec.write_text("evaluate: {report: {norms: {type: own_evaluator:Norms, fails: true}}}")
+    with pytest.raises(typer.Exit):
+        evaluate(tmp_path / "run", str(spec))
+    assert capsys.readouterr().err == "RuntimeError: this evaluator has a mistake\n"
+    with pytest.raises(DataError, match="no finished run in it"):
+        evaluate(tmp_path / "nowhere")
