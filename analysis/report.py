@@ -13,7 +13,7 @@ from analysis.runs import load
 from analysis.style import CSS
 from arch import units
 from arch.words import times
-from experiments.record import write_atomically
+from experiments.files import write_atomically
 from sweeps.claims.against_baseline import AgainstBaseline
 from sweeps.folders import safe_name
 

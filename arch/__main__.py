@@ -129,8 +129,8 @@ def generate(
 @app.command()
 def schema():
     """JSON Schema of a model spec, for editors."""
+    from arch.model_spec import ModelSpec
     from arch.schema import json_schema
-    from arch.spec import ModelSpec
 
     print(json.dumps(json_schema(ModelSpec), indent=2))
 
@@ -138,7 +138,7 @@ def schema():
 def _load(reference):
     """(document, resolved ModelSpec) of a path or shipped name. Raises SpecError."""
     from arch import document, registry
-    from arch.spec import ModelSpec
+    from arch.model_spec import ModelSpec
 
     root = document.load(reference, "arch")
     return root, registry.resolve(ModelSpec.parse(root), root)

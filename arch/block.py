@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from arch import registry
 from arch.layout import TokenLayout
+from arch.model_spec import SUBLAYERS, BlockSpec
 from arch.norm import RMSNorm
 from arch.parameters import Context
-from arch.spec import SUBLAYERS, BlockSpec
 
 
 class Sublayer(nn.Module):

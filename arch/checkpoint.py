@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from arch import document, registry, tensors
 from arch.errors import DataError
 from arch.model import Model
-from arch.spec import ModelSpec
+from arch.model_spec import ModelSpec
 
 SPEC, WEIGHTS, TOKENIZER, GENERATION = "spec.yaml", "model.safetensors", "tokenizer.json", "generation_config.json"
 TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")

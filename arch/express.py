@@ -4,7 +4,8 @@ import json
 
 from arch import checkpoint, cost, document, families, registry
 from arch.errors import DataError, SpecError
-from arch.spec import SUBLAYERS, ModelSpec, diff
+from arch.model_spec import SUBLAYERS, ModelSpec
+from arch.spec import diff
 
 
 def express(spec):

@@ -9,7 +9,7 @@ import torch
 from arch import checkpoint, cost, document, families, registry, tensors
 from arch.errors import DataError, SpecError
 from arch.express import differences, express, loaded
-from arch.spec import ModelSpec
+from arch.model_spec import ModelSpec
 from arch.tensors import As, Entry, Tensors
 from arch.tokenizer import special_tokens
 

@@ -17,9 +17,9 @@ from arch.block import Block
 from arch.kernels import decode
 from arch.layout import TokenLayout
 from arch.linear import Linear
+from arch.model_spec import ModelSpec
 from arch.norm import RMSNorm
 from arch.parameters import Context, drawn, initialise, parameter
-from arch.spec import ModelSpec
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arch.spec import Initialiser, InitSpec
+from arch.model_spec import Initialiser, InitSpec
 
 Draw = Callable[[Tensor, torch.Generator], Any]  # fills a float32 tensor in place with values from the generator
 

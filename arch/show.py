@@ -8,7 +8,8 @@ from rich.console import Group
 from rich.table import Table
 
 from arch import registry, units
-from arch.spec import Spec, diff, repeated
+from arch.model_spec import repeated
+from arch.spec import Spec, diff
 
 
 def components(package):

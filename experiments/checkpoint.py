@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 import arch.checkpoint
 from arch.errors import DataError
 from arch.model import Model
-from experiments.record import RunRecord, durably, write_atomically
+from experiments.files import durably, write_atomically
+from experiments.record import RunRecord
 from experiments.spec import ExperimentSpec
 
 NAME = "checkpoint.ckpt"

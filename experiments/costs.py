@@ -16,7 +16,7 @@ from arch import cost
 from arch.document import ROOT
 from arch.spec import digest
 from experiments.data.cache import root
-from experiments.record import write_atomically
+from experiments.files import write_atomically
 
 FOLDER = "costs"
 _COSTS = {}

@@ -7,8 +7,8 @@ finished run gains another measurement without a training step, and keeps those 
 from pathlib import Path
 from typing import Any, Literal
 
-from arch import registry
 from arch.document import Node, node
+from arch.plugins import plugin_sources
 from arch.spec import Spec, digest
 from experiments.record import EVALUATIONS, EvaluationRecord, read_record
 from experiments.spec import EvaluateSpec, ExperimentSpec
@@ -44,7 +44,7 @@ class Evaluation(Spec):
 def planned(spec: ExperimentSpec) -> list[Evaluation]:
     """The evaluations of a resolved spec, those of the select split first."""
     return [
-        Evaluation(split=split, name=name, evaluator=evaluator, plugins=registry.plugin_sources(evaluator))
+        Evaluation(split=split, name=name, evaluator=evaluator, plugins=plugin_sources(evaluator))
         for split in SPLITS
         for name, evaluator in (getattr(spec.evaluate, split) or {}).items()
     ]

@@ -3,7 +3,8 @@
 import math
 from pathlib import Path
 
-from experiments.record import HISTORY_NAME, durably
+from experiments.files import durably
+from experiments.record import HISTORY_NAME
 
 
 class History:

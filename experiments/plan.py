@@ -9,6 +9,7 @@ from arch import cost, registry
 from arch.document import Node, lay, node
 from arch.errors import DataError
 from arch.model import Model
+from arch.plugins import plugin_sources
 from arch.spec import List, Spec, digest
 from experiments import capabilities, costs, evaluations
 from experiments.compiled import kinds
@@ -181,4 +182,4 @@ def identity_plugins(spec):
     """
     content = spec.dump(identity=True)
     rows = gives_rows(registry.component("source", spec.data.source["type"]))
-    return registry.plugin_sources([content, spec.data.source] if rows else content)
+    return plugin_sources([content, spec.data.source] if rows else content)

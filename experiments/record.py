@@ -1,7 +1,6 @@
 """A run's record, `record.json`: written when the run starts and when it ends, and read by all other packages."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +8,7 @@ from pydantic import Field
 
 from arch.contracts import Metric
 from arch.spec import Spec
+from experiments.files import write_atomically
 
 NAME = "record.json"
 # The training curves beside the record: one row per optimizer step. `seconds` and `tokens_per_second` count training;
@@ -146,33 +146,3 @@ def write_record(record, path):
 def read_record(cls, path):
     """The record of class `cls` in a file, or None if there is no file. Raises SpecError or json.JSONDecodeError."""
     return cls.parse(json.loads(path.read_text())) if path.is_file() else None
-
-
-def write_atomically(path, content):
-    """Write bytes to a file, atomically."""
-    durably(path, lambda scratch: scratch.write_bytes(content))
-
-
-def durably(path, write):
-    """Call `write(scratch)` with a scratch path beside `path`, flush the file to disk and rename it over `path`.
-
-    On failure the scratch file is removed. A kill or a crash at any moment leaves the old file or the new one.
-    """
-    path = Path(path)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(scratch)
-        flush(scratch)
-        os.replace(scratch, path)
-        flush(path.parent)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def flush(path):
-    """Flush a file's content, or a folder's list of names, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from arch import document
-from arch.spec import Component, Count, Kind, List, ModelSpec, Spec, expand_like, later, place
+from arch.model_spec import ModelSpec, expand_like
+from arch.spec import Component, Count, Kind, List, Spec, later, place
 
 # The components that an experiment uses where it does not name a `type`.
 DEFAULT_TYPES = {"objective": "next_token", "optimizer": "adamw", "schedule": "cosine"}

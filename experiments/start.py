@@ -7,7 +7,8 @@ from pathlib import Path
 
 from arch import checkpoint, document, tensors
 from arch.errors import DataError
-from arch.spec import SUBLAYER_NAME, List, Spec
+from arch.model_spec import SUBLAYER_NAME
+from arch.spec import List, Spec
 from experiments.record import RunRecord
 
 

@@ -18,6 +18,7 @@ from arch.document import ROOT
 from arch.errors import DataError
 from arch.kernels import paths
 from arch.model import new_model
+from arch.plugins import plugin_sources
 from experiments import checkpoint, compiled, device, evaluations
 from experiments.data.dataset import prepare
 from experiments.evaluate import NotFinite, evaluate
@@ -165,7 +166,7 @@ def _unchanged(corpus, plan):
     if identity_plugins(plan.spec) != plan.plugins:
         raise DataError("a plug-in's source has changed since the run was planned; plan it again", key=None)
     for evaluation in plan.evaluations:
-        if registry.plugin_sources(evaluation.evaluator) != evaluation.plugins:
+        if plugin_sources(evaluation.evaluator) != evaluation.plugins:
             raise DataError(f"the source of {evaluation.key} has changed since the run was planned; plan it again", key=None)
 
 

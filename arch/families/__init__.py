@@ -13,7 +13,7 @@ import pkgutil
 import re
 
 from arch.errors import DataError, SpecError, nearest
-from arch.spec import SUBLAYER_NAME
+from arch.model_spec import SUBLAYER_NAME
 from arch.tensors import As
 
 

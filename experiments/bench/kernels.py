@@ -14,7 +14,7 @@ from arch import registry, units
 from arch.kernels.linear_scan import linear_scan
 from arch.layout import TokenLayout
 from arch.model import new_model
-from arch.spec import ModelSpec
+from arch.model_spec import ModelSpec
 from experiments.bench.child import forget_peak, held_bytes, in_child, peak_bytes
 from experiments.bench.record import Measurement
 from experiments.bench.sides import Ours, tokens_of

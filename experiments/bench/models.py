@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from arch import cost
-from arch.spec import ModelSpec
+from arch.model_spec import ModelSpec
 from experiments import compiled
 from experiments.bench import products
 from experiments.bench.child import Lodger, forget_peak, held_bytes, in_child, peak_bytes

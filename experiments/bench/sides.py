@@ -15,7 +15,7 @@ from arch.cost import DTYPES, tensors
 from arch.generate import prefill
 from arch.layout import TokenLayout
 from arch.model import new_model
-from arch.spec import ModelSpec
+from arch.model_spec import ModelSpec
 from experiments.bench.peer import check_same, new_peer
 from experiments.compiled import compile_blocks
 from experiments.data.batch import Batch, Rows

@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from arch.errors import DataError
-from experiments.record import flush
+from experiments.files import flush
 
 VARIABLE = "ARCHBENCH_CACHE"
 

@@ -19,6 +19,7 @@ from rich.progress import track
 
 from arch import registry
 from arch.errors import DataError
+from arch.plugins import plugin_sources
 from arch.spec import digest
 from experiments.data import cache as cached
 from experiments.data import texts
@@ -131,7 +132,7 @@ def prepare(data, vocab_size, cache=None):
             "texts": content,
             "fractions": FRACTIONS,
             "tokenizer": data.tokenizer,
-            "plugins": registry.plugin_sources(data.tokenizer),
+            "plugins": plugin_sources(data.tokenizer),
             "library": tokenizers.__version__,
         }
         | ({"content": fixed()} if fixed else {})

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from arch import registry
 from arch.errors import DataError
+from arch.plugins import plugin_sources
 from arch.spec import digest
 
 _DIGESTS: dict[str, str] = {}
@@ -21,7 +22,7 @@ def stamp(source):
     files = component.files() if hasattr(component, "files") else None
     if files is None:
         return None
-    return digest({"source": source, "plugins": registry.plugin_sources(source), "files": stamps(files)})
+    return digest({"source": source, "plugins": plugin_sources(source), "files": stamps(files)})
 
 
 def stamps(files):

@@ -9,7 +9,7 @@ import pytest
 
 from arch import cost, document, registry
 from arch.errors import SpecError
-from arch.spec import ModelSpec
+from arch.model_spec import ModelSpec
 
 ROOT = Path(__file__).parent.parent.parent
 GOOD = """\

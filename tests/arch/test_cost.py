@@ -13,7 +13,7 @@ from arch import cost, document, registry
 from arch.errors import SpecError
 from arch.kernels.cross_entropy import linear_cross_entropy
 from arch.model import Model, new_model
-from arch.spec import ModelSpec
+from arch.model_spec import ModelSpec
 
 N = 25  # a square number, so that the scan's chunks need no padding
 MIXERS = examples("mixer")

@@ -262,7 +262,7 @@ def base(**changes):
     }
     root = document.overridden(document.node(data), document.node(changes))
     from arch import registry
-    from arch.spec import ModelSpec
+    from arch.model_spec import ModelSpec
 
     return registry.resolve(ModelSpec.parse(root), root)
 

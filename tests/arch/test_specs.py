@@ -11,10 +11,11 @@ from tiny_specs import examples, model_spec, resolved
 
 from arch import cost, document, registry
 from arch.model import new_model
+from arch.model_spec import BlockSpec, ModelSpec
 from arch.parameters import initialise
 from arch.schema import json_schema
 from arch.show import realised
-from arch.spec import BlockSpec, ModelSpec, Spec, diff, digest, later, place
+from arch.spec import Spec, diff, digest, later, place
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "digests.json"
 SHIPPED = document.shipped("arch")

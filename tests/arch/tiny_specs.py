@@ -1,8 +1,8 @@
 """Tiny resolved specs for the tests of `arch`."""
 
 from arch import registry
+from arch.model_spec import ModelSpec
 from arch.parameters import Context
-from arch.spec import ModelSpec
 
 DIM = 16
 

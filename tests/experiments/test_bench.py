@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arch import cost, document, registry
 from arch.errors import SpecError
-from arch.spec import ModelSpec
+from arch.model_spec import ModelSpec
 from experiments import device
 from experiments.bench import ceilings, journal, kernels, models, products, workbench
 from experiments.bench.child import ChildFailed, Lodger, held_bytes, in_child

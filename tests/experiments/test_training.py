@@ -217,7 +217,7 @@ def test_evaluation_is_in_evaluation_mode_and_leaves_no_trace():
 
 
 def test_identity_covers_what_a_plug_in_imports_from_beside_itself(tmp_path, monkeypatch):
-    from arch.registry import plugin_sources
+    from arch.plugins import plugin_sources
 
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "mine").mkdir()

@@ -1,0 +1,159 @@
+"""What a model is, as data: `BlockSpec`, `ModelSpec`, initial values by kind of parameter. No torch here."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from arch import document
+from arch.errors import nearest
+from arch.spec import Component, Count, Kind, List, Positive, Spec, later
+
+SUBLAYERS = ("mixer", "ffn")  # the kinds of a block's sub-layers, in the order in which a layer applies them
+SUBLAYER_NAME = re.compile(rf"blocks\.(\d+)\.({'|'.join(SUBLAYERS)})\.(.*)")  # (layer, kind, rest) of a parameter's name
+
+
+class Initialiser(Spec):
+    """How a matrix is initialised: by a normal distribution with mean 0.
+
+    type: `normal` has variance std^2; `fan_in` (LeCun) has 1 / fan_in; `depth_scaled` has (2 / layers) / fan_in, which
+    the reference Griffin code uses for the matrices that write into the residual stream.
+    """
+
+    type: Literal["normal", "fan_in", "depth_scaled"]
+    std: Positive | None = None
+
+    @model_validator(mode="after")
+    def _std_belongs_to_normal(self):
+        if (self.type == "normal") != (self.std is not None):
+            raise ValueError("`normal` needs `std`, the others take none")
+        return self
+
+
+class InitSpec(Spec):
+    """Initialisation by kind of matrix. output: the matrices that write into the residual stream.
+
+    embedding: `fan_in` means variance 1/dim; with `embed_scale: sqrt_dim` the stream then starts at variance 1.
+    stacked: the fan-in of matrices that the reference Griffin code stores as one stacked tensor (a recurrence's gate
+    blocks, the two branches of a gated FFN). `torch` uses each matrix's own inputs, as its torch code does. `jax` uses
+    the inputs times the number of matrices, as its JAX code does: gates have variance 1/R, not 1/(R / blocks), and
+    branches 1/(2 D), not 1/D.
+    """
+
+    matrix: Initialiser = Initialiser(type="fan_in")
+    output: Initialiser = Initialiser(type="depth_scaled")
+    embedding: Initialiser = Initialiser(type="fan_in")
+    stacked: Literal["torch", "jax"] = later("torch")
+
+
+class BlockSpec(Spec):
+    """One layer: a field per kind of sub-layer (SUBLAYERS), each optional and residual, and where their norms are.
+
+    mixer: over time. ffn: a feed-forward network over width.
+
+    norm: `before` x + f(norm(x)); `after` x + norm(f(x)); `sandwich` x + norm(f(norm(x))) (Gemma 2, section 2).
+    """
+
+    mixer: Annotated[Component, Kind("mixer")] | None = None
+    ffn: Annotated[Component, Kind("ffn")] | None = None
+    norm: Literal["before", "after", "sandwich"] = "before"
+
+    @model_validator(mode="after")
+    def _does_something(self):
+        if not self.sublayers():
+            raise ValueError(f"a block needs at least one of {', '.join(SUBLAYERS)}")
+        return self
+
+    def sublayers(self):
+        """{kind: component} of the sub-layers that the block has, in their order."""
+        components = {kind: getattr(self, kind) for kind in SUBLAYERS}
+        return {kind: component for kind, component in components.items() if component is not None}
+
+
+class ModelSpec(Spec):
+    """A language model: embedding, `layers` blocks by `pattern`, final norm, head.
+
+    pattern: block names, such as `5*local` for repeats, cycled over the layers and truncated at the end.
+    embed_scale: `sqrt_dim` multiplies embeddings (not the tied head) by sqrt(dim), rounded to the weights' type;
+    `sqrt_dim_bfloat16` by sqrt(dim) rounded to bfloat16, as RecurrentGemma's code does; `none` does not scale them.
+    tie_embeddings: the head is the embedding matrix. logit_softcap: c in c * tanh(logits / c).
+    """
+
+    version: Literal[1] = Field(default=1, alias="schema")
+    dim: Count
+    vocab_size: Count
+    layers: Count
+    pattern: List[str]
+    blocks: dict[str, BlockSpec]
+    embed_scale: Literal["none", "sqrt_dim", "sqrt_dim_bfloat16"] = "none"
+    tie_embeddings: bool = True
+    logit_softcap: Positive | None = None
+    norm_eps: Positive = 1e-6
+    init: InitSpec = InitSpec()
+
+    @classmethod
+    def parse(cls, source, path=()):
+        """As `Spec.parse`, after every block's `like:` has been resolved."""
+        root = document.node(source)
+        return super().parse(expand_like(root, path), path)
+
+    @model_validator(mode="after")
+    def _pattern_names_blocks(self):
+        if not self.pattern:
+            raise ValueError("pattern: expected at least one block name")
+        for item in self.pattern:
+            name, _ = repeated(item)
+            if name not in self.blocks:
+                raise PydanticCustomError(
+                    "pattern", "pattern: no block {name}{hint}", {"name": repr(name), "hint": nearest(name, self.blocks)}
+                )
+        return self
+
+    def layer_blocks(self):
+        """The block name of each layer: the pattern, cycled and truncated."""
+        cycle = [name for item in self.pattern for name, count in [repeated(item)] for _ in range(count)]
+        return [cycle[i % len(cycle)] for i in range(self.layers)]
+
+
+def repeated(item):
+    """An item of a pattern as (name, count): `"5*local"` gives ("local", 5), `"local"` gives ("local", 1)."""
+    match = re.fullmatch(r"(?:([1-9]\d*)\s*\*\s*)?([^\s*]+)", item)
+    if not match:
+        raise ValueError(f"pattern: {item!r} is neither a block name nor COUNT*NAME with a count of at least 1")
+    return match[2], int(match[1] or 1)
+
+
+def expand_like(root, path=()):
+    """The document with each block that has `like: SIBLING` merged over that sibling.
+
+    Raises SpecError for a missing or circular sibling.
+    """
+    where = (*path, "blocks")
+    blocks = root.at(where)
+    if root.at(path).value is blocks.value or not isinstance(blocks.value, dict):
+        return root
+
+    def expanded(name, above):
+        here = blocks.value[name]
+        if not isinstance(here.value, dict) or "like" not in here.value:
+            return here
+        sibling = here.value["like"].value
+        if not isinstance(sibling, str) or sibling not in blocks.value:
+            known = [other for other in blocks.value if other != name]
+            raise root.error(f"no block {sibling!r}{nearest(sibling, known)}", (*where, name, "like"))
+        if sibling in (*above, name):
+            raise root.error(f"circular like: {' -> '.join((*above, name, sibling))}", (*where, name, "like"))
+        own = document.Node({k: v for k, v in here.value.items() if k != "like"}, here.file, here.line)
+        return document.lay(expanded(sibling, (*above, name)), own)
+
+    whole = document.Node({name: expanded(name, ()) for name in blocks.value}, blocks.file, blocks.line)
+    return _replaced(root, where, whole)
+
+
+def _replaced(root, path, whole):
+    if not path:
+        return whole
+    children = dict(root.value)
+    children[path[0]] = _replaced(children[path[0]], path[1:], whole)
+    return document.Node(children, root.file, root.line)
