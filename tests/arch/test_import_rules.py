@@ -25,6 +25,7 @@ PLAIN |= {
 }
 PLAIN |= {"sweeps.claims.against_baseline"}
 LAZY = {"experiments.checkpoint", "arch.model", "arch.cost", "arch.layout", "arch.parameters", "arch.show", "arch.generate"}
+TORCHLESS = ["arch.spec", "arch.model_spec", "arch.contracts", "arch.registry", "experiments.spec", "arch.__main__"]
 
 
 def imports(path):
@@ -69,7 +70,7 @@ def test_imports_follow_the_arrows(path):
             assert allowed, f"analysis imports spec.py and record.py files only: {module}"
 
 
-@pytest.mark.parametrize("module", ["arch.spec", "arch.model_spec", "arch.contracts", "arch.registry", "experiments.spec", "arch.__main__"])
+@pytest.mark.parametrize("module", TORCHLESS)
 def test_specs_are_read_without_torch(module):
     code = f"import sys, {module}; print([name for name in {sorted(HEAVY)} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
