@@ -191,6 +191,7 @@ def build():
 
 
 def test_without_a_compiler_or_a_folder_torch_runs_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.delenv("ARCHBENCH_NATIVE", raising=False)
     monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path / "cache"))
     for compiler, said in (("no-such-compiler", "torch: no C compiler"), ("false", "torch: .*false failed")):
         monkeypatch.setenv("CC", compiler)
