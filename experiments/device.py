@@ -46,14 +46,15 @@ def release_memory():
 
 def hardware():
     """A description of this machine, for the record; it is not part of a run's identity."""
-    facts = {"machine": platform.machine(), "cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0)), "os": platform.system()}
+    facts = {"machine": platform.machine(), "cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "os": platform.system()}
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name(0)
         facts["gpus"] = torch.cuda.device_count()
     return facts
 
 
-def _cpu_name():
+def cpu_name():
+    """The CPU's name, as the system gives it."""
     try:
         with open("/proc/cpuinfo") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from arch import units
 from arch.kernels import native
 from experiments.data import cache
+from experiments.device import cpu_name
 
 # A feature of /proc/cpuinfo, and the unit that computes in bfloat16 where it is there.
 NAMED = ("native", "inductor", "costs")  # folders of the cache; every other one is a tokenized corpus
@@ -21,9 +22,9 @@ BFLOAT16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "ARM BF16"}
 def findings():
     """(what, what was found) for each line."""
     yield "versions", f"Python {platform.python_version()}, torch {torch.__version__}"
-    yield "cores", f"{len(os.sched_getaffinity(0))} of {_cpu_name()}; torch computes with {torch.backends.cpu.get_cpu_capability()}"
+    yield "cores", f"{len(os.sched_getaffinity(0))} of {cpu_name() or platform.machine()}; torch computes with {torch.backends.cpu.get_cpu_capability()}"
     yield "memory", _memory()
-    yield "C compiler", f"{_compiler()}; compiled blocks (`train.compile: on`) need a C++ compiler: {_found('CXX', 'g++')}"
+    yield "C compiler", f"{_found('CC', 'cc')}; compiled blocks (`train.compile: on`) need a C++ compiler: {_found('CXX', 'g++')}"
     yield "kernels", _kernels()
     yield "bfloat16", _bfloat16()
     yield "GPU", _gpu()
@@ -62,10 +63,6 @@ def _lines(path):
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
 
 
-def _cpu_name():
-    return _lines("/proc/cpuinfo").get("model name") or platform.processor() or platform.machine()
-
-
 def _memory():
     found = _lines("/proc/meminfo")
     if "MemTotal" not in found:
@@ -76,10 +73,6 @@ def _memory():
 
 def _found(variable, default):
     return shutil.which(os.environ.get(variable) or default) or "none"
-
-
-def _compiler():
-    return _found("CC", "cc")
 
 
 def _kernels():

@@ -50,6 +50,11 @@ def planned(spec: ExperimentSpec) -> list[Evaluation]:
     ]
 
 
+def files(spec: ExperimentSpec) -> dict[str, str]:
+    """{SPLIT.NAME: file} of the evaluations of a resolved spec."""
+    return {evaluation.key: evaluation.file for evaluation in planned(spec)}
+
+
 def missing(evaluations: list[Evaluation], folder: Path | str) -> list[Evaluation]:
     """Those that the run in `folder` does not have. Their files are written whole, so one that is there is not read."""
     return [evaluation for evaluation in evaluations if not (Path(folder) / EVALUATIONS / evaluation.file).is_file()]

@@ -91,7 +91,7 @@ def train(plan, seed, folder, progress=None, stop=None):
         checkpoint.save_weights(model, folder)
         metrics = {name: value for name, value in watch.history.last.items() if name.startswith(("select/", "train/"))}
         info = {f"train/{name}": metric for name, metric in objective.metrics.items()}
-        sample, own = "", {evaluation.file for evaluation in evaluations.planned(spec)}
+        sample, own = "", set(evaluations.files(spec).values())
         try:
             for evaluation, measured in _measure(plan.evaluations, plan, seed, folder, model, objective, corpus, trainer):
                 if evaluation.file in own:
@@ -249,8 +249,7 @@ def _measured_again(record, plan, folder):
             pass
     except Exception as error:
         return record.model_copy(update={"status": "failed", "failure": _failure(error, None)})
-    files = {evaluation.key: evaluation.file for evaluation in evaluations.planned(plan.spec)}
-    return shown(record, folder, files, [])
+    return shown(record, folder, evaluations.files(plan.spec), [])
 
 
 def _close(watch, folder, metrics, sample):

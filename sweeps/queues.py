@@ -66,5 +66,4 @@ def _unmeasured(job):
 
 def measured(job):
     """The record of a job's finished run, with what the study measures."""
-    files = {evaluation.key: evaluation.file for evaluation in evaluations.planned(job.plan.spec)}
-    return shown(folders.record_of(job.folder), job.folder, files, [])
+    return shown(folders.record_of(job.folder), job.folder, evaluations.files(job.plan.spec), [])

@@ -119,7 +119,7 @@ class StudyPlan:
                 identity=each.plan.identity,
                 runs={str(seed): places[each.plan.identity, seed] for seed in self.seeds if each.arm.label not in without_runs},
                 tuned=each.tuned,
-                evaluations={evaluation.key: evaluation.file for evaluation in evaluations.planned(each.plan.spec)},
+                evaluations=evaluations.files(each.plan.spec),
             )
             for each in self.arms
         }
