@@ -22,7 +22,8 @@ BFLOAT16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "ARM BF16"}
 def findings():
     """(what, what was found) for each line."""
     yield "versions", f"Python {platform.python_version()}, torch {torch.__version__}"
-    yield "cores", f"{len(os.sched_getaffinity(0))} of {cpu_name() or platform.machine()}; torch computes with {torch.backends.cpu.get_cpu_capability()}"
+    cpu, vectors = cpu_name() or platform.machine(), torch.backends.cpu.get_cpu_capability()
+    yield "cores", f"{len(os.sched_getaffinity(0))} of {cpu}; torch computes with {vectors}"
     yield "memory", _memory()
     yield "C compiler", f"{_found('CC', 'cc')}; compiled blocks (`train.compile: on`) need a C++ compiler: {_found('CXX', 'g++')}"
     yield "kernels", _kernels()
