@@ -23,7 +23,8 @@ class StudyData:
     """The contents of a study's folder.
 
     runs: one row per arm and seed, in the study's order: arm, seed, status, folder, wall_seconds, steps, tokens,
-    failure, then metrics and timings (NaN if a run has none). status: from the run's record; `missing` without a
+    failure, then metrics and timings (NaN if a run has none). records: the runs' records; measured: the same with what the
+    study measured. status: from the run's record; `missing` without a
     record; `unreadable` if the record cannot be read. metrics: what was measured of each run that has a record,
     {SPLIT/METRIC: number}. metric_info: what each of these metrics is, as the records say. curves: one row per run and
     logged step, with every column that some run has (NaN for a run without it).
@@ -33,6 +34,7 @@ class StudyData:
     folder: Path
     record: StudyRecord
     records: dict[tuple[str, int], RunRecord]
+    measured: dict[tuple[str, int], RunRecord]
     metrics: dict[tuple[str, int], dict[str, float]]
     metric_info: dict[str, Metric]
     runs: pd.DataFrame
@@ -73,7 +75,7 @@ def load(folder):
     """The StudyData of a folder. Raises DataError if the folder has no readable study."""
     folder = Path(folder)
     record = _study_record(folder)
-    records, metrics, rows, curves = {}, {}, [], []
+    records, everything, metrics, rows, curves = {}, {}, {}, [], []
     metric_info: dict[str, Metric] = {}
     problems: list[str] = []
     for arm, seed, path in _planned(folder, record):
@@ -82,12 +84,12 @@ def load(folder):
         if run is not None:
             records[arm, seed] = run
             measured = shown(run, path, record.arms[arm].evaluations, problems)
-            metrics[arm, seed] = measured.metrics
+            everything[arm, seed], metrics[arm, seed] = measured, measured.metrics
             metric_info |= measured.metric_info
             rows[-1] |= metrics[arm, seed] | run.timing
             curves.append(_curve(arm, seed, path, run, problems))
     curves = [curve for curve in curves if curve is not None]
-    return StudyData(folder, record, records, metrics, metric_info, pd.DataFrame(rows), _stacked(curves), problems)
+    return StudyData(folder, record, records, everything, metrics, metric_info, pd.DataFrame(rows), _stacked(curves), problems)
 
 
 def _study_record(folder):
@@ -115,7 +117,7 @@ def _planned(folder, record):
     """Yield (arm, seed, run folder or None) for every planned run, started or not."""
     for label, arm in record.arms.items():
         extra = sorted(int(seed) for seed in arm.runs if int(seed) not in record.seeds)
-        for seed in [*record.seeds, *extra]:
+        for seed in [*record.seeds[: arm.seeds], *extra]:
             path = arm.runs.get(str(seed))
             yield label, seed, None if path is None else folder / path
 

@@ -21,11 +21,11 @@ Shapes: B rows, T tokens, D model width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from arch.spec import Spec
+from arch.spec import Spec, later
 
 if TYPE_CHECKING:
     import tokenizers
@@ -69,12 +69,14 @@ class Metric(Spec):
     | `difference` | anything else (accuracy) | a - b | a - b, in its unit |
 
     exponential: what e^value is called, for `log` (the perplexity of a loss).
+    any_tokenizer: whether runs with different tokenizers can be compared (bits per byte; not nats per token).
     """
 
     unit: str = ""
     better: Literal["lower", "higher", "neither"] = "lower"
     compare: Literal["log", "ratio", "difference"] = "difference"
     exponential: str = ""
+    any_tokenizer: bool = later(False)
 
 
 class Mixer(Protocol):
@@ -234,28 +236,97 @@ class Family(Protocol):
     NAMES: Mapping[str, Any]
 
 
+# The words that every claim shares. A claim of one's own may use others, which count as decided.
+UNDECIDED, UNSTABLE = "undecided", "unstable"
+
+
+@dataclass(frozen=True)
+class SeedsNeeded:
+    """How many seeds would decide a question with a probability of 80 %, if the difference stays as observed.
+
+    word: what they would decide. seeds: for the spread as observed; low, high: for the ends of its 80 % interval.
+    Infinite: more than can be said.
+    """
+
+    word: str
+    seeds: float
+    low: float
+    high: float
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """What a claim says of one arm.
+    """What a claim says of one subject: an arm, or several together.
 
-    word: the verdict, shown as `ARM is WORD`; `undecided` means that more seeds may decide. p: of the test behind the
-    verdict. p_same: of equivalence. Both are corrected for several comparisons. seeds_needed: how many seeds would
-    decide an undecided arm if its difference and spread stay as observed (infinite: more than can be said; None:
-    unknown). reason: why the arm is undecided, or a caveat; a clause without a full stop.
+    word: the verdict, shown as `SUBJECT is WORD`; UNDECIDED: more seeds may decide; every other word is final, and the
+    study runs no more seeds for it. against: the arm that it is compared with. difference, interval, inner: on the scale
+    of `sweeps.compare`. The word follows from the intervals, which have the level of the look: `interval` for a
+    difference, `inner` for lying within a margin. p, p_same: of the tests behind them, uncorrected; each decides if it
+    is at most `level`. n: the seeds behind it. needed: what would decide an undecided subject; None if seeds would not,
+    or if it is unknown. reason: why the subject is undecided, or a caveat; a clause without a full stop.
     """
 
     word: str
     p: float | None = None
     p_same: float | None = None
-    seeds_needed: float | None = None
+    needed: SeedsNeeded | None = None
     reason: str = ""
+    against: str = ""
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    inner: tuple[float, float] | None = None
+    n: int = 0
+    level: float | None = None
+
+    @property
+    def decided(self) -> bool:
+        """Whether the word is final."""
+        return self.word != UNDECIDED
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One metric of several arms: {arm: {seed: value}}. exact: computed and not measured, the same for every seed."""
+
+    metric: Metric
+    values: Mapping[str, Mapping[int, float]]
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a claim judges at a look: the seeds up to this look.
+
+    measured: {metric: Measured} of every metric that the claim names; the arms in the study's order, the baseline first.
+    A run that did not finish has no value; an arm that lost runs which others finished has none at all. level: the
+    probability of a wrong word that each question may spend at this look. control: the same for a control, which is no
+    question but a gate. before: verdicts decided at earlier looks; they stay.
+    """
+
+    measured: Mapping[str, Measured]
+    level: float
+    control: float
+    before: Mapping[str, Verdict] = field(default_factory=dict)
 
 
 class Claim(Protocol):
-    """What a study claims, stated before its runs. `__init__(config)`; `config.metric` names the metric it is about."""
+    """What a study claims, stated before its runs. `__init__(config)`; `config.metric` names the metric it is about.
+
+    A claim asks one or more *questions*. All claims of a study together are wrong with a probability of at most 5 %, so
+    each question may spend an equal part of it (docs/statistics.md).
+    """
+
+    def metrics(self) -> Collection[str]:
+        """Optional. Every metric that it reads; by default `config.metric`."""
 
     def check(self, arms: Collection[str]) -> None:
         """Optional. Called when the study is planned. Raises SpecError, at a key of the config, for an unknown arm."""
 
-    def judge(self, values: Mapping[str, Mapping[int, float]], metric: Metric) -> Mapping[str, Verdict]:
-        """{arm: Verdict} from {arm: {seed: value}}, the baseline first. A seed that did not finish has no value."""
+    def questions(self, arms: Sequence[str]) -> Mapping[str, Collection[str]]:
+        """Optional. {subject: the arms whose runs it needs}. By default every arm but the first, against the first."""
+
+    def judge(self, evidence: Evidence) -> Mapping[str, Verdict]:
+        """{subject: Verdict} of its questions, and of further arms that it has something to say of."""
+
+    def statement(self, subject: str, verdict: Verdict, metric: Metric) -> str:
+        """Optional. What is claimed of a subject, as a sentence without a full stop, for a claim that is true or false."""

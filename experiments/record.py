@@ -30,6 +30,16 @@ class Failure(Spec):
     message: str
     parameters: list[str] = []
 
+    @property
+    def by_machine(self):
+        """Temporary."""
+        return False
+
+    @property
+    def reason(self):
+        """Temporary."""
+        return self.message
+
 
 class RunRecord(Spec):
     """One run: its spec, where it ran, its cost, how it ended and its metrics.

@@ -52,3 +52,34 @@ def harm(difference: float, metric: Metric) -> float:
 def margin_text(margin: float, metric: Metric) -> str:
     """A margin for reading: `1 %`, or in the metric's unit."""
     return units.share(margin) if is_relative(metric) else f"{margin:g}{units.SPACE}{metric.unit}".rstrip(units.SPACE)
+
+
+def at_harm(effect, metric):
+    """The difference on the scale of an effect that is `effect` worse (below 0: better)."""
+    if metric.better == "neither":
+        raise DataError("neither side of this metric is better; it is only shown", key=None)
+    side = effect if metric.better == "lower" else -effect
+    if not is_relative(metric):
+        return side
+    return math.log1p(side) if side > -1 else -math.inf
+
+
+def log_ratio(value):
+    """The difference on the scale of a ratio of two values. Raises DataError unless it is above 0."""
+    if value <= 0:
+        raise DataError(f"a ratio of {value:g}; expected one above 0", key=None)
+    return math.log(value)
+
+
+def effect_text(difference, metric):
+    """A difference on the scale as text with its unit: `+1.23 %`."""
+    value = effect(difference, metric)
+    if value is None or not is_relative(metric):
+        return f"{units.signed(value)}{units.SPACE}{metric.unit}".rstrip(units.SPACE)
+    return units.percent(value)
+
+
+def interval_text(low, high, metric):
+    """The ends of an interval on the scale as text without the unit: `[+0.50, +1.23]`."""
+    ends = effect(low, metric), effect(high, metric)
+    return units.percent_interval(*ends) if is_relative(metric) else units.signed_interval(*ends)

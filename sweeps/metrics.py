@@ -3,14 +3,20 @@
 from collections.abc import Iterator
 from typing import Any
 
-from arch import registry
+from arch import registry, units
 from arch.contracts import Evaluator, Metric
 from arch.document import Node
 from arch.errors import SpecError, nearest
 from experiments import evaluations
-from experiments.metrics import known
+from experiments.metrics import is_cost, known
 from experiments.spec import ExperimentSpec
+from sweeps import comparable
+from sweeps.compare import is_relative
+from sweeps.judge import questions, read_metrics
 from sweeps.spec import StudySpec
+
+# A margin of more than a fifth is no margin; whoever writes `1` means 1 %.
+LARGEST_MARGIN = 0.2
 
 
 def declared(spec: ExperimentSpec) -> dict[str, Metric] | None:
@@ -54,11 +60,17 @@ def _metrics(spec: StudySpec) -> Iterator[tuple[tuple[str, ...], str]]:
     if spec.tune:
         yield ("tune", "metric"), spec.tune.metric
     for name, claim in spec.claims.items():
-        yield ("claims", name, "metric"), claim["metric"]
+        for key, metric in _read(claim).items():
+            yield ("claims", name, key), metric
 
 
-def check_claims(study: Node, spec: StudySpec) -> None:
-    """Raise SpecError, at its line, for a claim that its component refuses for these arms."""
+def check_claims(study: Node, spec: StudySpec, arms: list[Any]) -> None:
+    """Raise SpecError, at its line, for a claim that its component refuses, or that compares what is not comparable.
+
+    arms: sweeps.study.Arm. Whatever a claim compares must have been measured alike (see `sweeps.comparable`).
+    """
+    by_label = {arm.label: arm for arm in arms}
+    asked = {}
     for name, resolved in spec.claims.items():
         claim = registry.build("claim", resolved)
         if hasattr(claim, "check"):
@@ -66,3 +78,33 @@ def check_claims(study: Node, spec: StudySpec) -> None:
                 claim.check(spec.arms)
             except SpecError as error:
                 raise study.error(error.reason, ("claims", name, *error.path)) from None
+        asked |= questions({name: resolved}, list(spec.arms))
+    for name, resolved in spec.claims.items():
+        for key, metric in _read(resolved).items():
+            path = ("claims", name, key)
+            if metric.startswith("select/"):
+                raise study.error("expected report/METRIC: the select split may have chosen values", path)
+            kind = metric_of(arms[0].spec, metric) or Metric()
+            _check_margins(study, ("claims", name), resolved, kind)
+            for question in asked[name]:
+                first, *others = question.arms
+                for other in [] if is_cost(metric) else others:
+                    why = comparable.obstacle(by_label[first].spec.dump(), by_label[other].spec.dump(), metric, kind)
+                    if why:
+                        raise study.error(f"cannot compare arm {other!r} with {first!r}: it {why}", path)
+
+
+def _check_margins(study, path, resolved, metric):
+    """Raise SpecError for a margin above LARGEST_MARGIN of a metric with relative differences: `1` is a slip for 1 %."""
+    fields = registry.component("claim", resolved["type"]).Config.model_fields
+    for key, field in fields.items():
+        is_margin = isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("margin")
+        if is_margin and is_relative(metric) and resolved[key] > LARGEST_MARGIN:
+            reason = f"{resolved[key]:g} means {units.share(resolved[key])}; expected at most {LARGEST_MARGIN:g} (0.01 is 1 %)"
+            raise study.error(reason, (*path, key))
+
+
+def _read(resolved):
+    """{key of the claim: metric} of every metric that a resolved claim reads."""
+    names = read_metrics(registry.build("claim", resolved))
+    return {next((key for key, value in resolved.items() if value == name), "metric"): name for name in names}

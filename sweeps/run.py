@@ -1,13 +1,16 @@
 """Run a planned study: tuning if the study asks for it, then every reported run that is missing, then the record."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from sweeps import space
+from arch.words import listed, times
+from sweeps import looking, space
 from sweeps import study as studies
 from sweeps.job import Event, Outcome
 from sweeps.pool import Pool, worker_count
 from sweeps.queues import Runs
-from sweeps.record import NAME, TrialRecord
+from sweeps.record import NAME, StudyRecord, TrialRecord
 from sweeps.table import display
 from sweeps.worker import trainer
 
@@ -45,24 +48,52 @@ def run_study(study, workers, console, prepare=trainer):
     logs = study.folder / LOGS
     logs.mkdir(parents=True, exist_ok=True)
     for said in study.shared():
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
-    labels = [each.arm.label for each in study.arms]
+        _say(console, said)
+    counts = looking.first_counts(study.spec)
     # Before tuning, keep the record of an earlier start: it knows more than this start does so far.
-    if not (study.spec.tune and (study.folder / NAME).exists()):
-        study.record(without_runs=labels if study.spec.tune else ()).write(study.folder)
+    if study.spec.tune and not (study.folder / NAME).exists():
+        study.record(dict.fromkeys(counts, 0)).write(study.folder)
     with _Workers(sample, workers, prepare, logs) as pools:
-        trials, edges, untuned = [], [], []
+        tuning: dict[str, Any] = {"trials": [], "edges": []}
         if study.spec.tune:
             study, trials, edges, untuned = _tune(study, pools, console)
-        study.record(untuned, trials, edges).write(study.folder)
-        jobs = study.jobs([each for each in study.arms if each.arm.label not in untuned])
-        queue = Runs(f"{study.name} at scale {study.scale or '-'}", jobs)
-        if not queue.total:
-            console.print(f"all {len(jobs)} runs are finished already", highlight=False)
+            tuning = {"trials": trials, "edges": edges}
+            counts = {arm: 0 if arm in untuned else number for arm, number in counts.items()}
+        outcomes = _look_by_look(study, counts, tuning, pools, console)
+    untuned = [arm for arm, number in counts.items() if not number]
+    return Result(study, outcomes, tuning["trials"], tuning["edges"], untuned)
+
+
+def _look_by_look(study, counts, tuning, pools, console):
+    """Run the seeds of each look, until every question is decided or the plan ends. Returns the Outcomes."""
+    outcomes: dict[Path, Outcome] = {}
+    looks, earlier = looking.history(study, study.record(counts))
+    for each in earlier:
+        _say(console, f"exploratory: {each.why} changed after a look at {times(each.looks[-1].seeds, 'seed')}", "yellow")
+    ran, following = 0, counts
+    while following is not None:
+        counts = following
+        kept = {**tuning, "looks": looks, "earlier": earlier}
+        study.record(counts, **kept).write(study.folder)
+        queue = Runs(f"{study.name} at scale {study.scale or '-'}", study.jobs(counts))
         _work(queue, pools, console)
-    # Another study may have finished a run meanwhile: write the record again with the final folder of each run.
-    study.record(untuned, trials, edges).write(study.folder)
-    return Result(study, queue.outcomes(), trials, edges, untuned)
+        ran += queue.total
+        outcomes |= {outcome.job.folder: outcome for outcome in queue.outcomes()}
+        # Another study may have finished a run meanwhile: write the record again with the final folder of each run.
+        record = study.record(counts, **kept)
+        rulings, following = looking.look(record, study.folder, counts)
+        looks = looking.taken(rulings, max(counts.values()), looks)
+        study.record(counts, **{**kept, "looks": looks}).write(study.folder)
+        if following:
+            going = [arm for arm, number in following.items() if number > counts[arm]]
+            _say(console, f"at {times(max(counts.values()), 'seed')}: not all is decided; {listed(going)} go on to {max(following.values())}")
+    if not ran:
+        console.print(f"all {len(outcomes)} runs are finished already", highlight=False)
+    return list(outcomes.values())
+
+
+def _say(console, text, style=None):
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Workers:
@@ -117,8 +148,12 @@ def _tune(study, pools, console):
                 tuners[each.plan.identity] = tune.Tuner(study, each)
         by_label = {each.arm.label: tuners[each.plan.identity] for each in study.arms}
 
+        old = StudyRecord.read_whole(study.folder)
+
         def keep(trials):
-            study.record(by_label, trials).write(study.folder)
+            # A record with looks stays until the runs start: what was looked at must not be forgotten.
+            if not (old and old.looks):
+                study.record(dict.fromkeys(by_label, 0), trials).write(study.folder)
 
         _work(tune.Search(study, list(tuners.values()), keep), pools, console)
         trials = [record for tuner in tuners.values() for record in tuner.records()]

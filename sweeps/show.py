@@ -13,14 +13,14 @@ def preview(name, scale, spec, arms):
     """The preview as plain data: `arms` by label, each with its runs' cost, and totals."""
     shown = {arm.label: _arm(spec, arm) for arm in arms}
     helpers = _helpers(spec, arms)
-    runs = [arm for arm in shown.values() for _ in range(spec.seeds)]
+    runs = [arm for arm in shown.values() for _ in range(spec.most_seeds)]
     runs += [helper for helper in helpers.values() for _ in helper["seeds"]]
     trials = {label: arm["tuning_runs"] for label, arm in shown.items()}
     return {
         "name": name,
         "scale": scale,
         "question": spec.question,
-        "seeds": list(range(spec.seeds)),
+        "seeds": list(range(spec.most_seeds)),
         "arms": shown,
         "helpers": helpers,
         "same": _same(arms),
@@ -41,11 +41,11 @@ def _helpers(spec, arms):
     """{label: its cost, and the seeds} of the runs that are made only because an arm needs them."""
     helpers: dict[str, dict] = {}
     labels = [arm.label for arm in arms]
-    needed = dict.fromkeys((need.label, at) for arm in arms for seed in range(spec.seeds) for need, at in arm.runs(seed))
+    needed = dict.fromkeys((need.label, at) for arm in arms for seed in range(spec.most_seeds) for need, at in arm.runs(seed))
     by_label = {need.label: need for arm in arms for need, _ in arm.runs(0)}
     for label, seed in needed:
         # An arm with another seed than the reported ones is a helper run too.
-        if label not in labels or seed >= spec.seeds:
+        if label not in labels or seed >= spec.most_seeds:
             helpers.setdefault(label, {**_arm(spec, by_label[label]), "tuning_runs": 0, "seeds": []})["seeds"].append(seed)
     return helpers
 

@@ -14,8 +14,8 @@ EDGE = 0.05
 def check_space(study, spec, arms):
     """Raise SpecError unless each arm resolves at both ends of every range and tuning uses no reported seed."""
     tune = spec.tune
-    if tune.first_seed < spec.seeds:
-        reason = f"{tune.first_seed} is a reported seed; expected at least seeds = {spec.seeds}: tuning uses separate seeds"
+    if tune.first_seed < spec.most_seeds:
+        reason = f"{tune.first_seed} is a reported seed; expected at least seeds = {spec.most_seeds}: tuning uses separate seeds"
         raise study.error(reason, ("tune", "first_seed"))
     for key in tune.space:
         here = study.at(("tune", "space", key))

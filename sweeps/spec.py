@@ -8,6 +8,7 @@ from arch import document, registry
 from arch.errors import SpecError, nearest
 from arch.spec import Component, Count, Kind, Spec, later
 from experiments.spec import ExperimentSpec
+from sweeps.looks import looks
 
 Seeds = Annotated[int, Field(ge=1, le=1000)]
 
@@ -64,14 +65,39 @@ class TuneSpec(Spec):
         return self
 
 
-DEFAULT_CLAIM = "against_baseline"
+DEFAULT_CLAIM = "equivalent"
+# Names that claims had before.
+OLD_CLAIMS = {"against_baseline": "equivalent"}
+
+
+def renamed(claim):
+    """A claim as plain data, with its present name."""
+    old = claim.get("type") if isinstance(claim, dict) else None
+    return {**claim, "type": OLD_CLAIMS[old]} if old in OLD_CLAIMS else claim
+
+
+class SeedsSpec(Spec):
+    """Seeds until the claims are decided: the study is read at `min` seeds, and then each time half as many have been
+    added, up to `max`. An arm that is decided gets no more. The looks are paid for (docs/statistics.md).
+    """
+
+    min: Seeds
+    max: Seeds
+    until: Literal["decided"]
+
+    @model_validator(mode="after")
+    def _is_a_range(self):
+        if self.min > self.max:
+            raise ValueError(f"min = {self.min} must not be above max = {self.max}")
+        return self
+
 
 
 class StudySpec(Spec):
     """The study's own keys. Every other key of the file belongs to the base experiment.
 
     arms: label -> dotted overrides; the first is the baseline. runs: the same for helper runs, which are made only because
-    an arm needs them (`init_from`) and are not reported. seeds: the number of seeds, which count from 0.
+    an arm needs them (`init_from`) and are not reported. seeds: the number of seeds, which count from 0; or SeedsSpec.
     claims: name -> a component that judges; the first decides what the report's main table shows.
     scales: name -> dotted overrides of the study or its experiment. long_context: tokens at which the cache is costed.
     laptop_scale: the scale that a report of a smaller scale suggests.
@@ -79,7 +105,7 @@ class StudySpec(Spec):
 
     question: str
     arms: dict[str, dict[str, Any]]
-    seeds: Seeds = 5
+    seeds: Seeds | SeedsSpec = 5
     scales: dict[str, dict[str, Any]] = {}
     runs: dict[str, dict[str, Any]] = later({})
     tune: TuneSpec | None = None
@@ -96,6 +122,16 @@ class StudySpec(Spec):
         if both := sorted(self.arms.keys() & self.runs.keys()):
             raise ValueError(f"runs: {both[0]!r} is the name of an arm; expected another name")
         return self
+
+    @property
+    def looks(self):
+        """The numbers of seeds at which the verdicts may be read, ascending."""
+        return looks(self.seeds.min, self.seeds.max) if isinstance(self.seeds, SeedsSpec) else (self.seeds,)
+
+    @property
+    def most_seeds(self):
+        """The most seeds that an arm can have."""
+        return self.looks[-1]
 
 
 def split(source, scale=None):
@@ -132,7 +168,7 @@ def _with_claims(study):
     """The study node with `claims`: the default, or the old spelling `claim: {...}` as the only one. Raises SpecError."""
     if "claim" not in study.value:
         default = document.node({"claims": StudySpec.model_fields["claims"].default})
-        return study if "claims" in study.value else document.lay(default, study)
+        return _with_new_names(study) if "claims" in study.value else document.lay(default, study)
     if "claims" in study.value:
         raise study.error("an older spelling of `claims`; use one of the two", ("claim",))
     old = study.value["claim"]
@@ -140,6 +176,20 @@ def _with_claims(study):
     value = {key: each for key, each in study.value.items() if key != "claim"}
     claims = document.Node({"claim": claim}, old.file, old.line)
     return document.Node(value | {"claims": claims}, study.file, study.line)
+
+
+def _with_new_names(study):
+    """The study node in which claims have their present names; each keeps its line."""
+    claims = study.value["claims"]
+    if not isinstance(claims.value, dict):
+        return study
+    new = {}
+    for name, each in claims.value.items():
+        kind = each.value.get("type") if isinstance(each.value, dict) else None
+        if kind is not None and kind.value in OLD_CLAIMS:
+            each = document.Node({**each.value, "type": document.node(OLD_CLAIMS[kind.value], kind.file, kind.line)}, each.file, each.line)
+        new[name] = each
+    return document.Node({**study.value, "claims": document.Node(new, claims.file, claims.line)}, study.file, study.line)
 
 
 def arm_document(study, base, label):

@@ -1,56 +1,102 @@
-"""Means, paired differences and equivalence tests over seeds, with t intervals.
+"""Samples over seeds: means, t intervals, one-sided t tests, and how many seeds would decide.
 
 Arms share seeds, initial values and batches, so the difference to the baseline is taken seed by seed: the effect of a
 seed on both arms cancels. A number that does not exist (such as the spread of one seed) is None.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
+from arch.contracts import SeedsNeeded
+from sweeps.looks import ALPHA
+
 # scipy is imported by the functions that need it: a study is planned without it.
 
-LEVEL = 0.95
-ALPHA = 0.05
+LEVEL = 1 - ALPHA
 POWER = 0.8
 MOST_SEEDS = 1000
+# With two seeds, the spread has one degree of freedom, and rounding alone can make it zero.
+FEWEST = 3
+# The interval of the spread over which the number of seeds needed is given.
+SPREAD = 0.8
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean of `n` values and its interval."""
+class Sample:
+    """One number per seed. exact: the numbers are computed and not measured, so they are compared without a test."""
 
-    mean: float | None
-    low: float | None
-    high: float | None
-    n: int
+    by_seed: Mapping[int, float] = field(default_factory=dict)
+    exact: bool = False
+
+    @cached_property
+    def values(self):
+        """The numbers as an array."""
+        return np.array(list(self.by_seed.values()), dtype=float)
+
+    @property
+    def n(self):
+        """The number of seeds."""
+        return len(self.by_seed)
+
+    @cached_property
+    def mean(self):
+        """The mean, or None."""
+        return float(self.values.mean()) if self.n else None
+
+    @cached_property
+    def sd(self):
+        """The standard deviation over seeds, or None with fewer than two."""
+        return float(self.values.std(ddof=1)) if self.n > 1 else None
+
+    @property
+    def testable(self):
+        """Whether a test or an interval means anything: enough seeds, and a spread."""
+        return self.n >= FEWEST and self.sd > 0
+
+    def interval(self, error=ALPHA):
+        """(low, high): the two-sided t interval of the mean that misses it with probability `error`; None without one."""
+        if self.exact and self.n:
+            return self.mean, self.mean
+        if not self.testable:
+            return None
+        half = float(half_width(self.sd, self.n, 1 - error))
+        return self.mean - half, self.mean + half
+
+    def p_above(self, bound):
+        """The p value of the one-sided t test that the mean is above `bound`; 1 where nothing can be tested."""
+        return self._p(self.mean - bound) if self.n else 1.0
+
+    def p_below(self, bound):
+        """The p value of the one-sided t test that the mean is below `bound`; 1 where nothing can be tested."""
+        return self._p(bound - self.mean) if self.n else 1.0
+
+    def _p(self, distance):
+        if self.exact:
+            return 0.0 if distance > 0 else 1.0
+        if not self.testable:
+            return 1.0
+        if math.isinf(distance):
+            return 0.0 if distance > 0 else 1.0
+        from scipy.special import stdtr
+
+        return float(stdtr(self.n - 1, -distance * math.sqrt(self.n) / self.sd))
+
+    def heaviest(self):
+        """(seed, share): the seed with the largest part of the variance, or None without a spread."""
+        if not self.testable:
+            return None
+        squares = (self.values - self.mean) ** 2
+        i = int(squares.argmax())
+        return list(self.by_seed)[i], float(squares[i] / squares.sum())
 
 
-@dataclass(frozen=True)
-class Difference:
-    """An arm minus the baseline over the `n` seeds that both have. p: from a two-sided paired t test."""
-
-    by_seed: dict[int, float]
-    mean: float | None
-    low: float | None
-    high: float | None
-    n: int
-    sd: float | None
-    p: float | None
-
-
-def mean_interval(values, level=LEVEL):
-    """The mean of independent values and its t interval."""
-    values = np.asarray(values, dtype=float)
-    n = len(values)
-    if n == 0:
-        return Estimate(None, None, None, 0)
-    mean = float(values.mean())
-    if n == 1:
-        return Estimate(mean, None, None, 1)
-    half = float(half_width(values.std(ddof=1), n, level))
-    return Estimate(mean, mean - half, mean + half, n)
+def paired(arm, baseline, exact=False):
+    """The Sample of arm minus baseline, two mappings {seed: value}, over the seeds that both have."""
+    return Sample({seed: float(arm[seed] - baseline[seed]) for seed in arm if seed in baseline}, exact)
 
 
 def half_width(sd, n, level=LEVEL):
@@ -60,86 +106,48 @@ def half_width(sd, n, level=LEVEL):
     return stdtrit(n - 1, (1 + level) / 2) * sd / np.sqrt(n)
 
 
-def paired_difference(arm, baseline, level=LEVEL):
-    """The Difference of two mappings seed -> value over the seeds that both have."""
-    by_seed = {seed: float(arm[seed] - baseline[seed]) for seed in arm if seed in baseline}
-    values = np.array(list(by_seed.values()))
-    estimate = mean_interval(values, level)
-    if estimate.n < 2:
-        return Difference(by_seed, estimate.mean, None, None, estimate.n, None, None)
-    sd = float(values.std(ddof=1))
-    p = min(1.0, 2 * _tail(abs(estimate.mean), sd, estimate.n))
-    return Difference(by_seed, estimate.mean, estimate.low, estimate.high, estimate.n, sd, p)
+def seeds_to_pass(sample, low, high, word, error):
+    """SeedsNeeded until the mean is shown to be above `low` and below `high`, each by a one-sided test at `error`.
 
-
-def equivalence_p(difference, low, high):
-    """The p value of two one-sided paired t tests (Schuirmann 1987) that the difference lies between low and high.
-
-    None with fewer than two seeds.
+    low = -inf or high = inf: only the other side is tested. The joint power of two tests is bounded below by the sum of
+    their powers minus one, which errs towards more seeds. None where nothing can be said.
     """
-    if difference.n < 2:
+    if not sample.testable:
         return None
-    above = _tail(difference.mean - low, difference.sd, difference.n)
-    below = _tail(high - difference.mean, difference.sd, difference.n)
-    return max(above, below)
+    count = lambda sd: _fewest(  # noqa: E731
+        lambda n: _detected(n, sample.mean - low, sd, error) + _detected(n, high - sample.mean, sd, error) - 1
+    )
+    inside = low < sample.mean < high
+    ends = _spreads(sample.sd, sample.n)
+    counts = [count(sd) if inside else math.inf for sd in (sample.sd, *ends)]
+    return SeedsNeeded(word, *(max(each, sample.n + 1) for each in counts))
 
 
-def _tail(distance, sd, n):
-    """The p value of a one-sided t test of a mean `distance` beyond the hypothesis (negative: on the wrong side)."""
-    if sd == 0:
-        return 0.0 if distance > 0 else 0.5 if distance == 0 else 1.0
-    from scipy.special import stdtr
+def _spreads(sd, n):
+    """The ends of the interval (SPREAD) of a standard deviation that was estimated from n values."""
+    from scipy.stats import chi2
 
-    return float(stdtr(n - 1, -distance * math.sqrt(n) / sd))
-
-
-def holm(p_values):
-    """Holm's step-down correction (1979). None stays None and does not count as a test."""
-    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    adjusted, largest = list(p_values), 0.0
-    for rank, (p, i) in enumerate(known):
-        largest = max(largest, min(1.0, p * (len(known) - rank)))
-        adjusted[i] = largest
-    return adjusted
+    degrees = n - 1
+    return tuple(sd * math.sqrt(degrees / chi2.ppf((1 + side * SPREAD) / 2, degrees)) for side in (1, -1))
 
 
-def seeds_for_difference(mean, sd, alpha=ALPHA, power=POWER):
-    """Seeds at which a paired t test finds a true difference `mean` with this power; infinite beyond MOST_SEEDS."""
-    if sd == 0:
-        return 2 if mean else math.inf
-    return _fewest(lambda n: _detected(n, abs(mean), sd, alpha / 2), power)
-
-
-def seeds_for_equivalence(mean, sd, low, high, alpha=ALPHA, power=POWER):
-    """Seeds at which the equivalence test passes with the given power if the true difference is `mean`.
-
-    The joint power of the two tests is bounded below by the sum of their powers minus one, which errs towards more seeds.
-    Infinite if `mean` is outside the margin, or beyond MOST_SEEDS.
-    """
-    if not low < mean < high:
-        return math.inf
-    if sd == 0:
-        return 2
-    return _fewest(lambda n: _detected(n, mean - low, sd, alpha) + _detected(n, high - mean, sd, alpha) - 1, power)
-
-
-def _detected(n, distance, sd, alpha):
-    """The power of a one-sided t test at level alpha: P(T > critical) for a noncentral T."""
+def _detected(n, distance, sd, error):
+    """The power of a one-sided t test at level `error`: P(T > critical) for a noncentral T."""
     if math.isinf(distance):
         return 1.0
     from scipy.special import stdtrit
     from scipy.stats import nct
 
-    shift, critical = distance * math.sqrt(n) / sd, stdtrit(n - 1, 1 - alpha)
+    shift, critical = distance * math.sqrt(n) / sd, stdtrit(n - 1, 1 - error)
     # scipy's noncentral t gives NaN for very large shifts, where the power is 1 to all digits.
     return 1.0 if shift > critical + 30 else float(nct.sf(critical, n - 1, shift))
 
 
-def _fewest(power_of, power):
-    """The smallest n from 2 to MOST_SEEDS with power_of(n) >= power, by bisection; infinite if there is none."""
+def _fewest(power_of, power=POWER):
+    """The smallest n from FEWEST to MOST_SEEDS with power_of(n) >= power, by bisection; infinite if there is none."""
     if not power_of(MOST_SEEDS) >= power:
         return math.inf
-    low, high = 1, MOST_SEEDS
+    low, high = FEWEST - 1, MOST_SEEDS
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if power_of(middle) >= power else (middle, high)

@@ -14,7 +14,7 @@ def cells(folder, record):
     """
     found = {}
     for label, arm in record.arms.items():
-        for seed in record.seeds:
+        for seed in record.seeds[: arm.seeds]:
             run = folder / arm.runs[str(seed)] if str(seed) in arm.runs else None
             found[label, f"seed {seed}"] = _cell(_measured(run, arm.evaluations) if run else None, run)
     for label, runs in record.helpers.items():

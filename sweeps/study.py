@@ -7,10 +7,13 @@ from typing import Any
 from arch import cost, document
 from experiments import evaluations
 from experiments import plan as experiment
+from experiments.metrics import is_cost
 from experiments.spec import ExperimentSpec
-from sweeps import folders
+from sweeps import folders, looking
 from sweeps.arms import Arm, Family
+from sweeps.costs import cost_metric
 from sweeps.job import Job
+from sweeps.judge import metrics_of
 from sweeps.metrics import check_claims, check_metrics
 from sweeps.record import ArmRecord, StudyRecord
 from sweeps.scale import larger_scale
@@ -48,18 +51,14 @@ class StudyPlan:
         """The folder of the study's record and of its own runs."""
         return folders.study_folder(self.runs, self.name, self.scale)
 
-    @property
-    def seeds(self):
-        """The seeds of the reported runs."""
-        return list(range(self.spec.seeds))
-
-    def jobs(self, arms=None):
-        """The runs of these arms (default: all), each after those that it needs.
+    def jobs(self, counts=None):
+        """The runs of {arm label: number of seeds} (default: all arms up to the first look), each after those it needs.
 
         They go seed by seed, so that an interrupted study is balanced. Arms that resolve to the same experiment share
         their runs. A run that is finished in any study under `runs` is reused from its folder there; what only it
         needed is not made again.
         """
+        counts = looking.first_counts(self.spec) if counts is None else counts
         jobs, finished = {}, folders.Finished(self.runs)
 
         def add(each, seed, wanted=True):
@@ -76,9 +75,10 @@ class StudyPlan:
                 plan = plan.model_copy(update={"evaluations": self._evaluations(each)})
                 jobs[key] = Job(self._same(each).arm.label, seed, plan, folder)
 
-        for seed in self.seeds:
-            for each in self.arms if arms is None else arms:
-                add(each, seed)
+        for seed in range(max(counts.values(), default=0)):
+            for each in self.arms:
+                if seed < counts.get(each.arm.label, 0):
+                    add(each, seed)
         return list(jobs.values())
 
     def _evaluations(self, each):
@@ -103,23 +103,29 @@ class StudyPlan:
                 said.append(f"arms {other!r} and {each.arm.label!r} resolve to the same experiment and share their runs")
         return said
 
-    def record(self, without_runs=(), trials=(), edges=()):
-        """The StudyRecord. without_runs: labels of arms that have no reported runs yet because tuning is not done."""
-        reported = [each for each in self.arms if each.arm.label not in without_runs]
-        jobs, labels = self.jobs(reported), [each.arm.label for each in self.arms]
+    def record(self, counts=None, trials=(), edges=(), looks=(), earlier=()):
+        """The StudyRecord. counts: {arm label: number of seeds so far}, by default those of the first look; an arm that is
+        not yet tuned has none.
+        """
+        counts = looking.first_counts(self.spec) if counts is None else counts
+        jobs, labels = self.jobs(counts), [each.arm.label for each in self.arms]
         places = {(job.plan.identity, job.seed): folders.relative(job.folder, self.folder) for job in jobs}
+        seeds = list(range(max(counts.values(), default=0) or self.spec.looks[0]))
         helpers: dict[str, dict[str, str]] = {}
         for job in jobs:
-            if job.arm not in labels or job.seed not in self.seeds:
+            if job.arm not in labels or job.seed not in seeds:
                 helpers.setdefault(job.arm, {})[str(job.seed)] = places[job.plan.identity, job.seed]
+        names = sorted({name for names in metrics_of(self.spec).values() for name in names if is_cost(name)})
         arms = {
             each.arm.label: ArmRecord(
                 changes=each.arm.changes,
                 cost=each.cost,
                 identity=each.plan.identity,
-                runs={str(seed): places[each.plan.identity, seed] for seed in self.seeds if each.arm.label not in without_runs},
+                runs={str(seed): places[each.plan.identity, seed] for seed in range(counts.get(each.arm.label, 0))},
                 tuned=each.tuned,
                 evaluations=evaluations.files(each.plan.spec),
+                exact=exact_costs(names, each),
+                seeds=counts.get(each.arm.label, 0) or None,
             )
             for each in self.arms
         }
@@ -129,7 +135,7 @@ class StudyPlan:
             question=self.spec.question,
             arms=arms,
             helpers=helpers,
-            seeds=self.seeds,
+            seeds=seeds,
             spec=self.spec.dump(),
             claims=self.spec.claims,
             long_context=self.spec.long_context,
@@ -138,7 +144,16 @@ class StudyPlan:
             tune_space={key: each.dump() for key, each in self.spec.tune.space.items()} if self.spec.tune else {},
             edges=list(edges),
             command=self.command,
+            plan=looking.plan_record(self.spec),
+            looks=list(looks),
+            earlier=list(earlier),
         )
+
+
+def exact_costs(names, each):
+    """{`cost/...`: number} of an ArmPlan, as far as they are known."""
+    numbers = {name: cost_metric(name, each.plan.spec, each.cost) for name in names}
+    return {name: float(number) for name, number in numbers.items() if number is not None}
 
 
 def check(root, scale=None):
@@ -155,8 +170,8 @@ def check(root, scale=None):
     arms = [family.arm(label) for label in spec.arms]
     for label in spec.runs:
         family.arm(label)
-    check_claims(study, spec)
     check_metrics(study, spec, arms)
+    check_claims(study, spec, arms)
     if spec.tune:
         for arm in arms:
             if arm.needs:

@@ -1,0 +1,68 @@
+"""Which runs may be compared in a metric, and what must be said of those that differ in more than their specs.
+
+A loss per token depends on the tokenizer, and every measurement depends on the rows it was made on. So two runs are
+comparable in a metric if they were measured on the same rows, and if the metric does not depend on the tokenizer or
+both have the same.
+"""
+
+from arch.words import listed
+
+# The word for a subject whose runs were not measured on the same rows, or not in the same unit.
+NOT_COMPARABLE = "not comparable"
+
+
+def obstacle(first, second, name, metric):
+    """Why two resolved experiments (plain data) cannot be compared in SPLIT/METRIC, in words; empty if they can."""
+    one, other = first.get("data", {}), second.get("data", {})
+    if one.get("tokenizer") != other.get("tokenizer") and not metric.any_tokenizer:
+        return f"has another tokenizer, so {name} is per other tokens; use a metric per byte such as report/bits_per_byte"
+    split = name.partition("/")[0]
+    if split not in ("report", "select"):
+        return ""
+    mine, theirs = (spec.get("evaluate", {}) for spec in (first, second))
+    keys = (split, f"{split}_rows")
+    if any(mine.get(key) != theirs.get(key) for key in keys):
+        return f"is measured otherwise: its `evaluate.{split}` differs"
+    if one.get("context") != other.get("context") and not _own_contexts(mine.get(split)):
+        hint = f"`evaluate.{split}.NAME.context`"
+        return f"has the context {other.get('context')} and not {one.get('context')}, so its rows differ; set {hint} for all arms"
+    return ""
+
+
+def _own_contexts(evaluators):
+    """Whether every evaluator of a split that could have a context of its own has one."""
+    named = [each for each in (evaluators or {}).values() if "context" in each]
+    return bool(named) and all(each["context"] is not None for each in named)
+
+
+def texts_differ(first, second):
+    """Whether two runs' records say that their report splits hold other texts."""
+    sizes = [record.data.get("splits", {}).get("report", {}) for record in (first, second)]
+    texts = [(each.get("documents"), each.get("bytes")) for each in sizes]
+    same_tokenizer = first.spec.get("data", {}).get("tokenizer") == second.spec.get("data", {}).get("tokenizer")
+    fingerprints = [record.data.get("fingerprint") for record in (first, second)]
+    return texts[0] != texts[1] or (same_tokenizer and fingerprints[0] != fingerprints[1])
+
+
+def remarks(record, runs):
+    """Sentences on what differs between compared runs beside their specs: CPU types, tuning. runs: {(arm, seed): RunRecord}."""
+    said = []
+    machines: dict[int, set] = {}
+    for (_, seed), run in runs.items():
+        if run.status == "finished" and run.hardware.get("cpu"):
+            machines.setdefault(seed, set()).add(run.hardware["cpu"])
+    mixed = [str(seed) for seed, types in machines.items() if len(types) > 1]
+    if mixed:
+        seeds = f"seed{'' if len(mixed) == 1 else 's'} {listed(mixed)}"
+        said.append(
+            f"The runs of {seeds} come from different CPU types ({listed(sorted(set().union(*machines.values())))}), whose "
+            "rounding differs: pairing removes less of the noise of a seed there."
+        )
+    tuned = [label for label, arm in record.arms.items() if arm.tuned]
+    untuned = [label for label in record.arms if label not in tuned]
+    if tuned and untuned:
+        said.append(
+            f"{listed(tuned)} {'was' if len(tuned) == 1 else 'were'} tuned and {listed(untuned)} "
+            f"{'was' if len(untuned) == 1 else 'were'} not: a difference between them may be that of the tuning."
+        )
+    return said

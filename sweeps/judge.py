@@ -1,0 +1,254 @@
+"""From the records of a study's runs to the verdicts of its claims, look by look.
+
+A question is judged at a look of the plan (`sweeps.looks`) once all the runs that it needs up to that look have ended;
+before the first look it has no word. The first decided word stays, and the study runs no more seeds for it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+from arch import registry
+from arch.contracts import UNDECIDED, UNSTABLE, Evidence, Measured, Metric, Verdict
+from arch.words import listed, times
+from experiments.metrics import is_cost, known
+from sweeps import comparable
+from sweeps.looks import levels
+from sweeps.record import PlanRecord, StudyRecord
+
+RUN_FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a claim. arms: those whose runs it needs, the baseline first."""
+
+    claim: str
+    subject: str
+    arms: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """What one claim says so far. verdicts: {subject: Verdict}, also of subjects that are no question (controls).
+
+    missing: {subject: which runs are missing before its next look}. look: the number of seeds of its last look; 0 before
+    the first.
+    """
+
+    claim: Any
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    look: int = 0
+
+
+def questions(claims, arms):
+    """{claim name: [Question]} of resolved claims over the labels of a study's arms."""
+    asked = {}
+    for name, resolved in claims.items():
+        claim = _built(resolved)
+        if hasattr(claim, "questions"):
+            subjects = claim.questions(tuple(arms))
+        else:
+            first, *others = arms
+            subjects = {arm: (first, arm) for arm in others}
+        asked[name] = [Question(name, subject, tuple(needed)) for subject, needed in subjects.items()]
+    return asked
+
+
+def read_metrics(claim):
+    """The names of the metrics that a claim reads."""
+    return tuple(claim.metrics()) if hasattr(claim, "metrics") else (claim.config.metric,)
+
+
+def metrics_of(spec):
+    """{claim name: the metrics that it reads} of a StudySpec."""
+    return {name: read_metrics(_built(each)) for name, each in spec.claims.items()}
+
+
+def counted(claims, arms):
+    """How many questions share the error of 5 %: all that are about something measured."""
+    asked = questions(claims, arms)
+    return sum(len(asked[name]) for name, each in claims.items() if not all(map(is_cost, read_metrics(_built(each)))))
+
+
+def plan_of(record):
+    """The PlanRecord of a study; older records have none and were read once, at all their seeds."""
+    return record.plan or PlanRecord(looks=(len(record.seeds),), questions=counted(record.claims, record.arms))
+
+
+def judge(record: StudyRecord, runs: Mapping) -> dict[str, Ruling]:
+    """{claim name: Ruling} of a study. runs: {(arm, seed): RunRecord} with what the study measured of each run.
+
+    Raises DataError for a metric that cannot be judged.
+    """
+    asked = questions(record.claims, record.arms)
+    return {name: _Hearing(record, runs, name, asked[name]).ruling() for name in record.claims}
+
+
+def undecided_arms(record, rulings):
+    """Labels of the arms that still need seeds, in the study's order: those of questions without a final word.
+
+    An arm whose own question is decided gets no more seeds, unless it is what others are compared with.
+    """
+    asked, needed = questions(record.claims, record.arms), set()
+    for name, ruling in rulings.items():
+        for question in asked[name]:
+            if not _decided(ruling.verdicts, question.subject):
+                baseline, *others = question.arms
+                needed |= {baseline, *(arm for arm in others if not _decided(ruling.verdicts, arm))}
+    return [arm for arm in record.arms if arm in needed]
+
+
+def _decided(verdicts, subject):
+    return subject in verdicts and verdicts[subject].decided
+
+
+def _built(resolved):
+    """The claim component; built once per content, since a study asks again after every look."""
+    return _build(json.dumps(resolved, sort_keys=True))
+
+
+@cache
+def _build(text):
+    return registry.build("claim", json.loads(text))
+
+
+class _Hearing:
+    """The looks of one claim, one after another."""
+
+    def __init__(self, record, runs, name, asked):
+        self.record, self.runs, self.asked = record, runs, asked
+        self.claim = _built(record.claims[name])
+        self.names = read_metrics(self.claim)
+        self.exact = all(map(is_cost, self.names))
+        self.decided: dict[str, Verdict] = {}
+        self.last: dict[str, Verdict] = {}
+
+    def ruling(self):
+        plan = plan_of(self.record)
+        steps = list(zip(plan.looks, levels(plan.looks, plan.questions), levels(plan.looks), strict=True))
+        # A study that goes on until it is decided has had only the seeds up to its present look.
+        steps = steps[-1:] if self.exact else [step for step in steps if step[0] <= len(self.record.seeds)] or steps[:1]
+        look, missing = 0, {}
+        for number, level, control in steps:
+            open_ones = [each for each in self.asked if each.subject not in self.decided]
+            missing = {each.subject: text for each in open_ones if (text := self._missing(each, number))}
+            ready = [each for each in open_ones if each.subject not in missing]
+            if ready:
+                look = number
+                self._judge(ready, number, level, control)
+            if missing:
+                break
+        return Ruling(self.claim, self.last | self.decided, missing, look)
+
+    def _needed(self, question):
+        baseline, *others = question.arms
+        return [baseline, *(arm for arm in others if arm == question.subject or arm not in self.decided)]
+
+    def _missing(self, question, number):
+        """Which of the runs up to a look have not ended, in words."""
+        if self.exact:
+            return ""
+        counts = {arm: sum(not self._ended(arm, seed) for seed in range(number)) for arm in self._needed(question)}
+        texts = [f"{times(count, 'run')} of {arm}" for arm, count in counts.items() if count]
+        return f"its verdict is read at {times(number, 'seed')}; {listed(texts)} missing" if texts else ""
+
+    def _ended(self, arm, seed):
+        run = self.runs.get((arm, seed))
+        if run is None:
+            return False
+        if run.status == "finished":
+            return all(name in run.metrics for name in self.names if not is_cost(name))
+        return _failed(run)
+
+    def _judge(self, ready, number, level, control):
+        unstable = self._unstable(number)
+        measured = {name: self._measured(name, number, unstable) for name in self.names}
+        found = dict(self.claim.judge(Evidence(measured, level, control, dict(self.decided))))
+        subjects = {each.subject for each in self.asked}
+        for question in ready:
+            found[question.subject] = self._qualified(question, found.get(question.subject, Verdict(UNDECIDED)), number, unstable)
+        waiting = subjects - {each.subject for each in ready}
+        self.last |= {subject: verdict for subject, verdict in found.items() if subject not in waiting}
+        for subject, verdict in found.items():
+            # The baseline has no verdict of its own to stay.
+            if subject not in waiting and verdict.decided and (subject in subjects or verdict.against):
+                self.decided.setdefault(subject, verdict)
+
+    def _qualified(self, question, verdict, number, unstable):
+        """The verdict, unless its runs failed or cannot be compared."""
+        if self.exact:
+            return verdict
+        why = self._obstacle(question, number)
+        if why:
+            return Verdict(comparable.NOT_COMPARABLE, reason=why)
+        blamed = [arm for arm in question.arms if arm in unstable]
+        if not blamed:
+            return verdict
+        text = listed(f"{'' if arm == question.subject else f'{arm} '}{unstable[arm]}" for arm in blamed)
+        if question.subject in unstable or question.subject not in self.record.arms:
+            return replace(verdict, word=UNSTABLE, needed=None, reason=text)
+        return replace(verdict, word=UNDECIDED, needed=None, reason=text) if question.arms[0] in unstable else verdict
+
+    def _obstacle(self, question, number):
+        first = self._any(question.arms[0], number)
+        for arm in question.arms[1:]:
+            other = self._any(arm, number)
+            if first is None or other is None:
+                continue
+            for name in self.names:
+                metric = self._metric(name)
+                why = "" if is_cost(name) else comparable.obstacle(first.spec, other.spec, name, metric)
+                if not why and not is_cost(name) and comparable.texts_differ(first, other):
+                    why = "was measured on other texts"
+                if why:
+                    return f"{arm} {why}" if arm != question.subject else why
+        return ""
+
+    def _any(self, arm, number):
+        """The record of one finished run of an arm, or None."""
+        return next((run for seed in range(number) if (run := self._finished(arm, seed))), None)
+
+    def _finished(self, arm, seed):
+        run = self.runs.get((arm, seed))
+        return run if run is not None and run.status == "finished" else None
+
+    def _unstable(self, number):
+        """{arm: `failed in 2 of 5 seeds (why)`} of arms that lost runs which another arm finished."""
+        seeds, texts = range(number), {}
+        arms = dict.fromkeys(arm for each in self.asked for arm in each.arms)
+        finished = {seed for seed in seeds if any(self._finished(arm, seed) for arm in arms)}
+        for arm in arms:
+            failed = [self.runs[arm, seed] for seed in finished if (arm, seed) in self.runs and _failed(self.runs[arm, seed])]
+            if failed:
+                why = failed[0].failure.reason if failed[0].failure else ""
+                texts[arm] = f"failed in {len(failed)} of {times(self._planned(arm, number), 'seed')}" + (f" ({why})" if why else "")
+        return texts
+
+    def _planned(self, arm, number):
+        return sum((arm, seed) in self.runs for seed in range(number)) or number
+
+    def _metric(self, name) -> Metric:
+        infos = (run.metric_info[name] for run in self.runs.values() if name in run.metric_info)
+        return next(infos, None) or known(name) or Metric()
+
+    def _measured(self, name, number, unstable):
+        """The Measured of a metric: the seeds up to a look, without arms that lost runs."""
+        if is_cost(name):
+            exact = {arm: {0: each.exact[name]} if name in each.exact else {} for arm, each in self.record.arms.items()}
+            return Measured(self._metric(name), exact, exact=True)
+        values: dict[str, dict[int, float]] = {arm: {} for arm in self.record.arms}
+        for arm in self.record.arms:
+            for seed in range(number):
+                run = self._finished(arm, seed)
+                if run is not None and name in run.metrics and arm not in unstable:
+                    values[arm][seed] = run.metrics[name]
+        return Measured(self._metric(name), values)
+
+
+def _failed(run):
+    """Whether a run failed by what it computes. What the machine did to it is no evidence: such a run is run again."""
+    return run.status == RUN_FAILED and not (run.failure and run.failure.by_machine)
