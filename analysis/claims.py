@@ -1,23 +1,34 @@
 """What a study may say: the verdicts of its claims, and an answer to its question in words.
 
-The claims themselves judge (`sweeps/claims/`); here their verdicts become sentences.
+The claims themselves judge (`sweeps/claims/`, `sweeps/judge.py`); here their verdicts become sentences.
 """
 
+import math
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from analysis.shown import Shown
-from arch import registry
-from arch.contracts import Verdict
-from arch.units import SPACE, p_value
+from arch.contracts import UNDECIDED, UNSTABLE, Verdict
+from arch.units import share
 from arch.words import listed, times
-from sweeps.claims.against_baseline import BASELINE, BETTER, SAME, UNDECIDED, WORSE, AgainstBaseline
+from sweeps import comparable
+from sweeps import judge as court
+from sweeps.claims.equivalent import BASELINE, BETTER, SAME, WORSE, Equivalent
+from sweeps.comparable import NOT_COMPARABLE
 from sweeps.compare import on_scale
-from sweeps.stats import MOST_SEEDS, Difference, paired_difference
+from sweeps.looks import ALPHA, levels
+from sweeps.paired import CONTRADICTED, SUPPORTED
+from sweeps.stats import MOST_SEEDS, Sample, paired
 
 # With more arms than this, a title counts the arms instead of naming them.
 NAMED = 5
+# A seed with a larger part of an arm's variance is named.
+HEAVY = 0.5
+# With three seeds, one of them always carries half of the variance or more.
+HEAVY_FROM = 4
+# How a claim of a paper is called when it is supported.
+REPRODUCED = "reproduced"
 
 
 @dataclass(frozen=True)
@@ -25,22 +36,23 @@ class Judgement:
     """All verdicts of one claim, the baseline's first, and the answer in words.
 
     name: the claim's name in the study. claim: the component. shown: its metric. scaled: {arm: {seed: value}} on the
-    scale of `sweeps.compare`. differences: every arm's from the baseline, on that scale.
+    scale of `sweeps.compare`. baseline: the arm that the others are compared with. differences: {arm: Sample} of each
+    arm's difference from it, on that scale. verdicts: {subject: Verdict}; a subject is an arm, or several together.
+    missing: {subject: what is missing before its first or next look}. level: the probability of a wrong word that each
+    question may spend at the look.
     """
 
     name: str
     claim: Any
     shown: Shown
     scaled: dict[str, dict[int, float]]
-    differences: dict[str, Difference]
+    baseline: str
+    differences: dict[str, Sample]
     verdicts: dict[str, Verdict]
+    missing: dict[str, str]
+    level: float
     answer: str = ""
     remarks: list[str] = field(default_factory=list)
-
-    @property
-    def baseline(self):
-        """The label of the first arm."""
-        return next(iter(self.differences))
 
     @property
     def sentences(self):
@@ -49,8 +61,8 @@ class Judgement:
 
     @property
     def undecided(self):
-        """The labels of the undecided arms."""
-        return [arm for arm, verdict in self.verdicts.items() if verdict.word == UNDECIDED]
+        """The subjects that are undecided."""
+        return [subject for subject, verdict in self.verdicts.items() if verdict.word == UNDECIDED]
 
     @property
     def margin(self):
@@ -58,28 +70,50 @@ class Judgement:
         return getattr(self.claim.config, "margin", None)
 
     @property
-    def known_worse_found(self):
-        """Whether there are arms known to be worse and all were found worse."""
-        known = [arm for arm in _known_worse(self.claim) if arm in self.verdicts]
-        return bool(known) and all(self.verdicts[arm].word == WORSE for arm in known)
+    def per_arm(self):
+        """Whether the claim asks about every arm, so that its verdicts belong into a table of arms."""
+        return not hasattr(self.claim, "statement")
+
+    def word(self, subject):
+        """A subject's verdict as it is printed: a paper's claim is `reproduced`; empty before the first look."""
+        word = self.verdicts[subject].word if subject in self.verdicts else ""
+        return REPRODUCED if word == SUPPORTED and getattr(self.claim.config, "source", "") else word
 
 
 def judgements(study):
     """The Judgement of every claim of a StudyData, in the study's order."""
-    return [judge(study, name) for name in study.record.claims]
+    rulings = court.judge(study.record, study.measured)
+    return [_judgement(study, name, rulings[name]) for name in study.record.claims]
 
 
 def judge(study, name=None):
     """The Judgement of one claim of a StudyData; by default of the first, which the main table shows."""
     name = next(iter(study.record.claims)) if name is None else name
-    claim = registry.build("claim", study.record.claims[name])
+    return next(each for each in judgements(study) if each.name == name)
+
+
+def _judgement(study, name, ruling):
+    claim = ruling.claim
     shown = Shown(claim.config.metric, study.metric(claim.config.metric))
     values = study.values(shown.name)
     scaled = {arm: {seed: on_scale(value, shown.metric) for seed, value in each.items()} for arm, each in values.items()}
-    differences = {arm: paired_difference(scaled[arm], scaled[study.baseline]) for arm in scaled}
-    verdicts = dict(claim.judge(values, shown.metric))
-    judgement = Judgement(name, claim, shown, scaled, differences, verdicts)
-    remarks = [_control(judgement), _reasons(judgement), _more(study, judgement), _completeness(study)]
+    baseline = getattr(claim.config, "to", None) or study.baseline
+    differences = {arm: paired(scaled[arm], scaled[baseline]) for arm in scaled}
+    plan = court.plan_of(study.record)
+    spent = dict(zip(plan.looks, levels(plan.looks, plan.questions), strict=True))
+    level = spent.get(ruling.look) or next(iter(spent.values()))
+    judgement = Judgement(name, claim, shown, scaled, baseline, differences, ruling.verdicts, ruling.missing, level)
+    remarks = [
+        _exploratory(study),
+        *_waiting(judgement),
+        _control(judgement),
+        _reasons(judgement),
+        *comparable.remarks(study.record, study.measured),
+        _more(study, judgement),
+        _early(study, judgement),
+        _heavy(judgement),
+        _completeness(study),
+    ]
     return replace(judgement, answer=_answer(judgement), remarks=[text for text in remarks if text])
 
 
@@ -87,111 +121,199 @@ def lines(judged):
     """The sentences of several Judgements; with more than one, each claim's name stands before its answer."""
     named = len(judged) > 1
     said = [f"{each.name}: {text}" if named and text == each.answer else text for each in judged for text in each.sentences]
-    return list(dict.fromkeys(said))  # the sentence on unfinished runs is the same for every claim
+    return list(dict.fromkeys(said))  # what is said of the study is the same for every claim
 
 
-def _known_worse(claim):
-    return claim.config.known_worse if isinstance(claim, AgainstBaseline) else ()
+def described(judgement, subject):
+    """`+8.31 % [+6.10, +10.5]`: a subject's difference and its interval, as the metric is shown.
 
-
-def described(judgement, arm):
-    """`+8.31 % [+6.10, +10.5]`: an arm's difference from the baseline and its interval, as the metric is shown."""
-    shown, difference = judgement.shown, judgement.differences[arm]
-    if not difference.n:
+    An arm without a verdict has its difference from the baseline and no interval.
+    """
+    shown, verdict = judgement.shown, judgement.verdicts.get(subject)
+    difference = verdict.difference if verdict else None
+    if difference is None and subject in judgement.differences:
+        difference = judgement.differences[subject].mean
+    if difference is None:
         return "no data"
-    text = shown.change(shown.effect(difference.mean))
-    if difference.low is None:
+    text = shown.change(shown.effect(difference))
+    if verdict is None or verdict.interval is None:
         return text
-    return f"{text} {shown.change_interval(shown.effect(difference.low), shown.effect(difference.high))}"
+    return f"{text} {shown.change_interval(*map(shown.effect, verdict.interval))}"
 
 
 def summary(judgement):
     """The verdicts in one short line, e.g. for a figure's title."""
+    if not judgement.per_arm:
+        return f"Compared with {judgement.baseline}"
     parts = []
-    for word, arms in _grouped(judgement.verdicts).items():
+    for word, arms in _grouped(judgement).items():
         who = listed(arms) if len(arms) <= NAMED else times(len(arms), "arm")
         parts.append(f"{who} {'is' if len(arms) == 1 else 'are'} {'no different' if word == SAME else word}")
-    return f"Compared with {judgement.baseline}: {'; '.join(parts)}" if parts else "Only one arm: nothing to compare"
+    if parts:
+        return f"Compared with {judgement.baseline}: {'; '.join(parts)}"
+    return "No verdict yet" if judgement.missing else "Only one arm: nothing to compare"
 
 
-def _grouped(verdicts):
-    """{word: arms} without the baseline; known words first, words of a user's own claim after them."""
-    words = dict.fromkeys([WORSE, BETTER, SAME, UNDECIDED, *(verdict.word for verdict in verdicts.values())])
-    groups = {word: [arm for arm, verdict in verdicts.items() if verdict.word == word] for word in words if word != BASELINE}
-    return {word: arms for word, arms in groups.items() if arms}
+def _grouped(judgement):
+    """{word: subjects} without the baseline; known words first, words of a user's own claim after them."""
+    verdicts = {subject: each for subject, each in judgement.verdicts.items() if each.word != BASELINE}
+    order = [WORSE, BETTER, SAME, SUPPORTED, CONTRADICTED, UNSTABLE, NOT_COMPARABLE, UNDECIDED]
+    words = dict.fromkeys([*order, *(verdict.word for verdict in verdicts.values())])
+    groups = {word: [subject for subject, verdict in verdicts.items() if verdict.word == word] for word in words}
+    return {word: subjects for word, subjects in groups.items() if subjects}
 
 
 def _answer(judgement):
-    """What the study found, arm by arm, grouped by verdict."""
-    baseline, shown = judgement.baseline, judgement.shown
+    """What the study found: subject by subject, grouped by verdict."""
+    if not judgement.per_arm:
+        return _statements(judgement)
     if len(judgement.differences) == 1:
-        return f"There is only one arm, {baseline}, so there is nothing to compare."
-    tails = {}
-    if isinstance(judgement.claim, AgainstBaseline):
-        margin = shown.margin(judgement.margin)
-        tails = {
-            SAME: f"no different: the difference is within the margin of {margin}",
-            UNDECIDED: f"undecided: the data show neither a difference nor equivalence within {margin}",
-        }
-    parts = []
-    for word, arms in _grouped(judgement.verdicts).items():
-        names = listed(f"{arm} ({described(judgement, arm)})" for arm in arms)
-        parts.append(f"{names} {'is' if len(arms) == 1 else 'are'} {tails.get(word, word)}")
+        return f"There is only one arm, {judgement.baseline}, so there is nothing to compare."
+    groups, shown = _grouped(judgement), judgement.shown
     quantity = shown.quantity[0].upper() + shown.quantity[1:]
-    return f"{quantity} compared with {baseline}, with 95{SPACE}% intervals in brackets: {'; '.join(parts)}."
+    if not groups:
+        return f"{quantity} compared with {judgement.baseline}: no verdict yet."
+    parts = []
+    for word, arms in groups.items():
+        verb = "is" if len(arms) == 1 else "are"
+        if word in (UNSTABLE, NOT_COMPARABLE):
+            parts += [f"{arm} is {word}: {judgement.verdicts[arm].reason}" for arm in arms]
+        else:
+            names = listed(f"{arm} ({described(judgement, arm)})" for arm in arms)
+            parts.append(f"{names} {verb} {_tail(judgement, word)}")
+    level = share(1 - ALPHA)
+    return (
+        f"{quantity} compared with {judgement.baseline}, with intervals in brackets that hold together with {level}: "
+        f"{'; '.join(parts)}."
+    )
+
+
+def _tail(judgement, word):
+    if not isinstance(judgement.claim, Equivalent):
+        return word
+    margin = judgement.shown.margin(judgement.margin)
+    return {SAME: f"no different by more than the margin of {margin}"}.get(word, word)
+
+
+def _statements(judgement):
+    """What became of claims that are true or false: `supported: ... (+0.3 % [...])`."""
+    parts = []
+    for subject, verdict in judgement.verdicts.items():
+        statement = judgement.claim.statement(subject, verdict, judgement.shown.metric)
+        source = getattr(judgement.claim.config, "source", "")
+        cited = f" ({source})" if source else ""
+        detail = described(judgement, subject) if subject in judgement.differences and verdict.interval else verdict.reason
+        parts.append(f"{judgement.word(subject)}: {statement}{cited}{f'; {detail}' if detail else ''}")
+    text = "; ".join(parts) or "no verdict yet"
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _exploratory(study):
+    """A sentence on looks that the plan does not pay for; empty if there are none."""
+    earlier = study.record.earlier
+    if not earlier:
+        return ""
+    said = []
+    for each in earlier:
+        where = f"of {each.study} " if each.study else ""
+        said.append(f"a look {where}at {listed([str(look.seeds) for look in each.looks])} seeds under another plan ({each.why} differ)")
+    return (
+        f"Exploratory: before this plan there was {listed(said)}, at some of the same runs. Nothing pays for that, so the "
+        f"chance of a false verdict is up to {share(ALPHA * (1 + len(earlier)))} and not {share(ALPHA)}; new seeds or a new study would confirm."
+    )
+
+
+def _waiting(judgement):
+    """Sentences on subjects whose verdict cannot be read yet."""
+    groups: dict[str, list[str]] = {}
+    for subject, text in judgement.missing.items():
+        groups.setdefault(text, []).append(subject)
+    return [f"{listed(subjects)}: no verdict yet, {text}." for text, subjects in groups.items()]
 
 
 def _control(judgement):
-    """A sentence on whether this study can detect a difference; empty if it has only one arm or another kind of claim."""
+    """A sentence on whether this study can see a difference; empty if it has only one arm or another kind of claim."""
     verdicts, claim = judgement.verdicts, judgement.claim
-    if len(verdicts) == 1 or not isinstance(claim, AgainstBaseline):
+    if len(judgement.differences) == 1 or not isinstance(claim, Equivalent):
         return ""
+    margin = judgement.shown.margin(judgement.margin)
     named = [arm for arm in claim.config.known_worse if arm in verdicts]
+    if not claim.config.known_worse:
+        return (
+            "The study names no arm known to be worse (`known_worse` of its claim). It therefore cannot show that it sees "
+            "differences, so it concludes “no difference” only of an arm whose own interval excludes zero."
+        )
     if not named:
-        return (
-            "The study names no arm known to be worse (`known_worse` of its claim). It therefore cannot show that it "
-            "detects differences, so it never concludes “no difference”."
-        )
+        return ""
     missed = [arm for arm in named if verdicts[arm].word != WORSE]
-    if any(judgement.differences[arm].n < 2 for arm in missed):
-        return f"“No difference” cannot be concluded until {listed(missed)}, known to be worse, has more seeds and is found worse."
     if missed:
+        each = listed(f"{arm} ({described(judgement, arm)})" for arm in missed)
         return (
-            f"{listed(missed)}, known to be worse, {'was' if len(missed) == 1 else 'were'} not found worse. At this "
-            "size the study misses a difference that is known to exist, so it does not conclude “no difference”."
+            f"{each}, known to be worse, {'was' if len(missed) == 1 else 'were'} not found worse by more than {margin}. The "
+            "study misses a difference that is known to exist, so it does not conclude “no difference” of arms that may be equal."
         )
-    shown = listed(f"{arm} (Holm p {p_value(verdicts[arm].p)})".replace("p <", "p < ") for arm in named)
-    return f"The study can detect a known difference: it found {shown} worse, as expected."
+    found = listed(f"{arm} ({described(judgement, arm)})" for arm in named)
+    return f"The study can see a known difference: it found {found} worse by more than the margin of {margin}."
 
 
 def _reasons(judgement):
-    """The reasons of the verdicts of a user's own claim; those of AgainstBaseline are in the answer and in the table."""
-    if isinstance(judgement.claim, AgainstBaseline):
+    """The reasons of undecided arms, and those of a user's own claim."""
+    if not judgement.per_arm:
         return ""
-    reasons = [f"{arm}: {verdict.reason}." for arm, verdict in judgement.verdicts.items() if verdict.reason]
-    return " ".join(reasons)
+    groups: dict[str, list[str]] = {}
+    for subject, verdict in judgement.verdicts.items():
+        said = verdict.word in (UNSTABLE, NOT_COMPARABLE)
+        control = isinstance(judgement.claim, Equivalent) and subject in judgement.claim.config.known_worse
+        if verdict.reason and not said and not (control and verdict.word == UNDECIDED):
+            groups.setdefault(verdict.reason, []).append(subject)
+    return " ".join(f"{listed(subjects)}: {reason}." for reason, subjects in groups.items())
 
 
 def _more(study, judgement):
-    """Sentences on what would decide the undecided arms; empty if there are none."""
-    undecided = {arm: judgement.verdicts[arm] for arm in judgement.undecided}
-    if not undecided:
-        return ""
+    """Sentences on what would decide the undecided subjects; empty if there are none."""
+    undecided = {subject: judgement.verdicts[subject] for subject in judgement.undecided}
+    counted = {subject: verdict.needed for subject, verdict in undecided.items() if verdict.needed is not None}
     texts = []
-    counted = {arm: verdict.seeds_needed for arm, verdict in undecided.items() if verdict.seeds_needed is not None}
     if counted:
-        each = listed(f"{seeds(needed)} for {arm}" for arm, needed in counted.items())
-        texts.append(f"Seeds per arm needed to decide, if differences and spreads stay as observed: {each}.")
-    if study.record.larger_scale:
+        each = listed(f"{seeds_needed(needed)} for {subject}" for subject, needed in counted.items())
+        texts.append(
+            "Seeds per arm that a new study would need for a word with a chance of 80 %, if the difference stays as observed "
+            f"(in brackets over an 80 % interval of the spread): {each}."
+        )
+    if undecided and study.record.larger_scale:
         texts.append(f"The larger scale `{study.record.larger_scale}` gives more evidence: `{larger_command(study.record)}`.")
-    elif not counted:
-        texts.append("More seeds are needed.")
     return " ".join(texts)
+
+
+def _early(study, judgement):
+    """A sentence on arms that were decided before the plan's last look."""
+    last = court.plan_of(study.record).looks[-1]
+    early = [arm for arm, each in judgement.verdicts.items() if each.word in (WORSE, BETTER) and 0 < each.n < last]
+    if not early or len(court.plan_of(study.record).looks) == 1:
+        return ""
+    return f"{listed(early)} {'was' if len(early) == 1 else 'were'} decided before the last look: a difference found early looks larger than it is."
+
+
+def _heavy(judgement):
+    """A sentence that names a seed which carries more than half of an arm's variance."""
+    named = []
+    for arm, sample in judgement.differences.items():
+        heaviest = sample.heaviest() if sample.n >= HEAVY_FROM and arm != judgement.baseline else None
+        if heaviest and heaviest[1] > HEAVY:
+            named.append(f"seed {heaviest[0]} carries {share(heaviest[1])} of the variance of {arm}")
+    text = listed(named)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def seeds_needed(needed):
+    """`24 (13 to 52) to show worse`: SeedsNeeded in words; `>1000` (stats.MOST_SEEDS) for infinity."""
+    span = f" ({seeds(needed.low)} to {seeds(needed.high)})" if needed.low != needed.high else ""
+    return f"{seeds(needed.seeds)}{span} to show “{needed.word}”"
 
 
 def seeds(count):
     """A number of seeds; `>1000` (stats.MOST_SEEDS) for infinity."""
-    return f">{MOST_SEEDS}" if count > MOST_SEEDS else f"{count:.0f}"
+    return f">{MOST_SEEDS}" if math.isinf(count) or count > MOST_SEEDS else f"{count:.0f}"
 
 
 def larger_command(record):
@@ -209,7 +331,4 @@ def _completeness(study):
     if finished == planned:
         return ""
     others = listed(f"{count} {status}" for status, count in counts.items() if status != "finished")
-    return (
-        f"Incomplete: {finished} of {times(planned, 'run')} finished ({others}). "
-        "Each comparison uses the seeds that both arms finished, and may change when more runs finish."
-    )
+    return f"Incomplete: {finished} of {times(planned, 'run')} finished ({others})."

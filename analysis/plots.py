@@ -22,7 +22,7 @@ from analysis.shown import Shown
 from analysis.tables import long_cache
 from arch import units
 from arch.words import listed
-from sweeps.compare import harm
+from sweeps.compare import bounds, harm
 from sweeps.stats import mean_interval
 
 INK, MUTED, GRID, PAPER = "#1c2026", "#6a717b", "#dfe2e7", "#fefefe"
@@ -117,18 +117,18 @@ def _styled(draw):
 
 @_styled
 def differences(study, judgement):
-    """Each arm's paired difference to the baseline: mean, 95 % interval, seeds as small dots, the margin shaded.
+    """Each arm's paired difference to the baseline: mean, intervals, seeds as small dots, the margin shaded.
 
-    None if no arm has a seed in common with the baseline.
+    The intervals are those of the verdict: an arm is worse or better if its thin bar excludes zero, and no different if
+    its thick bar lies inside the margin. None if no arm has a seed in common with the baseline.
     """
-    arms = [arm for arm, difference in judgement.differences.items() if arm != study.baseline and difference.n]
+    arms = [arm for arm, difference in judgement.differences.items() if arm != judgement.baseline and difference.n]
     if not arms:
         return None
     figure = Figure(figsize=(WIDTH, 1.25 + 0.52 * len(arms)), layout="constrained")
     axes, style, shown, margin = figure.subplots(), looks(study.record.arms), judgement.shown, judgement.margin
     if margin is not None:
-        half = 100 * margin if shown.relative else margin
-        axes.axvspan(-half, half, color=MUTED, alpha=0.13, lw=0)
+        axes.axvspan(*map(shown.effect, bounds(margin, shown.metric)), color=MUTED, alpha=0.13, lw=0)
     axes.axvline(0, color=INK, lw=1.2)
     for row, arm in enumerate(arms):
         _difference(axes, row, judgement, arm, style[arm])
@@ -137,10 +137,10 @@ def differences(study, judgement):
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _signed(x)))
     side = f" ({shown.on_the_right})" if shown.on_the_right else ""
-    axes.set_xlabel(
-        f"{shown.axis(study.baseline)}{side}: mean and 95 % interval over paired seeds;\nsmall dots are single seeds"
-        + (f"; the shaded area is the margin of ±{shown.margin(margin)}" if margin is not None else "")
-    )
+    verdicts = [judgement.verdicts[arm] for arm in arms if arm in judgement.verdicts]
+    notes = ["thin bar: excludes zero if worse or better"] if any(each.interval for each in verdicts) else []
+    notes += ["thick bar: inside the shaded margin if no different"] if any(each.inner for each in verdicts) else []
+    axes.set_xlabel(f"{shown.axis(judgement.baseline)}{side}; small dots are single seeds\n{'; '.join(notes)}".rstrip())
     _title(axes, claims.summary(judgement))
     return figure
 
@@ -149,13 +149,12 @@ def _difference(axes, row, judgement, arm, look):
     difference, verdict, effect = judgement.differences[arm], judgement.verdicts.get(arm), judgement.shown.effect
     seeds = [effect(value) for value in difference.by_seed.values()]
     axes.plot(seeds, np.full(len(seeds), row + 0.2), ".", color=look.colour, ms=5, alpha=0.55, mew=0)
-    if difference.low is not None:
-        ends = [effect(difference.low), effect(difference.high)]
-        axes.plot(ends, [row, row], color=look.colour, lw=2.6, solid_capstyle="round")
+    for interval, width in [(verdict.interval, 1.3), (verdict.inner, 3.4)] if verdict else []:
+        if interval is not None:
+            axes.plot(list(map(effect, interval)), [row, row], color=look.colour, lw=width, solid_capstyle="round")
     mean = effect(difference.mean)
     axes.plot([mean], [row], look.marker, color=look.colour, ms=9, mec=PAPER, mew=0.8)
-    p = "" if verdict is None or verdict.p is None else f"p {_p(verdict.p)}, n = {difference.n}"
-    note = ", ".join(filter(None, [verdict.word if verdict else "", p]))
+    note = ", ".join(filter(None, [judgement.word(arm), f"n = {difference.n}"]))
     axes.annotate(
         note, (1.01, row), xycoords=("axes fraction", "data"), va="center", color=MUTED, fontsize=8.5, annotation_clip=False
     )
@@ -364,11 +363,6 @@ def _seeds(counts):
         return "one seed, no intervals"
     text = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"means and 95{units.SPACE}% intervals, n = {text} seeds"
-
-
-def _p(p):
-    text = units.p_value(p)
-    return text if text.startswith("<") else f"= {text}"
 
 
 def _signed(x):

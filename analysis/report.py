@@ -14,7 +14,7 @@ from analysis.style import CSS
 from arch import units
 from arch.words import times
 from experiments.files import write_atomically
-from sweeps.claims.against_baseline import AgainstBaseline
+from sweeps.claims.equivalent import Equivalent
 from sweeps.folders import safe_name
 
 NAME = "report.html"
@@ -103,10 +103,12 @@ def _results(judgement, raw, named):
         f"interval. The paired difference is the {change} the first arm, compared seed by seed (same initial values, same "
         "batches). "
     )
-    if isinstance(judgement.claim, AgainstBaseline):
+    if isinstance(judgement.claim, Equivalent):
         note += (
-            "p is the p value of a paired t test, Holm-corrected over the arms. “No difference” means within "
-            f"±{html.escape(shown.margin(judgement.margin))}, shown by two one-sided tests at 5 % with the same correction. "
+            "The interval in brackets and the verdict follow from the same level: all verdicts of this report together are "
+            "wrong with a probability of at most 5 %. “Worse” and “better” need an interval that excludes zero; “no "
+            f"difference” needs an interval within ±{html.escape(shown.margin(judgement.margin))} by two one-sided tests. p is "
+            "that of a paired t test, beside the level that it must not exceed. "
         )
     note += "1 kB is 1,000 bytes."
     heading = f"Results: {html.escape(judgement.name)}" if named else "Results"

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.claims import seeds
+from analysis.claims import seeds_needed
 from analysis.shown import Shown
 from arch import units
-from arch.contracts import Verdict
+from arch.contracts import SeedsNeeded, Verdict
 from sweeps.stats import mean_interval
 
 DIFFERENCES_SHOWN = 2
@@ -40,7 +40,7 @@ def results(study, judgement):
 def _row(study, judgement, arm):
     record, verdict = study.record.arms[arm], judgement.verdicts.get(arm, Verdict(""))
     mean, difference = mean_interval(list(judgement.scaled[arm].values())), judgement.differences[arm]
-    compared = arm != study.baseline
+    compared = arm != judgement.baseline
     runs = study.runs[study.runs.arm == arm]
     return {
         "arm": arm,
@@ -49,13 +49,13 @@ def _row(study, judgement, arm):
         "runs_planned": len(runs),
         **_means(judgement.shown, mean),
         "pairs": difference.n if compared else None,
-        **_differences(judgement.shown, difference, compared),
-        "p": difference.p if compared else None,
-        "p_holm": verdict.p,
-        "p_equivalence_holm": verdict.p_same,
-        "verdict": verdict.word,
-        "seeds_needed": verdict.seeds_needed,
-        "reason": verdict.reason,
+        **_differences(judgement.shown, difference, verdict, compared),
+        "p": verdict.p,
+        "p_equivalence": verdict.p_same,
+        "level": verdict.level,
+        "verdict": judgement.word(arm),
+        **_needed(verdict),
+        "reason": verdict.reason or judgement.missing.get(arm, ""),
         **_cost(study, arm),
         "wall_seconds_mean": runs.loc[runs.status == "finished", "wall_seconds"].mean(),
     }
@@ -72,9 +72,21 @@ def _means(shown, mean):
     return columns | {f"{_column(shown.quantity)}{end}": shown.headline(value) for end, value in ends.items()}
 
 
-def _differences(shown, difference, compared):
-    """The columns of a paired difference: on the scale where that is a logarithm, and as it is shown."""
-    ends = {"": difference.mean, "_low": difference.low, "_high": difference.high}
+def _needed(verdict):
+    """The columns of what would decide an undecided arm."""
+    needed = verdict.needed
+    values = (needed.word, needed.seeds, needed.low, needed.high) if needed else (None,) * 4
+    return dict(zip(("decides", "seeds_needed", "seeds_needed_low", "seeds_needed_high"), values, strict=True))
+
+
+def _differences(shown, difference, verdict, compared):
+    """The columns of a paired difference: on the scale where that is a logarithm, and as it is shown.
+
+    The interval and the inner one are those that the verdict follows from.
+    """
+    ends = {"": difference.mean}
+    for name, interval in (("", verdict.interval), ("_inner", verdict.inner)):
+        ends |= dict(zip((f"{name}_low", f"{name}_high"), interval or (None, None), strict=True))
     columns = {"difference_nats": difference.mean} if shown.relative else {}
     columns["difference_sd_nats" if shown.relative else "difference_sd"] = difference.sd
     name = _difference(shown)
@@ -169,10 +181,10 @@ def _readable_row(row, context, shown):
         "differs in": _shortened(row["changes"]) or units.DASH,
         f"{shown.quantity} {LEVEL}": _with_interval(units.number(row[value]), units.interval(low, high)),
         "n": f"{row['n']}" if row["n"] == row["runs_planned"] else f"{row['n']} of {row['runs_planned']}",
-        f"paired difference {LEVEL}": _with_interval(
+        "paired difference [together 95 %]".replace(" %", f"{units.SPACE}%"): _with_interval(
             shown.change(row[change]), shown.change_interval(row[f"{change}_low"], row[f"{change}_high"])
         ),
-        "p (Holm)": units.p_value(row["p_holm"]),
+        "p": _p(row["p"], row["level"]),
         "verdict": _verdict(row),
         "parameters": units.count(row["parameters"]),
         "training FLOPs/token (ideal)": units.flops(row["flops_per_token_train_ideal"]),
@@ -182,10 +194,16 @@ def _readable_row(row, context, shown):
 
 def _verdict(row):
     if row["verdict"] == "undecided" and row["seeds_needed"] is not None:
-        return f"undecided ({seeds(row['seeds_needed'])} seeds needed)"
-    if row["verdict"] in ("worse", "better") and row["reason"]:
-        return f"{row['verdict']} ({row['reason']})"
+        needed = SeedsNeeded(row["decides"], row["seeds_needed"], row["seeds_needed_low"], row["seeds_needed_high"])
+        return f"undecided (about {seeds_needed(needed)})"
+    if row["reason"]:
+        return f"{row['verdict'] or units.DASH} ({row['reason']})"
     return row["verdict"]
+
+
+def _p(p, level):
+    """A p value beside the level that it must not exceed: `0.004 of 0.0125`."""
+    return units.DASH if p is None else f"{units.p_value(p)} of {level:.3g}"
 
 
 def _cache(row):

@@ -99,6 +99,27 @@ def paired(arm, baseline, exact=False):
     return Sample({seed: float(arm[seed] - baseline[seed]) for seed in arm if seed in baseline}, exact)
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A mean of `n` values and its t interval, of this mean alone; no verdict depends on it."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+def mean_interval(values, level=LEVEL):
+    """The Estimate of the mean of independent values."""
+    values = np.asarray(values, dtype=float)
+    n = len(values)
+    if n < 2:
+        return Estimate(float(values[0]) if n else None, None, None, n)
+    half = float(half_width(values.std(ddof=1), n, level))
+    mean = float(values.mean())
+    return Estimate(mean, mean - half, mean + half, n)
+
+
 def half_width(sd, n, level=LEVEL):
     """Half the width of the t interval of a mean of n values; arrays broadcast."""
     from scipy.special import stdtrit
