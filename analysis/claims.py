@@ -216,7 +216,9 @@ def _exploratory(study):
     said = []
     for each in earlier:
         where = f"of {each.study} " if each.study else ""
-        said.append(f"a look {where}at {listed([str(look.seeds) for look in each.looks])} seeds under another plan ({each.why} differ)")
+        said.append(
+            f"a look {where}at {listed([str(look.seeds) for look in each.looks])} seeds under another plan ({each.why} differ)"
+        )
     return (
         f"Exploratory: before this plan there was {listed(said)}, at some of the same runs. Nothing pays for that, so the "
         f"chance of a false verdict is up to {share(ALPHA * (1 + len(earlier)))} and not {share(ALPHA)}; new seeds or a new study would confirm."

@@ -28,7 +28,7 @@ CAPTIONS = {
 
 
 def write_report(folder):
-    """Write report.html, results.csv, runs.csv and results.tex into a study's folder; returns the report's path.
+    """Write report.html, results.csv, claims.csv, runs.csv and results.tex into a study's folder; returns the report's path.
 
     Raises DataError if the folder has no readable study.
     """
@@ -39,14 +39,20 @@ def write_report(folder):
 def write(study, judged):
     """Like `write_report`, from a StudyData and its Judgements. The files of further claims have the claim's name."""
     path = study.folder / NAME
-    raw = [tables.results(study, judgement) for judgement in judged]
-    for i, (judgement, table) in enumerate(zip(judged, raw, strict=True)):
+    raw = [tables.results(study, judgement) for judgement in tabled(judged)]
+    for i, (judgement, table) in enumerate(zip(tabled(judged), raw, strict=True)):
         stem = f"results-{safe_name(judgement.name)}" if i else "results"
         write_atomically(study.folder / f"{stem}.csv", tables.csv(table).encode())
         write_atomically(study.folder / f"{stem}.tex", tables.latex(table).encode())
+    write_atomically(study.folder / "claims.csv", tables.frame_csv(tables.claims(judged)).encode())
     write_atomically(study.folder / "runs.csv", tables.frame_csv(study.runs).encode())
     write_atomically(path, page(study, judged, raw).encode())
     return path
+
+
+def tabled(judged):
+    """The Judgements that have a table of arms: the first, and further ones that ask about every arm."""
+    return [judgement for i, judgement in enumerate(judged) if judgement.per_arm or not i]
 
 
 def page(study, judged, raw):
@@ -54,7 +60,8 @@ def page(study, judged, raw):
     figures = plots.figures(study, judged[0])
     parts = [
         _answer(study, judged),
-        *(_results(judgement, table, len(judged) > 1) for judgement, table in zip(judged, raw, strict=True)),
+        _claims(judged),
+        *(_results(judgement, table, len(tabled(judged)) > 1) for judgement, table in zip(tabled(judged), raw, strict=True)),
         *(_figure(name, figures[name], study) for name in CAPTIONS if name in figures),
         _differences(study),
         _provenance(study),
@@ -89,6 +96,14 @@ def _code(text):
     """Escaped text; parts in `backticks` become code elements."""
     parts = html.escape(text).split("`")
     return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
+
+
+def _claims(judged):
+    """The claims that are true or false, one per row; empty without such claims."""
+    stated = [judgement for judgement in judged if not judgement.per_arm]
+    if not stated:
+        return ""
+    return f"<section><h2>Claims</h2><div class=scroll>{tables.claims_html(stated)}</div></section>"
 
 
 def _results(judgement, raw, named):
@@ -236,7 +251,5 @@ def _again(study):
         ("Write this report again", f"archbench report {folder}"),
     ]
     items = "".join(f"<dt>{name}</dt><dd><code>{html.escape(text)}</code></dd>" for name, text in commands if text)
-    beside = (
-        "In the same folder: <code>results.csv</code> (row per arm), <code>runs.csv</code> (row per run), <code>results.tex</code>."
-    )
+    beside = "In the same folder: <code>results.csv</code> (row per arm), <code>claims.csv</code> (row per verdict), <code>runs.csv</code> (row per run), <code>results.tex</code>."
     return f"<section><h2>Commands and files</h2><dl>{items}</dl><p class=note>{beside}</p></section>"

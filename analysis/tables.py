@@ -224,6 +224,60 @@ def _shortened(text):
     return text if hidden <= 0 else f"{'; '.join(parts[:DIFFERENCES_SHOWN])}; {hidden} more"
 
 
+def claims(judged):
+    """All verdicts of several Judgements: one row per subject, unrounded. Differences are as the metric shows them."""
+    return pd.DataFrame([_claim_row(judgement, subject) for judgement in judged for subject in judgement.verdicts])
+
+
+def _claim_row(judgement, subject):
+    verdict, shown = judgement.verdicts[subject], judgement.shown
+    stated = not judgement.per_arm
+    low, high = map(shown.effect, verdict.interval or (None, None))
+    return {
+        "claim": judgement.name,
+        "subject": subject,
+        "statement": judgement.claim.statement(subject, verdict, shown.metric) if stated else "",
+        "source": getattr(judgement.claim.config, "source", ""),
+        "metric": shown.name,
+        "against": verdict.against,
+        "n": verdict.n,
+        _difference(shown): shown.effect(verdict.difference),
+        "low": low,
+        "high": high,
+        "p": verdict.p,
+        "p_equivalence": verdict.p_same,
+        "level": verdict.level,
+        "verdict": judgement.word(subject),
+        "reason": verdict.reason,
+    }
+
+
+def claims_html(judged):
+    """The verdicts of claims that are true or false, as an HTML table: what is claimed, what was seen, the verdict."""
+    rows = []
+    for judgement in judged:
+        shown = judgement.shown
+        for subject, verdict in judgement.verdicts.items():
+            statement = judgement.claim.statement(subject, verdict, shown.metric)
+            source = getattr(judgement.claim.config, "source", "")
+            seen = shown.change(shown.effect(verdict.difference)) if subject in judgement.differences else verdict.reason
+            if subject in judgement.differences and verdict.interval:
+                seen += f" {shown.change_interval(*map(shown.effect, verdict.interval))}"
+            word = judgement.word(subject)
+            rows.append(
+                f"<tr><th scope=row>{html.escape(statement)}<small>{html.escape(source or judgement.name)}</small></th>"
+                f"<td>{_two_lines(seen)}</td><td class=number>{verdict.n}</td><td class=number>{_p(verdict.p, verdict.level)}</td>"
+                f"<td><span class='badge {word.replace(' ', '-')}'>{html.escape(word)}</span></td></tr>"
+            )
+        rows += [
+            f"<tr><th scope=row>{html.escape(subject)}<small>{html.escape(judgement.name)}</small></th>"
+            f"<td colspan=4>no verdict yet: {html.escape(text)}</td></tr>"
+            for subject, text in judgement.missing.items()
+        ]
+    head = "<tr><th>claim</th><th>seen</th><th class=number>n</th><th class=number>p</th><th>verdict</th></tr>"
+    return f"<table class=results><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+
+
 def frame_csv(frame):
     """The unrounded numbers of a DataFrame as CSV, with `.` for decimals; a missing number is an empty cell."""
     return frame.to_csv(index=False, lineterminator="\n")

@@ -96,7 +96,8 @@ def undecided_arms(record, rulings):
     asked, needed = questions(record.claims, record.arms), set()
     for name, ruling in rulings.items():
         for question in asked[name]:
-            if not _decided(ruling.verdicts, question.subject):
+            verdict = ruling.verdicts.get(question.subject)
+            if question.subject in ruling.missing or (verdict and not verdict.decided):
                 baseline, *others = question.arms
                 needed |= {baseline, *(arm for arm in others if not _decided(ruling.verdicts, arm))}
     return [arm for arm in record.arms if arm in needed]
@@ -170,7 +171,9 @@ class _Hearing:
         found = dict(self.claim.judge(Evidence(measured, level, control, dict(self.decided))))
         subjects = {each.subject for each in self.asked}
         for question in ready:
-            found[question.subject] = self._qualified(question, found.get(question.subject, Verdict(UNDECIDED)), number, unstable)
+            # A claim of one's own may have nothing to say of an arm.
+            if question.subject in found:
+                found[question.subject] = self._qualified(question, found[question.subject], number, unstable)
         waiting = subjects - {each.subject for each in ready}
         self.last |= {subject: verdict for subject, verdict in found.items() if subject not in waiting}
         for subject, verdict in found.items():
@@ -225,7 +228,9 @@ class _Hearing:
             failed = [self.runs[arm, seed] for seed in finished if (arm, seed) in self.runs and _failed(self.runs[arm, seed])]
             if failed:
                 why = failed[0].failure.reason if failed[0].failure else ""
-                texts[arm] = f"failed in {len(failed)} of {times(self._planned(arm, number), 'seed')}" + (f" ({why})" if why else "")
+                texts[arm] = f"failed in {len(failed)} of {times(self._planned(arm, number), 'seed')}" + (
+                    f" ({why})" if why else ""
+                )
         return texts
 
     def _planned(self, arm, number):

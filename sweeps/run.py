@@ -86,7 +86,10 @@ def _look_by_look(study, counts, tuning, pools, console):
         study.record(counts, **{**kept, "looks": looks}).write(study.folder)
         if following:
             going = [arm for arm, number in following.items() if number > counts[arm]]
-            _say(console, f"at {times(max(counts.values()), 'seed')}: not all is decided; {listed(going)} go on to {max(following.values())}")
+            _say(
+                console,
+                f"at {times(max(counts.values()), 'seed')}: not all is decided; {listed(going)} go on to {max(following.values())}",
+            )
     if not ran:
         console.print(f"all {len(outcomes)} runs are finished already", highlight=False)
     return list(outcomes.values())

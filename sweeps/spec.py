@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from arch import document, registry
 from arch.errors import SpecError, nearest
@@ -92,7 +92,6 @@ class SeedsSpec(Spec):
         return self
 
 
-
 class StudySpec(Spec):
     """The study's own keys. Every other key of the file belongs to the base experiment.
 
@@ -105,7 +104,10 @@ class StudySpec(Spec):
 
     question: str
     arms: dict[str, dict[str, Any]]
-    seeds: Seeds | SeedsSpec = 5
+    seeds: Annotated[
+        Annotated[Seeds, Tag("number")] | Annotated[SeedsSpec, Tag("plan")],
+        Discriminator(lambda value: "plan" if isinstance(value, (dict, SeedsSpec)) else "number"),
+    ] = 5
     scales: dict[str, dict[str, Any]] = {}
     runs: dict[str, dict[str, Any]] = later({})
     tune: TuneSpec | None = None
@@ -187,7 +189,9 @@ def _with_new_names(study):
     for name, each in claims.value.items():
         kind = each.value.get("type") if isinstance(each.value, dict) else None
         if kind is not None and kind.value in OLD_CLAIMS:
-            each = document.Node({**each.value, "type": document.node(OLD_CLAIMS[kind.value], kind.file, kind.line)}, each.file, each.line)
+            each = document.Node(
+                {**each.value, "type": document.node(OLD_CLAIMS[kind.value], kind.file, kind.line)}, each.file, each.line
+            )
         new[name] = each
     return document.Node({**study.value, "claims": document.Node(new, claims.file, claims.line)}, study.file, study.line)
 

@@ -21,6 +21,8 @@ POWER = 0.8
 MOST_SEEDS = 1000
 # With two seeds, the spread has one degree of freedom, and rounding alone can make it zero.
 FEWEST = 3
+# A spread below this part of the largest value is that of rounding.
+ROUNDING = 1e-9
 # The interval of the spread over which the number of seeds needed is given.
 SPREAD = 0.8
 
@@ -55,7 +57,7 @@ class Sample:
     @property
     def testable(self):
         """Whether a test or an interval means anything: enough seeds, and a spread."""
-        return self.n >= FEWEST and self.sd > 0
+        return self.n >= FEWEST and self.sd > ROUNDING * float(abs(self.values).max())
 
     def interval(self, error=ALPHA):
         """(low, high): the two-sided t interval of the mean that misses it with probability `error`; None without one."""

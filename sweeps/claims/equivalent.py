@@ -107,7 +107,9 @@ class Equivalent:
     def _why_undecided(self, inside, missed, metric):
         margin = self._margin(metric)
         if inside and not self.config.known_worse:
-            return f"within {margin}, but the claim names no arm known to be worse, so the study cannot show that it sees differences"
+            return (
+                f"within {margin}, but the claim names no arm known to be worse, so the study cannot show that it sees differences"
+            )
         if inside:
             return f"within {margin}, but {listed(missed)}, known to be worse, was not found worse by more than {margin}"
         return f"neither a difference nor a difference below {margin} is shown"

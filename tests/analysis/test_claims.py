@@ -3,9 +3,11 @@
 import pytest
 
 from analysis.claims import judge, judgements, larger_command, lines
+from analysis.report import write_report
 from analysis.runs import load
 from arch.units import MINUS, SPACE
-from sweeps.claims.against_baseline import BETTER, SAME, WORSE
+from experiments.record import RunRecord
+from sweeps.claims.equivalent import BETTER, SAME, WORSE
 
 
 def test_answer_of_an_undecided_study_names_the_larger_scale(make_study):
@@ -17,7 +19,7 @@ def test_answer_of_an_undecided_study_names_the_larger_scale(make_study):
 
 def test_answer_of_a_decided_study(make_study):
     judgement = judge(load(make_study(spread=0.0005)))
-    assert judgement.known_worse_found and not judgement.undecided
+    assert "found local-only" in " ".join(judgement.remarks) and not judgement.undecided
     assert [judgement.verdicts[arm].word for arm in ("3:1", "5:1", "local-only")] == [SAME, SAME, WORSE]
     assert "Incomplete" not in " ".join(judgement.sentences)
 
@@ -26,6 +28,46 @@ def test_failed_runs_are_said(make_study):
     judgement = judge(load(make_study(failed=[("3:1", 0)], missing=[("5:1", 1)])))
     assert judgement.differences["3:1"].n == 4
     assert any("18 of 20 runs" in remark and "1 failed" in remark and "1 missing" in remark for remark in judgement.remarks)
+    assert "3:1 is unstable: failed in 1 of 5 seeds" in judgement.answer and "the loss is nan" in judgement.answer
+    assert not judgement.word("5:1"), "a verdict is read when all its runs have ended"
+    assert any("5:1: no verdict yet" in remark and "1 run of 5:1 missing" in remark for remark in judgement.remarks)
+
+
+def test_before_the_first_look_there_is_no_word(make_study):
+    missing = [(arm, 4) for arm in ("1:1", "3:1", "5:1", "local-only")]
+    judgement = judge(load(make_study(spread=0.0005, missing=missing)))
+    assert "no verdict yet" in judgement.answer and not any(verdict.word for verdict in judgement.verdicts.values())
+    page = write_report(make_study(spread=0.0005, missing=missing)).read_text()
+    assert "badge worse" not in page and "no verdict yet" in page
+
+
+def test_a_seed_with_most_of_the_variance_is_named(make_study):
+    folder = make_study(spread=0.0005)
+    path = folder / "arm1-0123/seed-3/record.json"
+    record = RunRecord.read(path.parent)
+    record.model_copy(update={"metrics": record.metrics | {"report/loss": record.metrics["report/loss"] + 0.05}}).write(path.parent)
+    said = " ".join(judge(load(folder)).remarks)
+    assert "eed 3 carries" in said and "of 3:1" in said
+
+
+def test_machines_of_different_types_are_said(make_study):
+    folder = make_study(spread=0.0005)
+    record = RunRecord.read(folder / "arm1-0123/seed-3")
+    record.model_copy(update={"hardware": {"cpu": "another CPU"}}).write(folder / "arm1-0123/seed-3")
+    assert any("seed 3" in remark and "another CPU" in remark for remark in judge(load(folder)).remarks)
+
+
+def test_a_claim_of_a_paper_is_reproduced_or_contradicted(make_study):
+    claims = {
+        "worse": {"type": "worse", "arm": "local-only", "by": 0.02, "source": "figure 3"},
+        "better": {"type": "better", "arm": "local-only"},
+        "order": {"type": "ordered", "arms": ["1:1", "3:1", "local-only"]},
+    }
+    judged = judgements(load(make_study(spread=0.0005, claims=claims)))
+    assert [each.answer.partition(":")[0] for each in judged] == ["Reproduced", "Contradicted", "Supported"]
+    assert "local-only is worse than 1:1 by more than 2" in judged[0].answer and "(figure 3)" in judged[0].answer
+    page = write_report(make_study(spread=0.0005, claims=claims)).read_text()
+    assert "reproduced" in page and "contradicted" in page
 
 
 @pytest.mark.parametrize(
@@ -49,7 +91,7 @@ def test_an_accuracy_is_said_in_its_unit_and_the_right_way_round(make_study):
 
 
 def test_each_of_several_claims_has_its_answer(make_study):
-    claims = {name: {"type": "against_baseline", "metric": f"report/{name}"} for name in ("loss", "perplexity")}
+    claims = {name: {"type": "equivalent", "metric": f"report/{name}"} for name in ("loss", "perplexity")}
     judged = judgements(load(make_study(claims=claims)))
     assert [each.name for each in judged] == ["loss", "perplexity"]
     assert [verdict.word for verdict in judged[0].verdicts.values()] == [verdict.word for verdict in judged[1].verdicts.values()]

@@ -41,6 +41,7 @@ def test_report_is_self_contained_and_escaped(make_study, tuning_trials):
         "study.json",
         "report.html",
         "results.csv",
+        "claims.csv",
         "runs.csv",
         "results.tex",
     }

@@ -22,7 +22,8 @@ class Below:
         if self.config.arm not in arms:
             raise SpecError(f"no arm {self.config.arm!r}", ("arm",))
 
-    def judge(self, values, metric):
+    def judge(self, evidence):
+        values = evidence.measured[self.config.metric].values
         worst = max(values[self.config.arm].values(), default=None)
         word = "undecided" if worst is None else "below" if worst < self.config.value else "not below"
         return {self.config.arm: Verdict(word, reason=f"its highest {self.config.metric} is {worst}")}

@@ -1,4 +1,4 @@
-"""Differences keep their error level; "no difference" needs a study that detects a known difference."""
+"""What claims may say: the words follow from the intervals; "no difference" needs a study that sees a known difference."""
 
 import json
 import math
@@ -11,11 +11,11 @@ import sweeps_fakes
 
 from analysis.report import write_report
 from arch import document
-from arch.contracts import Metric
+from arch.contracts import UNDECIDED, Evidence, Measured, Metric
 from arch.errors import DataError, SpecError
 from experiments.metrics import NEXT_TOKEN
-from sweeps import compare, study
-from sweeps.claims.against_baseline import BETTER, SAME, UNDECIDED, WORSE, AgainstBaseline
+from sweeps import compare, paired, study
+from sweeps.claims.equivalent import BETTER, SAME, WORSE, Equivalent
 from sweeps.record import StudyRecord
 from sweeps.run import run_study
 from sweeps.spec import split
@@ -23,9 +23,17 @@ from sweeps.spec import split
 given_metrics = pytest.mark.parametrize("metric", [NEXT_TOKEN["loss"], NEXT_TOKEN["perplexity"], Metric()], ids=lambda m: m.compare)
 
 
+def evidence(values, metric=NEXT_TOKEN["loss"], level=None, exact=False, name="report/loss", **more):
+    """The Evidence of a study that is read once, with one question per arm beside the first."""
+    level = 0.05 / max(1, len(values) - 1) if level is None else level
+    return Evidence({name: Measured(metric, values, exact), **more}, level, 0.05)
+
+
 def judged(values, known_worse=(), metric=NEXT_TOKEN["loss"], margin=0.01):
-    """{arm: Verdict} of the claim against the baseline."""
-    return AgainstBaseline(AgainstBaseline.Config(known_worse=tuple(known_worse), margin=margin)).judge(values, metric)
+    """{arm: Verdict} of the claim `equivalent`; every arm but the baseline and the controls is one question."""
+    asked = max(1, len(values) - 1 - len(known_worse))
+    claim = Equivalent(Equivalent.Config(known_worse=tuple(known_worse), margin=margin))
+    return claim.judge(evidence(values, metric, 0.05 / asked))
 
 
 def losses(random, effects, seeds=5, spread=0.005):
@@ -34,12 +42,37 @@ def losses(random, effects, seeds=5, spread=0.005):
     return {arm: dict(enumerate(shared + effect + random.normal(0, spread, seeds))) for arm, effect in effects.items()}
 
 
+def exactly(differences, sd=0.001, seeds=5):
+    """{arm: {seed: loss}} whose differences from the first arm have this mean and this spread."""
+    shape = np.linspace(-1, 1, seeds) / np.linspace(-1, 1, seeds).std(ddof=1)
+    base = 4 + 0.05 * np.cos(np.arange(seeds))
+    return {arm: dict(enumerate(base + (mean + sd * shape if arm != "base" else 0))) for arm, mean in differences.items()}
+
+
 def test_identical_arms_are_rarely_called_different():
     random, wrong, studies = np.random.default_rng(0), 0, 800
     for _ in range(studies):
         found = judged(losses(random, dict.fromkeys("abcd", 0.0)))
         wrong += any(verdict.word in (WORSE, BETTER) for verdict in found.values())
     assert wrong / studies < 0.05 + 3 * np.sqrt(0.05 * 0.95 / studies)
+
+
+@given_metrics
+def test_word_and_interval_never_disagree(metric):
+    """The picture beside the word: both come from the same level."""
+    random, words = np.random.default_rng(8), []
+    low, high = compare.bounds(0.01, metric)
+    for _ in range(300):
+        effects = {"base": 0.0, "control": 0.1} | {f"a{i}": random.normal(0, 0.01) for i in range(3)}
+        for arm, verdict in judged(losses(random, effects), ["control"], metric).items():
+            if arm in ("base", "control"):
+                continue
+            excludes = not verdict.interval[0] <= 0 <= verdict.interval[1]
+            inside = verdict.inner is not None and low <= verdict.inner[0] and verdict.inner[1] <= high
+            words.append(verdict.word)
+            assert (verdict.word == SAME) == inside, verdict
+            assert (verdict.word in (WORSE, BETTER)) == (excludes and not inside), verdict
+    assert {WORSE, BETTER, SAME} <= set(words)
 
 
 def test_a_planted_effect_is_found_with_its_sign():
@@ -54,7 +87,22 @@ def test_a_higher_accuracy_is_better_and_its_margin_is_in_its_unit():
     found = judged(values, ["down"], accuracy)
     assert [found[arm].word for arm in ("up", "down", "same")] == [BETTER, WORSE, SAME]
     wide = judged(values, ["down"], accuracy, margin=0.5)
-    assert wide["up"].word == BETTER and wide["up"].reason == "by less than the margin of 0.5\N{NO-BREAK SPACE}points"
+    assert wide["up"].word == SAME and wide["up"].reason == "not zero, but within the margin of 0.5\N{NO-BREAK SPACE}points"
+    assert wide["down"].word == UNDECIDED, "a control must be worse by more than the margin"
+
+
+def test_smaller_than_the_margin_comes_before_worse():
+    """+0.30 % with a narrow interval, margin 1 %: the user said that this does not matter."""
+    for known_worse in ((), ("control",)):
+        found = judged(exactly({"base": 0, "a": 0.003, "control": 0.07}), known_worse)["a"]
+        assert found.word == SAME and "not zero" in found.reason and found.interval[0] > 0
+
+
+def test_a_control_opens_equality_only_beyond_the_margin():
+    """A control of +0.05 % shows that the study sees 0.05 %, if it is found at all; not that it sees the margin."""
+    for effect, opens in ((0.0005, False), (0.009, False), (0.02, True)):
+        found = judged(exactly({"base": 0, "a": 0.0, "control": effect}, sd=1e-4), ["control"])
+        assert (found["a"].word == SAME) == opens and (found["control"].word == WORSE) == opens
 
 
 def test_a_perplexity_is_judged_as_the_loss_that_it_is_the_exponential_of():
@@ -98,39 +146,73 @@ def test_equality_is_never_claimed_without_detection():
         found = judged(losses(random, effects), known)
         same = [verdict for verdict in found.values() if verdict.word == SAME]
         claimed += len(same)
-        if same:
-            assert known and found["control"].word == WORSE
+        for verdict in same:
+            by_itself = not verdict.interval[0] <= 0 <= verdict.interval[1]
+            assert by_itself or (known and found["control"].word == WORSE)
     assert claimed
 
 
-def test_undecided_says_how_many_seeds_decide():
+def test_undecided_says_which_word_how_many_seeds_decide():
     random = np.random.default_rng(4)
-    found = judged(losses(random, {"base": 0, "a": 0.004, "control": 0.08}), ["control"])
-    assert found["a"].word == UNDECIDED
-    assert found["a"].seeds_needed > 5
+    found = judged(losses(random, {"base": 0, "a": 0.004, "control": 0.08}), ["control"])["a"]
+    assert found.word == UNDECIDED
+    assert (
+        found.needed.word in (WORSE, SAME)
+        and 5 < found.needed.seeds
+        and found.needed.low <= found.needed.seeds <= found.needed.high
+    )
 
 
-def test_one_seed_decides_nothing():
-    found = judged({"base": {0: 1.0}, "a": {0: 9.0}})
-    assert found["a"].word == UNDECIDED and found["a"].seeds_needed is None
-    assert "one seed" in found["a"].reason
+def test_what_seeds_do_not_decide_has_no_advice_on_seeds():
+    found = judged(exactly({"base": 0, "a": 0.0}, sd=0.002))["a"]
+    assert found.word == UNDECIDED and found.needed is None and "names no arm known to be worse" in found.reason
+    missed = judged(exactly({"base": 0, "a": 0.0, "control": 0.0}, sd=0.002), ["control"])
+    assert (
+        missed["a"].word == UNDECIDED
+        and missed["a"].needed is None
+        and "control, known to be worse, was not found" in missed["a"].reason
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({0: 9.0}, "fewer than 3 seeds"),
+        ({0: 9.0, 1: 9.1}, "fewer than 3 seeds"),
+        ({0: 1.0, 1: 1.1, 2: 1.2}, "the same to the last bit"),
+        ({0: 2.0, 1: 2.1, 2: 2.2}, "the spread is unknown"),
+        ({7: 2.0}, "no seed has finished"),
+    ],
+)
+def test_what_cannot_be_tested_decides_nothing(values, said):
+    for known_worse in ((), ("a",)):
+        found = judged({"base": {0: 1.0, 1: 1.1, 2: 1.2}, "a": values}, known_worse)["a"]
+        assert found.word == UNDECIDED and found.needed is None and said in found.reason
+
+
+def test_only_a_control_is_a_question_of_its_own():
+    claim = Equivalent(Equivalent.Config(known_worse=("b",)))
+    assert claim.questions(["a", "b"]) == {"b": ("a", "b")}
+    assert claim.questions(["a", "b", "c"]) == {"c": ("a", "b", "c")}
+    assert Equivalent(Equivalent.Config(arms=("c",), to="b")).questions(["a", "b", "c"]) == {"c": ("b", "c")}
 
 
 def test_the_old_spelling_is_one_claim(study_data):
     old = split(document.node(study_data | {"claim": {"margin": 0.02, "known_worse": ["all local"]}}))[0].claims
-    new = {"type": "against_baseline", "metric": "report/loss", "margin": 0.02, "known_worse": ["all local"]}
+    new = {"type": "equivalent", "metric": "report/loss", "margin": 0.02, "known_worse": ["all local"], "arms": [], "to": None}
     assert old == {"claim": new}
-    assert split(document.node(study_data | {"claims": {"claim": new}}))[0].claims == old
+    for name in ("equivalent", "against_baseline"):  # the claim's present name and its first one
+        assert split(document.node(study_data | {"claims": {"claim": new | {"type": name}}}))[0].claims == old
     assert list(split(document.node(study_data))[0].claims.values()) == [new | {"margin": 0.01, "known_worse": []}]
 
 
 def test_an_old_record_opens_with_its_claim():
     for path in sorted((document.ROOT / "results" / "gemma3-local_global").glob("*/study.json")):
         written = json.loads(path.read_text())["claim"]
-        assert StudyRecord.read(path.parent).claims == {"claim": {"type": "against_baseline", **written}}
+        assert StudyRecord.read(path.parent).claims == {"claim": {"type": "equivalent", **written}}
 
 
-AGAINST = {"type": "against_baseline"}
+AGAINST = {"type": "equivalent"}
 SPACE = {"optimizer.lr": {"low": 1e-3, "high": 1e-2}}
 
 
@@ -140,8 +222,16 @@ SPACE = {"optimizer.lr": {"low": 1e-3, "high": 1e-2}}
         ({"claims": {"quality": AGAINST | {"metric": "report/los"}}}, "report/los", "did you mean 'report/loss'"),
         ({"claims": {"quality": AGAINST | {"metric": "select/loss"}}}, "select/loss", "expected report/METRIC"),
         ({"claims": {"quality": AGAINST | {"known_worse": ["all lokal"]}}}, "all lokal", "did you mean 'all local'"),
-        ({"claims": {"quality": {"type": "against_basline"}}}, "against_basline", "did you mean 'against_baseline'"),
+        ({"claims": {"quality": {"type": "equivalnt"}}}, "equivalnt", "did you mean 'equivalent'"),
         ({"claims": {"quality": AGAINST | {"margn": 1.0}}}, "margn", "did you mean 'margin'"),
+        ({"claims": {"quality": AGAINST | {"margin": 1.0}}}, '"margin"', "1 means 100.*0.01 is 1"),
+        ({"claims": {"quality": AGAINST | {"to": "all lokal"}}}, "all lokal", "did you mean 'all local'"),
+        ({"claims": {"x": {"type": "better", "arm": "all lokal"}}}, "all lokal", "did you mean 'all local'"),
+        ({"claims": {"x": {"type": "ordered", "metric": "report/loss", "arms": ["1:1"]}}}, '"arms": [\n', "at least 3"),
+        ({"claims": {"x": {"type": "crosses", "early": ["1:1", "1:1"], "late": ["1:1", "all local"]}}}, '"early"', "twice"),
+        ({"claims": {"x": {"type": "power_law", "groups": {"a": ["1:1"]}}}}, '"x"', "otherwise nothing is claimed"),
+        ({"seeds": {"min": 5, "max": 3, "until": "decided"}}, '"seeds"', "must not be above max"),
+        ({"seeds": {"min": 5, "max": 8}}, '"seeds"', "until"),
         ({"claim": {"known_worse": ["all lokal"]}}, "all lokal", "did you mean 'all local'"),
         ({"claim": {}, "claims": {"quality": AGAINST}}, '"claim"', "an older spelling"),
         ({"claims": {}}, "claims", "at least one"),
@@ -156,7 +246,7 @@ SPACE = {"optimizer.lr": {"low": 1e-3, "high": 1e-2}}
 def test_a_claim_is_refused_at_its_line(tmp_path, study_data, change, line_of, reason):
     path = tmp_path / "study.yaml"
     path.write_text(json.dumps(study_data | change, indent=1))
-    line = next(i for i, text in enumerate(path.read_text().splitlines(), 1) if line_of in text)
+    line = max(i for i, text in enumerate(path.read_text().splitlines(keepends=True), 1) if line_of in text)
     with pytest.raises(SpecError, match=reason) as refused:
         study.check(document.load(str(path), "sweeps"))
     assert refused.value.line == line, refused.value

@@ -32,7 +32,7 @@ def test_components_of_ones_own_go_all_the_way(plugins, tiny, tmp_path, console)
         "arms": {"global": {}, "local": {"model.pattern": ["local"]}},
         "seeds": 2,
         "long_context": 64,
-        "claims": {"copies": {"type": "against_baseline", "metric": "report/accuracy", "margin": 0.05}},
+        "claims": {"copies": {"type": "equivalent", "metric": "report/accuracy", "margin": 0.05}},
         "tune": {"space": {"optimizer.lr": {"low": 1e-3, "high": 1e-2, "points": 2}}, "metric": "select/accuracy"},
     }
     result = run_study(planned(data, tmp_path / "runs"), 1, console)
