@@ -219,9 +219,10 @@ def _exploratory(study):
         said.append(
             f"a look {where}at {listed([str(look.seeds) for look in each.looks])} seeds under another plan ({each.why} differ)"
         )
+    level = share(ALPHA * (1 + len(earlier)))
     return (
         f"Exploratory: before this plan there was {listed(said)}, at some of the same runs. Nothing pays for that, so the "
-        f"chance of a false verdict is up to {share(ALPHA * (1 + len(earlier)))} and not {share(ALPHA)}; new seeds or a new study would confirm."
+        f"chance of a false verdict is up to {level} and not {share(ALPHA)}; a new study with new seeds would confirm."
     )
 
 
@@ -293,7 +294,8 @@ def _early(study, judgement):
     early = [arm for arm, each in judgement.verdicts.items() if each.word in (WORSE, BETTER) and 0 < each.n < last]
     if not early or len(court.plan_of(study.record).looks) == 1:
         return ""
-    return f"{listed(early)} {'was' if len(early) == 1 else 'were'} decided before the last look: a difference found early looks larger than it is."
+    were = "was" if len(early) == 1 else "were"
+    return f"{listed(early)} {were} decided before the last look: a difference that is found early looks larger than it is."
 
 
 def _heavy(judgement):

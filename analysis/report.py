@@ -251,5 +251,7 @@ def _again(study):
         ("Write this report again", f"archbench report {folder}"),
     ]
     items = "".join(f"<dt>{name}</dt><dd><code>{html.escape(text)}</code></dd>" for name, text in commands if text)
-    beside = "In the same folder: <code>results.csv</code> (row per arm), <code>claims.csv</code> (row per verdict), <code>runs.csv</code> (row per run), <code>results.tex</code>."
+    files = {"results.csv": "row per arm", "claims.csv": "row per verdict", "runs.csv": "row per run", "results.tex": ""}
+    beside = ", ".join(f"<code>{name}</code>{f' ({text})' if text else ''}" for name, text in files.items())
+    beside = f"In the same folder: {beside}."
     return f"<section><h2>Commands and files</h2><dl>{items}</dl><p class=note>{beside}</p></section>"

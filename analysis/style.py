@@ -36,7 +36,8 @@ small { display: block; color: var(--muted); font-size: 12.5px; font-weight: 400
 .badge { display: inline-block; border: 1px solid; border-radius: 999px; padding: 0 9px; font-size: 12.5px; font-weight: 600;
   white-space: nowrap; color: var(--open); }
 .badge.worse { color: var(--bad); } .badge.better { color: var(--good); } .badge.no-difference { color: var(--same); }
-.badge.supported, .badge.reproduced { color: var(--good); } .badge.contradicted, .badge.unstable, .badge.not-comparable { color: var(--bad); }
+.badge.supported, .badge.reproduced { color: var(--good); }
+.badge.contradicted, .badge.unstable, .badge.not-comparable { color: var(--bad); }
 .badge.baseline { border-color: transparent; padding: 0; font-weight: 400; }
 figure { margin: 0; max-width: 860px; }
 figure svg { display: block; width: 100%; height: auto; }

@@ -9,6 +9,7 @@ probability of at most 5 %. docs/statistics.md has the simulated levels.
 """
 
 import math
+from itertools import pairwise
 
 ALPHA = 0.05
 GROWTH, EXPONENT = 1.5, 3
@@ -25,4 +26,4 @@ def looks(least, most):
 def levels(numbers, questions=1, alpha=ALPHA):
     """The level of one question at each look of `looks()`; they add up to alpha / questions."""
     spent = [(number / numbers[-1]) ** EXPONENT for number in (0, *numbers)]
-    return tuple(alpha / max(1, questions) * (after - before) for before, after in zip(spent, spent[1:], strict=False))
+    return tuple(alpha / max(1, questions) * (after - before) for before, after in pairwise(spent))

@@ -180,19 +180,20 @@ def _with_claims(study):
     return document.Node(value | {"claims": claims}, study.file, study.line)
 
 
+def _with_new_name(claim):
+    kind = claim.value.get("type") if isinstance(claim.value, dict) else None
+    if kind is None or kind.value not in OLD_CLAIMS:
+        return claim
+    named = document.node(OLD_CLAIMS[kind.value], kind.file, kind.line)
+    return document.Node({**claim.value, "type": named}, claim.file, claim.line)
+
+
 def _with_new_names(study):
     """The study node in which claims have their present names; each keeps its line."""
     claims = study.value["claims"]
     if not isinstance(claims.value, dict):
         return study
-    new = {}
-    for name, each in claims.value.items():
-        kind = each.value.get("type") if isinstance(each.value, dict) else None
-        if kind is not None and kind.value in OLD_CLAIMS:
-            each = document.Node(
-                {**each.value, "type": document.node(OLD_CLAIMS[kind.value], kind.file, kind.line)}, each.file, each.line
-            )
-        new[name] = each
+    new = {name: _with_new_name(claim) for name, claim in claims.value.items()}
     return document.Node({**study.value, "claims": document.Node(new, claims.file, claims.line)}, study.file, study.line)
 
 

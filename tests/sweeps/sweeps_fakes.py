@@ -4,6 +4,7 @@ Worker processes import this module, so it does not import torch.
 """
 
 import contextlib
+import math
 import os
 import signal
 import time
@@ -15,6 +16,18 @@ from experiments.record import EVALUATIONS, Failure, RunRecord
 from experiments.spec import ExperimentSpec
 
 FINE, DIES_ONCE, DIES, FAILS, RAISES, WAITS = 1e-3, 2e-3, 2.5e-3, 4e-3, 5e-3, 6e-3
+# Losses with noise: a baseline, an arm like it, one that is a little worse, and a control. They share the noise of a seed.
+NOISY = {1.1e-3: 0.0, 1.2e-3: 0.0, 1.3e-3: 0.012, 1.4e-3: 0.08}
+BASE, ALIKE, LITTLE, CONTROL = NOISY
+# Diverges with every third seed.
+UNSTABLE = 1.5e-3
+
+
+def loss_of(lr, seed):
+    """The report loss of a run."""
+    if lr not in NOISY:
+        return 2.0
+    return 2.0 + NOISY[lr] + 0.05 * math.sin(7 * seed) + 0.004 * math.sin(1e5 * lr * (seed + 3))
 
 
 def plan(source, made=None):
@@ -76,14 +89,14 @@ def train(job, progress, stop):
         os.kill(os.getpid(), signal.SIGKILL)
     if lr == RAISES:
         raise OSError(28, "No space left on device")
-    if lr == FAILS:
+    if lr == FAILS or (lr == UNSTABLE and seed % 3 == 2):
         failure = Failure(step=1, error="NonFinite", message="the loss is nan")
         done = record("failed", failure=failure)
     elif lr == WAITS and not _waited(stop):
         done = record("interrupted")
     else:
         # The best learning rate is 2e-2.
-        metrics = {"report/loss": 2.0, "select/loss": abs(lr - 2e-2) + seed * 1e-6}
+        metrics = {"report/loss": loss_of(lr, seed), "select/loss": abs(lr - 2e-2) + seed * 1e-6}
         done = record("finished", metrics=metrics)
     with contextlib.suppress(OSError):
         done.write(folder)

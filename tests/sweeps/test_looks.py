@@ -1,0 +1,208 @@
+"""A study is read at the looks of its plan; a decided arm gets no more seeds; a look that nothing pays for is said."""
+
+import pytest
+import sweeps_fakes as fakes
+
+from analysis.claims import judge as sentences
+from analysis.runs import load
+from arch.contracts import UNSTABLE
+from arch.errors import SpecError
+from experiments.metrics import NEXT_TOKEN
+from sweeps import comparable
+from sweeps.claims.equivalent import SAME, WORSE
+from sweeps.comparable import NOT_COMPARABLE
+from sweeps.judge import counted, judge, plan_of
+from sweeps.outcomes import runs_of
+from sweeps.record import PlanRecord, StudyRecord
+from sweeps.run import run_study
+
+ARMS = {
+    "base": {"optimizer.lr": fakes.BASE},
+    "alike": {"optimizer.lr": fakes.ALIKE},
+    "little": {"optimizer.lr": fakes.LITTLE},
+    "control": {"optimizer.lr": fakes.CONTROL},
+}
+CLAIM = {"quality": {"type": "equivalent", "margin": 0.02, "known_worse": ["control"]}}
+
+
+@pytest.fixture
+def adaptive(study_data):
+    """A study that goes on until it is decided."""
+    return study_data | {"arms": ARMS, "claims": CLAIM, "seeds": {"min": 3, "max": 8, "until": "decided"}}
+
+
+def ran(plan_study, data, console, name="asked", **more):
+    planned = plan_study(data, name, **more)
+    result = run_study(planned, 2, console, fakes.prepare)
+    return result, StudyRecord.read(planned.folder)
+
+
+def words(record, folder):
+    return {
+        subject: verdict.word
+        for ruling in judge(record, runs_of(record, folder)).values()
+        for subject, verdict in ruling.verdicts.items()
+    }
+
+
+def test_a_decided_arm_gets_no_more_seeds_and_the_baseline_goes_on(plan_study, adaptive, console):
+    result, record = ran(plan_study, adaptive, console)
+    seeds = {arm: len(each.runs) for arm, each in record.arms.items()}
+    found = words(record, result.study.folder)
+    assert result.complete and record.plan == PlanRecord(looks=(3, 5, 8), questions=2)
+    assert seeds["control"] < seeds["base"] == max(seeds.values()) and found["control"] == WORSE
+    assert [look.seeds for look in record.looks] == [n for n in (3, 5, 8) if n <= seeds["base"]]
+    assert record.looks[-1].words["quality"] == found
+    for arm in ("alike", "little", "control"):
+        decided = [look.seeds for look in record.looks if look.words["quality"][arm] != "undecided"]
+        assert seeds[arm] == min(decided, default=8)
+    text = console.file.getvalue()
+    assert "go on to 5" in text
+    report = " ".join(sentences(load(result.study.folder)).sentences)
+    assert "xploratory" not in report
+
+
+def test_a_second_start_of_a_decided_study_does_nothing_and_forgets_nothing(plan_study, adaptive, console, monkeypatch):
+    _, record = ran(plan_study, adaptive, console)
+    monkeypatch.setattr("sweeps.run.Pool", None)
+    again, same = ran(plan_study, adaptive, console)
+    assert again.complete and same.looks == record.looks and same.arms == record.arms
+    assert "runs are finished already" in console.file.getvalue()
+
+
+def test_the_first_decided_word_stays(plan_study, adaptive, console):
+    """Later seeds of an arm that was decided are not read for it, whatever they say."""
+    result, record = ran(plan_study, adaptive, console)
+    runs = runs_of(record, result.study.folder)
+    before = judge(record, runs)["quality"].verdicts["control"]
+    for seed in range(before.n, 8):
+        run = runs["base", 0].model_copy(update={"metrics": {"report/loss": 0.1}, "seed": seed})
+        runs["control", seed] = run
+    assert judge(record, runs)["quality"].verdicts["control"] == before
+
+
+def test_before_a_look_is_complete_there_is_no_word(plan_study, study_data, console):
+    data = study_data | {"arms": ARMS, "claims": CLAIM, "seeds": 5}
+    result, record = ran(plan_study, data, console)
+    runs = runs_of(record, result.study.folder)
+    full = judge(record, runs)["quality"]
+    assert full.look == 5 and not full.missing and full.verdicts["control"].word == WORSE
+    del runs["alike", 4]
+    part = judge(record, runs)["quality"]
+    assert set(part.missing) == {"alike"} and "1 run of alike" in part.missing["alike"]
+    assert "alike" not in part.verdicts and part.verdicts["little"] == full.verdicts["little"]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"seeds": 5}, "the seeds"),
+        ({"claims": {"quality": {"type": "equivalent", "margin": 0.01, "known_worse": ["control"]}}}, "the claims"),
+        ({"arms": {arm: ARMS[arm] for arm in ("base", "alike", "control")}}, "the arms"),
+    ],
+)
+def test_another_plan_after_a_look_is_exploratory(plan_study, study_data, console, change, why):
+    data = study_data | {"arms": ARMS, "claims": CLAIM, "seeds": 3}
+    _, first = ran(plan_study, data, console)
+    assert [look.seeds for look in first.looks] == [3] and not first.earlier
+    result, second = ran(plan_study, data | change, console)
+    assert [each.why for each in second.earlier] == [why] and f"exploratory: {why}" in console.file.getvalue()
+    said = " ".join(sentences(load(result.study.folder)).sentences).replace("\N{NO-BREAK SPACE}", " ")
+    assert "Exploratory" in said and "up to 10 %" in said
+    _, third = ran(plan_study, data | change, console)
+    assert third.earlier == second.earlier, "the same plan again is no further look"
+
+
+def test_a_copy_of_a_study_does_not_hide_a_look(plan_study, study_data, console):
+    data = study_data | {"arms": ARMS, "claims": CLAIM, "seeds": 3}
+    ran(plan_study, data, console, name="first")
+    _, copied = ran(plan_study, data | {"seeds": 5}, console, name="second")
+    assert [each.study for each in copied.earlier] == ["first at scale -"]
+    _, same = ran(plan_study, data, console, name="third")
+    assert not same.earlier, "the same plan read twice says the same twice"
+
+
+def test_an_arm_that_lost_runs_is_unstable(plan_study, study_data, console):
+    arms = ARMS | {"fragile": {"optimizer.lr": fakes.UNSTABLE}}
+    result, record = ran(plan_study, study_data | {"arms": arms, "claims": CLAIM, "seeds": 5}, console)
+    verdict = judge(record, runs_of(record, result.study.folder))["quality"].verdicts["fragile"]
+    assert verdict.word == UNSTABLE and "failed in 1 of 5 seeds" in verdict.reason and verdict.needed is None
+    # Where the baseline lost runs, no arm is judged by what is left.
+    swapped = {"fragile": arms.pop("fragile"), **arms}
+    result, record = ran(plan_study, study_data | {"arms": swapped, "claims": CLAIM, "seeds": 5}, console, name="swapped")
+    found = judge(record, runs_of(record, result.study.folder))["quality"].verdicts
+    assert not {found[arm].word for arm in ("base", "alike", "little")} & {WORSE, SAME, "better"}
+    assert "fragile failed in 1 of 5" in found["base"].reason
+
+
+def test_a_failure_of_the_machine_is_no_evidence(plan_study, study_data, console):
+    arms = ARMS | {"fragile": {"optimizer.lr": fakes.UNSTABLE}}
+    result, record = ran(plan_study, study_data | {"arms": arms, "claims": CLAIM, "seeds": 5}, console)
+    runs = runs_of(record, result.study.folder)
+    failed = runs["fragile", 2]
+    runs["fragile", 2] = failed.model_copy(update={"failure": failed.failure.model_copy(update={"error": "OSError"})})
+    ruling = judge(record, runs)["quality"]
+    assert "fragile" not in ruling.verdicts and "1 run of fragile" in ruling.missing["fragile"]
+
+
+LOSS, BYTES = NEXT_TOKEN["loss"], NEXT_TOKEN["bits_per_byte"]
+SPEC = {
+    "data": {"tokenizer": {"type": "byte"}, "context": 8},
+    "evaluate": {"report": {"loss": {"type": "objective", "context": None}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "metric", "said"),
+    [
+        ({}, LOSS, ""),
+        ({"data": {"tokenizer": {"type": "bpe"}, "context": 8}}, LOSS, "another tokenizer"),
+        ({"data": {"tokenizer": {"type": "bpe"}, "context": 8}}, BYTES, ""),
+        ({"data": {"tokenizer": {"type": "byte"}, "context": 16}}, LOSS, "the context 16 and not 8"),
+        ({"data": {"tokenizer": {"type": "byte"}, "context": 16}}, BYTES, "the context 16 and not 8"),
+        ({"evaluate": {"report": {"loss": {"type": "objective", "rows": 9}}}}, LOSS, "measured otherwise"),
+        ({"evaluate": {"report_rows": 9}}, LOSS, "measured otherwise"),
+    ],
+)
+def test_what_was_measured_otherwise_is_not_compared(change, metric, said):
+    name = "report/bits_per_byte" if metric is BYTES else "report/loss"
+    found = comparable.obstacle(SPEC, SPEC | change, name, metric)
+    assert (said in found) if said else not found
+
+
+def test_arms_with_different_tokenizers_are_refused_at_planning(plan_study, study_data):
+    other = {"data.tokenizer": {"type": "bpe", "vocab_size": 300}}
+    data = study_data | {"arms": {"a": {}, "b": other}, "claims": {"quality": {"type": "equivalent"}}}
+    with pytest.raises(SpecError, match="cannot compare arm 'b' with 'a': it has another tokenizer"):
+        plan_study(data)
+    plan_study(data | {"claims": {"quality": {"type": "equivalent", "metric": "report/bits_per_byte"}}})
+
+
+def test_arms_with_different_contexts_are_refused_at_planning(plan_study, study_data):
+    data = study_data | {"arms": {"a": {}, "b": {"data.context": 16}}, "claims": {"quality": {"type": "equivalent"}}}
+    with pytest.raises(SpecError, match="has the context 16 and not 32"):
+        plan_study(data)
+
+
+def test_records_measured_on_other_texts_are_not_compared(plan_study, study_data, console):
+    data = study_data | {"arms": ARMS, "claims": CLAIM, "seeds": 3}
+    result, record = ran(plan_study, data, console)
+    runs = runs_of(record, result.study.folder)
+    for seed in range(3):
+        runs["little", seed] = runs["little", seed].model_copy(update={"data": {"fingerprint": "another"}})
+    found = judge(record, runs)["quality"].verdicts["little"]
+    assert found.word == NOT_COMPARABLE and "other texts" in found.reason
+
+
+def test_costs_are_judged_before_any_run_and_cost_no_error(plan_study, study_data, tmp_path):
+    claims = {
+        "quality": {"type": "equivalent"},
+        "cache": {"type": "value", "metric": "cost/cache_bytes@64", "arm": "all local", "value": 64, "within": 0.01},
+        "less": {"type": "better", "metric": "cost/cache_bytes@64", "arm": "all local", "by": 0.3},
+    }
+    planned = plan_study(study_data | {"claims": claims})
+    record = planned.record()
+    assert record.plan.questions == 1 == counted(record.claims, record.arms) and plan_of(record) == record.plan
+    rulings = judge(record, {})
+    assert rulings["cache"].verdicts["all local"].word in ("supported", "contradicted")
+    assert not rulings["quality"].verdicts
