@@ -1,6 +1,11 @@
-"""The metrics of next-token prediction: what they are, also for records that were written before records said so."""
+"""What metrics are: those of next-token prediction, of a run's speed and memory, and of a spec's cost.
+
+A component declares the metrics that it measures, and a run's record says what they are. The tables here are for the
+rest, and for records that were written before records said so.
+"""
 
 from arch.contracts import Metric
+from arch.errors import nearest
 
 NEXT_TOKEN = {
     "loss": Metric(unit="nats per token", compare="log", exponential="perplexity"),
@@ -8,7 +13,69 @@ NEXT_TOKEN = {
     "bits_per_byte": Metric(unit="bits per byte", compare="ratio"),
 }
 
+# What every run that trains measures of itself (`experiments.performance`). It depends on the machine and its load.
+OF_RUNS = {
+    "speed/tokens_per_second": Metric(unit="tokens/s", better="higher", compare="ratio"),
+    "memory/peak_bytes": Metric(unit="B", compare="ratio"),
+}
+
+# What `arch.cost` computes of a spec: exact numbers, the same for every seed (`sweeps.costs`). The cache is of one stream
+# of N tokens. training_memory_bytes: weights, gradients, optimizer and the activations of one row.
+COSTS = {
+    "cost/parameters": Metric(unit="parameters", compare="ratio"),
+    "cost/parameters_non_embedding": Metric(unit="parameters", compare="ratio"),
+    "cost/flops_per_token": Metric(unit="FLOP per token", compare="ratio"),
+    "cost/train_flops": Metric(unit="FLOP", compare="ratio"),
+    "cost/training_memory_bytes": Metric(unit="B", compare="ratio"),
+}
+CACHE = "cost/cache_bytes"
+
+TITLES = {
+    "speed/tokens_per_second": "training speed",
+    "memory/peak_bytes": "peak memory",
+    "cost/parameters": "parameters",
+    "cost/parameters_non_embedding": "parameters without embedding",
+    "cost/flops_per_token": "training FLOPs per token",
+    "cost/train_flops": "training FLOPs",
+    "cost/training_memory_bytes": "memory of training one row",
+}
+
 
 def known(name: str) -> Metric | None:
-    """What a metric named SPLIT/METRIC is if nobody declares it: one of NEXT_TOKEN, or None."""
-    return NEXT_TOKEN.get(name.rpartition("/")[2])
+    """What a metric named SPLIT/METRIC is if nobody declares it, or None."""
+    if is_cost(name):
+        return cost(name)
+    return OF_RUNS.get(name) or NEXT_TOKEN.get(name.rpartition("/")[2])
+
+
+def is_cost(name: str) -> bool:
+    """Whether a metric is a cost of the spec, `cost/...`, and not measured."""
+    return name.startswith("cost/")
+
+
+def is_measured_once(name: str) -> bool:
+    """Whether a metric is of no split: a cost, or the speed or the memory of a run."""
+    return is_cost(name) or name in OF_RUNS
+
+
+def cost(name: str) -> Metric | None:
+    """What a cost is: one of COSTS, or `cost/cache_bytes@N`; None for any other name."""
+    return COSTS.get(name) or (Metric(unit="B", compare="ratio") if context_of(name) else None)
+
+
+def context_of(name: str) -> int | None:
+    """The N of `cost/cache_bytes@N`, a number of tokens of at least 1; None for any other name."""
+    start, at, number = name.partition("@")
+    tokens = int(number) if start == CACHE and at and number.isascii() and number.isdecimal() else 0
+    return tokens or None
+
+
+def unknown_cost(name: str) -> str:
+    """The reason to refuse a cost that does not exist, with the nearest names."""
+    return f"no cost {name!r}{nearest(name, [*COSTS, f'{CACHE}@N'])} (N is a number of tokens)"
+
+
+def title(name: str) -> str | None:
+    """How a metric is called where there is room for words; None where its own name is best."""
+    tokens = context_of(name)
+    return f"cache at {tokens:,}\N{NO-BREAK SPACE}tokens" if tokens else TITLES.get(name)

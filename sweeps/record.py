@@ -17,6 +17,7 @@ class ArmRecord(Spec):
 
     runs: seed -> the run's folder, relative to the study's folder. tuned: the values that tuning chose. evaluations:
     SPLIT.NAME -> the file, in each run's folder of evaluations, that the study shows; none in records before these files.
+    costs: {`cost/NAME`: number} of the costs that the study's claims and figures name (`sweeps.costs`).
     """
 
     changes: dict[str, list[Any]]
@@ -25,6 +26,7 @@ class ArmRecord(Spec):
     runs: dict[str, str]
     tuned: dict[str, float] = {}
     evaluations: dict[str, str] = {}
+    costs: dict[str, float] = {}
 
 
 class TrialRecord(Spec):

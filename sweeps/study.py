@@ -10,6 +10,7 @@ from experiments import plan as experiment
 from experiments.spec import ExperimentSpec
 from sweeps import folders
 from sweeps.arms import Arm, Family
+from sweeps.costs import costs_of
 from sweeps.job import Job
 from sweeps.metrics import check_claims, check_metrics
 from sweeps.record import ArmRecord, StudyRecord
@@ -120,6 +121,7 @@ class StudyPlan:
                 runs={str(seed): places[each.plan.identity, seed] for seed in self.seeds if each.arm.label not in without_runs},
                 tuned=each.tuned,
                 evaluations=evaluations.files(each.plan.spec),
+                costs=costs_of(self.spec, each.plan.spec, each.cost),
             )
             for each in self.arms
         }

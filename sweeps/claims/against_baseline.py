@@ -17,6 +17,7 @@ from arch.errors import SpecError, nearest
 from arch.registry import claim
 from arch.spec import List, Positive, Spec
 from arch.words import listed
+from experiments.metrics import is_measured_once
 from sweeps import stats
 from sweeps.compare import bounds, harm, margin_text, on_scale
 from sweeps.stats import Difference
@@ -29,7 +30,7 @@ class AgainstBaseline:
     """Paired differences from the first arm, with three possible verdicts."""
 
     class Config(Spec):
-        """metric: SPLIT/METRIC, of the report split. margin: the difference that is too small to matter.
+        """metric: SPLIT/METRIC of the report split, or speed, memory or a cost. margin: the difference that is too small to matter.
 
         The margin is a fraction (0.01 is 1 %) of what the metric is shown as (perplexity for a loss), or in the metric's
         unit for a metric that is compared by difference. known_worse: arms known to be worse than the baseline. A study
@@ -43,7 +44,7 @@ class AgainstBaseline:
         @field_validator("metric")
         @classmethod
         def _is_reported(cls, metric: str) -> str:
-            if not metric.startswith("report/"):
+            if not metric.startswith("report/") and not is_measured_once(metric):
                 raise ValueError("expected report/METRIC: the select split may have chosen values")
             return metric
 

@@ -1,0 +1,67 @@
+"""The costs of a spec as metrics, `cost/NAME`: exact numbers, known before any run, the same for every seed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.metrics import COSTS, context_of, is_cost
+from experiments.spec import ExperimentSpec
+from sweeps.spec import StudySpec
+
+# Where each cost lies in what `arch.cost.summary` computes.
+PLACES = {
+    "cost/parameters": ("parameters", "total"),
+    "cost/parameters_non_embedding": ("parameters", "non_embedding"),
+    "cost/flops_per_token": ("flops_per_token", "ideal", "train"),
+    "cost/train_flops": ("flops_per_token", "ideal", "train"),
+    "cost/training_memory_bytes": ("training_bytes", "total"),
+}
+assert PLACES.keys() == COSTS.keys()
+
+
+def cost_metric(name: str, spec: ExperimentSpec | None, cost: Mapping[str, Any]) -> float | None:
+    """The value of a cost (`experiments.metrics.cost`) of a resolved experiment; None where it has none.
+
+    A model that sees ahead keeps no cache. cost: what `arch.cost.summary` computed of the spec, if it has the key `long`
+    (`sweeps.study.arm_cost`) also at that context. A cache at another context is computed here, which imports torch.
+    spec: None where only `cost` is known; what needs more is None then. FLOPs are the ideal ones: per token trained, and
+    of all tokens of the run.
+    """
+    tokens = context_of(name)
+    if tokens is not None:
+        return _number(_cache(tokens, spec, cost))
+    if name not in PLACES:
+        return None
+    value = _at(cost, PLACES[name])
+    if name == "cost/train_flops":
+        value = None if value is None or spec is None else value * spec.tokens
+    return _number(value)
+
+
+def costs_of(study: StudySpec, spec: ExperimentSpec, cost: Mapping[str, Any]) -> dict[str, float]:
+    """{`cost/NAME`: value} of the costs that a study's claims and figures name, for an arm that has them."""
+    names = [name for name in (*(claim["metric"] for claim in study.claims.values()), *study.figures.x) if is_cost(name)]
+    values = {name: cost_metric(name, spec, cost) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _cache(tokens, spec, cost):
+    """Bytes of the cache of one stream of `tokens` tokens."""
+    if _at(cost, ("long", "context")) == tokens:
+        return _at(cost, ("long", "cache_bytes"))
+    if cost.get("context") == tokens:
+        return _at(cost, ("cache_bytes", "total"))
+    if spec is None:
+        return None
+    from arch.cost import cache_bytes
+
+    return cache_bytes(spec.model, tokens)["total"]
+
+
+def _at(cost, path):
+    for key in path:
+        cost = cost.get(key) if isinstance(cost, Mapping) else None
+    return cost
+
+
+def _number(value):
+    return None if value is None else float(value)
