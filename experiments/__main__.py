@@ -104,12 +104,13 @@ def evaluate(
     """Do the evaluations that a finished run lacks, without training; then show all that were asked for."""
     from arch.document import Node, load, node
     from arch.errors import DataError, SpecError
-    from experiments import evaluations
+    from experiments import evaluations, leftovers
     from experiments.plan import RunPlan, resolve
     from experiments.record import RunRecord
 
+    leftovers.check_finished(run)
     record = RunRecord.read_whole(run)
-    if record is None or record.status != "finished":
+    if record is None:
         raise DataError(f"{run}: no finished run in it", key=None)
     root = node(record.spec)
     if spec is not None:

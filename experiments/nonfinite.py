@@ -182,7 +182,7 @@ def _suspects(model, module, origin):
 
 def _not_finite(names, origin):
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"not finite are values of {names[0]}{more}{_started(origin)}"
+    return f"{names[0]}{more}{_started(origin)} {'has' if len(names) == 1 else 'have'} values that are not finite"
 
 
 def _started(origin):

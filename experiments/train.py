@@ -306,7 +306,7 @@ def _failure(error, watch):
     last = watch.history.last if watch else {}
     about = {"step": int(last.get("step", -1))}
     if isinstance(error, NonFinite):
-        about = {"step": error.step, "what": error.what, "where": error.where, "parameters": error.tensors[:NAMED]}
+        about = {"step": error.step, "what": error.what, "where": error.where, "parameters": list(error.tensors[:NAMED])}
     message, machine = compiled.explained(error), _by_machine(error)
     return Failure(error=type(error).__name__, message=message, machine=machine, **about)
 
