@@ -112,8 +112,8 @@ def failed_in(failures, planned):
 def _kind(failure):
     """What two failures must have in common to be told as one: all but the step and the seed."""
     if failure.what:
-        return f"{failure.what} {failure.where}"
-    return f"{failure.error} {re.sub(r' seed [0-9]+', '', failure.message)}"
+        return f"{failure.what} {failure.where} {failure.step < 0}"
+    return f"{failure.error} {failure.step < 0} {re.sub(r' seed [0-9]+', '', failure.message)}"
 
 
 def _why(group):

@@ -116,7 +116,7 @@ def _cost(study, arm):
 
 def _measured(study, arm):
     """Mean, least and most over an arm's finished runs of the speed and the memory of training; None without any."""
-    columns = {}
+    columns: dict[str, float | None] = {}
     for name in OF_RUNS:
         values, column = list(study.values(name)[arm].values()), name.rpartition("/")[2]
         columns |= {f"{column}_mean": sum(values) / len(values) if values else None}

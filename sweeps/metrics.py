@@ -55,8 +55,8 @@ def check_metrics(study: Node, spec: StudySpec, arms: list[Any]) -> None:
                 raise study.error(f"neither side of {name!r} is better; it is only shown", path)
 
 
-def _metrics(spec: StudySpec) -> Iterator[tuple[tuple[str, ...], str]]:
-    """(path, metric) of everything in a study that a metric decides."""
+def _metrics(spec: StudySpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """(path, metric) of everything in a study that names a metric."""
     if spec.tune:
         yield ("tune", "metric"), spec.tune.metric
     for name, claim in spec.claims.items():

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from arch import checkpoint as checkpoints
+from arch import hf
 from arch.errors import DataError, SpecError
 from arch.model import new_model
 from experiments import leftovers, nonfinite
@@ -206,6 +207,9 @@ def test_a_failed_runs_weights_are_no_result_and_open_only_where_they_are_named(
     said = str(caught.value)
     assert "\n" not in said and "its run failed (report/loss not finite" in said and str(aside) in said
     assert torch.isfinite(checkpoints.load(aside).embedding).all()
+    for load in (hf.load, checkpoints.open_checkpoint):  # `archbench generate` and `export`
+        with pytest.raises(DataError, match=r"there is one in .*run/failed"):
+            load(run)
 
     with pytest.raises(SpecError, match="its weights are no result") as refused:
         plan({**copying, "init_from": str(run)})
