@@ -19,10 +19,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from analysis import claims
 from analysis.curves import bands, difference_bands
 from analysis.shown import Shown
-from analysis.tables import long_cache
 from arch import units
 from arch.words import listed
-from sweeps.compare import bounds, harm
+from experiments.metrics import CACHE, context_of, is_cost
+from sweeps.compare import bounds, harm, off_scale, on_scale
+from sweeps.folders import safe_name
 from sweeps.stats import mean_interval
 
 INK, MUTED, GRID, PAPER = "#1c2026", "#6a717b", "#dfe2e7", "#fefefe"
@@ -85,7 +86,7 @@ def figures(study, judgement):
     """{name: Figure} for all figures that this study has data for, in the report's order."""
     made = {
         "differences": differences(study, judgement),
-        "quality_cache": quality_against_cache(study, judgement),
+        **{name: quality_against(study, judgement, axis) for name, axis in quality_axes(study).items()},
         "curves": learning_curves(study, judgement),
         "tuning": tuning(study),
     }
@@ -160,34 +161,84 @@ def _difference(axes, row, judgement, arm, look):
     )
 
 
+def quality_axes(study):
+    """{name of a figure: the metric or cost on its x axis}, as the study's spec asks; by default cache and speed."""
+    cache = f"{CACHE}@{study.record.long_context}"
+    names = (study.record.spec.get("figures") or {}).get("x") or [cache, "speed/tokens_per_second"]
+    short = {cache: "cache", "speed/tokens_per_second": "speed", "memory/peak_bytes": "memory"}
+    return {f"quality_{short.get(name) or safe_name(name.replace('/', '_'))}": name for name in names}
+
+
+def axis_title(study, name):
+    """What a figure's x axis is called in a heading: `cache size` at the study's long context, else the metric's title."""
+    return "cache size" if name == f"{CACHE}@{study.record.long_context}" else Shown(name, study.metric(name)).short
+
+
 @_styled
-def quality_against_cache(study, judgement):
-    """The headline number (mean, 95 % interval) against cache bytes at the long context; None if no arm has both."""
+def quality_against(study, judgement, name):
+    """The headline number (mean, 95 % interval) against a metric or a cost, `name`; None if no arm has both.
+
+    A metric that was measured has a bar from the least to the most of the finished runs. The x axis is logarithmic where
+    it spans more than a factor of three.
+    """
     scaled, shown, style = judgement.scaled, judgement.shown, looks(study.record.arms)
-    points = {arm: mean_interval(list(scaled[arm].values())) for arm in scaled if scaled[arm] and long_cache(study, arm)}
+    x = {arm: _on_axis(study, arm, name) for arm in scaled}
+    points = {arm: mean_interval(list(scaled[arm].values())) for arm in scaled if scaled[arm] and x[arm]}
     if not points:
         return None
     figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
     axes = figure.subplots()
-    axes.set_xscale("log")
     for arm, estimate in points.items():
-        mean, look = shown.headline(estimate.mean), style[arm]
+        mean, look, (low_x, at, high_x) = shown.headline(estimate.mean), style[arm], x[arm]
         low, high = shown.headline(estimate.low), shown.headline(estimate.high)
         bars = None if low is None else [[mean - low], [high - mean]]
+        wide = None if low_x == high_x else [[at - low_x], [high_x - at]]
         point = {"color": look.colour, "marker": look.marker, "ms": 9, "mec": PAPER, "mew": 0.8}
-        axes.errorbar([long_cache(study, arm)], [mean], yerr=bars, elinewidth=1.6, **point)
-    sizes = [long_cache(study, arm) for arm in points]
-    axes.set_xlim(min(sizes) / 1.5, max(sizes) * 1.5)
+        axes.errorbar([at], [mean], xerr=wide, yerr=bars, elinewidth=1.6, **point)
     axes.margins(y=0.12)
-    axes.xaxis.set_major_locator(LogLocator(subs=_ticks(max(sizes) / min(sizes))))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: units.size(x).replace(".00", "").replace(".0", "")))
-    axes.xaxis.minorticks_off()
-    context = units.context(study.record.long_context)
-    axes.set_xlabel(f"cache for one sequence of {context} (left is cheaper)")
+    _scale_x(axes, Shown(name, study.metric(name)), min(x[arm][0] for arm in points), max(x[arm][2] for arm in points))
+    axes.set_xlabel(_x_label(study, name, any(x[arm][0] < x[arm][2] for arm in points)))
     axes.set_ylabel(f"{shown.quantity} ({shown.better})" if shown.better else shown.quantity)
-    _title(axes, f"Quality against cache: {_seeds(estimate.n for estimate in points.values())}")
-    _label(figure, axes, {arm: (long_cache(study, arm), shown.headline(e.mean), style[arm].colour) for arm, e in points.items()})
+    _title(axes, f"Quality against {axis_title(study, name)}: {_seeds(estimate.n for estimate in points.values())}")
+    _label(figure, axes, {arm: (x[arm][1], shown.headline(e.mean), style[arm].colour) for arm, e in points.items()})
     return figure
+
+
+def _on_axis(study, arm, name):
+    """(least, mean, most) of a metric over an arm's finished runs, or of its cost; None if the arm has none."""
+    if is_cost(name):
+        value = study.cost(arm, name)
+        return None if value is None else (value, value, value)
+    values, metric = list(study.values(name)[arm].values()), study.metric(name)
+    if not values:
+        return None
+    return min(values), off_scale(float(np.mean([on_scale(value, metric) for value in values])), metric), max(values)
+
+
+def _x_label(study, name, spread):
+    """`training speed, tokens/s (right is better)`; what the bars are, if there are any."""
+    shown = Shown(name, study.metric(name))
+    if (tokens := context_of(name)) is not None:
+        return f"cache for one sequence of {units.context(tokens)} (left is cheaper)"
+    side = {"lower": " (left is cheaper)", "higher": " (right is better)"}.get(shown.metric.better, "")
+    bars = "; bars: least and most over the runs" if spread else ""
+    return f"{shown.values}{side}{bars}"
+
+
+def _scale_x(axes, shown, low, high):
+    """Limits and labels of an x axis from `low` to `high`, logarithmic where that spans more than a factor of three."""
+    form = FuncFormatter(lambda x, _: shown.number(x).replace(".00", "").replace(".0", ""))
+    if low > 0 and high / low > 3:
+        axes.set_xscale("log")
+        room = (high / low) ** 0.22
+        axes.set_xlim(low / room, high * room)
+        axes.xaxis.set_major_locator(LogLocator(subs=_ticks(high / low)))
+        axes.xaxis.minorticks_off()
+    else:
+        room = max(0.25 * (high - low), 0.02 * abs(high), 1e-9)
+        axes.set_xlim(low - room, high + room)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(form)
 
 
 def _ticks(span):

@@ -9,11 +9,12 @@ import pandas as pd
 
 from analysis import plots, tables
 from analysis.claims import judgements, lines
-from analysis.runs import load
+from analysis.runs import load, reason
 from analysis.style import CSS
 from arch import units
 from arch.words import times
 from experiments.files import write_atomically
+from experiments.record import RunRecord
 from sweeps.claims.equivalent import Equivalent
 from sweeps.folders import safe_name
 
@@ -21,7 +22,6 @@ NAME = "report.html"
 
 CAPTIONS = {
     "differences": "Difference from the baseline",
-    "quality_cache": "Quality against cache size",
     "curves": "Learning curves",
     "tuning": "Tuning",
 }
@@ -62,7 +62,7 @@ def page(study, judged, raw):
         _answer(study, judged),
         _claims(judged),
         *(_results(judgement, table, len(tabled(judged)) > 1) for judgement, table in zip(tabled(judged), raw, strict=True)),
-        *(_figure(name, figures[name], study) for name in CAPTIONS if name in figures),
+        *(_figure(name, figure, study) for name, figure in figures.items()),
         _differences(study),
         _provenance(study),
         _unfinished(study),
@@ -125,6 +125,13 @@ def _results(judgement, raw, named):
             f"difference” needs an interval within ±{html.escape(shown.margin(judgement.margin))} by two one-sided tests. p is "
             "that of a paired t test, beside the level that it must not exceed. "
         )
+    if raw.frame[["tokens_per_second_mean", "peak_bytes_mean"]].notna().any(axis=None):
+        note += (
+            "Training speed is the tokens of a step over the median time of a step, from drawing its batch to the update; the "
+            "first steps of a process, evaluation and checkpoints are left out. Peak memory is the most that the process of a "
+            "run held while it trained. Both depend on the machine and on what else runs on it; brackets are the least and "
+            "the most of the finished runs. "
+        )
     note += "1 kB is 1,000 bytes."
     heading = f"Results: {html.escape(judgement.name)}" if named else "Results"
     return f"<section><h2>{heading}</h2><div class=scroll>{tables.results_html(raw)}</div><p class=note>{note}</p></section>"
@@ -138,7 +145,8 @@ def _figure(name, figure, study):
     edges = ""
     if name == "tuning" and study.record.edges:
         edges = "".join(f"<p class=warning>{html.escape(edge)}</p>" for edge in study.record.edges)
-    caption = html.escape(CAPTIONS[name])
+    axis = plots.quality_axes(study).get(name)
+    caption = html.escape(f"Quality against {plots.axis_title(study, axis)}" if axis else CAPTIONS[name])
     return f"<section><h2>{caption}</h2>{edges}<figure role=img aria-label='{caption}'>{drawn}</figure></section>"
 
 
@@ -166,6 +174,7 @@ def _provenance(study):
         "data": _distinct(_pairs(run.data) for run in runs),
         "hardware": _distinct(_pairs(run.hardware) for run in runs),
         "threads per run": _distinct(str(run.threads) for run in runs),
+        "speed and memory": _distinct(_performance(run) for run in runs),
         "versions": _distinct(_pairs(run.versions) for run in runs),
         "code": _distinct(_pairs(run.git) for run in runs),
         "started": min((run.started for run in runs if run.started), default=None),
@@ -180,6 +189,19 @@ def _provenance(study):
         f"<section><h2>What was run</h2>{warning}<dl>{shown}</dl>"
         f"<details><summary>The study's spec</summary><pre>{spec}</pre></details></section>"
     )
+
+
+def _performance(run):
+    """How the speed and the memory of a run's training were measured; empty if they were not."""
+    if not run.measured:
+        return ""
+    at_once, before = run.timing.get("runs_at_once"), run.timing.get("memory_before_bytes")
+    beside = f"up to {at_once:.0f} runs at once" if at_once and at_once > 1 else "one run at a time" if at_once else ""
+    # Rounded, so that runs of one study agree: what a process holds before its first step differs by a few MB.
+    held = f"of which about {units.size(before, 1)} were held before the first step" if before else ""
+    where = run.hardware.get("gpu") or run.hardware.get("cpu") or ""
+    parts = [f"on {where}" if where else "", beside, f"peak memory of a run's process, {held}" if held else ""]
+    return ", ".join(filter(None, parts))
 
 
 def _distinct(texts):
@@ -200,23 +222,49 @@ def _wall(runs):
 
 
 def _unfinished(study):
-    """Every run and trial that did not finish, and every file with a problem, with the reason."""
-    others = study.runs[study.runs.status != "finished"]
-    trials = [trial for trial in study.record.trials if trial.state != "finished"]
+    """What failed, arm by arm; every run and trial that did not finish, and every file with a problem, with the reason."""
     rows = [
-        {"run": f"{row.arm}, seed {row.seed}", "status": row.status, "why": row.failure, "folder": _below(study, row.folder)}
-        for row in others.itertuples()
+        _ended(study, f"{row.arm}, seed {row.seed}", row.status, row.failure, row.folder, study.records.get((row.arm, row.seed)))
+        for row in study.runs[study.runs.status != "finished"].itertuples()
     ]
-    for trial in trials:
-        values = _pairs(trial.values)
-        name = f"{trial.arm}, trial {values}, seed {trial.seed}"
-        rows.append({"run": name, "status": trial.state, "why": "", "folder": trial.run})
+    for label, seed, folder in ((label, *each) for label, runs in study.record.helpers.items() for each in runs.items()):
+        run = RunRecord.read_whole(study.folder / folder)
+        if run is not None and run.status != "finished":
+            rows.append(_ended(study, f"{label}, seed {seed} (helper run)", run.status, reason(run), study.folder / folder, run))
+    for trial in study.record.trials:
+        if trial.state != "finished":
+            name, run = f"{trial.arm}, trial {_pairs(trial.values)}, seed {trial.seed}", _trial(study, trial)
+            rows.append(_ended(study, name, trial.state, reason(run) if run else "", study.folder / trial.run, run))
     problems = "".join(f"<li>{html.escape(problem)}</li>" for problem in study.problems)
     if not rows and not problems:
         return ""
     table = f"<div class=scroll>{tables.plain_html(pd.DataFrame(rows), index=False)}</div>" if rows else ""
     listed = f"<h3>Files that are missing, unreadable or inconsistent</h3><ul>{problems}</ul>" if problems else ""
-    return f"<section><h2>Runs that did not finish</h2>{table or '<p>None.</p>'}{listed}</section>"
+    return f"<section><h2>Runs that did not finish</h2>{_failed(study)}{table or '<p>None.</p>'}{listed}</section>"
+
+
+def _ended(study, name, status, why, folder, run):
+    """A row of the runs that did not finish. cause: whether the model or the machine made a run fail."""
+    cause = "" if run is None or run.failure is None else "machine" if run.failure.by_machine else "model"
+    return {"run": name, "status": status, "cause": cause, "why": why, "folder": _below(study, folder)}
+
+
+def _trial(study, trial):
+    """The RunRecord of a tuning trial's run, or None."""
+    return RunRecord.read_whole(study.folder / trial.run) if trial.run else None
+
+
+def _failed(study):
+    """A red line per arm that lost runs by itself, and a line per arm that lost runs by the machine."""
+    lines = []
+    for arm in study.record.arms:
+        failures = study.failures(arm)
+        if failures.failed:
+            lines.append(f"<p class=failed>{html.escape(f'{arm}: {failures.sentence}')}</p>")
+        if failures.lost:
+            again = "the machine's fault, not the model's: a new start does them again"
+            lines.append(f"<p class=warning>{html.escape(f'{arm}: {failures.why_lost}; {again}')}</p>")
+    return "".join(lines)
 
 
 def _below(study, folder):

@@ -3,19 +3,40 @@
 Files that cannot be read are named in `problems`. Their runs keep their rows.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from arch.contracts import Metric
 from arch.errors import DataError
-from experiments.metrics import known
-from experiments.record import HISTORY_NAME, RunRecord, shown
+from arch.words import times
+from experiments.metrics import is_measured_once, known
+from experiments.record import HISTORY_NAME, Failure, RunRecord, shown, with_performance
 from experiments.record import NAME as RUN_FILE
+from sweeps.costs import cost_metric
 from sweeps.record import NAME as STUDY_FILE
 from sweeps.record import StudyRecord
+
+
+class Failures(NamedTuple):
+    """The runs of an arm that failed.
+
+    failed: how many failed by the model: its numbers, its code. planned: the arm's runs. sentence: `failed in 2 of 2 seeds
+    (loss not finite at step 0, first in blocks.0.mixer)`; empty if none failed. seeds: which failed. lost: how many failed
+    by the machine (no memory, a lost worker, a file); they say nothing of the model, and another start may finish them.
+    why_lost: like `sentence`, for these.
+    """
+
+    failed: int
+    planned: int
+    sentence: str
+    seeds: tuple[int, ...]
+    lost: int
+    why_lost: str
 
 
 @dataclass(frozen=True)
@@ -23,11 +44,11 @@ class StudyData:
     """The contents of a study's folder.
 
     runs: one row per arm and seed, in the study's order: arm, seed, status, folder, wall_seconds, steps, tokens,
-    failure, then metrics and timings (NaN if a run has none). records: the runs' records; measured: the same with what the
-    study measured. status: from the run's record; `missing` without a
-    record; `unreadable` if the record cannot be read. metrics: what was measured of each run that has a record,
-    {SPLIT/METRIC: number}. metric_info: what each of these metrics is, as the records say. curves: one row per run and
-    logged step, with every column that some run has (NaN for a run without it).
+    failure, then metrics, speed, memory and timings (NaN if a run has none). status: from the run's record; `missing`
+    without a record; `unreadable` if the record cannot be read. records: the runs' records; measured: the same with what the
+    study measured, speed and memory among its metrics. metrics: what was measured of each run that has a record,
+    {SPLIT/METRIC: number}, with speed and memory if it has finished. metric_info: what each of these metrics is, as the
+    records say. curves: one row per run and logged step, with every column that some run has (NaN for a run without it).
     problems: sentences about files that are missing, unreadable or inconsistent.
     """
 
@@ -50,7 +71,8 @@ class StudyData:
         """What SPLIT/METRIC is: as a record says of this split or another, else as it is known, else Metric()."""
         last = name.rpartition("/")[2]
         others = (metric for other, metric in self.metric_info.items() if other.rpartition("/")[2] == last)
-        return self.metric_info.get(name) or next(others, None) or known(name) or Metric()
+        exact = known(name) if is_measured_once(name) else None
+        return exact or self.metric_info.get(name) or next(others, None) or known(name) or Metric()
 
     def values(self, name):
         """{arm: {seed: value}} of a metric over the finished runs; every arm is a key."""
@@ -59,6 +81,58 @@ class StudyData:
             if run.status == "finished" and name in self.metrics[arm, seed]:
                 values[arm][seed] = self.metrics[arm, seed][name]
         return values
+
+    def cost(self, arm, name):
+        """The value of a cost (`cost/NAME`) of an arm, or None if its record does not tell."""
+        record = self.record.arms[arm]
+        value = record.costs.get(name)
+        return cost_metric(name, None, record.cost) if value is None else value
+
+    def failures(self, arm):
+        """The Failures of an arm. Runs that are missing, interrupted, running or unreadable are not among them."""
+        planned = sum(self.runs.arm == arm)
+        unsaid = Failure(step=-1, error="Failed", message="its record gives no reason")
+        own = {seed: run for (label, seed), run in self.records.items() if label == arm and run.status == "failed"}
+        ended = {seed: run.failure or unsaid for seed, run in own.items()}
+        lost = {seed: failure for seed, failure in ended.items() if failure.by_machine}
+        mine = {seed: failure for seed, failure in ended.items() if seed not in lost}
+        return Failures(len(mine), planned, failed_in(mine, planned), tuple(mine), len(lost), failed_in(lost, planned))
+
+
+def failed_in(failures, planned):
+    """`failed in 2 of 5 seeds (WHY)` from {seed: Failure}, with the reasons grouped; empty if there are none."""
+    if not failures:
+        return ""
+    groups: dict[str, list[Failure]] = {}
+    for failure in failures.values():
+        groups.setdefault(_kind(failure), []).append(failure)
+    several = len(groups) > 1
+    whys = [f"{len(group)}: {_why(group)}" if several else _why(group) for group in groups.values()]
+    return f"failed in {len(failures)} of {times(planned, 'seed')} ({'; '.join(whys)})"
+
+
+def _kind(failure):
+    """What two failures must have in common to be told as one: all but the step and the seed."""
+    if failure.what:
+        return f"{failure.what} {failure.where} {failure.step < 0}"
+    return f"{failure.error} {failure.step < 0} {re.sub(r' seed [0-9]+', '', failure.message)}"
+
+
+def _why(group):
+    """The reason of failures of one kind: `loss not finite at steps 3 and 7, first in blocks.0.mixer`."""
+    first, steps = group[0], sorted({failure.step for failure in group})
+    when = "before the first step" if steps == [-1] else _at(steps)
+    if first.what:
+        return f"{first.what} not finite {when}" + (f", first in {first.where}" if first.where else "")
+    message = re.sub(r" seed [0-9]+", "", first.message) if len(group) > 1 else first.message
+    if first.error == "NeedFailed":
+        return message
+    return f"{first.error} {when}: {' '.join(message.split())}"
+
+
+def _at(steps):
+    shown = ", ".join(map(str, steps[:-1])) + (" and " if len(steps) > 1 else "") + str(steps[-1])
+    return f"at step{'s' if len(steps) > 1 else ''} {shown if len(steps) <= 3 else f'{steps[0]} to {steps[-1]}'}"
 
 
 def study_frame(folder):
@@ -84,6 +158,7 @@ def load(folder):
         if run is not None:
             records[arm, seed] = run
             measured = shown(run, path, record.arms[arm].evaluations, problems)
+            measured = with_performance(measured)
             everything[arm, seed], metrics[arm, seed] = measured, measured.metrics
             metric_info |= measured.metric_info
             rows[-1] |= metrics[arm, seed] | run.timing
@@ -131,7 +206,7 @@ def _row(arm, seed, path, identity, problems):
         status, failure = "unreadable", f"{path / RUN_FILE}: {error}"
         problems.append(failure)
     if run is not None:
-        status, failure = run.status, _reason(run)
+        status, failure = run.status, reason(run)
         if run.identity != identity:
             problems.append(f"{path / RUN_FILE}: its spec or data differ from those of arm {arm} in {STUDY_FILE}")
     row = {
@@ -147,11 +222,10 @@ def _row(arm, seed, path, identity, problems):
     return run, row
 
 
-def _reason(run):
+def reason(run):
     """Why a run did not finish, in words; empty if it finished."""
     if run.failure is not None:
-        groups = f" ({', '.join(run.failure.parameters)})" if run.failure.parameters else ""
-        return f"{run.failure.error} at step {run.failure.step}: {run.failure.message}{groups}"
+        return run.failure.reason
     return {"finished": "", "running": "has not ended", "interrupted": "interrupted; a new start resumes it"}.get(
         run.status, "its record gives no reason"
     )

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 
 from arch import units
 from arch.contracts import Metric
+from experiments.metrics import is_measured_once, title
 from sweeps import compare
+
+# How a number with this unit is printed, with its unit and an SI prefix; other numbers as they are.
+PRINTED = {
+    "B": units.size,
+    "FLOP": units.flops,
+    "FLOP per token": units.flops,
+    "parameters": units.count,
+}
 
 
 @dataclass(frozen=True)
@@ -25,8 +34,8 @@ class Shown:
 
     @property
     def short(self):
-        """The metric's name in a sentence, as it is recorded: `loss`."""
-        return self.name.rpartition("/")[2].replace("_", " ")
+        """The metric's name in a sentence: as it is recorded, `loss`, or its title, `peak memory`."""
+        return title(self.name) or self.name.rpartition("/")[2].replace("_", " ")
 
     @property
     def quantity(self):
@@ -48,6 +57,14 @@ class Shown:
         """The number to show for a difference on the scale: percent, or in the metric's unit. None stays None."""
         effect = compare.effect(difference, self.metric)
         return None if effect is None else 100 * effect if self.relative else effect
+
+    def number(self, value):
+        """A value of the metric as text: `3.092`, `734 MB`; a dash for None."""
+        return PRINTED.get(self.metric.unit, units.number)(value)
+
+    def interval(self, low, high):
+        """`[11.20, 11.90]` in the same way; a dash if there is no interval."""
+        return units.DASH if units.absent(low) or units.absent(high) else f"[{self.number(low)}, {self.number(high)}]"
 
     @property
     def unit(self):
@@ -89,4 +106,6 @@ class Shown:
     @property
     def values(self):
         """The label of an axis of the metric itself, before any exponential: `loss on the select split, nats per token`."""
-        return ", ".join(filter(None, [f"{self.short} on the {self.split} split", self.metric.unit]))
+        where = "" if is_measured_once(self.name) else f" on the {self.split} split"
+        unit = "" if self.metric.unit in PRINTED else self.metric.unit
+        return ", ".join(filter(None, [f"{self.short}{where}", unit]))

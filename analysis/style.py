@@ -2,10 +2,10 @@
 
 CSS = """
 :root { --ink: #1c2026; --muted: #6a717b; --grid: #dfe2e7; --paper: #fefefe; --card: #f5f6f8; --accent: #0072b2;
-  --bad: #a63d00; --good: #00694c; --same: #00558a; --open: #6a717b;
+  --bad: #a63d00; --failed: #b3001b; --good: #00694c; --same: #00558a; --open: #6a717b;
   --arm1: #0072b2; --arm2: #d55e00; --arm3: #009e73; --arm4: #cc79a7; --arm5: #e69f00; --arm6: #56b4e9; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8eaee; --muted: #9ea6b2; --grid: #363c46; --paper: #15181d;
-  --card: #1e232a; --accent: #56b4e9; --bad: #ff9a5c; --good: #4fd1a5; --same: #7cc4f2; --open: #9ea6b2;
+  --card: #1e232a; --accent: #56b4e9; --bad: #ff9a5c; --failed: #ff7b86; --good: #4fd1a5; --same: #7cc4f2; --open: #9ea6b2;
   --arm1: #4aa3e0; --arm2: #f0823c; --arm3: #2fc79a; --arm4: #e09cc4; --arm5: #f2b93a; --arm6: #8fd0f5; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
@@ -36,8 +36,9 @@ small { display: block; color: var(--muted); font-size: 12.5px; font-weight: 400
 .badge { display: inline-block; border: 1px solid; border-radius: 999px; padding: 0 9px; font-size: 12.5px; font-weight: 600;
   white-space: nowrap; color: var(--open); }
 .badge.worse { color: var(--bad); } .badge.better { color: var(--good); } .badge.no-difference { color: var(--same); }
-.badge.supported, .badge.reproduced { color: var(--good); }
-.badge.contradicted, .badge.unstable, .badge.not-comparable { color: var(--bad); }
+.badge.supported, .badge.reproduced { color: var(--good); } .badge.contradicted { color: var(--bad); }
+.badge.unstable, .badge.failed, .badge.not-comparable { color: var(--failed); }
+.failed { color: var(--failed); }
 .badge.baseline { border-color: transparent; padding: 0; font-weight: 400; }
 figure { margin: 0; max-width: 860px; }
 figure svg { display: block; width: 100%; height: auto; }

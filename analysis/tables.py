@@ -6,6 +6,7 @@ mean of the seeds' perplexities.
 
 import html
 import json
+import re
 from dataclasses import dataclass
 
 import pandas as pd
@@ -14,6 +15,7 @@ from analysis.claims import seeds_needed
 from analysis.shown import Shown
 from arch import units
 from arch.contracts import SeedsNeeded, Verdict
+from experiments.metrics import OF_RUNS, title
 from sweeps.stats import mean_interval
 
 DIFFERENCES_SHOWN = 2
@@ -57,6 +59,7 @@ def _row(study, judgement, arm):
         **_needed(verdict),
         "reason": verdict.reason or judgement.missing.get(arm, ""),
         **_cost(study, arm),
+        **_measured(study, arm),
         "wall_seconds_mean": runs.loc[runs.status == "finished", "wall_seconds"].mean(),
     }
 
@@ -99,7 +102,7 @@ def _difference(shown):
 
 
 def _column(name):
-    return name.replace(" ", "_")
+    return re.sub(r"[^\w@]+", "_", name)
 
 
 def _headline(shown):
@@ -121,6 +124,16 @@ def _cost(study, arm):
         "cache_context": cost.get("long", {}).get("context", study.record.long_context),
         "cache_ratio": cache / baseline if cache is not None and baseline else None,
     }
+
+
+def _measured(study, arm):
+    """Mean, least and most over an arm's finished runs of the speed and the memory of training; None without any."""
+    columns: dict[str, float | None] = {}
+    for name in OF_RUNS:
+        values, column = list(study.values(name)[arm].values()), name.rpartition("/")[2]
+        columns |= {f"{column}_mean": sum(values) / len(values) if values else None}
+        columns |= {f"{column}_min": min(values, default=None), f"{column}_max": max(values, default=None)}
+    return columns
 
 
 def long_cache(study, arm):
@@ -170,16 +183,17 @@ def _value(study, label, key):
 def readable(raw):
     """The Results for reading, a DataFrame: rounded, every cell is text."""
     context = units.context(int(raw.frame.cache_context.iloc[0]))
-    return pd.DataFrame([_readable_row(row, context, raw.shown) for row in _records(raw.frame)])
+    measured = [name for name in OF_RUNS if raw.frame[f"{name.rpartition('/')[2]}_mean"].notna().any()]
+    return pd.DataFrame([_readable_row(row, context, raw.shown, measured) for row in _records(raw.frame)])
 
 
-def _readable_row(row, context, shown):
+def _readable_row(row, context, shown, measured):
     value, change = _headline(shown), _difference(shown)
     low, high = (row[f"{_column(shown.quantity)}_{end}"] for end in ("low", "high"))
     return {
         "arm": row["arm"],
         "differs in": _shortened(row["changes"]) or units.DASH,
-        f"{shown.quantity} {LEVEL}": _with_interval(units.number(row[value]), units.interval(low, high)),
+        f"{shown.quantity} {LEVEL}": _with_interval(shown.number(row[value]), shown.interval(low, high)),
         "n": f"{row['n']}" if row["n"] == row["runs_planned"] else f"{row['n']} of {row['runs_planned']}",
         "paired difference [together 95 %]".replace(" %", f"{units.SPACE}%"): _with_interval(
             shown.change(row[change]), shown.change_interval(row[f"{change}_low"], row[f"{change}_high"])
@@ -189,7 +203,20 @@ def _readable_row(row, context, shown):
         "parameters": units.count(row["parameters"]),
         "training FLOPs/token (ideal)": units.flops(row["flops_per_token_train_ideal"]),
         f"cache at {context}": _cache(row),
+        **{_measured_heading(name): _measured_cell(row, name) for name in measured},
     }
+
+
+def _measured_heading(name):
+    unit = OF_RUNS[name].unit
+    return f"{title(name)}{f', {unit}' if unit != 'B' else ''} [min, max]"
+
+
+def _measured_cell(row, name):
+    """`4,870 [4,790, 6,460]`: mean, least and most over the finished runs."""
+    shown, column = Shown(name, OF_RUNS[name]), name.rpartition("/")[2]
+    low, high = row[f"{column}_min"], row[f"{column}_max"]
+    return _with_interval(shown.number(row[f"{column}_mean"]), units.DASH if low == high else shown.interval(low, high))
 
 
 def _verdict(row):

@@ -35,7 +35,7 @@ def open_checkpoint(folder, spec=None):
     Raises DataError, also where the tensors are not those of the model, or SpecError.
     """
     if not is_checkpoint(folder):
-        raise DataError(f"{folder}: no checkpoint: expected {SPEC} and {WEIGHTS} in it", key=None)
+        raise DataError(f"{folder}: no checkpoint: expected {SPEC} and {WEIGHTS} in it{tensors.below(folder)}", key=None)
     if spec is None:
         root = document.load(str(Path(folder) / SPEC), "arch")
         spec = registry.resolve(ModelSpec.parse(root), root)

@@ -62,6 +62,12 @@ def open_tensors(path):
     return _shards([path]) if path.suffix == ".safetensors" else _pickled(path)
 
 
+def below(folder):
+    """The end of an error about a folder without tensors: a folder in it that has some, such as `failed` of a run."""
+    found = sorted(path.parent for path in Path(folder).glob("*/*.safetensors"))
+    return f"; there is one in {found[0]}" if found else ""
+
+
 def of_mapping(mapping):
     """The Tensors of a {name: tensor} mapping in memory."""
     entries = {name: Entry(tuple(tensor.shape), tensor.dtype) for name, tensor in mapping.items()}
@@ -124,7 +130,7 @@ def _folder(folder):
     if not files:
         pickles = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
         also = f"; it has {', '.join(pickles)}: give such a file itself, with a spec" if pickles else ""
-        raise DataError(f"{folder}: no .safetensors file in it{also}", key=None)
+        raise DataError(f"{folder}: no .safetensors file in it{also}{below(folder)}", key=None)
     return _shards(files)
 
 

@@ -63,6 +63,7 @@ def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = 
 
     from arch.errors import DataError
     from experiments import device
+    from experiments.metrics import OF_RUNS
     from experiments.train import train
 
     device.setup(planned.spec.train.threads)
@@ -86,10 +87,12 @@ def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = 
     print(f"\n{record.status}: {folder}")
     for name, value in record.metrics.items():
         print(f"  {name:24} {value:.4f}")
+    for name, value in record.measured.items():
+        print(f"  {name:24} {value:,.0f} {OF_RUNS[name].unit}")
     if record.status == "interrupted":
         raise KeyboardInterrupt
     if record.status == "failed":
-        print(f"  {record.failure.error} at step {record.failure.step}: {record.failure.message}")
+        print(f"  {record.failure.reason}")
         raise typer.Exit(1)
 
 
@@ -101,12 +104,13 @@ def evaluate(
     """Do the evaluations that a finished run lacks, without training; then show all that were asked for."""
     from arch.document import Node, load, node
     from arch.errors import DataError, SpecError
-    from experiments import evaluations
+    from experiments import evaluations, leftovers
     from experiments.plan import RunPlan, resolve
     from experiments.record import RunRecord
 
+    leftovers.check_finished(run)
     record = RunRecord.read_whole(run)
-    if record is None or record.status != "finished":
+    if record is None:
         raise DataError(f"{run}: no finished run in it", key=None)
     root = node(record.spec)
     if spec is not None:

@@ -13,6 +13,7 @@ import arch.checkpoint
 from arch.errors import DataError
 from arch.model import Model
 from experiments.files import durably, write_atomically
+from experiments.leftovers import check_finished
 from experiments.record import RunRecord
 from experiments.spec import ExperimentSpec
 
@@ -70,8 +71,12 @@ def save_tokenizer(tokenizer, folder):
 
 
 def load_model(folder):
-    """The trained model in a finished run's folder. Raises DataError if the folder has no finished run."""
+    """The trained model in a finished run's folder. Raises DataError if the folder has no finished run.
+
+    The weights of a run that failed are a checkpoint of their own, see `experiments.leftovers`; `arch.checkpoint.load` opens it.
+    """
     record = RunRecord.read(folder)
+    check_finished(folder)
     if record is None or not (Path(folder) / WEIGHTS).is_file():
         raise DataError(f"{folder}: no finished run in it")
     model = Model(ExperimentSpec.parse(record.spec).model)

@@ -60,12 +60,3 @@ def cpu_name():
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
-
-
-def peak_memory_bytes(device):
-    """The most memory in bytes that this process has held: GPU memory if `device` is a GPU, else resident memory."""
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    import resource
-
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

@@ -16,7 +16,11 @@ from experiments.spec import ExperimentSpec
 
 
 class NotFinite(ArithmeticError):
-    """A metric is infinite or not a number. The message names it."""
+    """A metric, `SPLIT/METRIC`, is infinite or not a number."""
+
+    def __init__(self, metric: str):
+        self.metric = metric
+        super().__init__(f"the metric {metric} is not finite")
 
 
 @contextmanager
@@ -58,7 +62,7 @@ def evaluate(
     if undeclared := [name for name in findings.values if name not in metrics]:
         raise ValueError(f"{evaluation.key}: {', '.join(undeclared)}: not declared in `metrics`, which has {', '.join(metrics)}")
     if bad := [name for name, value in findings.values.items() if not math.isfinite(value)]:
-        raise NotFinite(f"the metric {evaluation.split}/{bad[0]}")
+        raise NotFinite(f"{evaluation.split}/{bad[0]}")
     return EvaluationRecord(
         split=evaluation.split,
         name=evaluation.name,

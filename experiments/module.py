@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from arch import registry
 from arch.contracts import Mean
+from experiments import nonfinite
 from experiments.checkpoint import random_state, restore_random_state
 from experiments.means import Means, prepared
 
@@ -21,14 +22,6 @@ logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
 # A batch is a pure function of the step and cheap to compute, so data loader workers would only add processes.
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-
-
-class NonFinite(ArithmeticError):
-    """A loss, gradient or metric is not finite at a step. `groups`: names of the parameter groups to look at."""
-
-    def __init__(self, step, what, groups):
-        self.step, self.groups = step, groups
-        super().__init__(f"{what} is not finite at step {step}" + (f", in {', '.join(groups)}" if groups else ""))
 
 
 class Batches(IterableDataset):
@@ -50,16 +43,17 @@ class TrainingModule(pl.LightningModule):
 
     The objective is held outside of the registered modules: only the model is trained, and only the model is in a
     checkpoint. Raises ValueError for an objective with trainable parameters: these belong to the model and its spec.
+    origin: where the model's weights come from, if not from the seed, in words for an error.
     """
 
-    def __init__(self, model, objective, spec, corpus, seed):
+    def __init__(self, model, objective, spec, corpus, seed, origin=""):
         super().__init__()
         self.automatic_optimization = False
         if trained := [name for name, weight in objective.named_parameters() if weight.requires_grad]:
             raise ValueError(
                 f"the objective has trainable parameters ({', '.join(trained)}); they belong to the model and its spec"
             )
-        self.model, self.spec = model, spec
+        self.model, self.spec, self.origin = model, spec, origin
         self._unregistered = (objective,)
         self.optimizer, self.schedule = (registry.build(kind, getattr(spec, kind)) for kind in ("optimizer", "schedule"))
         self.batches = Batches(corpus, spec.data, seed, spec.train.steps)
@@ -100,14 +94,24 @@ class TrainingModule(pl.LightningModule):
         weights, clip = [each for each in self.model.parameters() if each.grad is not None], self.optimizer.config.clip
         norm = torch.nn.utils.get_total_norm([each.grad for each in weights], foreach=True)
         loss, norm = float(self.trainer.strategy.reduce(loss, reduce_op="sum")), float(norm)
-        for what, number in (("the loss", loss), ("a gradient", norm)):
-            if not math.isfinite(number):
-                raise NonFinite(step, what, self.bad_groups())
+        if not math.isfinite(loss):
+            raise nonfinite.found(step, "loss", self.model, nonfinite.forward(self.model, lambda: self._again(batch)), self.origin)
+        if not math.isfinite(norm):
+            place = nonfinite.backward(self.model, lambda: self._again(batch, world / weight))
+            raise nonfinite.found(step, "gradient", self.model, place, self.origin)
         if clip and norm > clip:  # otherwise clipping would multiply all gradients by one
             torch.nn.utils.clip_grads_with_norm_(weights, clip, torch.tensor(norm, device=self.device), foreach=True)
         optimizer.step()
         metrics = {f"train/{name}": value for name, value in self._reduced(means).items()}
         self.last = metrics | {"train/loss": loss, "lr": rate, "grad_norm": norm}
+
+    def _again(self, batch, scale=None):
+        """Do a step's passes once more; the backward passes only with the factor of their loss."""
+        self.model.zero_grad()
+        for micro_batch in batch.split(self.spec.train.accumulate):
+            total = self.objective(self.model, micro_batch)["loss"].sum
+            if scale is not None:
+                (total * scale).backward()
 
     def _total(self, number):
         """A number summed over all devices."""
@@ -124,21 +128,6 @@ class TrainingModule(pl.LightningModule):
                 for name, mean in means.totals.items()
             }
         return means.values(empty=0.0)
-
-    def bad_groups(self):
-        """Names of the parameter groups that have a value or gradient that is not finite.
-
-        A group is a block's sub-layer, the embedding or a norm. If all are finite, the group with the largest absolute
-        value or gradient is returned, because an overflow starts there.
-        """
-        largest = {}
-        for name, weight in self.model.named_parameters():
-            group = ".".join(name.split(".")[:3]) if name.startswith("blocks.") else name.split(".")[0]
-            sizes = [tensor.detach().abs().max().float() for tensor in (weight, weight.grad) if tensor is not None]
-            largest.setdefault(group, []).extend(float(size) if size.isfinite() else float("inf") for size in sizes)
-        largest = {group: max(sizes) for group, sizes in largest.items()}
-        bad = [group for group, size in largest.items() if size == float("inf")]
-        return bad or [max(largest, key=largest.get)]
 
     def on_save_checkpoint(self, checkpoint):
         checkpoint["random_state"] = random_state()

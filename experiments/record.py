@@ -9,36 +9,50 @@ from pydantic import Field
 from arch.contracts import Metric
 from arch.spec import Spec
 from experiments.files import write_atomically
+from experiments.metrics import OF_RUNS
 
 NAME = "record.json"
 # The training curves beside the record: one row per optimizer step. `seconds` and `tokens_per_second` count training;
-# `select/*` are NaN where the select split was not evaluated. The columns are those that the run reported.
+# `step_seconds` is the step's own time, NaN while a process warms up; `select/*` are NaN where the select split was not
+# evaluated. The columns are those that the run reported.
 HISTORY_NAME = "history.parquet"
 # The folder of its evaluations, one file each.
 EVALUATIONS = "evaluations"
 
 
+# Errors that the machine or its files cause and not the model: another start may go well. Names of exception classes.
+MACHINE = ("WorkerLost", "OSError", "PermissionError", "FileNotFoundError", "MemoryError", "DataError", "NotMeasured")
+
+
 class Failure(Spec):
     """Why a run failed.
 
-    step: the optimizer step, -1 before the first. error: the exception's class. parameters: names of parameter groups
-    with a value that is not finite (see `NonFinite`).
+    step: the optimizer step, -1 before the first. error: the exception's class. For a number that is not finite
+    (`experiments.nonfinite`): what it was (`loss`, `gradient`, `weight`, or a metric's name); where, the first part of the
+    pass that gave such a number, e.g. `blocks.0.mixer`, empty if not known; parameters, the names of that part's tensors
+    that have one. machine: whether the machine caused it; None in records that do not say.
     """
 
     step: int
     error: str
     message: str
     parameters: list[str] = []
+    what: str = ""
+    where: str = ""
+    machine: bool | None = None
 
     @property
-    def by_machine(self):
-        """Temporary."""
-        return False
+    def by_machine(self) -> bool:
+        """Whether the machine or its files caused it, and not the model."""
+        return self.error in MACHINE if self.machine is None else self.machine
 
     @property
-    def reason(self):
-        """Temporary."""
-        return self.message
+    def reason(self) -> str:
+        """Why, in one line: `loss not finite at step 0, first in blocks.0.mixer`, or the error and its message."""
+        if self.what:
+            return self.message
+        groups = f" ({', '.join(self.parameters)})" if self.parameters else ""
+        return f"{self.error} at step {self.step}: {self.message}{groups}"
 
 
 class RunRecord(Spec):
@@ -51,8 +65,11 @@ class RunRecord(Spec):
     metric_info: what each metric is; records before it existed have none.
     versions: what else can change the last bits: package versions, the path of each `kernel NAME`, and `blocks`
         (eager, or which compiler).
-    timing: numbers that differ from run to run: tokens_per_second, train_seconds, evaluate_seconds, peak_memory_bytes;
-        if blocks are compiled also compile_seconds, the part of train_seconds that this process spent compiling.
+    timing: numbers that differ from run to run: train_seconds, evaluate_seconds; if blocks are compiled also
+        compile_seconds, the part of train_seconds that this process spent compiling. runs_at_once: how many runs the study
+        did at a time, at most. memory_before_bytes: what the process held before its first step. And, if they could be
+        measured, the metrics of OF_RUNS in `experiments.metrics`, see `measured`. Older records have tokens_per_second, a
+        mean with warm-up and compilation, and peak_memory_bytes, of all runs that the process had done.
     sample: text sampled from the trained model.
     All times are in seconds.
     """
@@ -80,6 +97,11 @@ class RunRecord(Spec):
     sample: str = ""
     notes: list[str] = []
     failure: Failure | None = None
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """Speed and memory of the training as metrics (`experiments.metrics.OF_RUNS`); none before they were recorded."""
+        return {name: self.timing[name] for name in OF_RUNS if name in self.timing}
 
     def write(self, folder):
         """Write `record.json` atomically: a reader never sees a partial file."""
@@ -146,6 +168,13 @@ def shown(record, folder, files, problems):
         values |= evaluation.values
         info |= evaluation.metric_info
     return record.model_copy(update={"metrics": values, "metric_info": info})
+
+
+def with_performance(record):
+    """A finished run's record with speed and memory among its metrics; any other as it is."""
+    if record.status != "finished" or not record.measured:
+        return record
+    return record.model_copy(update={"metrics": record.metrics | record.measured})
 
 
 def write_record(record, path):

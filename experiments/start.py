@@ -9,6 +9,7 @@ from arch import checkpoint, document, tensors
 from arch.errors import DataError
 from arch.model_spec import SUBLAYER_NAME
 from arch.spec import List, Spec
+from experiments.leftovers import check_finished
 from experiments.record import RunRecord
 
 
@@ -74,6 +75,12 @@ class Start(Spec):
         ]
         return self.model_copy(update={"parents": tuple(parents)})
 
+    @property
+    def source(self):
+        """Where the weights come from, in a few words."""
+        folders = [parent.folder or parent.name for parent in self.parents]
+        return folders[0] if len(folders) == 1 else f"the mean of {', '.join(folders)}"
+
     def notes(self):
         """Yields sentences for the record: what was taken, what is new and why, what is unused."""
         total = len(self.taken) + len(self.new)
@@ -128,6 +135,8 @@ def plan_start(spec, made=None):
     taken = tuple(name for name in expected if name not in new)
     if not taken:
         raise DataError("no parameter of this model is in all of them", key=("init_from",))
+    for (key, _), parent in zip(spec.starts, parents, strict=True):
+        _check_finite(key, parent, taken)
     new = {name: new[name] for name in expected if name in new}
     return Start(parents=tuple(parents), taken=taken, new=new, unused=tuple(unused))
 
@@ -150,12 +159,32 @@ def _parent(key, reference, plan):
         if reference.set or reference.seed != "same":
             raise DataError(f"{name}: the weights of a folder are as they are; leave out `set` and `seed`", key=key)
     folder = Path(name).expanduser()
+    check_finished(folder, key)
     try:
         model, found = checkpoint.open_checkpoint(folder)
     except ValueError as error:
         raise DataError(f"{error}; `archbench import` converts other formats", key=key) from None
     shapes = {name: entry.shape for name, entry in found.entries.items()}
     return Parent(name=name, folder=str(folder), sha256=content(folder)), model, shapes
+
+
+def _check_finite(key, parent, taken):
+    """Raise DataError for a checkpoint whose tensors, of those taken, have values that are not finite."""
+    bad = [each for each in (_not_finite(*_state(parent.folder)) if parent.folder else ()) if each[0] in taken]
+    if bad:
+        name, count, size = bad[0]
+        more = f", and {len(bad) - 1} more of its tensors" if len(bad) > 1 else ""
+        raise DataError(f"{parent.folder}: {name} has {count:,} of {size:,} values that are not finite{more}", key=key)
+
+
+@lru_cache(maxsize=64)
+def _not_finite(path, size, modified):
+    """((name, number of values that are not finite, number of values), ...) of the tensors in a file that have some."""
+    found = []
+    for name, tensor in tensors.open_tensors(path).read():
+        if count := int((~tensor.isfinite()).sum()):
+            found.append((name, count, tensor.numel()))
+    return tuple(found)
 
 
 def is_spec(name):
@@ -178,9 +207,14 @@ def _differences(spec, expected, theirs, shapes):
 
 def content(folder):
     """sha256 (hex) of a checkpoint's weights file."""
-    path = Path(folder) / checkpoint.WEIGHTS
+    return _content(*_state(folder))
+
+
+def _state(folder):
+    """(path, size, time of change) of a checkpoint's weights file: with the same three, it is read once."""
+    path = (Path(folder) / checkpoint.WEIGHTS).resolve()
     about = path.stat()
-    return _content(path.resolve(), about.st_size, about.st_mtime_ns)
+    return path, about.st_size, about.st_mtime_ns
 
 
 @lru_cache(maxsize=64)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from arch import registry
 from arch.document import ROOT
@@ -19,15 +20,18 @@ from arch.errors import DataError
 from arch.kernels import paths
 from arch.model import new_model
 from arch.plugins import plugin_sources
-from experiments import checkpoint, compiled, device, evaluations
+from experiments import checkpoint, compiled, device, evaluations, leftovers, nonfinite
 from experiments.data.dataset import prepare
 from experiments.evaluate import NotFinite, evaluate
-from experiments.module import NonFinite, TrainingModule
+from experiments.module import TrainingModule
+from experiments.nonfinite import NonFinite
 from experiments.plan import identity_plugins
 from experiments.record import Failure, RunRecord, shown
 from experiments.watch import Interrupted, Watch
 
 MARKER = "checkpoint.identity"
+# A failure names at most so many tensors.
+NAMED = 20
 PACKAGES = ("torch", "pytorch-lightning", "numpy", "tokenizers", "optuna", "pydantic")
 
 
@@ -48,12 +52,14 @@ def code_version():
 CODE = code_version()
 
 
-def train(plan, seed, folder, progress=None, stop=None):
+def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None):
     """Train the run of `plan` and `seed` in `folder`. Resumes an interrupted run; returns at once if it is finished.
 
     progress: called about once per second with {step, steps, loss, select_loss, tokens_per_second}.
     stop: called after every step; if it returns true, a checkpoint is saved and the run ends as `interrupted`.
+    runs_at_once: how many runs share this machine, at most, if that is known; for the record.
     Returns the RunRecord. An error in the run is not raised: the record then has the status `failed` and the reason.
+    Numbers that are not finite fail a run: then its folder is no checkpoint (see `experiments.leftovers`).
     """
     folder, shared = _own_folder(Path(folder)), Path(folder)
     record = RunRecord.read_whole(folder)
@@ -66,6 +72,7 @@ def train(plan, seed, folder, progress=None, stop=None):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         record.write(folder)
+        leftovers.discard(folder)
         spec = plan.spec
         pl.seed_everything(seed, verbose=False)
         corpus = prepare(spec.data, spec.model.vocab_size)
@@ -75,11 +82,12 @@ def train(plan, seed, folder, progress=None, stop=None):
         model = new_model(spec.model, seed)
         if plan.start:
             plan.start.fill(model)
+            _finite(model, -1, plan)
         if spec.train.compile == "on":
             record = _compiled(record, model, spec)
             record.write(folder)
         objective = registry.build("objective", spec.objective, corpus)
-        module = TrainingModule(model, objective, spec, corpus, seed)
+        module = TrainingModule(model, objective, spec, corpus, seed, _origin(plan))
         watch = Watch(corpus, spec, (plan.identity, seed), folder, progress, stop)
         trainer = new_trainer(spec.train, [watch], folder)
         if spec.train.steps:
@@ -88,6 +96,7 @@ def train(plan, seed, folder, progress=None, stop=None):
         where = trainer.strategy.root_device
         model = trainer.precision_plugin.convert_module(model).to(where)  # where nothing was trained, nobody did it yet
         objective.to(where)
+        _finite(model, spec.train.steps, plan)
         checkpoint.save_weights(model, folder)
         metrics = {name: value for name, value in watch.history.last.items() if name.startswith(("select/", "train/"))}
         info = {f"train/{name}": metric for name, metric in objective.metrics.items()}
@@ -98,12 +107,13 @@ def train(plan, seed, folder, progress=None, stop=None):
                     metrics |= measured.values
                     info |= measured.metric_info
                     sample = sample or measured.text
-        except NotFinite as error:
-            raise NonFinite(spec.train.steps, str(error), module.bad_groups()) from None
+        except NonFinite:
+            leftovers.set_aside(folder)
+            raise
         except Exception as error:  # what was trained is kept: a new start only measures
             unmeasured = _failure(error, watch)
         _close(watch, folder, metrics, sample)
-        timing = _timing(watch, spec, where, compiled.seconds_so_far() - compiled_seconds)
+        timing = _timing(watch, spec, compiled.seconds_so_far() - compiled_seconds, runs_at_once)
         outcome = {"status": "finished", "metrics": metrics, "metric_info": info, "sample": sample, "timing": timing}
     except (Interrupted, KeyboardInterrupt):
         outcome = {"status": "interrupted"}
@@ -129,6 +139,17 @@ def _new_record(plan, seed):
         started=_now(),
         notes=list(plan.notes),
     )
+
+
+def _origin(plan):
+    """Where a plan's first weights come from, in words; empty if all are drawn from the seed."""
+    return plan.start.source if plan.start else ""
+
+
+def _finite(model, step, plan):
+    """Raise NonFinite for weights that are not finite: such a run has no result, even if every metric happens to be finite."""
+    if error := nonfinite.weights(step, model, _origin(plan)):
+        raise error
 
 
 def _compiled(record, model, spec):
@@ -205,11 +226,16 @@ def _resumable(folder, plan, seed):
 
 
 def _measure(wanted, plan, seed, folder, model, objective, dataset, trainer):
-    """Yields (evaluation, its EvaluationRecord) of each wanted evaluation, written to its file."""
+    """Yields (evaluation, its EvaluationRecord) of each wanted evaluation, written to its file. Raises NonFinite."""
     for evaluation in wanted:
         with trainer.precision_plugin.forward_context():
             where, run = trainer.strategy.root_device, (plan.identity, seed)
-            measured = evaluate(evaluation, model, objective, dataset, plan.spec, run, where)
+            compute = lambda each=evaluation: evaluate(each, model, objective, dataset, plan.spec, run, where)  # noqa: E731, B023
+            try:
+                measured = compute()
+            except NotFinite as error:
+                place = nonfinite.forward(model, compute)
+                raise nonfinite.found(plan.spec.train.steps, error.metric, model, place, _origin(plan), evaluation.key) from None
         measured.write(folder, evaluation.file)
         yield evaluation, measured
 
@@ -262,25 +288,35 @@ def _close(watch, folder, metrics, sample):
         watch.events.text(step, "sample", sample)
 
 
-def _timing(watch, spec, where, compile_seconds):
-    train_seconds = watch.history.seconds - watch.evaluate_seconds
-    compiling = {"compile_seconds": compile_seconds} if spec.train.compile == "on" else {}
-    return compiling | {
-        "train_seconds": train_seconds,
-        "evaluate_seconds": watch.evaluate_seconds,
-        "tokens_per_second": spec.tokens / train_seconds if spec.tokens else 0.0,
-        "peak_memory_bytes": device.peak_memory_bytes(where),
+def _timing(watch, spec, compile_seconds, runs_at_once):
+    """What RunRecord.timing says. What could not be measured is left out."""
+    measured = {
+        "compile_seconds": compile_seconds if spec.train.compile == "on" else None,
+        "runs_at_once": runs_at_once,
+        "memory_before_bytes": watch.memory and watch.memory.before,
+        "speed/tokens_per_second": watch.tokens_per_second,
+        "memory/peak_bytes": watch.peak_bytes,
     }
+    train_seconds = watch.history.seconds - watch.evaluate_seconds
+    timing = {"train_seconds": train_seconds, "evaluate_seconds": watch.evaluate_seconds}
+    return timing | {name: float(value) for name, value in measured.items() if value is not None}
 
 
 def _failure(error, watch):
     last = watch.history.last if watch else {}
-    return Failure(
-        step=error.step if isinstance(error, NonFinite) else int(last.get("step", -1)),
-        error=type(error).__name__,
-        message=compiled.explained(error),
-        parameters=error.groups if isinstance(error, NonFinite) else [],
-    )
+    about = {"step": int(last.get("step", -1))}
+    if isinstance(error, NonFinite):
+        about = {"step": error.step, "what": error.what, "where": error.where, "parameters": list(error.tensors[:NAMED])}
+    message, machine = compiled.explained(error), _by_machine(error)
+    return Failure(error=type(error).__name__, message=message, machine=machine, **about)
+
+
+def _by_machine(error):
+    """Whether an error comes from the machine or its files: no memory, no disk, no GPU, no compiler, data that changed."""
+    if isinstance(error, RuntimeError) and "allocate memory" in str(error):  # how torch says it on a CPU
+        return True
+    kinds = OSError | MemoryError | ImportError | torch.OutOfMemoryError | compiled.CompileError | MisconfigurationException
+    return isinstance(error, kinds) or type(error) is DataError
 
 
 def _ended(record, outcome, folder, watch, wall_seconds):

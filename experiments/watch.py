@@ -1,16 +1,18 @@
 """A callback that runs after every step: it adds to the history, evaluates, saves checkpoints, reports progress."""
 
+import statistics
 import time
 
 import pytorch_lightning as pl
 
-from experiments import checkpoint, evaluations
-from experiments.device import peak_memory_bytes
+from experiments import checkpoint, evaluations, nonfinite
 from experiments.evaluate import NotFinite, evaluate
 from experiments.history import Events, History
-from experiments.module import NonFinite
+from experiments.memory import Peak
 
 EVENTS_A_RUN = 200
+# The first steps of a process are slower than the others: programs are compiled, memory is fetched, caches are filled.
+WARM_UP = 3
 SECONDS_BETWEEN_REPORTS = 1.0
 
 
@@ -28,32 +30,57 @@ class Watch(pl.Callback):
         self.progress, self.stop = progress or (lambda _: None), stop or (lambda: False)
         self.history, self.events = History(), None
         self.evaluate_seconds = self.reported = 0.0
+        self.memory, self.earlier_peak = None, 0.0
 
     def state_dict(self):
-        return {"rows": self.history.rows, "evaluate_seconds": self.evaluate_seconds}
+        return {"rows": self.history.rows, "evaluate_seconds": self.evaluate_seconds, "peak_bytes": self.peak_bytes}
 
     def load_state_dict(self, state):
         self.history = History(state["rows"])
         self.evaluate_seconds = state["evaluate_seconds"]
+        self.earlier_peak = state.get("peak_bytes") or 0.0
+
+    @property
+    def peak_bytes(self):
+        """The most memory held while this run trained, in all of its processes; None if unknown."""
+        now = self.memory and self.memory.bytes()
+        return max(now, self.earlier_peak) if now else None
+
+    @property
+    def tokens_per_second(self):
+        """Tokens of a step over the median of the steps' seconds; None if no step counts."""
+        seconds = [row["step_seconds"] for row in self.history.rows if "step_seconds" in row]
+        return self.spec.data.rows * self.spec.data.context / statistics.median(seconds) if seconds else None
 
     def on_train_start(self, trainer, module):
         self.events = Events(self.folder if trainer.is_global_zero else None, trainer.global_step)
-        self.before = self.history.seconds
-        self.started = time.perf_counter()
+        self.before, self.warm = self.history.seconds, 0
+        self.memory = Peak(module.device)
         self.select_loss = None
+        self.started = self.step_began = time.perf_counter()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
-        step, train = trainer.global_step, self.spec.train
-        seconds = self.before + time.perf_counter() - self.started
+        now, step = time.perf_counter(), trainer.global_step
+        seconds = self.before + now - self.started
         tokens = step * self.spec.data.rows * self.spec.data.context
         values = module.last | {"tokens_per_second": tokens / max(1e-9, seconds - self.evaluate_seconds)}
+        self.warm += 1
+        if self.warm > WARM_UP:
+            values["step_seconds"] = now - self.step_began
+        self._after(trainer, module, step, tokens, seconds, values)
+        self.step_began = time.perf_counter()
+
+    def _after(self, trainer, module, step, tokens, seconds, values):
+        """Everything after a step that is not training: evaluate, log, save."""
+        train = self.spec.train
         evaluated = step % self.spec.evaluate.every == 0 or step == train.steps
         if evaluated:
             values |= self._select(trainer, module)
         self.history.add(step=step, tokens=tokens, seconds=seconds, **values)
         if evaluated or step % max(1, train.steps // EVENTS_A_RUN) == 0:
-            memory = peak_memory_bytes(module.device)
-            self.events.scalars(step, values | {"memory/peak_bytes": memory})
+            self.memory.note()
+            peak = self.peak_bytes
+            self.events.scalars(step, values | ({"memory/peak_bytes": peak} if peak else {}))
         self._tell(step, values, evaluated)
         stopping = self.stop()
         if step == train.steps:
@@ -68,10 +95,15 @@ class Watch(pl.Callback):
         started, values = time.perf_counter(), {}
         with trainer.precision_plugin.forward_context():
             for each in self.select:
+                compute = lambda each=each: evaluate(  # noqa: E731
+                    each, module.model, module.objective, self.dataset, self.spec, self.run, module.device
+                )
                 try:
-                    record = evaluate(each, module.model, module.objective, self.dataset, self.spec, self.run, module.device)
+                    record = compute()
                 except NotFinite as error:
-                    raise NonFinite(trainer.global_step, str(error), module.bad_groups()) from None
+                    place = nonfinite.forward(module.model, compute)
+                    step, name = trainer.global_step, error.metric
+                    raise nonfinite.found(step, name, module.model, place, module.origin, each.key) from None
                 values |= record.values
         self.evaluate_seconds += time.perf_counter() - started
         self.select_loss = values.get("select/loss")

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.metrics import COSTS, context_of
+from experiments.metrics import COSTS, context_of, is_cost
 from experiments.spec import ExperimentSpec
+from sweeps.judge import metrics_of
+from sweeps.spec import StudySpec
 
 # Where each cost lies in what `arch.cost.summary` computes.
 PLACES = {
@@ -34,6 +36,13 @@ def cost_metric(name: str, spec: ExperimentSpec | None, cost: Mapping[str, Any])
     if name == "cost/train_flops":
         value = None if value is None or spec is None else value * spec.tokens
     return _number(value)
+
+
+def costs_of(study: StudySpec, spec: ExperimentSpec, cost: Mapping[str, Any]) -> dict[str, float]:
+    """{`cost/NAME`: value} of the costs that a study's claims and figures name, for an arm that has them."""
+    claimed = [name for names in metrics_of(study).values() for name in names]
+    values = {name: cost_metric(name, spec, cost) for name in (*claimed, *study.figures.x) if is_cost(name)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _cache(tokens, spec, cost):

@@ -61,10 +61,10 @@ class Job:
         return float(per_token or 1) * self.plan.spec.tokens
 
 
-def record_failure(job, error, message):
+def record_failure(job, error, message, machine=None):
     """Mark a run's record as failed where its own process could not, unless it says finished already.
 
-    Returns the record, or None if it cannot be written.
+    machine: whether the machine caused it; by default the error says. Returns the record, or None if it cannot be written.
     """
     plan = job.plan
     record = RunRecord.read_whole(job.folder) or RunRecord(
@@ -79,7 +79,7 @@ def record_failure(job, error, message):
     )
     if record.status == "finished":
         return record
-    failure = Failure(step=record.steps, error=error, message=message)
+    failure = Failure(step=record.steps, error=error, message=message, machine=machine)
     record = record.model_copy(update={"status": "failed", "failure": failure})
     try:
         job.folder.mkdir(parents=True, exist_ok=True)

@@ -243,7 +243,7 @@ class _Hearing:
     def _measured(self, name, number, unstable):
         """The Measured of a metric: the seeds up to a look, without arms that lost runs."""
         if is_cost(name):
-            exact = {arm: {0: each.exact[name]} if name in each.exact else {} for arm, each in self.record.arms.items()}
+            exact = {arm: {0: each.costs[name]} if name in each.costs else {} for arm, each in self.record.arms.items()}
             return Measured(self._metric(name), exact, exact=True)
         values: dict[str, dict[int, float]] = {arm: {} for arm in self.record.arms}
         for arm in self.record.arms:

@@ -1,4 +1,4 @@
-"""Which metrics an arm's runs will have, as far as its components declare them before a run starts."""
+"""Which metrics an arm will have: of its runs, as far as components declare them before a run starts, and of its cost."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +8,7 @@ from arch.contracts import Evaluator, Metric
 from arch.document import Node
 from arch.errors import SpecError, nearest
 from experiments import evaluations
-from experiments.metrics import is_cost, known
+from experiments.metrics import OF_RUNS, cost, is_cost, known, unknown_cost
 from experiments.spec import ExperimentSpec
 from sweeps import comparable
 from sweeps.compare import is_relative
@@ -20,9 +20,13 @@ LARGEST_MARGIN = 0.2
 
 
 def declared(spec: ExperimentSpec) -> dict[str, Metric] | None:
-    """{SPLIT/METRIC: Metric} of a resolved experiment's evaluators; None if its objective declares nothing in its class."""
+    """{name: Metric} of a resolved experiment's runs; None if its objective declares nothing in its class.
+
+    SPLIT/METRIC of its evaluators, and speed and memory (`experiments.metrics.OF_RUNS`) of a run that trains. Costs
+    (`cost/NAME`) are not among them: they are of the spec.
+    """
     of_objective = getattr(registry.component("objective", spec.objective["type"]), "metrics", None)
-    metrics: dict[str, Metric] = {}
+    metrics: dict[str, Metric] = dict(OF_RUNS) if spec.train.steps else {}
     for evaluation in evaluations.planned(spec):
         evaluator: Evaluator = registry.build("evaluator", evaluation.evaluator)
         measured = of_objective if evaluator.metrics is None else evaluator.metrics
@@ -33,35 +37,39 @@ def declared(spec: ExperimentSpec) -> dict[str, Metric] | None:
 
 
 def metric_of(spec: ExperimentSpec, name: str) -> Metric | None:
-    """What SPLIT/METRIC is for a resolved experiment; None if that is not known before its run."""
-    return (declared(spec) or {}).get(name) or known(name)
+    """What a metric is for a resolved experiment, `SPLIT/METRIC` or `cost/NAME`; None if that is not known before its run."""
+    return cost(name) if is_cost(name) else (declared(spec) or {}).get(name) or known(name)
 
 
 def check_metrics(study: Node, spec: StudySpec, arms: list[Any]) -> None:
-    """Raise SpecError, at its line, for a claim or a search on a metric that an arm's runs will not have.
+    """Raise SpecError, at its line, for a claim, a search or a figure on a metric or a cost that an arm will not have.
 
     A search must know which way is better; a claim may learn it from the records of the runs. arms: sweeps.study.Arm.
     """
     for path, name in _metrics(spec):
+        if is_cost(name) and cost(name) is None:
+            raise study.error(unknown_cost(name), path)
         for arm in arms:
             names = declared(arm.spec)
-            if names is not None and name not in names:
+            if names is not None and name not in names and not is_cost(name):
                 raise study.error(f"no run of arm {arm.label!r} has the metric {name!r}{nearest(name, names)}", path)
             metric = metric_of(arm.spec, name)
             if metric is None and path[0] == "tune":
                 kind = arm.spec.objective["type"]
                 raise study.error(f"the objective {kind!r} does not declare {name!r}, so its better side is unknown", path)
-            if metric is not None and metric.better == "neither":
+            if metric is not None and metric.better == "neither" and path[0] != "figures":
                 raise study.error(f"neither side of {name!r} is better; it is only shown", path)
 
 
-def _metrics(spec: StudySpec) -> Iterator[tuple[tuple[str, ...], str]]:
-    """(path, metric) of everything in a study that a metric decides."""
+def _metrics(spec: StudySpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """(path, metric) of everything in a study that names a metric."""
     if spec.tune:
         yield ("tune", "metric"), spec.tune.metric
     for name, claim in spec.claims.items():
         for key, metric in _read(claim).items():
             yield ("claims", name, key), metric
+    for i, name in enumerate(spec.figures.x):
+        yield ("figures", "x", i), name
 
 
 def check_claims(study: Node, spec: StudySpec, arms: list[Any]) -> None:

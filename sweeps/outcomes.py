@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from experiments.record import shown
+from experiments.record import shown, with_performance
 from sweeps import folders
 
 
@@ -16,5 +16,5 @@ def runs_of(record, folder):
         for seed, place in arm.runs.items():
             run = folders.record_of(Path(folder) / place)
             if run is not None:
-                runs[label, int(seed)] = shown(run, Path(folder) / place, arm.evaluations, [])
+                runs[label, int(seed)] = with_performance(shown(run, Path(folder) / place, arm.evaluations, []))
     return runs

@@ -122,7 +122,7 @@ class Pool:
                 break
             each = self._worker_for(job)
             each.job = job
-            self._tell(each, job.dump())
+            self._tell(each, {**job.dump(), "runs_at_once": self.size})
         return bool(self.again)
 
     def _worker_for(self, job):
@@ -255,7 +255,7 @@ class Pool:
 def _outcome(job, record):
     if record.status == "failed":
         failure = record.failure
-        message = f"step {failure.step}: {failure.error}: {failure.message}" if failure else "failed"
+        message = failure.reason if failure else "failed"
         return Outcome(job, "failed", record, message)
     return Outcome(job, record.status, record)
 

@@ -45,9 +45,11 @@ class Runs:
         if outcome.status not in ("failed", "lost"):
             return []
         ended, message = [], f"needs {outcome.job.title}, which failed"
+        failure = outcome.record.failure if outcome.record else None
+        machine = failure is None or failure.by_machine  # without a record: it could not even be written
         for job in [job for job in self.left if outcome.job.folder in self.needs[job.folder]]:
             self.left.remove(job)
-            user = Outcome(job, "failed", record_failure(job, "NeedFailed", message), message)
+            user = Outcome(job, "failed", record_failure(job, "NeedFailed", message, machine), message)
             ended += [user, *self.told(user)]
         return ended
 

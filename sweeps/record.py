@@ -17,7 +17,8 @@ class ArmRecord(Spec):
 
     runs: seed -> the run's folder, relative to the study's folder. tuned: the values that tuning chose. evaluations:
     SPLIT.NAME -> the file, in each run's folder of evaluations, that the study shows; none in records before these files.
-    exact: the costs that claims name, {`cost/...`: number}. seeds: how many seeds it has or is to have so far; None: all.
+    costs: {`cost/NAME`: number} of the costs that the study's claims and figures name (`sweeps.costs`). seeds: how many
+    seeds it has or is to have so far; None: all.
     """
 
     changes: dict[str, list[Any]]
@@ -26,7 +27,7 @@ class ArmRecord(Spec):
     runs: dict[str, str]
     tuned: dict[str, float] = {}
     evaluations: dict[str, str] = {}
-    exact: dict[str, float] = {}
+    costs: dict[str, float] = {}
     seeds: int | None = None
 
 

@@ -6,7 +6,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from arch import document, registry
 from arch.errors import SpecError, nearest
-from arch.spec import Component, Count, Kind, Spec, later
+from arch.spec import Component, Count, Kind, List, Spec, later
 from experiments.spec import ExperimentSpec
 from sweeps.looks import looks
 
@@ -92,6 +92,16 @@ class SeedsSpec(Spec):
         return self
 
 
+class FiguresSpec(Spec):
+    """What the report draws. x: the axes against which quality is drawn, a figure each.
+
+    Any metric of a run or of the cost: `cost/cache_bytes@131072`, `speed/tokens_per_second`, `memory/peak_bytes`. By
+    default the cache at `long_context` and the training speed.
+    """
+
+    x: List[str] = ()
+
+
 class StudySpec(Spec):
     """The study's own keys. Every other key of the file belongs to the base experiment.
 
@@ -99,7 +109,7 @@ class StudySpec(Spec):
     an arm needs them (`init_from`) and are not reported. seeds: the number of seeds, which count from 0; or SeedsSpec.
     claims: name -> a component that judges; the first decides what the report's main table shows.
     scales: name -> dotted overrides of the study or its experiment. long_context: tokens at which the cache is costed.
-    laptop_scale: the scale that a report of a smaller scale suggests.
+    laptop_scale: the scale that a report of a smaller scale suggests. figures: what the report draws.
     """
 
     question: str
@@ -114,6 +124,7 @@ class StudySpec(Spec):
     claims: dict[str, Annotated[Component, Kind("claim")]] = {"quality": {"type": DEFAULT_CLAIM}}
     long_context: Count = 131072
     laptop_scale: str = "laptop"
+    figures: FiguresSpec = later(FiguresSpec())
 
     @model_validator(mode="after")
     def _has_arms(self):

@@ -7,13 +7,11 @@ from typing import Any
 from arch import cost, document
 from experiments import evaluations
 from experiments import plan as experiment
-from experiments.metrics import is_cost
 from experiments.spec import ExperimentSpec
 from sweeps import folders, looking
 from sweeps.arms import Arm, Family
-from sweeps.costs import cost_metric
+from sweeps.costs import costs_of
 from sweeps.job import Job
-from sweeps.judge import metrics_of
 from sweeps.metrics import check_claims, check_metrics
 from sweeps.record import ArmRecord, StudyRecord
 from sweeps.scale import larger_scale
@@ -115,7 +113,6 @@ class StudyPlan:
         for job in jobs:
             if job.arm not in labels or job.seed not in seeds:
                 helpers.setdefault(job.arm, {})[str(job.seed)] = places[job.plan.identity, job.seed]
-        names = sorted({name for names in metrics_of(self.spec).values() for name in names if is_cost(name)})
         arms = {
             each.arm.label: ArmRecord(
                 changes=each.arm.changes,
@@ -124,7 +121,7 @@ class StudyPlan:
                 runs={str(seed): places[each.plan.identity, seed] for seed in range(counts.get(each.arm.label, 0))},
                 tuned=each.tuned,
                 evaluations=evaluations.files(each.plan.spec),
-                exact=exact_costs(names, each),
+                costs=costs_of(self.spec, each.plan.spec, each.cost),
                 seeds=counts.get(each.arm.label, 0) or None,
             )
             for each in self.arms
@@ -148,12 +145,6 @@ class StudyPlan:
             looks=list(looks),
             earlier=list(earlier),
         )
-
-
-def exact_costs(names, each):
-    """{`cost/...`: number} of an ArmPlan, as far as they are known."""
-    numbers = {name: cost_metric(name, each.plan.spec, each.cost) for name in names}
-    return {name: float(number) for name, number in numbers.items() if number is not None}
 
 
 def check(root, scale=None):

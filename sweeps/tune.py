@@ -32,8 +32,7 @@ STATES = {
     TrialState.PRUNED: "pruned",
     TrialState.RUNNING: "running",
 }
-# Errors that the machine causes, not the values tried. Such a trial is tried again when the study is started again.
-MACHINE = ("WorkerLost", "OSError", "PermissionError", "FileNotFoundError", "MemoryError", "DataError")
+# AGAIN: the machine made the trial fail, not the values tried. It is tried again when the study is started again.
 AGAIN, REPLACES = "again", "replaces"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -225,7 +224,7 @@ class Tuner:
             return
         self._set(number, "error", outcome.message or f"its record has no {self.tune.metric}")
         failure = outcome.record.failure if outcome.record else None
-        if outcome.record is None or (failure and failure.error in MACHINE):
+        if outcome.record is None or (failure and failure.by_machine):
             self._set(number, AGAIN, True)
 
     def _set(self, number, key, value):

@@ -1,8 +1,8 @@
 """A worker process: it imports the libraries once, then does one run after another until it is told to stop.
 
-It talks to its pool over one pipe, in JSON. In: a job (`sweeps.job.Job.dump`), or STOP. Out: [word, content]; the first
-says "ready". Every worker has its own pipe, because a shared queue can stay locked for ever when a process is killed
-while it writes.
+It talks to its pool over one pipe, in JSON. In: a job (`sweeps.job.Job.dump`, with `runs_at_once`), or STOP. Out:
+[word, content]; the first says "ready". Every worker has its own pipe, because a shared queue can stay locked for ever
+when a process is killed while it writes.
 """
 
 import faulthandler
@@ -32,10 +32,12 @@ def trainer(threads):
     from sweeps.job import Job
 
     def trained(data, progress, stop):
+        data = dict(data)
+        runs_at_once = data.pop("runs_at_once", None)
         job = Job.parse(data)
         texts.remember(job.plan.texts)
         try:
-            return train(job.plan, job.seed, job.folder, progress, stop).dump()
+            return train(job.plan, job.seed, job.folder, progress, stop, runs_at_once).dump()
         finally:
             device.release_memory()  # other processes share the machine: do not keep a large run's memory
 

@@ -375,7 +375,8 @@ def test_a_loss_that_is_not_finite_names_step_and_parameters(tiny, tmp_path):
         patch.setattr(TrainingModule, "training_step", step)
         record = train(plan(tiny), 0, tmp_path / "run")
     assert record.status == "failed" and record.failure.error == "NonFinite"
-    assert record.failure.step == 3 and "blocks.1.ffn" in record.failure.parameters
+    assert record.failure.step == 3 and record.failure.where == "blocks.1.ffn"
+    assert record.failure.parameters == ["blocks.1.ffn.component.up.weight"]
     assert Path(tmp_path / "run/record.json").is_file()
 
 

@@ -1,4 +1,4 @@
-"""Work in a separate process, and the memory that a process holds.
+"""Work in a separate process.
 
 `in_child` runs one function in a fresh process, so that its peak memory can be measured: a process's peak never comes
 down. `Lodger` keeps an object in a process of its own, because allocator settings apply to whole processes.
@@ -12,8 +12,6 @@ import traceback
 from pathlib import Path
 
 import torch
-
-STATUS = Path("/proc/self/status")
 
 
 class ChildFailed(RuntimeError):
@@ -125,34 +123,3 @@ def _lodge(conn, threads, make, args):
         return
     except Exception:
         conn.send((False, traceback.format_exc()))
-
-
-def peak_bytes(device):
-    """The most bytes held since `forget_peak`, or since this process started: GPU memory if on a GPU, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if STATUS.exists():
-        return _status("VmHWM")
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def held_bytes(device):
-    """The bytes held now."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    return _status("VmRSS") if STATUS.exists() else peak_bytes(device)
-
-
-def forget_peak(device):
-    """Reset the peak to the memory held now, on CUDA and on Linux. Raises OSError if Linux refuses."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif STATUS.exists():
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _status(name):
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
-    return int(line.split()[1]) * 1024

@@ -15,11 +15,12 @@ from arch.kernels.linear_scan import linear_scan
 from arch.layout import TokenLayout
 from arch.model import new_model
 from arch.model_spec import ModelSpec
-from experiments.bench.child import forget_peak, held_bytes, in_child, peak_bytes
+from experiments.bench.child import in_child
 from experiments.bench.record import Measurement
 from experiments.bench.sides import Ours, tokens_of
 from experiments.data.batch import Batch, Rows
 from experiments.device import release_memory
+from experiments.memory import forget_peak, held_bytes, peak_bytes
 
 SCAN_SHAPES = ((8, 512, 256), (1, 4096, 256), (4, 2048, 1024))
 # Tensors of B x T x R that must be read or written. SCAN_MOVES: a, b, h forward; g, a, h, da, db backward.

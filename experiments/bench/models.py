@@ -8,10 +8,11 @@ from arch import cost
 from arch.model_spec import ModelSpec
 from experiments import compiled
 from experiments.bench import products
-from experiments.bench.child import Lodger, forget_peak, held_bytes, in_child, peak_bytes
+from experiments.bench.child import Lodger, in_child
 from experiments.bench.profile import profiled
 from experiments.bench.record import Measurement
 from experiments.bench.sides import Ours, Peer, StockPeer, tokens_of
+from experiments.memory import forget_peak, held_bytes, peak_bytes
 
 
 def sides_of(spec, name, bench_spec, device):

@@ -21,6 +21,7 @@ PLAIN |= {
     "experiments.metrics",
     "sweeps.folders",
     "sweeps.compare",
+    "sweeps.costs",
     "sweeps.stats",
 }
 PLAIN |= {"sweeps.claims.equivalent", "sweeps.comparable", "sweeps.judge", "sweeps.looks", "sweeps.paired"}

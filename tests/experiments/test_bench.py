@@ -17,7 +17,7 @@ from arch.errors import SpecError
 from arch.model_spec import ModelSpec
 from experiments import device
 from experiments.bench import ceilings, journal, kernels, models, products, workbench
-from experiments.bench.child import ChildFailed, Lodger, held_bytes, in_child
+from experiments.bench.child import ChildFailed, Lodger, in_child
 from experiments.bench.peer import check_same, new_peer
 from experiments.bench.profile import profiled
 from experiments.bench.record import NAME, BenchRecord, Measurement, ratio
@@ -25,6 +25,7 @@ from experiments.bench.run import bench
 from experiments.bench.sides import Ours, Peer, tokens_of
 from experiments.bench.spec import KERNELS, MODELS, TARGETS, BenchSpec, Target
 from experiments.bench.table import tables
+from experiments.memory import held_bytes
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = ("small/gemma3", "small/gemma2", "small/recurrentgemma")

@@ -97,7 +97,7 @@ def train(job, progress, stop):
     else:
         # The best learning rate is 2e-2.
         metrics = {"report/loss": loss_of(lr, seed), "select/loss": abs(lr - 2e-2) + seed * 1e-6}
-        done = record("finished", metrics=metrics)
+        done = record("finished", metrics=metrics, timing={"runs_at_once": float(job["runs_at_once"])})
     with contextlib.suppress(OSError):
         done.write(folder)
     return done.dump()

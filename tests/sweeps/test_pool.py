@@ -74,12 +74,19 @@ def test_a_job_that_went_through_json_trains_the_same_run(tiny, corpus_file, tmp
     texts._DIGESTS.clear()  # as in the process of a worker
     with monkeypatch.context() as patch:
         patch.setattr(registry.component("source", "text"), "documents", lambda self: pytest.fail("read again"))
-        done = trainer(1)(json.loads(json.dumps(second.dump())), None, None)
+        done = trainer(1)(json.loads(json.dumps({**second.dump(), "runs_at_once": 3})), None, None)
+    assert done["timing"]["runs_at_once"] == 3
     assert json.loads(json.dumps(done))["metrics"] == expected.metrics != alone.metrics
     with texts_file.open("a") as file:
         file.write(json.dumps({"text": "one more"}) + "\n")
     changed = trainer(1)(Job("third", 3, first.plan, tmp_path / "third").dump(), None, None)
     assert changed["status"] == "failed" and "corpus has changed" in changed["failure"]["message"]
+
+
+def test_a_run_is_told_how_many_run_at_once(job):
+    for size in (1, 2):
+        outcomes = ran([job(f"{size}a"), job(f"{size}b")], size)
+        assert {outcome.record.timing["runs_at_once"] for outcome in outcomes.values()} == {size}
 
 
 def test_runs_with_other_threads_get_another_worker(job):

@@ -173,6 +173,15 @@ def test_a_run_that_fails_ends_the_runs_that_need_it(plan_study, study_data, con
     assert "failed: last seed 0: needs next seed 0, which failed" in console.file.getvalue()
 
 
+@pytest.mark.parametrize("rate, machine", [(fakes.FAILS, False), (fakes.DIES, True)])
+def test_what_a_needed_run_failed_of_is_what_its_users_failed_of(rate, machine, plan_study, study_data, console):
+    """A worker that died says nothing of the arm that needed its run."""
+    arms = {"first": {"optimizer.lr": rate}, "next": {"optimizer.lr": fakes.FINE, "init_from": {"run": "first"}}}
+    result = run_study(plan_study(study_data | {"arms": arms, "seeds": 1}), 1, console, fakes.prepare)
+    failure = RunRecord.read(result.outcomes[1].job.folder).failure
+    assert failure.error == "NeedFailed" and failure.by_machine is machine
+
+
 @pytest.mark.slow
 def test_a_study_of_stages_is_interrupted_resumed_and_reported(study_data, tmp_path, console, monkeypatch):
     """Real training: a base, its window changed without training, and the mean of two runs of which one is a helper."""

@@ -1,0 +1,291 @@
+"""A number that is not finite: the part that makes it first is named, and the run's weights are nobody's result."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from arch import checkpoint as checkpoints
+from arch import hf
+from arch.errors import DataError, SpecError
+from arch.model import new_model
+from experiments import leftovers, nonfinite
+from experiments.checkpoint import load_model
+from experiments.module import TrainingModule
+from experiments.plan import plan
+from experiments.record import RunRecord
+from experiments.train import train
+
+
+def ruin(monkeypatch, name, value, step=0, everywhere=False):
+    """Set one value of a parameter, or all, before a step's forward pass."""
+    original = TrainingModule.training_step
+
+    def ruined(self, batch, index):
+        if self.global_step == step:
+            with torch.no_grad():
+                self.model.get_parameter(name).view(-1)[: None if everywhere else 1] = value
+        return original(self, batch, index)
+
+    monkeypatch.setattr(TrainingModule, "training_step", ruined)
+
+
+@pytest.mark.parametrize(
+    "name, where",
+    [
+        ("blocks.0.mixer.before.weight", "blocks.0.mixer"),
+        ("blocks.1.mixer.component.q.weight", "blocks.1.mixer"),
+        ("blocks.1.ffn.component.up.weight", "blocks.1.ffn"),
+        ("norm.weight", "norm"),
+    ],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_the_first_part_that_is_not_finite_is_named_and_its_tensor(name, where, value, tiny, tmp_path, monkeypatch):
+    """Also where every later part gets and gives such numbers too, so that their gradients are not finite either."""
+    ruin(monkeypatch, name, value, step=2)
+    record = train(plan(tiny), 0, tmp_path / "run")
+    failure = record.failure
+    assert (record.status, failure.error, failure.step) == ("failed", "NonFinite", 2)
+    assert (failure.what, failure.where, failure.parameters) == ("loss", where, [name])
+    assert failure.reason.startswith(f"loss not finite at step 2, first in {where}; ") and name in failure.message
+    assert not failure.by_machine and RunRecord.read(tmp_path / "run").failure == failure
+
+
+def test_the_embedding_is_named_where_the_blocks_get_such_numbers_already(tiny, tmp_path, monkeypatch):
+    ruin(monkeypatch, "embedding", float("nan"), everywhere=True)
+    failure = train(plan(tiny), 0, tmp_path / "run").failure
+    assert (failure.where, failure.parameters) == ("embedding", ["embedding"])
+
+
+def test_a_row_of_the_embedding_that_no_token_has_is_found_in_the_head(tiny, tmp_path, monkeypatch):
+    """Embedding and head are one tensor; the trunk's numbers are finite."""
+    ruin(monkeypatch, "embedding", float("nan"))  # token 0 is padding, which texts do not have
+    failure = train(plan(tiny), 0, tmp_path / "run").failure
+    assert (failure.what, failure.where, failure.parameters) == ("loss", "head", ["embedding"])
+
+
+def test_an_overflow_of_finite_weights_names_the_part_and_its_large_tensor(tiny, tmp_path, monkeypatch):
+    name = "blocks.1.ffn.component.down.weight"
+    ruin(monkeypatch, "blocks.1.ffn.component.up.weight", 1e4, everywhere=True)
+    original = TrainingModule.training_step
+
+    def large(self, batch, index):
+        with torch.no_grad():
+            self.model.get_parameter(name).fill_(3e38)
+        return original(self, batch, index)
+
+    monkeypatch.setattr(TrainingModule, "training_step", large)
+    failure = train(plan(tiny), 0, tmp_path / "run").failure
+    assert (failure.what, failure.where, failure.parameters) == ("loss", "blocks.1.ffn", [name])
+    assert f"{name} has values up to 3e+38" in failure.message
+
+
+class Explodes(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * float("inf")
+
+
+@pytest.mark.parametrize("layer, kind", [(0, "mixer"), (1, "ffn"), (2, "mixer")])
+def test_a_gradient_that_is_not_finite_is_found_in_backward_order(layer, kind, tiny, tmp_path, monkeypatch):
+    """The loss is finite; below the part that makes them all gradients are NaN."""
+    from experiments import train as training
+
+    def exploding(spec, seed):
+        model = new_model(spec, seed)
+        component = getattr(model.blocks[layer], kind).component
+        inner = component.forward
+
+        def forward(x_BTD, *more):
+            given = inner(x_BTD, *more)
+            return (Explodes.apply(given[0]), *given[1:]) if isinstance(given, tuple) else Explodes.apply(given)
+
+        component.forward = forward
+        return model
+
+    monkeypatch.setattr(training, "new_model", exploding)
+    failure = train(plan(tiny), 0, tmp_path / "run").failure
+    assert (failure.what, failure.step, failure.where) == ("gradient", 0, f"blocks.{layer}.{kind}")
+    assert failure.message.startswith(f"gradient not finite at step 0, first in blocks.{layer}.{kind}")
+
+
+def test_infinities_that_stay_inside_of_a_part_are_not_named(tiny):
+    """A mask of -inf is no fault: the output of what is around it is finite."""
+
+    class Masked(torch.nn.Module):
+        def forward(self, x):
+            return x.masked_fill(x > 0, float("-inf"))
+
+    class Around(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mask, self.out = Masked(), torch.nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.out(self.mask(x).softmax(-1))
+
+    model = torch.nn.Sequential(Around(), torch.nn.Linear(4, 4))
+    with torch.no_grad():
+        model[1].weight[0, 0] = float("nan")
+    assert nonfinite.forward(model, lambda: model(torch.ones(2, 4) * torch.tensor([1.0, -1, 1, -1]))) == "1"
+    with torch.no_grad():
+        model[1].weight.zero_()
+    assert nonfinite.forward(model, lambda: model(torch.ones(2, 4) * torch.tensor([1.0, -1, 1, -1]))) is None
+
+
+def test_nothing_is_watched_while_numbers_are_finite(tiny, tmp_path, monkeypatch):
+    def never(*words):
+        raise AssertionError("a pass was done again")
+
+    for name in ("forward", "backward"):
+        monkeypatch.setattr(nonfinite, name, never)
+    assert train(plan(tiny), 0, tmp_path / "run").status == "finished"
+
+
+def test_hooks_are_removed_and_an_error_of_the_second_pass_hides_nothing(tiny):
+    model = new_model(plan(tiny).spec.model, 0)
+
+    def fails():
+        model(torch.ones(1, 4, dtype=torch.long))
+        raise RuntimeError("the second pass fails")
+
+    assert nonfinite.forward(model, fails) is None and nonfinite.backward(model, fails) is None
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_metric_that_is_not_finite_names_its_part_too(tiny, tmp_path, monkeypatch):
+    """The weights are bad after the last step: the select split's metric is the first number to show it."""
+    tiny["optimizer"] |= {"lr": 1e36, "weight_decay": 10.0}
+    tiny["train"]["steps"] = 1
+    failure = train(plan(tiny), 0, tmp_path / "run").failure
+    assert failure.what == "select/loss" and failure.step == 1 and failure.where and failure.parameters
+
+
+def test_weights_that_are_not_finite_fail_a_run_whose_metrics_are_finite(tiny, tmp_path, monkeypatch):
+    import experiments.train as training
+
+    original = training.new_model
+
+    def spoilt(self):
+        with torch.no_grad():
+            self.model.blocks[1].ffn.component.up.weight.view(-1)[0] = float("nan")
+
+    monkeypatch.setattr(TrainingModule, "on_train_end", spoilt, raising=False)
+    tiny["evaluate"] = {"every": 4, "select": {}, "report": {}}
+    record = train(plan(tiny), 0, tmp_path / "run")
+    assert training.new_model is original and record.status == "failed"
+    assert record.failure.reason.startswith("weight not finite at step 12, first in blocks.1.ffn")
+    assert record.failure.parameters == ["blocks.1.ffn.component.up.weight"]
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.fixture
+def copying(plugins, tiny):
+    """A task whose rows have no target: its weights are fine, and its loss on a split is not a number."""
+    code = (plugins / "own_dataset.py").read_text()
+    (plugins / "own_dataset.py").write_text(code.replace("targets[:, half - 1 : -1] = tokens[:, half:]", "pass"))
+    tiny["data"] = {"source": {"type": "own_dataset:Copying"}, "context": 16, "rows": 4}
+    tiny["objective"] = {"type": "own_objective:WithAccuracy"}
+    tiny["evaluate"] = {"every": 100, "select": {}, "report": {"loss": {"type": "objective", "rows": 4}}}
+    tiny["train"]["steps"] = 0
+    return tiny
+
+
+def test_a_failed_runs_weights_are_no_result_and_open_only_where_they_are_named(copying, tmp_path):
+    run = tmp_path / "run"
+    record = train(plan(copying), 0, run)
+    assert record.status == "failed" and record.failure.what == "report/loss" and record.failure.where == "report.loss"
+    aside = run / leftovers.FAILED
+    assert not checkpoints.is_checkpoint(run) and checkpoints.is_checkpoint(aside)
+    with pytest.raises(DataError) as caught:
+        load_model(run)
+    said = str(caught.value)
+    assert "\n" not in said and "its run failed (report/loss not finite" in said and str(aside) in said
+    assert torch.isfinite(checkpoints.load(aside).embedding).all()
+    for load in (hf.load, checkpoints.open_checkpoint):  # `archbench generate` and `export`
+        with pytest.raises(DataError, match=r"there is one in .*run/failed"):
+            load(run)
+
+    with pytest.raises(SpecError, match="its weights are no result") as refused:
+        plan({**copying, "init_from": str(run)})
+    assert refused.value.path == ("init_from",)
+    assert plan({**copying, "init_from": str(aside)}).start
+
+
+def test_what_an_earlier_start_left_is_gone_after_the_next(tiny, tmp_path):
+    run = tmp_path / "run"
+    finished = train(plan(tiny), 0, run)
+    record = finished.model_copy(update={"status": "failed"})
+    leftovers.set_aside(run)
+    record.write(run)
+    again = train(plan(tiny), 0, run)
+    assert again.status == "finished" and again.metrics == finished.metrics
+    assert not (run / leftovers.FAILED).exists() and load_model(run)
+
+
+def spoil(folder, name, value=float("nan")):
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name].view(-1)[0] = value
+    save_file(tensors, folder / "model.safetensors")
+
+
+def test_a_checkpoint_with_a_bad_tensor_is_refused_with_its_name_before_anything_is_trained(tiny, tmp_path):
+    train(plan(tiny), 0, tmp_path / "first")
+    name = "blocks.1.mixer.component.q.weight"
+    spoil(tmp_path / "first", name)
+    with pytest.raises(SpecError) as caught:
+        plan({**tiny, "init_from": str(tmp_path / "first")})
+    assert caught.value.path == ("init_from",) and f"{name} has 1 of " in str(caught.value)
+    with pytest.raises(SpecError) as caught:
+        plan({**tiny, "init_from": [str(tmp_path / "first"), {"run": str(tmp_path / "first")}]})
+    assert caught.value.path[:2] == ("init_from", 0)
+
+
+def test_a_bad_tensor_that_the_model_does_not_take_does_no_harm(tiny, tmp_path):
+    train(plan(tiny), 0, tmp_path / "first")
+    spoil(tmp_path / "first", "blocks.1.ffn.component.up.weight")
+    other = json.loads(json.dumps({**tiny, "init_from": str(tmp_path / "first")}))
+    other["model"]["blocks"]["local"]["ffn"]["hidden"] = 20
+    other["model"]["blocks"]["rec"] = {"like": "local", "mixer": {"type": "rg_lru", "blocks": 2}}
+    assert "blocks.1.ffn.component.up.weight" in plan(other).start.new
+
+
+def test_bad_weights_that_come_only_when_the_run_starts_end_it_before_its_first_step(tiny, tmp_path):
+    """A run that was made for it (its identity and seed are what they should be, its weights are not finite)."""
+    from experiments.start import Parent
+
+    first = plan(tiny)
+    train(first, 0, tmp_path / "first")
+    second = plan({**tiny, "init_from": str(tmp_path / "first")})
+    spoil(tmp_path / "first", "norm.weight")
+    made = Parent(name="warm", folder=str(tmp_path / "first"), run=first.identity, seed=0)
+    second = second.model_copy(update={"start": second.start.model_copy(update={"parents": (made,)})})
+    failure = train(second, 0, tmp_path / "second").failure
+    assert (failure.what, failure.where, failure.parameters, failure.step) == ("weight", "norm", ["norm.weight"], -1)
+    assert failure.message.startswith("weight not finite before the first step, first in norm; ")
+    assert str(tmp_path / "first") in failure.message
+
+
+@pytest.mark.parametrize(
+    "error, machine",
+    [
+        (OSError(28, "No space left on device"), True),
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (DataError("the corpus has changed since the run was planned"), True),
+        (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), False),
+        (ValueError("a mistake of the component"), False),
+    ],
+)
+def test_a_failure_says_whether_the_machine_caused_it(error, machine, tiny, tmp_path, monkeypatch):
+    def raises(self, batch, index):
+        raise error
+
+    monkeypatch.setattr(TrainingModule, "training_step", raises)
+    failure = train(plan(tiny), 0, tmp_path / "run").failure
+    assert failure.by_machine is machine and RunRecord.read(tmp_path / "run").failure.by_machine is machine
