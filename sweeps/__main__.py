@@ -1,4 +1,4 @@
-"""`python -m sweeps list | show | run | status`."""
+"""`python -m sweeps list | show | run | status | simulate`."""
 
 import sys
 from pathlib import Path
@@ -93,6 +93,36 @@ def status(study: Study, scale: Scale = None, runs: Runs = RUNS):
     scale = scale or default_scale(root)
     split(root, scale)
     stand.printed(study_folder(runs, study_name(study), scale), _console())
+
+
+@app.command()
+def simulate(
+    short: Annotated[bool, typer.Option("--short", help="few studies: a first look, in under a minute")] = False,
+    studies: Annotated[int | None, typer.Option(min=10, help="simulated studies per number (default: 4000; --short: 100)")] = None,
+    write: Annotated[bool, typer.Option("--write", help="write results/simulation.json and docs/statistics.md")] = False,
+):
+    """Simulate studies without training, judge them as real ones, and print how often the verdicts are wrong and right."""
+    from arch.words import times
+    from sweeps.simulation import record as records
+    from sweeps.simulation import run as simulation
+
+    studies = studies or (simulation.SHORT if short else simulation.STUDIES)
+    words = ["archbench study simulate", *(["--studies", str(studies)] if studies != simulation.STUDIES else [])]
+    done = simulation.record(" ".join(words), studies, told=_told)
+    print(records.markdown(done))
+    if write:
+        records.rewrite(done)  # before the record: a document without its marks is an error
+        done.write()
+    for fault in done.faults:
+        print(fault, file=sys.stderr)
+    if done.faults:
+        print(f"{times(len(done.faults), 'number')} not as expected", file=sys.stderr)
+    return 1 if done.faults else 0
+
+
+def _told(part):
+    if sys.stderr.isatty():
+        print(f"\r{part:.0%}", end="" if part < 1 else "\n", file=sys.stderr, flush=True)
 
 
 @app.command()
