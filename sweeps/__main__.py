@@ -40,12 +40,16 @@ def show(
     study: Study,
     scale: Scale = None,
     json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+    runs: Runs = RUNS,
+    paired_sd: Annotated[
+        float | None, typer.Option(min=1e-9, help="spread over seeds of an arm's difference (0.012: 1.2 %)")
+    ] = None,
 ):
-    """Show every arm and run of a study and what each would cost, before anything runs."""
+    """Show every arm and run of a study, what each would cost, and what its seeds can find, before anything runs."""
     from sweeps import show as shown
 
     name, scale, spec, arms = _checked(study, scale)
-    data = shown.preview(name, scale, spec, arms)
+    data = shown.preview(name, scale, spec, arms, runs, paired_sd)
     if json:
         import json as to_json
 
@@ -98,7 +102,7 @@ def status(study: Study, scale: Scale = None, runs: Runs = RUNS):
 @app.command()
 def simulate(
     short: Annotated[bool, typer.Option("--short", help="few studies: a first look, in under a minute")] = False,
-    studies: Annotated[int | None, typer.Option(min=10, help="simulated studies per number (default: 4000; --short: 100)")] = None,
+    studies: Annotated[int | None, typer.Option(min=10, help="simulated studies per number (default: 4000; --short: 60)")] = None,
     write: Annotated[bool, typer.Option("--write", help="write results/simulation.json and docs/statistics.md")] = False,
 ):
     """Simulate studies without training, judge them as real ones, and print how often the verdicts are wrong and right."""
@@ -111,8 +115,8 @@ def simulate(
     done = simulation.record(" ".join(words), studies, told=_told)
     print(records.markdown(done))
     if write:
-        records.rewrite(done)  # before the record: a document without its marks is an error
-        done.write()
+        records.rewrite(done, records.DOCUMENT)  # before the record: a document without its marks is an error
+        done.write(records.FILE)
     for fault in done.faults:
         print(fault, file=sys.stderr)
     if done.faults:

@@ -5,12 +5,15 @@ from typing import Any
 
 from arch import units
 from arch.spec import diff
-from sweeps import space
+from sweeps import foreseen, space
 from sweeps.study import arm_cost
 
 
-def preview(name, scale, spec, arms):
-    """The preview as plain data: `arms` by label, each with its runs' cost, and totals."""
+def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
+    """The preview as plain data: `arms` by label, each with its runs' cost, totals, and what the plan can find (`power`).
+
+    runs_folder, paired_sd: see `sweeps.foreseen`.
+    """
     shown = {arm.label: _arm(spec, arm) for arm in arms}
     helpers = _helpers(spec, arms)
     runs = [arm for arm in shown.values() for _ in range(spec.most_seeds)]
@@ -30,6 +33,7 @@ def preview(name, scale, spec, arms):
             "tokens": _sum("tokens", runs, shown),
             "training_flops": _sum("training_flops", runs, shown),
         },
+        "power": foreseen.foreseen(name, scale, spec, arms, runs_folder, paired_sd),
     }
 
 
@@ -119,6 +123,9 @@ def printed(data, console):
         if arm["tuning_runs"]:
             table.add_row(f"{label} tuning, {arm['tuning_runs']} runs, each", *_costs(arm))
     console.print(table)
+    if data["power"]:
+        foreseen.printed(data["power"], say, console)
+        say("")
     total = data["total"]
     tuning = f" and {total['tuning_runs']} for tuning" if total["tuning_runs"] else ""
     say(

@@ -38,17 +38,18 @@ class Cell(Spec):
     def faults(self):
         """How the number is not what it should be, in words; empty if it is."""
         place = f"{self.table}; {self.row}; {self.column}: {self.value:.4f} ± {self.error:.4f}"
-        if self.at_most is not None:
-            error = max(self.error, (self.at_most * (1 - self.at_most) / self.studies) ** 0.5)
-            if self.value > self.at_most + ERRORS * error:
-                return f"{place}, expected at most {self.at_most:g}"
-        if self.expected is not None and abs(self.value - self.expected) > ERRORS * self.error + self._rounded:
-            return f"{place}, expected {self.expected:g}"
+        if self.at_most is not None and self.value > self.at_most + self._tolerance(self.at_most):
+            return f"{place}, expected at most {self.at_most:g}"
+        if self.expected is not None:
+            allowed = self._tolerance(self.expected) + ROUNDED * max(1.0, self.expected)
+            if abs(self.value - self.expected) > allowed:
+                return f"{place}, expected {self.expected:g}"
         return ""
 
-    @property
-    def _rounded(self):
-        return ROUNDED * max(1.0, abs(self.expected))
+    def _tolerance(self, truth):
+        """How far the number may be from the truth by chance. That of a share is binomial, also where none or all was counted."""
+        binomial = (truth * (1 - truth) / self.studies) ** 0.5 if truth <= 1 else 0.0
+        return ERRORS * max(self.error, binomial)
 
 
 class SimulationRecord(Spec):

@@ -16,7 +16,7 @@ from sweeps.simulation.scenarios import scenarios
 from sweeps.simulation.study import counts
 
 # Studies per scenario: of the whole simulation, and of its short form.
-STUDIES, SHORT = 4000, 100
+STUDIES, SHORT = 4000, 60
 # Studies that a process does at a time.
 PART = 500
 

@@ -102,7 +102,9 @@ class Scenario:
 def _record(scenario, plan, seeds):
     """The StudyRecord of a study that has had `seeds` seeds so far."""
     arms = {
-        label: ArmRecord(changes={}, cost={}, identity=label, runs={}, costs={SIZE: scenario.sizes[label]} if scenario.sizes else {})
+        label: ArmRecord(
+            changes={}, cost={}, identity=label, runs={}, costs={SIZE: scenario.sizes[label]} if scenario.sizes else {}
+        )
         for label in scenario.arms
     }
     facts = {"name": "simulated", "scale": None, "question": scenario.table, "spec": {}, "long_context": 1, "schema": 1}
