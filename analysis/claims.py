@@ -67,7 +67,7 @@ class Judgement:
     @property
     def margin(self):
         """The effect that is too small to matter, as the claim states it (0.01 is 1 %); None if it states none."""
-        return getattr(self.claim.config, "margin", None)
+        return getattr(self.claim.config, "margin", None) if self.per_arm else None
 
     @property
     def per_arm(self):

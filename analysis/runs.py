@@ -3,7 +3,6 @@
 Files that cannot be read are named in `problems`. Their runs keep their rows.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +12,11 @@ import pandas as pd
 
 from arch.contracts import Metric
 from arch.errors import DataError
-from arch.words import times
 from experiments.metrics import is_measured_once, known
 from experiments.record import HISTORY_NAME, Failure, RunRecord, shown, with_performance
 from experiments.record import NAME as RUN_FILE
 from sweeps.costs import cost_metric
+from sweeps.failures import failed_in
 from sweeps.record import NAME as STUDY_FILE
 from sweeps.record import StudyRecord
 
@@ -97,42 +96,6 @@ class StudyData:
         lost = {seed: failure for seed, failure in ended.items() if failure.by_machine}
         mine = {seed: failure for seed, failure in ended.items() if seed not in lost}
         return Failures(len(mine), planned, failed_in(mine, planned), tuple(mine), len(lost), failed_in(lost, planned))
-
-
-def failed_in(failures, planned):
-    """`failed in 2 of 5 seeds (WHY)` from {seed: Failure}, with the reasons grouped; empty if there are none."""
-    if not failures:
-        return ""
-    groups: dict[str, list[Failure]] = {}
-    for failure in failures.values():
-        groups.setdefault(_kind(failure), []).append(failure)
-    several = len(groups) > 1
-    whys = [f"{len(group)}: {_why(group)}" if several else _why(group) for group in groups.values()]
-    return f"failed in {len(failures)} of {times(planned, 'seed')} ({'; '.join(whys)})"
-
-
-def _kind(failure):
-    """What two failures must have in common to be told as one: all but the step and the seed."""
-    if failure.what:
-        return f"{failure.what} {failure.where} {failure.step < 0}"
-    return f"{failure.error} {failure.step < 0} {re.sub(r' seed [0-9]+', '', failure.message)}"
-
-
-def _why(group):
-    """The reason of failures of one kind: `loss not finite at steps 3 and 7, first in blocks.0.mixer`."""
-    first, steps = group[0], sorted({failure.step for failure in group})
-    when = "before the first step" if steps == [-1] else _at(steps)
-    if first.what:
-        return f"{first.what} not finite {when}" + (f", first in {first.where}" if first.where else "")
-    message = re.sub(r" seed [0-9]+", "", first.message) if len(group) > 1 else first.message
-    if first.error == "NeedFailed":
-        return message
-    return f"{first.error} {when}: {' '.join(message.split())}"
-
-
-def _at(steps):
-    shown = ", ".join(map(str, steps[:-1])) + (" and " if len(steps) > 1 else "") + str(steps[-1])
-    return f"at step{'s' if len(steps) > 1 else ''} {shown if len(steps) <= 3 else f'{steps[0]} to {steps[-1]}'}"
 
 
 def study_frame(folder):
