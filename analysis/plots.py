@@ -376,8 +376,8 @@ def _label(figure, axes, points):
         taken += [(x - 5, y - 5, x + 5, y + 5) for x, y in axes.transData.transform(line.get_xydata())]
     for bars in axes.collections:
         for path in bars.get_paths():
-            (x, low), (_, high) = axes.transData.transform(path.vertices[[0, -1]])
-            taken.append((x - 2, low, x + 2, high))
+            ends = axes.transData.transform(path.vertices[[0, -1]])
+            taken.append((*(ends.min(axis=0) - 2), *(ends.max(axis=0) + 2)))
     frame = axes.get_window_extent()
     places = [(dx, dy, side) for dy in (0, 9, -9, 18, -18, 28, -28) for dx, side in ((9, "left"), (-9, "right"))]
     for name, (x, y, colour) in points.items():

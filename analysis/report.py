@@ -174,7 +174,7 @@ def _provenance(study):
         "data": _distinct(_pairs(run.data) for run in runs),
         "hardware": _distinct(_pairs(run.hardware) for run in runs),
         "threads per run": _distinct(str(run.threads) for run in runs),
-        "speed and memory": _distinct(_performance(run) for run in runs),
+        "speed and memory": _performance(runs),
         "versions": _distinct(_pairs(run.versions) for run in runs),
         "code": _distinct(_pairs(run.git) for run in runs),
         "started": min((run.started for run in runs if run.started), default=None),
@@ -191,17 +191,22 @@ def _provenance(study):
     )
 
 
-def _performance(run):
-    """How the speed and the memory of a run's training were measured; empty if they were not."""
-    if not run.measured:
-        return ""
-    at_once, before = run.timing.get("runs_at_once"), run.timing.get("memory_before_bytes")
-    beside = f"up to {at_once:.0f} runs at once" if at_once and at_once > 1 else "one run at a time" if at_once else ""
-    # Rounded, so that runs of one study agree: what a process holds before its first step differs by a few MB.
-    held = f"of which about {units.size(before, 1)} were held before the first step" if before else ""
-    where = run.hardware.get("gpu") or run.hardware.get("cpu") or ""
-    parts = [f"on {where}" if where else "", beside, f"peak memory of a run's process, {held}" if held else ""]
-    return ", ".join(filter(None, parts))
+def _performance(runs):
+    """Where the speed and the memory of training were measured, and with how many runs at once; None if they were not."""
+    runs = [run for run in runs if run.measured]
+    lines = [_distinct(_beside(run) for run in runs) if runs else None]
+    if before := [run.timing["memory_before_bytes"] for run in runs if "memory_before_bytes" in run.timing]:
+        low, high = units.size(min(before)), units.size(max(before))
+        held = low if low == high else f"{low} to {high}"
+        lines.append(f"peak memory is of a run's whole process, which held {held} before the first step")
+    return "\n".join(filter(None, lines)) or None
+
+
+def _beside(run):
+    """`on AMD EPYC, up to 2 runs at once`."""
+    at_once, where = run.timing.get("runs_at_once"), run.hardware.get("gpu") or run.hardware.get("cpu")
+    beside = "" if not at_once else f"up to {at_once:.0f} runs at once" if at_once > 1 else "one run at a time"
+    return ", ".join(filter(None, [f"on {where}" if where else "", beside])) or "on an unknown machine"
 
 
 def _distinct(texts):

@@ -16,6 +16,7 @@ from analysis.shown import Shown
 from arch import units
 from arch.contracts import SeedsNeeded, Verdict
 from experiments.metrics import OF_RUNS, title
+from sweeps.compare import off_scale, on_scale
 from sweeps.stats import mean_interval
 
 DIFFERENCES_SHOWN = 2
@@ -129,9 +130,10 @@ def _cost(study, arm):
 def _measured(study, arm):
     """Mean, least and most over an arm's finished runs of the speed and the memory of training; None without any."""
     columns: dict[str, float | None] = {}
-    for name in OF_RUNS:
+    for name, metric in OF_RUNS.items():
         values, column = list(study.values(name)[arm].values()), name.rpartition("/")[2]
-        columns |= {f"{column}_mean": sum(values) / len(values) if values else None}
+        mean = mean_interval([on_scale(value, metric) for value in values]).mean
+        columns |= {f"{column}_mean": off_scale(mean, metric) if values else None}
         columns |= {f"{column}_min": min(values, default=None), f"{column}_max": max(values, default=None)}
     return columns
 
