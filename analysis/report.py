@@ -9,13 +9,14 @@ import pandas as pd
 
 from analysis import plots, tables
 from analysis.claims import judgements, lines
+from analysis.conditions import rest
 from analysis.runs import load
 from analysis.style import CSS
 from arch import units
 from arch.words import times
 from experiments.files import write_atomically
 from sweeps.claims.against_baseline import AgainstBaseline
-from sweeps.folders import safe_name
+from sweeps.folders import safe_names
 
 NAME = "report.html"
 
@@ -40,8 +41,9 @@ def write(study, judged):
     """Like `write_report`, from a StudyData and its Judgements. The files of further claims have the claim's name."""
     path = study.folder / NAME
     raw = [tables.results(study, judgement) for judgement in judged]
+    names = safe_names(judgement.name for judgement in judged)
     for i, (judgement, table) in enumerate(zip(judged, raw, strict=True)):
-        stem = f"results-{safe_name(judgement.name)}" if i else "results"
+        stem = f"results-{names[judgement.name]}" if i else "results"
         write_atomically(study.folder / f"{stem}.csv", tables.csv(table).encode())
         write_atomically(study.folder / f"{stem}.tex", tables.latex(table).encode())
     write_atomically(study.folder / "runs.csv", tables.frame_csv(study.runs).encode())
@@ -126,14 +128,17 @@ def _figure(name, figure, study):
 
 
 def _differences(study):
-    frame = tables.changes(study)
-    if frame.empty:
+    """How the resolved specs differ, and what else is or is not the same. An arm alone differs from nothing."""
+    if len(study.record.arms) == 1:
         return ""
-    return (
-        "<section><h2>How the specs differ</h2><div class=scroll>"
-        f"{tables.plain_html(frame).replace('<table>', '<table class=specs>')}</div>"
-        "<p class=note>Everything else is the same in every arm.</p></section>"
-    )
+    frame = tables.changes(study)
+    table = "<p>In nothing.</p>"
+    if not frame.empty:
+        table = f"<div class=scroll>{tables.plain_html(frame).replace('<table>', '<table class=specs>')}</div>"
+    said, is_warning = rest(study)
+    note = f"<p class={'warning' if is_warning else 'note'}>{html.escape(' '.join(said))}</p>"
+    dashes = f"<p class=note>{units.DASH}: the arm's component has no such option.</p>" if units.DASH in frame.to_numpy() else ""
+    return f"<section><h2>How the specs differ</h2>{table}{dashes}{note}</section>"
 
 
 def _provenance(study):
@@ -222,7 +227,8 @@ def _notes(study):
     """The notes in the runs' records, e.g. that a faster path was not used; each once, with the number of runs."""
     notes = [note for run in study.records.values() for note in dict.fromkeys(run.notes)]
     counts = pd.Series(notes, dtype=object).value_counts()
-    items = "".join(f"<li>{html.escape(note)} ({times(count, 'run')})</li>" for note, count in counts.items())
+    items = "".join(f"<li>{html.escape(remark)}</li>" for remark in study.record.remarks)
+    items += "".join(f"<li>{html.escape(note)} ({times(count, 'run')})</li>" for note, count in counts.items())
     return f"<section><h2>Notes from the runs</h2><ul>{items}</ul></section>" if items else ""
 
 

@@ -44,8 +44,8 @@ def run_study(study, workers, console, prepare=trainer):
     worker_count(sample, workers)
     logs = study.folder / LOGS
     logs.mkdir(parents=True, exist_ok=True)
-    for said in study.shared():
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
+    for remark in study.remarks():
+        console.print(f"warning: {remark}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     labels = [each.arm.label for each in study.arms]
     # Before tuning, keep the record of an earlier start: it knows more than this start does so far.
     if not (study.spec.tune and (study.folder / NAME).exists()):
