@@ -29,7 +29,7 @@ class Condition:
     paired: bool
 
     def __str__(self) -> str:
-        return f"{self.name} ({'; '.join(f'{value}: {_runs(runs)}' for value, runs in self.values.items())})"
+        return f"{self.name}: {'; '.join(f'{value} in {_runs(runs)}' for value, runs in self.values.items())}"
 
 
 def unequal(study):
@@ -68,11 +68,12 @@ def _in_words(name):
 
 
 def _runs(runs):
-    """Runs in words: the arms, each with its seeds."""
+    """Runs in words: `1:1 (seed 0), 3:1 (seeds 1, 2)`."""
     by_arm: dict[str, list[int]] = {}
     for arm, seed in runs:
         by_arm.setdefault(arm, []).append(seed)
-    return ", ".join(f"{arm} seed {' '.join(map(str, seeds))}" for arm, seeds in by_arm.items())
+    seeds = {arm: f"seed{'s' if len(each) > 1 else ''} {', '.join(map(str, each))}" for arm, each in by_arm.items()}
+    return ", ".join(f"{arm} ({text})" for arm, text in seeds.items())
 
 
 def unlisted(study):
@@ -135,6 +136,13 @@ def _is_measured(key):
     return key.startswith("evaluate.")
 
 
+def _code(runs):
+    """What is not known of the runs' code, as a sentence after others; empty where a commit says all of it."""
+    if any(run.git.get("dirty") for run in runs.values()):
+        return " The code had uncommitted changes, which nobody compared."
+    return "" if all("commit" in run.git for run in runs.values()) else " Of the code no commit is known."
+
+
 def rest(study):
     """(sentences on everything that the table of differences does not list, whether one of them is a warning)."""
     arms, runs = study.record.arms, study.records
@@ -151,9 +159,8 @@ def rest(study):
     if not runs:
         said.append("No run has a record yet, so nothing can be said of machine, code and data.")
     elif not found:
-        said.append(f"So are the machine, the code, the versions and the data of the {times(len(runs), 'run')} with a record.")
-    if paired:
-        said.append(f"Not the same in runs that are compared: {'; '.join(map(str, paired))}.")
-    if others:
-        said.append(f"The same in runs that are compared, but not over seeds: {'; '.join(map(str, others))}.")
+        same = ["the machine", *(["the code"] if not _code(runs) else []), "the versions", "the data"]
+        said.append(f"So are {listed(same)} of the {times(len(runs), 'run')} with a record.{_code(runs)}")
+    said += [f"Not the same in runs that are compared: {each}." for each in paired]
+    said += [f"The same in runs that are compared, but not over seeds: {each}." for each in others]
     return said, bool(paired or hidden)

@@ -136,8 +136,8 @@ def _differences(study):
     if not frame.empty:
         table = f"<div class=scroll>{tables.plain_html(frame).replace('<table>', '<table class=specs>')}</div>"
     said, is_warning = rest(study)
-    note = f"<p class={'warning' if is_warning else 'note'}>{html.escape(' '.join(said))}</p>"
-    dashes = f"<p class=note>{units.DASH}: the arm's component has no such option.</p>" if units.DASH in frame.to_numpy() else ""
+    note = "".join(f"<p class={'warning' if is_warning else 'note'}>{html.escape(sentence)}</p>" for sentence in said)
+    dashes = f"<p class=note>{units.DASH}: the arm has no such option.</p>" if units.DASH in frame.to_numpy() else ""
     return f"<section><h2>How the specs differ</h2>{table}{dashes}{note}</section>"
 
 
@@ -224,8 +224,9 @@ def _samples(study):
 
 
 def _notes(study):
-    """The notes in the runs' records, e.g. that a faster path was not used; each once, with the number of runs."""
-    notes = [note for run in study.records.values() for note in dict.fromkeys(run.notes)]
+    """The study's remarks, and the notes in the runs' records, e.g. of a path that was not used; each once, with its runs."""
+    said = [remark.partition(": ")[2] for remark in study.record.remarks]  # without the arms that it is about
+    notes = [note for run in study.records.values() for note in dict.fromkeys(run.notes) if note not in said]
     counts = pd.Series(notes, dtype=object).value_counts()
     items = "".join(f"<li>{html.escape(remark)}</li>" for remark in study.record.remarks)
     items += "".join(f"<li>{html.escape(note)} ({times(count, 'run')})</li>" for note, count in counts.items())

@@ -116,8 +116,26 @@ def test_all_else_is_the_same_only_where_it_is(compared):
     said, is_warning = rest(load(compared))
     text = " ".join(said)
     assert is_warning and "So are" not in text
-    assert "Not the same in runs that are compared: the code's commit (" in text and "0123456789ab: no clipping seed 0 1" in text
+    assert "Not the same in runs that are compared: the code's commit: " in text
+    assert "0123456789ab in no clipping (seeds 0, 1)" in text
     assert "0123456789ab" in write_report(compared).read_text()
+
+
+@pytest.mark.parametrize("git", [{"commit": "cb826d1", "dirty": True}, {}])
+def test_code_that_no_commit_names_is_not_called_the_same(compared, git):
+    for arm in ARMS:
+        rewritten(compared, arm, git=git)
+    said = rest(load(compared))[0][1]
+    assert said.startswith("So are the machine, the versions and the data of the 8 runs")
+    assert ("uncommitted changes" if git else "no commit") in said
+
+
+def test_a_remark_on_arms_is_not_repeated_as_a_note_of_their_runs(compared):
+    record, note = StudyRecord.read(compared), "model.pattern: every layer is 'local'"
+    record.model_copy(update={"remarks": [f"arm 'again': {note}"]}).write(compared)
+    rewritten(compared, "again", notes=[note, "another note"])
+    page = write_report(compared).read_text()
+    assert page.count("every layer is") == 1 and "another note (2 runs)" in page
 
 
 @pytest.mark.parametrize(
