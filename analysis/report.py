@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis import plots, tables
 from analysis.claims import judgements, lines
+from analysis.conditions import rest
 from analysis.runs import load, reason
 from analysis.style import CSS
 from arch import units
@@ -16,7 +17,7 @@ from arch.words import times
 from experiments.files import write_atomically
 from experiments.record import RunRecord
 from sweeps.claims.equivalent import Equivalent
-from sweeps.folders import safe_name
+from sweeps.folders import safe_names
 
 NAME = "report.html"
 
@@ -39,9 +40,11 @@ def write_report(folder):
 def write(study, judged):
     """Like `write_report`, from a StudyData and its Judgements. The files of further claims have the claim's name."""
     path = study.folder / NAME
-    raw = [tables.results(study, judgement) for judgement in tabled(judged)]
-    for i, (judgement, table) in enumerate(zip(tabled(judged), raw, strict=True)):
-        stem = f"results-{safe_name(judgement.name)}" if i else "results"
+    shown = tabled(judged)
+    raw = [tables.results(study, judgement) for judgement in shown]
+    names = safe_names(judgement.name for judgement in shown)
+    for i, (judgement, table) in enumerate(zip(shown, raw, strict=True)):
+        stem = f"results-{names[judgement.name]}" if i else "results"
         write_atomically(study.folder / f"{stem}.csv", tables.csv(table).encode())
         write_atomically(study.folder / f"{stem}.tex", tables.latex(table).encode())
     write_atomically(study.folder / "claims.csv", tables.frame_csv(tables.claims(judged)).encode())
@@ -151,14 +154,17 @@ def _figure(name, figure, study):
 
 
 def _differences(study):
-    frame = tables.changes(study)
-    if frame.empty:
+    """How the resolved specs differ, and what else is or is not the same. An arm alone differs from nothing."""
+    if len(study.record.arms) == 1:
         return ""
-    return (
-        "<section><h2>How the specs differ</h2><div class=scroll>"
-        f"{tables.plain_html(frame).replace('<table>', '<table class=specs>')}</div>"
-        "<p class=note>Everything else is the same in every arm.</p></section>"
-    )
+    frame = tables.changes(study)
+    table = "<p>In nothing.</p>"
+    if not frame.empty:
+        table = f"<div class=scroll>{tables.plain_html(frame).replace('<table>', '<table class=specs>')}</div>"
+    said, is_warning = rest(study)
+    note = "".join(f"<p class={'warning' if is_warning else 'note'}>{html.escape(sentence)}</p>" for sentence in said)
+    dashes = f"<p class=note>{units.DASH}: the arm has no such option.</p>" if units.DASH in frame.to_numpy() else ""
+    return f"<section><h2>How the specs differ</h2>{table}{dashes}{note}</section>"
 
 
 def _provenance(study):
@@ -289,10 +295,12 @@ def _samples(study):
 
 
 def _notes(study):
-    """The notes in the runs' records, e.g. that a faster path was not used; each once, with the number of runs."""
-    notes = [note for run in study.records.values() for note in dict.fromkeys(run.notes)]
+    """The study's remarks, and the notes in the runs' records, e.g. of a path that was not used; each once, with its runs."""
+    said = [remark.partition(": ")[2] for remark in study.record.remarks]  # without the arms that it is about
+    notes = [note for run in study.records.values() for note in dict.fromkeys(run.notes) if note not in said]
     counts = pd.Series(notes, dtype=object).value_counts()
-    items = "".join(f"<li>{html.escape(note)} ({times(count, 'run')})</li>" for note, count in counts.items())
+    items = "".join(f"<li>{html.escape(remark)}</li>" for remark in study.record.remarks)
+    items += "".join(f"<li>{html.escape(note)} ({times(count, 'run')})</li>" for note, count in counts.items())
     return f"<section><h2>Notes from the runs</h2><ul>{items}</ul></section>" if items else ""
 
 

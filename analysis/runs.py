@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from analysis.conditions import with_differences
 from arch.contracts import Metric
 from arch.errors import DataError
 from experiments.metrics import is_measured_once, known
@@ -127,6 +128,7 @@ def load(folder):
             rows[-1] |= metrics[arm, seed] | run.timing
             curves.append(_curve(arm, seed, path, run, problems))
     curves = [curve for curve in curves if curve is not None]
+    record = with_differences(record, records)
     return StudyData(folder, record, records, everything, metrics, metric_info, pd.DataFrame(rows), _stacked(curves), problems)
 
 

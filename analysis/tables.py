@@ -5,7 +5,6 @@ mean of the seeds' perplexities.
 """
 
 import html
-import json
 import re
 from dataclasses import dataclass
 
@@ -15,11 +14,13 @@ from analysis.claims import seeds_needed
 from analysis.shown import Shown
 from arch import units
 from arch.contracts import SeedsNeeded, Verdict
+from arch.spec import ABSENT, spelt
 from experiments.metrics import OF_RUNS, title
 from sweeps.compare import off_scale, on_scale
 from sweeps.stats import mean_interval
 
 DIFFERENCES_SHOWN = 2
+LONGEST_SHOWN = 80  # characters of one difference in an arm's label; the table of differences has it whole
 LEVEL = f"[95{units.SPACE}%]"
 
 
@@ -144,34 +145,33 @@ def long_cache(study, arm):
 
 
 def in_words(arm):
-    """An arm's differences from the baseline as `key: value; key: value`; empty for the baseline."""
-    return "; ".join(f"{key}: {spelt(change[1])}" for key, change in _all_changes(arm).items())
+    """An arm's differences from the baseline as `key: value; key: value`; empty for the baseline.
+
+    Options that are gone because a component of another type took its place are left out: the type says it.
+    """
+    replaced = tuple(key.removesuffix("type") for key in arm.listed if key.endswith(".type"))
+    every = _all_changes(arm)
+    shown = {key: every[key][1] for key in _listed(arm) if every[key][1] is not ABSENT or not key.startswith(replaced)}
+    return "; ".join(f"{key}: {spelt(value)}" for key, value in shown.items())
 
 
 def _all_changes(arm):
-    """An arm's changes, plus the values that tuning chose for it."""
-    tuned = {f"{key} (tuned)": [None, value] for key, value in arm.tuned.items()}
-    return arm.changes | tuned
+    """An arm's differences, plus the values that tuning chose for it."""
+    tuned = {f"{key} (tuned)": (ABSENT, value) for key, value in arm.tuned.items()}
+    return arm.differences | tuned
 
 
-def spelt(value):
-    """A value on one line, as in YAML; a dash for None."""
-    if value is None:
-        return units.DASH
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return f"{value:g}" if isinstance(value, float) else str(value)
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(spelt, value))}]"
-    return json.dumps(value)
+def _listed(arm):
+    """The keys of an arm's differences that are shown."""
+    return [key for key in _all_changes(arm) if key not in arm.unwritten]
 
 
 def changes(study):
-    """How the specs differ: one row per key, one column per arm; `same` where an arm has the baseline's value."""
-    keys = list(dict.fromkeys(key for arm in study.record.arms.values() for key in _all_changes(arm)))
+    """How the resolved specs differ: one row per key, one column per arm, every cell a value as `spelt`.
+
+    A default is its value, `null` is null, and a dash says that the arm's component has no such option.
+    """
+    keys = list(dict.fromkeys(key for arm in study.record.arms.values() for key in _listed(arm)))
     return pd.DataFrame({arm: [_value(study, arm, key) for key in keys] for arm in study.record.arms}, index=keys)
 
 
@@ -194,7 +194,7 @@ def _readable_row(row, context, shown, measured):
     low, high = (row[f"{_column(shown.quantity)}_{end}"] for end in ("low", "high"))
     return {
         "arm": row["arm"],
-        "differs in": _shortened(row["changes"]) or units.DASH,
+        "differs in": _shortened(row["changes"]) or ("nothing" if _is_compared(row) else units.DASH),
         f"{shown.quantity} {LEVEL}": _with_interval(shown.number(row[value]), shown.interval(low, high)),
         "n": f"{row['n']}" if row["n"] == row["runs_planned"] else f"{row['n']} of {row['runs_planned']}",
         "paired difference [together 95 %]".replace(" %", f"{units.SPACE}%"): _with_interval(
@@ -219,6 +219,11 @@ def _measured_cell(row, name):
     shown, column = Shown(name, OF_RUNS[name]), name.rpartition("/")[2]
     low, high = row[f"{column}_min"], row[f"{column}_max"]
     return _with_interval(shown.number(row[f"{column}_mean"]), units.DASH if low == high else shown.interval(low, high))
+
+
+def _is_compared(row):
+    """Whether a row is of another arm than the baseline."""
+    return row["pairs"] is not None
 
 
 def _verdict(row):
@@ -248,9 +253,9 @@ def _with_interval(mean, interval):
 
 
 def _shortened(text):
-    parts = text.split("; ")
+    parts = [part if len(part) <= LONGEST_SHOWN else f"{part[: LONGEST_SHOWN - 1]}…" for part in text.split("; ")]
     hidden = len(parts) - DIFFERENCES_SHOWN
-    return text if hidden <= 0 else f"{'; '.join(parts[:DIFFERENCES_SHOWN])}; {hidden} more"
+    return "; ".join(parts) if hidden <= 0 else f"{'; '.join(parts[:DIFFERENCES_SHOWN])}; {hidden} more"
 
 
 def claims(judged):
@@ -368,6 +373,7 @@ LATEX = {
     units.MINUS: "$-$",
     units.DASH: "--",
     units.SPACE: "~",
+    "…": r"\ldots{}",
 }
 
 
@@ -399,7 +405,7 @@ def results_html(raw):
 
 
 def _html_row(row, cells):
-    differs = html.escape(_shortened(row["changes"])) or "baseline"
+    differs = html.escape(_shortened(row["changes"])) or ("the same spec as the baseline" if _is_compared(row) else "baseline")
     kind = row["verdict"].replace(" ", "-")
     aside = html.escape(cells["verdict"].removeprefix(row["verdict"]).strip(" ()"))
     parts = {

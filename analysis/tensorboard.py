@@ -11,7 +11,6 @@ arm that lacks a key, or a run without metrics, still gets its row.
 
 import datetime
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +23,8 @@ from analysis.claims import judge
 from analysis.curves import bands, difference_bands
 from analysis.runs import load
 from analysis.shown import Shown
-from analysis.tables import spelt
+from arch.spec import ABSENT, spelt
+from sweeps.folders import safe_names
 
 FOLDER = "tensorboard"
 BAND = ("mean", "low", "high")
@@ -60,14 +60,7 @@ def serve(folder, port=6006):
 
 def run_names(arms):
     """{arm: folder name}; unique, and without characters that a file system or TensorBoard's run filter cannot take."""
-    names, used = {}, {"study"}
-    for arm in arms:
-        name = re.sub(r"[^\w.+-]+", "-", re.sub(r"(?<=\d):(?=\d)", "to", arm)).strip("-.") or "arm"
-        while name.lower() in used:
-            name += "-"
-        used.add(name.lower())
-        names[arm] = name
-    return names
+    return safe_names(arms, taken=("study",))
 
 
 def _write(study, logs):
@@ -150,19 +143,22 @@ def _layout(study, shown):
 
 
 def _hparams(study):
-    """{(arm, seed): {key: value}}: arm, seed, and every key in which arms differ. A column's values have one type."""
+    """{(arm, seed): {key: value}}: arm, seed, and every key in which arms differ. A column's values have one type.
+
+    In a column of text, `null` is null and a dash says that the arm's component has no such option.
+    """
     arms = study.record.arms
-    keys = dict.fromkeys(key for arm in arms.values() for key in arm.changes)
-    base = {key: next(arm.changes[key][0] for arm in arms.values() if key in arm.changes) for key in keys}
+    keys = dict.fromkeys(key for arm in arms.values() for key in arm.listed)
+    base = {key: next(arm.differences[key][0] for arm in arms.values() if key in arm.differences) for key in keys}
     by_arm = {}
     for label, arm in arms.items():
-        by_arm[label] = {key: arm.changes[key][1] if key in arm.changes else base[key] for key in keys}
+        by_arm[label] = {key: arm.differences.get(key, (ABSENT, base[key]))[1] for key in keys}
         by_arm[label] |= {f"{key} (tuned)": value for key, value in arm.tuned.items()}
     columns = dict.fromkeys(key for values in by_arm.values() for key in values)
     for key in columns:
         if not all(_is_number(values.get(key, 0)) for values in by_arm.values()):
             for values in by_arm.values():
-                values[key] = spelt(values.get(key))
+                values[key] = spelt(values.get(key, ABSENT))
     return {(row.arm, row.seed): {"arm": row.arm, "seed": float(row.seed)} | by_arm[row.arm] for row in study.runs.itertuples()}
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from arch.cli import main, new_app
+from arch.cli import main, new_app, warn
 
 app = new_app("Models as specs and as checkpoints: list, cost, compare; import, export, generate.")
 
@@ -39,27 +39,31 @@ def show(
     """Show what a model costs before any weight exists: parameters, FLOPs per token, cache, training memory."""
     root, resolved = _load(spec)
 
-    from arch import cost
+    from arch import cost, remarks
     from arch.spec import digest
 
     cost.check_builds(resolved, root)
-    summary = cost.summary(resolved, context, dtype)
+    summary, said = cost.summary(resolved, context, dtype), remarks.of_model(resolved, context)
     if as_json:
-        print(json.dumps({"spec": spec, "digest": digest(resolved), **summary}))
+        print(json.dumps({"spec": spec, "digest": digest(resolved), **summary, "remarks": said}))
         return
     from rich.console import Console
 
     from arch.show import costs
 
     Console(highlight=False).print(costs(resolved, spec, summary))
+    warn(said)
 
 
 @app.command()
 def diff(a: SpecArgument, b: SpecArgument):
     """Show the keys in which two specs differ after every default is filled in."""
+    from arch.model_spec import expand_like
+    from arch.registry import whole_model
     from arch.show import differences
 
-    differences(_load(a)[1], _load(b)[1])
+    (root_a, spec_a), (root_b, spec_b) = _load(a), _load(b)
+    differences(whole_model(spec_a), whole_model(spec_b), expand_like(root_a).plain(), expand_like(root_b).plain())
 
 
 Family = Annotated[

@@ -114,6 +114,21 @@ def build(kind, resolved, *args, **kwargs):
     return cls(config, *args, **kwargs)
 
 
+def whole(kind, resolved):
+    """A resolved component as plain data with every option, also those that `dump` omits at their neutral value."""
+    config = component(kind, resolved["type"]).Config
+    options = {key: value for key, value in resolved.items() if key != "type"}
+    return {"type": resolved["type"], **config.parse(options).dump(neutral=True)}
+
+
+def whole_model(spec):
+    """A resolved ModelSpec as plain data with every field and option: what two models are compared by."""
+    data = spec.dump(neutral=True)
+    for name, block in spec.blocks.items():
+        data["blocks"][name] |= {kind: whole(kind, resolved) for kind, resolved in block.sublayers().items()}
+    return data
+
+
 def resolve(spec, source=None, path=()):
     """The ModelSpec with every component validated and complete. A run stores this form, and digests are of this form.
 

@@ -9,9 +9,10 @@ from arch import cost, registry
 from arch.document import Node, lay, node
 from arch.errors import DataError
 from arch.model import Model
+from arch.model_spec import expand_like
 from arch.plugins import plugin_sources
 from arch.spec import List, Spec, digest
-from experiments import capabilities, costs, evaluations
+from experiments import capabilities, costs, evaluations, remarks
 from experiments.compiled import kinds
 from experiments.data import texts
 from experiments.data.dataset import gives_rows, prepare
@@ -31,13 +32,19 @@ class Resolved:
     spec: ExperimentSpec
     notes: tuple[str, ...] = ()
 
+    @property
+    def written(self) -> dict[str, Any]:
+        """What files and overrides say, as plain data, with every `extends` and `like` resolved but no default."""
+        return expand_like(self.document, ("model",)).plain()
+
 
 class RunPlan(Spec):
     """A run without its seed, as plain data. `identity` covers everything that determines the result besides the seed.
 
     data: fingerprint and sizes of the corpus. plugins: digests of plug-in sources. cost: as `arch.cost` computes it.
     start: where initial weights come from; None if all are drawn from the seed.
-    notes: remarks for the record: what came from the checkpoint, what `train.compile: auto` became and why.
+    notes: remarks for the record: what came from the checkpoint, what `train.compile: auto` became and why, what has no
+    effect (`experiments.remarks`).
     texts: what is known of the texts (see `experiments.data.texts`), so that another process need not read them.
     evaluations: what to measure; those of the spec, and those of other arms that share the run.
     """
@@ -104,6 +111,22 @@ def resolved(source):
     return Resolved(root, *_with_compile(spec.model_copy(update={"evaluate": _evaluations(root, spec.evaluate, able)})))
 
 
+def whole(spec):
+    """A resolved ExperimentSpec as plain data with every field and option: what two experiments are compared by.
+
+    Everything is in it, also what decides no result (files, how often a checkpoint is written) or only what is measured.
+    """
+    data = spec.dump(neutral=True)
+    data["model"] = registry.whole_model(spec.model)
+    parts = {kind: getattr(spec.data, kind) for kind in ("source", "tokenizer")}
+    data["data"] |= {kind: registry.whole(kind, part) for kind, part in parts.items() if part is not None}
+    data |= {kind: registry.whole(kind, getattr(spec, kind)) for kind in DEFAULT_TYPES}
+    for split in evaluations.SPLITS:
+        named = getattr(spec.evaluate, split)
+        data["evaluate"][split] = {name: registry.whole("evaluator", evaluator) for name, evaluator in named.items()}
+    return data
+
+
 def _evaluations(root, written, able):
     """The EvaluateSpec with every evaluator complete."""
     here = lay(node({"evaluate": {}}), root)
@@ -162,6 +185,7 @@ def plan(source, made=None):
         decides["init_from"] = start.identity
     if start:
         notes = (*start.notes(), *notes)
+    notes = (*notes, *remarks.of_experiment(spec))
     return RunPlan(
         spec=spec,
         identity=digest(decides),

@@ -47,8 +47,8 @@ def run_study(study, workers, console, prepare=trainer):
     worker_count(sample, workers)
     logs = study.folder / LOGS
     logs.mkdir(parents=True, exist_ok=True)
-    for said in study.shared():
-        _say(console, said)
+    for remark in study.remarks():
+        _say(console, f"warning: {remark}", "yellow")
     counts = looking.first_counts(study.spec)
     # Before tuning, keep the record of an earlier start: it knows more than this start does so far.
     if study.spec.tune and not (study.folder / NAME).exists():

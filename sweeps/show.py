@@ -1,11 +1,12 @@
 """A preview of a study: every arm and run, what each would cost, and the total. It needs no data and no weights."""
 
 from itertools import groupby
-from typing import Any
 
 from arch import units
-from arch.spec import diff
+from arch.spec import spelt
+from experiments import remarks
 from sweeps import space
+from sweeps.record import packed, unpacked
 from sweeps.study import arm_cost
 
 
@@ -23,7 +24,7 @@ def preview(name, scale, spec, arms):
         "seeds": list(range(spec.most_seeds)),
         "arms": shown,
         "helpers": helpers,
-        "same": _same(arms),
+        "remarks": remarks.of_arms({arm.label: arm.spec for arm in arms}),
         "total": {
             "runs": len(runs),
             "tuning_runs": sum(trials.values()),
@@ -56,7 +57,8 @@ def _arm(spec, arm):
     flops = {kind: cost["flops_per_token"][kind]["train"] for kind in ("ideal", "executed")}
     blocks = experiment.model.layer_blocks()
     return {
-        "changes": arm.changes,
+        "changes": packed(arm.changes),
+        "unwritten": list(arm.unwritten),
         "layers": {name: blocks.count(name) for name in dict.fromkeys(blocks)},
         "pattern": [f"{n}*{name}" if (n := len(list(run))) > 1 else name for name, run in groupby(blocks)],
         "parameters": cost["parameters"]["total"],
@@ -76,34 +78,22 @@ def _tuning_runs(spec, arm):
     return (spec.tune.trials or len(space.points(spec.tune, arm.spec))) * spec.tune.seeds
 
 
-def _same(arms):
-    """Pairs of labels of arms that resolve to the same experiment."""
-    first: list[Any] = []
-    pairs = []
-    for arm in arms:
-        twin = next((other for other in first if not diff(other.spec, arm.spec)), None)
-        if twin:
-            pairs.append([twin.label, arm.label])
-        else:
-            first.append(arm)
-    return pairs
-
-
 def printed(data, console):
     """Print a preview: the arms, the runs, the totals."""
     from rich.table import Table
 
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
     say(f"{data['name']} at scale {data['scale'] or '-'}: {data['question']}")
-    for label, twin in data["same"]:
-        say(f"arms {label!r} and {twin!r} resolve to the same experiment and share their runs")
+    for remark in data["remarks"]:
+        say(f"warning: {remark}")
     say("")
     for i, (label, arm) in enumerate(data["arms"].items()):
         counts = ", ".join(f"{n} {name}" for name, n in arm["layers"].items())
         say(f"{label}{' (baseline)' if i == 0 else ''}: {counts}")
         say(f"    layers: {' '.join(arm['pattern'])}")
-        for key, (before, after) in arm["changes"].items():
-            say(f"    {key}: {before} -> {after}")
+        for key, (before, after) in unpacked(arm["changes"]).items():
+            if key not in arm["unwritten"]:
+                say(f"    {key}: {spelt(before)} -> {spelt(after)}")
     say("")
     context = next(iter(data["arms"].values()))["long"]["context"]
     table = Table(title="runs", title_justify="left")

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from arch import cost, document
-from experiments import evaluations
+from experiments import evaluations, remarks
 from experiments import plan as experiment
 from experiments.spec import ExperimentSpec
-from sweeps import folders, looking
+from sweeps import folders, looking, origin
 from sweeps.arms import Arm, Family
 from sweeps.costs import costs_of
 from sweeps.job import Job
 from sweeps.metrics import check_claims, check_metrics
-from sweeps.record import ArmRecord, StudyRecord
+from sweeps.record import ArmRecord, Origin, StudyRecord, packed
 from sweeps.scale import larger_scale
 from sweeps.space import check_space
 from sweeps.spec import StudySpec, arm_document, split
@@ -35,7 +35,10 @@ class ArmPlan:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study at one scale, ready to run. The first arm is the baseline; `runs` is the folder of all studies."""
+    """A study at one scale, ready to run. The first arm is the baseline; `runs` is the folder of all studies.
+
+    written: the study's Origin; None for one that was made in Python.
+    """
 
     name: str
     scale: str | None
@@ -43,11 +46,12 @@ class StudyPlan:
     arms: list[ArmPlan]
     runs: Path
     command: str = ""
+    written: Origin | None = None
 
     @property
     def folder(self):
         """The folder of the study's record and of its own runs."""
-        return folders.study_folder(self.runs, self.name, self.scale)
+        return folders.study_folder(self.runs, self.name, self.scale, self.spec.scales)
 
     def jobs(self, counts=None):
         """The runs of {arm label: number of seeds} (default: all arms up to the first look), each after those it needs.
@@ -92,14 +96,10 @@ class StudyPlan:
         folder = folders.run_folder(self.folder, self._same(each).arm.name, each.plan.identity, seed)
         return finished.folder(each.plan.identity, seed, folder) or folder
 
-    def shared(self):
-        """Sentences that name the arms that share their runs because they resolve to the same experiment."""
-        first, said = {}, []
-        for each in self.arms:
-            other = first.setdefault(each.plan.identity, each.arm.label)
-            if other != each.arm.label:
-                said.append(f"arms {other!r} and {each.arm.label!r} resolve to the same experiment and share their runs")
-        return said
+    def remarks(self):
+        """Sentences on what is probably not meant: a window that does nothing, arms that are the same (`remarks.of_arms`)."""
+        specs, identities = ({each.arm.label: getattr(each.plan, part) for each in self.arms} for part in ("spec", "identity"))
+        return remarks.of_arms(specs, identities)
 
     def record(self, counts=None, trials=(), edges=(), looks=(), earlier=()):
         """The StudyRecord. counts: {arm label: number of seeds so far}, by default those of the first look; an arm that is
@@ -115,7 +115,9 @@ class StudyPlan:
                 helpers.setdefault(job.arm, {})[str(job.seed)] = places[job.plan.identity, job.seed]
         arms = {
             each.arm.label: ArmRecord(
-                changes=each.arm.changes,
+                changes=packed(each.arm.changes),
+                resolved=True,
+                unwritten=list(each.arm.unwritten),
                 cost=each.cost,
                 identity=each.plan.identity,
                 runs={str(seed): places[each.plan.identity, seed] for seed in range(counts.get(each.arm.label, 0))},
@@ -144,6 +146,8 @@ class StudyPlan:
             plan=looking.plan_record(self.spec),
             looks=list(looks),
             earlier=list(earlier),
+            origin=origin.seen_from(self.folder, self.written),
+            remarks=self.remarks(),
         )
 
 
@@ -172,8 +176,12 @@ def check(root, scale=None):
     return spec, arms
 
 
-def plan(name, scale, spec, arms, runs, command=""):
-    """The StudyPlan of checked arms. Prepares their data and computes their identities. Raises SpecError, DataError."""
+def plan(name, scale, spec, arms, runs, command="", written=None):
+    """The StudyPlan of checked arms. Prepares their data and computes their identities. Raises SpecError, DataError.
+
+    written: the study's Origin. SpecError is also raised where its folder holds the record of another study.
+    """
+    origin.check(folders.study_folder(runs, name, scale, spec.scales), name, scale, written)
     planned: dict[str, ArmPlan] = {}
 
     def of(arm):
@@ -186,7 +194,7 @@ def plan(name, scale, spec, arms, runs, command=""):
             planned[arm.label] = _arm_plan(spec, arm, made, tuple(needs.values()))
         return planned[arm.label]
 
-    return StudyPlan(name, scale, spec, [of(arm) for arm in arms], Path(runs), command)
+    return StudyPlan(name, scale, spec, [of(arm) for arm in arms], Path(runs), command, written)
 
 
 def _arm_plan(spec, arm, plan, needs=(), tuned_values=()):
