@@ -90,6 +90,12 @@ def lines(judged):
     return list(dict.fromkeys(said))  # the sentence on unfinished runs is the same for every claim
 
 
+def tuning_warnings(study):
+    """Sentences that belong beside the verdicts: tuned values at an end of their range, and values chosen another way."""
+    sentences = [*study.record.edges, *study.record.choices]
+    return [f"{text[0].upper()}{text[1:].rstrip('.')}." for text in sentences]
+
+
 def _known_worse(claim):
     return claim.config.known_worse if isinstance(claim, AgainstBaseline) else ()
 

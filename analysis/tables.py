@@ -10,13 +10,16 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis.bill import bill
 from analysis.claims import seeds
 from analysis.shown import Shown
 from arch import units
 from arch.contracts import Verdict
+from arch.words import times
 from sweeps.stats import mean_interval
 
 DIFFERENCES_SHOWN = 2
+TUNED = " (tuned)"
 LEVEL = f"[95{units.SPACE}%]"
 
 
@@ -34,10 +37,12 @@ def results(study, judgement):
     The names of the columns say the metric: `loss_nats`, `perplexity`, `difference_percent` for a loss; `accuracy`,
     `difference` for an accuracy.
     """
-    return Results(pd.DataFrame([_row(study, judgement, arm) for arm in study.record.arms]), judgement.shown)
+    spent = bill(study).drop(columns=["arm", "runs"]).to_dict("records")
+    rows = [_row(study, judgement, arm, costs) for arm, costs in zip(study.record.arms, spent, strict=False)]
+    return Results(pd.DataFrame(rows), judgement.shown)
 
 
-def _row(study, judgement, arm):
+def _row(study, judgement, arm, spent):
     record, verdict = study.record.arms[arm], judgement.verdicts.get(arm, Verdict(""))
     mean, difference = mean_interval(list(judgement.scaled[arm].values())), judgement.differences[arm]
     compared = arm != study.baseline
@@ -58,6 +63,7 @@ def _row(study, judgement, arm):
         "reason": verdict.reason,
         **_cost(study, arm),
         "wall_seconds_mean": runs.loc[runs.status == "finished", "wall_seconds"].mean(),
+        **spent,
     }
 
 
@@ -122,9 +128,9 @@ def in_words(arm):
 
 
 def _all_changes(arm):
-    """An arm's changes, plus the values that tuning chose for it."""
-    tuned = {f"{key} (tuned)": [None, value] for key, value in arm.tuned.items()}
-    return arm.changes | tuned
+    """The values that tuning chose for an arm, then its other changes: what was written for a tuned key is not used."""
+    tuned = {f"{key}{TUNED}": [None, values[0] if len(values) == 1 else values] for key, values in arm.tuned.items()}
+    return tuned | {key: change for key, change in arm.changes.items() if key not in arm.tuned}
 
 
 def spelt(value):
@@ -158,10 +164,11 @@ def _value(study, label, key):
 def readable(raw):
     """The Results for reading, a DataFrame: rounded, every cell is text."""
     context = units.context(int(raw.frame.cache_context.iloc[0]))
-    return pd.DataFrame([_readable_row(row, context, raw.shown) for row in _records(raw.frame)])
+    searched = bool(raw.frame.tuning_runs.sum())
+    return pd.DataFrame([_readable_row(row, context, raw.shown, searched) for row in _records(raw.frame)])
 
 
-def _readable_row(row, context, shown):
+def _readable_row(row, context, shown, searched):
     value, change = _headline(shown), _difference(shown)
     low, high = (row[f"{_column(shown.quantity)}_{end}"] for end in ("low", "high"))
     return {
@@ -177,6 +184,7 @@ def _readable_row(row, context, shown):
         "parameters": units.count(row["parameters"]),
         "training FLOPs/token (ideal)": units.flops(row["flops_per_token_train_ideal"]),
         f"cache at {context}": _cache(row),
+        **({"tuning": _search(row)} if searched else {}),
     }
 
 
@@ -196,14 +204,22 @@ def _cache(row):
     return text if ratio is None else f"{text} (×{ratio:.2g})"
 
 
+def _search(row):
+    """What the search cost: `15 runs (3.2 TFLOP, 4.1 min)`."""
+    spent = f"{units.flops(row['tuning_flops'])}, {units.duration(row['tuning_wall_seconds'])}"
+    return f"{times(int(row['tuning_runs']), 'run')} ({spent})"
+
+
 def _with_interval(mean, interval):
     return mean if interval == units.DASH else f"{mean} {interval}"
 
 
 def _shortened(text):
+    """The first differences, and how many more there are; tuned values come before them, and all are shown."""
     parts = text.split("; ")
-    hidden = len(parts) - DIFFERENCES_SHOWN
-    return text if hidden <= 0 else f"{'; '.join(parts[:DIFFERENCES_SHOWN])}; {hidden} more"
+    shown = DIFFERENCES_SHOWN + sum(f"{TUNED}: " in part for part in parts)
+    hidden = len(parts) - shown
+    return text if hidden <= 0 else f"{'; '.join(parts[:shown])}; {hidden} more"
 
 
 def frame_csv(frame):

@@ -1,7 +1,7 @@
 """A study's record: `study.json` in its folder, from which a report is made."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,16 +15,40 @@ NAME = "study.json"
 class ArmRecord(Spec):
     """One arm. changes: dotted key -> [baseline value, this arm's value], as written. cost: what `arch.cost` computes.
 
-    runs: seed -> the run's folder, relative to the study's folder. tuned: the values that tuning chose. evaluations:
-    SPLIT.NAME -> the file, in each run's folder of evaluations, that the study shows; none in records before these files.
+    identities: of its runs; the run with seed s has `identity_of(s)`. There are several where tuning with several seeds
+    chose several values, and one otherwise. runs: seed -> the run's folder, relative to the study's folder.
+    tuned: dotted key -> the value that each tuning seed chose, see `tuned_of`. bounds: dotted key -> the ends of its
+    tuning range that are the key's own bounds, so that nothing lies beyond them. evaluations: SPLIT.NAME -> the file,
+    in each run's folder of evaluations, that the study shows; none in records before these files.
     """
 
     changes: dict[str, list[Any]]
     cost: dict[str, Any]
-    identity: str
+    identities: Annotated[list[str], Field(min_length=1)]
     runs: dict[str, str]
-    tuned: dict[str, float] = {}
+    tuned: dict[str, Annotated[list[float], Field(min_length=1)]] = {}
+    bounds: dict[str, list[float]] = later({})
     evaluations: dict[str, str] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_for_all_seeds(cls, data):
+        """Records used to have one identity, and one tuned value per key, for all seeds."""
+        if isinstance(data, dict) and "identity" in data:
+            data = {**data, "identities": [data["identity"]]}
+            del data["identity"]
+        if isinstance(data, dict) and isinstance(data.get("tuned"), dict):
+            tuned = {key: value if isinstance(value, list) else [value] for key, value in data["tuned"].items()}
+            data = {**data, "tuned": tuned}
+        return data
+
+    def identity_of(self, seed: int) -> str:
+        """The identity of the run with this seed."""
+        return self.identities[seed % len(self.identities)]
+
+    def tuned_of(self, seed: int) -> dict[str, float]:
+        """{dotted key: value} of the tuned keys in the run with this seed."""
+        return {key: values[seed % len(values)] for key, values in self.tuned.items()}
 
 
 class TrialRecord(Spec):
@@ -42,6 +66,7 @@ class StudyRecord(Spec):
     """A study at one scale: the question, the arms and the folders of their runs. The first arm is the baseline.
 
     claims: name -> the resolved claim. edges: sentences about tuned values at an end of their range.
+    choices: sentences about tuned values that were not chosen in the usual way, because runs of the search failed.
     helpers: {helper run: {seed: its folder}}; helper runs were made because an arm needs them and are not reported.
     command: the command that starts the study again.
     """
@@ -60,6 +85,7 @@ class StudyRecord(Spec):
     helpers: dict[str, dict[str, str]] = later({})
     tune_space: dict[str, Any] = {}
     edges: list[str] = []
+    choices: list[str] = later([])
     command: str = ""
 
     @model_validator(mode="before")
