@@ -77,7 +77,7 @@ def by_seed(axes: Sequence[Axis], curves: Mapping[int, Mapping[tuple[int, ...], 
     shared = optimum(axes, _mean([curves[seed] for seed in complete]))
     chosen = {}
     for seed, best in alone.items():
-        if seed in complete:
+        if best and not best.missing:
             chosen[seed] = Chosen(best)
         elif shared and (best is None or not shared.missing):
             chosen[seed] = Chosen(shared, others=True)
