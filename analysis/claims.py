@@ -124,6 +124,12 @@ def lines(judged):
     return list(dict.fromkeys(said))  # what is said of the study is the same for every claim
 
 
+def tuning_warnings(study):
+    """Sentences that belong beside the verdicts: tuned values at an end of their range, and values chosen another way."""
+    sentences = [*study.record.edges, *study.record.choices]
+    return [f"{text[0].upper()}{text[1:].rstrip('.')}." for text in sentences]
+
+
 def described(judgement, subject):
     """`+8.31 % [+6.10, +10.5]`: a subject's difference and its interval, as the metric is shown.
 

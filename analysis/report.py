@@ -7,8 +7,8 @@ import shlex
 
 import pandas as pd
 
-from analysis import plots, tables
-from analysis.claims import judgements, lines
+from analysis import bill, plots, tables
+from analysis.claims import judgements, lines, tuning_warnings
 from analysis.conditions import rest
 from analysis.runs import load, reason
 from analysis.style import CSS
@@ -67,6 +67,7 @@ def page(study, judged, raw):
         *(_results(judgement, table, len(tabled(judged)) > 1) for judgement, table in zip(tabled(judged), raw, strict=True)),
         *(_figure(name, figure, study) for name, figure in figures.items()),
         _differences(study),
+        _bill(study),
         _provenance(study),
         _unfinished(study),
         _samples(study),
@@ -89,6 +90,7 @@ def _answer(study, judged):
     where = f"{record.name}{scale} · {times(len(record.arms), 'arm')} × {seeds}"
     answer, *others = lines(judged)
     remarks = "".join(f"<li>{_code(text)}</li>" for text in others)
+    remarks += "".join(f"<li class=warning>{_code(text)}</li>" for text in tuning_warnings(study))
     return (
         f"<header><p class=where>{html.escape(where)}</p><h1>{html.escape(record.question)}</h1></header>"
         f"<section class=answer><p>{_code(answer)}</p><ul>{remarks}</ul></section>"
@@ -146,8 +148,8 @@ def _figure(name, figure, study):
     for variable, colour in (inks | {f"arm{i}": colour for i, colour in enumerate(plots.COLOURS, 1)}).items():
         drawn = drawn.replace(colour, f"var(--{variable})")
     edges = ""
-    if name == "tuning" and study.record.edges:
-        edges = "".join(f"<p class=warning>{html.escape(edge)}</p>" for edge in study.record.edges)
+    if name == "tuning":
+        edges = "".join(f"<p class=warning>{html.escape(text)}</p>" for text in tuning_warnings(study))
     axis = plots.quality_axes(study).get(name)
     caption = html.escape(f"Quality against {plots.axis_title(study, axis)}" if axis else CAPTIONS[name])
     return f"<section><h2>{caption}</h2>{edges}<figure role=img aria-label='{caption}'>{drawn}</figure></section>"
@@ -167,6 +169,20 @@ def _differences(study):
     return f"<section><h2>How the specs differ</h2>{table}{dashes}{note}</section>"
 
 
+def _bill(study):
+    frame = bill.bill(study)
+    if not frame.iloc[-1][["runs", "tuning_runs"]].sum():
+        return ""
+    search = ""
+    if frame.iloc[-1].tuning_runs:
+        search = "The search tried the same values with the same seeds in every arm; its runs are never reported. "
+    return (
+        f"<section><h2>What it cost</h2><div class=scroll>{tables.plain_html(bill.readable(frame))}</div>"
+        f"<p class=note>{search}Runs as recorded, also those that failed and those that another study made. Training is "
+        "counted as executed. A run that arms share counts for each of them, and once in the total.</p></section>"
+    )
+
+
 def _provenance(study):
     """What was run, where and with which code. If runs differ in a value, all its values are shown."""
     runs = list(study.records.values())
@@ -176,7 +192,7 @@ def _provenance(study):
         "seeds": ", ".join(map(str, study.record.seeds)),
         "steps per run": _distinct(f"{run.steps:,}" for run in runs if run.status == "finished"),
         "tokens per run": _distinct(units.count(run.tokens) for run in runs if run.status == "finished"),
-        "wall time": _wall(runs),
+        "wall time": bill.sentence(bill.bill(study)),
         "data": _distinct(_pairs(run.data) for run in runs),
         "hardware": _distinct(_pairs(run.hardware) for run in runs),
         "threads per run": _distinct(str(run.threads) for run in runs),
@@ -225,11 +241,6 @@ def _distinct(texts):
 
 def _pairs(data):
     return ", ".join(f"{key}: {tables.spelt(value)}" for key, value in data.items())
-
-
-def _wall(runs):
-    total = sum(run.wall_seconds for run in runs)
-    return f"{units.duration(total)} in {times(len(runs), 'run')}" if runs else None
 
 
 def _unfinished(study):

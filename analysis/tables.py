@@ -10,17 +10,20 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis.bill import bill
 from analysis.claims import seeds_needed
 from analysis.shown import Shown
 from arch import units
 from arch.contracts import SeedsNeeded, Verdict
 from arch.spec import ABSENT, spelt
+from arch.words import times
 from experiments.metrics import OF_RUNS, title
 from sweeps.compare import off_scale, on_scale
 from sweeps.stats import mean_interval
 
 DIFFERENCES_SHOWN = 2
 LONGEST_SHOWN = 80  # characters of one difference in an arm's label; the table of differences has it whole
+TUNED = " (tuned)"
 LEVEL = f"[95{units.SPACE}%]"
 
 
@@ -38,10 +41,12 @@ def results(study, judgement):
     The names of the columns say the metric: `loss_nats`, `perplexity`, `difference_percent` for a loss; `accuracy`,
     `difference` for an accuracy.
     """
-    return Results(pd.DataFrame([_row(study, judgement, arm) for arm in study.record.arms]), judgement.shown)
+    spent = bill(study).drop(columns=["arm", "runs"]).to_dict("records")
+    rows = [_row(study, judgement, arm, costs) for arm, costs in zip(study.record.arms, spent, strict=False)]
+    return Results(pd.DataFrame(rows), judgement.shown)
 
 
-def _row(study, judgement, arm):
+def _row(study, judgement, arm, spent):
     record, verdict = study.record.arms[arm], judgement.verdicts.get(arm, Verdict(""))
     mean, difference = mean_interval(list(judgement.scaled[arm].values())), judgement.differences[arm]
     compared = arm != judgement.baseline
@@ -63,6 +68,7 @@ def _row(study, judgement, arm):
         **_cost(study, arm),
         **_measured(study, arm),
         "wall_seconds_mean": runs.loc[runs.status == "finished", "wall_seconds"].mean(),
+        **spent,
     }
 
 
@@ -156,9 +162,9 @@ def in_words(arm):
 
 
 def _all_changes(arm):
-    """An arm's differences, plus the values that tuning chose for it."""
-    tuned = {f"{key} (tuned)": (ABSENT, value) for key, value in arm.tuned.items()}
-    return arm.differences | tuned
+    """The values that tuning chose for an arm, then its other changes: what was written for a tuned key is not used."""
+    tuned = {f"{key}{TUNED}": (ABSENT, values[0] if len(values) == 1 else values) for key, values in arm.tuned.items()}
+    return tuned | {key: change for key, change in arm.differences.items() if key not in arm.tuned}
 
 
 def _listed(arm):
@@ -186,10 +192,11 @@ def readable(raw):
     """The Results for reading, a DataFrame: rounded, every cell is text."""
     context = units.context(int(raw.frame.cache_context.iloc[0]))
     measured = [name for name in OF_RUNS if raw.frame[f"{name.rpartition('/')[2]}_mean"].notna().any()]
-    return pd.DataFrame([_readable_row(row, context, raw.shown, measured) for row in _records(raw.frame)])
+    searched = bool(raw.frame.tuning_runs.sum())
+    return pd.DataFrame([_readable_row(row, context, raw.shown, measured, searched) for row in _records(raw.frame)])
 
 
-def _readable_row(row, context, shown, measured):
+def _readable_row(row, context, shown, measured, searched):
     value, change = _headline(shown), _difference(shown)
     low, high = (row[f"{_column(shown.quantity)}_{end}"] for end in ("low", "high"))
     return {
@@ -206,6 +213,7 @@ def _readable_row(row, context, shown, measured):
         "training FLOPs/token (ideal)": units.flops(row["flops_per_token_train_ideal"]),
         f"cache at {context}": _cache(row),
         **{_measured_heading(name): _measured_cell(row, name) for name in measured},
+        **({"tuning": _search(row)} if searched else {}),
     }
 
 
@@ -248,14 +256,22 @@ def _cache(row):
     return text if ratio is None else f"{text} (×{ratio:.2g})"
 
 
+def _search(row):
+    """What the search cost: `15 runs (3.2 TFLOP, 4.1 min)`."""
+    spent = f"{units.flops(row['tuning_flops'])}, {units.duration(row['tuning_wall_seconds'])}"
+    return f"{times(int(row['tuning_runs']), 'run')} ({spent})"
+
+
 def _with_interval(mean, interval):
     return mean if interval == units.DASH else f"{mean} {interval}"
 
 
 def _shortened(text):
+    """The first differences, and how many more there are; tuned values come before them, and all are shown."""
     parts = [part if len(part) <= LONGEST_SHOWN else f"{part[: LONGEST_SHOWN - 1]}…" for part in text.split("; ")]
-    hidden = len(parts) - DIFFERENCES_SHOWN
-    return "; ".join(parts) if hidden <= 0 else f"{'; '.join(parts[:DIFFERENCES_SHOWN])}; {hidden} more"
+    shown = DIFFERENCES_SHOWN + sum(f"{TUNED}: " in part for part in parts)
+    hidden = len(parts) - shown
+    return "; ".join(parts) if hidden <= 0 else f"{'; '.join(parts[:shown])}; {hidden} more"
 
 
 def claims(judged):

@@ -184,11 +184,13 @@ def _reads_as_another(text):
     return True
 
 
-# Count: a whole number of at least 1. Positive: a finite number above 0. Fraction: a number from 0 to 1.
+# Count: a whole number of at least 1. Positive: a finite number above 0. Fraction: a number from 0 to 1. Inner: a number
+# between 0 and 1, neither included.
 # List: a list in YAML, a tuple in Python.
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Inner = Annotated[float, Field(gt=0, lt=1)]
 Item = TypeVar("Item")
 List = Annotated[tuple[Item, ...], Strict(False)]
 

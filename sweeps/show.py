@@ -3,11 +3,18 @@
 from itertools import groupby
 
 from arch import units
+from arch.errors import SpecError
 from arch.spec import spelt
+from arch.words import times
+from experiments import plan as experiments
 from experiments import remarks
 from sweeps import space
 from sweeps.record import packed, unpacked
-from sweeps.study import arm_cost
+from sweeps.study import arm_cost, overridden
+
+NO_SEARCH = {"runs": 0, "tokens": 0, "training_flops": 0}
+# Keys that decide what a run costs begin with these; the others change numbers only.
+COSTLY = ("model.", "data.", "train.")
 
 
 def preview(name, scale, spec, arms):
@@ -16,7 +23,7 @@ def preview(name, scale, spec, arms):
     helpers = _helpers(spec, arms)
     runs = [arm for arm in shown.values() for _ in range(spec.most_seeds)]
     runs += [helper for helper in helpers.values() for _ in helper["seeds"]]
-    trials = {label: arm["tuning_runs"] for label, arm in shown.items()}
+    search = {key: sum(arm["tuning"][key] for arm in shown.values()) for key in ("runs", "tokens", "training_flops")}
     return {
         "name": name,
         "scale": scale,
@@ -27,15 +34,11 @@ def preview(name, scale, spec, arms):
         "remarks": remarks.of_arms({arm.label: arm.spec for arm in arms}),
         "total": {
             "runs": len(runs),
-            "tuning_runs": sum(trials.values()),
-            "tokens": _sum("tokens", runs, shown),
-            "training_flops": _sum("training_flops", runs, shown),
+            "tokens": sum(run["tokens"] for run in runs) + search["tokens"],
+            "training_flops": sum(run["training_flops"] for run in runs) + search["training_flops"],
+            "tuning": search,
         },
     }
-
-
-def _sum(key, runs, arms):
-    return sum(run[key] for run in runs) + sum(arm[key] * arm["tuning_runs"] for arm in arms.values())
 
 
 def _helpers(spec, arms):
@@ -47,7 +50,7 @@ def _helpers(spec, arms):
     for label, seed in needed:
         # An arm with another seed than the reported ones is a helper run too.
         if label not in labels or seed >= spec.most_seeds:
-            helpers.setdefault(label, {**_arm(spec, by_label[label]), "tuning_runs": 0, "seeds": []})["seeds"].append(seed)
+            helpers.setdefault(label, {**_arm(spec, by_label[label]), "tuning": NO_SEARCH, "seeds": []})["seeds"].append(seed)
     return helpers
 
 
@@ -68,14 +71,32 @@ def _arm(spec, arm):
         "training_flops": flops["executed"] * experiment.tokens,
         "cache_bytes": cost["cache_bytes"]["total"],
         "long": cost["long"],
-        "tuning_runs": _tuning_runs(spec, arm),
+        "tuning": _search(spec, arm, experiment.tokens, flops["executed"]),
     }
 
 
-def _tuning_runs(spec, arm):
+def _search(spec, arm, tokens, flops):
+    """What an arm's search costs: its runs, their tokens and training FLOPs. tokens, flops: of the arm, and per token.
+
+    Points of a grid that change the model, the data or the training are costed one by one. TPE's trials are costed like
+    the arm, since their values are not known before.
+    """
     if spec.tune is None:
-        return 0
-    return (spec.tune.trials or len(space.points(spec.tune, arm.spec))) * spec.tune.seeds
+        return NO_SEARCH
+    seeds, points = spec.tune.seeds, space.points(spec.tune, arm.spec)
+    if spec.tune.trials or not any(key.startswith(COSTLY) for key in spec.tune.space):
+        runs = (spec.tune.trials or len(points)) * seeds
+        return {"runs": runs, "tokens": runs * tokens, "training_flops": runs * tokens * flops}
+    total = dict(NO_SEARCH)
+    for values in points:
+        try:
+            tried = experiments.resolve(overridden(arm.document, values))
+        except SpecError:
+            continue  # a point that cannot be built fails without a run
+        each = arm_cost(tried, spec.long_context)["flops_per_token"]["executed"]["train"] * tried.tokens
+        for key, value in {"runs": 1, "tokens": tried.tokens, "training_flops": each}.items():
+            total[key] += seeds * value
+    return total
 
 
 def printed(data, console):
@@ -106,14 +127,17 @@ def printed(data, console):
         for seed in helper["seeds"]:
             table.add_row(f"{label} seed {seed}, helper run", *_costs(helper))
     for label, arm in data["arms"].items():
-        if arm["tuning_runs"]:
-            table.add_row(f"{label} tuning, {arm['tuning_runs']} runs, each", *_costs(arm))
+        if search := arm["tuning"]["runs"]:
+            spent = units.count(arm["tuning"]["tokens"]), "", units.flops(arm["tuning"]["training_flops"])
+            table.add_row(f"{label} tuning, {times(search, 'run')} together", "", *spent, "", "")
     console.print(table)
     total = data["total"]
-    tuning = f" and {total['tuning_runs']} for tuning" if total["tuning_runs"] else ""
+    search = total["tuning"]
+    tuning = f" and {search['runs']} for tuning" if search["runs"] else ""
+    share = f", of which {units.flops(search['training_flops'])} for tuning" if search["runs"] else ""
     say(
         f"total: {total['runs']} runs{tuning}, {units.count(total['tokens'])} tokens, "
-        f"{units.flops(total['training_flops'])} of training (as executed)"
+        f"{units.flops(total['training_flops'])} of training (as executed){share}"
     )
 
 

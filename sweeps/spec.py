@@ -39,7 +39,10 @@ class Range(Spec):
 class TuneSpec(Spec):
     """One search per arm before its reported runs, on the select split and with separate seeds (from `first_seed` up).
 
-    Trials are never reported. `trials` limits the number of TPE trials; the grid runs every point.
+    Trials are never reported. The grid runs every point with every tuning seed. Each tuning seed chooses for itself, by
+    the vertex of a parabola (`sweeps.vertex`), and the reported seed s uses what tuning seed s mod `seeds` chose: so the
+    luck of the search is among what varies over the reported seeds. With `seeds: 1`, all use one value. `trials` is the
+    number of TPE trials; all reported seeds use the best one.
     """
 
     space: dict[str, Range]
