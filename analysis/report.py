@@ -53,7 +53,7 @@ def page(study, judged, raw):
     """The whole page as HTML text. The figures show the first claim."""
     figures = plots.figures(study, judged[0])
     parts = [
-        _answer(study, judged),
+        _answer(study, judged, [text for table in raw for text in table.for_texts.sentences]),
         *(_results(judgement, table, len(judged) > 1) for judgement, table in zip(judged, raw, strict=True)),
         *(_figure(name, figures[name], study) for name in CAPTIONS if name in figures),
         _differences(study),
@@ -72,13 +72,14 @@ def page(study, judged, raw):
     )
 
 
-def _answer(study, judged):
+def _answer(study, judged, of_texts):
+    """The answer and what qualifies it. of_texts: the sentences on other texts."""
     record = study.record
     scale = f", scale {record.scale}" if record.scale else ""
     seeds = times(len(record.seeds), "seed")
     where = f"{record.name}{scale} · {times(len(record.arms), 'arm')} × {seeds}"
     answer, *others = lines(judged)
-    remarks = "".join(f"<li>{_code(text)}</li>" for text in others)
+    remarks = "".join(f"<li>{_code(text)}</li>" for text in dict.fromkeys([*others, *of_texts]))
     return (
         f"<header><p class=where>{html.escape(where)}</p><h1>{html.escape(record.question)}</h1></header>"
         f"<section class=answer><p>{_code(answer)}</p><ul>{remarks}</ul></section>"
@@ -108,6 +109,8 @@ def _results(judgement, raw, named):
             "p is the p value of a paired t test, Holm-corrected over the arms. “No difference” means within "
             f"±{html.escape(shown.margin(judgement.margin))}, shown by two one-sided tests at 5 % with the same correction. "
         )
+    if raw.for_texts.effects:
+        note += "“For texts like these” takes the documents as a sample too, as the seeds: an interval for other texts. "
     note += "1 kB is 1,000 bytes."
     heading = f"Results: {html.escape(judgement.name)}" if named else "Results"
     return f"<section><h2>{heading}</h2><div class=scroll>{tables.results_html(raw)}</div><p class=note>{note}</p></section>"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis import texts
 from analysis.claims import seeds
 from analysis.shown import Shown
 from arch import units
@@ -22,10 +23,14 @@ LEVEL = f"[95{units.SPACE}%]"
 
 @dataclass(frozen=True)
 class Results:
-    """The results table. frame: one row per arm, unrounded. shown: the metric of its claim."""
+    """The results table. frame: one row per arm, unrounded. shown: the metric of its claim.
+
+    for_texts: what the arms are for other texts.
+    """
 
     frame: pd.DataFrame
     shown: Shown
+    for_texts: texts.Texts
 
 
 def results(study, judgement):
@@ -34,7 +39,15 @@ def results(study, judgement):
     The names of the columns say the metric: `loss_nats`, `perplexity`, `difference_percent` for a loss; `accuracy`,
     `difference` for an accuracy.
     """
-    return Results(pd.DataFrame([_row(study, judgement, arm) for arm in study.record.arms]), judgement.shown)
+    others = texts.of(study, judgement)
+    rows = [_row(study, judgement, arm) | _for_texts(judgement.shown, others, arm) for arm in study.record.arms]
+    return Results(pd.DataFrame(rows), judgement.shown, others)
+
+
+def _for_texts(shown, others, arm):
+    """The columns of the interval for other texts."""
+    low, high = others.effects.get(arm, (None, None))
+    return {f"{_difference(shown)}_texts_low": low, f"{_difference(shown)}_texts_high": high}
 
 
 def _row(study, judgement, arm):
@@ -158,12 +171,15 @@ def _value(study, label, key):
 def readable(raw):
     """The Results for reading, a DataFrame: rounded, every cell is text."""
     context = units.context(int(raw.frame.cache_context.iloc[0]))
-    return pd.DataFrame([_readable_row(row, context, raw.shown) for row in _records(raw.frame)])
+    column = raw.for_texts.column if raw.for_texts.effects else None
+    return pd.DataFrame([_readable_row(row, context, raw.shown, column) for row in _records(raw.frame)])
 
 
-def _readable_row(row, context, shown):
+def _readable_row(row, context, shown, for_texts):
+    """for_texts: the heading of the interval for other texts; None without one."""
     value, change = _headline(shown), _difference(shown)
     low, high = (row[f"{_column(shown.quantity)}_{end}"] for end in ("low", "high"))
+    of_texts = shown.change_interval(row[f"{change}_texts_low"], row[f"{change}_texts_high"])
     return {
         "arm": row["arm"],
         "differs in": _shortened(row["changes"]) or units.DASH,
@@ -172,6 +188,7 @@ def _readable_row(row, context, shown):
         f"paired difference {LEVEL}": _with_interval(
             shown.change(row[change]), shown.change_interval(row[f"{change}_low"], row[f"{change}_high"])
         ),
+        **({for_texts: of_texts if of_texts == units.DASH else f"{of_texts}{units.SPACE}{shown.unit}"} if for_texts else {}),
         "p (Holm)": units.p_value(row["p_holm"]),
         "verdict": _verdict(row),
         "parameters": units.count(row["parameters"]),

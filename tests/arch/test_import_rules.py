@@ -22,6 +22,7 @@ PLAIN |= {
     "sweeps.folders",
     "sweeps.compare",
     "sweeps.stats",
+    "sweeps.texts",
 }
 PLAIN |= {"sweeps.claims.against_baseline"}
 LAZY = {"experiments.checkpoint", "arch.model", "arch.cost", "arch.layout", "arch.parameters", "arch.show", "arch.generate"}
