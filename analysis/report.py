@@ -62,7 +62,7 @@ def page(study, judged, raw):
     """The whole page as HTML text. The figures show the first claim."""
     figures = plots.figures(study, judged[0])
     parts = [
-        _answer(study, judged),
+        _answer(study, judged, [text for table in raw for text in table.for_texts.sentences]),
         _claims(judged),
         *(_results(judgement, table, len(tabled(judged)) > 1) for judgement, table in zip(tabled(judged), raw, strict=True)),
         *(_figure(name, figure, study) for name, figure in figures.items()),
@@ -83,13 +83,14 @@ def page(study, judged, raw):
     )
 
 
-def _answer(study, judged):
+def _answer(study, judged, of_texts):
+    """The answer and what qualifies it. of_texts: the sentences on other texts."""
     record = study.record
     scale = f", scale {record.scale}" if record.scale else ""
     seeds = times(len(record.seeds), "seed")
     where = f"{record.name}{scale} · {times(len(record.arms), 'arm')} × {seeds}"
     answer, *others = lines(judged)
-    remarks = "".join(f"<li>{_code(text)}</li>" for text in others)
+    remarks = "".join(f"<li>{_code(text)}</li>" for text in dict.fromkeys([*others, *of_texts]))
     remarks += "".join(f"<li class=warning>{_code(text)}</li>" for text in tuning_warnings(study))
     return (
         f"<header><p class=where>{html.escape(where)}</p><h1>{html.escape(record.question)}</h1></header>"
@@ -137,6 +138,8 @@ def _results(judgement, raw, named):
             "run held while it trained. Both depend on the machine and on what else runs on it; brackets are the least and "
             "the most of the finished runs. "
         )
+    if raw.for_texts.effects:
+        note += "“For texts like these” takes the documents as a sample too, as the seeds: an interval for other texts. "
     note += "1 kB is 1,000 bytes."
     heading = f"Results: {html.escape(judgement.name)}" if named else "Results"
     return f"<section><h2>{heading}</h2><div class=scroll>{tables.results_html(raw)}</div><p class=note>{note}</p></section>"

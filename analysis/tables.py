@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis import texts
 from analysis.bill import bill
 from analysis.claims import seeds_needed
 from analysis.shown import Shown
@@ -29,10 +30,14 @@ LEVEL = f"[95{units.SPACE}%]"
 
 @dataclass(frozen=True)
 class Results:
-    """The results table. frame: one row per arm, unrounded. shown: the metric of its claim."""
+    """The results table. frame: one row per arm, unrounded. shown: the metric of its claim.
+
+    for_texts: what the arms are for other texts.
+    """
 
     frame: pd.DataFrame
     shown: Shown
+    for_texts: texts.Texts
 
 
 def results(study, judgement):
@@ -42,8 +47,18 @@ def results(study, judgement):
     `difference` for an accuracy.
     """
     spent = bill(study).drop(columns=["arm", "runs"]).to_dict("records")
-    rows = [_row(study, judgement, arm, costs) for arm, costs in zip(study.record.arms, spent, strict=False)]
-    return Results(pd.DataFrame(rows), judgement.shown)
+    others = texts.of(study, judgement)
+    rows = [
+        _row(study, judgement, arm, costs) | _for_texts(judgement.shown, others, arm)
+        for arm, costs in zip(study.record.arms, spent, strict=False)
+    ]
+    return Results(pd.DataFrame(rows), judgement.shown, others)
+
+
+def _for_texts(shown, others, arm):
+    """The columns of the interval for other texts."""
+    low, high = others.effects.get(arm, (None, None))
+    return {f"{_difference(shown)}_texts_low": low, f"{_difference(shown)}_texts_high": high}
 
 
 def _row(study, judgement, arm, spent):
@@ -193,12 +208,16 @@ def readable(raw):
     context = units.context(int(raw.frame.cache_context.iloc[0]))
     measured = [name for name in OF_RUNS if raw.frame[f"{name.rpartition('/')[2]}_mean"].notna().any()]
     searched = bool(raw.frame.tuning_runs.sum())
-    return pd.DataFrame([_readable_row(row, context, raw.shown, measured, searched) for row in _records(raw.frame)])
+    for_texts = raw.for_texts.column if raw.for_texts.effects else None
+    rows = _records(raw.frame)
+    return pd.DataFrame([_readable_row(row, context, raw.shown, measured, searched, for_texts) for row in rows])
 
 
-def _readable_row(row, context, shown, measured, searched):
+def _readable_row(row, context, shown, measured, searched, for_texts):
+    """for_texts: the heading of the interval for other texts; None without one."""
     value, change = _headline(shown), _difference(shown)
     low, high = (row[f"{_column(shown.quantity)}_{end}"] for end in ("low", "high"))
+    of_texts = shown.change_interval(row[f"{change}_texts_low"], row[f"{change}_texts_high"])
     return {
         "arm": row["arm"],
         "differs in": _shortened(row["changes"]) or ("nothing" if _is_compared(row) else units.DASH),
@@ -207,6 +226,7 @@ def _readable_row(row, context, shown, measured, searched):
         "paired difference [together 95 %]".replace(" %", f"{units.SPACE}%"): _with_interval(
             shown.change(row[change]), shown.change_interval(row[f"{change}_low"], row[f"{change}_high"])
         ),
+        **({for_texts: of_texts if of_texts == units.DASH else f"{of_texts}{units.SPACE}{shown.unit}"} if for_texts else {}),
         "p": _p(row["p"], row["level"]),
         "verdict": _verdict(row),
         "parameters": units.count(row["parameters"]),

@@ -7,7 +7,7 @@ import torch
 
 from arch import cost, registry
 from arch.document import Node, lay, node
-from arch.errors import DataError
+from arch.errors import DataError, SpecError
 from arch.model import Model
 from arch.model_spec import expand_like
 from arch.plugins import plugin_sources
@@ -178,6 +178,8 @@ def plan(source, made=None):
         if error.key is None:
             raise
         raise root.error(str(error), error.key) from None
+    wanted = evaluations.planned(spec)
+    _check_evaluations(wanted, corpus, root)
     content = spec.dump(identity=True)
     plugins = identity_plugins(spec)
     decides = {"spec": content, "data": corpus.fingerprint, "plugins": plugins}
@@ -195,8 +197,19 @@ def plan(source, made=None):
         start=start,
         notes=notes,
         texts=texts.remembered(spec.data.source),
-        evaluations=evaluations.planned(spec),
+        evaluations=wanted,
     )
+
+
+def _check_evaluations(wanted, dataset, root):
+    """Raises SpecError, at its line, for an evaluator that this dataset cannot serve."""
+    for evaluation in wanted:
+        evaluator = registry.build("evaluator", evaluation.evaluator)
+        if hasattr(evaluator, "check"):
+            try:
+                evaluator.check(dataset, evaluation.split)
+            except SpecError as error:
+                raise root.error(error.reason, ("evaluate", evaluation.split, evaluation.name, *error.path)) from None
 
 
 def identity_plugins(spec):

@@ -23,6 +23,7 @@ PLAIN |= {
     "sweeps.compare",
     "sweeps.costs",
     "sweeps.stats",
+    "sweeps.texts",
 }
 PLAIN |= {"sweeps.claims.equivalent", "sweeps.failures", "sweeps.comparable", "sweeps.judge", "sweeps.looks", "sweeps.paired"}
 LAZY = {"experiments.checkpoint", "arch.model", "arch.cost", "arch.layout", "arch.parameters", "arch.show", "arch.generate"}
