@@ -11,7 +11,7 @@ from arch.errors import DataError
 from arch.model import Model
 from arch.plugins import plugin_sources
 from arch.spec import List, Spec, digest
-from experiments import capabilities, costs, evaluations
+from experiments import capabilities, costs, evaluations, probes
 from experiments.compiled import kinds
 from experiments.data import texts
 from experiments.data.dataset import gives_rows, prepare
@@ -104,6 +104,12 @@ def resolved(source):
     return Resolved(root, *_with_compile(spec.model_copy(update={"evaluate": _evaluations(root, spec.evaluate, able)})))
 
 
+def probed(complete):
+    """The Resolved experiment, after its model was run at small size. Raises SpecError where it is not what it says."""
+    probes.check(complete.spec, complete.document)
+    return complete
+
+
 def _evaluations(root, written, able):
     """The EvaluateSpec with every evaluator complete."""
     here = lay(node({"evaluate": {}}), root)
@@ -144,9 +150,10 @@ def plan(source, made=None):
     """The RunPlan of an experiment: a document, or one that is Resolved. Tokenizes the corpus unless the cache has it.
 
     made: {position in `spec.starts`: RunPlan} of the runs that will be made because this one starts from them.
-    Raises SpecError for errors in the spec or in the data it names, and DataError if the token cache is unusable.
+    Raises SpecError for errors in the spec or in the data it names and for a model that is not what it says (`probed`),
+    and DataError if the token cache is unusable.
     """
-    complete = source if isinstance(source, Resolved) else resolved(source)
+    complete = probed(source if isinstance(source, Resolved) else resolved(source))
     root, spec, notes = complete.document, complete.spec, complete.notes
     try:
         start = plan_start(spec, made)

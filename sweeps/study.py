@@ -142,7 +142,8 @@ class StudyPlan:
 
 
 def check(root, scale=None):
-    """(StudySpec, [Arm]) of a study document. Resolves every arm, also at both ends of every tuning range.
+    """(StudySpec, [Arm]) of a study document. Resolves every arm, also at both ends of every tuning range, and runs its
+    model at small size (`experiments.plan.probed`).
 
     The keys and values of the other scales are checked too, so that a mistake there shows up now. Raises SpecError.
     """
@@ -155,6 +156,8 @@ def check(root, scale=None):
     arms = [family.arm(label) for label in spec.arms]
     for label in spec.runs:
         family.arm(label)
+    for arm in family.arms.values():
+        experiment.probed(arm.resolved)
     check_claims(study, spec)
     check_metrics(study, spec, arms)
     if spec.tune:
