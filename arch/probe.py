@@ -73,6 +73,11 @@ class Subject:
         return getattr(self.module, "reach", (None, 0 if self.module.causal else None))
 
     @property
+    def short(self) -> int:
+        """Tokens of the shortest rows to try."""
+        return self.lengths[0]
+
+    @property
     def layouts(self) -> bool:
         """Whether the component gets a layout and a state."""
         return self.kind != "ffn"
@@ -419,9 +424,9 @@ def sees_its_document_only(it: Subject) -> None:
 def works_on_each_token_alone(it: Subject) -> None:
     for case, s, t in sight(it).values():
         raise Broken(f"must work on each token alone, but token {s} changes the output at {t}{case.words}")
-    x_BTD = drawn(it, 2, SHORT)
+    x_BTD = drawn(it, 2, it.short)
     y_BTD = read(it, x_BTD)
-    for t in range(SHORT):
+    for t in range(it.short):
         far = apart(read(it, x_BTD[:, t : t + 1]), y_BTD[:, t : t + 1], y_BTD)
         if far > it.close:
             raise Broken(f"gives token {t} another output alone than in a row ({far:.2g} of the largest value)")
@@ -430,23 +435,23 @@ def works_on_each_token_alone(it: Subject) -> None:
 @functools.lru_cache(maxsize=32)
 def slopes(it: Subject) -> Tensor:
     """(T, T): [s, t] the largest gradient of the output at t for token s, which shows a dependence that rounding hides."""
-    x_1TD = drawn(it, 1, SHORT).requires_grad_()
+    x_1TD = drawn(it, 1, it.short).requires_grad_()
     y_1TD = run(it, x_1TD, training=True)[0]
     weight_D = torch.arange(1, it.dim + 1, device=it.device)
     pulled_T = (y_1TD[0] * weight_D).sum(-1)
-    gradients = [torch.autograd.grad(pulled_T[t], x_1TD, retain_graph=True)[0] for t in range(SHORT)]
+    gradients = [torch.autograd.grad(pulled_T[t], x_1TD, retain_graph=True)[0] for t in range(it.short)]
     return torch.stack([gradient_1TD[0].abs().amax(-1) for gradient_1TD in gradients], dim=1).cpu()
 
 
 def has_gradients_for_its_reach_only(it: Subject) -> None:
     slope_ST = slopes(it)
-    beyond_ST = (slope_ST > it.rounding * slope_ST.amax(0)) & ~allowed(Case(SHORT), it.reach)
+    beyond_ST = (slope_ST > it.rounding * slope_ST.amax(0)) & ~allowed(Case(it.short), it.reach)
     for s, t in torch.nonzero(beyond_ST).tolist():
         raise Broken(f"has a gradient of the output at {t} for token {s}, which it says it does not see")
 
 
 def sees_every_token_in_reach(it: Subject) -> None:
-    unseen_ST = (slopes(it) == 0) & allowed(Case(SHORT), it.reach)
+    unseen_ST = (slopes(it) == 0) & allowed(Case(it.short), it.reach)
     for s, t in torch.nonzero(unseen_ST).tolist():
         raise Broken(f"says that the output at {t} may depend on token {s}, but it does not")
 
@@ -490,8 +495,8 @@ def _type(dtype):
 
 
 def computes_in_bfloat16(it: Subject) -> None:
-    x_BTD = drawn(it, 2, SHORT).bfloat16()
-    layout = TokenLayout.whole(2, SHORT, it.device)
+    x_BTD = drawn(it, 2, it.short).bfloat16()
+    layout = TokenLayout.whole(2, it.short, it.device)
     exact_BTD = read(it, x_BTD.float(), layout)
     y_BTD = read(replace(it, module=copy.deepcopy(it.module).to(torch.bfloat16)), x_BTD, layout)
     _is_like(x_BTD, y_BTD, " in bfloat16")
@@ -502,11 +507,11 @@ def computes_in_bfloat16(it: Subject) -> None:
 
 def is_finite(it: Subject) -> None:
     """Also at the first token alone, in a row of padding, and in the gradients."""
-    documents = torch.zeros(2, SHORT, dtype=torch.long, device=it.device)
+    documents = torch.zeros(2, it.short, dtype=torch.long, device=it.device)
     documents[1] = -1
     rows: list[tuple[int, TokenLayout | None, str]] = [(tokens, None, f"a row of {tokens}") for tokens in (1, *it.lengths)]
     if it.layouts:
-        rows.append((SHORT, TokenLayout.packed(documents), "a row of padding"))
+        rows.append((it.short, TokenLayout.packed(documents), "a row of padding"))
     for tokens, layout, words in rows:
         x_BTD = drawn(it, 2, tokens).requires_grad_()
         it.module.zero_grad()
@@ -523,7 +528,7 @@ def is_finite(it: Subject) -> None:
 
 def keeps_nothing_between_calls(it: Subject) -> None:
     """The same input gives the same output, whatever ran in between, in either mode."""
-    x_BTD, others = drawn(it, 2, SHORT), (drawn(it, 3, EVEN, seed=7), drawn(it, 2, SHORT, seed=8))
+    x_BTD, others = drawn(it, 2, it.short), (drawn(it, 3, it.lengths[:2][-1], seed=7), drawn(it, 2, it.short, seed=8))
     before = {training: read(it, x_BTD, training=training) for training in MODES}
     for other_BTD, between in itertools.product(others, MODES):
         for training in MODES:
@@ -589,10 +594,11 @@ def reads_in_chunks_as_at_once(it: Subject) -> None:
     """The whole row at once, without a state, equals the same row in chunks with one, of one token and of several."""
     if it.module.state_size is None:
         return
-    plans = [(SHORT, chunks) for chunks in ([13], [1] * 13, [5, 1, 1, 6], [1, 12], [2, 9, 2])]
-    plans += [(MIDDLE, [30, *[1] * 12, 30]), (MIDDLE, [*[1] * 40, 32])]
-    for tokens, chunks in plans:
-        if tokens > it.lengths[-1]:
+    n = it.short
+    plans = [[n], [1] * n, [5, 1, 1, n - 7], [1, n - 1], [2, n - 4, 2], [30, *[1] * 12, 30], [*[1] * 40, 32]]
+    for chunks in plans:
+        tokens = sum(chunks)
+        if min(chunks) < 1 or tokens > it.lengths[-1]:
             continue
         x_BTD = drawn(it, 2, tokens)
         plain_BTD = read(it, x_BTD)
@@ -616,12 +622,13 @@ def decodes_prompts_together(it: Subject) -> None:
     """Prompts of different lengths, padded on the left and decoded together, equal each alone."""
     if it.module.state_size is None:
         return
-    x_BTD, lengths = drawn(it, 3, SHORT), torch.tensor([9, 4, 1], device=it.device)
+    lengths = torch.tensor([9, 4, 1], device=it.device).clamp(max=it.short)
+    x_BTD = drawn(it, 3, it.short)
     prompt = int(lengths.max())
     layout = TokenLayout.left_padded(lengths, prompt)
-    y_BTD, state = run(it, x_BTD[:, :prompt], layout, it.module.init_state(3, SHORT, x_BTD.dtype, x_BTD.device))
+    y_BTD, state = run(it, x_BTD[:, :prompt], layout, it.module.init_state(3, it.short, x_BTD.dtype, x_BTD.device))
     outputs = [y_BTD]
-    for step in range(SHORT - prompt):
+    for step in range(it.short - prompt):
         here = TokenLayout(torch.zeros_like(lengths)[:, None], (lengths + step)[:, None])
         y_BTD, state = run(it, x_BTD[:, prompt + step : prompt + step + 1], here, state)
         outputs.append(y_BTD)
@@ -649,19 +656,19 @@ def has_the_state_it_says(it: Subject) -> None:
     if not fits[module.state_size]:
         sizes = f"{small:,}, {large:,} and {larger:,} bytes for 1, 10,000 and 20,000 tokens"
         raise Broken(f"says that its state is of the size `{module.state_size}`, but it has {sizes}")
-    x_1TD = drawn(it, 1, SHORT)
+    x_1TD = drawn(it, 1, it.short)
     _, state = run(it, x_1TD, state=module.init_state(1, 10_000, torch.float32, it.device))
     if (after := sum(tensor.nbytes for tensor in tensors(state))) != large:
-        raise Broken(f"has a state of {large:,} bytes before and {after:,} bytes after {SHORT} tokens")
+        raise Broken(f"has a state of {large:,} bytes before and {after:,} bytes after {it.short} tokens")
 
 
 def keeps_streams_apart(it: Subject) -> None:
     """What one state has seen changes nothing for another."""
     if it.module.state_size is None:
         return
-    x_BTD, empty = drawn(it, 2, SHORT), lambda: it.module.init_state(2, SHORT, torch.float32, it.device)
+    x_BTD, empty = drawn(it, 2, it.short), lambda: it.module.init_state(2, it.short, torch.float32, it.device)
     first, _ = run(it, x_BTD, state=empty())
-    run(it, drawn(it, 2, SHORT, seed=7), state=empty())
+    run(it, drawn(it, 2, it.short, seed=7), state=empty())
     again, _ = run(it, x_BTD, state=empty())
     if not torch.equal(first, again):
         raise Broken("gives another output for the same row after another stream: its state is not all in the state")

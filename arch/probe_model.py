@@ -28,78 +28,90 @@ from arch.probe import Broken, Case
 
 # The most parameters of what is run: of one component, of a model's layers together. More is halved first.
 COMPONENT, LAYERS = 1 << 17, 1 << 20
+FULL = 1 << 24  # the most of what raises an error when it is halved
 TOKENS = 256  # in a row, where a caller names no context
 ROUNDING = 1e-4  # of a hidden channel's largest value: rounding that grew through the layers
 
 
-def check_components(spec: ModelSpec, root: Node, path: tuple[str, ...] = (), tokens: int = TOKENS, gpu: bool = False) -> None:
+def check_components(spec: ModelSpec, root: Node, path: tuple[str, ...] = (), tokens: int = TOKENS, gpu: bool = False) -> list[str]:
     """Raises SpecError, at its place in the document, for a plug-in component that does not do what it says.
 
     Asked is every component of a user's own in a block that the layers use. tokens: of the rows that it must read. gpu:
-    whether it is for a GPU, and need not run on this CPU.
+    whether it is for a GPU, and need not run on this CPU. Returns notes on what could not be asked.
     """
-    layers = spec.layer_blocks()
+    layers, notes = spec.layer_blocks(), []
     for name in dict.fromkeys(layers):
         for kind, resolved in spec.blocks[name].sublayers().items():
             if is_plugin(resolved["type"]):
                 context = Context(spec.dim, layers.index(name), spec.layers, spec.norm_eps, spec.init)
                 cls = registry.component(kind, resolved["type"])
-                failure = _broken(cls, kind, json.dumps(resolved), context, tokens, gpu)
+                failure, note = _broken(cls, kind, json.dumps(resolved), context, tokens, gpu)
                 if failure:
                     raise root.error(f"{resolved['type']} {failure}", (*path, "blocks", name, kind))
+                if note:
+                    notes.append(f"{resolved['type']} was not checked: {note}")
+    return notes
 
 
 @functools.lru_cache(maxsize=256)
 def _broken(cls, kind, resolved, context, tokens, gpu):
-    """What is wrong with a component, in words that follow its name; empty if nothing is.
+    """(what is wrong with a component, in words that follow its name, or empty; why it could not be checked, or empty).
 
-    cls: its class. resolved: it with its options, as JSON.
+    cls: its class. resolved: it with its options, as JSON. What raises an error when narrowed is tried as it is.
     """
-    narrow, context = shrunk.component(kind, json.loads(resolved), context, COMPONENT)
-    failure = ""
-    for device in _devices(gpu):
-        try:
-            it = probe.subject(kind, narrow, context, tokens, device=device)
-        except Broken as broken:
-            return str(broken)
-        failed = next((each for each in probe.findings(it, thorough=False) if each.wrong), None)
-        failure = failed.failure if failed else ""
-        if not (failed and failed.raised):
-            return failure
-    # An error on this CPU says nothing of a component that is made for a GPU.
-    return "" if gpu and len(_devices(gpu)) == 1 else failure
+    full = json.loads(resolved), context
+    narrow, raised = shrunk.component(kind, *full, COMPONENT), ""
+    sizes = [narrow] if narrow == full else [narrow, *([full] if (shrunk.parameters(kind, *full) or 0) <= FULL else [])]
+    for options, place in sizes:
+        for device in _devices(gpu):
+            try:
+                it = probe.subject(kind, options, place, tokens, device=device)
+            except Broken as broken:
+                return str(broken), ""
+            failed = next((each for each in probe.findings(it, thorough=False) if each.wrong), None)
+            if not (failed and failed.raised):
+                return failed.failure if failed else "", ""
+            raised = failed.failure
+    if gpu and len(_devices(gpu)) == 1:
+        return "", f"without a GPU it {raised}"
+    return ("", f"made narrower, it {raised}") if full not in sizes else (raised, "")
 
 
 def _devices(gpu):
     return ["cpu", "cuda"] if gpu and torch.cuda.is_available() else ["cpu"]
 
 
-def check_causal(spec: ModelSpec, root: Node, path: tuple[str, ...] = (), tokens: int = TOKENS, gpu: bool = False) -> None:
+def check_causal(spec: ModelSpec, root: Node, path: tuple[str, ...] = (), tokens: int = TOKENS, gpu: bool = False) -> list[str]:
     """Raises SpecError for a model in which a token changes what comes before it, or what another document gives.
 
-    The error is at the sub-layer where this begins, if it is one. Arguments as for `check_components`.
+    The error is at the sub-layer where this begins, if it is one. Arguments and result as of `check_components`.
     """
     parts = {(kind, part["type"]) for block in spec.blocks.values() for kind, part in block.sublayers().items()}
     classes = frozenset(registry.component(*part) for part in parts)
-    found = _leak(classes, json.dumps(spec.dump()), tokens, gpu)
+    found, note = _leak(classes, json.dumps(spec.dump()), tokens, gpu)
     if found:
         where, words = found
         raise root.error(words, (*path, *where))
+    return [f"the model was not checked to be causal: {note}"] if note else []
 
 
 @functools.lru_cache(maxsize=256)
 def _leak(classes, dumped, tokens, gpu):
-    """(place in the spec, words), or None for a causal model. classes: of its parts. dumped: its resolved spec as JSON."""
-    spec = shrunk.model(ModelSpec.parse(json.loads(dumped)), LAYERS)
-    for device in _devices(gpu):
-        try:
-            return causal_failure(spec, tokens, device)
-        except Exception as error:
-            failed = error
-    if gpu and len(_devices(gpu)) == 1:
-        return None
-    text = str(failed).strip().splitlines() or [""]
-    return (), f"the model raises {type(failed).__name__} ({text[0]}) while it is checked"
+    """((place in the spec, words) or None, why it could not be checked or empty) of a model.
+
+    classes: of its parts. dumped: its resolved spec as JSON. What raises an error when narrowed is tried as it is.
+    """
+    full = ModelSpec.parse(json.loads(dumped))
+    narrow, raised = shrunk.model(full, LAYERS), ""
+    deep = shrunk.model(full, most=FULL)
+    for spec in [narrow] if narrow == deep else [narrow, deep]:
+        for device in _devices(gpu):
+            try:
+                return causal_failure(spec, tokens, device), ""
+            except Exception as error:
+                text = str(error).strip().splitlines() or [""]
+                raised = f"raises {type(error).__name__} ({text[0]})"
+    return None, f"made small, it {raised}"
 
 
 def causal_failure(spec: ModelSpec, tokens: int = TOKENS, device: str = "cpu") -> tuple[tuple[str, ...], str] | None:

@@ -1,10 +1,11 @@
 """A model of the same blocks in the same order, with narrower maps and a small vocabulary.
 
 A probe of a big model must not take longer than planning may. What an option means is not known here. So numbers are
-halved by trial: the width of the model and each whole number among a component's options that makes its parameters fewer
+halved by trial: the width of the model, then each whole number among a component's options that makes its parameters fewer
 and with which it can still be built. A window, which has no parameters, stays.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,15 +14,20 @@ from arch import registry
 from arch.model_spec import ModelSpec
 from arch.parameters import Context
 
+NARROW = 32  # a width that is halved only where nothing else can be
+
 
 def component(kind: str, resolved: dict[str, Any], context: Context, most: int) -> tuple[dict[str, Any], Context]:
     """(resolved component, its Context) with at most `most` parameters, as near to that as halving comes."""
-    while (size := parameters(kind, resolved, context)) and size > most:
-        before = resolved, context
-        if _fits(kind, resolved, narrower := _narrower(context), size):
+    while (parameters(kind, resolved, context) or 0) > most:
+        narrower = replace(context, dim=context.dim // 2)
+        fits = narrower.dim > 0 and bool(parameters(kind, resolved, narrower))
+        smaller = resolved if fits and narrower.dim >= NARROW else halved(kind, resolved, context)
+        if smaller != resolved:
+            resolved = smaller
+        elif fits:
             context = narrower
-        resolved = halved(kind, resolved, context)
-        if (resolved, context) == before:
+        else:
             break
     return resolved, context
 
@@ -63,15 +69,6 @@ def halved(kind: str, resolved: dict[str, Any], context: Context) -> dict[str, A
     return resolved
 
 
-def _narrower(context):
-    return Context(context.dim // 2, context.layer, context.layers, context.norm_eps, context.init)
-
-
-def _fits(kind, resolved, context, most):
-    size = parameters(kind, resolved, context) if context.dim else None
-    return bool(size) and size <= most
-
-
 def _parts(spec):
     """[(block, kind, resolved, Context)] of the components of the blocks that the layers use."""
     layers = spec.layer_blocks()
@@ -89,14 +86,16 @@ def _size(spec):
 
 
 def _smaller(spec):
-    """The spec halved once, wherever it can be."""
-    narrow = spec.model_copy(update={"dim": spec.dim // 2})
-    if narrow.dim and all(parameters(kind, part, context) for _, kind, part, context in _parts(narrow)):
-        spec = narrow
+    """The spec halved once: in its width while that is not narrow, else in its components' options, else in its width."""
+    narrower = spec.model_copy(update={"dim": spec.dim // 2})
+    fits = narrower.dim > 0 and all(parameters(kind, part, context) for _, kind, part, context in _parts(narrower))
+    if fits and narrower.dim >= NARROW:
+        return narrower
     blocks = dict(spec.blocks)
     for name, kind, part, context in _parts(spec):
         blocks[name] = blocks[name].model_copy(update={kind: halved(kind, part, context)})
-    return spec.model_copy(update={"blocks": blocks})
+    smaller = spec.model_copy(update={"blocks": blocks})
+    return narrower if fits and smaller == spec else smaller
 
 
 def _shallow(spec, depth):

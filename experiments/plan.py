@@ -1,6 +1,6 @@
 """Turn a document into a run that is ready to start: complete, checked, costed and with an identity."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from experiments.start import Start, plan_start
 class Resolved:
     """An experiment's document and its spec, in which every default is filled in.
 
-    notes: what `train.compile: auto` became and why.
+    notes: what `train.compile: auto` became and why; what of the model could not be checked (`probed`).
     """
 
     document: Node
@@ -106,8 +106,7 @@ def resolved(source):
 
 def probed(complete):
     """The Resolved experiment, after its model was run at small size. Raises SpecError where it is not what it says."""
-    probes.check(complete.spec, complete.document)
-    return complete
+    return replace(complete, notes=(*complete.notes, *probes.check(complete.spec, complete.document)))
 
 
 def _evaluations(root, written, able):

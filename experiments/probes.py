@@ -17,9 +17,10 @@ from experiments.spec import ExperimentSpec
 FOLDER = "probes"
 
 
-def check(spec: ExperimentSpec, root: Node) -> None:
-    """Raises SpecError where the model of a resolved experiment is not what it says; root: the experiment's document.
+def check(spec: ExperimentSpec, root: Node) -> list[str]:
+    """Notes on what could not be checked. Raises SpecError where the model of a resolved experiment is not what it says.
 
+    root: the experiment's document.
     Each component of a user's own must pass the battery of `arch.probe`. A model whose mixers all say that they are causal
     must be causal, whatever its other parts; so an objective that needs `causal` never trains one that is not.
     """
@@ -27,12 +28,11 @@ def check(spec: ExperimentSpec, root: Node) -> None:
     tokens, gpu = spec.data.context, spec.train.accelerator != "cpu"
 
     def run():
-        probe_model.check_components(spec.model, root, ("model",), tokens, gpu)
-        if causal:
-            probe_model.check_causal(spec.model, root, ("model",), tokens, gpu)
-        return {"passed": True}
+        about = spec.model, root, ("model",), tokens, gpu
+        notes = probe_model.check_components(*about)
+        return {"passed": True, "notes": [*notes, *(probe_model.check_causal(*about) if causal else [])]}
 
     model = spec.model.dump()
     asked = {"model": model, "causal": causal, "tokens": tokens, "gpu": gpu and torch.cuda.is_available()}
     made_of = {"plugins": plugin_sources(model), "arch": costs.sources(), "torch": torch.__version__}
-    costs.kept(cache_folder() / FOLDER / f"{digest({**asked, **made_of})}.json", run)
+    return costs.kept(cache_folder() / FOLDER / f"{digest({**asked, **made_of})}.json", run)["notes"]

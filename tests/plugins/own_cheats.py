@@ -58,6 +58,7 @@ SEEING_AHEAD = {
     "the next token, with gradients": lambda it, x, layout: following(x) * torch.is_grad_enabled(),
     "the next token, in packed rows": lambda it, x, layout: following(x) * (layout.first is None),
     "the next token, by a gate that starts at 0": lambda it, x, layout: it.gate * following(x),
+    "the next token, in layer 5": lambda it, x, layout: following(x) * (it.layer == 5),
     "the mean over time": lambda it, x, layout: x - x.mean(1, keepdim=True),
     "the largest of the row": lambda it, x, layout: x / x.abs().amax((1, 2), keepdim=True),
     "later tokens behind a soft mask": lambda it, x, layout: softly_masked(x, -60.0),
@@ -92,7 +93,7 @@ class Leak(nn.Module):
 
     def __init__(self, config, context):
         super().__init__()
-        self.how, self.before, self.last = config.how, None, 0.0
+        self.how, self.layer, self.before, self.last = config.how, context.layer, None, 0.0
         self.decay = parameter((context.dim,), "vector", constant(1.4), recurrent=True)
         self.o = Linear(context.dim, context.dim, context, kind="output")
         if "gate" in self.how:
@@ -196,6 +197,25 @@ class Convolution(nn.Module):
             x_BFD = torch.fft.rfft(x_BTD * mine_BT1, 2 * tokens, dim=1)
             y_BTD = y_BTD + torch.fft.irfft(x_BFD * spectrum_FD, 2 * tokens, dim=1)[:, :tokens] * mine_BT1
         return y_BTD, None
+
+
+@mixer
+class Positions(nn.Module):
+    """Adds a learned value at each position, of which there are `longest`; a narrower width is refused when it runs."""
+
+    class Config(Spec):
+        longest: Count = 32
+        width: Count = 16
+
+    causal, state_size = True, None
+
+    def __init__(self, config, context):
+        super().__init__()
+        self.width = config.width
+        self.table = parameter((config.longest, context.dim), "embedding", constant(0.0))
+
+    def forward(self, x_BTD, layout, state=None):
+        return x_BTD.unflatten(-1, (self.width, -1)).flatten(2) + self.table[layout.pos_BT], None
 
 
 # {how: y_BTD} of an ffn that does not work on each token alone.
