@@ -69,6 +69,7 @@ def list_():
     sweeps.list_studies()
 
 
+app.command(rich_help_panel=MODELS)(arch.check)
 app.command("import", rich_help_panel=MODELS)(arch.import_)
 app.command(rich_help_panel=MODELS)(arch.export)
 app.command(rich_help_panel=MODELS)(arch.generate)
@@ -147,9 +148,9 @@ def _show_experiment(reference, as_json):
         return
     from arch.document import load
     from experiments import remarks
-    from experiments.plan import resolve
+    from experiments.plan import probed, resolved
 
-    spec = resolve(load(reference, "experiments"))
+    spec = probed(resolved(load(reference, "experiments"))).spec
     from rich.console import Console
 
     from arch import cost, units

@@ -39,10 +39,11 @@ def show(
     """Show what a model costs before any weight exists: parameters, FLOPs per token, cache, training memory."""
     root, resolved = _load(spec)
 
-    from arch import cost, remarks
+    from arch import cost, probe_model, remarks
     from arch.spec import digest
 
     cost.check_builds(resolved, root)
+    probe_model.check_components(resolved, root, tokens=min(context, probe_model.TOKENS))
     summary, said = cost.summary(resolved, context, dtype), remarks.of_model(resolved, context)
     if as_json:
         print(json.dumps({"spec": spec, "digest": digest(resolved), **summary, "remarks": said}))
@@ -53,6 +54,26 @@ def show(
 
     Console(highlight=False).print(costs(resolved, spec, summary))
     warn(said)
+
+
+@app.command()
+def check(
+    component: Annotated[str, typer.Argument(help="A mixer or an ffn: `attention`, or one of your own, `my_mixers:Mine`.")],
+    changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="An option, e.g. heads=4.")] = (),
+    dim: Annotated[int, typer.Option(min=1, help="The model's width, as narrow as its options allow.")] = 64,
+    context: Annotated[int, typer.Option(min=2, help="The longest row, in tokens.")] = 256,
+):
+    """Check that a mixer or an ffn does what it says: that it sees no later token, keeps documents apart, and so on.
+
+    Without --set, every example of its Config is checked, or its defaults. Exit code 1: it does not.
+    """
+    from rich.console import Console
+
+    from arch import checked
+
+    report = checked.check(component, changes, dim, context)
+    Console(highlight=False).print(report)
+    raise typer.Exit(0 if report.passed else 1)
 
 
 @app.command()

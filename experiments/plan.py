@@ -1,6 +1,6 @@
 """Turn a document into a run that is ready to start: complete, checked, costed and with an identity."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from arch.model import Model
 from arch.model_spec import expand_like
 from arch.plugins import plugin_sources
 from arch.spec import List, Spec, digest
-from experiments import capabilities, costs, evaluations, remarks
+from experiments import capabilities, costs, evaluations, probes, remarks
 from experiments.compiled import kinds
 from experiments.data import texts
 from experiments.data.dataset import gives_rows, prepare
@@ -25,7 +25,7 @@ from experiments.start import Start, plan_start
 class Resolved:
     """An experiment's document and its spec, in which every default is filled in.
 
-    notes: what `train.compile: auto` became and why.
+    notes: what `train.compile: auto` became and why; what of the model could not be checked (`probed`).
     """
 
     document: Node
@@ -111,6 +111,11 @@ def resolved(source):
     return Resolved(root, *_with_compile(spec.model_copy(update={"evaluate": _evaluations(root, spec.evaluate, able)})))
 
 
+def probed(complete):
+    """The Resolved experiment, after its model was run at small size. Raises SpecError where it is not what it says."""
+    return replace(complete, notes=(*complete.notes, *probes.check(complete.spec, complete.document)))
+
+
 def whole(spec):
     """A resolved ExperimentSpec as plain data with every field and option: what two experiments are compared by.
 
@@ -167,9 +172,10 @@ def plan(source, made=None):
     """The RunPlan of an experiment: a document, or one that is Resolved. Tokenizes the corpus unless the cache has it.
 
     made: {position in `spec.starts`: RunPlan} of the runs that will be made because this one starts from them.
-    Raises SpecError for errors in the spec or in the data it names, and DataError if the token cache is unusable.
+    Raises SpecError for errors in the spec or in the data it names and for a model that is not what it says (`probed`),
+    and DataError if the token cache is unusable.
     """
-    complete = source if isinstance(source, Resolved) else resolved(source)
+    complete = probed(source if isinstance(source, Resolved) else resolved(source))
     root, spec, notes = complete.document, complete.spec, complete.notes
     try:
         start = plan_start(spec, made)

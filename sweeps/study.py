@@ -173,7 +173,8 @@ class StudyPlan:
 
 
 def check(root, scale=None):
-    """(StudySpec, [Arm]) of a study document. Resolves every arm, also at both ends of every tuning range.
+    """(StudySpec, [Arm]) of a study document. Resolves every arm, also at both ends of every tuning range, and runs its
+    model at small size (`experiments.plan.probed`).
 
     The keys and values of the other scales are checked too, so that a mistake there shows up now. Raises SpecError.
     """
@@ -194,6 +195,8 @@ def check(root, scale=None):
                 reason = "a study with `tune` cannot make the run that an arm starts from; give the folder of a finished run"
                 raise arm.document.error(reason, ("init_from",))
         check_space(study, spec, arms)
+    for arm in family.arms.values():
+        experiment.probed(arm.resolved)
     return spec, arms
 
 
