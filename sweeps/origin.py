@@ -25,15 +25,16 @@ def seen_from(folder, origin):
 
 
 def check(folder, name, scale, origin=None):
-    """Raises SpecError if `folder` holds the record of another study than `name`, or of another scale.
+    """Raises SpecError if `folder` holds the record of another study than `name`, of another scale, or an unreadable one.
 
     A study is the same one if its file is the same, however edited, or its content is, wherever the file was moved. Where
     an origin is not known (older records, studies made in Python), the name decides.
     """
     try:
         record = StudyRecord.read(folder)
-    except (OSError, ValueError):  # a file that nobody can read is no record
-        return
+    except (OSError, ValueError) as error:  # written by another release, say
+        reason = f"cannot be read as a study's record ({str(error).splitlines()[0]}); move it away, or give another --runs"
+        raise SpecError(reason, file=str(Path(folder) / NAME)) from None
     if record is None or (record.scale == scale and _is_same(folder, record, name, origin)):
         return
     asked = f"{name} at scale {scale}" if scale else name
@@ -50,7 +51,10 @@ def _is_same(folder, record, name, origin):
         return record.name == name
     if origin.content == record.origin.content:
         return True
-    return (origin.shipped, origin.file) == (record.origin.shipped, _file(folder, record.origin))
+    file = _file(folder, record.origin)
+    if origin.file and file and os.path.exists(origin.file) and os.path.exists(file):
+        return os.path.samefile(origin.file, file)  # on a file system that ignores case, two spellings are one file
+    return (origin.shipped, origin.file) == (record.origin.shipped, file)
 
 
 def _file(folder, origin):

@@ -114,6 +114,22 @@ def test_a_shipped_study_and_a_file_of_its_folders_name_are_two(place, study_dat
         origin.check(folder, "gemma3/local_global", None, shipped)
 
 
+def test_a_record_that_cannot_be_read_is_not_replaced(place, study_data):
+    folder = place("x.yaml", study_data)
+    later = json.dumps(json.loads((folder / NAME).read_text()) | {"of a later release": 1})
+    (folder / NAME).write_text(later)
+    with pytest.raises(SpecError, match=r"study\.json: cannot be read .*of a later release"):
+        place("x.yaml", study_data)
+    assert (folder / NAME).read_text() == later
+
+
+def test_one_file_by_two_names_is_one_study(place, study_data, tmp_path):
+    """As on a file system that ignores case."""
+    folder = place("x.yaml", study_data)
+    (tmp_path / "X.yaml").hardlink_to(tmp_path / "x.yaml")
+    origin.check(folder, "X", None, origin.Origin(file=str(tmp_path / "X.yaml"), content="edited since"))
+
+
 def test_an_older_record_belongs_to_its_name(place, study_data):
     folder = place("x.yaml", study_data)
     record = StudyRecord.read(folder).model_copy(update={"origin": None})
