@@ -21,17 +21,21 @@ def first_counts(spec):
 
 
 def look(record, folder, counts):
-    """({claim: Ruling}, the next counts) of a study whose arms have had `counts`: {arm: seeds}.
-
-    The next counts are None if there is nothing more to run: every question is decided, the last look is taken, or runs
-    are missing.
-    """
+    """({claim: Ruling}, the next counts) of a study whose arms have had `counts`: {arm: seeds}."""
     rulings = judge(record, runs_of(record, folder))
+    return rulings, next_counts(record, rulings, counts)
+
+
+def next_counts(record, rulings, counts):
+    """{arm: seeds} up to the next look, after a look with the seeds in `counts`.
+
+    None if there is nothing more to run: every question is decided, the last look is taken, or runs are missing.
+    """
     open_arms, looks, now = undecided_arms(record, rulings), plan_of(record).looks, max(counts.values())
     if not open_arms or now >= looks[-1] or any(ruling.missing for ruling in rulings.values()):
-        return rulings, None
+        return None
     following = next(number for number in looks if number > now)
-    return rulings, {arm: following if arm in open_arms else number for arm, number in counts.items()}
+    return {arm: following if arm in open_arms else number for arm, number in counts.items()}
 
 
 def taken(rulings, number, looks):

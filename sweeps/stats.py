@@ -148,22 +148,22 @@ def seeds_to_pass(sample, low, high, word, error):
 
 def _spreads(sd, n):
     """The ends of the interval (SPREAD) of a standard deviation that was estimated from n values."""
-    from scipy.stats import chi2
+    from scipy.special import chdtri
 
     degrees = n - 1
-    return tuple(sd * math.sqrt(degrees / chi2.ppf((1 + side * SPREAD) / 2, degrees)) for side in (1, -1))
+    return tuple(sd * math.sqrt(degrees / chdtri(degrees, (1 - side * SPREAD) / 2)) for side in (1, -1))
 
 
 def _detected(n, distance, sd, error):
     """The power of a one-sided t test at level `error`: P(T > critical) for a noncentral T."""
     if math.isinf(distance):
         return 1.0
-    from scipy.special import stdtrit
-    from scipy.stats import nct
+    from scipy.special import nctdtr, stdtrit
 
     shift, critical = distance * math.sqrt(n) / sd, stdtrit(n - 1, 1 - error)
-    # scipy's noncentral t gives NaN for very large shifts, where the power is 1 to all digits.
-    return 1.0 if shift > critical + 30 else float(nct.sf(critical, n - 1, shift))
+    below = float(nctdtr(n - 1, shift, critical))
+    # It gives NaN where the probability has no digit left: for shifts far above the critical value, or far below 0.
+    return 1.0 - below if math.isfinite(below) else float(shift > critical)
 
 
 def _fewest(power_of, power=POWER):
