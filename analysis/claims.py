@@ -77,7 +77,8 @@ class Judgement:
     def word(self, subject):
         """A subject's verdict as it is printed: a paper's claim is `reproduced`; empty before the first look."""
         word = self.verdicts[subject].word if subject in self.verdicts else ""
-        return REPRODUCED if word == SUPPORTED and getattr(self.claim.config, "source", "") else word
+        source: str = getattr(self.claim.config, "source", "")
+        return REPRODUCED if word == SUPPORTED and source else word
 
 
 def judgements(study):
