@@ -15,7 +15,7 @@ import arch.__main__ as arch
 import experiments.__main__ as experiments
 import sweeps.__main__ as sweeps
 from arch.cli import main as end_with
-from arch.cli import new_app
+from arch.cli import new_app, warn
 
 app = new_app("What happens to quality, speed and memory of a language model if its architecture changes?")
 study = new_app("Studies: several arms, several seeds, one question.")
@@ -69,6 +69,7 @@ def list_():
     sweeps.list_studies()
 
 
+app.command(rich_help_panel=MODELS)(arch.check)
 app.command("import", rich_help_panel=MODELS)(arch.import_)
 app.command(rich_help_panel=MODELS)(arch.export)
 app.command(rich_help_panel=MODELS)(arch.generate)
@@ -147,9 +148,10 @@ def _show_experiment(reference, as_json):
         experiments.show(reference)
         return
     from arch.document import load
-    from experiments.plan import resolve
+    from experiments import remarks
+    from experiments.plan import probed, resolved
 
-    spec = resolve(load(reference, "experiments"))
+    spec = probed(resolved(load(reference, "experiments"))).spec
     from rich.console import Console
 
     from arch import cost, units
@@ -159,6 +161,7 @@ def _show_experiment(reference, as_json):
     Console(highlight=False).print(costs(spec.model, reference, summary))
     steps, rows, context = spec.train.steps, spec.data.rows, spec.data.context
     flops = summary["flops_per_token"]["executed"]["train"] * spec.tokens
+    warn(remarks.of_experiment(spec))
     print(f"one run: {steps:,} steps x {rows} rows x {context} tokens = {spec.tokens:,} tokens, {units.flops(flops)} executed")
 
 

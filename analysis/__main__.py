@@ -19,7 +19,8 @@ def report(folder: Folder):
 
 def written(folder, label=""):
     """Write a study's report, print its sentences and, after `label`, the report's path. Raises DataError, OSError."""
-    from analysis.claims import judgements, lines
+    from analysis import texts
+    from analysis.claims import judgements, lines, tuning_warnings
     from analysis.report import write
     from analysis.runs import load
 
@@ -27,7 +28,8 @@ def written(folder, label=""):
     judged = judgements(study)
     path = write(study, judged)
     print(study.record.question)
-    for line in lines(judged):
+    of_texts = (text for each in judged for text in texts.of(study, each).sentences)
+    for line in dict.fromkeys([*lines(judged), *of_texts, *tuning_warnings(study)]):
         print(line)
     _warn(study.problems)
     print(f"{label}{path}")

@@ -67,7 +67,7 @@ class Judgement:
     @property
     def margin(self):
         """The effect that is too small to matter, as the claim states it (0.01 is 1 %); None if it states none."""
-        return getattr(self.claim.config, "margin", None)
+        return getattr(self.claim.config, "margin", None) if self.per_arm else None
 
     @property
     def per_arm(self):
@@ -77,7 +77,8 @@ class Judgement:
     def word(self, subject):
         """A subject's verdict as it is printed: a paper's claim is `reproduced`; empty before the first look."""
         word = self.verdicts[subject].word if subject in self.verdicts else ""
-        return REPRODUCED if word == SUPPORTED and getattr(self.claim.config, "source", "") else word
+        source: str = getattr(self.claim.config, "source", "")
+        return REPRODUCED if word == SUPPORTED and source else word
 
 
 def judgements(study):
@@ -122,6 +123,12 @@ def lines(judged):
     named = len(judged) > 1
     said = [f"{each.name}: {text}" if named and text == each.answer else text for each in judged for text in each.sentences]
     return list(dict.fromkeys(said))  # what is said of the study is the same for every claim
+
+
+def tuning_warnings(study):
+    """Sentences that belong beside the verdicts: tuned values at an end of their range, and values chosen another way."""
+    sentences = [*study.record.edges, *study.record.choices]
+    return [f"{text[0].upper()}{text[1:].rstrip('.')}." for text in sentences]
 
 
 def described(judgement, subject):

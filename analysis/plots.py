@@ -311,9 +311,11 @@ def _limit(axes, late):
 
 @_styled
 def tuning(study):
-    """The tuning metric against each tuned value, one line per arm, the best marked. None if no trial finished.
+    """The tuning metric against each tuned value, one line per arm. None if no trial finished.
 
-    A best value at an end of its range is drawn hollow, and the title names the arm: the true best may lie beyond.
+    The values that were chosen are marked: one for each tuning seed, at the vertex between grid points. One at an end of
+    its range is drawn hollow, and the title names the arm, since the true best may lie beyond; unless the end is the
+    key's own bound.
     """
     done = [trial for trial in study.record.trials if trial.value is not None]
     keys = list(dict.fromkeys(key for trial in done for key in trial.values))
@@ -339,17 +341,22 @@ def _tuned(axes, study, done, key):
     style, at_edge, metric = looks(study.record.arms), [], _tuned_on(study).metric
     tried = sorted({trial.values[key] for trial in study.record.trials if key in trial.values})
     space = study.record.tune_space.get(key, {})
-    ends = space.get("low", tried[0]), space.get("high", tried[-1])
+    ends, log = (space.get("low", tried[0]), space.get("high", tried[-1])), space.get("log", True)
+    scale = math.log if log else float
     for arm in study.record.arms:
         means = _tuning_means(done, arm, key)
         if not means:
             continue
-        look, best = style[arm], min(means, key=lambda value: harm(means[value], metric))
-        edge = any(math.isclose(best, end) for end in ends)
-        at_edge += [arm] if edge else []
+        look, record = style[arm], study.record.arms[arm]
+        chosen = record.tuned.get(key) or [min(means, key=lambda value: harm(means[value], metric))]
+        open_ends = [end for end in ends if end not in record.bounds.get(key, ())]
+        edges = [any(math.isclose(value, end) for end in open_ends) for value in chosen]
+        at_edge += [arm] if any(edges) else []
         axes.plot(list(means), list(means.values()), look.line, color=look.colour, marker=".", ms=5, lw=1.4, label=arm)
-        axes.plot([best], [means[best]], look.marker, color=look.colour, mfc="none" if edge else look.colour, ms=9, mew=1.6)
-    if space.get("log", True):
+        for value, edge in zip(chosen, edges, strict=True):
+            place = float(np.interp(scale(value), [scale(each) for each in means], list(means.values())))
+            axes.plot([value], [place], look.marker, color=look.colour, mfc="none" if edge else look.colour, ms=9, mew=1.6)
+    if log:
         axes.set_xscale("log")
     axes.set_xticks(tried if len(tried) <= 6 else tried[:: math.ceil(len(tried) / 6)])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.2g}"))
@@ -376,8 +383,8 @@ def _label(figure, axes, points):
         taken += [(x - 5, y - 5, x + 5, y + 5) for x, y in axes.transData.transform(line.get_xydata())]
     for bars in axes.collections:
         for path in bars.get_paths():
-            (x, low), (_, high) = axes.transData.transform(path.vertices[[0, -1]])
-            taken.append((x - 2, low, x + 2, high))
+            ends = axes.transData.transform(path.vertices[[0, -1]])
+            taken.append((*(ends.min(axis=0) - 2), *(ends.max(axis=0) + 2)))
     frame = axes.get_window_extent()
     places = [(dx, dy, side) for dy in (0, 9, -9, 18, -18, 28, -28) for dx, side in ((9, "left"), (-9, "right"))]
     for name, (x, y, colour) in points.items():

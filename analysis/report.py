@@ -7,8 +7,9 @@ import shlex
 
 import pandas as pd
 
-from analysis import plots, tables
-from analysis.claims import judgements, lines
+from analysis import bill, plots, tables
+from analysis.claims import judgements, lines, tuning_warnings
+from analysis.conditions import rest
 from analysis.runs import load, reason
 from analysis.style import CSS
 from arch import units
@@ -16,7 +17,7 @@ from arch.words import times
 from experiments.files import write_atomically
 from experiments.record import RunRecord
 from sweeps.claims.equivalent import Equivalent
-from sweeps.folders import safe_name
+from sweeps.folders import safe_names
 
 NAME = "report.html"
 
@@ -39,9 +40,11 @@ def write_report(folder):
 def write(study, judged):
     """Like `write_report`, from a StudyData and its Judgements. The files of further claims have the claim's name."""
     path = study.folder / NAME
-    raw = [tables.results(study, judgement) for judgement in tabled(judged)]
-    for i, (judgement, table) in enumerate(zip(tabled(judged), raw, strict=True)):
-        stem = f"results-{safe_name(judgement.name)}" if i else "results"
+    shown = tabled(judged)
+    raw = [tables.results(study, judgement) for judgement in shown]
+    names = safe_names(judgement.name for judgement in shown)
+    for i, (judgement, table) in enumerate(zip(shown, raw, strict=True)):
+        stem = f"results-{names[judgement.name]}" if i else "results"
         write_atomically(study.folder / f"{stem}.csv", tables.csv(table).encode())
         write_atomically(study.folder / f"{stem}.tex", tables.latex(table).encode())
     write_atomically(study.folder / "claims.csv", tables.frame_csv(tables.claims(judged)).encode())
@@ -59,11 +62,12 @@ def page(study, judged, raw):
     """The whole page as HTML text. The figures show the first claim."""
     figures = plots.figures(study, judged[0])
     parts = [
-        _answer(study, judged),
+        _answer(study, judged, [text for table in raw for text in table.for_texts.sentences]),
         _claims(judged),
         *(_results(judgement, table, len(tabled(judged)) > 1) for judgement, table in zip(tabled(judged), raw, strict=True)),
         *(_figure(name, figure, study) for name, figure in figures.items()),
         _differences(study),
+        _bill(study),
         _provenance(study),
         _unfinished(study),
         _samples(study),
@@ -79,13 +83,15 @@ def page(study, judged, raw):
     )
 
 
-def _answer(study, judged):
+def _answer(study, judged, of_texts):
+    """The answer and what qualifies it. of_texts: the sentences on other texts."""
     record = study.record
     scale = f", scale {record.scale}" if record.scale else ""
     seeds = times(len(record.seeds), "seed")
     where = f"{record.name}{scale} · {times(len(record.arms), 'arm')} × {seeds}"
     answer, *others = lines(judged)
-    remarks = "".join(f"<li>{_code(text)}</li>" for text in others)
+    remarks = "".join(f"<li>{_code(text)}</li>" for text in dict.fromkeys([*others, *of_texts]))
+    remarks += "".join(f"<li class=warning>{_code(text)}</li>" for text in tuning_warnings(study))
     return (
         f"<header><p class=where>{html.escape(where)}</p><h1>{html.escape(record.question)}</h1></header>"
         f"<section class=answer><p>{_code(answer)}</p><ul>{remarks}</ul></section>"
@@ -132,6 +138,8 @@ def _results(judgement, raw, named):
             "run held while it trained. Both depend on the machine and on what else runs on it; brackets are the least and "
             "the most of the finished runs. "
         )
+    if raw.for_texts.effects:
+        note += "“For texts like these” takes the documents as a sample too, as the seeds: an interval for other texts. "
     note += "1 kB is 1,000 bytes."
     heading = f"Results: {html.escape(judgement.name)}" if named else "Results"
     return f"<section><h2>{heading}</h2><div class=scroll>{tables.results_html(raw)}</div><p class=note>{note}</p></section>"
@@ -143,21 +151,38 @@ def _figure(name, figure, study):
     for variable, colour in (inks | {f"arm{i}": colour for i, colour in enumerate(plots.COLOURS, 1)}).items():
         drawn = drawn.replace(colour, f"var(--{variable})")
     edges = ""
-    if name == "tuning" and study.record.edges:
-        edges = "".join(f"<p class=warning>{html.escape(edge)}</p>" for edge in study.record.edges)
+    if name == "tuning":
+        edges = "".join(f"<p class=warning>{html.escape(text)}</p>" for text in tuning_warnings(study))
     axis = plots.quality_axes(study).get(name)
     caption = html.escape(f"Quality against {plots.axis_title(study, axis)}" if axis else CAPTIONS[name])
     return f"<section><h2>{caption}</h2>{edges}<figure role=img aria-label='{caption}'>{drawn}</figure></section>"
 
 
 def _differences(study):
-    frame = tables.changes(study)
-    if frame.empty:
+    """How the resolved specs differ, and what else is or is not the same. An arm alone differs from nothing."""
+    if len(study.record.arms) == 1:
         return ""
+    frame = tables.changes(study)
+    table = "<p>In nothing.</p>"
+    if not frame.empty:
+        table = f"<div class=scroll>{tables.plain_html(frame).replace('<table>', '<table class=specs>')}</div>"
+    said, is_warning = rest(study)
+    note = "".join(f"<p class={'warning' if is_warning else 'note'}>{html.escape(sentence)}</p>" for sentence in said)
+    dashes = f"<p class=note>{units.DASH}: the arm has no such option.</p>" if units.DASH in frame.to_numpy() else ""
+    return f"<section><h2>How the specs differ</h2>{table}{dashes}{note}</section>"
+
+
+def _bill(study):
+    frame = bill.bill(study)
+    if not frame.iloc[-1][["runs", "tuning_runs"]].sum():
+        return ""
+    search = ""
+    if frame.iloc[-1].tuning_runs:
+        search = "The search tried the same values with the same seeds in every arm; its runs are never reported. "
     return (
-        "<section><h2>How the specs differ</h2><div class=scroll>"
-        f"{tables.plain_html(frame).replace('<table>', '<table class=specs>')}</div>"
-        "<p class=note>Everything else is the same in every arm.</p></section>"
+        f"<section><h2>What it cost</h2><div class=scroll>{tables.plain_html(bill.readable(frame))}</div>"
+        f"<p class=note>{search}Runs as recorded, also those that failed and those that another study made. Training is "
+        "counted as executed. A run that arms share counts for each of them, and once in the total.</p></section>"
     )
 
 
@@ -170,11 +195,11 @@ def _provenance(study):
         "seeds": ", ".join(map(str, study.record.seeds)),
         "steps per run": _distinct(f"{run.steps:,}" for run in runs if run.status == "finished"),
         "tokens per run": _distinct(units.count(run.tokens) for run in runs if run.status == "finished"),
-        "wall time": _wall(runs),
+        "wall time": bill.sentence(bill.bill(study)),
         "data": _distinct(_pairs(run.data) for run in runs),
         "hardware": _distinct(_pairs(run.hardware) for run in runs),
         "threads per run": _distinct(str(run.threads) for run in runs),
-        "speed and memory": _distinct(_performance(run) for run in runs),
+        "speed and memory": _performance(runs),
         "versions": _distinct(_pairs(run.versions) for run in runs),
         "code": _distinct(_pairs(run.git) for run in runs),
         "started": min((run.started for run in runs if run.started), default=None),
@@ -191,17 +216,22 @@ def _provenance(study):
     )
 
 
-def _performance(run):
-    """How the speed and the memory of a run's training were measured; empty if they were not."""
-    if not run.measured:
-        return ""
-    at_once, before = run.timing.get("runs_at_once"), run.timing.get("memory_before_bytes")
-    beside = f"up to {at_once:.0f} runs at once" if at_once and at_once > 1 else "one run at a time" if at_once else ""
-    # Rounded, so that runs of one study agree: what a process holds before its first step differs by a few MB.
-    held = f"of which about {units.size(before, 1)} were held before the first step" if before else ""
-    where = run.hardware.get("gpu") or run.hardware.get("cpu") or ""
-    parts = [f"on {where}" if where else "", beside, f"peak memory of a run's process, {held}" if held else ""]
-    return ", ".join(filter(None, parts))
+def _performance(runs):
+    """Where the speed and the memory of training were measured, and with how many runs at once; None if they were not."""
+    runs = [run for run in runs if run.measured]
+    lines = [_distinct(_beside(run) for run in runs) if runs else None]
+    if before := [run.timing["memory_before_bytes"] for run in runs if "memory_before_bytes" in run.timing]:
+        low, high = units.size(min(before)), units.size(max(before))
+        held = low if low == high else f"{low} to {high}"
+        lines.append(f"peak memory is of a run's whole process, which held {held} before the first step")
+    return "\n".join(filter(None, lines)) or None
+
+
+def _beside(run):
+    """`on AMD EPYC, up to 2 runs at once`."""
+    at_once, where = run.timing.get("runs_at_once"), run.hardware.get("gpu") or run.hardware.get("cpu")
+    beside = "" if not at_once else f"up to {at_once:.0f} runs at once" if at_once > 1 else "one run at a time"
+    return ", ".join(filter(None, [f"on {where}" if where else "", beside])) or "on an unknown machine"
 
 
 def _distinct(texts):
@@ -214,11 +244,6 @@ def _distinct(texts):
 
 def _pairs(data):
     return ", ".join(f"{key}: {tables.spelt(value)}" for key, value in data.items())
-
-
-def _wall(runs):
-    total = sum(run.wall_seconds for run in runs)
-    return f"{units.duration(total)} in {times(len(runs), 'run')}" if runs else None
 
 
 def _unfinished(study):
@@ -284,10 +309,12 @@ def _samples(study):
 
 
 def _notes(study):
-    """The notes in the runs' records, e.g. that a faster path was not used; each once, with the number of runs."""
-    notes = [note for run in study.records.values() for note in dict.fromkeys(run.notes)]
+    """The study's remarks, and the notes in the runs' records, e.g. of a path that was not used; each once, with its runs."""
+    said = [remark.partition(": ")[2] for remark in study.record.remarks]  # without the arms that it is about
+    notes = [note for run in study.records.values() for note in dict.fromkeys(run.notes) if note not in said]
     counts = pd.Series(notes, dtype=object).value_counts()
-    items = "".join(f"<li>{html.escape(note)} ({times(count, 'run')})</li>" for note, count in counts.items())
+    items = "".join(f"<li>{html.escape(remark)}</li>" for remark in study.record.remarks)
+    items += "".join(f"<li>{html.escape(note)} ({times(count, 'run')})</li>" for note, count in counts.items())
     return f"<section><h2>Notes from the runs</h2><ul>{items}</ul></section>" if items else ""
 
 

@@ -3,7 +3,6 @@
 Files that cannot be read are named in `problems`. Their runs keep their rows.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,13 +10,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from analysis.conditions import with_differences
 from arch.contracts import Metric
 from arch.errors import DataError
-from arch.words import times
 from experiments.metrics import is_measured_once, known
 from experiments.record import HISTORY_NAME, Failure, RunRecord, shown, with_performance
 from experiments.record import NAME as RUN_FILE
 from sweeps.costs import cost_metric
+from sweeps.failures import failed_in
 from sweeps.record import NAME as STUDY_FILE
 from sweeps.record import StudyRecord
 
@@ -44,11 +44,14 @@ class StudyData:
     """The contents of a study's folder.
 
     runs: one row per arm and seed, in the study's order: arm, seed, status, folder, wall_seconds, steps, tokens,
-    failure, then metrics, speed, memory and timings (NaN if a run has none). status: from the run's record; `missing`
-    without a record; `unreadable` if the record cannot be read. records: the runs' records; measured: the same with what the
-    study measured, speed and memory among its metrics. metrics: what was measured of each run that has a record,
-    {SPLIT/METRIC: number}, with speed and memory if it has finished. metric_info: what each of these metrics is, as the
-    records say. curves: one row per run and logged step, with every column that some run has (NaN for a run without it).
+    training_flops, failure, then metrics, speed, memory and timings (NaN if a run has none). status: from the run's
+    record; `missing` without a record; `unreadable` if the record cannot be read. records: the runs' records; measured: the
+    same with what the study measured, speed and memory among its metrics. metrics: what was measured of each run that has a
+    record, {SPLIT/METRIC: number}, with speed and memory if it has finished. metric_info: what each of these metrics is, as
+    the records say. curves: one row per run and logged step, with every column that some run has (NaN for a run without it).
+    unreported: one row per tuning run and per helper run: role (`tuning` or `helper`), arm (or the helper run's name),
+    seed, status, folder, wall_seconds, steps, tokens, training_flops, and `values`, what a tuning run tried.
+    other_records: {folder as in `unreported`: RunRecord} of those that have a record.
     problems: sentences about files that are missing, unreadable or inconsistent.
     """
 
@@ -60,6 +63,8 @@ class StudyData:
     metric_info: dict[str, Metric]
     runs: pd.DataFrame
     curves: pd.DataFrame
+    unreported: pd.DataFrame
+    other_records: dict[str, RunRecord]
     problems: list[str]
 
     @property
@@ -99,42 +104,6 @@ class StudyData:
         return Failures(len(mine), planned, failed_in(mine, planned), tuple(mine), len(lost), failed_in(lost, planned))
 
 
-def failed_in(failures, planned):
-    """`failed in 2 of 5 seeds (WHY)` from {seed: Failure}, with the reasons grouped; empty if there are none."""
-    if not failures:
-        return ""
-    groups: dict[str, list[Failure]] = {}
-    for failure in failures.values():
-        groups.setdefault(_kind(failure), []).append(failure)
-    several = len(groups) > 1
-    whys = [f"{len(group)}: {_why(group)}" if several else _why(group) for group in groups.values()]
-    return f"failed in {len(failures)} of {times(planned, 'seed')} ({'; '.join(whys)})"
-
-
-def _kind(failure):
-    """What two failures must have in common to be told as one: all but the step and the seed."""
-    if failure.what:
-        return f"{failure.what} {failure.where} {failure.step < 0}"
-    return f"{failure.error} {failure.step < 0} {re.sub(r' seed [0-9]+', '', failure.message)}"
-
-
-def _why(group):
-    """The reason of failures of one kind: `loss not finite at steps 3 and 7, first in blocks.0.mixer`."""
-    first, steps = group[0], sorted({failure.step for failure in group})
-    when = "before the first step" if steps == [-1] else _at(steps)
-    if first.what:
-        return f"{first.what} not finite {when}" + (f", first in {first.where}" if first.where else "")
-    message = re.sub(r" seed [0-9]+", "", first.message) if len(group) > 1 else first.message
-    if first.error == "NeedFailed":
-        return message
-    return f"{first.error} {when}: {' '.join(message.split())}"
-
-
-def _at(steps):
-    shown = ", ".join(map(str, steps[:-1])) + (" and " if len(steps) > 1 else "") + str(steps[-1])
-    return f"at step{'s' if len(steps) > 1 else ''} {shown if len(steps) <= 3 else f'{steps[0]} to {steps[-1]}'}"
-
-
 def study_frame(folder):
     """A DataFrame with one row per arm and seed of a study (StudyData.runs)."""
     return load(folder).runs
@@ -153,7 +122,7 @@ def load(folder):
     metric_info: dict[str, Metric] = {}
     problems: list[str] = []
     for arm, seed, path in _planned(folder, record):
-        run, row = _row(arm, seed, path, record.arms[arm].identity, problems)
+        run, row = _row(arm, seed, path, record.arms[arm].identity_of(seed), problems)
         rows.append(row)
         if run is not None:
             records[arm, seed] = run
@@ -164,7 +133,11 @@ def load(folder):
             rows[-1] |= metrics[arm, seed] | run.timing
             curves.append(_curve(arm, seed, path, run, problems))
     curves = [curve for curve in curves if curve is not None]
-    return StudyData(folder, record, records, everything, metrics, metric_info, pd.DataFrame(rows), _stacked(curves), problems)
+    record = with_differences(record, records)
+    unreported, others = _unreported(folder, record)
+    frame = pd.DataFrame(rows)
+    stacked = _stacked(curves)
+    return StudyData(folder, record, records, everything, metrics, metric_info, frame, stacked, unreported, others, problems)
 
 
 def _study_record(folder):
@@ -217,9 +190,39 @@ def _row(arm, seed, path, identity, problems):
         "wall_seconds": run.wall_seconds if run else np.nan,
         "steps": run.steps if run else 0,
         "tokens": run.tokens if run else 0,
+        "training_flops": training_flops(run),
         "failure": failure,
     }
     return run, row
+
+
+def training_flops(run):
+    """The FLOPs of training that a run has executed so far; NaN without a record or without a cost in it."""
+    per_token = run.cost.get("flops_per_token", {}).get("executed", {}).get("train") if run else None
+    return np.nan if per_token is None else float(per_token) * run.tokens
+
+
+UNREPORTED = ["role", "arm", "seed", "status", "folder", "wall_seconds", "steps", "tokens", "training_flops", "values"]
+
+
+def _unreported(folder, record):
+    """(a frame with a row per tuning and helper run, {folder: RunRecord}).
+
+    A tuning run whose trial could not be built has no folder, and was no run.
+    """
+    planned = [("tuning", each.arm, each.seed, each.run, each.state, each.values) for each in record.trials if each.run]
+    helpers = [(label, seed, place) for label, places in record.helpers.items() for seed, place in places.items()]
+    planned += [("helper", label, int(seed), place, "missing", {}) for label, seed, place in helpers]
+    rows, records = [], {}
+    for role, arm, seed, place, status, values in planned:
+        path = str(folder / place)
+        run = RunRecord.read_whole(path)
+        spent = [status, path, np.nan, 0, 0]
+        if run is not None:
+            records[path] = run
+            spent = [run.status, path, run.wall_seconds, run.steps, run.tokens]
+        rows.append([role, arm, seed, *spent, training_flops(run), values])
+    return pd.DataFrame(rows, columns=UNREPORTED), records
 
 
 def reason(run):

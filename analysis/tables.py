@@ -5,29 +5,39 @@ mean of the seeds' perplexities.
 """
 
 import html
-import json
 import re
 from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis import texts
+from analysis.bill import bill
 from analysis.claims import seeds_needed
 from analysis.shown import Shown
 from arch import units
 from arch.contracts import SeedsNeeded, Verdict
+from arch.spec import ABSENT, spelt
+from arch.words import times
 from experiments.metrics import OF_RUNS, title
+from sweeps.compare import off_scale, on_scale
 from sweeps.stats import mean_interval
 
 DIFFERENCES_SHOWN = 2
+LONGEST_SHOWN = 80  # characters of one difference in an arm's label; the table of differences has it whole
+TUNED = " (tuned)"
 LEVEL = f"[95{units.SPACE}%]"
 
 
 @dataclass(frozen=True)
 class Results:
-    """The results table. frame: one row per arm, unrounded. shown: the metric of its claim."""
+    """The results table. frame: one row per arm, unrounded. shown: the metric of its claim.
+
+    for_texts: what the arms are for other texts.
+    """
 
     frame: pd.DataFrame
     shown: Shown
+    for_texts: texts.Texts
 
 
 def results(study, judgement):
@@ -36,10 +46,22 @@ def results(study, judgement):
     The names of the columns say the metric: `loss_nats`, `perplexity`, `difference_percent` for a loss; `accuracy`,
     `difference` for an accuracy.
     """
-    return Results(pd.DataFrame([_row(study, judgement, arm) for arm in study.record.arms]), judgement.shown)
+    spent = bill(study).drop(columns=["arm", "runs"]).to_dict("records")
+    others = texts.of(study, judgement)
+    rows = [
+        _row(study, judgement, arm, costs) | _for_texts(judgement.shown, others, arm)
+        for arm, costs in zip(study.record.arms, spent, strict=False)
+    ]
+    return Results(pd.DataFrame(rows), judgement.shown, others)
 
 
-def _row(study, judgement, arm):
+def _for_texts(shown, others, arm):
+    """The columns of the interval for other texts."""
+    low, high = others.effects.get(arm, (None, None))
+    return {f"{_difference(shown)}_texts_low": low, f"{_difference(shown)}_texts_high": high}
+
+
+def _row(study, judgement, arm, spent):
     record, verdict = study.record.arms[arm], judgement.verdicts.get(arm, Verdict(""))
     mean, difference = mean_interval(list(judgement.scaled[arm].values())), judgement.differences[arm]
     compared = arm != judgement.baseline
@@ -61,6 +83,7 @@ def _row(study, judgement, arm):
         **_cost(study, arm),
         **_measured(study, arm),
         "wall_seconds_mean": runs.loc[runs.status == "finished", "wall_seconds"].mean(),
+        **spent,
     }
 
 
@@ -129,9 +152,10 @@ def _cost(study, arm):
 def _measured(study, arm):
     """Mean, least and most over an arm's finished runs of the speed and the memory of training; None without any."""
     columns: dict[str, float | None] = {}
-    for name in OF_RUNS:
+    for name, metric in OF_RUNS.items():
         values, column = list(study.values(name)[arm].values()), name.rpartition("/")[2]
-        columns |= {f"{column}_mean": sum(values) / len(values) if values else None}
+        mean = mean_interval([on_scale(value, metric) for value in values]).mean
+        columns |= {f"{column}_mean": off_scale(mean, metric) if values else None}
         columns |= {f"{column}_min": min(values, default=None), f"{column}_max": max(values, default=None)}
     return columns
 
@@ -142,34 +166,33 @@ def long_cache(study, arm):
 
 
 def in_words(arm):
-    """An arm's differences from the baseline as `key: value; key: value`; empty for the baseline."""
-    return "; ".join(f"{key}: {spelt(change[1])}" for key, change in _all_changes(arm).items())
+    """An arm's differences from the baseline as `key: value; key: value`; empty for the baseline.
+
+    Options that are gone because a component of another type took its place are left out: the type says it.
+    """
+    replaced = tuple(key.removesuffix("type") for key in arm.listed if key.endswith(".type"))
+    every = _all_changes(arm)
+    shown = {key: every[key][1] for key in _listed(arm) if every[key][1] is not ABSENT or not key.startswith(replaced)}
+    return "; ".join(f"{key}: {spelt(value)}" for key, value in shown.items())
 
 
 def _all_changes(arm):
-    """An arm's changes, plus the values that tuning chose for it."""
-    tuned = {f"{key} (tuned)": [None, value] for key, value in arm.tuned.items()}
-    return arm.changes | tuned
+    """The values that tuning chose for an arm, then its other changes: what was written for a tuned key is not used."""
+    tuned = {f"{key}{TUNED}": (ABSENT, values[0] if len(values) == 1 else values) for key, values in arm.tuned.items()}
+    return tuned | {key: change for key, change in arm.differences.items() if key not in arm.tuned}
 
 
-def spelt(value):
-    """A value on one line, as in YAML; a dash for None."""
-    if value is None:
-        return units.DASH
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return f"{value:g}" if isinstance(value, float) else str(value)
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(spelt, value))}]"
-    return json.dumps(value)
+def _listed(arm):
+    """The keys of an arm's differences that are shown."""
+    return [key for key in _all_changes(arm) if key not in arm.unwritten]
 
 
 def changes(study):
-    """How the specs differ: one row per key, one column per arm; `same` where an arm has the baseline's value."""
-    keys = list(dict.fromkeys(key for arm in study.record.arms.values() for key in _all_changes(arm)))
+    """How the resolved specs differ: one row per key, one column per arm, every cell a value as `spelt`.
+
+    A default is its value, `null` is null, and a dash says that the arm's component has no such option.
+    """
+    keys = list(dict.fromkeys(key for arm in study.record.arms.values() for key in _listed(arm)))
     return pd.DataFrame({arm: [_value(study, arm, key) for key in keys] for arm in study.record.arms}, index=keys)
 
 
@@ -184,26 +207,33 @@ def readable(raw):
     """The Results for reading, a DataFrame: rounded, every cell is text."""
     context = units.context(int(raw.frame.cache_context.iloc[0]))
     measured = [name for name in OF_RUNS if raw.frame[f"{name.rpartition('/')[2]}_mean"].notna().any()]
-    return pd.DataFrame([_readable_row(row, context, raw.shown, measured) for row in _records(raw.frame)])
+    searched = bool(raw.frame.tuning_runs.sum())
+    for_texts = raw.for_texts.column if raw.for_texts.effects else None
+    rows = _records(raw.frame)
+    return pd.DataFrame([_readable_row(row, context, raw.shown, measured, searched, for_texts) for row in rows])
 
 
-def _readable_row(row, context, shown, measured):
+def _readable_row(row, context, shown, measured, searched, for_texts):
+    """for_texts: the heading of the interval for other texts; None without one."""
     value, change = _headline(shown), _difference(shown)
     low, high = (row[f"{_column(shown.quantity)}_{end}"] for end in ("low", "high"))
+    of_texts = shown.change_interval(row[f"{change}_texts_low"], row[f"{change}_texts_high"])
     return {
         "arm": row["arm"],
-        "differs in": _shortened(row["changes"]) or units.DASH,
+        "differs in": _shortened(row["changes"]) or ("nothing" if _is_compared(row) else units.DASH),
         f"{shown.quantity} {LEVEL}": _with_interval(shown.number(row[value]), shown.interval(low, high)),
         "n": f"{row['n']}" if row["n"] == row["runs_planned"] else f"{row['n']} of {row['runs_planned']}",
         "paired difference [together 95 %]".replace(" %", f"{units.SPACE}%"): _with_interval(
             shown.change(row[change]), shown.change_interval(row[f"{change}_low"], row[f"{change}_high"])
         ),
+        **({for_texts: of_texts if of_texts == units.DASH else f"{of_texts}{units.SPACE}{shown.unit}"} if for_texts else {}),
         "p": _p(row["p"], row["level"]),
         "verdict": _verdict(row),
         "parameters": units.count(row["parameters"]),
         "training FLOPs/token (ideal)": units.flops(row["flops_per_token_train_ideal"]),
         f"cache at {context}": _cache(row),
         **{_measured_heading(name): _measured_cell(row, name) for name in measured},
+        **({"tuning": _search(row)} if searched else {}),
     }
 
 
@@ -217,6 +247,11 @@ def _measured_cell(row, name):
     shown, column = Shown(name, OF_RUNS[name]), name.rpartition("/")[2]
     low, high = row[f"{column}_min"], row[f"{column}_max"]
     return _with_interval(shown.number(row[f"{column}_mean"]), units.DASH if low == high else shown.interval(low, high))
+
+
+def _is_compared(row):
+    """Whether a row is of another arm than the baseline."""
+    return row["pairs"] is not None
 
 
 def _verdict(row):
@@ -241,14 +276,22 @@ def _cache(row):
     return text if ratio is None else f"{text} (×{ratio:.2g})"
 
 
+def _search(row):
+    """What the search cost: `15 runs (3.2 TFLOP, 4.1 min)`."""
+    spent = f"{units.flops(row['tuning_flops'])}, {units.duration(row['tuning_wall_seconds'])}"
+    return f"{times(int(row['tuning_runs']), 'run')} ({spent})"
+
+
 def _with_interval(mean, interval):
     return mean if interval == units.DASH else f"{mean} {interval}"
 
 
 def _shortened(text):
-    parts = text.split("; ")
-    hidden = len(parts) - DIFFERENCES_SHOWN
-    return text if hidden <= 0 else f"{'; '.join(parts[:DIFFERENCES_SHOWN])}; {hidden} more"
+    """The first differences, and how many more there are; tuned values come before them, and all are shown."""
+    parts = [part if len(part) <= LONGEST_SHOWN else f"{part[: LONGEST_SHOWN - 1]}…" for part in text.split("; ")]
+    shown = DIFFERENCES_SHOWN + sum(f"{TUNED}: " in part for part in parts)
+    hidden = len(parts) - shown
+    return "; ".join(parts) if hidden <= 0 else f"{'; '.join(parts[:shown])}; {hidden} more"
 
 
 def claims(judged):
@@ -366,6 +409,7 @@ LATEX = {
     units.MINUS: "$-$",
     units.DASH: "--",
     units.SPACE: "~",
+    "…": r"\ldots{}",
 }
 
 
@@ -397,7 +441,7 @@ def results_html(raw):
 
 
 def _html_row(row, cells):
-    differs = html.escape(_shortened(row["changes"])) or "baseline"
+    differs = html.escape(_shortened(row["changes"])) or ("the same spec as the baseline" if _is_compared(row) else "baseline")
     kind = row["verdict"].replace(" ", "-")
     aside = html.escape(cells["verdict"].removeprefix(row["verdict"]).strip(" ()"))
     parts = {

@@ -2,6 +2,7 @@
 
     study/              the HParams experiment, the layout of the margin charts, the report's figures
     ARM/seed-N/         a run's curves, its HParams row and its final metrics
+    ARM/tuning/N/       the HParams row and the final metrics of a tuning run, and likewise HELPER/helper/seed-N/
     ARM/over-seeds/     mean and 95 % band over seeds, which the margin charts show
 
 The HParams tab needs one list of columns for all rows. torch's `add_hparams` writes one list per run, of which only the
@@ -11,7 +12,6 @@ arm that lacks a key, or a run without metrics, still gets its row.
 
 import datetime
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +24,9 @@ from analysis.claims import judge
 from analysis.curves import bands, difference_bands
 from analysis.runs import load
 from analysis.shown import Shown
-from analysis.tables import spelt
+from analysis.tables import TUNED
+from arch.spec import ABSENT, spelt
+from sweeps.folders import safe_names
 
 FOLDER = "tensorboard"
 BAND = ("mean", "low", "high")
@@ -60,24 +62,18 @@ def serve(folder, port=6006):
 
 def run_names(arms):
     """{arm: folder name}; unique, and without characters that a file system or TensorBoard's run filter cannot take."""
-    names, used = {}, {"study"}
-    for arm in arms:
-        name = re.sub(r"[^\w.+-]+", "-", re.sub(r"(?<=\d):(?=\d)", "to", arm)).strip("-.") or "arm"
-        while name.lower() in used:
-            name += "-"
-        used.add(name.lower())
-        names[arm] = name
-    return names
+    return safe_names(arms, taken=("study",))
 
 
 def _write(study, logs):
     from torch.utils.tensorboard import SummaryWriter
 
-    names, table, judgement = run_names(study.record.arms), _hparams(study), judge(study)
+    names, judgement = run_names(dict.fromkeys([*study.record.arms, *study.record.helpers])), judge(study)
+    table, others = _hparams(study)
     column = plots.curve_of(study, judgement.shown)
     shown = Shown(column, study.metric(column))
     with SummaryWriter(str(logs / "study")) as writer:
-        writer.file_writer.add_summary(_experiment(table, _metrics(study)))
+        writer.file_writer.add_summary(_experiment([*table.values(), *others], _metrics(study)))
         writer.add_custom_scalars(_layout(study, shown))
         for name, figure in plots.figures(study, judgement).items():
             writer.add_figure(f"report/{name}", figure, close=False)
@@ -85,6 +81,11 @@ def _write(study, logs):
         key = row["arm"], row["seed"]
         with SummaryWriter(str(logs / names[row["arm"]] / f"seed-{row['seed']}")) as writer:
             _run(writer, row, table[key], study.records.get(key), study.metrics.get(key, {}), _own_curve(study, *key))
+    for i, (row, hparams) in enumerate(zip(study.unreported.to_dict("records"), others, strict=True)):
+        place = f"tuning/{i}" if row["role"] == "tuning" else f"helper/seed-{row['seed']}"
+        record = study.other_records.get(row["folder"])
+        with SummaryWriter(str(logs / names[row["arm"]] / place)) as writer:
+            _run(writer, row, hparams, record, _measured(row["role"], record), study.curves.iloc[:0])
     values, differences = bands(study, column, "step"), difference_bands(study, column, "step")
     scale = 100 if shown.relative else 1
     for arm, band in values.items():
@@ -113,6 +114,8 @@ def _run(writer, row, hparams, record, metrics, curve):
 
     start = _timestamp(record)
     trial = f"{row['arm']}, seed {row['seed']}"
+    if row.get("role"):
+        trial = ", ".join([f"{row['role']}: {trial}", *(f"{key} = {value:g}" for key, value in row["values"].items())])
     writer.file_writer.add_summary(summary_v2.hparams_pb(hparams, trial_id=trial, start_time_secs=start))
     for point in curve.to_dict("records"):
         seconds = point.get("seconds", np.nan)
@@ -125,6 +128,12 @@ def _run(writer, row, hparams, record, metrics, curve):
             # The prefix `final/` keeps a metric from being appended to a curve of the same name.
             writer.add_scalar(_final(name), value, record.steps, walltime=start + record.wall_seconds)
     writer.file_writer.add_summary(_session_end(row["status"], start + (record.wall_seconds if record else 0)))
+
+
+def _measured(role, record):
+    """The metrics of a run that is not reported. What chose values is no result, so a search shows no report split."""
+    metrics = record.metrics if record else {}
+    return {name: value for name, value in metrics.items() if role != "tuning" or not name.startswith("report/")}
 
 
 def _final(name):
@@ -150,20 +159,36 @@ def _layout(study, shown):
 
 
 def _hparams(study):
-    """{(arm, seed): {key: value}}: arm, seed, and every key in which arms differ. A column's values have one type."""
+    """({(arm, seed): row} of the reported runs, the rows of `study.unreported`); a row is {column: value}.
+
+    The columns are role, arm, seed, every tuned key with the value of this run, and every other key in which arms
+    differ. The values of a column have one type; in a column of text, `null` is null and a dash says that the arm's
+    component has no such option.
+    """
     arms = study.record.arms
-    keys = dict.fromkeys(key for arm in arms.values() for key in arm.changes)
-    base = {key: next(arm.changes[key][0] for arm in arms.values() if key in arm.changes) for key in keys}
-    by_arm = {}
-    for label, arm in arms.items():
-        by_arm[label] = {key: arm.changes[key][1] if key in arm.changes else base[key] for key in keys}
-        by_arm[label] |= {f"{key} (tuned)": value for key, value in arm.tuned.items()}
-    columns = dict.fromkeys(key for values in by_arm.values() for key in values)
-    for key in columns:
-        if not all(_is_number(values.get(key, 0)) for values in by_arm.values()):
-            for values in by_arm.values():
-                values[key] = spelt(values.get(key))
-    return {(row.arm, row.seed): {"arm": row.arm, "seed": float(row.seed)} | by_arm[row.arm] for row in study.runs.itertuples()}
+    tuned = dict.fromkeys(key for arm in arms.values() for key in arm.tuned)
+    tuned |= dict.fromkeys(key for trial in study.record.trials for key in trial.values)
+    keys = [key for key in dict.fromkeys(key for arm in arms.values() for key in arm.listed) if key not in tuned]
+    base = {key: next(arm.differences[key][0] for arm in arms.values() if key in arm.differences) for key in keys}
+
+    def row(role, label, seed, values):
+        # Of a helper run that is no arm, the record does not say what it overrides.
+        changes = arms[label].differences if label in arms else None
+        written = {} if changes is None else {key: changes.get(key, (ABSENT, base[key]))[1] for key in keys}
+        chosen = {f"{key}{TUNED}": values[key] for key in tuned if key in values}
+        return {"role": role, "arm": label, "seed": float(seed)} | chosen | written
+
+    reported = {
+        (each.arm, each.seed): row("reported", each.arm, each.seed, arms[each.arm].tuned_of(each.seed))
+        for each in study.runs.itertuples()
+    }
+    others = [row(each.role, each.arm, each.seed, each.values) for each in study.unreported.itertuples()]
+    every = [*reported.values(), *others]
+    for key in dict.fromkeys(key for values in every for key in values):
+        if not all(_is_number(values.get(key, 0)) for values in every):
+            for values in every:
+                values[key] = spelt(values.get(key, ABSENT))
+    return reported, others
 
 
 def _is_number(value):
@@ -172,16 +197,18 @@ def _is_number(value):
 
 def _metrics(study):
     """The tags of all final metrics, those of the report split first."""
-    tags = dict.fromkeys(_final(name) for metrics in study.metrics.values() for name in metrics)
+    rows = study.unreported.to_dict("records")
+    others = [_measured(row["role"], study.other_records.get(row["folder"])) for row in rows]
+    tags = dict.fromkeys(_final(name) for metrics in [*study.metrics.values(), *others] for name in metrics)
     return sorted(tags, key=lambda tag: not tag.startswith("report/"))
 
 
 def _experiment(table, metrics):
-    """The message that lists the columns of the HParams tab, each with the values that occur."""
+    """The message that lists the columns of the HParams tab, each with the values that occur. table: the rows."""
     from tensorboard.plugins.hparams import summary_v2
 
     values: dict[str, set[Any]] = {}
-    for hparams in table.values():
+    for hparams in table:
         for key, value in hparams.items():
             values.setdefault(key, set()).add(float(value) if _is_number(value) else value)
     columns = [summary_v2.HParam(key, summary_v2.Discrete(found)) for key, found in values.items()]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from arch.cli import main, new_app
+from arch.cli import main, new_app, warn
 
 app = new_app("Models as specs and as checkpoints: list, cost, compare; import, export, generate.")
 
@@ -39,27 +39,52 @@ def show(
     """Show what a model costs before any weight exists: parameters, FLOPs per token, cache, training memory."""
     root, resolved = _load(spec)
 
-    from arch import cost
+    from arch import cost, probe_model, remarks
     from arch.spec import digest
 
     cost.check_builds(resolved, root)
-    summary = cost.summary(resolved, context, dtype)
+    probe_model.check_components(resolved, root, tokens=min(context, probe_model.TOKENS))
+    summary, said = cost.summary(resolved, context, dtype), remarks.of_model(resolved, context)
     if as_json:
-        print(json.dumps({"spec": spec, "digest": digest(resolved), **summary}))
+        print(json.dumps({"spec": spec, "digest": digest(resolved), **summary, "remarks": said}))
         return
     from rich.console import Console
 
     from arch.show import costs
 
     Console(highlight=False).print(costs(resolved, spec, summary))
+    warn(said)
+
+
+@app.command()
+def check(
+    component: Annotated[str, typer.Argument(help="A mixer or an ffn: `attention`, or one of your own, `my_mixers:Mine`.")],
+    changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="An option, e.g. heads=4.")] = (),
+    dim: Annotated[int, typer.Option(min=1, help="The model's width, as narrow as its options allow.")] = 64,
+    context: Annotated[int, typer.Option(min=2, help="The longest row, in tokens.")] = 256,
+):
+    """Check that a mixer or an ffn does what it says: that it sees no later token, keeps documents apart, and so on.
+
+    Without --set, every example of its Config is checked, or its defaults. Exit code 1: it does not.
+    """
+    from rich.console import Console
+
+    from arch import checked
+
+    report = checked.check(component, changes, dim, context)
+    Console(highlight=False).print(report)
+    raise typer.Exit(0 if report.passed else 1)
 
 
 @app.command()
 def diff(a: SpecArgument, b: SpecArgument):
     """Show the keys in which two specs differ after every default is filled in."""
+    from arch.model_spec import expand_like
+    from arch.registry import whole_model
     from arch.show import differences
 
-    differences(_load(a)[1], _load(b)[1])
+    (root_a, spec_a), (root_b, spec_b) = _load(a), _load(b)
+    differences(whole_model(spec_a), whole_model(spec_b), expand_like(root_a).plain(), expand_like(root_b).plain())
 
 
 Family = Annotated[

@@ -37,5 +37,11 @@ def main(app, command, interrupted="interrupted; the same command resumes"):
     sys.exit(code or 0)
 
 
+def warn(sentences, file=None):
+    """Print each sentence as a warning, on a line of its own; to standard output, unless a file is given."""
+    for sentence in sentences:
+        print(f"warning: {sentence}", file=file)
+
+
 def _interrupt(signum, frame):
     raise KeyboardInterrupt

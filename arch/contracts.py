@@ -126,6 +126,12 @@ class Objective(Protocol):
     def forward(self, model: Model, batch: Batch) -> dict[str, Mean]:
         """{metric: Mean}, additive over rows. `loss` is differentiated; its weights add up to `batch.weight`."""
 
+    def by_position(self, model: Model, batch: Batch) -> dict[str, Mean]:
+        """Optional. The means of `forward` before they are summed: each sum and weight is a tensor (B, T), 0 where there is none.
+
+        Of the rows of the kind `text`, without a gradient. From it, reports say what each document contributes.
+        """
+
     def derive(self, values: dict[str, float]) -> dict[str, float]:
         """Optional. The metrics of a whole split from the values of its means (perplexity from loss)."""
 
@@ -159,7 +165,10 @@ class Dataset(Protocol):
         """The rows that step `step` (from 0) reads: a pure function of the arguments. Raises DataError."""
 
     def evaluation(self, split: str, rows: int, context: int, batch_rows: int) -> Iterator[Batch]:
-        """Yields `rows` rows in batches of at most `batch_rows`: the same for every arm and every seed."""
+        """Yields `rows` rows in batches of at most `batch_rows`: the same for every arm and every seed. Raises DataError."""
+
+    def documents(self, split: str) -> Sequence[str]:
+        """Optional. The name of each document of a split, equal for equal texts; `Rows.document_BT` of `evaluation` counts them."""
 
     def summary(self) -> dict[str, Any]:
         """Plain data for a run's record."""
@@ -179,7 +188,7 @@ class Tokenizer(Protocol):
 class Given:
     """What an evaluator gets beside the model and the dataset.
 
-    objective: the run's objective. split: `select` or `report`. context: tokens per row. rows: rows per batch.
+    objective: the run's objective. split: `select` or `report`. context, rows: tokens per row and rows per batch in training.
     device: where to compute. seed: the run's seed. An evaluator that draws numbers uses generators of its own.
     """
 
@@ -191,12 +200,26 @@ class Given:
     seed: int
 
 
+class Documents(Spec):
+    """What was measured of each document, one number per document: the texts are a sample too, as the seeds are.
+
+    names: as `Dataset.documents` gives them. sums, weights: of each mean of the objective. without: of each metric, its
+    value for all other documents together.
+    """
+
+    names: list[str]
+    sums: dict[str, list[float]]
+    weights: dict[str, list[float]]
+    without: dict[str, list[float]] = {}
+
+
 class Findings(NamedTuple):
     """What an evaluator measured. values: {metric: number}. table: plain rows of a curve or a grid. text: to be read."""
 
     values: dict[str, float]
     table: list[dict[str, Any]] = []
     text: str = ""
+    documents: Documents | None = None
 
 
 class Evaluator(Protocol):
@@ -208,6 +231,9 @@ class Evaluator(Protocol):
 
     needs: frozenset[str]
     metrics: Mapping[str, Metric] | None
+
+    def check(self, dataset: Dataset, split: str) -> None:
+        """Optional. Called when a run is planned. Raises SpecError, at a key of the config, for what this split cannot give."""
 
     def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
         """Called in evaluation mode, without gradients. The process's random state is restored afterwards."""

@@ -1,10 +1,10 @@
 """Find the class of Hugging Face's `transformers` that computes exactly what a spec describes."""
 
-import json
-
 from arch import checkpoint, cost, document, families, registry
 from arch.errors import DataError, SpecError
 from arch.model_spec import SUBLAYERS, ModelSpec
+from arch.remarks import explicit
+from arch.show import written
 from arch.spec import diff
 
 
@@ -64,20 +64,14 @@ def _expressed(family, spec):
         raise ValueError(f"its config's {error}") from None
     lost = differences(resolved(config.spec()), used)
     if lost:
-        said = (f"{key} is {json.dumps(ours)}, there {json.dumps(theirs)}" for key, (theirs, ours) in lost.items())
+        said = (f"{key} is {written(ours)}, there {written(theirs)}" for key, (theirs, ours) in lost.items())
         raise ValueError("; ".join(said))
     return config
 
 
 def _computing(spec, name):
     """A block as plain data, without options that only affect initialisation and with null defaults made explicit."""
-    block = spec.blocks[name].dump()
+    block = explicit(spec, name)
     for kind in spec.blocks[name].sublayers():
         block[kind].pop("decay_init", None)
-    mixer = block["mixer"]
-    if mixer and mixer["type"] == "attention":
-        mixer["head_dim"] = mixer["head_dim"] or spec.dim // mixer["heads"]
-        mixer["query_scale"] = mixer["query_scale"] or mixer["head_dim"] ** -0.5
-    elif mixer and mixer["type"] == "rg_lru":
-        mixer["width"] = mixer["width"] or spec.dim
     return block

@@ -10,6 +10,7 @@ from arch import checkpoint, cost, document, families, registry, tensors
 from arch.errors import DataError, SpecError
 from arch.express import differences, express, loaded
 from arch.model_spec import ModelSpec
+from arch.spec import spelt
 from arch.tensors import As, Entry, Tensors
 from arch.tokenizer import special_tokens
 
@@ -99,7 +100,7 @@ def find(path, spec=None, family=None):
         raise DataError(f"{path}: no {CONFIG} of a known family says what the model is; give a spec", key=None)
     if given and own:
         lost = differences(own, given).items()
-        notes += [f"the spec has {key}: {json.dumps(ours)} where {CONFIG} has {json.dumps(its)}" for key, (its, ours) in lost]
+        notes += [f"the spec has {key}: {spelt(ours)} where {CONFIG} has {spelt(its)}" for key, (its, ours) in lost]
 
     expected = checkpoint.parameters(spec)
     root = _root(chosen, held)

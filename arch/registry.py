@@ -6,6 +6,7 @@ A component is imported only when its class is needed, so names can be listed an
 import importlib.util
 import inspect
 import pkgutil
+import traceback
 
 from arch.document import ROOT, Node, node
 from arch.errors import SpecError, nearest
@@ -70,13 +71,13 @@ def check_name(kind, name):
 
 
 def component(kind, name):
-    """The class of a component. Raises SpecError if its module has none, or more than one.
+    """The class of a component. Raises SpecError if its module has none, or more than one, or cannot be imported.
 
     `package.module:Class` selects one of several classes.
     """
     check_name(kind, name)
     path, _, wanted = name.partition(":")
-    module = importlib.import_module(path if is_plugin(name) else f"{FOLDERS[kind]}.{name}")
+    module = _imported(path) if is_plugin(name) else importlib.import_module(f"{FOLDERS[kind]}.{name}")
     found = [
         cls
         for cls in vars(module).values()
@@ -87,6 +88,17 @@ def component(kind, name):
         what = f"{len(found)} classes marked @{kind}" + (f" named {wanted}" if wanted else "")
         raise SpecError(f"{path} has {what}; expected one", ("type",))
     return found[0]
+
+
+def _imported(path):
+    """A user's own module. What it raises becomes a SpecError that names the last line which Python ran, or could not read."""
+    try:
+        return importlib.import_module(path)
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        file, line = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (last.filename, last.lineno)
+        reason = error.msg if isinstance(error, SyntaxError) else error
+        raise SpecError(f"{path} cannot be imported: {type(error).__name__}: {reason} ({file}:{line})", ("type",)) from error
 
 
 def resolve_component(kind, root, path):
@@ -112,6 +124,21 @@ def build(kind, resolved, *args, **kwargs):
     cls = component(kind, resolved["type"])
     config = cls.Config.parse({key: value for key, value in resolved.items() if key != "type"})
     return cls(config, *args, **kwargs)
+
+
+def whole(kind, resolved):
+    """A resolved component as plain data with every option, also those that `dump` omits at their neutral value."""
+    config = component(kind, resolved["type"]).Config
+    options = {key: value for key, value in resolved.items() if key != "type"}
+    return {"type": resolved["type"], **config.parse(options).dump(neutral=True)}
+
+
+def whole_model(spec):
+    """A resolved ModelSpec as plain data with every field and option: what two models are compared by."""
+    data = spec.dump(neutral=True)
+    for name, block in spec.blocks.items():
+        data["blocks"][name] |= {kind: whole(kind, resolved) for kind, resolved in block.sublayers().items()}
+    return data
 
 
 def resolve(spec, source=None, path=()):

@@ -3,13 +3,14 @@
 import json
 from collections import Counter
 from itertools import groupby
+from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 
 from arch import registry, units
 from arch.model_spec import repeated
-from arch.spec import Spec, diff
+from arch.spec import ABSENT, diff, spelt, unwritten
 
 
 def components(package):
@@ -39,7 +40,9 @@ def _accepts(schema):
 
 
 def written(value):
-    """A value as it would stand in a spec file."""
+    """A value as it would stand in a spec file; a dash for ABSENT."""
+    if value is ABSENT:
+        return str(value)
     return json.dumps(value.dump() if hasattr(value, "dump") else value, ensure_ascii=False)
 
 
@@ -106,10 +109,12 @@ def _flops(value):
     return units.exactly(units.flops(value), value)
 
 
-def differences(a: Spec, b: Spec) -> None:
-    """Print the keys in which two resolved specs differ, with both values."""
-    pairs = diff(a, b)
-    for key, (in_a, in_b) in pairs.items():
-        print(f"{key}: {written(in_a)} -> {written(in_b)}")
-    if not pairs:
+def differences(a: dict[str, Any], b: dict[str, Any], written_a: dict[str, Any], written_b: dict[str, Any]) -> None:
+    """Print the keys in which two resolved specs, as plain data, differ, with both values. written: see `unwritten`."""
+    changes = diff(a, b)
+    left_out = unwritten(changes, written_a, written_b)
+    for key, (in_a, in_b) in changes.items():
+        if key not in left_out:
+            print(f"{key}: {spelt(in_a)} -> {spelt(in_b)}")
+    if not changes:
         print("no difference")

@@ -5,6 +5,7 @@ This module does not import torch: programs that never build a model compare, di
 
 import hashlib
 import json
+from enum import Enum
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
@@ -52,16 +53,19 @@ class Spec(BaseModel):
         except ValidationError as error:
             raise spec_error(error, root, path) from None
 
-    def dump(self, identity=False):
-        """Plain data that `parse` accepts. identity: omit fields that do not affect a run's result."""
+    def dump(self, identity=False, neutral=False):
+        """Plain data that `parse` accepts. identity: omit fields that do not affect a run's result.
+
+        neutral: with the fields that are at the neutral value of `later`.
+        """
         data = {}
         for name, field in type(self).model_fields.items():
             value, extra = getattr(self, name), _extra(field)
-            if "neutral" in extra and value == extra["neutral"]:
+            if not neutral and "neutral" in extra and value == extra["neutral"]:
                 continue
             if identity and extra.get("place"):
                 continue
-            data[field.alias or name] = _plain(value, identity)
+            data[field.alias or name] = _plain(value, identity, neutral)
         return data
 
 
@@ -82,13 +86,13 @@ def place(default, **kwargs):
     return Field(default=default, json_schema_extra={"place": True}, **kwargs)
 
 
-def _plain(value, identity):
+def _plain(value, identity, neutral):
     if isinstance(value, Spec):
-        return value.dump(identity)
+        return value.dump(identity, neutral)
     if isinstance(value, dict):
-        return {key: _plain(child, identity) for key, child in value.items()}
+        return {key: _plain(child, identity, neutral) for key, child in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(child, identity) for child in value]
+        return [_plain(child, identity, neutral) for child in value]
     return value
 
 
@@ -100,29 +104,93 @@ def digest(data):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+class Absent(Enum):
+    """The value, in a difference, of a key that one of two specs does not have: an option of another component's."""
+
+    ABSENT = "–"
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+ABSENT = Absent.ABSENT
+
+
 def diff(a, b):
-    """Differences of two specs: `{dotted key: (value in a, value in b)}`. An absent key counts as `None`.
+    """Differences of two specs: `{dotted key: (value in a, value in b)}`, with ABSENT for a key that one does not have.
 
-    Accepts specs or plain data. Lists are compared as a whole.
+    Accepts specs or plain data; of a Spec, every field is compared, also at its default. Mappings are compared key by key,
+    lists as a whole. A mapping against anything else is one difference: `rope: {theta: 1e4}` against `rope: null`.
     """
-    flat_a, flat_b = (dict(_flat(_plain(spec, False))) for spec in (a, b))
-    keys = list(flat_a) + [key for key in flat_b if key not in flat_a]
-    return {key: (flat_a.get(key), flat_b.get(key)) for key in keys if flat_a.get(key) != flat_b.get(key)}
+    whole_a, whole_b = (_plain(spec, identity=False, neutral=True) for spec in (a, b))
+    return dict(_differences(whole_a, whole_b, ""))
 
 
-def _flat(data, prefix=""):
-    for key, value in data.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _differences(a, b, prefix):
+    for key in [*a, *(key for key in b if key not in a)]:
+        before, after = a.get(key, ABSENT), b.get(key, ABSENT)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _differences(before, after, f"{prefix}{key}.")
+        elif before != after or isinstance(before, bool) != isinstance(after, bool):
+            yield f"{prefix}{key}", (before, after)
 
 
-# Count: a whole number of at least 1. Positive: a finite number above 0. Fraction: a number from 0 to 1.
+def unwritten(changes, a, b):
+    """The keys of `changes` (of `diff`) that only follow from another component's `type`: options at their defaults.
+
+    Two components of different types have different options. Those that just one of them has, and that nobody wrote,
+    say nothing beyond the type. a, b: the two specs as written, plain data with every `extends` and `like` resolved.
+    """
+    replaced = tuple(key.removesuffix("type") for key in changes if key.endswith(".type"))
+    return [
+        key
+        for key, (before, after) in changes.items()
+        if key.startswith(replaced) and (before is ABSENT or after is ABSENT) and not _has(b if before is ABSENT else a, key)
+    ]
+
+
+def _has(data, dotted):
+    for part in dotted.split("."):
+        if not isinstance(data, dict) or part not in data:
+            return False
+        data = data[part]
+    return True
+
+
+def spelt(value):
+    """A value on one line, as a spec file would have it: `null`, `true`, `0.012`, `[3*local, global]`, `{theta: 10000}`.
+
+    ABSENT is a dash. A text that YAML would read as something else is quoted, so that different values look different.
+    """
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {spelt(child)}' for key, child in value.items())}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(spelt, value))}]"
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False) if value == str(ABSENT) or _reads_as_another(value) else value
+    return json.dumps(value) if value is None or isinstance(value, (bool, int)) else str(value)
+
+
+def _reads_as_another(text):
+    if text.strip().lower() in ("", "~", "null", "true", "false"):
+        return True
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+# Count: a whole number of at least 1. Positive: a finite number above 0. Fraction: a number from 0 to 1. Inner: a number
+# between 0 and 1, neither included.
 # List: a list in YAML, a tuple in Python.
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Inner = Annotated[float, Field(gt=0, lt=1)]
 Item = TypeVar("Item")
 List = Annotated[tuple[Item, ...], Strict(False)]
 

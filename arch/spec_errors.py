@@ -51,6 +51,8 @@ def _located(item, root, path):
         reason = "missing; this key is required"
     elif item["type"] in EXPECTED:
         reason = f"expected {EXPECTED[item['type']]}, got {_described(got)}"
+        if item["type"] == "float_type" and isinstance(got, str) and (percent := PERCENT.fullmatch(got)):
+            reason += f"; for {got.strip()} write {float(percent[1]) / 100:g}"
     elif item["type"] == "literal_error":
         reason = f"expected {item['ctx']['expected']}, got {_described(got)}"
         if isinstance(got, str):
@@ -66,6 +68,7 @@ def _located(item, root, path):
     return root.error(reason, tuple(path) + loc)
 
 
+PERCENT = re.compile(r"\s*([+-]?\d+(?:\.\d*)?|[+-]?\.\d+)\s*%\s*")
 UNION_TAG = re.compile(r"int|float|str|bool|none|[A-Z].*|.*[\[-].*")
 
 

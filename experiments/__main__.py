@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from arch.cli import main, new_app
+from arch.cli import main, new_app, warn
 
 app = new_app("Train and measure one model. SPEC is a path ending in .yaml or the name of a shipped spec.")
 
@@ -37,9 +37,12 @@ def list_specs():
 def show(spec: Spec):
     """Print the resolved experiment as JSON, with every default filled in."""
     from arch.document import load
+    from experiments import remarks
     from experiments.plan import resolve
 
-    print(json.dumps(resolve(load(spec, "experiments")).dump(), indent=1))
+    complete = resolve(load(spec, "experiments"))
+    print(json.dumps(complete.dump(), indent=1))
+    warn(remarks.of_experiment(complete), file=sys.stderr)
 
 
 @app.command()
@@ -47,9 +50,10 @@ def diff(a: Spec, b: Spec):
     """How two experiments differ once every default is filled in."""
     from arch.document import load
     from arch.show import differences
-    from experiments.plan import resolve
+    from experiments.plan import resolved, whole
 
-    differences(resolve(load(a, "experiments")), resolve(load(b, "experiments")))
+    first, second = (resolved(load(reference, "experiments")) for reference in (a, b))
+    differences(whole(first.spec), whole(second.spec), first.written, second.written)
 
 
 @app.command()
@@ -62,7 +66,7 @@ def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = 
     from filelock import FileLock, Timeout
 
     from arch.errors import DataError
-    from experiments import device
+    from experiments import device, remarks
     from experiments.metrics import OF_RUNS
     from experiments.train import train
 
@@ -79,8 +83,12 @@ def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = 
     asked = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked.append(1))
-    if first and planned.notes:
-        print(*planned.notes, sep="\n")
+    if first:
+        said = remarks.of_experiment(planned.spec)
+        warn(said)
+        for note in planned.notes:
+            if note not in said:
+                print(note)
     record = train(planned, seed, folder, progress=Bar() if first else None, stop=lambda: bool(asked))
     if not first:
         return

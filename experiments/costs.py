@@ -25,13 +25,13 @@ _COSTS = {}
 def summary(model, context, plugins):
     """`arch.cost.summary` of a resolved ModelSpec at a context. plugins: digests of the sources of its plug-ins."""
     decides = {"model": model.dump(), "context": context, "plugins": plugins}
-    key = digest({**decides, "arch": _sources(), "torch": torch.__version__})
+    key = digest({**decides, "arch": sources(), "torch": torch.__version__})
     if key not in _COSTS:
-        _COSTS[key] = _kept(root() / FOLDER / f"{key}.json", lambda: cost.summary(model, context))
+        _COSTS[key] = kept(root() / FOLDER / f"{key}.json", lambda: cost.summary(model, context))
     return copy.deepcopy(_COSTS[key])
 
 
-def _kept(path, compute):
+def kept(path, compute):
     """The JSON in a file, or what `compute` returns, which is then written there. A cache may be missing or damaged."""
     with suppress(OSError, ValueError):
         return json.loads(path.read_text())
@@ -43,7 +43,7 @@ def _kept(path, compute):
 
 
 @cache
-def _sources():
+def sources():
     """Digest of the Python sources of `arch`."""
     found = hashlib.sha256()
     for path in sorted((ROOT / "arch").rglob("*.py")):

@@ -15,7 +15,7 @@ from experiments.data import cache
 from experiments.device import cpu_name
 
 # A feature of /proc/cpuinfo, and the unit that computes in bfloat16 where it is there.
-NAMED = ("native", "inductor", "costs")  # folders of the cache; every other one is a tokenized corpus
+NAMED = ("native", "inductor", "costs", "probes")  # folders of the cache; every other one is a tokenized corpus
 BFLOAT16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "ARM BF16"}
 
 

@@ -73,5 +73,6 @@ def evaluate(
         metric_info={f"{evaluation.split}/{name}": metrics[name] for name in findings.values},
         table=findings.table,
         text=findings.text,
+        documents=findings.documents,
         seconds=time.perf_counter() - started,
     )

@@ -1,7 +1,8 @@
 """The measurements of a run, each in a file of its own: RUN/evaluations/SPLIT.NAME-DIGEST.json. No torch here.
 
-The digest covers what decides the numbers beside the run itself: the evaluator's options and a plug-in's source. So a
-finished run gains another measurement without a training step, and keeps those it has.
+The digest covers what decides the numbers beside the run itself: the evaluator's options, a plug-in's source and the rule
+by which the split's rows are chosen. So a finished run gains another measurement without a training step, and keeps those
+it has.
 """
 
 from pathlib import Path
@@ -16,6 +17,10 @@ from experiments.spec import EvaluateSpec, ExperimentSpec
 SPLITS: tuple[Literal["select", "report"], ...] = ("select", "report")
 ROWS = {"select": 64, "report": 256}
 SAMPLE = 100
+# Increase a split's number when other rows than before are read of it, or shipped evaluators measure otherwise: every file
+# of its evaluations then has another name, and runs that were finished before are measured again instead of being compared
+# with what is measured now. report, 2: its rows are spread over the documents.
+RULE = {"select": 1, "report": 2}
 
 
 class Evaluation(Spec):
@@ -34,7 +39,8 @@ class Evaluation(Spec):
     @property
     def file(self) -> str:
         """The file's name."""
-        return f"{self.key}-{digest({'evaluator': self.evaluator, 'plugins': self.plugins})[:12]}.json"
+        rule = {"rule": RULE[self.split]} if RULE[self.split] > 1 else {}
+        return f"{self.key}-{digest({'evaluator': self.evaluator, 'plugins': self.plugins} | rule)[:12]}.json"
 
     def record(self, folder: Path | str) -> EvaluationRecord | None:
         """What the run in `folder` has of it, or None. Raises SpecError or ValueError for a broken file."""

@@ -10,13 +10,13 @@ from arch.errors import nearest
 NEXT_TOKEN = {
     "loss": Metric(unit="nats per token", compare="log", exponential="perplexity"),
     "perplexity": Metric(compare="ratio"),
-    "bits_per_byte": Metric(unit="bits per byte", compare="ratio"),
+    "bits_per_byte": Metric(unit="bits per byte", compare="ratio", any_tokenizer=True),
 }
 
 # What every run that trains measures of itself (`experiments.performance`). It depends on the machine and its load.
 OF_RUNS = {
     "speed/tokens_per_second": Metric(unit="tokens/s", better="higher", compare="ratio"),
-    "memory/peak_bytes": Metric(unit="B", compare="ratio"),
+    "memory/peak_bytes": Metric(unit="B", compare="ratio", any_tokenizer=True),
 }
 
 # What `arch.cost` computes of a spec: exact numbers, the same for every seed (`sweeps.costs`). The cache is of one stream

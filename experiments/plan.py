@@ -1,17 +1,18 @@
 """Turn a document into a run that is ready to start: complete, checked, costed and with an identity."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from arch import cost, registry
 from arch.document import Node, lay, node
-from arch.errors import DataError
+from arch.errors import DataError, SpecError
 from arch.model import Model
+from arch.model_spec import expand_like
 from arch.plugins import plugin_sources
 from arch.spec import List, Spec, digest
-from experiments import capabilities, costs, evaluations
+from experiments import capabilities, costs, evaluations, probes, remarks
 from experiments.compiled import kinds
 from experiments.data import texts
 from experiments.data.dataset import gives_rows, prepare
@@ -24,12 +25,17 @@ from experiments.start import Start, plan_start
 class Resolved:
     """An experiment's document and its spec, in which every default is filled in.
 
-    notes: what `train.compile: auto` became and why.
+    notes: what `train.compile: auto` became and why; what of the model could not be checked (`probed`).
     """
 
     document: Node
     spec: ExperimentSpec
     notes: tuple[str, ...] = ()
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """What files and overrides say, as plain data, with every `extends` and `like` resolved but no default."""
+        return expand_like(self.document, ("model",)).plain()
 
 
 class RunPlan(Spec):
@@ -37,7 +43,8 @@ class RunPlan(Spec):
 
     data: fingerprint and sizes of the corpus. plugins: digests of plug-in sources. cost: as `arch.cost` computes it.
     start: where initial weights come from; None if all are drawn from the seed.
-    notes: remarks for the record: what came from the checkpoint, what `train.compile: auto` became and why.
+    notes: remarks for the record: what came from the checkpoint, what `train.compile: auto` became and why, what has no
+    effect (`experiments.remarks`).
     texts: what is known of the texts (see `experiments.data.texts`), so that another process need not read them.
     evaluations: what to measure; those of the spec, and those of other arms that share the run.
     """
@@ -104,6 +111,27 @@ def resolved(source):
     return Resolved(root, *_with_compile(spec.model_copy(update={"evaluate": _evaluations(root, spec.evaluate, able)})))
 
 
+def probed(complete):
+    """The Resolved experiment, after its model was run at small size. Raises SpecError where it is not what it says."""
+    return replace(complete, notes=(*complete.notes, *probes.check(complete.spec, complete.document)))
+
+
+def whole(spec):
+    """A resolved ExperimentSpec as plain data with every field and option: what two experiments are compared by.
+
+    Everything is in it, also what decides no result (files, how often a checkpoint is written) or only what is measured.
+    """
+    data = spec.dump(neutral=True)
+    data["model"] = registry.whole_model(spec.model)
+    parts = {kind: getattr(spec.data, kind) for kind in ("source", "tokenizer")}
+    data["data"] |= {kind: registry.whole(kind, part) for kind, part in parts.items() if part is not None}
+    data |= {kind: registry.whole(kind, getattr(spec, kind)) for kind in DEFAULT_TYPES}
+    for split in evaluations.SPLITS:
+        named = getattr(spec.evaluate, split)
+        data["evaluate"][split] = {name: registry.whole("evaluator", evaluator) for name, evaluator in named.items()}
+    return data
+
+
 def _evaluations(root, written, able):
     """The EvaluateSpec with every evaluator complete."""
     here = lay(node({"evaluate": {}}), root)
@@ -144,9 +172,10 @@ def plan(source, made=None):
     """The RunPlan of an experiment: a document, or one that is Resolved. Tokenizes the corpus unless the cache has it.
 
     made: {position in `spec.starts`: RunPlan} of the runs that will be made because this one starts from them.
-    Raises SpecError for errors in the spec or in the data it names, and DataError if the token cache is unusable.
+    Raises SpecError for errors in the spec or in the data it names and for a model that is not what it says (`probed`),
+    and DataError if the token cache is unusable.
     """
-    complete = source if isinstance(source, Resolved) else resolved(source)
+    complete = probed(source if isinstance(source, Resolved) else resolved(source))
     root, spec, notes = complete.document, complete.spec, complete.notes
     try:
         start = plan_start(spec, made)
@@ -155,6 +184,8 @@ def plan(source, made=None):
         if error.key is None:
             raise
         raise root.error(str(error), error.key) from None
+    wanted = evaluations.planned(spec)
+    _check_evaluations(wanted, corpus, root)
     content = spec.dump(identity=True)
     plugins = identity_plugins(spec)
     decides = {"spec": content, "data": corpus.fingerprint, "plugins": plugins}
@@ -162,6 +193,7 @@ def plan(source, made=None):
         decides["init_from"] = start.identity
     if start:
         notes = (*start.notes(), *notes)
+    notes = (*notes, *remarks.of_experiment(spec))
     return RunPlan(
         spec=spec,
         identity=digest(decides),
@@ -171,8 +203,19 @@ def plan(source, made=None):
         start=start,
         notes=notes,
         texts=texts.remembered(spec.data.source),
-        evaluations=evaluations.planned(spec),
+        evaluations=wanted,
     )
+
+
+def _check_evaluations(wanted, dataset, root):
+    """Raises SpecError, at its line, for an evaluator that this dataset cannot serve."""
+    for evaluation in wanted:
+        evaluator = registry.build("evaluator", evaluation.evaluator)
+        if hasattr(evaluator, "check"):
+            try:
+                evaluator.check(dataset, evaluation.split)
+            except SpecError as error:
+                raise root.error(error.reason, ("evaluate", evaluation.split, evaluation.name, *error.path)) from None
 
 
 def identity_plugins(spec):

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from arch.contracts import Metric
-from arch.spec import Spec
+from arch.contracts import Documents, Metric
+from arch.spec import Spec, later
 from experiments.files import write_atomically
 from experiments.metrics import OF_RUNS
 
@@ -124,7 +124,8 @@ class RunRecord(Spec):
 class EvaluationRecord(Spec):
     """What was measured. identity, seed: the run's. values: {SPLIT/METRIC: number}, with what each is in `metric_info`.
 
-    table: plain rows of a curve or a grid. text: to be read. seconds: what measuring took.
+    table: plain rows of a curve or a grid. text: to be read. seconds: what measuring took. documents: what was measured of
+    each document. They are written beside the record, because they are longer than the rest and few readers need them.
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -138,11 +139,28 @@ class EvaluationRecord(Spec):
     table: list[dict[str, Any]] = []
     text: str = ""
     seconds: float = 0.0
+    documents: Documents | None = later(None)
 
     def write(self, folder: Path | str, file: str) -> None:
         """Write it below a run's folder, whole or not at all."""
         (Path(folder) / EVALUATIONS).mkdir(exist_ok=True)
-        write_record(self, Path(folder) / EVALUATIONS / file)
+        beside = documents_file(folder, file)
+        if self.documents is not None:  # first: a record that is there has its documents
+            write_atomically(beside, json.dumps(self.documents.dump(), allow_nan=False).encode())
+        else:
+            beside.unlink(missing_ok=True)
+        write_record(self.model_copy(update={"documents": None}), Path(folder) / EVALUATIONS / file)
+
+
+def documents_file(folder: Path | str, file: str) -> Path:
+    """Where the documents of the evaluation `file` of a run are."""
+    return Path(folder) / EVALUATIONS / f"{Path(file).stem}.documents.json"
+
+
+def documents_of(folder: Path | str, file: str) -> Documents | None:
+    """What the evaluation `file` of a run says of each document; None if nothing. Raises ValueError for a broken file."""
+    path = documents_file(folder, file)
+    return Documents.model_validate_json(path.read_bytes()) if path.is_file() else None
 
 
 def shown(record, folder, files, problems):

@@ -15,6 +15,7 @@ Study = Annotated[str, typer.Argument(help="a shipped study (see `list`) or the 
 Scale = Annotated[str | None, typer.Option(help="a scale of the study (default: `demo`, if the study has it)")]
 Runs = Annotated[Path, typer.Option(help="the folder that holds the runs of all studies")]
 RUNS = Path("runs")
+PairedSd = Annotated[float | None, typer.Option(min=1e-9, help="spread over seeds of an arm's difference (0.012: 1.2 %)")]
 
 
 @app.command("list")
@@ -41,14 +42,12 @@ def show(
     scale: Scale = None,
     json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
     runs: Runs = RUNS,
-    paired_sd: Annotated[
-        float | None, typer.Option(min=1e-9, help="spread over seeds of an arm's difference (0.012: 1.2 %)")
-    ] = None,
+    paired_sd: PairedSd = None,
 ):
     """Show every arm and run of a study, what each would cost, and what its seeds can find, before anything runs."""
     from sweeps import show as shown
 
-    name, scale, spec, arms = _checked(study, scale)
+    name, scale, spec, arms, _ = _checked(study, scale)
     data = shown.preview(name, scale, spec, arms, runs, paired_sd)
     if json:
         import json as to_json
@@ -66,12 +65,12 @@ def run(
     runs: Runs = RUNS,
 ):
     """Run what is missing of a study, then write its report. After an interruption, the same command resumes."""
-    name, scale, spec, arms = _checked(study, scale)
+    name, scale, spec, arms, written = _checked(study, scale)
     from sweeps import study as studies
     from sweeps.run import run_study
 
     console = _console()
-    planned = studies.plan(name, scale, spec, arms, runs, _command("run", study, scale, runs))
+    planned = studies.plan(name, scale, spec, arms, runs, _command("run", study, scale, runs), written)
     try:
         result = run_study(planned, workers, console)
     except OSError as error:
@@ -88,6 +87,7 @@ def run(
 def status(study: Study, scale: Scale = None, runs: Runs = RUNS):
     """Show which runs of a study are finished, failed or still to do, with their losses."""
     from arch import document
+    from sweeps import origin
     from sweeps import status as stand
     from sweeps.folders import study_folder, study_name
     from sweeps.scale import default_scale
@@ -95,8 +95,9 @@ def status(study: Study, scale: Scale = None, runs: Runs = RUNS):
 
     root = document.load(study, "sweeps")
     scale = scale or default_scale(root)
-    split(root, scale)
-    stand.printed(study_folder(runs, study_name(study), scale), _console())
+    folder = study_folder(runs, study_name(study), scale, split(root, scale)[0].scales)
+    origin.check(folder, study_name(study), scale, origin.of(study, root))
+    stand.printed(folder, _console())
 
 
 @app.command()
@@ -144,8 +145,9 @@ def schema():
 
 
 def _checked(study, scale):
-    """(name, scale, StudySpec, arms) after every check that needs no data."""
+    """(name, scale, StudySpec, arms, Origin) after every check that needs no data."""
     from arch import document
+    from sweeps import origin
     from sweeps.folders import study_name
     from sweeps.scale import default_scale
     from sweeps.spec import split
@@ -155,7 +157,7 @@ def _checked(study, scale):
     split(root, scale)  # Report errors in the study itself before the slow import of torch.
     from sweeps import study as studies
 
-    return study_name(study), scale, *studies.check(root, scale)
+    return study_name(study), scale, *studies.check(root, scale), origin.of(study, root)
 
 
 def _command(word, study, scale, runs):

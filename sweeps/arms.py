@@ -6,7 +6,7 @@ from typing import Any
 
 from arch import checkpoint, document
 from arch.errors import SpecError, nearest
-from arch.spec import diff
+from arch.spec import diff, unwritten
 from experiments import plan as experiment
 from experiments.spec import RunReference
 from experiments.start import is_spec
@@ -18,15 +18,18 @@ from sweeps.spec import arm_document
 class Arm:
     """One arm or helper run, resolved.
 
-    name: its label as a file name. changes: how its text differs from the baseline's.
+    name: its label as a file name. changes: how its resolved spec differs from the baseline's, {dotted key: (baseline
+    value, own value)}, as `arch.spec.diff` compares. unwritten: the keys among them that only follow from the type of a
+    component (see `arch.spec.unwritten`).
     needs: {position in `spec.starts`: the Arm that it starts from} for references to runs; folders are not in it.
     """
 
     label: str
     name: str
     resolved: experiment.Resolved
-    changes: dict[str, list[Any]]
+    changes: dict[str, tuple[Any, Any]]
     needs: dict[int, "Arm"]
+    unwritten: tuple[str, ...] = ()
 
     @property
     def document(self):
@@ -53,7 +56,7 @@ class Family:
     def __init__(self, spec, study, base):
         self.spec, self.study, self.base = spec, study, base
         self.labels, self.arms = [*spec.arms, *spec.runs], {}
-        self.baseline = arm_document(study, base, next(iter(spec.arms))).plain()
+        self.baseline = experiment.resolved(arm_document(study, base, next(iter(spec.arms))))
 
     def arm(self, label):
         """The Arm of a label of `arms` or `runs`. Raises SpecError, also for circles and names that are not known."""
@@ -62,7 +65,7 @@ class Family:
     def _resolved(self, label, written, above):
         if label in self.arms:
             return self.arms[label]
-        resolved = experiment.resolved(written)
+        resolved = self.baseline if label == self.labels[0] else experiment.resolved(written)
         if label not in self.labels:
             self.labels.append(label)
         needs = {}
@@ -73,8 +76,9 @@ class Family:
                     raise written.error(f"a run cannot start from itself: {chain}", (*key, "run"))
                 needs[position] = self._resolved(reference.label, here, (*above, label))
         name = folders.safe_names(self.labels)[label]
-        changes = {key: list(pair) for key, pair in diff(self.baseline, written.plain()).items()}
-        self.arms[label] = Arm(label, name, resolved, changes, needs)
+        changes = diff(experiment.whole(self.baseline.spec), experiment.whole(resolved.spec))
+        follow = tuple(unwritten(changes, self.baseline.written, resolved.written))
+        self.arms[label] = Arm(label, name, resolved, changes, needs, follow)
         return self.arms[label]
 
     def _document(self, written, key, reference):

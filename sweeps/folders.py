@@ -8,6 +8,7 @@ The two lie at different depths, so a search for reported runs never finds a tri
 
 import os
 import re
+import unicodedata
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from experiments.record import NAME, RunRecord
 DIGEST = 12
 TUNE = "tune"
 LONGEST = 60
+LONGEST_BYTES = 180  # a file system allows 255 bytes, of which a digest and a number take some
 UNSCALED = "base"
 
 
@@ -26,26 +28,34 @@ def study_name(reference):
     return reference.removeprefix("sweeps/")
 
 
-def study_folder(runs, name, scale):
-    """RUNS/STUDY/SCALE. A study's name becomes a single folder, so that all runs lie at a known depth."""
-    return Path(runs) / safe_name(name) / safe_name(scale or UNSCALED)
+def study_folder(runs, name, scale, scales=()):
+    """RUNS/STUDY/SCALE. A study's name becomes a single folder, so that all runs lie at a known depth.
+
+    scales: the names of all scales of the study, so that each has a folder of its own.
+    """
+    below = UNSCALED if scale is None else safe_names([*scales, scale], taken=(UNSCALED,))[scale]
+    return Path(runs) / safe_name(name) / below
 
 
 def safe_name(label):
-    """A label as a file name that is safe in a shell and on every file system: `1:1` becomes `1to1`."""
-    name = re.sub(r"(?<=\d):(?=\d)", "to", label)
-    name = re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-.")
-    return name[:LONGEST] or "unnamed"
+    """A label as a file name that is safe in a shell and on every file system: `1:1` becomes `1to1`.
+
+    Letters, marks and digits of every script stay, in the composed form (NFC) that all file systems agree on.
+    """
+    name = re.sub(r"(?<=\d):(?=\d)", "to", unicodedata.normalize("NFC", label))
+    kept = (char if char in "._+-" or unicodedata.category(char)[0] in "LMN" else " " for char in name)
+    name = re.sub(" +", "-", "".join(kept)).strip("-.")[:LONGEST]
+    return name.encode()[:LONGEST_BYTES].decode(errors="ignore") or "unnamed"
 
 
-def safe_names(labels):
-    """`{label: file name}`; the names are unique even on a file system that ignores case."""
-    names, used = {}, set()
-    for label in labels:
+def safe_names(labels, taken=()):
+    """`{label: file name}`; the names are unique, and none of `taken`, even on a file system that ignores case."""
+    names, used = {}, {name.casefold() for name in taken}
+    for label in dict.fromkeys(labels):
         name, n = safe_name(label), 2
-        while name.lower() in used:
+        while name.casefold() in used:
             name, n = f"{safe_name(label)}-{n}", n + 1
-        used.add(name.lower())
+        used.add(name.casefold())
         names[label] = name
     return names
 

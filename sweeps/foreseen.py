@@ -28,12 +28,13 @@ class Spread:
     source: str
 
 
-def spread(runs, name, scale, metric_name):
+def spread(runs, name, scale, metric_name, scales=()):
     """The Spread of a metric in a study's finished runs below `runs`, or None. Of the arms' spreads, the median.
 
-    Runs at this scale come first, then those at the other scales, in the order of their names.
+    Runs at this scale come first, then those at the other scales, in the order of their names. scales: all
+    names of scales of the study.
     """
-    here = folders.study_folder(runs, name, scale)
+    here = folders.study_folder(runs, name, scale, scales)
     others = sorted(path.parent for path in here.parent.glob(f"*/{NAME}") if path.parent != here)
     for folder in (here, *others):
         record = StudyRecord.read_whole(folder)
@@ -71,7 +72,7 @@ def foreseen(name, scale, spec, arms, runs, paired_sd=None):
         return None
     metric_name = claims[measured[0]].config.metric
     metric = metric_of(arms[0].spec, metric_name) or Metric()
-    known_spread = Spread(paired_sd, "as given") if paired_sd else spread(runs, name, scale, metric_name)
+    known_spread = Spread(paired_sd, "as given") if paired_sd else spread(runs, name, scale, metric_name, spec.scales)
     sd = known_spread and known_spread.sd
     questions = counted(spec.claims, list(spec.arms))
     plan = power(spec.looks, questions)

@@ -14,7 +14,9 @@ from arch import registry
 from arch.contracts import UNDECIDED, UNSTABLE, Evidence, Measured, Metric, Verdict
 from arch.words import listed, times
 from experiments.metrics import is_cost, known
+from experiments.record import Failure
 from sweeps import comparable
+from sweeps.failures import failed_in
 from sweeps.looks import levels
 from sweeps.record import PlanRecord, StudyRecord
 
@@ -225,12 +227,11 @@ class _Hearing:
         arms = dict.fromkeys(arm for each in self.asked for arm in each.arms)
         finished = {seed for seed in seeds if any(self._finished(arm, seed) for arm in arms)}
         for arm in arms:
-            failed = [self.runs[arm, seed] for seed in finished if (arm, seed) in self.runs and _failed(self.runs[arm, seed])]
+            failed = {seed: self.runs[arm, seed] for seed in finished if (arm, seed) in self.runs and _failed(self.runs[arm, seed])}
             if failed:
-                why = failed[0].failure.reason if failed[0].failure else ""
-                texts[arm] = f"failed in {len(failed)} of {times(self._planned(arm, number), 'seed')}" + (
-                    f" ({why})" if why else ""
-                )
+                unsaid = Failure(step=-1, error="Failed", message="its record gives no reason")
+                reasons = {seed: run.failure or unsaid for seed, run in failed.items()}
+                texts[arm] = failed_in(reasons, self._planned(arm, number))
         return texts
 
     def _planned(self, arm, number):

@@ -71,12 +71,16 @@ def history(study, record):
 
 def _stated(record):
     """What a study states before its runs. Its claims are compared by content, not by name."""
-    return plan_of(record), sorted(map(repr, record.claims.values())), sorted(arm.identity for arm in record.arms.values())
+    return plan_of(record), sorted(map(repr, record.claims.values())), sorted(tuple(arm.identities) for arm in record.arms.values())
 
 
 def _shares(old, new):
     """Whether two records have runs of SHARED arms in common."""
-    return len({arm.identity for arm in old.arms.values()} & {arm.identity for arm in new.arms.values()}) >= SHARED
+    return len(_identities(old) & _identities(new)) >= SHARED
+
+
+def _identities(record):
+    return {tuple(arm.identities) for arm in record.arms.values()}
 
 
 def _changed(old, new):

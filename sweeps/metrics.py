@@ -12,7 +12,7 @@ from experiments.metrics import OF_RUNS, cost, is_cost, known, unknown_cost
 from experiments.spec import ExperimentSpec
 from sweeps import comparable
 from sweeps.compare import is_relative
-from sweeps.judge import questions, read_metrics
+from sweeps.judge import Question, questions, read_metrics
 from sweeps.spec import StudySpec
 
 # A margin of more than a fifth is no margin; whoever writes `1` means 1 %.
@@ -78,7 +78,7 @@ def check_claims(study: Node, spec: StudySpec, arms: list[Any]) -> None:
     arms: sweeps.study.Arm. Whatever a claim compares must have been measured alike (see `sweeps.comparable`).
     """
     by_label = {arm.label: arm for arm in arms}
-    asked = {}
+    asked: dict[str, list[Question]] = {}
     for name, resolved in spec.claims.items():
         claim = registry.build("claim", resolved)
         if hasattr(claim, "check"):

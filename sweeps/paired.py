@@ -107,7 +107,10 @@ def shown(sample, error, metric):
     """A sample's mean and interval as text: `+1.2 % [+0.5, +1.9]`."""
     interval = sample.interval(error)
     text = effect_text(sample.mean, metric)
-    return text if interval is None else f"{text} {interval_text(*interval, metric)}"
+    if interval is None:
+        return text
+    low, high = interval
+    return f"{text} {interval_text(low, high, metric)}"
 
 
 def by(effect, metric):

@@ -5,30 +5,90 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from arch.spec import Count, List, Spec, later
+from arch.spec import ABSENT, Count, List, Spec, later
 from experiments.record import read_record, write_record
 from sweeps.spec import DEFAULT_CLAIM, renamed
 
 NAME = "study.json"
 
 
-class ArmRecord(Spec):
-    """One arm. changes: dotted key -> [baseline value, this arm's value], as written. cost: what `arch.cost` computes.
+NOT_THERE = {"absent": True}  # ABSENT in JSON, where null is a value of its own
 
-    runs: seed -> the run's folder, relative to the study's folder. tuned: the values that tuning chose. evaluations:
-    SPLIT.NAME -> the file, in each run's folder of evaluations, that the study shows; none in records before these files.
+
+def packed(changes):
+    """The differences of two specs (`arch.spec.diff`) for JSON: {dotted key: [value, value]}, NOT_THERE for ABSENT."""
+    return {key: [NOT_THERE if value is ABSENT else value for value in pair] for key, pair in changes.items()}
+
+
+def unpacked(changes):
+    """What `packed` was given."""
+    return {key: (_there(before), _there(after)) for key, (before, after) in changes.items()}
+
+
+def _there(value):
+    return ABSENT if value == NOT_THERE else value
+
+
+class ArmRecord(Spec):
+    """One arm. changes: how it differs from the baseline, as `packed`. cost: what `arch.cost` computes.
+
+    resolved: whether `changes` compares resolved specs, in which every default is filled in. Older records compare the
+    texts as written: there, null also stands for a key that is not written. unwritten: the keys of `changes` that only
+    follow from the type of a component (see `arch.spec.unwritten`).
+    identities: of its runs; the run with seed s has `identity_of(s)`. There are several where tuning with several seeds
+    chose several values, and one otherwise. runs: seed -> the run's folder, relative to the study's folder.
+    tuned: dotted key -> the value that each tuning seed chose, see `tuned_of`. bounds: dotted key -> the ends of its
+    tuning range that are the key's own bounds, so that nothing lies beyond them. evaluations: SPLIT.NAME -> the file,
+    in each run's folder of evaluations, that the study shows; none in records before these files.
     costs: {`cost/NAME`: number} of the costs that the study's claims and figures name (`sweeps.costs`). seeds: how many
     seeds it has or is to have so far; None: all.
     """
 
     changes: dict[str, list[Any]]
+    resolved: bool = later(False)
+    unwritten: list[str] = later([])
     cost: dict[str, Any]
-    identity: str
+    identities: Annotated[list[str], Field(min_length=1)]
     runs: dict[str, str]
-    tuned: dict[str, float] = {}
+    tuned: dict[str, Annotated[list[float], Field(min_length=1)]] = {}
+    bounds: dict[str, list[float]] = later({})
     evaluations: dict[str, str] = {}
     costs: dict[str, float] = {}
     seeds: int | None = None
+
+    @property
+    def differences(self) -> dict[str, tuple[Any, Any]]:
+        """{dotted key: (baseline value, own value)}, with ABSENT where one has no such key or, in an older record, wrote none."""
+        known = unpacked(self.changes)
+        if self.resolved:
+            return known
+        said = lambda value: ABSENT if value is None else value  # noqa: E731
+        return {key: (said(before), said(own)) for key, (before, own) in known.items()}
+
+    @property
+    def listed(self) -> list[str]:
+        """The keys of `differences` to show: those that do not merely follow from the type of a component."""
+        return [key for key in self.changes if key not in self.unwritten]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_for_all_seeds(cls, data):
+        """Records used to have one identity, and one tuned value per key, for all seeds."""
+        if isinstance(data, dict) and "identity" in data:
+            data = {**data, "identities": [data["identity"]]}
+            del data["identity"]
+        if isinstance(data, dict) and isinstance(data.get("tuned"), dict):
+            tuned = {key: value if isinstance(value, list) else [value] for key, value in data["tuned"].items()}
+            data = {**data, "tuned": tuned}
+        return data
+
+    def identity_of(self, seed: int) -> str:
+        """The identity of the run with this seed."""
+        return self.identities[seed % len(self.identities)]
+
+    def tuned_of(self, seed: int) -> dict[str, float]:
+        """{dotted key: value} of the tuned keys in the run with this seed."""
+        return {key: values[seed % len(values)] for key, values in self.tuned.items()}
 
 
 class TrialRecord(Spec):
@@ -69,10 +129,23 @@ class EarlierRecord(Spec):
     why: str = ""
 
 
+class Origin(Spec):
+    """Where a study was written: the path of its file, relative to the study's folder, or the name of a `shipped` study.
+
+    content: digest of the whole study, every scale included.
+    """
+
+    file: str | None = None
+    shipped: str | None = None
+    content: str
+
+
 class StudyRecord(Spec):
     """A study at one scale: the question, the arms and the folders of their runs. The first arm is the baseline.
 
+    origin: where it was written; None in older records. remarks: what is probably not meant (`experiments.remarks`).
     claims: name -> the resolved claim. edges: sentences about tuned values at an end of their range.
+    choices: sentences about tuned values that were not chosen in the usual way, because runs of the search failed.
     helpers: {helper run: {seed: its folder}}; helper runs were made because an arm needs them and are not reported.
     command: the command that starts the study again. seeds: those that some arm has had so far. plan: when its verdicts
     may be read, as stated before the runs; none in older records, which were read once. looks: those that were taken.
@@ -93,10 +166,13 @@ class StudyRecord(Spec):
     helpers: dict[str, dict[str, str]] = later({})
     tune_space: dict[str, Any] = {}
     edges: list[str] = []
+    choices: list[str] = later([])
     command: str = ""
     plan: PlanRecord | None = None
     looks: list[LookRecord] = []
     earlier: list[EarlierRecord] = []
+    origin: Origin | None = later(None)
+    remarks: list[str] = later([])
 
     @model_validator(mode="before")
     @classmethod

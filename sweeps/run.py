@@ -47,8 +47,8 @@ def run_study(study, workers, console, prepare=trainer):
     worker_count(sample, workers)
     logs = study.folder / LOGS
     logs.mkdir(parents=True, exist_ok=True)
-    for said in study.shared():
-        _say(console, said)
+    for remark in study.remarks():
+        _say(console, f"warning: {remark}", "yellow")
     counts = looking.first_counts(study.spec)
     # Before tuning, keep the record of an earlier start: it knows more than this start does so far.
     if study.spec.tune and not (study.folder / NAME).exists():
@@ -147,9 +147,9 @@ def _tune(study, pools, console):
         tuners = {}
         for each in study.arms:
             # Arms that resolve to the same experiment share one search.
-            if each.plan.identity not in tuners:
-                tuners[each.plan.identity] = tune.Tuner(study, each)
-        by_label = {each.arm.label: tuners[each.plan.identity] for each in study.arms}
+            if each.identities[0] not in tuners:
+                tuners[each.identities[0]] = tune.Tuner(study, each)
+        by_label = {each.arm.label: tuners[each.identities[0]] for each in study.arms}
 
         old = StudyRecord.read_whole(study.folder)
 
@@ -160,11 +160,14 @@ def _tune(study, pools, console):
 
         _work(tune.Search(study, list(tuners.values()), keep), pools, console)
         trials = [record for tuner in tuners.values() for record in tuner.records()]
-        best = {label: tuner.best() for label, tuner in by_label.items()}
-    said = [line for label, values in best.items() for line in space.edges(study.spec.tune, label, values)]
-    untuned = [label for label, values in best.items() if not values]
+        chosen = {label: tuner.chosen(label) for label, tuner in by_label.items()}
+    study = studies.tuned(study, chosen)
+    tuned, edges = study.spec.tune, []
+    for each in study.arms:
+        edges += space.edges(tuned, each.arm.label, chosen[each.arm.label].values, each.bounds)
+    untuned = [label for label, choice in chosen.items() if not choice.values]
     for label in untuned:
         console.print(f"arm {label!r}: no trial finished, so it has no reported runs", style="red", markup=False, highlight=False)
-    for line in said:
+    for line in [*edges, *study.choices]:
         console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    return studies.tuned(study, best), trials, said, untuned
+    return study, trials, edges, untuned

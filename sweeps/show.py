@@ -1,12 +1,20 @@
 """A preview of a study: every arm and run, what each would cost, and the total. It needs no data and no weights."""
 
 from itertools import groupby
-from typing import Any
 
 from arch import units
-from arch.spec import diff
+from arch.errors import SpecError
+from arch.spec import spelt
+from arch.words import times
+from experiments import plan as experiments
+from experiments import remarks
 from sweeps import foreseen, space
-from sweeps.study import arm_cost
+from sweeps.record import packed, unpacked
+from sweeps.study import arm_cost, overridden
+
+NO_SEARCH = {"runs": 0, "tokens": 0, "training_flops": 0}
+# Keys that decide what a run costs begin with these; the others change numbers only.
+COSTLY = ("model.", "data.", "train.")
 
 
 def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
@@ -18,7 +26,7 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
     helpers = _helpers(spec, arms)
     runs = [arm for arm in shown.values() for _ in range(spec.most_seeds)]
     runs += [helper for helper in helpers.values() for _ in helper["seeds"]]
-    trials = {label: arm["tuning_runs"] for label, arm in shown.items()}
+    search = {key: sum(arm["tuning"][key] for arm in shown.values()) for key in ("runs", "tokens", "training_flops")}
     return {
         "name": name,
         "scale": scale,
@@ -26,19 +34,15 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
         "seeds": list(range(spec.most_seeds)),
         "arms": shown,
         "helpers": helpers,
-        "same": _same(arms),
+        "remarks": remarks.of_arms({arm.label: arm.spec for arm in arms}),
         "total": {
             "runs": len(runs),
-            "tuning_runs": sum(trials.values()),
-            "tokens": _sum("tokens", runs, shown),
-            "training_flops": _sum("training_flops", runs, shown),
+            "tokens": sum(run["tokens"] for run in runs) + search["tokens"],
+            "training_flops": sum(run["training_flops"] for run in runs) + search["training_flops"],
+            "tuning": search,
         },
         "power": foreseen.foreseen(name, scale, spec, arms, runs_folder, paired_sd),
     }
-
-
-def _sum(key, runs, arms):
-    return sum(run[key] for run in runs) + sum(arm[key] * arm["tuning_runs"] for arm in arms.values())
 
 
 def _helpers(spec, arms):
@@ -50,7 +54,7 @@ def _helpers(spec, arms):
     for label, seed in needed:
         # An arm with another seed than the reported ones is a helper run too.
         if label not in labels or seed >= spec.most_seeds:
-            helpers.setdefault(label, {**_arm(spec, by_label[label]), "tuning_runs": 0, "seeds": []})["seeds"].append(seed)
+            helpers.setdefault(label, {**_arm(spec, by_label[label]), "tuning": NO_SEARCH, "seeds": []})["seeds"].append(seed)
     return helpers
 
 
@@ -60,7 +64,8 @@ def _arm(spec, arm):
     flops = {kind: cost["flops_per_token"][kind]["train"] for kind in ("ideal", "executed")}
     blocks = experiment.model.layer_blocks()
     return {
-        "changes": arm.changes,
+        "changes": packed(arm.changes),
+        "unwritten": list(arm.unwritten),
         "layers": {name: blocks.count(name) for name in dict.fromkeys(blocks)},
         "pattern": [f"{n}*{name}" if (n := len(list(run))) > 1 else name for name, run in groupby(blocks)],
         "parameters": cost["parameters"]["total"],
@@ -70,27 +75,32 @@ def _arm(spec, arm):
         "training_flops": flops["executed"] * experiment.tokens,
         "cache_bytes": cost["cache_bytes"]["total"],
         "long": cost["long"],
-        "tuning_runs": _tuning_runs(spec, arm),
+        "tuning": _search(spec, arm, experiment.tokens, flops["executed"]),
     }
 
 
-def _tuning_runs(spec, arm):
+def _search(spec, arm, tokens, flops):
+    """What an arm's search costs: its runs, their tokens and training FLOPs. tokens, flops: of the arm, and per token.
+
+    Points of a grid that change the model, the data or the training are costed one by one. TPE's trials are costed like
+    the arm, since their values are not known before.
+    """
     if spec.tune is None:
-        return 0
-    return (spec.tune.trials or len(space.points(spec.tune, arm.spec))) * spec.tune.seeds
-
-
-def _same(arms):
-    """Pairs of labels of arms that resolve to the same experiment."""
-    first: list[Any] = []
-    pairs = []
-    for arm in arms:
-        twin = next((other for other in first if not diff(other.spec, arm.spec)), None)
-        if twin:
-            pairs.append([twin.label, arm.label])
-        else:
-            first.append(arm)
-    return pairs
+        return NO_SEARCH
+    seeds, points = spec.tune.seeds, space.points(spec.tune, arm.spec)
+    if spec.tune.trials or not any(key.startswith(COSTLY) for key in spec.tune.space):
+        runs = (spec.tune.trials or len(points)) * seeds
+        return {"runs": runs, "tokens": runs * tokens, "training_flops": runs * tokens * flops}
+    total = dict(NO_SEARCH)
+    for values in points:
+        try:
+            tried = experiments.resolve(overridden(arm.document, values))
+        except SpecError:
+            continue  # a point that cannot be built fails without a run
+        each = arm_cost(tried, spec.long_context)["flops_per_token"]["executed"]["train"] * tried.tokens
+        for key, value in {"runs": 1, "tokens": tried.tokens, "training_flops": each}.items():
+            total[key] += seeds * value
+    return total
 
 
 def printed(data, console):
@@ -99,15 +109,16 @@ def printed(data, console):
 
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
     say(f"{data['name']} at scale {data['scale'] or '-'}: {data['question']}")
-    for label, twin in data["same"]:
-        say(f"arms {label!r} and {twin!r} resolve to the same experiment and share their runs")
+    for remark in data["remarks"]:
+        say(f"warning: {remark}")
     say("")
     for i, (label, arm) in enumerate(data["arms"].items()):
         counts = ", ".join(f"{n} {name}" for name, n in arm["layers"].items())
         say(f"{label}{' (baseline)' if i == 0 else ''}: {counts}")
         say(f"    layers: {' '.join(arm['pattern'])}")
-        for key, (before, after) in arm["changes"].items():
-            say(f"    {key}: {before} -> {after}")
+        for key, (before, after) in unpacked(arm["changes"]).items():
+            if key not in arm["unwritten"]:
+                say(f"    {key}: {spelt(before)} -> {spelt(after)}")
     say("")
     context = next(iter(data["arms"].values()))["long"]["context"]
     table = Table(title="runs", title_justify="left")
@@ -120,17 +131,20 @@ def printed(data, console):
         for seed in helper["seeds"]:
             table.add_row(f"{label} seed {seed}, helper run", *_costs(helper))
     for label, arm in data["arms"].items():
-        if arm["tuning_runs"]:
-            table.add_row(f"{label} tuning, {arm['tuning_runs']} runs, each", *_costs(arm))
+        if search := arm["tuning"]["runs"]:
+            spent = units.count(arm["tuning"]["tokens"]), "", units.flops(arm["tuning"]["training_flops"])
+            table.add_row(f"{label} tuning, {times(search, 'run')} together", "", *spent, "", "")
     console.print(table)
     if data["power"]:
         foreseen.printed(data["power"], say, console)
         say("")
     total = data["total"]
-    tuning = f" and {total['tuning_runs']} for tuning" if total["tuning_runs"] else ""
+    search = total["tuning"]
+    tuning = f" and {search['runs']} for tuning" if search["runs"] else ""
+    share = f", of which {units.flops(search['training_flops'])} for tuning" if search["runs"] else ""
     say(
         f"total: {total['runs']} runs{tuning}, {units.count(total['tokens'])} tokens, "
-        f"{units.flops(total['training_flops'])} of training (as executed)"
+        f"{units.flops(total['training_flops'])} of training (as executed){share}"
     )
 
 

@@ -39,7 +39,10 @@ class Range(Spec):
 class TuneSpec(Spec):
     """One search per arm before its reported runs, on the select split and with separate seeds (from `first_seed` up).
 
-    Trials are never reported. `trials` limits the number of TPE trials; the grid runs every point.
+    Trials are never reported. The grid runs every point with every tuning seed. Each tuning seed chooses for itself, by
+    the vertex of a parabola (`sweeps.vertex`), and the reported seed s uses what tuning seed s mod `seeds` chose: so the
+    luck of the search is among what varies over the reported seeds. With `seeds: 1`, all use one value. `trials` is the
+    number of TPE trials; all reported seeds use the best one.
     """
 
     space: dict[str, Range]
@@ -108,7 +111,7 @@ class StudySpec(Spec):
     arms: label -> dotted overrides; the first is the baseline. runs: the same for helper runs, which are made only because
     an arm needs them (`init_from`) and are not reported. seeds: the number of seeds, which count from 0; or SeedsSpec.
     claims: name -> a component that judges; the first decides what the report's main table shows.
-    scales: name -> dotted overrides of the study or its experiment. long_context: tokens at which the cache is costed.
+    scales: name -> dotted overrides of the study or its experiment; `arms: {LABEL: null}` drops an arm. long_context: tokens at which the cache is costed.
     laptop_scale: the scale that a report of a smaller scale suggests. figures: what the report draws.
     """
 
@@ -161,6 +164,7 @@ def split(source, scale=None):
         if not isinstance(chosen.value, dict):
             raise root.error("expected a mapping of dotted keys", ("scales", scale))
         root = document.overridden(root, chosen)
+    root = _without_dropped_arms(root)
     own = [*StudySpec.keys(), "claim"]
     known = {*own, *ExperimentSpec.keys()}
     for key in root.value:
@@ -175,6 +179,15 @@ def split(source, scale=None):
         if not isinstance(claim.get("metric"), str):
             raise study.error(f"the claim {claim['type']!r} has no option `metric`", ("claims", name, "type"))
     return spec.model_copy(update={"claims": claims}), study, base
+
+
+def _without_dropped_arms(root):
+    """The study without the arms that are null: a scale drops an arm of the study so."""
+    arms = root.value.get("arms")
+    if arms is None or not isinstance(arms.value, dict):
+        return root
+    kept = {label: arm for label, arm in arms.value.items() if arm.value is not None}
+    return document.Node({**root.value, "arms": document.Node(kept, arms.file, arms.line)}, root.file, root.line)
 
 
 def _with_claims(study):

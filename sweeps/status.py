@@ -78,7 +78,7 @@ def printed(folder, console):
     if record.trials:
         states = [trial.state for trial in record.trials]
         say("tuning runs: " + ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
-    for line in record.edges:
+    for line in [*record.edges, *record.choices]:
         say(line)
     if states and set(count) != {"finished"}:
         say(f"resume with: {record.command}")

@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from arch import cost, document
-from experiments import evaluations
+from experiments import evaluations, remarks
 from experiments import plan as experiment
 from experiments.spec import ExperimentSpec
-from sweeps import folders, looking
+from sweeps import folders, looking, origin
 from sweeps.arms import Arm, Family
 from sweeps.costs import costs_of
 from sweeps.job import Job
 from sweeps.metrics import check_claims, check_metrics
-from sweeps.record import ArmRecord, StudyRecord
+from sweeps.record import ArmRecord, Origin, StudyRecord, packed
 from sweeps.scale import larger_scale
-from sweeps.space import check_space
+from sweeps.space import bounds, check_space
 from sweeps.spec import StudySpec, arm_document, split
 
 
@@ -23,19 +23,34 @@ from sweeps.spec import StudySpec, arm_document, split
 class ArmPlan:
     """An arm or helper run ready to run. needs: the plans of the runs that it starts from, in the order of its references.
 
-    cost: as `arm_cost` computes it. tuned: the values that tuning chose.
+    plans: one, for all seeds; or after a search with T tuning seeds, T of them: seed s has `plan_of(s)`, with the values
+    that tuning seed s mod T chose. cost: as `arm_cost` computes it, of the first plan. tuned: {dotted key: the value of
+    each plan}. bounds: as in an ArmRecord.
     """
 
     arm: Arm
-    plan: experiment.RunPlan
+    plans: tuple[experiment.RunPlan, ...]
     cost: dict[str, Any]
     needs: tuple["ArmPlan", ...] = ()
-    tuned: dict[str, float] = field(default_factory=dict)
+    tuned: dict[str, list[float]] = field(default_factory=dict)
+    bounds: dict[str, list[float]] = field(default_factory=dict)
+
+    def plan_of(self, seed: int) -> experiment.RunPlan:
+        """The plan of the run with this seed."""
+        return self.plans[seed % len(self.plans)]
+
+    @property
+    def identities(self) -> list[str]:
+        """The identity of each plan."""
+        return [plan.identity for plan in self.plans]
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study at one scale, ready to run. The first arm is the baseline; `runs` is the folder of all studies."""
+    """A study at one scale, ready to run. The first arm is the baseline; `runs` is the folder of all studies.
+
+    choices: as in a StudyRecord. written: the study's Origin; None for one that was made in Python.
+    """
 
     name: str
     scale: str | None
@@ -43,11 +58,13 @@ class StudyPlan:
     arms: list[ArmPlan]
     runs: Path
     command: str = ""
+    written: Origin | None = None
+    choices: tuple[str, ...] = ()
 
     @property
     def folder(self):
         """The folder of the study's record and of its own runs."""
-        return folders.study_folder(self.runs, self.name, self.scale)
+        return folders.study_folder(self.runs, self.name, self.scale, self.spec.scales)
 
     def jobs(self, counts=None):
         """The runs of {arm label: number of seeds} (default: all arms up to the first look), each after those it needs.
@@ -60,18 +77,19 @@ class StudyPlan:
         jobs, finished = {}, folders.Finished(self.runs)
 
         def add(each, seed, wanted=True):
-            key = each.plan.identity, seed
+            plan = each.plan_of(seed)
+            key = plan.identity, seed
             if key in jobs:
                 return
             folder = self._run_folder(each, seed, finished)
             done = folders.is_finished(folder, *key)
-            for need, (_, at) in zip(each.needs, each.plan.needs(seed), strict=True):
+            for need, (_, at) in zip(each.needs, plan.needs(seed), strict=True):
                 add(need, at, wanted and not done)
             if done or wanted:
                 places = {need: job.folder for need, job in jobs.items()}
-                plan = each.plan if done else each.plan.located(seed, places)
-                plan = plan.model_copy(update={"evaluations": self._evaluations(each)})
-                jobs[key] = Job(self._same(each).arm.label, seed, plan, folder)
+                located = plan if done else plan.located(seed, places)
+                located = located.model_copy(update={"evaluations": self._evaluations(each, seed)})
+                jobs[key] = Job(self._same(each, seed).arm.label, seed, located, folder)
 
         for seed in range(max(counts.values(), default=0)):
             for each in self.arms:
@@ -79,27 +97,28 @@ class StudyPlan:
                     add(each, seed)
         return list(jobs.values())
 
-    def _evaluations(self, each):
-        """The evaluations of every arm that shares the runs of `each`: arms may differ in what is measured alone."""
-        sharing = [each, *(other for other in self.arms if other.plan.identity == each.plan.identity)]
-        return tuple({one.file: one for other in sharing for one in other.plan.evaluations}.values())
+    def _evaluations(self, each, seed):
+        """The evaluations of every arm that shares this run of `each`: arms may differ in what is measured alone."""
+        sharing = [each, *self._sharing(each, seed)]
+        return tuple({one.file: one for other in sharing for one in other.plan_of(seed).evaluations}.values())
 
-    def _same(self, each):
-        """The first arm that resolves to the same experiment; a helper run without one stands for itself."""
-        return next((other for other in self.arms if other.plan.identity == each.plan.identity), each)
+    def _sharing(self, each, seed):
+        """The arms whose run with this seed is the same as that of `each`."""
+        return [other for other in self.arms if other.plan_of(seed).identity == each.plan_of(seed).identity]
+
+    def _same(self, each, seed):
+        """The first arm whose run with this seed is the same; a helper run without one stands for itself."""
+        return next(iter(self._sharing(each, seed)), each)
 
     def _run_folder(self, each, seed, finished):
-        folder = folders.run_folder(self.folder, self._same(each).arm.name, each.plan.identity, seed)
-        return finished.folder(each.plan.identity, seed, folder) or folder
+        identity = each.plan_of(seed).identity
+        folder = folders.run_folder(self.folder, self._same(each, seed).arm.name, identity, seed)
+        return finished.folder(identity, seed, folder) or folder
 
-    def shared(self):
-        """Sentences that name the arms that share their runs because they resolve to the same experiment."""
-        first, said = {}, []
-        for each in self.arms:
-            other = first.setdefault(each.plan.identity, each.arm.label)
-            if other != each.arm.label:
-                said.append(f"arms {other!r} and {each.arm.label!r} resolve to the same experiment and share their runs")
-        return said
+    def remarks(self):
+        """Sentences on what is probably not meant: a window that does nothing, arms that are the same (`remarks.of_arms`)."""
+        specs = {each.arm.label: each.plans[0].spec for each in self.arms}
+        return remarks.of_arms(specs, {each.arm.label: tuple(each.identities) for each in self.arms})
 
     def record(self, counts=None, trials=(), edges=(), looks=(), earlier=()):
         """The StudyRecord. counts: {arm label: number of seeds so far}, by default those of the first look; an arm that is
@@ -115,13 +134,16 @@ class StudyPlan:
                 helpers.setdefault(job.arm, {})[str(job.seed)] = places[job.plan.identity, job.seed]
         arms = {
             each.arm.label: ArmRecord(
-                changes=each.arm.changes,
+                changes=packed(each.arm.changes),
+                resolved=True,
+                unwritten=list(each.arm.unwritten),
                 cost=each.cost,
-                identity=each.plan.identity,
-                runs={str(seed): places[each.plan.identity, seed] for seed in range(counts.get(each.arm.label, 0))},
+                identities=each.identities,
+                runs={str(seed): places[each.plan_of(seed).identity, seed] for seed in range(counts.get(each.arm.label, 0))},
                 tuned=each.tuned,
-                evaluations=evaluations.files(each.plan.spec),
-                costs=costs_of(self.spec, each.plan.spec, each.cost),
+                bounds=each.bounds,
+                evaluations=evaluations.files(each.plans[0].spec),
+                costs=costs_of(self.spec, each.plans[0].spec, each.cost),
                 seeds=counts.get(each.arm.label, 0) or None,
             )
             for each in self.arms
@@ -140,15 +162,19 @@ class StudyPlan:
             trials=list(trials),
             tune_space={key: each.dump() for key, each in self.spec.tune.space.items()} if self.spec.tune else {},
             edges=list(edges),
+            choices=list(self.choices),
             command=self.command,
             plan=looking.plan_record(self.spec),
             looks=list(looks),
             earlier=list(earlier),
+            origin=origin.seen_from(self.folder, self.written),
+            remarks=self.remarks(),
         )
 
 
 def check(root, scale=None):
-    """(StudySpec, [Arm]) of a study document. Resolves every arm, also at both ends of every tuning range.
+    """(StudySpec, [Arm]) of a study document. Resolves every arm, also at both ends of every tuning range, and runs its
+    model at small size (`experiments.plan.probed`).
 
     The keys and values of the other scales are checked too, so that a mistake there shows up now. Raises SpecError.
     """
@@ -169,11 +195,17 @@ def check(root, scale=None):
                 reason = "a study with `tune` cannot make the run that an arm starts from; give the folder of a finished run"
                 raise arm.document.error(reason, ("init_from",))
         check_space(study, spec, arms)
+    for arm in family.arms.values():
+        experiment.probed(arm.resolved)
     return spec, arms
 
 
-def plan(name, scale, spec, arms, runs, command=""):
-    """The StudyPlan of checked arms. Prepares their data and computes their identities. Raises SpecError, DataError."""
+def plan(name, scale, spec, arms, runs, command="", written=None):
+    """The StudyPlan of checked arms. Prepares their data and computes their identities. Raises SpecError, DataError.
+
+    written: the study's Origin. SpecError is also raised where its folder holds the record of another study.
+    """
+    origin.check(folders.study_folder(runs, name, scale, spec.scales), name, scale, written)
     planned: dict[str, ArmPlan] = {}
 
     def of(arm):
@@ -182,29 +214,39 @@ def plan(name, scale, spec, arms, runs, command=""):
                 reason = f"{arm.spec.train.devices} devices, but a run of a study uses one (`archbench run` can use more)"
                 raise arm.document.error(reason, ("train", "devices"))
             needs = {position: of(need) for position, need in arm.needs.items()}
-            made = experiment.plan(arm.resolved, {position: need.plan for position, need in needs.items()})
-            planned[arm.label] = _arm_plan(spec, arm, made, tuple(needs.values()))
+            # A study with a search has no needs, so that each need has one plan for all seeds.
+            made = experiment.plan(arm.resolved, {position: need.plans[0] for position, need in needs.items()})
+            planned[arm.label] = ArmPlan(arm, (made,), _cost(spec, made), tuple(needs.values()))
         return planned[arm.label]
 
-    return StudyPlan(name, scale, spec, [of(arm) for arm in arms], Path(runs), command)
+    return StudyPlan(name, scale, spec, [of(arm) for arm in arms], Path(runs), command, written)
 
 
-def _arm_plan(spec, arm, plan, needs=(), tuned_values=()):
-    return ArmPlan(arm, plan, arm_cost(plan.spec, spec.long_context, plan.cost), needs, dict(tuned_values))
+def _cost(spec, plan):
+    return arm_cost(plan.spec, spec.long_context, plan.cost)
 
 
 def tuned(study, chosen):
-    """The study with its arms overridden by `chosen`: {arm label: {dotted key: value}}."""
-    arms = []
-    for planned in study.arms:
-        values = chosen.get(planned.arm.label, {})
-        if values:
-            here = overridden(planned.arm.document, values)
-            tuned_values = {key: float(value) for key, value in values.items()}
-            arms.append(_arm_plan(study.spec, planned.arm, experiment.plan(here), tuned_values=tuned_values))
-        else:
-            arms.append(planned)
-    return replace(study, arms=arms)
+    """The study with its arms overridden by what each tuning seed chose.
+
+    chosen: {arm label: its `sweeps.tune.Choice`}; arms without values stay as they are.
+    """
+    arms = [_tuned(study.spec, each, chosen[each.arm.label].values) for each in study.arms]
+    return replace(study, arms=arms, choices=tuple(note for choice in chosen.values() for note in choice.notes))
+
+
+def _tuned(spec, planned, choices):
+    if not choices:
+        return planned
+    if all(values == choices[0] for values in choices):
+        choices = choices[:1]
+    plans: list[experiment.RunPlan] = []
+    for values in choices:
+        same = next((plan for plan, other in zip(plans, choices, strict=False) if other == values), None)
+        plans.append(same or experiment.plan(overridden(planned.arm.document, values)))
+    by_key = {key: [float(values[key]) for values in choices] for key in choices[0]}
+    at_bounds = bounds(spec.tune, planned.arm, choices)
+    return replace(planned, plans=tuple(plans), cost=_cost(spec, plans[0]), tuned=by_key, bounds=at_bounds)
 
 
 def overridden(root, values):

@@ -1,5 +1,7 @@
 """One search per arm before its reported runs, on the select split and with separate seeds. Optuna stores it in SQLite.
 
+On a grid, every tuning seed chooses by its own runs (`sweeps.vertex`); of TPE's trials, the best mean over seeds is chosen.
+
 Trials go through Optuna's ask-and-tell interface one by one, so that the trials of all arms share the pool. A trial
 that a killed process left running is resumed: its values are stored, and its runs continue from their checkpoints.
 """
@@ -7,6 +9,7 @@ that a killed process left running is resumed: its values are stored, and its ru
 import contextlib
 import statistics
 from collections import deque
+from dataclasses import dataclass, field
 
 import optuna
 from filelock import FileLock, Timeout
@@ -16,7 +19,7 @@ from arch.errors import SpecError
 from arch.spec import digest
 from experiments import evaluations
 from experiments import plan as experiment
-from sweeps import folders, space
+from sweeps import folders, space, vertex
 from sweeps.compare import harm
 from sweeps.job import Job, Outcome
 from sweeps.metrics import metric_of
@@ -51,6 +54,17 @@ def only_one(folder, say):
         yield
     finally:
         lock.release()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a search chose for an arm. values: {dotted key: value} of each tuning seed; empty if nothing can be chosen.
+
+    notes: sentences on values that were not chosen in the usual way.
+    """
+
+    values: list[dict[str, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 class Search:
@@ -90,7 +104,7 @@ class Tuner:
         self.jobs, self.values = deque(), {}
         self.left = deque(self._taken_up_again())
         if self.tune.sampler == "grid":
-            for values in space.points(self.tune, arm_plan.plan.spec):
+            for values in space.points(self.tune, arm_plan.plans[0].spec):
                 self.search.enqueue_trial(values, skip_if_exists=True)
 
     @property
@@ -124,15 +138,60 @@ class Tuner:
     def runs_left(self):
         """Roughly how many trial runs are left: an interrupted trial counts in full."""
         grid = self.tune.sampler == "grid"
-        trials = len(space.points(self.tune, self.arm_plan.plan.spec)) if grid else self.tune.trials
+        trials = len(space.points(self.tune, self.arm_plan.plans[0].spec)) if grid else self.tune.trials
         done = [trial for trial in self.search.get_trials(deepcopy=False) if trial.state.is_finished()]
         done = [trial for trial in done if {"runs", "error"} & trial.user_attrs.keys() and not trial.user_attrs.get(AGAIN)]
         return max(0, trials - len(done)) * len(self.seeds)
 
-    def best(self):
-        """`{dotted key: value}` of the trial with the best mean metric; {} if no trial finished."""
+    def chosen(self, label=None):
+        """The Choice. label: of the arm in its notes; by default the tuner's, whose search other arms may share."""
+        if self.tune.sampler == "grid":
+            return self._from_grid(label or self.label)
         done = self.search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return dict(min(done, key=lambda trial: harm(trial.value, self.metric)).params) if done else {}
+        return Choice([dict(min(done, key=lambda trial: harm(trial.value, self.metric)).params)] if done else [])
+
+    def _from_grid(self, label):
+        keys, axes = list(self.tune.space), [self._axis(key) for key in self.tune.space]
+        values, notes = [], []
+        for seed, chosen in vertex.by_seed(axes, self._curves(axes)).items():
+            optimum = chosen.optimum
+            at = {key: axis.values[i] for key, axis, i in zip(keys, axes, optimum.point, strict=True)}
+            best = dict(zip(keys, optimum.values, strict=True))
+            if chosen.others:
+                why = f"runs of tuning seed {seed} failed, so the mean of the other tuning seeds chose for it"
+                notes.append(f"arm {label!r}: {why}")
+            for key in [keys[k] for k in optimum.missing]:
+                near = f"next to the best {key} = {at[key]:g}, a run of tuning seed {seed} failed"
+                notes.append(f"arm {label!r}: {near}, so this grid point is used as it is")
+            if best != at and not self._resolves(best):
+                notes.append(f"arm {label!r}: {_spelt(best)} cannot be built, so the best grid point {_spelt(at)} is used")
+                best = at
+            values.append(best)
+        return Choice(values, list(dict.fromkeys(notes)))
+
+    def _axis(self, key):
+        span, is_whole = self.tune.space[key], space.whole(self.arm_plan.plans[0].spec, key)
+        return vertex.Axis(space.grid(span, is_whole), span.log, is_whole)
+
+    def _curves(self, axes):
+        """{tuning seed: {index on each axis: harm}} of all runs that finished, also those of trials with a failed one."""
+        curves: dict[int, dict[tuple[int, ...], float]] = {seed: {} for seed in self.seeds}
+        for trial in self.search.get_trials(deepcopy=False):
+            if set(trial.params) != set(self.tune.space):
+                continue
+            point = tuple(_nearest(axis.values, trial.params[key]) for key, axis in zip(self.tune.space, axes, strict=True))
+            for seed in self.seeds:
+                value = trial.user_attrs.get(f"value {seed}")
+                if value is not None:
+                    curves[seed][point] = harm(value, self.metric)
+        return curves
+
+    def _resolves(self, values):
+        try:
+            experiment.resolve(overridden(self.arm_plan.arm.document, values))
+        except SpecError:
+            return False
+        return True
 
     def records(self):
         """One TrialRecord per trial and seed that was started."""
@@ -154,8 +213,8 @@ class Tuner:
         `trials` is not part of the name: raising it continues the same search.
         """
         content = {key: value for key, value in self.tune.dump().items() if key != "trials"}
-        content["evaluations"] = [each.file for each in evaluations.planned(self.arm_plan.plan.spec) if each.split == "select"]
-        name = f"{self.arm_plan.plan.identity[:12]}-{digest(content)[:12]}"
+        content["evaluations"] = [each.file for each in evaluations.planned(self.arm_plan.plans[0].spec) if each.split == "select"]
+        name = f"{self.arm_plan.plans[0].identity[:12]}-{digest(content)[:12]}"
         self.storage = optuna.storages.RDBStorage(f"sqlite:///{self.study.folder.resolve() / DATABASE}")
         direction = "maximize" if self.metric.better == "higher" else "minimize"
         search = optuna.create_study(storage=self.storage, study_name=name, load_if_exists=True, direction=direction)
@@ -165,7 +224,7 @@ class Tuner:
 
     def _distribution(self, key):
         span = self.tune.space[key]
-        if space.whole(self.arm_plan.plan.spec, key):
+        if space.whole(self.arm_plan.plans[0].spec, key):
             return optuna.distributions.IntDistribution(round(span.low), round(span.high), log=span.log)
         return optuna.distributions.FloatDistribution(span.low, span.high, log=span.log)
 
@@ -232,6 +291,15 @@ class Tuner:
             self.storage.get_study_id_from_name(self.search.study_name), number
         )
         self.storage.set_trial_user_attr(trial, key, value)
+
+
+def _nearest(values, value):
+    """The index of the value on a grid, which storage may have rounded."""
+    return min(range(len(values)), key=lambda i: abs(values[i] - value))
+
+
+def _spelt(values):
+    return ", ".join(f"{key} = {value:g}" for key, value in values.items())
 
 
 def _replaced(trials):

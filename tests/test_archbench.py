@@ -156,3 +156,60 @@ def test_a_cache_reads_the_same_before_and_after_its_runs(tmp_path, capsys, monk
         name="s", scale=None, question="?", arms=recorded, seeds=[0], spec={}, claim={}, long_context=spec.long_context
     ).write(tmp_path)
     assert size in write_report(tmp_path).read_text()
+
+
+IDLE = """schema: 1
+extends: experiments/tiny_gemma3
+model: {layers: 3, blocks: {local: {mixer: {window: 256}}}}
+"""
+
+
+def test_show_warns_of_what_has_no_effect(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("idle.yaml").write_text(IDLE)
+    archbench.show("idle.yaml")
+    window = "model.blocks.local.mixer.window: 256 is not shorter than the context of 256 tokens, so the window does nothing"
+    pattern = "model.pattern: it has 6 layers and the model 3, so no layer is 'global'"
+    shown = capsys.readouterr().out.splitlines()
+    assert f"warning: {window}" in shown and f"warning: {pattern}" in shown
+    archbench.show("idle.yaml", as_json=True)
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["model"]["layers"] == 3 and f"warning: {window}" in shown.err.splitlines()
+    Path("model.yaml").write_text("schema: 1\nextends: small/gemma3\n")
+    archbench.show("model.yaml", context=16)
+    assert "warning: blocks.local.mixer.window: " in capsys.readouterr().out
+    archbench.show("model.yaml", context=16, as_json=True)
+    assert len(json.loads(capsys.readouterr().out)["remarks"]) == 1
+
+
+def test_show_of_a_study_warns_of_arms_that_are_the_same(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    window = "model.blocks.local.mixer.window"
+    arms = f"{{a: {{}}, wide: {{{window}: 256}}, wider: {{{window}: 300}}, twin: {{train.steps: 1000}}}}"
+    Path("s.yaml").write_text(f"schema: 1\nextends: experiments/tiny_gemma3\nquestion: Which?\narms: {arms}\n")
+    archbench.show("s.yaml")
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert [line.partition(": ")[2].partition(":")[0] for line in shown[:2]] == ["arm 'wide'", "arm 'wider'"]
+    same = f"arms 'wide' and 'wider' compute the same, up to rounding: {window} makes no difference"
+    assert shown[2] == f"warning: {same} in a context of 256 tokens"
+    assert shown[3:] == ["warning: arms 'a' and 'twin' resolve to the same experiment and share their runs"]
+
+
+def test_diff_tells_default_null_and_absent_apart(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    base = "schema: 1\nextends: experiments/tiny_gemma3\n"
+    Path("a.yaml").write_text(base)
+    Path("b.yaml").write_text(f"{base}optimizer: {{clip: null}}\nmodel: {{blocks: {{local: {{mixer: {{rope: null}}}}}}}}\n")
+    archbench.diff("a.yaml", "b.yaml")
+    shown = capsys.readouterr().out
+    assert "optimizer.clip: 1 -> null\n" in shown
+    assert "model.blocks.local.mixer.rope: {theta: 10000, scale: 1, fraction: 1} -> null\n" in shown
+    one = "schema: 1\ndim: 16\nvocab_size: 40\nlayers: 2\npattern: [a]\n"
+    one += "blocks: {a: {mixer: {type: attention, heads: 2, window: 4}}}\n"
+    Path("one.yaml").write_text(one)
+    Path("other.yaml").write_text("schema: 1\nextends: one.yaml\nblocks: {a: {mixer: {type: rg_lru, blocks: 2}}}\n")
+    archbench.diff("one.yaml", "other.yaml")
+    mixer = "blocks.a.mixer"
+    lines = [f"{mixer}.type: attention -> rg_lru", f"{mixer}.heads: 2 -> \N{EN DASH}", f"{mixer}.window: 4 -> \N{EN DASH}"]
+    lines += [f"{mixer}.bias: false -> true", f"{mixer}.blocks: \N{EN DASH} -> 2"]
+    assert capsys.readouterr().out.splitlines() == lines

@@ -94,6 +94,35 @@ BAD = {
     "a count that is true": (line(17, "  rows: true"), "study.yaml:17: data.rows: expected a whole number, got true"),
     "a count that is NaN": (line(19, "train: {steps: .nan}"), "study.yaml:19: train.steps: .nan is not a finite number"),
     "a rate of 0": (line(18, "optimizer: {lr: 0}"), "study.yaml:18: optimizer.lr: should be greater than 0, got 0"),
+    "a percentage for a fraction": (
+        STUDY + "schedule: {warmup: 5 %}\n",
+        "study.yaml:27: schedule.warmup: expected a number, got the text '5 %'; for 5 % write 0.05",
+    ),
+    "a percentage for a margin": (
+        STUDY + "claims: {quality: {type: against_baseline, margin: 1%}}\n",
+        "study.yaml:27: claims.quality.margin: expected a number, got the text '1%'; for 1% write 0.01",
+    ),
+    "a percentage in a range": (
+        STUDY + "tune: {space: {schedule.warmup: {low: 2.5 %, high: 0.1}}}\n",
+        "study.yaml:27: tune.space.schedule.warmup.low: expected a number, got the text '2.5 %'; for 2.5 % write 0.025",
+    ),
+    "a percentage for an optional number": (
+        line(18, "optimizer: {lr: 1e-3, clip: 50 %}"),
+        "study.yaml:18: optimizer.clip: expected a number, got the text '50 %'; for 50 % write 0.5",
+    ),
+    "text for a number": (line(18, "optimizer: {lr: fast %}"), "study.yaml:18: optimizer.lr: expected a number, got the text"),
+    "a warm-up and a decay that overlap": (
+        STUDY + "schedule: {type: wsd, warmup: 0.6, decay: 0.5}\n",
+        "study.yaml:27: schedule.decay: warmup + decay = 1.1; expected at most 1",
+    ),
+    "a tuned whole number between fractions": (
+        STUDY + "tune: {space: {model.layers: {low: 0.5, high: 2}}}\n",
+        "study.yaml:27: tune.space.model.layers: model.layers holds whole numbers; expected whole numbers for low and high",
+    ),
+    "arms that differ only in what is tuned": (
+        line(23, "  slow: {optimizer.lr: 1e-4}", TUNE % ("1e-3", "1e-2")),
+        "study.yaml:23: arms.slow: differs from arm 'both' only in what `tune` chooses for both",
+    ),
     "an option that the schedule does not have": (
         STUDY + "schedule: {type: cosine, decay: 0.2}\n",
         "study.yaml:27: schedule.decay: unknown key; known: final, warmup",

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import archbench
+from arch import registry
+from arch.errors import SpecError
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -46,6 +48,15 @@ def test_every_make_target_of_the_readme_exists():
 def test_every_file_the_readme_links_to_exists():
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("decay", [0, 1])
+def test_the_readmes_mixer_refuses_a_decay_that_it_cannot_take_the_logarithm_of(decay, tmp_path, monkeypatch):
+    section = README[README.index("## A mixer of your own") :]
+    (tmp_path / "readme_mixer.py").write_text(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(SpecError, match="decay: should be"):
+        registry.component("mixer", "readme_mixer:MovingAverage").Config.parse({"decay": decay})
 
 
 @pytest.mark.slow

@@ -52,6 +52,20 @@ def linear_cross_entropy(hidden_ND, weight_VD, targets_N, softcap=None):
     return chunked(hidden_ND, weight_VD, Candidates(targets_N[:, None]), softcap)
 
 
+def cross_entropies(hidden_ND, weight_VD, targets_N, softcap=None):
+    """-log p(target) of each position, (N,); 0 for a position without a target. In chunks, as `linear_cross_entropy`.
+
+    In float32, or float64 where the weight is. Without a gradient.
+    """
+    labelled_N = targets_N >= 0
+    targets = _Each(targets_N[labelled_N])
+    with torch.no_grad():
+        chunked(hidden_ND[labelled_N], weight_VD, targets, softcap)
+    nats_N = hidden_ND.new_zeros(len(targets_N), dtype=torch.promote_types(weight_VD.dtype, torch.float32))
+    nats_N[labelled_N] = torch.cat([nats_N.new_empty(0), *targets.nats_n]).to(nats_N.dtype)
+    return nats_N
+
+
 def linear_sparse_distillation(hidden_ND, weight_VD, ids_NK, p_NK, softcap=None):
     """`reference_sparse_distillation` in chunks: the teacher gives K candidates per position, sampled or its top K.
 
@@ -112,6 +126,22 @@ class Candidates:
             z_nV.mul_(p_nK.sum(1, keepdim=True))
         z_nV.scatter_add_(1, ids_nK, -p_nK)
         return loss
+
+
+class _Each:
+    """One target per position, for losses that need no gradient: it keeps the loss of each position, chunk by chunk."""
+
+    buffers = 0
+
+    def __init__(self, targets_N):
+        self.targets_N, self.nats_n = targets_N, []
+
+    def differ(self, z_nV, first):
+        """The sum of -log q(target) over the positions of z, from `first` on. z becomes q, and not its gradient."""
+        target_n1 = z_nV.gather(1, self.targets_N[first : first + len(z_nV), None])
+        nats_n1 = _softmax_(z_nV) - target_n1
+        self.nats_n.append(nats_n1[:, 0])
+        return nats_n1.sum()
 
 
 class Teacher:

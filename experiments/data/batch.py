@@ -18,7 +18,8 @@ class Rows:
     tokens_BT: int64. layout: the documents, made once by whoever knows the rows. targets_BT: the token to predict at
     each position, -1 for none; None where nothing is predicted. key_B: the numbers of the rows within their split:
     with (seed, step) they identify a row, for caches and for draws that must not depend on its neighbours.
-    extra: further tensors by name, rows first.
+    extra: further tensors by name, rows first. document_BT: the number of each token's document within the split; given
+    where a split is evaluated, None in training.
     """
 
     tokens_BT: Tensor
@@ -26,6 +27,7 @@ class Rows:
     targets_BT: Tensor | None = None
     key_B: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
+    document_BT: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens_BT)
@@ -34,13 +36,15 @@ class Rows:
         """Some of the rows."""
         cut = lambda tensor: None if tensor is None else tensor[rows]  # noqa: E731
         extra = {name: tensor[rows] for name, tensor in self.extra.items()}
-        return Rows(self.tokens_BT[rows], self.layout.rows(rows), cut(self.targets_BT), cut(self.key_B), extra)
+        kept = cut(self.targets_BT), cut(self.key_B), extra, cut(self.document_BT)
+        return Rows(self.tokens_BT[rows], self.layout.rows(rows), *kept)
 
     def to(self, device: torch.device | str) -> "Rows":
         """The same rows on another device."""
         move = lambda tensor: None if tensor is None else tensor.to(device)  # noqa: E731
         extra = {name: tensor.to(device) for name, tensor in self.extra.items()}
-        return Rows(self.tokens_BT.to(device), self.layout.to(device), move(self.targets_BT), move(self.key_B), extra)
+        kept = move(self.targets_BT), move(self.key_B), extra, move(self.document_BT)
+        return Rows(self.tokens_BT.to(device), self.layout.to(device), *kept)
 
 
 class Batch(dict[str, Rows]):

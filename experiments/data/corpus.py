@@ -24,12 +24,15 @@ from arch.spec import digest
 from experiments.data import cache as cached
 from experiments.data import texts
 from experiments.data.batch import Batch
-from experiments.data.packing import Stream, evaluation_rows, training_rows
+from experiments.data.packing import Stream, evaluation_rows, spread_rows, training_rows
 from experiments.data.specials import BOS, EOS, UNK, load
 from experiments.data.split import FRACTIONS, SPLITS, split_of
 
-# Increase this when the stored files or the rules for splitting and packing change, so that old caches are not used.
+# Increase this when the rules for splitting and packing change: then the same texts are other data, and runs on them are
+# other runs.
 FORMAT = 1
+# Increase this when only the stored files change: old caches are not used, and data and runs stay what they are.
+FILES = 2
 # Documents tokenized at once: enough to keep all cores busy, few enough to keep the extra memory small.
 CHUNK = 64
 
@@ -42,7 +45,7 @@ class Corpus:
     source: the source's type.
     byte_lengths: (V,) int64, the UTF-8 bytes that each token stands for, 0 for specials; V is the vocabulary.
     sizes: {split: {documents, tokens, bytes}}; tokens include `<bos>` and `<eos>`, bytes are UTF-8.
-    streams: {split: Stream}.
+    streams: {split: Stream}. digests: {split: (documents, 8) uint8}, the first bytes of the sha256 of each document's text.
     """
 
     fingerprint: str
@@ -51,6 +54,7 @@ class Corpus:
     byte_lengths: np.ndarray
     sizes: dict[str, dict[str, int]]
     streams: dict[str, Stream]
+    digests: dict[str, np.ndarray]
 
     @property
     def vocabulary(self):
@@ -73,12 +77,20 @@ class Corpus:
     def evaluation(self, split: str, rows: int, context: int, batch_rows: int) -> Iterator[Batch]:
         """Yields Batches of at most `batch_rows` rows, `rows` rows in total: the same for every arm and every seed.
 
-        If the split has fewer rows, all of them. Raises DataError if the split has no complete row.
+        If the split has fewer rows, all of them. The rows of the report split are spread over its documents, because what
+        is reported is meant of texts like these; those of the select split are drawn, and tuned values are judged on them.
+        Raises DataError if the split has no complete row.
         """
         self._check_context(split, context)
-        numbers = evaluation_rows(self.rows(split, context), rows)
+        stream = self.streams[split]
+        spread = split == "report"
+        numbers = spread_rows(stream.starts, context, rows) if spread else evaluation_rows(stream.rows(context), rows)
         for first in range(0, len(numbers), batch_rows):
-            yield self.streams[split].batch(numbers[first : first + batch_rows], context)
+            yield stream.batch(numbers[first : first + batch_rows], context, documents=True)
+
+    def documents(self, split: str) -> list[str]:
+        """The name of each document of a split: the first 16 hex digits of the sha256 of its text (UTF-8)."""
+        return [row.tobytes().hex() for row in self.digests[split]]
 
     def summary(self):
         """Plain data for a run's record: fingerprint, source, vocabulary size and the sizes of each split."""
@@ -129,6 +141,7 @@ def prepare(data, vocab_size, cache=None):
     key = digest(
         {
             "format": FORMAT,
+            "files": FILES,
             "texts": content,
             "fractions": FRACTIONS,
             "tokenizer": data.tokenizer,
@@ -210,6 +223,7 @@ def _build(splits, content, tokenizer, folder):
         _check_lengths(tokenizer, trained, lengths, stream, documents)
         np.save(folder / f"{split}.tokens.npy", stream.tokens)
         np.save(folder / f"{split}.starts.npy", stream.starts)
+        np.save(folder / f"{split}.digests.npy", np.stack([np.frombuffer(item.digest[:8], np.uint8) for item in documents]))
         total = sum(item.bytes for item in documents)
         sizes[split] = {"documents": len(documents), "tokens": len(stream.tokens), "bytes": total}
     np.save(folder / "byte_lengths.npy", lengths)
@@ -265,10 +279,14 @@ def _open(folder, source, files):
             for split in SPLITS
         }
         lengths = np.load(folder / "byte_lengths.npy")
+        digests = {split: np.load(folder / f"{split}.digests.npy") for split in SPLITS}
         for split, stream in streams.items():
             if len(stream.tokens) != known["sizes"][split]["tokens"] or stream.starts[-1] != len(stream.tokens):
                 raise ValueError(f"{split}: not the tokens that were stored")
-        return Corpus(known["fingerprint"], source, load(folder / "tokenizer.json"), lengths, known["sizes"], streams)
+            if len(digests[split]) != len(stream.starts) - 1:
+                raise ValueError(f"{split}: not the documents that were stored")
+        tokenizer = load(folder / "tokenizer.json")
+        return Corpus(known["fingerprint"], source, tokenizer, lengths, known["sizes"], streams, digests)
     except (OSError, ValueError, KeyError, DataError) as error:
         raise _damaged(folder, error) from None
 

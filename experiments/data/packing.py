@@ -12,6 +12,7 @@
 Shapes: B rows, T tokens per row (the context), N tokens in the stream.
 """
 
+import heapq
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -36,8 +37,11 @@ class Stream:
         """The number of complete rows of `context` tokens."""
         return len(self.tokens) // context
 
-    def batch(self, rows, context: int) -> Batch:
-        """The rows with the given numbers, as a Batch of the kind `text`; the numbers are its keys."""
+    def batch(self, rows, context: int, documents: bool = False) -> Batch:
+        """The rows with the given numbers, as a Batch of the kind `text`; the numbers are its keys.
+
+        documents: with the number of each token's document.
+        """
         first_B1 = np.asarray(rows, dtype=np.int64)[:, None] * context
         place_BT = first_B1 + np.arange(context)
         doc_BT = np.searchsorted(self.starts, place_BT, side="right") - 1
@@ -46,7 +50,9 @@ class Stream:
         targets_BT = np.where(place_BT + 1 < end_BT, self.tokens[next_BT].astype(np.int64), -1)
         layout = TokenLayout(_tensor(doc_BT - doc_BT[:, :1]), _tensor(place_BT - np.maximum(begin_BT, first_B1)))
         tokens_BT = _tensor(self.tokens[place_BT].astype(np.int64))
-        return Batch.text(Rows(tokens_BT, layout, _tensor(targets_BT), _tensor(first_B1[:, 0] // context)))
+        rows = Rows(tokens_BT, layout, _tensor(targets_BT), _tensor(first_B1[:, 0] // context))
+        rows.document_BT = _tensor(doc_BT) if documents else None
+        return Batch.text(rows)
 
 
 def _tensor(array):
@@ -70,3 +76,40 @@ def _permutation(available, seed, epoch):
 def evaluation_rows(available, wanted):
     """The numbers of the rows of an evaluation of `wanted` rows: always the same ones; all rows if there are fewer."""
     return np.sort(np.random.default_rng(EVALUATION_SEED).permutation(available)[:wanted])
+
+
+def spread_rows(starts, context, wanted):
+    """The numbers of `wanted` rows that are spread over the documents; always the same ones; all rows if there are fewer.
+
+    Again and again, the document with the fewest tokens so far gives one of its remaining rows. So documents have equal
+    parts, but for those that are shorter, and a few long ones do not decide the mean. Which of its rows a document gives,
+    and which documents come first where there are more than rows, is drawn with a fixed seed.
+
+    starts: as in a Stream.
+    """
+    available, documents = int(starts[-1]) // context, len(starts) - 1
+    if wanted >= available:
+        return np.arange(available)
+    random = np.random.default_rng(EVALUATION_SEED)
+    rank, tie = random.permutation(available), random.permutation(documents)
+    tokens, remaining = np.zeros(documents, dtype=np.int64), {}
+    chosen: set[int] = set()
+    queue = [(0, int(tie[document]), document) for document in range(documents)]
+    heapq.heapify(queue)
+    while len(chosen) < wanted:
+        known, _, document = queue[0]
+        if known < tokens[document]:  # a row of another document held some of this one
+            heapq.heapreplace(queue, (int(tokens[document]), int(tie[document]), document))
+            continue
+        if document not in remaining:
+            first, last = starts[document] // context, (starts[document + 1] - 1) // context
+            remaining[document] = iter(sorted(range(first, min(last + 1, available)), key=rank.__getitem__))
+        row = next((row for row in remaining[document] if row not in chosen), None)
+        if row is None:
+            heapq.heappop(queue)
+            continue
+        chosen.add(row)
+        first, last = np.searchsorted(starts, [row * context, (row + 1) * context - 1], side="right") - 1
+        edges = np.clip(starts[first : last + 2], row * context, (row + 1) * context)
+        tokens[first : last + 1] += np.diff(edges)
+    return np.sort(np.fromiter(chosen, dtype=np.int64))

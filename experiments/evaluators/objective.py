@@ -1,10 +1,15 @@
 """The objective's own metrics over rows of a split."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from arch.contracts import Dataset, Findings, Given, Metric
+from arch.errors import DataError, SpecError
 from arch.model import Model
 from arch.registry import evaluator
-from arch.spec import Count, Spec
-from experiments.means import Means
+from arch.spec import Count, Spec, later
+from experiments.means import ByDocument, Means
 
 
 @evaluator
@@ -12,9 +17,13 @@ class ObjectiveMetrics:
     """Every metric of the objective, over the same rows for every arm and every seed."""
 
     class Config(Spec):
-        """rows: how many; all rows of the split if it has fewer."""
+        """rows: how many; all rows of the split if it has fewer. context: tokens per row, by default `data.context`.
+
+        Arms that train with different contexts are compared on the same rows only where this context is the same.
+        """
 
         rows: Count = 256
+        context: Annotated[int, Field(ge=2)] | None = later(None)
 
     needs: frozenset[str] = frozenset()
     metrics: dict[str, Metric] | None = None  # the objective's
@@ -22,9 +31,21 @@ class ObjectiveMetrics:
     def __init__(self, config: Config):
         self.config = config
 
+    def check(self, dataset: Dataset, split: str) -> None:
+        """Raises SpecError where the split has no row of this context."""
+        if self.config.context:
+            try:
+                next(iter(dataset.evaluation(split, 1, self.config.context, 1)))
+            except DataError as error:
+                raise SpecError(str(error), ("context",)) from None
+
     def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
-        """The metrics of all rows together."""
-        means = Means(given.objective)
-        for batch in dataset.evaluation(given.split, self.config.rows, given.context, given.rows):
+        """The metrics of all rows together; of the report split also document by document, if objective and dataset can."""
+        context = self.config.context or given.context
+        rows = max(1, given.rows * given.context // context)  # as many tokens per batch as in training
+        batches = dataset.evaluation(given.split, self.config.rows, context, rows)
+        by_document = given.split == "report" and hasattr(given.objective, "by_position") and hasattr(dataset, "documents")
+        means = ByDocument(given.objective, dataset.documents(given.split)) if by_document else Means(given.objective)
+        for batch in batches:
             means.add(model, batch.to(given.device))
-        return Findings(means.values())
+        return Findings(means.values(), documents=means.documents() if isinstance(means, ByDocument) else None)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from arch.contracts import Dataset, Mean
-from arch.kernels.cross_entropy import linear_cross_entropy
+from arch.kernels.cross_entropy import cross_entropies, linear_cross_entropy
 from arch.model import Model
 from arch.registry import objective
 from arch.spec import Spec
@@ -51,6 +51,19 @@ class NextToken(nn.Module):
         if self.byte_lengths_V is not None:
             lengths_N = self.byte_lengths_V[targets_N.clamp(min=0)]
             means["nats_per_byte"] = Mean(nats.detach(), torch.where(targets_N >= 0, lengths_N, 0).sum())
+        return means
+
+    def by_position(self, model: Model, batch: Batch) -> dict[str, Mean]:
+        """The means of `forward` for each position: nats with weight 1, and with the bytes of the target; 0 without a target."""
+        rows = batch["text"]
+        assert rows.targets_BT is not None
+        hidden_BTD, _ = model.trunk(rows.tokens_BT, rows.layout)
+        targets_N = rows.targets_BT.flatten()
+        nats_N = cross_entropies(hidden_BTD.flatten(0, 1), model.head_weight, targets_N, model.spec.logit_softcap)
+        nats_BT, target_BT = nats_N.view_as(rows.targets_BT), rows.targets_BT >= 0
+        means = {"loss": Mean(nats_BT, target_BT)}
+        if self.byte_lengths_V is not None:
+            means["nats_per_byte"] = Mean(nats_BT, self.byte_lengths_V[rows.targets_BT.clamp(min=0)] * target_BT)
         return means
 
     def derive(self, values: dict[str, float]) -> dict[str, float]:

@@ -4,6 +4,8 @@ The three phases are those of MiniCPM (Hu et al. 2024, arXiv 2404.06395, section
 forms that Hägele et al. compare (2024, arXiv 2405.18392).
 """
 
+from pydantic import model_validator
+
 from arch.registry import schedule
 from arch.spec import Fraction, Spec
 
@@ -11,7 +13,10 @@ from arch.spec import Fraction, Spec
 @schedule
 class WSD:
     class Config(Spec):
-        """warmup, decay: fractions of the steps. final: the rate at the last step, a fraction of the peak rate."""
+        """warmup, decay: fractions of the steps, together at most 1. Without a decay (0) the rate stays at the peak.
+
+        final: the rate at the last step of a decay, a fraction of the peak rate.
+        """
 
         warmup: Fraction = 0.05
         decay: Fraction = 0.2
@@ -19,7 +24,13 @@ class WSD:
 
         @classmethod
         def examples(cls):
-            return [cls(), cls(warmup=0.3, decay=0.5, final=0.0)]
+            return [cls(), cls(warmup=0.3, decay=0.5, final=0.0), cls(decay=0.0)]
+
+        @model_validator(mode="after")
+        def _decays_after_the_warmup(self):
+            if self.warmup + self.decay > 1 + 1e-9:  # 0.7 + 0.2 + 0.1 and the like may be off by rounding
+                raise ValueError(f"decay: warmup + decay = {self.warmup + self.decay:g}; expected at most 1, all of the steps")
+            return self
 
     def __init__(self, config):
         self.config = config
@@ -29,6 +40,9 @@ class WSD:
         warmup, final = round(self.config.warmup * steps), self.config.final
         if step < warmup:
             return peak * (step + 1) / warmup
-        decay = max(1, round(self.config.decay * steps))
+        if self.config.decay == 0:
+            return peak
+        # Where both are rounded up, the decay must not begin before the warm-up ends: the rate would jump.
+        decay = max(1, min(round(self.config.decay * steps), steps - warmup))
         remaining = min(1.0, (steps - 1 - step) / decay)
         return peak * (final + (1 - final) * remaining)

@@ -7,6 +7,7 @@ excludes zero. What is shown to be smaller than the margin does not matter, so t
 """
 
 from arch.contracts import UNDECIDED, Metric, Verdict
+from arch.errors import SpecError
 from arch.registry import claim
 from arch.spec import List, Spec
 from arch.words import listed
@@ -41,11 +42,14 @@ class Equivalent:
     def check(self, arms):
         """Raises SpecError for an arm that does not exist, and for a baseline that is to be compared with itself."""
         labels = list(arms)
-        for key in ("known_worse", "arms"):
-            rest = [label for label in labels if label != self._baseline(labels)]
-            paired.known(getattr(self.config, key), rest, (key,))
         if self.config.to is not None:
             paired.known(self.config.to, labels, ("to",))
+        for key in ("known_worse", "arms"):
+            named = getattr(self.config, key)
+            paired.known(named, labels, (key,))
+            if self._baseline(labels) in named:
+                reason = f"{self._baseline(labels)!r} is the baseline; it is not compared with itself"
+                raise SpecError(reason, (key, named.index(self._baseline(labels))))
 
     def _baseline(self, arms):
         return self.config.to or arms[0]

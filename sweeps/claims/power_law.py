@@ -61,7 +61,8 @@ class PowerLaw:
 
     def questions(self, arms):
         """One question per group with `exponent`, and one per further group with `than_first`."""
-        groups, asked = self.config.groups, {}
+        groups = self.config.groups
+        asked: dict[str, tuple[str, ...]] = {}
         first = next(iter(groups))
         if self.config.exponent is not None:
             asked |= {f"exponent of {name}": labels for name, labels in groups.items()}

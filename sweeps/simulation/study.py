@@ -101,15 +101,12 @@ class Scenario:
 @cache
 def _record(scenario, plan, seeds):
     """The StudyRecord of a study that has had `seeds` seeds so far."""
-    arms = {
-        label: ArmRecord(
-            changes={}, cost={}, identity=label, runs={}, costs={SIZE: scenario.sizes[label]} if scenario.sizes else {}
-        )
-        for label in scenario.arms
-    }
-    facts = {"name": "simulated", "scale": None, "question": scenario.table, "spec": {}, "long_context": 1, "schema": 1}
+    sizes = {label: {SIZE: size} for label, size in scenario.sizes.items()}
+    facts = {"changes": {}, "cost": {}, "runs": {}}
+    arms = {label: ArmRecord(identities=[label], costs=sizes.get(label, {}), **facts) for label in scenario.arms}
     planned = PlanRecord(looks=plan, questions=counted(scenario.claims, arms))
-    return StudyRecord(arms=arms, seeds=list(range(seeds)), claims=dict(scenario.claims), plan=planned, **facts)
+    more = {"name": "simulated", "scale": None, "question": scenario.table, "spec": {}, "long_context": 1, "schema": 1}
+    return StudyRecord(arms=arms, seeds=list(range(seeds)), claims=dict(scenario.claims), plan=planned, **more)
 
 
 FINISHED = RunRecord(schema=1, status="finished", identity="", seed=0, spec={}, metric_info={METRIC: NEXT_TOKEN["loss"]})

@@ -153,6 +153,12 @@ def write_run(folder, arm, seed, loss, random, failed=False, steps=400, every=20
 
 
 @pytest.fixture
+def plant_run():
+    """`write_run`: plants the folder of one run."""
+    return write_run
+
+
+@pytest.fixture
 def tuning_trials():
     """`tuning_trials(arms, best=1)` gives TrialRecords of a grid over the learning rate."""
     return trials_of

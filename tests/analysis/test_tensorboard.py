@@ -34,7 +34,7 @@ def test_every_arm_and_seed_has_its_row_and_final_metric(logged):
     study, logs = logged
     experiment = metadata.parse_experiment_plugin_data(hparams(read(logs / "study"), metadata.EXPERIMENT_TAG))
     columns = {info.name: info for info in experiment.hparam_infos}
-    assert {"arm", "seed", "model.pattern"} == set(columns)
+    assert {"role", "arm", "seed", "model.pattern"} == set(columns)
     assert {value.string_value for value in columns["arm"].domain_discrete.values} == set(study.record.arms)
     metrics = [info.name.tag for info in experiment.metric_infos]
     assert metrics[0].startswith("report/") and "report/loss" in metrics

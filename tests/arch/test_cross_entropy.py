@@ -63,6 +63,20 @@ def test_cross_entropy_equals_the_reference(positions, softcap, dtype):
 @each_dtype
 @each_softcap
 @each_length
+def test_the_losses_of_positions_equal_the_reference_one_by_one(positions, softcap, dtype):
+    hidden_ND, weight_VD = student(positions, dtype)
+    targets_N = targets_of(positions)
+    each_N = cross_entropy.cross_entropies(hidden_ND, weight_VD, targets_N, softcap)
+    assert each_N.shape == targets_N.shape and each_N.dtype == torch.promote_types(dtype, torch.float32)
+    assert not each_N.requires_grad and (each_N[targets_N < 0] == 0).all()
+    for n in range(positions):
+        place = slice(n, n + 1)
+        near(each_N[n], reference(hidden_ND[place], weight_VD, targets_N[place], softcap), TOLERANCE[dtype], 1 / V, f"position {n}")
+
+
+@each_dtype
+@each_softcap
+@each_length
 def test_sparse_distillation_equals_the_reference(positions, softcap, dtype):
     inputs, p = student(positions, dtype), drawn(positions, K, seed=2).abs()
     ids = torch.randint(V, (positions, K), generator=torch.Generator().manual_seed(3))

@@ -273,7 +273,7 @@ def base(**changes):
         ({"blocks.local.mixer.softcap": 20.0}, "gemma3: blocks.local.mixer.softcap is 20.0, there null"),
         ({"blocks.local.norm": "before"}, "gemma3: blocks.local.norm is "),
         ({"blocks.global.norm": "after"}, "gemma3: blocks.global.norm is "),
-        ({"blocks.local.mixer.rope": None}, "gemma3: blocks.local.mixer.rope.theta is null"),
+        ({"blocks.local.mixer.rope": None}, "gemma3: blocks.local.mixer.rope is null, there {"),
         ({"blocks.local.mixer.rope.fraction": 0.5}, "gemma3: blocks.local.mixer.rope.fraction is 0.5, there 1.0"),
         ({"blocks.global.mixer.heads": 2}, "gemma3: blocks.global.mixer.heads is 2, there 4"),
         ({"blocks.global.ffn.hidden": 20}, "gemma3: blocks.global.ffn.hidden is 20, there 24"),

@@ -23,8 +23,9 @@ PLAIN |= {
     "sweeps.compare",
     "sweeps.costs",
     "sweeps.stats",
+    "sweeps.texts",
 }
-PLAIN |= {"sweeps.claims.equivalent", "sweeps.comparable", "sweeps.judge", "sweeps.looks", "sweeps.paired"}
+PLAIN |= {"sweeps.claims.equivalent", "sweeps.failures", "sweeps.comparable", "sweeps.judge", "sweeps.looks", "sweeps.paired"}
 LAZY = {"experiments.checkpoint", "arch.model", "arch.cost", "arch.layout", "arch.parameters", "arch.show", "arch.generate"}
 TORCHLESS = ["arch.spec", "arch.model_spec", "arch.contracts", "arch.registry", "experiments.spec", "arch.__main__"]
 

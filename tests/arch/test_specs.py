@@ -15,7 +15,7 @@ from arch.model_spec import BlockSpec, ModelSpec
 from arch.parameters import initialise
 from arch.schema import json_schema
 from arch.show import realised
-from arch.spec import Spec, diff, digest, later, place
+from arch.spec import ABSENT, Spec, diff, digest, later, place, spelt, unwritten
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "digests.json"
 SHIPPED = document.shipped("arch")
@@ -98,6 +98,44 @@ def test_a_later_field_at_neutral_leaves_the_digest_alone():
     assert digest(After(width=2, workers=5)) == digest(Before(width=2))
     assert digest(After(width=2, dropout=0.1)) != digest(Before(width=2))
     assert After.parse(After(width=2, workers=5).dump()).workers == 5
+
+
+class Mixed(Spec):
+    given: int
+    clip: float | None = 1.0
+    rope: dict | None = {"theta": 1e4}
+    added: str = later("old")
+
+
+def test_a_default_null_and_absent_are_three_different_things():
+    """What a spec does not write is at its default, which is a value; null is another; a missing key is neither."""
+    assert diff(Mixed(given=1), Mixed(given=1, clip=1.0)) == {}
+    assert diff(Mixed(given=1), Mixed(given=1, clip=None)) == {"clip": (1.0, None)}
+    assert diff(Mixed(given=1), Mixed(given=1, added="new")) == {"added": ("old", "new")}
+    assert diff({"a": {"x": None}}, {"a": {}}) == {"a.x": (None, ABSENT)}
+    assert diff({"on": 1}, {"on": True}) == {"on": (1, True)}
+    looks = [spelt(value) for value in (None, ABSENT, 1.0, "null", str(ABSENT), "1.0", "", True, "true")]
+    assert len(set(looks)) == len(looks) and looks[:3] == ["null", "\N{EN DASH}", "1"]
+
+
+def test_a_mapping_against_null_is_one_difference_and_two_mappings_are_compared_key_by_key():
+    found = diff(Mixed(given=1), Mixed(given=1, rope=None))
+    assert found == {"rope": ({"theta": 1e4}, None)} and spelt(found["rope"][0]) == "{theta: 10000}"
+    assert diff(Mixed(given=1), Mixed(given=1, rope={"theta": 5.0})) == {"rope.theta": (1e4, 5.0)}
+
+
+def test_values_that_differ_look_different():
+    assert spelt(0.1) == "0.1" and spelt(0.1234567) != spelt(0.12345671)
+    assert spelt(["3*local", 2, None]) == "[3*local, 2, null]"
+
+
+def test_only_options_that_somebody_wrote_are_named_beside_another_type():
+    changes = diff({"m": {"type": "a", "x": 1, "y": 2, "both": 3}}, {"m": {"type": "b", "z": 0, "w": 9, "both": 4}})
+    assert set(changes) == {"m.type", "m.x", "m.y", "m.z", "m.w", "m.both"}
+    written = {"m": {"type": "a", "x": 1}}, {"m": {"type": "b", "z": 0}}
+    assert unwritten(changes, *written) == ["m.y", "m.w"]
+    same_type = diff({"m": {"type": "a", "x": 1}}, {"m": {"type": "a"}})
+    assert same_type == {"m.x": (1, ABSENT)} and unwritten(same_type, {}, {}) == []
 
 
 def write(folder, **files):

@@ -81,6 +81,31 @@ def test_a_rate_depends_on_the_step_alone_and_stays_below_the_peak(kind):
             assert all(0 <= rate <= 3e-3 for rate in rates)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 101])
+@pytest.mark.parametrize(("warmup", "decay"), [(0.0, 1.0), (0.5, 0.5), (0.7, 0.3), (1.0, 0.0), (0.05, 0.2), (0.1, 0.9)])
+def test_the_rate_of_wsd_never_jumps(warmup, decay, steps):
+    schedule = registry.build("schedule", {"type": "wsd", "warmup": warmup, "decay": decay, "final": 0.0})
+    rates = [schedule(step, steps, 1.0) for step in range(steps)]
+    falls = [before - after for before, after in pairwise(rates)]
+    for change, part in ((max(falls, default=0.0), decay), (-min(falls, default=0.0), warmup)):
+        # Phases are whole steps, so a phase may be one step shorter than its fraction says.
+        assert change <= 1 / max(1, part * steps - 1) + 1e-12
+
+
+def test_without_a_decay_the_rate_stays_at_the_peak():
+    schedule = registry.build("schedule", {"type": "wsd", "warmup": 0.2, "decay": 0.0})
+    assert [schedule(step, 10, 1.0) for step in range(10)] == [0.5, *[1.0] * 9]
+
+
+@pytest.mark.parametrize("kind", registry.names("schedule"))
+def test_every_fraction_of_a_schedule_is_refused_beyond_its_ends(kind):
+    config = registry.component("schedule", kind).Config
+    for key in config.model_fields:
+        for value in (-0.01, 1.01):
+            with pytest.raises(SpecError, match=f"{key}: should be"):
+                config.parse({key: value})
+
+
 @pytest.mark.parametrize("kind", registry.names("optimizer"))
 def test_an_optimizer_lowers_a_loss_and_its_state_can_be_stored(kind):
     """A second optimizer that loads the state of the first goes on with the same bits."""

@@ -190,6 +190,12 @@ def test_what_cannot_be_tested_decides_nothing(values, said):
         assert found.word == UNDECIDED and found.needed is None and said in found.reason
 
 
+def test_the_baseline_is_no_control():
+    with pytest.raises(SpecError, match="'a' is the baseline") as refused:
+        Equivalent(Equivalent.Config(known_worse=("b", "a"))).check(["a", "b"])
+    assert refused.value.path == ("known_worse", 1)
+
+
 def test_only_a_control_is_a_question_of_its_own():
     claim = Equivalent(Equivalent.Config(known_worse=("b",)))
     assert claim.questions(["a", "b"]) == {"b": ("a", "b")}

@@ -47,7 +47,8 @@ def test_components_of_ones_own_go_all_the_way(plugins, tiny, tmp_path, console)
     assert {trial.state for trial in result.trials} == {"finished"} and all(0 <= trial.value <= 1 for trial in result.trials)
     best = {arm: max(trial.value for trial in result.trials if trial.arm == arm) for arm in data["arms"]}
     for arm in result.study.arms:
-        chosen = [trial.value for trial in result.trials if trial.arm == arm.arm.label and trial.values == arm.tuned]
+        tuned = {key: value for key, (value,) in arm.tuned.items()}
+        chosen = [trial.value for trial in result.trials if trial.arm == arm.arm.label and trial.values == tuned]
         assert best[arm.arm.label] in chosen, "a higher accuracy is the better one"
     assert "accuracy" in tables.text(tables.results(found, judge(found)))
     page = write_report(folder).read_text()

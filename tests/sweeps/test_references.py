@@ -142,7 +142,7 @@ def test_identity_recurses_through_what_a_run_starts_from(study_data, tmp_path):
     def identities(**change):
         data = {**study_data, "arms": {"base": {}, "next": {"init_from": {"run": "base"}, "train.steps": 0}}, **change}
         spec, arms = study.check(document.node(data))
-        return [each.plan.identity for each in study.plan("asked", None, spec, arms, tmp_path).arms]
+        return [each.identities[0] for each in study.plan("asked", None, spec, arms, tmp_path).arms]
 
     base, after = identities()
     assert identities() == [base, after]

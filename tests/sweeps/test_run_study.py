@@ -33,6 +33,19 @@ def test_a_study_ends_with_its_record_and_runs(plan_study, study_data, console):
     assert status.printed(planned.folder, console) and "4 finished, 2 failed" in console.file.getvalue()
 
 
+def test_what_has_no_effect_is_a_warning_of_the_run_and_in_the_record(plan_study, study_data, console):
+    study_data["arms"] |= {"wide": {"model.blocks.local.mixer.window": 32}, "wider": {"model.blocks.local.mixer.window": 40}}
+    planned = plan_study(study_data)
+    for job in planned.jobs():
+        fakes.finish(job)
+    run_study(planned, None, console)
+    remarks = StudyRecord.read(planned.folder).remarks
+    warnings = [line for line in console.file.getvalue().splitlines() if line.startswith("warning: ")]
+    assert warnings == [f"warning: {remark}" for remark in remarks]
+    assert any(remark.startswith("arms 'wide' and 'wider' compute the same") for remark in remarks)
+    assert any(remark.startswith("arm 'all local': model.pattern: every layer is 'local'") for remark in remarks)
+
+
 def test_what_failed_is_tried_again_and_what_finished_is_not(plan_study, study_data, console):
     study_data["arms"]["fails"] = {"optimizer.lr": fakes.FAILS}
     run_study(plan_study(study_data), 2, console, fakes.prepare)

@@ -74,8 +74,8 @@ def test_paired_differences_have_the_spread_that_is_said_and_are_correlated_thro
     differences = []
     for _ in range(400):
         runs = study.drawn(scenario, random)
-        loss = lambda arm, runs=runs: np.array([runs[arm, seed].metrics[study.METRIC] for seed in range(12)])
-        differences.append([loss("arm 1") - loss("baseline"), loss("arm 2") - loss("baseline")])
+        losses = {arm: np.array([runs[arm, seed].metrics[study.METRIC] for seed in range(12)]) for arm in scenario.arms}
+        differences.append([losses[arm] - losses["baseline"] for arm in ("arm 1", "arm 2")])
     one, two = np.array(differences).transpose(1, 0, 2).reshape(2, -1)
     assert one.std() == pytest.approx(study.PAIRED_SD, rel=0.05) and np.corrcoef(one, two)[0, 1] == pytest.approx(0.5, abs=0.06)
 

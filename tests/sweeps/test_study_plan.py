@@ -1,5 +1,6 @@
 """A study is checked completely before anything is written, and no run is done twice."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,8 +10,9 @@ import sweeps_fakes
 
 from arch import document
 from arch.errors import SpecError
+from arch.spec import ABSENT
 from experiments.record import RunRecord
-from sweeps import folders, study
+from sweeps import folders, show, study
 from sweeps.record import StudyRecord
 from sweeps.scale import larger_scale
 
@@ -59,7 +61,7 @@ def test_arms_that_are_the_same_experiment_share_their_runs(plan_study, study_da
     study_data["arms"]["again"] = {"model.layers": 3}
     planned = plan_study(study_data)
     assert len(planned.jobs()) == 4
-    assert "'1:1' and 'again'" in planned.shared()[0]
+    assert planned.remarks()[-1] == "arms '1:1' and 'again' resolve to the same experiment and share their runs"
     arms = planned.record().arms
     assert arms["again"].runs == arms["1:1"].runs and len(arms["again"].runs) == 2
 
@@ -82,9 +84,60 @@ def test_the_record_says_how_arms_differ_and_what_they_cost(plan_study, study_da
     found = StudyRecord.read(planned.folder)
     assert list(found.arms) == ["1:1", "all local", "slow"] and found.arms["1:1"].changes == {}
     assert found.arms["all local"].changes == {"model.pattern": [["rec", "local", "global"], ["local"]]}
-    assert found.arms["slow"].changes == {"optimizer.lr": [3e-3, 1e-5], "train.threads": [None, 2]}
+    assert found.arms["slow"].changes == {"optimizer.lr": [3e-3, 1e-5], "train.threads": [1, 2]}
     assert found.arms["slow"].cost == {"cache_bytes": {"total": 32}, "long": {"context": 64, "cache_bytes": 64}}
     assert found.larger_scale == "laptop"
+
+
+def test_differences_are_those_of_the_resolved_specs(plan_study, study_data):
+    """A default that is turned off is a change; so is what an override does to the blocks that are `like` the changed one."""
+    mixer = "model.blocks.local.mixer"
+    study_data["arms"] |= {
+        "no clipping": {"optimizer.clip": None},
+        "no positions": {f"{mixer}.rope": None},
+        "as it is": {"optimizer.clip": 1.0, "optimizer.weight_decay": 0.1, f"{mixer}.rope": {"theta": 1e4}},
+        "two heads": {f"{mixer}.kv_heads": 2},
+        "other rows": {"evaluate.report_rows": 8},
+        "elsewhere": {"data.source.separator": "|", "train.checkpoint_every": 7},
+    }
+    arms = plan_study(study_data).record().arms
+    differences = {label: arm.differences for label, arm in arms.items()}
+    assert differences["no clipping"] == {"optimizer.clip": (1.0, None)}
+    rope = {"theta": 1e4, "scale": 1.0, "fraction": 1.0}
+    assert differences["no positions"] == {f"model.blocks.{name}.mixer.rope": (rope, None) for name in ("local", "global")}
+    assert differences["as it is"] == {} == differences["1:1"]
+    assert differences["two heads"] == {f"model.blocks.{name}.mixer.kv_heads": (1, 2) for name in ("local", "global")}
+    assert differences["other rows"] == {"evaluate.report.loss.rows": (4, 8)}
+    assert differences["elsewhere"] == {"data.source.separator": (None, "|"), "train.checkpoint_every": (3, 7)}
+
+
+def test_another_type_of_component_is_the_type_and_what_was_written(plan_study, study_data):
+    study_data["arms"]["no recurrence"] = {"model.blocks.rec.mixer": {"type": "attention", "heads": 2}}
+    planned = plan_study(study_data)
+    planned.folder.mkdir(parents=True)
+    planned.record().write(planned.folder)
+    arm = StudyRecord.read(planned.folder).arms["no recurrence"]
+    key = "model.blocks.rec.mixer"
+    assert arm.differences[f"{key}.type"] == ("rg_lru", "attention") and arm.differences[f"{key}.bias"] == (True, False)
+    assert arm.differences[f"{key}.blocks"] == (2, ABSENT) and arm.differences[f"{key}.heads"] == (ABSENT, 2)
+    assert arm.differences[f"{key}.width"] == (None, ABSENT) and arm.differences[f"{key}.softcap"] == (ABSENT, None)
+    written = ("heads", "kv_heads", "head_dim", "window", "blocks")  # three of them by the block that it is like
+    assert set(arm.listed) == {f"{key}.{option}" for option in ("type", "bias", *written)}
+
+
+def test_the_preview_names_every_block_and_tells_null_from_absent(study_data, console):
+    study_data["model"]["blocks"]["rec"]["mixer"]["width"] = None
+    study_data["arms"] |= {
+        "no positions": {"model.blocks.local.mixer.rope": None},
+        "no recurrence": {"model.blocks.rec.mixer": {"type": "attention"}},
+    }
+    spec, arms = study.check(document.node(study_data))
+    show.printed(json.loads(json.dumps(show.preview("asked", None, spec, arms))), console)
+    said = console.file.getvalue()
+    for name in ("local", "global"):
+        assert f"model.blocks.{name}.mixer.rope: {{theta: 10000, scale: 1, fraction: 1}} -> null\n" in said
+    assert "model.blocks.rec.mixer.type: rg_lru -> attention\n" in said
+    assert "model.blocks.rec.mixer.width: null -> \N{EN DASH}\n" in said and "mixer.taps" not in said
 
 
 def test_the_larger_scale_is_only_named_where_it_is_larger(plan_study, study_data):
@@ -124,8 +177,6 @@ def test_bad_input_names_the_file_and_line_of_the_arm(tmp_path, study_data):
 
 def written(folder, data):
     """Write a study file. JSON is also YAML."""
-    import json
-
     path = folder / "study.yaml"
     path.write_text(json.dumps(data, indent=1))
     return path

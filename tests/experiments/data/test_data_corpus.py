@@ -15,7 +15,7 @@ from arch import registry
 from arch.document import node
 from arch.errors import DataError
 from experiments.checkpoint import save_tokenizer
-from experiments.data import cache, corpus
+from experiments.data import cache, corpus, packing
 from experiments.data.corpus import prepare
 from experiments.data.specials import load
 from experiments.data.split import FRACTIONS, SPLITS, split_of
@@ -213,6 +213,27 @@ def test_evaluation_reads_the_same_rows_each_time(files):
     assert all(same(a, b) for a, b in zip(batches, prepared.evaluation("report", 5, 16, 2), strict=True))
     everything = list(prepared.evaluation("report", 10**6, 16, 8))
     assert sum(batch.rows for batch in everything) == prepared.rows("report", 16)
+
+
+def test_documents_are_named_by_their_text_in_every_corpus_of_it(files, monkeypatch):
+    prepared = prepare(spec(files), 512)
+    for split in SPLITS:
+        texts = documents(prepared, split)
+        assert prepared.documents(split) == [hashlib.sha256(item.encode()).hexdigest()[:16] for item in texts]
+    assert prepare(spec(files, {"type": "byte"}), 512).documents("report") == prepared.documents("report")
+    monkeypatch.setattr(corpus, "FILES", corpus.FILES + 1)
+    again = prepare(spec(files), 512)
+    assert again.fingerprint == prepared.fingerprint, "other files of the cache are no other data, so runs stay the same runs"
+
+
+def test_rows_of_the_report_split_are_spread_and_those_of_select_are_drawn(files):
+    prepared = prepare(spec(files, context=8), 512)
+
+    def keys(split, rows):
+        return torch.cat([batch["text"].key_B for batch in prepared.evaluation(split, rows, 8, 3)]).tolist()
+
+    assert keys("report", 9) == packing.spread_rows(prepared.streams["report"].starts, 8, 9).tolist()
+    assert keys("select", 9) == packing.evaluation_rows(prepared.rows("select", 8), 9).tolist()
 
 
 def test_the_summary_is_json_and_the_tokenizer_is_saved(files, tmp_path):

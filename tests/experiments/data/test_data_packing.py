@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.data.packing import Stream, evaluation_rows, training_rows
+from experiments.data.packing import Stream, evaluation_rows, spread_rows, training_rows
 
 BOS, EOS = 1, 2
 LENGTHS = [3, 40, 1, 1, 17, 8, 64, 5, 2, 30]
@@ -101,3 +101,53 @@ def test_a_batch_splits_into_micro_batches_that_make_it_up(stream):
     assert batch.to("meta")["text"].layout.pos_BT.is_meta and batch.to("cpu")["text"].layout is batch["text"].layout
     with pytest.raises(ValueError, match="3 micro-batches do not divide 4 rows"):
         batch.split(3)
+
+
+@pytest.fixture
+def heavy_tailed():
+    """The starts of 400 documents, a few of which hold most tokens, as in source code and books."""
+    lengths = np.random.default_rng(3).pareto(1.1, 400) * 300 + 20
+    lengths[[7, 150, 310]] = 120_000
+    return np.cumsum([0, *lengths.astype(int)])
+
+
+def tokens_of(starts, rows, context):
+    """(documents,) how many tokens of each document are in these rows."""
+    places = np.asarray(rows)[:, None] * context + np.arange(context)
+    return np.bincount(np.searchsorted(starts, places.ravel(), side="right") - 1, minlength=len(starts) - 1)
+
+
+def effective(tokens):
+    return tokens.sum() ** 2 / (tokens**2).sum()
+
+
+@pytest.mark.parametrize("context, rows", [(256, 256), (64, 500), (1024, 120)])
+def test_rows_that_are_spread_hold_many_documents_in_equal_parts(heavy_tailed, context, rows):
+    available = heavy_tailed[-1] // context
+    chosen = spread_rows(heavy_tailed, context, rows)
+    assert len(set(chosen.tolist())) == rows and chosen.max() < available and (np.diff(chosen) > 0).all()
+    tokens = tokens_of(heavy_tailed, chosen, context)
+    assert effective(tokens) >= 100 > 30 > effective(tokens_of(heavy_tailed, evaluation_rows(available, rows), context))
+    # A document that could give more has as much as any other, up to what rows of neighbours brought.
+    last = (heavy_tailed[1:] - 1) // context
+    left = [not set(range(a, min(b + 1, available))) <= {*chosen} for a, b in zip(heavy_tailed[:-1] // context, last, strict=True)]
+    assert tokens.max() <= tokens[left].min() + 3 * context
+    assert chosen.tolist() == spread_rows(heavy_tailed, context, rows).tolist()
+
+
+def test_rows_that_are_spread_are_all_rows_where_there_are_few(stream):
+    assert spread_rows(stream.starts, 7, 1000).tolist() == list(range(stream.rows(7)))
+    for rows in range(1, stream.rows(7) + 1):
+        chosen = spread_rows(stream.starts, 7, rows)
+        assert len(chosen) == rows and set(chosen.tolist()) <= set(range(stream.rows(7)))
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_a_batch_for_evaluation_says_which_document_each_token_is_of(stream, context):
+    batch = stream.batch(np.arange(stream.rows(context)), context, documents=True)["text"]
+    place = torch.arange(batch.tokens_BT.numel())
+    expected = torch.bucketize(place, torch.from_numpy(stream.starts), right=True) - 1
+    assert torch.equal(batch.document_BT.flatten(), expected)
+    assert torch.equal(batch.part(slice(1, 3)).document_BT, batch.document_BT[1:3])
+    assert torch.equal(batch.to("cpu").document_BT, batch.document_BT)
+    assert whole(stream, context).document_BT is None, "training does not carry it"

@@ -1,0 +1,67 @@
+"""What a study cost: runs, FLOPs of training and wall time, per arm and in total. The search is part of it."""
+
+import pandas as pd
+
+from arch import units
+from arch.words import times
+
+TOTAL, HELPERS = "total", "helper runs"
+
+
+def bill(study):
+    """One row per arm, one for helper runs if there are any, and the total: arm, runs, training_flops, wall_seconds, then
+    the same of the search: tuning_runs, tuning_flops, tuning_wall_seconds.
+
+    It counts every run that has a record, also failed ones and those that another study made. A run that arms share
+    counts for each of them, and once in the total. Arms that resolve to the same experiment share one search, which
+    counts for the first of them.
+    """
+    started = study.runs[study.runs.status != "missing"]
+    search, helpers = (study.unreported[study.unreported.role == role] for role in ("tuning", "helper"))
+    search, helpers = (frame[frame.folder.isin(study.other_records)] for frame in (search, helpers))
+    rows = [_row(arm, started[started.arm == arm], search[search.arm == arm]) for arm in study.record.arms]
+    if len(helpers):
+        rows.append(_row(HELPERS, helpers, search.iloc[:0]))
+    once = pd.concat([started[PAID], helpers[PAID]]).drop_duplicates("folder")
+    return pd.DataFrame([*rows, _row(TOTAL, once, search.drop_duplicates("folder"))])
+
+
+PAID = ["folder", "training_flops", "wall_seconds"]
+
+
+def _row(label, runs, search):
+    return {
+        "arm": label,
+        "runs": len(runs),
+        "training_flops": runs.training_flops.sum(min_count=1),
+        "wall_seconds": runs.wall_seconds.sum(),
+        "tuning_runs": len(search),
+        "tuning_flops": search.training_flops.sum(min_count=1) if len(search) else 0.0,
+        "tuning_wall_seconds": search.wall_seconds.sum(),
+    }
+
+
+def readable(frame):
+    """The bill for reading: every cell is text. Without a search it has no columns for one."""
+    shown = pd.DataFrame(
+        {
+            "runs": frame.runs.map(str),
+            "training": frame.training_flops.map(units.flops),
+            "wall time": frame.wall_seconds.map(units.duration),
+            "tuning runs": frame.tuning_runs.map(str),
+            "tuning": frame.tuning_flops.map(units.flops),
+            "tuning, wall time": frame.tuning_wall_seconds.map(units.duration),
+        }
+    ).set_axis(frame.arm, axis=0)
+    return shown if frame.tuning_runs.sum() else shown[["runs", "training", "wall time"]]
+
+
+def sentence(frame):
+    """`2.1 min in 10 runs, and 1.2 min in 15 tuning runs`; None if nothing was run."""
+    total = frame.iloc[-1]
+    if not total.runs + total.tuning_runs:
+        return None
+    text = f"{units.duration(total.wall_seconds)} in {times(int(total.runs), 'run')}"
+    if total.tuning_runs:
+        text += f", and {units.duration(total.tuning_wall_seconds)} in {times(int(total.tuning_runs), 'tuning run')}"
+    return text

@@ -1,0 +1,186 @@
+"""What a study says of other texts like those it measured, from what its runs measured of each document.
+
+Verdicts are about the texts of the report split. Beside them stands an interval for new seeds and new texts
+(`sweeps.texts`), and a warning where few texts decide the means.
+
+Shapes: S seeds, N documents.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from arch import units
+from arch.contracts import Documents
+from arch.words import listed
+from experiments.metrics import is_measured_once
+from experiments.record import documents_of
+from sweeps.compare import on_scale
+from sweeps.texts import FEW, TextInterval, effective_number, two_way
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a claim's arms are for texts like these.
+
+    effects: {arm: (low, high)}, as the metric shows its differences (`Shown.effect`), for the arms that have an interval.
+    intervals: the same on the scale of `sweeps.compare`, with mean and degrees of freedom. other_rows: {arm: why its rows
+    are not the baseline's}. documents, effective: how many the baseline was measured on, and the number of equally long
+    documents that would be as many; 0 if the runs say nothing of documents. sentences: for the report. level: how often an
+    interval may miss.
+    """
+
+    level: float = LEVEL
+    documents: int = 0
+    effective: float = 0.0
+    intervals: dict[str, TextInterval] = field(default_factory=dict)
+    effects: dict[str, tuple[float, float]] = field(default_factory=dict)
+    other_rows: dict[str, str] = field(default_factory=dict)
+    sentences: list[str] = field(default_factory=list)
+
+    @property
+    def column(self):
+        """The heading of the intervals in a table."""
+        return f"for texts like these [{units.share(1 - self.level)}]"
+
+
+def of(study, judgement, level=LEVEL):
+    """The Texts of a StudyData and one of its Judgements. level: how often an interval may miss. Reads files of the runs.
+
+    A file that cannot be read counts as missing and is added to the study's problems.
+    """
+    baseline, name = judgement.baseline, judgement.shown.name
+    if is_measured_once(name):
+        return Texts()  # a cost, or the speed of a run: nothing that texts decide
+    measured = {arm: _measured(study, arm, judgement.scaled[arm], name) for arm in judgement.scaled}
+    if len(measured) < 2:
+        return Texts()
+    split = judgement.shown.split
+    about = f"Verdicts are about the texts of the {split} split; more seeds do not make them hold for other texts."
+    if not any(measured.values()):
+        none = f"The runs do not say what {judgement.shown.short} each document has, so there is no interval for other texts."
+        return Texts(sentences=[f"{about} {none}"])
+    if not measured[baseline]:
+        return Texts(sentences=[f"{about} {baseline} says nothing of each document, so there is no interval for other texts."])
+    reference = next(iter(measured[baseline].values()))
+    weights_N = _weights(reference, name)
+    other_rows = {arm: text for arm in measured if (text := _other_rows(measured[arm], reference, name))}
+    intervals = {arm: _interval(judgement, arm, measured, level) for arm in measured if arm != baseline}
+    intervals = {arm: interval for arm, interval in intervals.items() if interval}
+    effects = {
+        arm: (judgement.shown.effect(interval.low), judgement.shown.effect(interval.high)) for arm, interval in intervals.items()
+    }
+    made = Texts(level, len(weights_N), effective_number(weights_N), intervals, effects, other_rows)
+    lacking = [arm for arm in measured if not measured[arm] and judgement.scaled[arm]]
+    sentences = [
+        f"{about} {_for_texts(judgement, made)}",
+        _few(made, weights_N),
+        *(f"{arm} was measured on other rows than {baseline}: {text}." for arm, text in other_rows.items()),
+        f"Runs of {listed(lacking)} say nothing of each document." if lacking else "",
+    ]
+    made.sentences.extend(text for text in sentences if text)
+    return made
+
+
+def _measured(study, arm, seeds, name):
+    """{seed: Documents} of an arm's runs that measured SPLIT/METRIC of each document."""
+    split, _, metric = name.rpartition("/")
+    record, measured = study.record.arms[arm], {}
+    for seed in seeds:
+        files = [file for key, file in record.evaluations.items() if key.startswith(f"{split}.")]
+        for documents in (_read(study, study.folder / record.runs[str(seed)], file) for file in files):
+            if documents is not None and metric in documents.without:
+                measured[seed] = documents
+    return measured
+
+
+def _read(study, folder, file):
+    try:
+        return documents_of(folder, file)
+    except (OSError, ValueError) as error:
+        problem = f"{folder}: the documents of {file} cannot be read: {error}"
+        if problem not in study.problems:
+            study.problems.append(problem)
+        return None
+
+
+def _weights(documents: Documents, name: str) -> np.ndarray:
+    """(N,) what each document weighs in a metric: the weights of the mean of that name, else the targets of the loss."""
+    means = documents.weights
+    return np.array(means.get(name.rpartition("/")[2]) or means.get("loss") or next(iter(means.values())))
+
+
+def _other_rows(measured, reference, name):
+    """Why an arm's rows are not those of `reference`; empty if they are, or if nothing is known."""
+    documents = next(iter(measured.values()), reference)
+    here, there = _weights(documents, name), _weights(reference, name)
+    if documents.names == reference.names and np.array_equal(here, there):
+        return ""
+    common = len({*documents.names} & {*reference.names})
+    return (
+        f"{len(here)} documents with {here.sum():,.0f} targets, against {len(there)} with {there.sum():,.0f} "
+        f"({common} documents in common)"
+    )
+
+
+def _interval(judgement, arm, measured, level):
+    """The TextInterval of an arm's difference from the baseline; None without two seeds on the same documents."""
+    name, metric, baseline = judgement.shown.name, judgement.shown.metric, judgement.baseline
+    seeds = [seed for seed in measured[arm] if seed in measured[baseline]]
+    ours, theirs = ([measured[label][seed] for seed in seeds] for label in (arm, baseline))
+    if not seeds or any(documents.names != ours[0].names for documents in (*ours, *theirs)):
+        return None
+    w_N = np.mean([_shares(documents, name) for documents in (*ours, *theirs)], axis=0)
+
+    of_arm, of_baseline = judgement.scaled[arm], judgement.scaled[baseline]
+    added_SN = np.array(
+        [
+            _contributions(here, of_arm[seed], name, metric) - _contributions(there, of_baseline[seed], name, metric)
+            for seed, here, there in zip(seeds, ours, theirs, strict=True)
+        ]
+    )
+    differences_S1 = np.array([[of_arm[seed] - of_baseline[seed]] for seed in seeds])
+    # A document without a token of this metric adds nothing.
+    values_SN = differences_S1 + np.divide(added_SN, w_N, where=w_N > 0, out=np.zeros_like(added_SN))
+    return two_way(values_SN, w_N, level)
+
+
+def _contributions(documents, value, name, metric):
+    """(N,): what each document adds to a run's value, share x (its own value - the run's); they add up to 0.
+
+    From the values without each document, so it holds for whatever an objective derives from its means. (Its share is that
+    of its targets also in a metric per byte; the two differ by little, and only 1 - share is needed.)
+    """
+    without_N = np.array([on_scale(each, metric) for each in documents.without[name.rpartition("/")[2]]])
+    return (value - without_N) * (1 - _shares(documents, name))
+
+
+def _shares(documents, name):
+    weights_N = _weights(documents, name)
+    return weights_N / weights_N.sum()
+
+
+def _for_texts(judgement, made):
+    """The sentence with the intervals."""
+    shown = judgement.shown
+    how_many = f"{made.documents:,} documents, in effect {made.effective:.0f}"
+    if not made.intervals:
+        return f"An interval for texts like these ({how_many}) needs two seeds."
+    each = listed(
+        f"{arm} {shown.change(shown.effect(interval.mean))} {shown.change_interval(*made.effects[arm])}"
+        for arm, interval in made.intervals.items()
+    )
+    return f"For texts like these ({how_many}), with {units.share(1 - made.level)} intervals over seeds and texts: {each}."
+
+
+def _few(made, weights_N):
+    """A warning where few texts decide the means; empty where they do not."""
+    if made.effective >= FEW:
+        return ""
+    heaviest = units.share(weights_N.max() / weights_N.sum())
+    return (
+        f"Few texts decide these means: the {made.documents:,} documents count as {made.effective:.0f} of equal length "
+        f"(fewer than {FEW}), and the longest holds {heaviest} of all targets. Give more documents."
+    )

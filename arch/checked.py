@@ -1,0 +1,118 @@
+"""`archbench check`: the battery of `arch.probe` on one component, and what came of it as a table in words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from arch import document, probe, registry
+from arch.document import Node
+from arch.errors import SpecError
+from arch.parameters import Context
+from arch.plugins import is_plugin
+from arch.show import written
+from arch.spec import Spec
+from arch.words import times
+
+KINDS = ("mixer", "ffn")
+BUILT = probe.Point("says how its parameters start", lambda it: None)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of the battery. findings: {the options of a checked instance: its findings}."""
+
+    kind: str
+    name: str
+    dim: int
+    findings: dict[str, list[probe.Finding]]
+
+    @property
+    def passed(self) -> bool:
+        return not any(finding.wrong for each in self.findings.values() for finding in each)
+
+    def __rich__(self) -> RenderableType:
+        table = Table("check", "result", title=f"{self.kind} {self.name}, width {self.dim}", title_justify="left")
+        for point in dict.fromkeys(finding.point for each in self.findings.values() for finding in each):
+            table.add_row(point.words, self._result(point))
+        options = "; ".join(each or "defaults" for each in self.findings)
+        failed = {finding.point.words for each in self.findings.values() for finding in each if finding.wrong}
+        end = f"{times(len(failed), 'check')} failed" if failed else "it does what it says"
+        return Group(table, f"checked with {times(len(self.findings), 'set')} of options: {options}", end)
+
+    def _result(self, point):
+        wrong = [(options, each.failure) for options, found in self.findings.items() for each in found if each.point is point]
+        wrong = [(options, failure) for options, failure in wrong if failure]
+        if not wrong:
+            return "pass"
+        options, failure = wrong[0]
+        sign = "remark" if point.remark else "[bold red]FAIL[/]"
+        shown = f" ({options})" if options and len(self.findings) > 1 else ""
+        more = f", and with {times(len(wrong) - 1, 'other set')} of options" if len(wrong) > 1 else ""
+        return f"{sign}: {failure}{shown}{more}"
+
+
+def check(name: str, changes: Sequence[str] = (), dim: int = 64, tokens: int = 256) -> Report:
+    """The Report of a mixer or an ffn, by its shipped name or import path. changes: `KEY=VALUE` texts, its options.
+
+    Without any, each of `Config.examples()` is checked, or the defaults. Raises SpecError for a component that is not
+    found, for options that it does not have or needs, and if it cannot be built in this width.
+    """
+    kind = _kind(name)
+    found: dict[str, list[probe.Finding]] = {}
+    for resolved in _instances(kind, name, changes):
+        options = ", ".join(_written(registry.component(kind, name).Config, resolved))
+        found[options] = _findings(kind, resolved, options, dim, tokens)
+    return Report(kind, name, dim, found)
+
+
+def _written(config, resolved):
+    """Yields KEY=VALUE of each option that is not at its default."""
+    for key, value in resolved.items():
+        default = None if key == "type" else config.model_fields[key].get_default()
+        if key != "type" and value != (default.dump() if isinstance(default, Spec) else default):
+            yield f"{key}={written(value)}"
+
+
+def _findings(kind, resolved, options, dim, tokens):
+    try:
+        it = probe.subject(kind, resolved, Context(dim, 0, 2), tokens)
+    except probe.Broken as broken:
+        return [probe.Finding(BUILT, str(broken))]
+    except Exception as error:
+        shown = f" with {options}" if options else ""
+        raise SpecError(f"{resolved['type']}{shown} cannot be built in width {dim}: {error}") from None
+    return list(probe.findings(it))
+
+
+def _kind(name):
+    """The kind of a component: whichever of KINDS has it. Raises SpecError."""
+    refused = []
+    for kind in KINDS:
+        try:
+            registry.component(kind, name)
+            return kind
+        except SpecError as error:
+            refused.append(error)
+    if not is_plugin(name):
+        known = ", ".join(each for kind in KINDS for each in registry.names(kind))
+        raise SpecError(f"no mixer and no ffn {name!r}; known: {known} (or the import path of your own, module:Class)")
+    several = next((each for each in refused if " 0 classes" not in each.reason), None)
+    raise SpecError(several.reason if several else f"{name.partition(':')[0]} has no class marked @mixer or @ffn"
+                    + (f" named {name.partition(':')[2]}" if ":" in name else ""))  # fmt: skip
+
+
+def _instances(kind: str, name: str, changes: Sequence[str]) -> list[dict[str, Any]]:
+    """The resolved components to check."""
+    config: Any = registry.component(kind, name).Config
+    if not changes and hasattr(config, "examples"):
+        return [{"type": name, **each.dump()} for each in config.examples()]
+    root = document.override(Node({}), "type", document.node(name))
+    try:
+        return [registry.resolve_component(kind, document.overridden(root, document.assignments(changes)), ())]
+    except SpecError as error:
+        if changes:
+            raise
+        raise SpecError(f"{name}: {error}; say --set KEY=VALUE for each option that it needs") from None

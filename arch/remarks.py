@@ -1,0 +1,91 @@
+"""What a model's spec says though it changes nothing: a window as long as the context, a block that no layer uses.
+
+None of it is an error, and all of it is probably not meant. Every command that shows or trains a model prints these
+sentences, and a run's record keeps them among its notes.
+"""
+
+from typing import Any
+
+import torch
+
+from arch import registry
+from arch.model_spec import ModelSpec, repeated
+from arch.parameters import Context
+from arch.words import listed
+
+
+def of_model(spec: ModelSpec, context: int, prefix: str = "") -> list[str]:
+    """Sentences about a resolved ModelSpec in a context of so many tokens. prefix: of its keys, such as `model.`.
+
+    Each distinct mixer is built on the meta device; its `reach` says how far it sees.
+    """
+    return [*_windows(spec, context, prefix), *_pattern(spec, prefix)]
+
+
+def _windows(spec, context, prefix):
+    for name in dict.fromkeys(spec.layer_blocks()):
+        options = spec.blocks[name].mixer
+        if options is not None and _is_idle(_reach(spec, options), context):
+            key, length = f"{prefix}blocks.{name}.mixer", f"the context of {context:,} tokens"
+            if options.get("window") is None:
+                yield f"{key}: what it sees is limited to no less than {length}, so the limit does nothing"
+            else:
+                yield f"{key}.window: {_window(options['window'])} is not shorter than {length}, so the window does nothing"
+
+
+def _reach(spec, options):
+    with torch.device("meta"):
+        mixer = registry.build("mixer", options, Context(spec.dim, 0, spec.layers, spec.norm_eps, spec.init))
+    return getattr(mixer, "reach", (None, None))
+
+
+def _is_idle(reach, context):
+    """Whether a mixer has a limit, (before, after), that hides no token of a whole context."""
+    before, after = reach
+    sides = [before] if after in (None, 0) else [before, after]  # a causal mixer sees nothing after the token itself
+    limits = [side for side in sides if side is not None]
+    return bool(limits) and all(side >= context - 1 for side in limits)
+
+
+def _window(window):
+    return f"{window:,}" if isinstance(window, int) else ", ".join(f"{side} {count:,}" for side, count in window.items())
+
+
+def _pattern(spec, prefix):
+    used = dict.fromkeys(spec.layer_blocks())
+    cycle = [repeated(item) for item in spec.pattern]
+    cut = [repr(name) for name in dict.fromkeys(name for name, _ in cycle) if name not in used]
+    others = [repr(name) for name in spec.blocks if name not in used]
+    if cut:
+        length = sum(count for _, count in cycle)
+        yield f"{prefix}pattern: it has {length} layers and the model {spec.layers}, so no layer is {listed(cut, 'or')}"
+    elif len(used) == 1 and others:
+        yield f"{prefix}pattern: every layer is {next(iter(used))!r}, though there are also blocks for {listed(others)}"
+
+
+def computed(spec: ModelSpec, context: int) -> dict[str, Any]:
+    """What a resolved ModelSpec computes in a context of so many tokens, as plain data.
+
+    Models with equal data have the same parameters, initial values and outputs, up to rounding, whatever their specs
+    say: names of blocks, blocks that no layer uses, defaults that are written out, and windows that hide nothing do not
+    count.
+    """
+    blocks = {name: explicit(spec, name) for name in dict.fromkeys(spec.layer_blocks())}
+    for block in blocks.values():
+        mixer = block["mixer"]
+        if mixer and mixer["type"] == "attention" and mixer["window"] and _is_idle(_reach(spec, mixer), context):
+            mixer["window"] = None
+    return {**spec.dump(neutral=True), "pattern": [], "blocks": [blocks[name] for name in spec.layer_blocks()]}
+
+
+def explicit(spec: ModelSpec, name: str) -> dict[str, Any]:
+    """A block of a resolved ModelSpec as plain data, with the null defaults that follow from the model written out."""
+    block = spec.blocks[name].dump(neutral=True)
+    block |= {kind: registry.whole(kind, options) for kind, options in spec.blocks[name].sublayers().items()}
+    mixer = block["mixer"]
+    if mixer and mixer["type"] == "attention":
+        mixer["head_dim"] = mixer["head_dim"] or spec.dim // mixer["heads"]
+        mixer["query_scale"] = mixer["query_scale"] or mixer["head_dim"] ** -0.5
+    elif mixer and mixer["type"] == "rg_lru":
+        mixer["width"] = mixer["width"] or spec.dim
+    return block
