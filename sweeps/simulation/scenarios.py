@@ -6,6 +6,8 @@ noncentral t distribution.
 
 import math
 
+import numpy as np
+
 from sweeps.claims.equivalent import BETTER, SAME, WORSE
 from sweeps.looks import looks
 from sweeps.paired import CONTRADICTED, SUPPORTED
@@ -180,11 +182,11 @@ def failures():
             _equivalent(),
             ((n,),),
             {
-                "called better": is_word("arm 1", BETTER),
-                "called no different": is_word("arm 1", SAME),
                 "called unstable": is_word("arm 1", "unstable"),
+                "called better or no different, though it lost runs": _praised_in_spite_of_failures,
+                "called better, as none of its runs failed": is_word("arm 1", BETTER),
             },
-            expected={"called better": 0.0, "called no different": 0.0, "called unstable": 1 - 0.7**n},
+            expected={"called unstable": 1 - 0.7**n, "called better or no different, though it lost runs": 0.0},
             failing=Failing(("arm 1",), 0.3, percent(5)),
         )
         lost = Failing(tuple(_arms(0, 0, 0)), 0.05, by_machine=True)
@@ -214,8 +216,18 @@ def failures():
         )
 
 
-# Read once, three asked beside a control.
-SAME_AT_2 = {5: 0.49, 8: 0.91, 12: 0.98}
+def _praised_in_spite_of_failures(outcome):
+    return float(outcome.lost["arm 1"] > 0 and outcome.word("arm 1") in (BETTER, SAME))
+
+
+def shown_same(margin, n, error):
+    """The power of two one-sided paired t tests for an identical arm: the mean over the distribution of its spread."""
+    from scipy.stats import chi2, norm, t
+
+    parts = (np.arange(4000) + 0.5) / 4000
+    spreads = np.sqrt(chi2.ppf(parts, n - 1) / (n - 1))
+    room = margin / PAIRED_SD * math.sqrt(n) - t.isf(error, n - 1) * spreads
+    return float(np.maximum(0.0, 2 * norm.cdf(room) - 1).mean())
 
 
 def power():
@@ -233,8 +245,9 @@ def power():
             rows = {f"“no difference”, identical, margin {margin} %": is_word("arm 1", SAME)}
             if len(plan) > 1:
                 rows |= {f"mean seeds, identical, margin {margin} %": seeds_of("arm 1")}
-            same = SAME_AT_2.get(plan[0]) if len(plan) == 1 and margin == 2 else None
-            known = {next(iter(rows)): same} if same else {}
+            # With three seeds, the control is often missed.
+            formula = len(plan) == 1 and plan[0] >= 5
+            known = {next(iter(rows)): shown_same(-percent(-margin), plan[0], ALPHA / 3)} if formula else {}
             arms = _arms(0.0, 0.0, 0.0, control=CONTROL)
             yield Scenario(table, called(plan), arms, _equivalent(margin / 100, control=True), (plan,), rows, expected=known)
 
@@ -294,20 +307,24 @@ def _one(table, n, row, arms, claim, subject, known=None, false=False, word=SUPP
 
 
 def _ordered(table):
-    names = ["baseline", "arm 1", "arm 2", "arm 3"]
+    names = ["baseline", "arm 1", "arm 2", "arm 3", "arm 4"]
     claim, subject = _claim("ordered", arms=names, margin=0.01), " → ".join(names)
     cases = {
-        "steps of 0.5 %: supported": ((0.5, 1.0, 1.5), {5: 0.26, 8: 0.76, 12: 0.96}, False),
-        "only the last is worse, by 7 %: supported": ((0, 0, 7), {5: 0.06, 8: 0.24, 12: 0.59}, False),
-        "all equal: supported": ((0, 0, 0), {}, True),
-        "a trend with one step back by the margin: supported": ((4, 3, 7), {}, True),
-        "a trend with one step back by 2 %: supported": ((4, 2, 7), {5: 0.0, 8: 0.0, 12: 0.0}, True),
+        "steps of 0.5 %: supported": ((0.005, 0.01, 0.015, 0.02), {5: 0.26, 8: 0.76, 12: 0.96}, False),
+        "only the last is worse, by 7 %: supported": ((0, 0, 0, CONTROL), {5: 0.06, 8: 0.24, 12: 0.59}, False),
+        "all equal: supported": ((0, 0, 0, 0), {}, True),
+        "a trend with one step back by the margin: supported": ((0.05, 0.05 + percent(-1), 0.1, 0.15), {}, True),
+        "a trend with one step back by 2 %: supported": (
+            (0.05, 0.05 + percent(-2), 0.1, 0.15),
+            {5: 0.0, 8: 0.0, 12: 0.0},
+            True,
+        ),
     }
     for n in (3, 5, 8, 12):
         for row, (effects, known, false) in cases.items():
-            yield _one(table, n, f"`ordered`, {row}", _arms(*map(percent, effects)), claim, subject, known, false)
-        row = "`ordered`, all equal: contradicted"
-        yield _one(table, n, row, _arms(0, 0, 0), claim, subject, {}, True, CONTRADICTED)
+            yield _one(table, n, f"`ordered`, five arms, {row}", _arms(*effects), claim, subject, known, false)
+        row = "`ordered`, five arms, all equal: contradicted"
+        yield _one(table, n, row, _arms(0, 0, 0, 0), claim, subject, {}, True, CONTRADICTED)
 
 
 def _crosses(table):

@@ -46,10 +46,11 @@ class Failing:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a study ended. rulings: {claim: Ruling}. seeds: {arm: how many seeds it had}."""
+    """How a study ended. rulings: {claim: Ruling}. seeds: {arm: how many seeds it had}. lost: {arm: how many of them failed}."""
 
     rulings: Mapping[str, Ruling]
     seeds: Mapping[str, int]
+    lost: Mapping[str, int]
 
     def verdict(self, subject, claim=None):
         """The Verdict on a subject, by default of the first claim; None if it has none yet."""
@@ -143,8 +144,12 @@ def outcome(scenario, plan, runs):
         rulings = judge(record, {(arm, seed): run for (arm, seed), run in runs.items() if seed < counts[arm]})
         after = next_counts(record, rulings, counts)
         if after is None:
-            return Outcome(rulings, counts)
+            return Outcome(rulings, counts, _lost(runs, counts))
         counts = after
+
+
+def _lost(runs, counts):
+    return {arm: sum(runs[arm, seed].status == "failed" for seed in range(number)) for arm, number in counts.items()}
 
 
 @contextmanager

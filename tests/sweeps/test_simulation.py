@@ -30,11 +30,13 @@ def short():
     return run.record("short", run.SHORT, processes=1)
 
 
+@pytest.mark.slow
 def test_every_number_of_the_short_form_is_as_expected(short):
     assert not short.faults
     assert len(short.cells) > 200 and all(cell.studies >= run.SHORT / 2 for cell in short.cells)
 
 
+@pytest.mark.slow
 def test_over_all_tables_false_words_stay_below_their_level(short):
     """Each number alone is uncertain in the short form; together they are not."""
     promised = [cell for cell in short.cells if cell.at_most == scenarios.ALPHA]
@@ -58,11 +60,12 @@ def test_a_rule_that_does_not_pay_for_its_looks_is_found_out(monkeypatch):
 
 def test_a_rule_that_drops_failed_runs_is_found_out(monkeypatch):
     monkeypatch.setattr(judge._Hearing, "_unstable", lambda hearing, number: {})
-    cells = simulated(200, chosen("One of four arms loses runs", "n = 8", "called better"))
-    better = next(cell for cell in cells if cell.row == "called better")
-    assert better.value > 0.2 and better.faults
+    cells = simulated(200, chosen("One of four arms loses runs", "n = 8", "called unstable"))
+    praised = next(cell for cell in cells if "though it lost runs" in cell.row)
+    assert praised.value > 0.2 and praised.faults
 
 
+@pytest.mark.slow
 def test_seeds_stop_for_what_is_decided(short):
     seeds = {cell.row: cell.value for cell in short.cells if cell.table.startswith("Seeds until")}
     assert 5 < seeds["mean seeds, 5.83 sd"] < seeds["mean seeds, 2 sd"] < seeds["mean seeds, 1 sd"] <= 12
