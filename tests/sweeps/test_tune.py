@@ -52,8 +52,8 @@ def test_each_arm_runs_its_best_values_and_no_trial_is_reported(tuned_study, con
     result = run_study(tuned_study(seeds=2), 2, console, fakes.prepare)
     record = StudyRecord.read(result.study.folder)
     assert result.complete and not record.edges
-    assert [arm.tuned for arm in record.arms.values()] == [{"optimizer.lr": [VERTEX]}] * 2
-    assert [outcome.job.plan.spec.optimizer["lr"] for outcome in result.outcomes] == [VERTEX] * 4
+    assert [arm.tuned for arm in record.arms.values()] == [{"optimizer.lr": [VERTEX, 4.23e-3]}] * 2
+    assert [outcome.job.plan.spec.optimizer["lr"] for outcome in result.outcomes] == [VERTEX, VERTEX, 4.23e-3, 4.23e-3]
     assert len(record.trials) == 2 * 3 * 2 and {trial.seed for trial in record.trials} == {1000, 1001}
     trials = {(record_folder(result, trial.run)) for trial in record.trials}
     reported = {record_folder(result, run) for arm in record.arms.values() for run in arm.runs.values()}
