@@ -75,7 +75,8 @@ def of(study, judgement, level=LEVEL):
     made = Texts(level, len(weights_N), effective_number(weights_N), intervals, effects, other_rows)
     lacking = [arm for arm in measured if not measured[arm] and judgement.scaled[arm]]
     sentences = [
-        f"{about} {_for_texts(judgement, made)}",
+        about,
+        _for_texts(judgement, made),
         _few(made, weights_N),
         *(f"{arm} was measured on other rows than {baseline}: {text}." for arm, text in other_rows.items()),
         f"Runs of {listed(lacking)} say nothing of each document." if lacking else "",

@@ -82,7 +82,9 @@ class Metric(Spec):
 class Mixer(Protocol):
     """Mixes information over time; an `nn.Module`. `__init__(config, context)`, see `arch.parameters.Context`.
 
-    causal: whether no token depends on a later one. state_size: how the state grows with the tokens seen: `constant`,
+    What it says here is checked before it is trained (`arch.probe`).
+    causal: whether no token depends on a later one. reach (optional): (before, after), how many tokens before and after
+    itself a token may see in its document; None for all. state_size: how the state grows with the tokens seen: `constant`,
     `window`, `growing`, or None where there is no state because the mixer sees ahead.
     """
 

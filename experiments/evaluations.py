@@ -79,7 +79,9 @@ def section(root: Node, written: EvaluateSpec, able: set[str]) -> Node:
     for split in SPLITS:
         given = getattr(written, split) is not None
         evaluators = dict(children[split].value) if given else {}
-        rows = older[f"{split}_rows"] or (None if given else node(ROWS[split]))
+        rows = None if given else node(ROWS[split])
+        if getattr(written, f"{split}_rows") is not None:
+            rows = older[f"{split}_rows"]
         if rows is not None:
             evaluators["loss"] = Node({"type": node("objective"), "rows": rows}, here.file, here.line)
         if split == "report" and (written.sample_tokens is not None or not given):

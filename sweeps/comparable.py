@@ -11,27 +11,46 @@ from arch.words import listed
 NOT_COMPARABLE = "not comparable"
 
 
-def obstacle(first, second, name, metric):
-    """Why two resolved experiments (plain data) cannot be compared in SPLIT/METRIC, in words; empty if they can."""
+def obstacle(first, second, name, metric, by=None):
+    """Why two resolved experiments (plain data) cannot be compared in SPLIT/METRIC, in words; empty if they can.
+
+    by: the name of the evaluator of the split that measures it; None: not known, so all of the split must be the same.
+    """
+    why = other_tokenizer(first, second, name, metric)
+    if why:
+        return why
     one, other = first.get("data", {}), second.get("data", {})
-    if one.get("tokenizer") != other.get("tokenizer") and not metric.any_tokenizer:
-        return f"has another tokenizer, so {name} is per other tokens; use a metric per byte such as report/bits_per_byte"
     split = name.partition("/")[0]
     if split not in ("report", "select"):
         return ""
-    mine, theirs = (spec.get("evaluate", {}) for spec in (first, second))
-    keys = (split, f"{split}_rows")
-    if any(mine.get(key) != theirs.get(key) for key in keys):
-        return f"is measured otherwise: its `evaluate.{split}` differs"
-    if one.get("context") != other.get("context") and not _own_contexts(mine.get(split)):
-        hint = f"`evaluate.{split}.NAME.context`"
+    mine, theirs = (_evaluators(spec, split, by) for spec in (first, second))
+    if mine != theirs:
+        place = f"evaluate.{split}.{by}" if by else f"evaluate.{split}"
+        return f"is measured otherwise: its `{place}` differs"
+    if one.get("context") != other.get("context") and not _own_contexts(mine):
+        hint = f"`evaluate.{split}.{by or 'NAME'}.context`"
         return f"has the context {other.get('context')} and not {one.get('context')}, so its rows differ; set {hint} for all arms"
     return ""
 
 
+def other_tokenizer(first, second, name, metric):
+    """Why two resolved experiments (plain data) with different tokenizers cannot be compared in a metric; empty if they can."""
+    one, other = first.get("data", {}), second.get("data", {})
+    if one.get("tokenizer") == other.get("tokenizer") or metric.any_tokenizer:
+        return ""
+    return f"has another tokenizer, so {name} is per other tokens; use a metric per byte such as report/bits_per_byte"
+
+
+def _evaluators(spec, split, by):
+    """The evaluators of a split that decide a metric, and the number of its rows in the older spelling."""
+    evaluate = spec.get("evaluate", {})
+    named = evaluate.get(split) or {}
+    return {**(named if by is None else {by: named.get(by)}), "rows": evaluate.get(f"{split}_rows")}
+
+
 def _own_contexts(evaluators):
-    """Whether every evaluator of a split that could have a context of its own has one."""
-    named = [each for each in (evaluators or {}).values() if "context" in each]
+    """Whether every evaluator that could have a context of its own has one."""
+    named = [each for each in evaluators.values() if isinstance(each, dict) and "context" in each]
     return bool(named) and all(each["context"] is not None for each in named)
 
 

@@ -199,19 +199,30 @@ class _Hearing:
         return replace(verdict, word=UNDECIDED, needed=None, reason=text) if question.arms[0] in unstable else verdict
 
     def _obstacle(self, question, number):
-        first = self._any(question.arms[0], number)
-        for arm in question.arms[1:]:
-            other = self._any(arm, number)
+        """Why the runs of a question cannot be compared, in words; empty if they can."""
+        baseline, *others = question.arms
+        for arm in others:
+            first, other = self._any(baseline, number), self._any(arm, number)
             if first is None or other is None:
                 continue
-            for name in self.names:
-                metric = self._metric(name)
-                why = "" if is_cost(name) else comparable.obstacle(first.spec, other.spec, name, metric)
-                if not why and not is_cost(name) and comparable.texts_differ(first, other):
-                    why = "was measured on other texts"
-                if why:
-                    return f"{arm} {why}" if arm != question.subject else why
+            whys = [self._incomparable(baseline, first, arm, other, name) for name in self.names if not is_cost(name)]
+            if any(whys):
+                why = next(filter(None, whys))
+                return why if arm == question.subject else f"{arm} {why}"
         return ""
+
+    def _incomparable(self, baseline, first, arm, other, name):
+        ours, theirs = self.record.arms[baseline], self.record.arms[arm]
+        by = ours.measured_by.get(name)
+        if by is None:
+            why = comparable.obstacle(first.spec, other.spec, name, self._metric(name))
+        else:
+            # A run may be older than the study, and its spec may ask for other measurements than the study shows.
+            why = comparable.other_tokenizer(first.spec, other.spec, name, self._metric(name))
+            key = f"{name.partition('/')[0]}.{by}"
+            if not why and ours.evaluations.get(key) != theirs.evaluations.get(key):
+                why = f"is measured otherwise: its {key} differs"
+        return why or ("was measured on other texts" if comparable.texts_differ(first, other) else "")
 
     def _any(self, arm, number):
         """The record of one finished run of an arm, or None."""

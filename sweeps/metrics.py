@@ -1,6 +1,6 @@
 """Which metrics an arm will have: of its runs, as far as components declare them before a run starts, and of its cost."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from arch import registry, units
@@ -34,6 +34,21 @@ def declared(spec: ExperimentSpec) -> dict[str, Metric] | None:
             return None
         metrics |= {f"{evaluation.split}/{name}": metric for name, metric in measured.items()}
     return metrics
+
+
+def measured_by(spec: ExperimentSpec, names: Iterable[str]) -> dict[str, str]:
+    """{SPLIT/METRIC: the name of the evaluator in `evaluate.SPLIT` that measures it} of the metrics `names`."""
+    of_objective = getattr(registry.component("objective", spec.objective["type"]), "metrics", None)
+    found: dict[str, str] = {}
+    for evaluation in evaluations.planned(spec):
+        metrics = registry.build("evaluator", evaluation.evaluator).metrics
+        for name in names:
+            split, _, metric = name.rpartition("/")
+            measured = of_objective if metrics is None else metrics
+            # An objective that declares nothing in its class may return any metric.
+            if split == evaluation.split and (measured is None or metric in measured):
+                found.setdefault(name, evaluation.name)
+    return found
 
 
 def metric_of(spec: ExperimentSpec, name: str) -> Metric | None:
@@ -97,7 +112,9 @@ def check_claims(study: Node, spec: StudySpec, arms: list[Any]) -> None:
             for question in asked[name]:
                 first, *others = question.arms
                 for other in [] if is_cost(metric) else others:
-                    why = comparable.obstacle(by_label[first].spec.dump(), by_label[other].spec.dump(), metric, kind)
+                    ours, theirs = (by_label[label].spec for label in (first, other))
+                    by = measured_by(ours, [metric]).get(metric)
+                    why = comparable.obstacle(ours.dump(), theirs.dump(), metric, kind, by)
                     if why:
                         raise study.error(f"cannot compare arm {other!r} with {first!r}: it {why}", path)
 

@@ -41,7 +41,8 @@ class ArmRecord(Spec):
     tuning range that are the key's own bounds, so that nothing lies beyond them. evaluations: SPLIT.NAME -> the file,
     in each run's folder of evaluations, that the study shows; none in records before these files.
     costs: {`cost/NAME`: number} of the costs that the study's claims and figures name (`sweeps.costs`). seeds: how many
-    seeds it has or is to have so far; None: all.
+    seeds it has or is to have so far; None: all. measured_by: {SPLIT/METRIC: the evaluator that measures it} of the metrics
+    that claims read; none in older records.
     """
 
     changes: dict[str, list[Any]]
@@ -55,6 +56,7 @@ class ArmRecord(Spec):
     evaluations: dict[str, str] = {}
     costs: dict[str, float] = {}
     seeds: int | None = None
+    measured_by: dict[str, str] = {}
 
     @property
     def differences(self) -> dict[str, tuple[Any, Any]]:

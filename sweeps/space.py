@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 from arch import document
 from arch.errors import SpecError
@@ -107,7 +108,8 @@ def _is_bound(arm, key, span, end):
         beyond = [round(at) + outwards * step for step in BEYOND]
     else:
         far = at * (span.high / span.low) ** outwards if span.log else at + outwards * (span.high - span.low)
-        beyond = [math.nextafter(at, outwards * math.inf), far]
+        # The next number after 0 is denormal, and a process that trains takes it for 0.
+        beyond = [at + outwards * max(math.ulp(at), sys.float_info.min), far]
     here = document.node(None)
     return all(_problem(arm, key, value, here) for value in beyond)
 

@@ -111,8 +111,9 @@ class StudySpec(Spec):
     arms: label -> dotted overrides; the first is the baseline. runs: the same for helper runs, which are made only because
     an arm needs them (`init_from`) and are not reported. seeds: the number of seeds, which count from 0; or SeedsSpec.
     claims: name -> a component that judges; the first decides what the report's main table shows.
-    scales: name -> dotted overrides of the study or its experiment; `arms: {LABEL: null}` drops an arm. long_context: tokens at which the cache is costed.
-    laptop_scale: the scale that a report of a smaller scale suggests. figures: what the report draws.
+    scales: name -> dotted overrides of the study or its experiment; `arms: {LABEL: null}` drops an arm.
+    long_context: tokens at which the cache is costed. laptop_scale: the scale that a report of a smaller scale suggests.
+    figures: what the report draws.
     """
 
     question: str

@@ -12,7 +12,8 @@ from sweeps import folders, looking, origin
 from sweeps.arms import Arm, Family
 from sweeps.costs import costs_of
 from sweeps.job import Job
-from sweeps.metrics import check_claims, check_metrics
+from sweeps.judge import metrics_of
+from sweeps.metrics import check_claims, check_metrics, measured_by
 from sweeps.record import ArmRecord, Origin, StudyRecord, packed
 from sweeps.scale import larger_scale
 from sweeps.space import bounds, check_space
@@ -128,6 +129,7 @@ class StudyPlan:
         jobs, labels = self.jobs(counts), [each.arm.label for each in self.arms]
         places = {(job.plan.identity, job.seed): folders.relative(job.folder, self.folder) for job in jobs}
         seeds = list(range(max(counts.values(), default=0) or self.spec.looks[0]))
+        claimed = sorted({name for names in metrics_of(self.spec).values() for name in names})
         helpers: dict[str, dict[str, str]] = {}
         for job in jobs:
             if job.arm not in labels or job.seed not in seeds:
@@ -145,6 +147,7 @@ class StudyPlan:
                 evaluations=evaluations.files(each.plans[0].spec),
                 costs=costs_of(self.spec, each.plans[0].spec, each.cost),
                 seeds=counts.get(each.arm.label, 0) or None,
+                measured_by=measured_by(each.plans[0].spec, claimed),
             )
             for each in self.arms
         }

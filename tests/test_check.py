@@ -3,6 +3,7 @@
 import importlib
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,7 @@ class Needy(nn.Module):
     class Config(Spec):
         width: Count
 """
+README = Path(__file__).parent.parent / "README.md"
 MESSAGE = "model.blocks.mine.mixer: own_cheats:Leak says causal, but token 1 changes the output at 0"
 
 
@@ -116,7 +118,7 @@ def test_what_passed_is_not_run_again_in_another_process(changed, tiny, monkeypa
     monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path))
     complete = plan.resolved(node(tiny))
     asked = []
-    monkeypatch.setattr(probes.probe_model, "check_causal", lambda *given: asked.append(given))
+    monkeypatch.setattr(probes.probe_model, "check_causal", lambda *given: asked.append(given) or [])
     probes.check(complete.spec, complete.document)
     probes.check(plan.resolved(node(tiny | changed)).spec, complete.document)
     assert len(asked) == 1
@@ -135,7 +137,7 @@ def test_a_changed_source_is_asked_again(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path / "cache"))
     (folder / "honest.yaml").write_text(honest)
     asked = []
-    monkeypatch.setattr(probes.probe_model, "check_components", lambda *given: asked.append(given))
+    monkeypatch.setattr(probes.probe_model, "check_components", lambda *given: asked.append(given) or [])
     load = importlib.import_module("arch.document").load
     for text in ("", "", "\n# changed\n"):
         with (folder / "own_cheats.py").open("a") as file:
@@ -147,7 +149,7 @@ def test_a_changed_source_is_asked_again(folder, monkeypatch, tmp_path):
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_model_that_says_it_is_causal_is_asked_whatever_its_objective(causal, folder, tiny, monkeypatch):
     asked = []
-    monkeypatch.setattr(probes.probe_model, "check_causal", lambda *given: asked.append(given))
+    monkeypatch.setattr(probes.probe_model, "check_causal", lambda *given: asked.append(given) or [])
     blocks = {"seen": {"mixer": {"type": "attention", "heads": 2 if causal else 4, "causal": causal}}}
     model = {**tiny["model"], "pattern": ["seen"], "blocks": blocks}
     data = {**tiny, "objective": {"type": "own_objective:WithAccuracy"}, "model": model, "evaluate": {"report": {}}}
@@ -157,7 +159,7 @@ def test_a_model_that_says_it_is_causal_is_asked_whatever_its_objective(causal, 
 
 def test_every_arm_and_helper_run_is_asked(folder, monkeypatch):
     asked = []
-    monkeypatch.setattr(probes, "check", lambda spec, root: asked.append(spec.model.pattern))
+    monkeypatch.setattr(probes, "check", lambda spec, root: asked.append(spec.model.pattern) or [])
     honest = STUDY.replace("own_cheats:Leak", "own_cheats:Honest")
     (folder / "study.yaml").write_text(honest + "runs: {warm: {model.pattern: [mine]}}\n")
     load = importlib.import_module("arch.document").load
@@ -174,6 +176,14 @@ def test_check_says_in_words_what_a_component_does(folder, archbench_):
     code, shown, _ = archbench_("check", "own_cheats:Leak", "--context", "40")
     assert code == 1 and "FAIL: says causal, but token 1 changes the output at 0" in shown
     assert "keeps the shape and the type of its input" in shown and "checks failed" in shown
+
+
+def test_the_readmes_mixer_passes(folder, archbench_):
+    section = README.read_text().partition("## A mixer of your own")[2]
+    (folder / "my_mixers.py").write_text(section.partition("```python\n")[2].partition("```")[0])
+    assert "archbench check my_mixers:MovingAverage" in section
+    code, shown, _ = archbench_("check", "my_mixers:MovingAverage", "--dim", "16")
+    assert code == 0 and "2 sets of options: defaults; decay=0.5" in shown and "remark" not in shown
 
 
 def test_check_takes_options_and_every_example_without(folder, archbench_):
@@ -196,7 +206,7 @@ def test_check_remarks_on_what_is_unusual_without_failing(folder, archbench_):
         (["nothing"], "no mixer and no ffn 'nothing'; known: attention, rg_lru, gated"),
         (["no_such:Thing"], "no module 'no_such' can be imported from here"),
         (["own_cheats:Nope"], "own_cheats has no class marked @mixer or @ffn named Nope"),
-        (["own_cheats:"], "own_cheats has 4 classes marked @mixer; expected one"),
+        (["own_cheats:"], "classes marked @mixer; expected one"),
         (["own_objective:WithAccuracy"], "own_objective has no class marked @mixer or @ffn"),
         (["broken:Thing"], "broken cannot be imported: SyntaxError"),
         (["attention", "--set", "heads=3"], "attention with heads=3, kv_heads=3 cannot be built in width 64: heads: 3 does not"),

@@ -9,7 +9,10 @@ from arch.spec import Fraction, Spec
 @schedule
 class Cosine:
     class Config(Spec):
-        """warmup: a fraction of the steps. final: the rate at the last step, a fraction of the peak rate."""
+        """warmup: a fraction of the steps. final: the rate at the last step, a fraction of the peak rate.
+
+        With a warm-up of all steps the rate only rises: it ends at the peak.
+        """
 
         warmup: Fraction = 0.05
         final: Fraction = 0.1

@@ -6,6 +6,7 @@ from analysis import plots, tables
 from analysis.claims import judge
 from analysis.report import write_report
 from analysis.runs import load
+from analysis.tensorboard import run_names, write_logs
 from experiments.record import Failure, RunRecord
 
 
@@ -124,6 +125,17 @@ def test_speed_and_memory_are_in_every_table_with_their_spread_and_the_machine(m
     assert runs.loc[0, "speed/tokens_per_second"] == 5000 and runs.loc[2, "memory/peak_bytes"] == 7.02e8
     results = pd.read_csv(folder / "results.csv")
     assert results.tokens_per_second_max.tolist() == [5200, 6200, 7200, 9200]
+
+
+def test_speed_and_memory_are_in_tensorboard(measured):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = measured(seeds=1)
+    logs = write_logs(folder)
+    events = EventAccumulator(str(logs / run_names(load(folder).record.arms)["3:1"] / "seed-0"), size_guidance={"scalars": 0})
+    events.Reload()
+    assert events.Scalars("final/speed/tokens_per_second")[0].value == 6000
+    assert events.Scalars("final/memory/peak_bytes")[0].value == pytest.approx(7e8)
 
 
 def test_a_failed_run_has_no_speed(measured):

@@ -173,6 +173,13 @@ def test_a_component_of_a_longest_row_is_asked_no_longer_one():
     assert probe_model.check_causal(spec, document.node(data), tokens=400) == []
 
 
+def test_what_could_not_be_checked_is_noted(monkeypatch):
+    monkeypatch.setattr(probe_model, "FULL", 1)
+    data = plain(own("mixer", "Positions", longest=401, width=1024), dim=1024, pattern=["mine"])
+    (note,) = probe_model.check_components(spec_of(data), document.node(data), tokens=400)
+    assert note.startswith("own_cheats:Positions was not checked: made narrower, it raises RuntimeError")
+
+
 def test_parameters_that_say_nothing_of_their_start_are_named():
     with pytest.raises(probe.Broken, match=r"has a parameter, o\.weight, that `arch\.layers\.parameter` did not make"):
         probe.subject("mixer", own("mixer", "Plain"), Context(dim=8))

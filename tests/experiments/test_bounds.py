@@ -6,10 +6,12 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from arch import registry
+from arch import document, registry
 from arch.errors import SpecError
 from arch.layout import TokenLayout
 from arch.parameters import Context, initialise
+from experiments.plan import resolve
+from experiments.spec import EvaluateSpec, ExperimentSpec
 
 DIM, TOKENS = 16, 9
 
@@ -100,3 +102,22 @@ def test_rotary_positions_on_no_channel_are_none():
         x_BTD = torch.randn(2, TOKENS, DIM, generator=torch.Generator().manual_seed(0))
         outputs.append(module(x_BTD, TokenLayout.whole(2, TOKENS))[0])
     torch.testing.assert_close(*outputs)
+
+
+def nullable():
+    """The dotted keys of an experiment whose default is null."""
+    places = {"": ExperimentSpec, "evaluate": EvaluateSpec, "model": ExperimentSpec.model_fields["model"].annotation}
+    places |= {"model.blocks.local.mixer": registry.component("mixer", "attention").Config}
+    for place, spec in places.items():
+        for name, field in spec.model_fields.items():
+            if not field.is_required() and field.default is None:
+                yield ".".join(filter(None, [place, field.alias or name]))
+
+
+@pytest.mark.parametrize("key", list(nullable()))
+def test_null_means_what_an_absent_key_means_where_it_is_the_default(tiny, key):
+    data = copy.deepcopy({name: value for name, value in tiny.items() if name != "evaluate"})
+    *place, name = key.split(".")
+    if options := inside(data, place):
+        options.pop(name, None)
+    assert resolve(document.overridden(document.node(data), document.node({key: None}))) == resolve(data)

@@ -95,8 +95,8 @@ def train(job, progress, stop):
     elif lr == WAITS and not _waited(stop):
         done = record("interrupted")
     else:
-        # The best learning rate is 2e-2.
-        metrics = {"report/loss": loss_of(lr, seed), "select/loss": abs(lr - 2e-2) + seed * 1e-6}
+        # The best learning rate is 2e-2 for even seeds and 2.4e-2 for odd ones.
+        metrics = {"report/loss": loss_of(lr, seed), "select/loss": abs(lr - (2.4e-2 if seed % 2 else 2e-2)) + seed * 1e-6}
         done = record("finished", metrics=metrics, timing={"runs_at_once": float(job["runs_at_once"])})
     with contextlib.suppress(OSError):
         done.write(folder)

@@ -92,6 +92,7 @@ def test_the_record_says_how_arms_differ_and_what_they_cost(plan_study, study_da
 def test_differences_are_those_of_the_resolved_specs(plan_study, study_data):
     """A default that is turned off is a change; so is what an override does to the blocks that are `like` the changed one."""
     mixer = "model.blocks.local.mixer"
+    study_data["claims"] = {"quality": {"type": "equivalent", "arms": ["no clipping"]}}  # not of what is measured otherwise
     study_data["arms"] |= {
         "no clipping": {"optimizer.clip": None},
         "no positions": {f"{mixer}.rope": None},
@@ -143,6 +144,12 @@ def test_the_preview_names_every_block_and_tells_null_from_absent(study_data, co
 def test_the_larger_scale_is_only_named_where_it_is_larger(plan_study, study_data):
     spec = plan_study(study_data).spec
     assert [larger_scale(spec, scale) for scale in ("small", "laptop", None)] == ["laptop", None, None]
+
+
+def test_a_scale_may_drop_and_add_arms(plan_study, study_data):
+    study_data["scales"] = study_data.get("scales", {}) | {"few": {"arms": {"all local": None, "third": {"model.layers": 2}}}}
+    assert [each.arm.label for each in plan_study(study_data, scale="few").arms] == ["1:1", "third"]
+    assert [each.arm.label for each in plan_study(study_data).arms] == ["1:1", "all local"]
 
 
 TUNE = {"tune": {"space": {"optimizer.lr": {"low": 1e-3, "high": 1e-2}}}}

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import sweeps_fakes as fakes
+import torch
 from optuna.trial import TrialState
 
 from arch import document
@@ -52,8 +53,8 @@ def test_each_arm_runs_its_best_values_and_no_trial_is_reported(tuned_study, con
     result = run_study(tuned_study(seeds=2), 2, console, fakes.prepare)
     record = StudyRecord.read(result.study.folder)
     assert result.complete and not record.edges
-    assert [arm.tuned for arm in record.arms.values()] == [{"optimizer.lr": [VERTEX]}] * 2
-    assert [outcome.job.plan.spec.optimizer["lr"] for outcome in result.outcomes] == [VERTEX] * 4
+    assert [arm.tuned for arm in record.arms.values()] == [{"optimizer.lr": [VERTEX, 4.23e-3]}] * 2
+    assert [outcome.job.plan.spec.optimizer["lr"] for outcome in result.outcomes] == [VERTEX, VERTEX, 4.23e-3, 4.23e-3]
     assert len(record.trials) == 2 * 3 * 2 and {trial.seed for trial in record.trials} == {1000, 1001}
     trials = {(record_folder(result, trial.run)) for trial in record.trials}
     reported = {record_folder(result, run) for arm in record.arms.values() for run in arm.runs.values()}
@@ -323,7 +324,11 @@ def test_records_from_before_seeds_had_their_own_values_still_open(tuned_study):
 def test_an_end_that_the_key_itself_cannot_pass_is_no_edge(plan_study, study_data, key, span, value, flagged):
     planned = plan_study(study_data | {"tune": {"space": {key: span}}})
     tune, arm = planned.spec.tune, planned.arms[0].arm
-    bounds = space.bounds(tune, arm, [{key: value}])
+    torch.set_flush_denormal(True)  # as training does, in the process of whoever asks
+    try:
+        bounds = space.bounds(tune, arm, [{key: value}])
+    finally:
+        torch.set_flush_denormal(False)
     assert bounds == ({} if flagged else {key: [value]})
     assert len(space.edges(tune, "1:1", [{key: value}], bounds)) == flagged
 
