@@ -106,6 +106,11 @@ def test_the_numbers_do_not_depend_on_the_number_of_processes():
     assert run.simulate(20, picked, processes=2) == run.simulate(20, picked, processes=1)
 
 
+def test_every_scenario_has_random_numbers_of_its_own():
+    names = [scenario.name for scenario in scenarios.scenarios()]
+    assert len(set(names)) == len(names)
+
+
 def test_a_number_has_the_error_of_its_mean():
     (scenario,) = chosen("Identical arms: any", "n = 3", "2 arms")
     (cell,) = run.cell_list(scenario, 100, np.array([20.0]), np.array([20.0]))
