@@ -1,5 +1,6 @@
 # make ablation     sets everything up, runs a small study on real text, writes report.html and prints its path
 # make test         sets everything up, runs the tests
+# make simulate     how often the verdicts of simulated studies are wrong and right; writes the tables of docs/statistics.md
 # make check        lint, format, types and import rules: what must hold before a commit
 # make test-cpus    the tests under settings that stand in for other CPUs; CPUS="avx2 plain" picks some of them
 # make test-triton  the Triton kernels through Triton's interpreter, on the CPU
@@ -17,13 +18,16 @@ cpu-avx512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
 cpu-avx512-bf16 := ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16
 cpu-plain := ARCHBENCH_NATIVE=0
 
-.PHONY: ablation laptop test test-quick test-cpus test-triton check format clean
+.PHONY: ablation laptop simulate test test-quick test-cpus test-triton check format clean
 
 ablation: .venv/installed
 	$(BIN)/archbench study run gemma3/local_global --scale demo
 
 laptop: .venv/installed
 	$(BIN)/archbench study run gemma3/local_global --scale laptop
+
+simulate: .venv/installed
+	$(BIN)/archbench study simulate --write
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 $(PYTEST)

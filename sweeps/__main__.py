@@ -1,4 +1,4 @@
-"""`python -m sweeps list | show | run | status`."""
+"""`python -m sweeps list | show | run | status | simulate`."""
 
 import sys
 from pathlib import Path
@@ -15,6 +15,7 @@ Study = Annotated[str, typer.Argument(help="a shipped study (see `list`) or the 
 Scale = Annotated[str | None, typer.Option(help="a scale of the study (default: `demo`, if the study has it)")]
 Runs = Annotated[Path, typer.Option(help="the folder that holds the runs of all studies")]
 RUNS = Path("runs")
+PairedSd = Annotated[float | None, typer.Option(min=1e-9, help="spread over seeds of an arm's difference (0.012: 1.2 %)")]
 
 
 @app.command("list")
@@ -40,12 +41,14 @@ def show(
     study: Study,
     scale: Scale = None,
     json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+    runs: Runs = RUNS,
+    paired_sd: PairedSd = None,
 ):
-    """Show every arm and run of a study and what each would cost, before anything runs."""
+    """Show every arm and run of a study, what each would cost, and what its seeds can find, before anything runs."""
     from sweeps import show as shown
 
     name, scale, spec, arms, _ = _checked(study, scale)
-    data = shown.preview(name, scale, spec, arms)
+    data = shown.preview(name, scale, spec, arms, runs, paired_sd)
     if json:
         import json as to_json
 
@@ -95,6 +98,36 @@ def status(study: Study, scale: Scale = None, runs: Runs = RUNS):
     folder = study_folder(runs, study_name(study), scale, split(root, scale)[0].scales)
     origin.check(folder, study_name(study), scale, origin.of(study, root))
     stand.printed(folder, _console())
+
+
+@app.command()
+def simulate(
+    short: Annotated[bool, typer.Option("--short", help="few studies: a first look, in under a minute")] = False,
+    studies: Annotated[int | None, typer.Option(min=10, help="simulated studies per number (default: 4000; --short: 60)")] = None,
+    write: Annotated[bool, typer.Option("--write", help="write results/simulation.json and docs/statistics.md")] = False,
+):
+    """Simulate studies without training, judge them as real ones, and print how often the verdicts are wrong and right."""
+    from arch.words import times
+    from sweeps.simulation import record as records
+    from sweeps.simulation import run as simulation
+
+    studies = studies or (simulation.SHORT if short else simulation.STUDIES)
+    words = ["archbench study simulate", *(["--studies", str(studies)] if studies != simulation.STUDIES else [])]
+    done = simulation.record(" ".join(words), studies, told=_told)
+    print(records.markdown(done))
+    if write:
+        records.rewrite(done, records.DOCUMENT)  # before the record: a document without its marks is an error
+        done.write(records.FILE)
+    for fault in done.faults:
+        print(fault, file=sys.stderr)
+    if done.faults:
+        print(f"{times(len(done.faults), 'number')} not as expected", file=sys.stderr)
+    return 1 if done.faults else 0
+
+
+def _told(part):
+    if sys.stderr.isatty():
+        print(f"\r{part:.0%}", end="" if part < 1 else "\n", file=sys.stderr, flush=True)
 
 
 @app.command()

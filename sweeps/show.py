@@ -8,7 +8,7 @@ from arch.spec import spelt
 from arch.words import times
 from experiments import plan as experiments
 from experiments import remarks
-from sweeps import space
+from sweeps import foreseen, space
 from sweeps.record import packed, unpacked
 from sweeps.study import arm_cost, overridden
 
@@ -17,8 +17,11 @@ NO_SEARCH = {"runs": 0, "tokens": 0, "training_flops": 0}
 COSTLY = ("model.", "data.", "train.")
 
 
-def preview(name, scale, spec, arms):
-    """The preview as plain data: `arms` by label, each with its runs' cost, and totals."""
+def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
+    """The preview as plain data: `arms` by label, each with its runs' cost, totals, and what the plan can find (`power`).
+
+    runs_folder, paired_sd: see `sweeps.foreseen`.
+    """
     shown = {arm.label: _arm(spec, arm) for arm in arms}
     helpers = _helpers(spec, arms)
     runs = [arm for arm in shown.values() for _ in range(spec.most_seeds)]
@@ -38,6 +41,7 @@ def preview(name, scale, spec, arms):
             "training_flops": sum(run["training_flops"] for run in runs) + search["training_flops"],
             "tuning": search,
         },
+        "power": foreseen.foreseen(name, scale, spec, arms, runs_folder, paired_sd),
     }
 
 
@@ -131,6 +135,9 @@ def printed(data, console):
             spent = units.count(arm["tuning"]["tokens"]), "", units.flops(arm["tuning"]["training_flops"])
             table.add_row(f"{label} tuning, {times(search, 'run')} together", "", *spent, "", "")
     console.print(table)
+    if data["power"]:
+        foreseen.printed(data["power"], say, console)
+        say("")
     total = data["total"]
     search = total["tuning"]
     tuning = f" and {search['runs']} for tuning" if search["runs"] else ""

@@ -1,0 +1,168 @@
+"""What a study's plan can find, for the preview: its power, in percent where the paired standard deviation is known.
+
+That comes from finished runs of the same study, at this scale or else at another one, or from the user.
+"""
+
+import math
+from dataclasses import dataclass
+from statistics import median
+
+from arch import registry, units
+from arch.contracts import Measured, Metric
+from arch.words import listed, times
+from experiments.metrics import is_cost, known
+from sweeps import folders, paired, stats
+from sweeps.compare import bounds, effect, is_relative, margin_text
+from sweeps.judge import counted, read_metrics
+from sweeps.metrics import metric_of
+from sweeps.outcomes import runs_of
+from sweeps.power import EFFECTS, power
+from sweeps.record import NAME, StudyRecord
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A paired standard deviation on the scale of the metric, and where it comes from, in words."""
+
+    sd: float
+    source: str
+
+
+def spread(runs, name, scale, metric_name, scales=()):
+    """The Spread of a metric in a study's finished runs below `runs`, or None. Of the arms' spreads, the median.
+
+    Runs at this scale come first, then those at the other scales, in the order of their names. scales: all
+    names of scales of the study.
+    """
+    here = folders.study_folder(runs, name, scale, scales)
+    others = sorted(path.parent for path in here.parent.glob(f"*/{NAME}") if path.parent != here)
+    for folder in (here, *others):
+        record = StudyRecord.read_whole(folder)
+        sds = _paired_sds(record, folder, metric_name) if record else []
+        if sds:
+            seeds = max(n for n, _ in sds)
+            place = "" if folder == here else f", at the scale {record.scale or '-'}"
+            source = f"the median of {times(len(sds), 'arm')} with up to {times(seeds, 'seed')} in {folder}{place}"
+            return Spread(median(sd for _, sd in sds), source)
+    return None
+
+
+def _paired_sds(record, folder, name):
+    """(seeds, sd) of the difference from the first arm of every arm with enough seeds."""
+    runs = {key: run for key, run in runs_of(record, folder).items() if run.status == "finished" and name in run.metrics}
+    infos = (run.metric_info[name] for run in runs.values() if name in run.metric_info)
+    values: dict[str, dict[int, float]] = {arm: {} for arm in record.arms}
+    for (arm, seed), run in runs.items():
+        values[arm][seed] = run.metrics[name]
+    measured = Measured(next(infos, None) or known(name) or Metric(), values)
+    baseline, *arms = record.arms
+    samples = [paired.difference(measured, arm, baseline) for arm in arms]
+    return [(sample.n, sample.sd) for sample in samples if sample.testable]
+
+
+def foreseen(name, scale, spec, arms, runs, paired_sd=None):
+    """The power of a checked study's plan as plain data; None if it asks nothing that is measured.
+
+    paired_sd: on the scale of the first measured claim's metric (0.012 is 1.2 % for a loss), instead of that of finished
+    runs. Numbers that do not exist are None.
+    """
+    claims = {key: registry.build("claim", each) for key, each in spec.claims.items()}
+    measured = [key for key, claim in claims.items() if not all(map(is_cost, read_metrics(claim)))]
+    if not measured or len(spec.arms) < 2:
+        return None
+    metric_name = claims[measured[0]].config.metric
+    metric = metric_of(arms[0].spec, metric_name) or Metric()
+    known_spread = Spread(paired_sd, "as given") if paired_sd else spread(runs, name, scale, metric_name, spec.scales)
+    sd = known_spread and known_spread.sd
+    questions = counted(spec.claims, list(spec.arms))
+    plan = power(spec.looks, questions)
+    return {
+        "looks": list(plan.looks),
+        "questions": questions,
+        "metric": metric_name,
+        "unit": "%" if is_relative(metric) else metric.unit,
+        "paired_sd": sd,
+        "paired_sd_from": known_spread.source if known_spread else None,
+        "found": [_found(plan, number, sd, metric) for number in EFFECTS],
+        "smallest": {"sd": _finite(plan.smallest), "effect": _effect(plan.smallest, sd, metric)},
+        "same": [_same(spec, claims[key], plan, sd, metric) for key in measured if _has_margin(claims[key], metric_name)],
+    }
+
+
+def _finite(number):
+    return number if math.isfinite(number) else None
+
+
+def _effect(number, sd, metric):
+    """What so many paired standard deviations are shown as; None if that is not known."""
+    return effect(number * sd, metric) if sd and math.isfinite(number) and number * sd < stats.MOST_SEEDS else None
+
+
+def _found(plan, number, sd, metric):
+    facts = {"chance": plan.found[number], "seeds": plan.seeds[number]}
+    return {"sd": number, "effect": _effect(number, sd, metric), **facts}
+
+
+def _has_margin(claim, metric_name):
+    """Whether a claim may say `no difference` of arms that are asked about, on this metric."""
+    return hasattr(claim.config, "known_worse") and claim.config.metric == metric_name
+
+
+def _same(spec, claim, plan, sd, metric):
+    """The chance of `no difference` for an identical arm; without a control that word is rarely said."""
+    margin = claim.config.margin
+    facts = {"margin": margin, "margin_text": margin_text(margin, metric), "control": bool(claim.config.known_worse)}
+    if not sd:
+        return facts | {"chance": None, "seeds": None}
+    # The two bounds of a relative margin differ a little; the nearer one decides.
+    near = min(map(abs, bounds(margin, metric)))
+    there = power(plan.looks, plan.questions, (), near / sd)
+    return facts | {"chance": there.same, "seeds": there.same_seeds}
+
+
+def printed(data, say, console):
+    """Print what `foreseen` returned."""
+    from rich.table import Table
+
+    questions, unit = data["questions"], data["unit"]
+    say("")
+    shares = f"{times(questions, 'question')} {'has' if questions == 1 else 'share'} the error of 5\xa0%"
+    say(f"verdicts are read at {listed(list(map(str, data['looks'])))} seeds; {shares}")
+    table = Table(title="what the plan can find", title_justify="left")
+    for heading in ("true difference", *(["effect"] if data["paired_sd"] else []), "found with a chance of", "seeds, on average"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for each in data["found"]:
+        shown = [_shown(each["effect"], unit)] if data["paired_sd"] else []
+        table.add_row(f"{each['sd']:g} paired sd", *shown, _chance(each["chance"]), f"{each['seeds']:.1f}")
+    console.print(table)
+    smallest = data["smallest"]
+    if smallest["sd"] is None:
+        say("no difference, however large, is found with a chance of 80\xa0%: the plan has too few seeds")
+    else:
+        text = f" ({_shown(smallest['effect'], unit)})" if smallest["effect"] is not None else ""
+        say(f"found with a chance of 80\xa0%: {smallest['sd']:.1f} paired sd{text} or more")
+    for each in data["same"]:
+        say(_equality(each))
+    if data["paired_sd"]:
+        say(f"paired sd of {data['metric']}: {_shown(data['paired_sd'], unit)}, {data['paired_sd_from']}")
+    else:
+        say("the paired sd is not known, as no run of this study has finished; --paired-sd 0.012 assumes 1.2\xa0%")
+
+
+def _equality(each):
+    within = f"“no difference” within {each['margin_text']}"
+    if not each["control"]:
+        return f"{within} is said of no identical arm: the claim names no arm known to be worse"
+    if each["chance"] is None:
+        return f"{within}: its chance depends on the paired sd"
+    chance, seeds = _chance(each["chance"]), f"{each['seeds']:.1f}"
+    return f"{within} is said of an identical arm with a chance of {chance} ({seeds} seeds), if the control is found"
+
+
+def _shown(number, unit):
+    return units.percent(number).lstrip("+") if unit == "%" else f"{number:.3g}{units.SPACE}{unit}".rstrip(units.SPACE)
+
+
+def _chance(number):
+    # The simulation's error is half a percent.
+    return f"{100 * number:.0f}{units.SPACE}%"
