@@ -271,7 +271,7 @@ def test_a_tuning_seed_that_failed_borrows_and_says_so(tuned_study):
     assert rates == pytest.approx([8e-3, 1.04e-2, math.sqrt(8e-3 * 1.04e-2)], rel=6e-3)
     (note,) = choice.notes
     assert note.startswith("arm 'an arm'") and "tuning seed 1002" in note and "other tuning seeds" in note
-    assert study.tuned(planned, {"1:1": choice, "all local": Choice()}).record(["all local"]).choices == [note]
+    assert study.tuned(planned, {"1:1": choice, "all local": Choice()}).record({"1:1": 2}).choices == [note]
 
 
 def test_beside_a_failed_run_the_grid_point_is_used_and_said(tuned_study):
