@@ -1,8 +1,9 @@
 """The looks of a running study: which seeds each arm gets next, and what is kept of the looks that were taken."""
 
 import datetime
+import json
 
-from sweeps.judge import counted, judge, plan_of, undecided_arms
+from sweeps.judge import counted, is_exact, judge, plan_of, undecided_arms
 from sweeps.outcomes import runs_of
 from sweeps.record import NAME, EarlierRecord, LookRecord, PlanRecord, StudyRecord
 
@@ -39,12 +40,17 @@ def next_counts(record, rulings, counts):
 
 
 def taken(rulings, number, looks):
-    """The LookRecords with the look at `number` seeds added, if all its runs had ended and it was not taken before."""
-    if any(ruling.missing for ruling in rulings.values()) or any(each.seeds == number for each in looks):
+    """The LookRecords with what could be read at `number` seeds: nothing before its runs had ended, more when more have.
+
+    A look counts from its first word, since that can be acted upon.
+    """
+    read = {name: ruling for name, ruling in rulings.items() if ruling.look == number and not is_exact(ruling.claim)}
+    if not read:
         return looks
-    words = {name: {subject: each.word for subject, each in ruling.verdicts.items()} for name, ruling in rulings.items()}
+    words = {name: {subject: each.word for subject, each in ruling.verdicts.items()} for name, ruling in read.items()}
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return [*looks, LookRecord(seeds=number, time=now, words=words)]
+    time = next((each.time for each in looks if each.seeds == number), now)
+    return [*(each for each in looks if each.seeds != number), LookRecord(seeds=number, time=time, words=words)]
 
 
 def history(study, record):
@@ -55,23 +61,29 @@ def history(study, record):
     """
     looks, earlier = [], []
     old = StudyRecord.read_whole(study.folder)
-    if old is not None and old.looks and _shares(old, record):
+    if old is not None and _looks(old) and _shares(old, record):
         if _stated(old) == _stated(record):
-            looks, earlier = old.looks, list(old.earlier)
+            looks, earlier = _looks(old), list(old.earlier)
         else:
-            earlier = [*old.earlier, EarlierRecord(plan=plan_of(old), looks=old.looks, why=_changed(old, record))]
+            earlier = [*old.earlier, EarlierRecord(plan=plan_of(old), looks=_looks(old), why=_changed(old, record))]
     for folder in _other_studies(study, record):
         other = StudyRecord.read_whole(folder)
-        if other is not None and other.looks and _shares(other, record) and _stated(other) != _stated(record):
+        if other is not None and _looks(other) and _shares(other, record) and _stated(other) != _stated(record):
             name = f"{other.name} at scale {other.scale or '-'}"
             if name not in [each.study for each in earlier]:
-                earlier.append(EarlierRecord(plan=plan_of(other), looks=other.looks, study=name, why=_changed(other, record)))
+                earlier.append(EarlierRecord(plan=plan_of(other), looks=_looks(other), study=name, why=_changed(other, record)))
     return looks, earlier
+
+
+def _looks(record):
+    """The looks of a record. Records without a plan are older than looks: their report was made when their runs ended."""
+    return record.looks or ([LookRecord(seeds=len(record.seeds), time="", words={})] if record.plan is None else [])
 
 
 def _stated(record):
     """What a study states before its runs. Its claims are compared by content, not by name."""
-    return plan_of(record), sorted(map(repr, record.claims.values())), sorted(tuple(arm.identities) for arm in record.arms.values())
+    claims = sorted(json.dumps(each, sort_keys=True) for each in record.claims.values())
+    return plan_of(record), claims, sorted(tuple(arm.identities) for arm in record.arms.values())
 
 
 def _shares(old, new):

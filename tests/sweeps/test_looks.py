@@ -8,7 +8,7 @@ from analysis.runs import load
 from arch.contracts import UNSTABLE
 from arch.errors import SpecError
 from experiments.metrics import NEXT_TOKEN
-from sweeps import comparable
+from sweeps import comparable, looking
 from sweeps.claims.equivalent import SAME, WORSE
 from sweeps.comparable import NOT_COMPARABLE
 from sweeps.judge import counted, judge, plan_of
@@ -120,6 +120,30 @@ def test_a_copy_of_a_study_does_not_hide_a_look(plan_study, study_data, console)
     assert [each.study for each in copied.earlier] == ["first at scale -"]
     _, same = ran(plan_study, data, console, name="third")
     assert not same.earlier, "the same plan read twice says the same twice"
+
+
+def test_a_look_counts_from_its_first_word(plan_study, study_data, console):
+    """A run that the machine ended keeps one arm without a word; the words of the others were read."""
+    data = study_data | {"arms": ARMS, "claims": CLAIM, "seeds": 3}
+    result, record = ran(plan_study, data, console)
+    runs = runs_of(record, result.study.folder)
+    del runs["alike", 2]
+    rulings = judge(record, runs)
+    (look,) = looking.taken(rulings, 3, [])
+    assert look.seeds == 3 and "alike" not in look.words["quality"] and look.words["quality"]["control"] == WORSE
+    (whole,) = looking.taken(judge(record, runs_of(record, result.study.folder)), 3, [look])
+    assert "alike" in whole.words["quality"] and whole.time == look.time
+    for seed in range(3):
+        del runs["base", seed]
+    assert looking.taken(judge(record, runs), 3, []) == []
+
+
+def test_a_record_without_a_plan_was_looked_at(plan_study, study_data, console):
+    data = study_data | {"arms": ARMS, "claims": CLAIM, "seeds": 3}
+    result, record = ran(plan_study, data, console)
+    record.model_copy(update={"plan": None, "looks": []}).write(result.study.folder)
+    _, again = ran(plan_study, data | {"seeds": 5}, console)
+    assert [each.plan.looks for each in again.earlier] == [(3,)]
 
 
 def test_an_arm_that_lost_runs_is_unstable(plan_study, study_data, console):
