@@ -67,7 +67,9 @@ def of(study, judgement, level=LEVEL):
     reference = next(iter(measured[baseline].values()))
     weights_N = _weights(reference, name)
     other_rows = {arm: text for arm in measured if (text := _other_rows(measured[arm], reference, name))}
-    intervals = {arm: _interval(judgement, arm, measured, level) for arm in measured if arm != baseline}
+    # Before its first look, an arm has no interval of any kind: whoever reads one has looked.
+    read = [arm for arm in measured if arm in judgement.verdicts or not judgement.per_arm]
+    intervals = {arm: _interval(judgement, arm, measured, level) for arm in read if arm != baseline}
     intervals = {arm: interval for arm, interval in intervals.items() if interval}
     effects = {
         arm: (judgement.shown.effect(interval.low), judgement.shown.effect(interval.high)) for arm, interval in intervals.items()

@@ -38,7 +38,7 @@ def test_before_the_first_look_there_is_no_word(make_study):
     judgement = judge(load(make_study(spread=0.0005, missing=missing)))
     assert "no verdict yet" in judgement.answer and not any(verdict.word for verdict in judgement.verdicts.values())
     page = write_report(make_study(spread=0.0005, missing=missing)).read_text()
-    assert "badge worse" not in page and "no verdict yet" in page
+    assert "badge worse" not in page and "no verdict yet" in page and "intervals over seeds and texts" not in page
 
 
 def test_a_seed_with_most_of_the_variance_is_named(make_study):
