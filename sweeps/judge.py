@@ -37,7 +37,7 @@ class Ruling:
     """What one claim says so far. verdicts: {subject: Verdict}, also of subjects that are no question (controls).
 
     missing: {subject: which runs are missing before its next look}. look: the number of seeds of its last look; 0 before
-    the first.
+    the first, and for a claim on costs, which needs no run.
     """
 
     claim: Any
@@ -50,7 +50,7 @@ def questions(claims, arms):
     """{claim name: [Question]} of resolved claims over the labels of a study's arms."""
     asked = {}
     for name, resolved in claims.items():
-        claim = _built(resolved)
+        claim = built(resolved)
         if hasattr(claim, "questions"):
             subjects = claim.questions(tuple(arms))
         else:
@@ -67,13 +67,13 @@ def read_metrics(claim):
 
 def metrics_of(spec):
     """{claim name: the metrics that it reads} of a StudySpec."""
-    return {name: read_metrics(_built(each)) for name, each in spec.claims.items()}
+    return {name: read_metrics(built(each)) for name, each in spec.claims.items()}
 
 
 def counted(claims, arms):
     """How many questions share the error of 5 %: all that are about something measured."""
     asked = questions(claims, arms)
-    return sum(len(asked[name]) for name, each in claims.items() if not all(map(is_cost, read_metrics(_built(each)))))
+    return sum(len(asked[name]) for name, each in claims.items() if not all(map(is_cost, read_metrics(built(each)))))
 
 
 def plan_of(record):
@@ -109,7 +109,7 @@ def _decided(verdicts, subject):
     return subject in verdicts and verdicts[subject].decided
 
 
-def _built(resolved):
+def built(resolved):
     """The claim component; built once per content, since a study asks again after every look."""
     return _build(json.dumps(resolved, sort_keys=True))
 
@@ -124,7 +124,7 @@ class _Hearing:
 
     def __init__(self, record, runs, name, asked):
         self.record, self.runs, self.asked = record, runs, asked
-        self.claim = _built(record.claims[name])
+        self.claim = built(record.claims[name])
         self.names = read_metrics(self.claim)
         self.exact = all(map(is_cost, self.names))
         self.decided: dict[str, Verdict] = {}
@@ -145,7 +145,7 @@ class _Hearing:
                 self._judge(ready, number, level, control)
             if missing:
                 break
-        return Ruling(self.claim, self.last | self.decided, missing, look)
+        return Ruling(self.claim, self.last | self.decided, missing, 0 if self.exact else look)
 
     def _needed(self, question):
         baseline, *others = question.arms

@@ -2,7 +2,8 @@
 
 import datetime
 
-from sweeps.judge import counted, judge, plan_of, undecided_arms
+from arch.errors import DataError, SpecError
+from sweeps.judge import built, counted, judge, plan_of, undecided_arms
 from sweeps.outcomes import runs_of
 from sweeps.record import NAME, EarlierRecord, LookRecord, PlanRecord, StudyRecord
 
@@ -39,12 +40,24 @@ def next_counts(record, rulings, counts):
 
 
 def taken(rulings, number, looks):
-    """The LookRecords with the look at `number` seeds added, if all its runs had ended and it was not taken before."""
-    if any(ruling.missing for ruling in rulings.values()) or any(each.seeds == number for each in looks):
+    """The LookRecords with the look at `number` seeds, if some question was judged there.
+
+    A word that was missing when the look was taken is added to it later.
+    """
+    if not number or all(ruling.look != number for ruling in rulings.values()):
         return looks
     words = {name: {subject: each.word for subject, each in ruling.verdicts.items()} for name, ruling in rulings.items()}
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return [*looks, LookRecord(seeds=number, time=now, words=words)]
+    before = next((each for each in looks if each.seeds == number), None)
+    if before is None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return [*looks, LookRecord(seeds=number, time=now, words=words)]
+    words = {name: each | before.words.get(name, {}) for name, each in words.items()}
+    return [each.model_copy(update={"words": words}) if each is before else each for each in looks]
+
+
+def begun(record):
+    """Whether a StudyRecord knows of looks, or of runs whose verdicts may have been read: it must not be forgotten."""
+    return bool(record.looks or record.earlier or any(arm.runs for arm in record.arms.values()))
 
 
 def history(study, record):
@@ -55,23 +68,46 @@ def history(study, record):
     """
     looks, earlier = [], []
     old = StudyRecord.read_whole(study.folder)
-    if old is not None and old.looks and _shares(old, record):
+    if old is not None and _shares(old, record):
+        earlier = list(old.earlier)
         if _stated(old) == _stated(record):
-            looks, earlier = old.looks, list(old.earlier)
-        else:
-            earlier = [*old.earlier, EarlierRecord(plan=plan_of(old), looks=old.looks, why=_changed(old, record))]
+            looks = old.looks
+        elif seen := _seen(old, study.folder):
+            earlier.append(EarlierRecord(plan=plan_of(old), looks=seen, why=_changed(old, record)))
     for folder in _other_studies(study, record):
         other = StudyRecord.read_whole(folder)
-        if other is not None and other.looks and _shares(other, record) and _stated(other) != _stated(record):
+        if other is not None and _shares(other, record) and _stated(other) != _stated(record) and (seen := _seen(other, folder)):
             name = f"{other.name} at scale {other.scale or '-'}"
             if name not in [each.study for each in earlier]:
-                earlier.append(EarlierRecord(plan=plan_of(other), looks=other.looks, study=name, why=_changed(other, record)))
+                earlier.append(EarlierRecord(plan=plan_of(other), looks=seen, study=name, why=_changed(other, record)))
     return looks, earlier
 
 
+def _seen(record, folder):
+    """The looks of a record, and the one that its runs allow by now: a report shows every word that can be said.
+
+    So a study that was interrupted between its last run and the record of its look has been looked at too.
+    """
+    try:
+        rulings = judge(record, runs_of(record, folder))
+    except (DataError, SpecError):  # a claim of a user's own that is gone, say
+        return record.looks
+    return taken(rulings, max((ruling.look for ruling in rulings.values()), default=0), record.looks)
+
+
 def _stated(record):
-    """What a study states before its runs. Its claims are compared by content, not by name."""
-    return plan_of(record), sorted(map(repr, record.claims.values())), sorted(tuple(arm.identities) for arm in record.arms.values())
+    """What a study states before its runs. Its claims are compared by content, not by name; the first arm is the baseline."""
+    first, *others = (tuple(arm.identities) for arm in record.arms.values())
+    return plan_of(record), sorted(map(_content, record.claims.values())), [first, *sorted(others)]
+
+
+def _content(claim):
+    """A resolved claim as text, with the options that its component got since it was recorded."""
+    try:
+        config = built(claim).config
+    except SpecError:
+        return repr(claim)
+    return repr({"type": claim["type"], **config.dump()})
 
 
 def _shares(old, new):

@@ -8,7 +8,7 @@ from analysis.runs import load
 from arch.contracts import UNSTABLE
 from arch.errors import SpecError
 from experiments.metrics import NEXT_TOKEN
-from sweeps import comparable
+from sweeps import comparable, looking
 from sweeps.claims.equivalent import SAME, WORSE
 from sweeps.comparable import NOT_COMPARABLE
 from sweeps.judge import counted, judge, plan_of
@@ -111,6 +111,56 @@ def test_another_plan_after_a_look_is_exploratory(plan_study, study_data, consol
     assert "Exploratory" in said and "up to 10 %" in said
     _, third = ran(plan_study, data | change, console)
     assert third.earlier == second.earlier, "the same plan again is no further look"
+
+
+def test_an_interruption_forgets_no_look(plan_study, study_data, console):
+    """A look is known also where the study was interrupted before it was recorded, or before the next one."""
+    data = study_data | {"arms": ARMS, "claims": CLAIM, "seeds": 3}
+    result, first = ran(plan_study, data, console)
+    folder = result.study.folder
+    first.model_copy(update={"looks": []}).write(folder)  # interrupted after the last run
+    _, second = ran(plan_study, data | {"seeds": 4}, console)
+    assert [[look.seeds for look in each.looks] for each in second.earlier] == [[3]]
+    # A start with more seeds that was interrupted before their first look: started again, and edited once more.
+    begun = second.model_copy(update={"looks": [], "plan": PlanRecord(looks=(5,), questions=2), "seeds": list(range(5))})
+    for seeds in (5, 6):
+        begun.write(folder)
+        _, again = ran(plan_study, data | {"seeds": seeds}, console)
+        assert again.earlier == second.earlier, seeds
+
+
+def test_a_word_that_could_be_read_is_a_look(plan_study, study_data, console):
+    """One arm lacks a run, so that its verdict is missing; the words of the others were there to be read."""
+    data = study_data | {"arms": ARMS, "claims": CLAIM, "seeds": 3}
+    result, record = ran(plan_study, data, console)
+    runs = runs_of(record, result.study.folder)
+    full = looking.taken(judge(record, runs), 3, [])
+    del runs["alike", 2]
+    (part,) = looking.taken(judge(record, runs), 3, [])
+    assert part.seeds == 3 and "little" in part.words["quality"] and "alike" not in part.words["quality"]
+    (later,) = looking.taken(judge(record, runs_of(record, result.study.folder)), 3, [part])
+    assert later.words == full[0].words and later.time == part.time
+    for seed in range(3):
+        runs.pop(("base", seed))
+    assert looking.taken(judge(record, runs), 3, []) == []
+
+
+def test_another_baseline_after_a_look_is_exploratory(plan_study, study_data, console):
+    arms = {arm: ARMS[arm] for arm in ("base", "alike", "control")}
+    data = study_data | {"arms": arms, "claims": CLAIM, "seeds": 3}
+    ran(plan_study, data, console)
+    _, swapped = ran(plan_study, data | {"arms": {arm: arms[arm] for arm in ("alike", "base", "control")}}, console)
+    assert [each.why for each in swapped.earlier] == ["the arms"]
+
+
+def test_a_record_of_an_older_release_states_the_same_claim(plan_study, study_data, console):
+    """Options that a claim got since are no other claim."""
+    data = study_data | {"arms": ARMS, "claims": CLAIM, "seeds": 3}
+    result, record = ran(plan_study, data, console)
+    older = {key: value for key, value in record.claims["quality"].items() if key not in ("arms", "to")}
+    record.model_copy(update={"claims": {"quality": older}, "plan": None}).write(result.study.folder)
+    _, again = ran(plan_study, data, console)
+    assert not again.earlier and again.looks == record.looks
 
 
 def test_a_copy_of_a_study_does_not_hide_a_look(plan_study, study_data, console):
