@@ -65,6 +65,11 @@ def read_metrics(claim):
     return tuple(claim.metrics()) if hasattr(claim, "metrics") else (claim.config.metric,)
 
 
+def is_exact(claim):
+    """Whether a claim reads costs alone, which are known without a run."""
+    return all(map(is_cost, read_metrics(claim)))
+
+
 def metrics_of(spec):
     """{claim name: the metrics that it reads} of a StudySpec."""
     return {name: read_metrics(built(each)) for name, each in spec.claims.items()}
@@ -73,7 +78,7 @@ def metrics_of(spec):
 def counted(claims, arms):
     """How many questions share the error of 5 %: all that are about something measured."""
     asked = questions(claims, arms)
-    return sum(len(asked[name]) for name, each in claims.items() if not all(map(is_cost, read_metrics(built(each)))))
+    return sum(len(asked[name]) for name, each in claims.items() if not is_exact(built(each)))
 
 
 def plan_of(record):
@@ -93,11 +98,12 @@ def judge(record: StudyRecord, runs: Mapping) -> dict[str, Ruling]:
 def undecided_arms(record, rulings):
     """Labels of the arms that still need seeds, in the study's order: those of questions without a final word.
 
-    An arm whose own question is decided gets no more seeds, unless it is what others are compared with.
+    An arm whose own question is decided gets no more seeds, unless it is what others are compared with. Seeds decide
+    nothing about a cost.
     """
     asked, needed = questions(record.claims, record.arms), set()
     for name, ruling in rulings.items():
-        for question in asked[name]:
+        for question in [] if is_exact(ruling.claim) else asked[name]:
             verdict = ruling.verdicts.get(question.subject)
             if question.subject in ruling.missing or (verdict and not verdict.decided):
                 baseline, *others = question.arms
@@ -123,10 +129,10 @@ class _Hearing:
     """The looks of one claim, one after another."""
 
     def __init__(self, record, runs, name, asked):
-        self.record, self.runs, self.asked = record, runs, asked
+        self.record, self.runs, self.name, self.asked = record, runs, name, asked
         self.claim = built(record.claims[name])
         self.names = read_metrics(self.claim)
-        self.exact = all(map(is_cost, self.names))
+        self.exact = is_exact(self.claim)
         self.decided: dict[str, Verdict] = {}
         self.last: dict[str, Verdict] = {}
 
@@ -176,6 +182,11 @@ class _Hearing:
             # A claim of one's own may have nothing to say of an arm.
             if question.subject in found:
                 found[question.subject] = self._qualified(question, found[question.subject], number, unstable)
+        for subject, verdict in found.items():
+            # A control is no question, but what it lost is said too.
+            if subject not in subjects and subject not in self.decided and verdict.against in self.record.arms:
+                control = Question(self.name, subject, (verdict.against, subject))
+                found[subject] = self._qualified(control, verdict, number, unstable)
         waiting = subjects - {each.subject for each in ready}
         self.last |= {subject: verdict for subject, verdict in found.items() if subject not in waiting}
         for subject, verdict in found.items():
@@ -236,7 +247,7 @@ class _Hearing:
         """{arm: `failed in 2 of 5 seeds (why)`} of arms that lost runs which another arm finished."""
         seeds, texts = range(number), {}
         arms = dict.fromkeys(arm for each in self.asked for arm in each.arms)
-        finished = {seed for seed in seeds if any(self._finished(arm, seed) for arm in arms)}
+        finished = {seed for seed in seeds if any(self._finished(arm, seed) for arm in self.record.arms)}
         for arm in arms:
             failed = {seed: self.runs[arm, seed] for seed in finished if (arm, seed) in self.runs and _failed(self.runs[arm, seed])}
             if failed:

@@ -203,6 +203,15 @@ def test_only_a_control_is_a_question_of_its_own():
     assert Equivalent(Equivalent.Config(arms=("c",), to="b")).questions(["a", "b", "c"]) == {"c": ("b", "c")}
 
 
+def test_controls_that_are_the_questions_share_the_error():
+    """With nothing else to ask, each of two controls is a question; a gate takes no share."""
+    values = exactly({"base": 0, "one": 0.0155, "two": 0.0155}, sd=0.005)
+    alone = Equivalent(Equivalent.Config(known_worse=("one", "two"))).judge(evidence(values, level=0.025))
+    assert {alone[arm].level for arm in ("one", "two")} == {0.025}
+    gate = Equivalent(Equivalent.Config(known_worse=("one",))).judge(evidence(values, level=0.025))
+    assert gate["one"].level == 0.05 and gate["two"].level == 0.025
+
+
 def test_the_old_spelling_is_one_claim(study_data):
     old = split(document.node(study_data | {"claim": {"margin": 0.02, "known_worse": ["all local"]}}))[0].claims
     new = {"type": "equivalent", "metric": "report/loss", "margin": 0.02, "known_worse": ["all local"], "arms": [], "to": None}

@@ -185,6 +185,35 @@ def test_an_arm_that_lost_runs_is_unstable(plan_study, study_data, console):
     assert "fragile failed in 1 of 5" in found["base"].reason
 
 
+def test_a_control_that_lost_runs_is_unstable(plan_study, study_data, console):
+    arms = ARMS | {"fragile": {"optimizer.lr": fakes.UNSTABLE}}
+    claim = {"quality": {"type": "equivalent", "margin": 0.02, "known_worse": ["fragile"]}}
+    result, record = ran(plan_study, study_data | {"arms": arms, "claims": claim, "seeds": 5}, console)
+    found = judge(record, runs_of(record, result.study.folder))["quality"].verdicts
+    assert found["fragile"].word == UNSTABLE and "failed in 1 of 5 seeds" in found["fragile"].reason
+    assert found["control"].word == WORSE and found["alike"].word != SAME
+
+
+def test_what_two_compared_arms_lost_counts_if_a_third_finished_it(plan_study, study_data, console):
+    """The survivors of both are no fair sample either."""
+    arms = {"base": ARMS["base"], "one": {"optimizer.lr": fakes.UNSTABLE}, "two": {"optimizer.lr": fakes.UNSTABLE}}
+    claims = {"quality": {"type": "better", "arm": "two", "than": "one"}}
+    result, record = ran(plan_study, study_data | {"arms": arms, "claims": claims, "seeds": 5}, console)
+    assert judge(record, runs_of(record, result.study.folder))["quality"].verdicts["two"].word == UNSTABLE
+
+
+def test_an_undecided_cost_asks_for_no_seeds(plan_study, adaptive, console):
+    """More seeds say nothing about an exact number."""
+    arms = {arm: ARMS[arm] for arm in ("base", "control")}
+    claims = {
+        "quality": {"type": "equivalent", "margin": 0.02, "known_worse": ["control"]},
+        "size": {"type": "equivalent", "metric": "cost/parameters"},
+    }
+    _, record = ran(plan_study, adaptive | {"arms": arms, "claims": claims}, console)
+    assert record.looks[-1].words["size"]["control"] == "undecided" and record.looks[-1].words["quality"]["control"] == WORSE
+    assert len(record.arms["base"].runs) == record.looks[-1].seeds < 8
+
+
 def test_a_failure_of_the_machine_is_no_evidence(plan_study, study_data, console):
     arms = ARMS | {"fragile": {"optimizer.lr": fakes.UNSTABLE}}
     result, record = ran(plan_study, study_data | {"arms": arms, "claims": CLAIM, "seeds": 5}, console)
