@@ -90,7 +90,7 @@ def one_sided(sample, effect, metric, worse, level, against):
     facts |= {"interval": sample.interval(2 * level), "p": supported}
     if supported <= level:
         return Verdict(SUPPORTED, **facts)
-    if contradicted <= level:
+    if contradicted <= level or (sample.exact and sample.n):  # an exact number at the very bound is not beyond it
         return Verdict(CONTRADICTED, **facts)
     return Verdict(UNDECIDED, reason=untestable(sample), needed=_needed(sample, effect, metric, worse, level), **facts)
 

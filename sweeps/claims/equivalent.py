@@ -102,7 +102,8 @@ class Equivalent:
         differs, inside = p <= level, p_same <= level
         if inside and differs and sample.mean:
             return Verdict(SAME, reason=f"not zero, but within the margin of {self._margin(metric)}", **facts)
-        if inside and self.config.known_worse and not missed:
+        # An exact number needs no sign that the study can see differences.
+        if inside and (sample.exact or (self.config.known_worse and not missed)):
             return Verdict(SAME, **facts)
         if differs:
             return Verdict(WORSE if harm(sample.mean, metric) > 0 else BETTER, **facts)

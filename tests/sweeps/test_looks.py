@@ -5,13 +5,13 @@ import sweeps_fakes as fakes
 
 from analysis.claims import judge as sentences
 from analysis.runs import load
-from arch.contracts import UNSTABLE
+from arch.contracts import UNDECIDED, UNSTABLE, Verdict
 from arch.errors import SpecError
 from experiments.metrics import NEXT_TOKEN
 from sweeps import comparable, looking
 from sweeps.claims.equivalent import SAME, WORSE
 from sweeps.comparable import NOT_COMPARABLE
-from sweeps.judge import counted, judge, plan_of
+from sweeps.judge import Ruling, built, counted, judge, plan_of, undecided_arms
 from sweeps.outcomes import runs_of
 from sweeps.record import PlanRecord, StudyRecord
 from sweeps.run import run_study
@@ -202,16 +202,13 @@ def test_what_two_compared_arms_lost_counts_if_a_third_finished_it(plan_study, s
     assert judge(record, runs_of(record, result.study.folder))["quality"].verdicts["two"].word == UNSTABLE
 
 
-def test_an_undecided_cost_asks_for_no_seeds(plan_study, adaptive, console):
+def test_an_undecided_cost_asks_for_no_seeds(plan_study, adaptive):
     """More seeds say nothing about an exact number."""
-    arms = {arm: ARMS[arm] for arm in ("base", "control")}
-    claims = {
-        "quality": {"type": "equivalent", "margin": 0.02, "known_worse": ["control"]},
-        "size": {"type": "equivalent", "metric": "cost/parameters"},
-    }
-    _, record = ran(plan_study, adaptive | {"arms": arms, "claims": claims}, console)
-    assert record.looks[-1].words["size"]["control"] == "undecided" and record.looks[-1].words["quality"]["control"] == WORSE
-    assert len(record.arms["base"].runs) == record.looks[-1].seeds < 8
+    claims = {name: {"type": "equivalent", "metric": name} for name in ("cost/parameters", "report/loss")}
+    record = plan_study(adaptive | {"claims": claims}).record()
+    for name, arms in (("cost/parameters", []), ("report/loss", ["base", "control"])):
+        ruling = Ruling(built(record.claims[name]), {"control": Verdict(UNDECIDED)})
+        assert undecided_arms(record, {name: ruling}) == arms
 
 
 def test_a_failure_of_the_machine_is_no_evidence(plan_study, study_data, console):
