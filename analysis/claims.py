@@ -12,6 +12,7 @@ from analysis.shown import Shown
 from arch.contracts import UNDECIDED, UNSTABLE, Verdict
 from arch.units import share
 from arch.words import listed, times
+from experiments.metrics import is_cost
 from sweeps import comparable
 from sweeps import judge as court
 from sweeps.claims.equivalent import BASELINE, BETTER, SAME, WORSE, Equivalent
@@ -37,9 +38,9 @@ class Judgement:
 
     name: the claim's name in the study. claim: the component. shown: its metric. scaled: {arm: {seed: value}} on the
     scale of `sweeps.compare`. baseline: the arm that the others are compared with. differences: {arm: Sample} of each
-    arm's difference from it, on that scale. verdicts: {subject: Verdict}; a subject is an arm, or several together.
-    missing: {subject: what is missing before its first or next look}. level: the probability of a wrong word that each
-    question may spend at the look.
+    arm's difference from it, on that scale, over the seeds that its verdict was read at. verdicts: {subject: Verdict}; a
+    subject is an arm, or several together. missing: {subject: what is missing before its first or next look}. level: the
+    probability of a wrong word that each question may spend at the look.
     """
 
     name: str
@@ -74,6 +75,13 @@ class Judgement:
         """Whether the claim asks about every arm, so that its verdicts belong into a table of arms."""
         return not hasattr(self.claim, "statement")
 
+    def about(self, arm):
+        """The Verdict on an arm's difference from the baseline, or None.
+
+        A claim that is true or false may be about another difference: from another arm, or from a stated value.
+        """
+        return self.verdicts.get(arm) if self.per_arm else None
+
     def word(self, subject):
         """A subject's verdict as it is printed: a paper's claim is `reproduced`; empty before the first look."""
         word = self.verdicts[subject].word if subject in self.verdicts else ""
@@ -96,14 +104,18 @@ def judge(study, name=None):
 def _judgement(study, name, ruling):
     claim = ruling.claim
     shown = Shown(claim.config.metric, study.metric(claim.config.metric))
-    values = study.values(shown.name)
+    exact = is_cost(shown.name)
+    # A cost is one exact number of an arm, for all its seeds.
+    costs = {arm: study.cost(arm, shown.name) for arm in study.record.arms} if exact else {}
+    values = {arm: {} if cost is None else {0: cost} for arm, cost in costs.items()} if exact else study.values(shown.name)
     scaled = {arm: {seed: on_scale(value, shown.metric) for seed, value in each.items()} for arm, each in values.items()}
     baseline = getattr(claim.config, "to", None) or study.baseline
-    differences = {arm: paired(scaled[arm], scaled[baseline]) for arm in scaled}
+    differences = {arm: paired(scaled[arm], scaled[baseline], exact) for arm in scaled}
     plan = court.plan_of(study.record)
     spent = dict(zip(plan.looks, levels(plan.looks, plan.questions), strict=True))
     level = spent.get(ruling.look) or next(iter(spent.values()))
     judgement = Judgement(name, claim, shown, scaled, baseline, differences, ruling.verdicts, ruling.missing, level)
+    differences |= {arm: _as_read(sample, judgement.about(arm)) for arm, sample in differences.items()}
     remarks = [
         _exploratory(study),
         *_waiting(judgement),
@@ -116,6 +128,13 @@ def _judgement(study, name, ruling):
         _completeness(study),
     ]
     return replace(judgement, answer=_answer(judgement), remarks=[text for text in remarks if text])
+
+
+def _as_read(sample, verdict):
+    """A Sample of differences, without the seeds that ended after the look at which its verdict was read."""
+    if verdict is None or verdict.difference is None or verdict.n >= sample.n:
+        return sample
+    return Sample({seed: sample.by_seed[seed] for seed in sorted(sample.by_seed)[: verdict.n]}, sample.exact)
 
 
 def lines(judged):
@@ -189,10 +208,19 @@ def _answer(judgement):
             names = listed(f"{arm} ({described(judgement, arm)})" for arm in arms)
             parts.append(f"{names} {verb} {_tail(judgement, word)}")
     level = share(1 - ALPHA)
+    aside = ", controls aside" if _gates(judgement) else ""
     return (
-        f"{quantity} compared with {judgement.baseline}, with intervals in brackets that hold together with {level}: "
+        f"{quantity} compared with {judgement.baseline}, with intervals in brackets that hold together with {level}{aside}: "
         f"{'; '.join(parts)}."
     )
+
+
+def _gates(judgement):
+    """The controls that are no questions: their intervals are no part of the 95 % that all others share."""
+    if not isinstance(judgement.claim, Equivalent):
+        return []
+    asked = judgement.claim.questions(tuple(judgement.scaled))
+    return [arm for arm in judgement.claim.config.known_worse if arm in judgement.verdicts and arm not in asked]
 
 
 def _tail(judgement, word):
@@ -242,9 +270,9 @@ def _waiting(judgement):
 
 
 def _control(judgement):
-    """A sentence on whether this study can see a difference; empty if it has only one arm or another kind of claim."""
+    """A sentence on whether this study can see a difference; empty for one arm, another kind of claim, or an exact number."""
     verdicts, claim = judgement.verdicts, judgement.claim
-    if len(judgement.differences) == 1 or not isinstance(claim, Equivalent):
+    if len(judgement.differences) == 1 or not isinstance(claim, Equivalent) or is_cost(judgement.shown.name):
         return ""
     margin = judgement.shown.margin(judgement.margin)
     named = [arm for arm in claim.config.known_worse if arm in verdicts]

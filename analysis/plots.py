@@ -138,7 +138,7 @@ def differences(study, judgement):
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _signed(x)))
     side = f" ({shown.on_the_right})" if shown.on_the_right else ""
-    verdicts = [judgement.verdicts[arm] for arm in arms if arm in judgement.verdicts]
+    verdicts = [verdict for arm in arms if (verdict := judgement.about(arm))]
     notes = ["thin bar: excludes zero if worse or better"] if any(each.interval for each in verdicts) else []
     notes += ["thick bar: inside the shaded margin if no different"] if any(each.inner for each in verdicts) else []
     axes.set_xlabel(f"{shown.axis(judgement.baseline)}{side}; small dots are single seeds\n{'; '.join(notes)}".rstrip())
@@ -147,7 +147,7 @@ def differences(study, judgement):
 
 
 def _difference(axes, row, judgement, arm, look):
-    difference, verdict, effect = judgement.differences[arm], judgement.verdicts.get(arm), judgement.shown.effect
+    difference, verdict, effect = judgement.differences[arm], judgement.about(arm), judgement.shown.effect
     seeds = [effect(value) for value in difference.by_seed.values()]
     axes.plot(seeds, np.full(len(seeds), row + 0.2), ".", color=look.colour, ms=5, alpha=0.55, mew=0)
     for interval, width in [(verdict.interval, 1.3), (verdict.inner, 3.4)] if verdict else []:

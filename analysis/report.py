@@ -121,15 +121,15 @@ def _results(judgement, raw, named):
     change = f"change in {quantity} relative to" if shown.relative else f"{quantity} minus that of"
     note = (
         f"{quantity[0].upper()}{quantity[1:]} is {mean[shown.metric.compare]} over the n finished seeds, with a 95 % t "
-        f"interval. The paired difference is the {change} the first arm, compared seed by seed (same initial values, same "
-        "batches). "
+        f"interval. The paired difference is the {change} {html.escape(judgement.baseline)}, compared seed by seed (same initial "
+        "values, same batches). "
     )
     if isinstance(judgement.claim, Equivalent):
         note += (
             "The interval in brackets and the verdict follow from the same level: all verdicts of this report together are "
             "wrong with a probability of at most 5 %. “Worse” and “better” need an interval that excludes zero; “no "
             f"difference” needs an interval within ±{html.escape(shown.margin(judgement.margin))} by two one-sided tests. p is "
-            "that of a paired t test, beside the level that it must not exceed. "
+            "that of a paired t test, beside the level that it must not exceed. A control is no question; its interval is its own. "
         )
     if raw.frame[["tokens_per_second_mean", "peak_bytes_mean"]].notna().any(axis=None):
         note += (

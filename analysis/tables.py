@@ -18,7 +18,7 @@ from arch import units
 from arch.contracts import SeedsNeeded, Verdict
 from arch.spec import ABSENT, spelt
 from arch.words import times
-from experiments.metrics import OF_RUNS, title
+from experiments.metrics import OF_RUNS, is_cost, title
 from sweeps.compare import off_scale, on_scale
 from sweeps.stats import mean_interval
 
@@ -70,10 +70,10 @@ def _row(study, judgement, arm, spent):
         "arm": arm,
         "changes": in_words(record),
         "n": mean.n,
-        "runs_planned": len(runs),
+        "runs_planned": mean.n if is_cost(judgement.shown.name) else len(runs),
         **_means(judgement.shown, mean),
         "pairs": difference.n if compared else None,
-        **_differences(judgement.shown, difference, verdict, compared),
+        **_differences(judgement.shown, difference, judgement.about(arm) or Verdict(""), compared),
         "p": verdict.p,
         "p_equivalence": verdict.p_same,
         "level": verdict.level,
@@ -210,17 +210,19 @@ def readable(raw):
     searched = bool(raw.frame.tuning_runs.sum())
     for_texts = raw.for_texts.column if raw.for_texts.effects else None
     rows = _records(raw.frame)
-    return pd.DataFrame([_readable_row(row, context, raw.shown, measured, searched, for_texts) for row in rows])
+    return pd.DataFrame(
+        [_readable_row(row, not i, context, raw.shown, measured, searched, for_texts) for i, row in enumerate(rows)]
+    )
 
 
-def _readable_row(row, context, shown, measured, searched, for_texts):
-    """for_texts: the heading of the interval for other texts; None without one."""
+def _readable_row(row, first, context, shown, measured, searched, for_texts):
+    """first: whether it is the first arm, from which specs differ. for_texts: the heading of the interval for other texts."""
     value, change = _headline(shown), _difference(shown)
     low, high = (row[f"{_column(shown.quantity)}_{end}"] for end in ("low", "high"))
     of_texts = shown.change_interval(row[f"{change}_texts_low"], row[f"{change}_texts_high"])
     return {
         "arm": row["arm"],
-        "differs in": _shortened(row["changes"]) or ("nothing" if _is_compared(row) else units.DASH),
+        "differs in": _shortened(row["changes"]) or (units.DASH if first else "nothing"),
         f"{shown.quantity} {LEVEL}": _with_interval(shown.number(row[value]), shown.interval(low, high)),
         "n": f"{row['n']}" if row["n"] == row["runs_planned"] else f"{row['n']} of {row['runs_planned']}",
         "paired difference [together 95 %]".replace(" %", f"{units.SPACE}%"): _with_interval(
@@ -247,11 +249,6 @@ def _measured_cell(row, name):
     shown, column = Shown(name, OF_RUNS[name]), name.rpartition("/")[2]
     low, high = row[f"{column}_min"], row[f"{column}_max"]
     return _with_interval(shown.number(row[f"{column}_mean"]), units.DASH if low == high else shown.interval(low, high))
-
-
-def _is_compared(row):
-    """Whether a row is of another arm than the baseline."""
-    return row["pairs"] is not None
 
 
 def _verdict(row):
@@ -436,12 +433,14 @@ def results_html(raw):
     shown = readable(raw).drop(columns="differs in")
     numeric = lambda name: name not in ("arm", "verdict")  # noqa: E731
     head = "".join(f"<th{' class=number' if numeric(name) else ''}>{html.escape(name)}</th>" for name in shown)
-    rows = [_html_row(row, cells) for row, cells in zip(_records(raw.frame), shown.to_dict("records"), strict=True)]
+    both = zip(_records(raw.frame), shown.to_dict("records"), strict=True)
+    rows = [_html_row(row, not i, cells) for i, (row, cells) in enumerate(both)]
     return f"<table class=results><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _html_row(row, cells):
-    differs = html.escape(_shortened(row["changes"])) or ("the same spec as the baseline" if _is_compared(row) else "baseline")
+def _html_row(row, first, cells):
+    same = "the first arm" if first and row["pairs"] is not None else "baseline" if first else "the same spec as the first arm"
+    differs = html.escape(_shortened(row["changes"])) or same
     kind = row["verdict"].replace(" ", "-")
     aside = html.escape(cells["verdict"].removeprefix(row["verdict"]).strip(" ()"))
     parts = {

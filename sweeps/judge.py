@@ -37,7 +37,7 @@ class Ruling:
     """What one claim says so far. verdicts: {subject: Verdict}, also of subjects that are no question (controls).
 
     missing: {subject: which runs are missing before its next look}. look: the number of seeds of its last look; 0 before
-    the first.
+    the first, and for a claim on costs, which needs no run.
     """
 
     claim: Any
@@ -50,7 +50,7 @@ def questions(claims, arms):
     """{claim name: [Question]} of resolved claims over the labels of a study's arms."""
     asked = {}
     for name, resolved in claims.items():
-        claim = _built(resolved)
+        claim = built(resolved)
         if hasattr(claim, "questions"):
             subjects = claim.questions(tuple(arms))
         else:
@@ -65,9 +65,14 @@ def read_metrics(claim):
     return tuple(claim.metrics()) if hasattr(claim, "metrics") else (claim.config.metric,)
 
 
+def is_exact(claim):
+    """Whether a claim reads costs alone, which are known without a run."""
+    return all(map(is_cost, read_metrics(claim)))
+
+
 def metrics_of(spec):
     """{claim name: the metrics that it reads} of a StudySpec."""
-    return {name: read_metrics(_built(each)) for name, each in spec.claims.items()}
+    return {name: read_metrics(built(each)) for name, each in spec.claims.items()}
 
 
 def is_exact(claim):
@@ -78,7 +83,7 @@ def is_exact(claim):
 def counted(claims, arms):
     """How many questions share the error of 5 %: all that are about something measured."""
     asked = questions(claims, arms)
-    return sum(len(asked[name]) for name, each in claims.items() if not is_exact(_built(each)))
+    return sum(len(asked[name]) for name, each in claims.items() if not is_exact(built(each)))
 
 
 def plan_of(record):
@@ -98,11 +103,12 @@ def judge(record: StudyRecord, runs: Mapping) -> dict[str, Ruling]:
 def undecided_arms(record, rulings):
     """Labels of the arms that still need seeds, in the study's order: those of questions without a final word.
 
-    An arm whose own question is decided gets no more seeds, unless it is what others are compared with.
+    An arm whose own question is decided gets no more seeds, unless it is what others are compared with. Seeds decide
+    nothing about a cost.
     """
     asked, needed = questions(record.claims, record.arms), set()
     for name, ruling in rulings.items():
-        for question in asked[name]:
+        for question in [] if is_exact(ruling.claim) else asked[name]:
             verdict = ruling.verdicts.get(question.subject)
             if question.subject in ruling.missing or (verdict and not verdict.decided):
                 baseline, *others = question.arms
@@ -114,7 +120,7 @@ def _decided(verdicts, subject):
     return subject in verdicts and verdicts[subject].decided
 
 
-def _built(resolved):
+def built(resolved):
     """The claim component; built once per content, since a study asks again after every look."""
     return _build(json.dumps(resolved, sort_keys=True))
 
@@ -128,8 +134,8 @@ class _Hearing:
     """The looks of one claim, one after another."""
 
     def __init__(self, record, runs, name, asked):
-        self.record, self.runs, self.asked = record, runs, asked
-        self.claim = _built(record.claims[name])
+        self.record, self.runs, self.name, self.asked = record, runs, name, asked
+        self.claim = built(record.claims[name])
         self.names = read_metrics(self.claim)
         self.exact = is_exact(self.claim)
         self.decided: dict[str, Verdict] = {}
@@ -150,7 +156,7 @@ class _Hearing:
                 self._judge(ready, number, level, control)
             if missing:
                 break
-        return Ruling(self.claim, self.last | self.decided, missing, look)
+        return Ruling(self.claim, self.last | self.decided, missing, 0 if self.exact else look)
 
     def _needed(self, question):
         baseline, *others = question.arms
@@ -181,6 +187,11 @@ class _Hearing:
             # A claim of one's own may have nothing to say of an arm.
             if question.subject in found:
                 found[question.subject] = self._qualified(question, found[question.subject], number, unstable)
+        for subject, verdict in found.items():
+            # A control is no question, but what it lost is said too.
+            if subject not in subjects and subject not in self.decided and verdict.against in self.record.arms:
+                control = Question(self.name, subject, (verdict.against, subject))
+                found[subject] = self._qualified(control, verdict, number, unstable)
         waiting = subjects - {each.subject for each in ready}
         self.last |= {subject: verdict for subject, verdict in found.items() if subject not in waiting}
         for subject, verdict in found.items():
@@ -241,7 +252,7 @@ class _Hearing:
         """{arm: `failed in 2 of 5 seeds (why)`} of arms that lost runs which another arm finished."""
         seeds, texts = range(number), {}
         arms = dict.fromkeys(arm for each in self.asked for arm in each.arms)
-        finished = {seed for seed in seeds if any(self._finished(arm, seed) for arm in arms)}
+        finished = {seed for seed in seeds if any(self._finished(arm, seed) for arm in self.record.arms)}
         for arm in arms:
             failed = {seed: self.runs[arm, seed] for seed in finished if (arm, seed) in self.runs and _failed(self.runs[arm, seed])}
             if failed:

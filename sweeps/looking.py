@@ -1,9 +1,9 @@
 """The looks of a running study: which seeds each arm gets next, and what is kept of the looks that were taken."""
 
 import datetime
-import json
 
-from sweeps.judge import counted, is_exact, judge, plan_of, undecided_arms
+from arch.errors import DataError, SpecError
+from sweeps.judge import built, counted, is_exact, judge, plan_of, undecided_arms
 from sweeps.outcomes import runs_of
 from sweeps.record import NAME, EarlierRecord, LookRecord, PlanRecord, StudyRecord
 
@@ -40,17 +40,25 @@ def next_counts(record, rulings, counts):
 
 
 def taken(rulings, number, looks):
-    """The LookRecords with what could be read at `number` seeds: nothing before its runs had ended, more when more have.
+    """The LookRecords with the look at `number` seeds, if some question was judged there.
 
-    A look counts from its first word, since that can be acted upon.
+    A look counts from its first word, since that can be acted upon. A word that was missing is added to it later.
     """
     read = {name: ruling for name, ruling in rulings.items() if ruling.look == number and not is_exact(ruling.claim)}
     if not read:
         return looks
     words = {name: {subject: each.word for subject, each in ruling.verdicts.items()} for name, ruling in read.items()}
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    time = next((each.time for each in looks if each.seeds == number), now)
-    return [*(each for each in looks if each.seeds != number), LookRecord(seeds=number, time=time, words=words)]
+    before = next((each for each in looks if each.seeds == number), None)
+    if before is None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return [*looks, LookRecord(seeds=number, time=now, words=words)]
+    words = {name: each | before.words.get(name, {}) for name, each in words.items()}
+    return [each.model_copy(update={"words": words}) if each is before else each for each in looks]
+
+
+def begun(record):
+    """Whether a StudyRecord knows of looks, or of runs whose verdicts may have been read: it must not be forgotten."""
+    return bool(record.looks or record.earlier or any(arm.runs for arm in record.arms.values()))
 
 
 def history(study, record):
@@ -61,29 +69,46 @@ def history(study, record):
     """
     looks, earlier = [], []
     old = StudyRecord.read_whole(study.folder)
-    if old is not None and _looks(old) and _shares(old, record):
+    if old is not None and _shares(old, record):
+        earlier = list(old.earlier)
         if _stated(old) == _stated(record):
-            looks, earlier = _looks(old), list(old.earlier)
-        else:
-            earlier = [*old.earlier, EarlierRecord(plan=plan_of(old), looks=_looks(old), why=_changed(old, record))]
+            looks = old.looks
+        elif seen := _seen(old, study.folder):
+            earlier.append(EarlierRecord(plan=plan_of(old), looks=seen, why=_changed(old, record)))
     for folder in _other_studies(study, record):
         other = StudyRecord.read_whole(folder)
-        if other is not None and _looks(other) and _shares(other, record) and _stated(other) != _stated(record):
+        if other is not None and _shares(other, record) and _stated(other) != _stated(record) and (seen := _seen(other, folder)):
             name = f"{other.name} at scale {other.scale or '-'}"
             if name not in [each.study for each in earlier]:
-                earlier.append(EarlierRecord(plan=plan_of(other), looks=_looks(other), study=name, why=_changed(other, record)))
+                earlier.append(EarlierRecord(plan=plan_of(other), looks=seen, study=name, why=_changed(other, record)))
     return looks, earlier
 
 
-def _looks(record):
-    """The looks of a record. Records without a plan are older than looks: their report was made when their runs ended."""
-    return record.looks or ([LookRecord(seeds=len(record.seeds), time="", words={})] if record.plan is None else [])
+def _seen(record, folder):
+    """The looks of a record, and the one that its runs allow by now: a report shows every word that can be said.
+
+    So a study that was interrupted between its last run and the record of its look has been looked at too.
+    """
+    try:
+        rulings = judge(record, runs_of(record, folder))
+    except (DataError, SpecError):  # a claim of a user's own that is gone, say
+        return record.looks
+    return taken(rulings, max((ruling.look for ruling in rulings.values()), default=0), record.looks)
 
 
 def _stated(record):
-    """What a study states before its runs. Its claims are compared by content, not by name."""
-    claims = sorted(json.dumps(each, sort_keys=True) for each in record.claims.values())
-    return plan_of(record), claims, sorted(tuple(arm.identities) for arm in record.arms.values())
+    """What a study states before its runs. Its claims are compared by content, not by name; the first arm is the baseline."""
+    first, *others = (tuple(arm.identities) for arm in record.arms.values())
+    return plan_of(record), sorted(map(_content, record.claims.values())), [first, *sorted(others)]
+
+
+def _content(claim):
+    """A resolved claim as text, with the options that its component got since it was recorded."""
+    try:
+        config = built(claim).config
+    except SpecError:
+        return repr(claim)
+    return repr({"type": claim["type"], **config.dump()})
 
 
 def _shares(old, new):

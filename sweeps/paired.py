@@ -34,6 +34,17 @@ def known(arms, known_arms, path):
             raise SpecError(f"no arm {label!r}{nearest(label, known_arms)}", at)
 
 
+def two_arms(arm, than, known_arms):
+    """Raise SpecError unless both are arms, and not the same one. than: None for the first."""
+    known(arm, known_arms, ("arm",))
+    known(than or next(iter(known_arms)), known_arms, ("than",))
+    if arm == (than or next(iter(known_arms))):
+        reason = f"{arm!r} is compared with itself; expected two arms" + (
+            "" if than else " (without `than`, the first is the other)"
+        )
+        raise SpecError(reason, ("arm",))
+
+
 def scaled(measured, arm):
     """{seed: value} of an arm on the scale of `sweeps.compare`."""
     return {seed: on_scale(value, measured.metric) for seed, value in measured.values.get(arm, {}).items()}
@@ -79,7 +90,7 @@ def one_sided(sample, effect, metric, worse, level, against):
     facts |= {"interval": sample.interval(2 * level), "p": supported}
     if supported <= level:
         return Verdict(SUPPORTED, **facts)
-    if contradicted <= level:
+    if contradicted <= level or (sample.exact and sample.n):  # an exact number at the very bound is not beyond it
         return Verdict(CONTRADICTED, **facts)
     return Verdict(UNDECIDED, reason=untestable(sample), needed=_needed(sample, effect, metric, worse, level), **facts)
 

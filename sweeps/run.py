@@ -154,8 +154,8 @@ def _tune(study, pools, console):
         old = StudyRecord.read_whole(study.folder)
 
         def keep(trials):
-            # A record with looks stays until the runs start: what was looked at must not be forgotten.
-            if not (old and old.looks):
+            # It stays until the runs start: what was looked at must not be forgotten.
+            if not (old and looking.begun(old)):
                 study.record(dict.fromkeys(by_label, 0), trials).write(study.folder)
 
         _work(tune.Search(study, list(tuners.values()), keep), pools, console)

@@ -26,9 +26,8 @@ class Better:
         self.config = config
 
     def check(self, arms):
-        """Raises SpecError for an arm that does not exist."""
-        paired.known(self.config.arm, arms, ("arm",))
-        paired.known(self.config.than or next(iter(arms)), arms, ("than",))
+        """Raises SpecError for an arm that does not exist, and for one that is compared with itself."""
+        paired.two_arms(self.config.arm, self.config.than, arms)
 
     def questions(self, arms):
         """One question, about the arm."""

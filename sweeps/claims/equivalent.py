@@ -70,9 +70,10 @@ class Equivalent:
         baseline, metric = self._baseline(arms), measured.metric
         samples = {arm: paired.difference(measured, arm, baseline) for arm in arms}
         verdicts = {baseline: Verdict(BASELINE, n=samples[baseline].n)}
+        # Where nothing else is asked, the controls are the questions and share the error.
+        level = evidence.level if set(self.questions(arms)) <= set(self.config.known_worse) else evidence.control
         for arm in self.config.known_worse:
-            earlier = evidence.before.get(arm)
-            verdicts[arm] = earlier or self._control(samples[arm], metric, evidence.control, baseline)
+            verdicts[arm] = evidence.before.get(arm) or self._control(samples[arm], metric, level, baseline)
         missed = [arm for arm in self.config.known_worse if verdicts[arm].word != WORSE]
         for arm in [arm for arm in self.questions(arms) if arm not in verdicts]:
             verdicts[arm] = self._verdict(samples[arm], metric, evidence.level, baseline, missed)
@@ -101,7 +102,8 @@ class Equivalent:
         differs, inside = p <= level, p_same <= level
         if inside and differs and sample.mean:
             return Verdict(SAME, reason=f"not zero, but within the margin of {self._margin(metric)}", **facts)
-        if inside and self.config.known_worse and not missed:
+        # An exact number needs no sign that the study can see differences.
+        if inside and (sample.exact or (self.config.known_worse and not missed)):
             return Verdict(SAME, **facts)
         if differs:
             return Verdict(WORSE if harm(sample.mean, metric) > 0 else BETTER, **facts)

@@ -51,7 +51,9 @@ class Ordered:
 
     def statement(self, subject, verdict, metric):
         """The claim in words."""
-        return f"from {self.config.arms[0]} to {self.config.arms[-1]}, every step is worse ({subject})"
+        first, *_, last = self.config.arms
+        margin = compare.margin_text(self.config.margin, metric)
+        return f"from {first} to {last} it gets worse, and no step is better by {margin} or more ({subject})"
 
     def judge(self, evidence):
         """{subject: Verdict}. The interval is that of the contrast; the steps are in the reason."""

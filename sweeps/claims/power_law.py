@@ -5,6 +5,8 @@ and groups are compared seed by seed. Nothing is said beyond the sizes that were
 interval of an extrapolation is honest (Besiroglu et al. 2024).
 """
 
+from dataclasses import replace
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import numpy as np
@@ -13,10 +15,13 @@ from pydantic import Field, model_validator
 from arch.contracts import UNDECIDED, Verdict
 from arch.registry import claim
 from arch.spec import List, Spec
+from arch.words import listed
 from sweeps import paired, stats
 from sweeps.paired import CONTRADICTED, SUPPORTED
 
 SIZES = 3
+# Sizes that differ by less than this factor are one size.
+ONE_SIZE = 1.001
 
 
 @claim
@@ -42,6 +47,8 @@ class PowerLaw:
 
         @model_validator(mode="after")
         def _asks_something(self):
+            if not self.groups:
+                raise ValueError("groups: expected at least one")
             if self.exponent is None and (self.than_first is None or len(self.groups) < 2):
                 raise ValueError("expected `exponent`, or `than_first` and at least two groups: otherwise nothing is claimed")
             return self
@@ -86,17 +93,33 @@ class PowerLaw:
         if self.config.exponent is not None:
             for name, slope in slopes.items():
                 away = stats.Sample({seed: each - self.config.exponent for seed, each in slope.by_seed.items()})
-                verdicts[f"exponent of {name}"] = _within(away, self.config.within, evidence.level, _shown(slope, evidence.level))
+                verdict = _within(away, self.config.within, evidence.level, _shown(slope, evidence.level))
+                verdicts[f"exponent of {name}"] = self._qualified(verdict, evidence, name)
         if self.config.than_first is not None:
             for name in others:
                 change = stats.paired(slopes[name].by_seed, slopes[first].by_seed)
-                verdicts[f"{name} against {first}"] = self._compared(change, evidence.level)
+                verdicts[f"{name} against {first}"] = self._qualified(self._compared(change, evidence.level), evidence, first, name)
         return verdicts
 
+    def _qualified(self, verdict, evidence, *names):
+        """The verdict; where the sizes of a group are too few for a slope, that is the reason why it is undecided."""
+        counts = {name: self._sizes(evidence, self.config.groups[name]) for name in names}
+        few = [name for name, count in counts.items() if 0 < count < SIZES]
+        text = f"{listed(few)}: fewer than {SIZES} different values of {self.config.over}, so there is no slope"
+        return replace(verdict, reason=text) if few else verdict
+
+    def _sizes(self, evidence, labels):
+        """How many different sizes the arms of a group have; 0 where one has none."""
+        groups = [list(evidence.measured[self.config.over].values.get(arm, {}).values()) for arm in labels]
+        if not all(groups):
+            return 0
+        ascending = sorted(float(np.mean(each)) for each in groups)
+        return 1 + sum(after > ONE_SIZE * before for before, after in pairwise(ascending))
+
     def _slopes(self, evidence, labels):
-        """The Sample of one slope per seed that all arms of a group have."""
+        """The Sample of one slope per seed that all arms of a group have; empty for fewer than SIZES sizes."""
         losses, sizes = evidence.measured[self.config.metric].values, evidence.measured[self.config.over].values
-        if not all(sizes.get(arm) and losses.get(arm) for arm in labels):
+        if self._sizes(evidence, labels) < SIZES or not all(losses.get(arm) for arm in labels):
             return stats.Sample()
         seeds = [seed for seed in losses[labels[0]] if all(seed in losses[arm] for arm in labels)]
         x = {arm: np.log(float(np.mean(list(sizes[arm].values())))) for arm in labels}

@@ -1,13 +1,16 @@
 """The sentences say what the verdicts are, in the metric's own words."""
 
+import pandas as pd
 import pytest
 
+from analysis import tables
 from analysis.claims import judge, judgements, larger_command, lines
 from analysis.report import write_report
 from analysis.runs import load
-from arch.units import MINUS, SPACE
+from arch.units import DASH, MINUS, SPACE
 from experiments.record import RunRecord
 from sweeps.claims.equivalent import BETTER, SAME, WORSE
+from sweeps.record import StudyRecord
 
 
 def test_answer_of_an_undecided_study_names_the_larger_scale(make_study):
@@ -68,6 +71,58 @@ def test_a_claim_of_a_paper_is_reproduced_or_contradicted(make_study):
     assert "local-only is worse than 1:1 by more than 2" in judged[0].answer and "(figure 3)" in judged[0].answer
     page = write_report(make_study(spread=0.0005, claims=claims)).read_text()
     assert "reproduced" in page and "contradicted" in page
+
+
+def test_an_interval_stands_beside_the_difference_that_it_is_of(make_study):
+    """A claim that is true or false may be about another arm, or a stated value: no interval of a row's difference."""
+    for about in ({"type": "better", "than": "local-only"}, {"type": "value", "value": 4.0, "within": 0.01}):
+        claims = {"first": about | {"metric": "report/loss", "arm": "3:1"}}
+        study = load(make_study(spread=0.0005, claims=claims))
+        row = tables.results(study, judge(study)).frame.set_index("arm").loc["3:1"]
+        assert abs(row.difference_percent) < 0.5 and pd.isna(row.difference_percent_low), about
+        assert row.verdict in ("supported", "contradicted")
+
+
+def test_what_ended_after_a_look_is_not_in_the_numbers_beside_its_word(make_study):
+    """The table, the sentence and the figure say the same of an arm that was decided before the last seeds."""
+    study = load(make_study(spread=0.004, seeds=8, plan={"looks": [5, 8], "questions": 2}))
+    judgement = judge(study)
+    verdict, row = judgement.verdicts["local-only"], tables.results(study, judgement).frame.set_index("arm").loc["local-only"]
+    assert verdict.word == WORSE and verdict.n == 5 == judgement.differences["local-only"].n == row.pairs
+    assert judgement.differences["local-only"].mean == pytest.approx(verdict.difference)
+    assert row.difference_percent == pytest.approx(judgement.shown.effect(verdict.difference)) and row.n == 8
+
+
+def test_another_baseline_than_the_first_arm_is_named(make_study):
+    claims = {"quality": {"type": "equivalent", "to": "5:1", "known_worse": ["local-only"]}}
+    study = load(make_study(spread=0.0005, claims=claims))
+    raw = tables.results(study, judge(study))
+    assert next(iter(tables.readable(raw)["differs in"])) == DASH
+    page = write_report(study.folder).read_text()
+    assert "relative to 5:1" in page and "<th scope=row>1:1<small>the first arm</small></th>" in page
+    assert "hold together with 95 %, controls aside" in judge(study).answer.replace(SPACE, " ")
+
+
+def test_a_study_of_costs_alone_has_its_numbers_and_needs_no_control(make_study):
+    claims = {"size": {"type": "equivalent", "metric": "cost/parameters"}, "less": {"type": "better", "arm": "3:1"}}
+    claims["less"]["metric"] = "cost/parameters"
+    folder = make_study(claims=claims)
+    record = StudyRecord.read(folder)
+    sizes = {"1:1": 1e6, "3:1": 1e6, "5:1": 2e6, "local-only": 1e6}
+    arms = {arm: each.model_copy(update={"costs": {"cost/parameters": sizes[arm]}}) for arm, each in record.arms.items()}
+    record.model_copy(update={"arms": arms}).write(folder)
+    study = load(folder)
+    size, less = judgements(study)
+    assert {arm: verdict.word for arm, verdict in size.verdicts.items() if arm != "1:1"} == {
+        "3:1": SAME,
+        "5:1": WORSE,
+        "local-only": SAME,
+    }
+    assert less.word("3:1") == "contradicted", "as many are not fewer"
+    assert "known to be worse" not in " ".join(size.sentences) and not size.undecided
+    row = tables.results(study, size).frame.set_index("arm").loc["5:1"]
+    assert row.difference_percent == pytest.approx(100) and row.n == row.runs_planned == 1
+    write_report(folder)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from arch.errors import DataError, SpecError
 from experiments.metrics import NEXT_TOKEN
 from sweeps import compare, study
 from sweeps.claims.equivalent import BETTER, SAME, WORSE, Equivalent
+from sweeps.claims.ordered import Ordered
+from sweeps.claims.power_law import PowerLaw
 from sweeps.record import StudyRecord
 from sweeps.run import run_study
 from sweeps.spec import split
@@ -203,6 +205,15 @@ def test_only_a_control_is_a_question_of_its_own():
     assert Equivalent(Equivalent.Config(arms=("c",), to="b")).questions(["a", "b", "c"]) == {"c": ("b", "c")}
 
 
+def test_controls_that_are_the_questions_share_the_error():
+    """With nothing else to ask, each of two controls is a question; a gate takes no share."""
+    values = exactly({"base": 0, "one": 0.0155, "two": 0.0155}, sd=0.005)
+    alone = Equivalent(Equivalent.Config(known_worse=("one", "two"))).judge(evidence(values, level=0.025))
+    assert {alone[arm].level for arm in ("one", "two")} == {0.025}
+    gate = Equivalent(Equivalent.Config(known_worse=("one",))).judge(evidence(values, level=0.025))
+    assert gate["one"].level == 0.05 and gate["two"].level == 0.025
+
+
 def test_the_old_spelling_is_one_claim(study_data):
     old = split(document.node(study_data | {"claim": {"margin": 0.02, "known_worse": ["all local"]}}))[0].claims
     new = {"type": "equivalent", "metric": "report/loss", "margin": 0.02, "known_worse": ["all local"], "arms": [], "to": None}
@@ -236,6 +247,9 @@ SPACE = {"optimizer.lr": {"low": 1e-3, "high": 1e-2}}
         ({"claims": {"x": {"type": "ordered", "metric": "report/loss", "arms": ["1:1"]}}}, '"arms": [\n', "at least 3"),
         ({"claims": {"x": {"type": "crosses", "early": ["1:1", "1:1"], "late": ["1:1", "all local"]}}}, '"early"', "twice"),
         ({"claims": {"x": {"type": "power_law", "groups": {"a": ["1:1"]}}}}, '"x"', "otherwise nothing is claimed"),
+        ({"claims": {"x": {"type": "power_law", "groups": {}, "exponent": -0.1}}}, '"groups"', "expected at least one"),
+        ({"claims": {"x": {"type": "better", "arm": "1:1"}}}, '"arm"', "compared with itself"),
+        ({"claims": {"x": {"type": "not_worse", "arm": "all local", "than": "all local"}}}, '"arm"', "compared with itself"),
         ({"seeds": {"min": 5, "max": 3, "until": "decided"}}, '"seeds"', "must not be above max"),
         ({"seeds": {"min": 5, "max": 8}}, '"seeds"', "until"),
         ({"claim": {"known_worse": ["all lokal"]}}, "all lokal", "did you mean 'all local'"),
@@ -256,6 +270,24 @@ def test_a_claim_is_refused_at_its_line(tmp_path, study_data, change, line_of, r
     with pytest.raises(SpecError, match=reason) as refused:
         study.check(document.load(str(path), "sweeps"))
     assert refused.value.line == line, refused.value
+
+
+def test_equal_sizes_have_no_exponent():
+    """A line through points above each other would have any slope."""
+    values = losses(np.random.default_rng(9), {"a": 0.0, "b": 0.0, "c": 0.0})
+    claim = PowerLaw(PowerLaw.Config(groups={"g": ("a", "b", "c")}, over="cost/parameters", exponent=-0.1, within=0.05))
+    for sizes, tested in (((1e6, 1e6, 1e6), False), ((1e6, 1e6, 2e6), False), ((1e6, 2e6, 4e6), True)):
+        over = Measured(Metric(), {arm: {0: size} for arm, size in zip("abc", sizes, strict=True)}, exact=True)
+        verdict = claim.judge(evidence(values, **{"cost/parameters": over}))["exponent of g"]
+        assert (verdict.word != UNDECIDED) == tested == ("different values of cost/parameters" not in verdict.reason)
+
+
+def test_what_ordered_states_is_what_it_tests():
+    """A step that goes back by less than the margin does not contradict it, so the words must not deny such a step."""
+    claim = Ordered(Ordered.Config(arms=("base", "a", "b"), margin=0.01))
+    found = claim.judge(evidence(exactly({"base": 0, "a": -0.003, "b": 0.06}), level=0.05))["base → a → b"]
+    said = claim.statement("base → a → b", found, NEXT_TOKEN["loss"])
+    assert "every step" not in said and "no step is better by 1\N{NO-BREAK SPACE}% or more" in said
 
 
 def test_a_study_is_read_without_pandas_matplotlib_and_scipy(tmp_path, study_data):

@@ -5,13 +5,13 @@ import sweeps_fakes as fakes
 
 from analysis.claims import judge as sentences
 from analysis.runs import load
-from arch.contracts import UNSTABLE
+from arch.contracts import UNDECIDED, UNSTABLE, Verdict
 from arch.errors import SpecError
 from experiments.metrics import NEXT_TOKEN
 from sweeps import comparable, looking
 from sweeps.claims.equivalent import SAME, WORSE
 from sweeps.comparable import NOT_COMPARABLE
-from sweeps.judge import counted, judge, plan_of
+from sweeps.judge import Ruling, built, counted, judge, plan_of, undecided_arms
 from sweeps.outcomes import runs_of
 from sweeps.record import PlanRecord, StudyRecord
 from sweeps.run import run_study
@@ -113,6 +113,56 @@ def test_another_plan_after_a_look_is_exploratory(plan_study, study_data, consol
     assert third.earlier == second.earlier, "the same plan again is no further look"
 
 
+def test_an_interruption_forgets_no_look(plan_study, study_data, console):
+    """A look is known also where the study was interrupted before it was recorded, or before the next one."""
+    data = study_data | {"arms": ARMS, "claims": CLAIM, "seeds": 3}
+    result, first = ran(plan_study, data, console)
+    folder = result.study.folder
+    first.model_copy(update={"looks": []}).write(folder)  # interrupted after the last run
+    _, second = ran(plan_study, data | {"seeds": 4}, console)
+    assert [[look.seeds for look in each.looks] for each in second.earlier] == [[3]]
+    # A start with more seeds that was interrupted before their first look: started again, and edited once more.
+    begun = second.model_copy(update={"looks": [], "plan": PlanRecord(looks=(5,), questions=2), "seeds": list(range(5))})
+    for seeds in (5, 6):
+        begun.write(folder)
+        _, again = ran(plan_study, data | {"seeds": seeds}, console)
+        assert again.earlier == second.earlier, seeds
+
+
+def test_a_word_that_could_be_read_is_a_look(plan_study, study_data, console):
+    """One arm lacks a run, so that its verdict is missing; the words of the others were there to be read."""
+    data = study_data | {"arms": ARMS, "claims": CLAIM, "seeds": 3}
+    result, record = ran(plan_study, data, console)
+    runs = runs_of(record, result.study.folder)
+    full = looking.taken(judge(record, runs), 3, [])
+    del runs["alike", 2]
+    (part,) = looking.taken(judge(record, runs), 3, [])
+    assert part.seeds == 3 and "little" in part.words["quality"] and "alike" not in part.words["quality"]
+    (later,) = looking.taken(judge(record, runs_of(record, result.study.folder)), 3, [part])
+    assert later.words == full[0].words and later.time == part.time
+    for seed in range(3):
+        runs.pop(("base", seed))
+    assert looking.taken(judge(record, runs), 3, []) == []
+
+
+def test_another_baseline_after_a_look_is_exploratory(plan_study, study_data, console):
+    arms = {arm: ARMS[arm] for arm in ("base", "alike", "control")}
+    data = study_data | {"arms": arms, "claims": CLAIM, "seeds": 3}
+    ran(plan_study, data, console)
+    _, swapped = ran(plan_study, data | {"arms": {arm: arms[arm] for arm in ("alike", "base", "control")}}, console)
+    assert [each.why for each in swapped.earlier] == ["the arms"]
+
+
+def test_a_record_of_an_older_release_states_the_same_claim(plan_study, study_data, console):
+    """Options that a claim got since are no other claim."""
+    data = study_data | {"arms": ARMS, "claims": CLAIM, "seeds": 3}
+    result, record = ran(plan_study, data, console)
+    older = {key: value for key, value in record.claims["quality"].items() if key not in ("arms", "to")}
+    record.model_copy(update={"claims": {"quality": older}, "plan": None}).write(result.study.folder)
+    _, again = ran(plan_study, data, console)
+    assert not again.earlier and again.looks == record.looks
+
+
 def test_a_copy_of_a_study_does_not_hide_a_look(plan_study, study_data, console):
     data = study_data | {"arms": ARMS, "claims": CLAIM, "seeds": 3}
     ran(plan_study, data, console, name="first")
@@ -157,6 +207,32 @@ def test_an_arm_that_lost_runs_is_unstable(plan_study, study_data, console):
     found = judge(record, runs_of(record, result.study.folder))["quality"].verdicts
     assert not {found[arm].word for arm in ("base", "alike", "little")} & {WORSE, SAME, "better"}
     assert "fragile failed in 1 of 5" in found["base"].reason
+
+
+def test_a_control_that_lost_runs_is_unstable(plan_study, study_data, console):
+    arms = ARMS | {"fragile": {"optimizer.lr": fakes.UNSTABLE}}
+    claim = {"quality": {"type": "equivalent", "margin": 0.02, "known_worse": ["fragile"]}}
+    result, record = ran(plan_study, study_data | {"arms": arms, "claims": claim, "seeds": 5}, console)
+    found = judge(record, runs_of(record, result.study.folder))["quality"].verdicts
+    assert found["fragile"].word == UNSTABLE and "failed in 1 of 5 seeds" in found["fragile"].reason
+    assert found["control"].word == WORSE and found["alike"].word != SAME
+
+
+def test_what_two_compared_arms_lost_counts_if_a_third_finished_it(plan_study, study_data, console):
+    """The survivors of both are no fair sample either."""
+    arms = {"base": ARMS["base"], "one": {"optimizer.lr": fakes.UNSTABLE}, "two": {"optimizer.lr": fakes.UNSTABLE}}
+    claims = {"quality": {"type": "better", "arm": "two", "than": "one"}}
+    result, record = ran(plan_study, study_data | {"arms": arms, "claims": claims, "seeds": 5}, console)
+    assert judge(record, runs_of(record, result.study.folder))["quality"].verdicts["two"].word == UNSTABLE
+
+
+def test_an_undecided_cost_asks_for_no_seeds(plan_study, adaptive):
+    """More seeds say nothing about an exact number."""
+    claims = {name: {"type": "equivalent", "metric": name} for name in ("cost/parameters", "report/loss")}
+    record = plan_study(adaptive | {"claims": claims}).record()
+    for name, arms in (("cost/parameters", []), ("report/loss", ["base", "control"])):
+        ruling = Ruling(built(record.claims[name]), {"control": Verdict(UNDECIDED)})
+        assert undecided_arms(record, {name: ruling}) == arms
 
 
 def test_a_failure_of_the_machine_is_no_evidence(plan_study, study_data, console):
