@@ -75,11 +75,6 @@ def metrics_of(spec):
     return {name: read_metrics(built(each)) for name, each in spec.claims.items()}
 
 
-def is_exact(claim):
-    """Whether a claim is about costs alone, which are computed and not measured."""
-    return all(map(is_cost, read_metrics(claim)))
-
-
 def counted(claims, arms):
     """How many questions share the error of 5 %: all that are about something measured."""
     asked = questions(claims, arms)

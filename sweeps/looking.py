@@ -45,7 +45,7 @@ def taken(rulings, number, looks):
     A look counts from its first word, since that can be acted upon. A word that was missing is added to it later.
     """
     read = {name: ruling for name, ruling in rulings.items() if ruling.look == number and not is_exact(ruling.claim)}
-    if not read:
+    if not number or not read:
         return looks
     words = {name: {subject: each.word for subject, each in ruling.verdicts.items()} for name, ruling in read.items()}
     before = next((each for each in looks if each.seeds == number), None)
