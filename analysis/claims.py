@@ -40,7 +40,8 @@ class Judgement:
     scale of `sweeps.compare`. baseline: the arm that the others are compared with. differences: {arm: Sample} of each
     arm's difference from it, on that scale, over the seeds that its verdict was read at. verdicts: {subject: Verdict}; a
     subject is an arm, or several together. missing: {subject: what is missing before its first or next look}. level: the
-    probability of a wrong word that each question may spend at the look.
+    probability of a wrong word that each question may spend at the look. exploratory: whether looks were taken that the plan
+    does not pay for.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Judgement:
     verdicts: dict[str, Verdict]
     missing: dict[str, str]
     level: float
+    exploratory: bool = False
     answer: str = ""
     remarks: list[str] = field(default_factory=list)
 
@@ -114,7 +116,8 @@ def _judgement(study, name, ruling):
     plan = court.plan_of(study.record)
     spent = dict(zip(plan.looks, levels(plan.looks, plan.questions), strict=True))
     level = spent.get(ruling.look) or next(iter(spent.values()))
-    judgement = Judgement(name, claim, shown, scaled, baseline, differences, ruling.verdicts, ruling.missing, level)
+    exploratory = bool(study.record.earlier)
+    judgement = Judgement(name, claim, shown, scaled, baseline, differences, ruling.verdicts, ruling.missing, level, exploratory)
     differences |= {arm: _as_read(sample, judgement.about(arm)) for arm, sample in differences.items()}
     remarks = [
         _exploratory(study),
@@ -176,7 +179,7 @@ def summary(judgement):
         who = listed(arms) if len(arms) <= NAMED else times(len(arms), "arm")
         parts.append(f"{who} {'is' if len(arms) == 1 else 'are'} {'no different' if word == SAME else word}")
     if parts:
-        return f"Compared with {judgement.baseline}: {'; '.join(parts)}"
+        return f"Compared with {judgement.baseline}: {'; '.join(parts)}{' (exploratory)' if judgement.exploratory else ''}"
     return "No verdict yet" if judgement.missing else "Only one arm: nothing to compare"
 
 

@@ -19,6 +19,7 @@ from arch.contracts import SeedsNeeded, Verdict
 from arch.spec import ABSENT, spelt
 from arch.words import times
 from experiments.metrics import OF_RUNS, is_cost, title
+from sweeps.claims.equivalent import BASELINE
 from sweeps.compare import off_scale, on_scale
 from sweeps.stats import mean_interval
 
@@ -80,6 +81,7 @@ def _row(study, judgement, arm, spent):
         "verdict": judgement.word(arm),
         **_needed(verdict),
         "reason": verdict.reason or judgement.missing.get(arm, ""),
+        "exploratory": judgement.exploratory,
         **_cost(study, arm),
         **_measured(study, arm),
         "wall_seconds_mean": runs.loc[runs.status == "finished", "wall_seconds"].mean(),
@@ -252,12 +254,14 @@ def _measured_cell(row, name):
 
 
 def _verdict(row):
+    """The word, and in brackets what qualifies it."""
+    notes = [row["reason"]] if row["reason"] else []
     if row["verdict"] == "undecided" and row["seeds_needed"] is not None:
         needed = SeedsNeeded(row["decides"], row["seeds_needed"], row["seeds_needed_low"], row["seeds_needed_high"])
-        return f"undecided (about {seeds_needed(needed)})"
-    if row["reason"]:
-        return f"{row['verdict'] or units.DASH} ({row['reason']})"
-    return row["verdict"]
+        notes = [f"about {seeds_needed(needed)}"]
+    if row["exploratory"] and row["verdict"] not in ("", BASELINE):
+        notes.append("exploratory")
+    return f"{row['verdict'] or units.DASH} ({'; '.join(notes)})" if notes else row["verdict"]
 
 
 def _p(p, level):
@@ -316,6 +320,7 @@ def _claim_row(judgement, subject):
         "level": verdict.level,
         "verdict": judgement.word(subject),
         "reason": verdict.reason,
+        "exploratory": judgement.exploratory,
     }
 
 
@@ -334,7 +339,8 @@ def claims_html(judged):
             rows.append(
                 f"<tr><th scope=row>{html.escape(statement)}<small>{html.escape(source or judgement.name)}</small></th>"
                 f"<td>{_two_lines(seen)}</td><td class=number>{verdict.n}</td><td class=number>{_p(verdict.p, verdict.level)}</td>"
-                f"<td><span class='badge {word.replace(' ', '-')}'>{html.escape(word)}</span></td></tr>"
+                f"<td><span class='badge {word.replace(' ', '-')}'>{html.escape(word)}</span>"
+                f"{'<small>exploratory</small>' if judgement.exploratory else ''}</td></tr>"
             )
         rows += [
             f"<tr><th scope=row>{html.escape(subject)}<small>{html.escape(judgement.name)}</small></th>"

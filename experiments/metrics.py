@@ -13,7 +13,8 @@ NEXT_TOKEN = {
     "bits_per_byte": Metric(unit="bits per byte", compare="ratio", any_tokenizer=True),
 }
 
-# What every run that trains measures of itself (`experiments.performance`). It depends on the machine and its load.
+# What every run that trains measures of itself (`experiments.watch`, `experiments.memory`). It depends on the machine and
+# its load.
 OF_RUNS = {
     "speed/tokens_per_second": Metric(unit="tokens/s", better="higher", compare="ratio"),
     "memory/peak_bytes": Metric(unit="B", compare="ratio", any_tokenizer=True),

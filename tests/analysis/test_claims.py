@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from analysis import tables
-from analysis.claims import judge, judgements, larger_command, lines
+from analysis.claims import judge, judgements, larger_command, lines, summary
 from analysis.report import write_report
 from analysis.runs import load
 from arch.units import DASH, MINUS, SPACE
@@ -91,6 +91,29 @@ def test_what_ended_after_a_look_is_not_in_the_numbers_beside_its_word(make_stud
     assert verdict.word == WORSE and verdict.n == 5 == judgement.differences["local-only"].n == row.pairs
     assert judgement.differences["local-only"].mean == pytest.approx(verdict.difference)
     assert row.difference_percent == pytest.approx(judgement.shown.effect(verdict.difference)) and row.n == 8
+
+
+def test_exploratory_stands_beside_every_word(make_study):
+    """In the sentences, the table, its CSV, the table of claims and the title of the figure."""
+    earlier = [{"plan": {"looks": [3], "questions": 2}, "looks": [{"seeds": 3, "time": "", "words": {}}], "why": "the seeds"}]
+    claims = {
+        "quality": {"type": "equivalent", "known_worse": ["local-only"]},
+        "worse": {"type": "worse", "arm": "local-only"},
+    }
+    for known in ([], earlier):
+        folder = make_study(spread=0.0005, claims=claims, earlier=known)
+        study = load(folder)
+        quality, worse = judgements(study)
+        raw = tables.results(study, quality)
+        rows = list(tables.readable(raw)["verdict"])
+        said = [any("Exploratory" in line for line in quality.sentences), "exploratory" in summary(quality)]
+        said += [
+            raw.frame.exploratory.all(),
+            tables.claims([worse]).exploratory.all(),
+            "exploratory" in tables.claims_html([worse]),
+        ]
+        said += ["exploratory" in row for row in rows[1:]]
+        assert said == [bool(known)] * len(said) and rows[0] == "baseline"
 
 
 def test_another_baseline_than_the_first_arm_is_named(make_study):
