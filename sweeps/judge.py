@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from arch import registry
-from arch.contracts import UNDECIDED, UNSTABLE, Evidence, Measured, Metric, Verdict
+from arch.contracts import UNSTABLE, Evidence, Measured, Metric, Verdict
 from arch.words import listed, times
 from experiments.metrics import is_cost, known
 from experiments.record import Failure
@@ -99,13 +99,14 @@ def undecided_arms(record, rulings):
     """Labels of the arms that still need seeds, in the study's order: those of questions without a final word.
 
     An arm whose own question is decided gets no more seeds, unless it is what others are compared with. Seeds decide
-    nothing about a cost.
+    nothing about a cost, nor of an arm that has no runs because its search found nothing.
     """
     asked, needed = questions(record.claims, record.arms), set()
     for name, ruling in rulings.items():
         for question in [] if is_exact(ruling.claim) else asked[name]:
             verdict = ruling.verdicts.get(question.subject)
-            if question.subject in ruling.missing or (verdict and not verdict.decided):
+            has_runs = all(record.arms[arm].runs for arm in question.arms)
+            if has_runs and (question.subject in ruling.missing or (verdict and not verdict.decided)):
                 baseline, *others = question.arms
                 needed |= {baseline, *(arm for arm in others if not _decided(ruling.verdicts, arm))}
     return [arm for arm in record.arms if arm in needed]
@@ -143,14 +144,12 @@ class _Hearing:
         steps = steps[-1:] if self.exact else [step for step in steps if step[0] <= len(self.record.seeds)] or steps[:1]
         look, missing = 0, {}
         for number, level, control in steps:
-            open_ones = [each for each in self.asked if each.subject not in self.decided]
-            missing = {each.subject: text for each in open_ones if (text := self._missing(each, number))}
+            open_ones = [each for each in self.asked if each.subject not in (*self.decided, *missing)]
+            missing |= {each.subject: text for each in open_ones if (text := self._missing(each, number))}
             ready = [each for each in open_ones if each.subject not in missing]
             if ready:
                 look = number
                 self._judge(ready, number, level, control)
-            if missing:
-                break
         return Ruling(self.claim, self.last | self.decided, missing, 0 if self.exact else look)
 
     def _needed(self, question):
@@ -161,9 +160,17 @@ class _Hearing:
         """Which of the runs up to a look have not ended, in words."""
         if self.exact:
             return ""
-        counts = {arm: sum(not self._ended(arm, seed) for seed in range(number)) for arm in self._needed(question)}
-        texts = [f"{times(count, 'run')} of {arm}" for arm, count in counts.items() if count]
-        return f"its verdict is read at {times(number, 'seed')}; {listed(texts)} missing" if texts else ""
+        open_runs = {arm: [seed for seed in range(number) if not self._ended(arm, seed)] for arm in self._needed(question)}
+        unmeasured = {arm: sum(self._finished(arm, seed) is not None for seed in seeds) for arm, seeds in open_runs.items()}
+        absent = {arm: len(seeds) - unmeasured[arm] for arm, seeds in open_runs.items()}
+        texts = []
+        if any(absent.values()):
+            each = listed(f"{times(count, 'run')} of {arm}" for arm, count in absent.items() if count)
+            texts.append(f"{each} missing")
+        if any(unmeasured.values()):
+            each = listed(f"{times(count, 'run')} of {arm}" for arm, count in unmeasured.items() if count)
+            texts.append(f"{each} without {' or '.join(self.names)}")
+        return f"its verdict is read at {times(number, 'seed')}; {', '.join(texts)}" if texts else ""
 
     def _ended(self, arm, seed):
         run = self.runs.get((arm, seed))
@@ -207,7 +214,9 @@ class _Hearing:
         text = listed(f"{'' if arm == question.subject else f'{arm} '}{unstable[arm]}" for arm in blamed)
         if question.subject in unstable or question.subject not in self.record.arms:
             return replace(verdict, word=UNSTABLE, needed=None, reason=text)
-        return replace(verdict, word=UNDECIDED, needed=None, reason=text) if question.arms[0] in unstable else verdict
+        # What the baseline lost cannot be made up for, and more seeds do not help.
+        lost = question.arms[0] in unstable
+        return replace(verdict, word=comparable.NOT_COMPARABLE, needed=None, reason=text) if lost else verdict
 
     def _obstacle(self, question, number):
         """Why the runs of a question cannot be compared, in words; empty if they can."""

@@ -3,7 +3,7 @@
 import datetime
 
 from arch.errors import DataError, SpecError
-from sweeps.judge import built, counted, is_exact, judge, plan_of, undecided_arms
+from sweeps.judge import built, counted, is_exact, judge, plan_of, questions, undecided_arms
 from sweeps.outcomes import runs_of
 from sweeps.record import NAME, EarlierRecord, LookRecord, PlanRecord, StudyRecord
 
@@ -33,7 +33,11 @@ def next_counts(record, rulings, counts):
     None if there is nothing more to run: every question is decided, the last look is taken, or runs are missing.
     """
     open_arms, looks, now = undecided_arms(record, rulings), plan_of(record).looks, max(counts.values())
-    if not open_arms or now >= looks[-1] or any(ruling.missing for ruling in rulings.values()):
+    asked = questions(record.claims, record.arms)
+    missing = [each for name in asked for each in asked[name] if each.subject in rulings[name].missing]
+    # An arm whose search found nothing has no runs to wait for.
+    waiting = any(all(counts[arm] for arm in each.arms) for each in missing)
+    if not open_arms or now >= looks[-1] or waiting:
         return None
     following = next(number for number in looks if number > now)
     return {arm: following if arm in open_arms else number for arm, number in counts.items()}
@@ -52,7 +56,7 @@ def taken(rulings, number, looks):
     if before is None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         return [*looks, LookRecord(seeds=number, time=now, words=words)]
-    words = {name: each | before.words.get(name, {}) for name, each in words.items()}
+    words = before.words | {name: each | before.words.get(name, {}) for name, each in words.items()}
     return [each.model_copy(update={"words": words}) if each is before else each for each in looks]
 
 
@@ -98,7 +102,7 @@ def _seen(record, folder):
 
 def _stated(record):
     """What a study states before its runs. Its claims are compared by content, not by name; the first arm is the baseline."""
-    first, *others = (tuple(arm.identities) for arm in record.arms.values())
+    first, *others = ((label, *arm.identities) for label, arm in record.arms.items())
     return plan_of(record), sorted(map(_content, record.claims.values())), [first, *sorted(others)]
 
 

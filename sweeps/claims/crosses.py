@@ -63,4 +63,6 @@ class Crosses:
         missing = paired.untestable(early) or paired.untestable(late)
         sides = [f"{when} {paired.shown(sample, 2 * level, metric)}" for when, sample in (("early", early), ("late", late))]
         word = SUPPORTED if p <= level else CONTRADICTED if p_not <= level / 2 else UNDECIDED
+        if measured.exact and early.n and late.n and word == UNDECIDED:
+            word = CONTRADICTED  # numbers that are equal have no order
         return {self.subject: Verdict(word, reason=missing or ", ".join(sides), **facts)}

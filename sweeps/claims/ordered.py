@@ -67,6 +67,8 @@ class Ordered:
         shown = [self._step(pair, step, metric) for pair, step in zip(pairwise(arms), steps, strict=True) if step.n]
         reason = "; ".join(filter(None, [paired.untestable(contrast), f"steps: {', '.join(shown)}" if shown else ""]))
         word = SUPPORTED if p <= level else CONTRADICTED if p_not <= level / len(steps) else UNDECIDED
+        if measured.exact and contrast.n and word == UNDECIDED:
+            word = CONTRADICTED  # numbers that are equal have no order
         return {self.subject: Verdict(word, reason=reason, **facts)}
 
     def _contrast(self, measured):

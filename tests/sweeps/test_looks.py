@@ -196,6 +196,20 @@ def test_a_record_without_a_plan_was_looked_at(plan_study, study_data, console):
     assert [each.plan.looks for each in again.earlier] == [(3,)]
 
 
+def test_an_arm_without_runs_does_not_hold_the_others_up(plan_study, adaptive, console):
+    """An arm whose search found nothing never has runs; its question keeps its share, and the others go on."""
+    result, record = ran(plan_study, adaptive, console)
+    arms = {
+        label: arm.model_copy(update={"runs": {}, "seeds": None}) if label == "little" else arm
+        for label, arm in record.arms.items()
+    }
+    counts = {label: 3 if label != "little" else 0 for label in arms}
+    first = record.model_copy(update={"arms": arms, "seeds": [0, 1, 2]})
+    rulings = judge(first, {key: run for key, run in runs_of(first, result.study.folder).items() if key[1] < 3})
+    following = looking.next_counts(first, rulings, counts)
+    assert "little" in rulings["quality"].missing and following["alike"] == 5 and following["little"] == 0
+
+
 def test_an_arm_that_lost_runs_is_unstable(plan_study, study_data, console):
     arms = ARMS | {"fragile": {"optimizer.lr": fakes.UNSTABLE}}
     result, record = ran(plan_study, study_data | {"arms": arms, "claims": CLAIM, "seeds": 5}, console)
