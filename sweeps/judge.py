@@ -142,7 +142,8 @@ class _Hearing:
         steps = list(zip(plan.looks, levels(plan.looks, plan.questions), levels(plan.looks), strict=True))
         # A study that goes on until it is decided has had only the seeds up to its present look.
         steps = steps[-1:] if self.exact else [step for step in steps if step[0] <= len(self.record.seeds)] or steps[:1]
-        look, missing = 0, {}
+        look = 0
+        missing: dict[str, str] = {}
         for number, level, control in steps:
             open_ones = [each for each in self.asked if each.subject not in (*self.decided, *missing)]
             missing |= {each.subject: text for each in open_ones if (text := self._missing(each, number))}
