@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from arch import units
-from arch.contracts import Documents
+from arch.contracts import UNSTABLE, Documents
 from arch.words import listed
 from experiments.metrics import is_measured_once
 from experiments.record import documents_of
+from sweeps.comparable import NOT_COMPARABLE
 from sweeps.compare import on_scale
 from sweeps.texts import FEW, TextInterval, effective_number, two_way
 
@@ -68,7 +69,10 @@ def of(study, judgement, level=LEVEL):
     weights_N = _weights(reference, name)
     other_rows = {arm: text for arm in measured if (text := _other_rows(measured[arm], reference, name))}
     # Before its first look, an arm has no interval of any kind: whoever reads one has looked.
+    # Nor has one whose survivors are all that is left.
+    out = (UNSTABLE, NOT_COMPARABLE)
     read = [arm for arm in measured if arm in judgement.verdicts or not judgement.per_arm]
+    read = [arm for arm in read if arm not in judgement.verdicts or judgement.verdicts[arm].word not in out]
     intervals = {arm: _interval(judgement, arm, measured, level) for arm in read if arm != baseline}
     intervals = {arm: interval for arm, interval in intervals.items() if interval}
     effects = {

@@ -23,6 +23,22 @@ class NotFinite(ArithmeticError):
         super().__init__(f"the metric {metric} is not finite")
 
 
+class ModelChanged(RuntimeError):
+    """An evaluator changed the weights of the model. What is measured must not decide what is trained."""
+
+
+def _content(model: Model) -> list[tuple[int, int]]:
+    """Per parameter and buffer: its version, which operations in place raise, and the sum of its bits."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return [(tensor._version, int(_bits(tensor).sum(dtype=torch.int64))) for tensor in tensors]
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor's bits as whole numbers."""
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tensor.detach().contiguous().view(whole[tensor.element_size()])
+
+
 @contextmanager
 def evaluating(*modules):
     """Context manager: modules in evaluation mode, no gradients, compiled blocks run eager.
@@ -56,8 +72,11 @@ def evaluate(
     started = time.perf_counter()
     evaluator: Evaluator = registry.build("evaluator", evaluation.evaluator)
     given = Given(objective, evaluation.split, spec.data.context, spec.data.rows, device, run[1])
+    before = _content(model)
     with evaluating(model, objective):
         findings = evaluator(model, dataset, given)
+    if _content(model) != before:
+        raise ModelChanged(f"{evaluation.key}: the evaluator changed the model that it measures")
     metrics = objective.metrics if evaluator.metrics is None else evaluator.metrics
     if undeclared := [name for name in findings.values if name not in metrics]:
         raise ValueError(f"{evaluation.key}: {', '.join(undeclared)}: not declared in `metrics`, which has {', '.join(metrics)}")

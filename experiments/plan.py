@@ -189,6 +189,9 @@ def plan(source, made=None):
     content = spec.dump(identity=True)
     plugins = identity_plugins(spec)
     decides = {"spec": content, "data": corpus.fingerprint, "plugins": plugins}
+    if gives_rows(registry.component("source", spec.data.source["type"])):
+        # What such a source calls the fingerprint of its rows may forget one of its options.
+        decides["source"] = spec.data.source
     if start:
         decides["init_from"] = start.identity
     if start:

@@ -16,7 +16,7 @@ def obstacle(first, second, name, metric, by=None):
 
     by: the name of the evaluator of the split that measures it; None: not known, so all of the split must be the same.
     """
-    why = other_tokenizer(first, second, name, metric)
+    why = other_tokenizer(first, second, name, metric) or other_objective(first, second, name, by)
     if why:
         return why
     one, other = first.get("data", {}), second.get("data", {})
@@ -39,6 +39,19 @@ def other_tokenizer(first, second, name, metric):
     if one.get("tokenizer") == other.get("tokenizer") or metric.any_tokenizer:
         return ""
     return f"has another tokenizer, so {name} is per other tokens; use a metric per byte such as report/bits_per_byte"
+
+
+def other_objective(first, second, name, by=None):
+    """Why a metric of the objective is not the same thing in two resolved experiments; empty if it is.
+
+    An objective of its own may return anything as `loss`. by: as in `obstacle`.
+    """
+    split = name.partition("/")[0]
+    evaluator = (first.get("evaluate", {}).get(split) or {}).get(by) if by else None
+    of_objective = evaluator is None or evaluator.get("type") == "objective"
+    if split not in ("report", "select") or not of_objective or first.get("objective") == second.get("objective"):
+        return ""
+    return f"has another objective, which says itself what {name} is; measure all arms by one evaluator that is not `objective`"
 
 
 def _evaluators(spec, split, by):

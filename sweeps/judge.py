@@ -240,6 +240,7 @@ class _Hearing:
         else:
             # A run may be older than the study, and its spec may ask for other measurements than the study shows.
             why = comparable.other_tokenizer(first.spec, other.spec, name, self._metric(name))
+            why = why or comparable.other_objective(first.spec, other.spec, name, by)
             key = f"{name.partition('/')[0]}.{by}"
             if not why and ours.evaluations.get(key) != theirs.evaluations.get(key):
                 why = f"is measured otherwise: its {key} differs"

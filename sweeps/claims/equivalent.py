@@ -70,9 +70,11 @@ class Equivalent:
         baseline, metric = self._baseline(arms), measured.metric
         samples = {arm: paired.difference(measured, arm, baseline) for arm in arms}
         verdicts = {baseline: Verdict(BASELINE, n=samples[baseline].n)}
-        # Where nothing else is asked, the controls are the questions and share the error.
-        level = evidence.level if set(self.questions(arms)) <= set(self.config.known_worse) else evidence.control
-        for arm in self.config.known_worse:
+        controls = self.config.known_worse
+        # Where nothing else is asked, the controls are the questions. Either way they share the error.
+        only = set(self.questions(arms)) <= set(controls)
+        level = evidence.level if only else evidence.control / max(1, len(controls))
+        for arm in controls:
             verdicts[arm] = evidence.before.get(arm) or self._control(samples[arm], metric, level, baseline)
         missed = [arm for arm in self.config.known_worse if verdicts[arm].word != WORSE]
         for arm in [arm for arm in self.questions(arms) if arm not in verdicts]:
@@ -88,8 +90,11 @@ class Equivalent:
             return Verdict(WORSE, **facts)
         low, high = bounds(self.config.margin, metric)
         edges = (high, float("inf")) if metric.better == "lower" else (-float("inf"), low)
+        needed = stats.seeds_to_pass(sample, *edges, WORSE, level)
         reason = paired.untestable(sample) or f"known to be worse, but not found worse by more than {self._margin(metric)}"
-        return Verdict(UNDECIDED, needed=stats.seeds_to_pass(sample, *edges, WORSE, level), reason=reason, **facts)
+        if paired.p_better(sample, self.config.margin, metric) <= level:
+            needed, reason = None, f"known to be worse, but it is not worse by more than {self._margin(metric)}"
+        return Verdict(UNDECIDED, needed=needed, reason=reason, **facts)
 
     def _verdict(self, sample, metric, level, baseline, missed):
         if metric.better == "neither":

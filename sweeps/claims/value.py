@@ -31,7 +31,7 @@ class Value:
         metric: str
         arm: str
         value: float
-        within: Annotated[float, Field(ge=0)]
+        within: Annotated[float, Field(ge=0, json_schema_extra={"margin": True})]
         relative_to: str | None = None
         source: str = ""
 

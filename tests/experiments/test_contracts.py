@@ -295,3 +295,13 @@ def test_the_command_evaluates_what_a_spec_names_and_says_what_is_wrong(plugins,
     assert capsys.readouterr().err == "RuntimeError: this evaluator has a mistake\n"
     with pytest.raises(DataError, match="no finished run in it"):
         evaluate(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("split", ["select", "report"])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_an_evaluator_that_changes_the_model_fails_its_run(plugins, tiny, tmp_path, split, hidden):
+    """What is measured is no part of identity, so a run that was changed by a measurement would be taken for another."""
+    tiny["evaluate"] = {"every": 4, split: {"adapt": {"type": "own_adapting:Adapting", "hidden": hidden}}}
+    record = train(plan(tiny), 0, tmp_path / "run")
+    assert record.status == "failed" and f"{split}.adapt: the evaluator changed the model" in record.failure.message
+    assert not record.failure.by_machine

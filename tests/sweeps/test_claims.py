@@ -192,6 +192,14 @@ def test_what_cannot_be_tested_decides_nothing(values, said):
         assert found.word == UNDECIDED and found.needed is None and said in found.reason
 
 
+def test_controls_share_the_error_and_one_that_is_better_is_said():
+    values = exactly({"base": 0, "a": 0.0, "b": 0.05, "c": -0.05})
+    found = judged(values, ["b", "c"])
+    assert found["b"].level == found["c"].level == 0.025
+    assert found["b"].word == WORSE and found["c"].word == UNDECIDED
+    assert "it is not worse" in found["c"].reason and found["c"].needed is None
+
+
 def test_the_baseline_is_no_control():
     with pytest.raises(SpecError, match="'a' is the baseline") as refused:
         Equivalent(Equivalent.Config(known_worse=("b", "a"))).check(["a", "b"])
@@ -243,6 +251,11 @@ SPACE = {"optimizer.lr": {"low": 1e-3, "high": 1e-2}}
         ({"claims": {"quality": AGAINST | {"margn": 1.0}}}, "margn", "did you mean 'margin'"),
         ({"claims": {"quality": AGAINST | {"margin": 1.0}}}, '"margin"', "1 means 100.*0.01 is 1"),
         ({"claims": {"quality": AGAINST | {"to": "all lokal"}}}, "all lokal", "did you mean 'all local'"),
+        (
+            {"claims": {"x": {"type": "value", "metric": "cost/parameters", "arm": "1:1", "value": 5.0, "within": 9.0}}},
+            '"within"',
+            "9 means 900",
+        ),
         ({"claims": {"x": {"type": "better", "arm": "all lokal"}}}, "all lokal", "did you mean 'all local'"),
         ({"claims": {"x": {"type": "ordered", "metric": "report/loss", "arms": ["1:1"]}}}, '"arms": [\n', "at least 3"),
         ({"claims": {"x": {"type": "crosses", "early": ["1:1", "1:1"], "late": ["1:1", "all local"]}}}, '"early"', "twice"),

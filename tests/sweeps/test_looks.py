@@ -270,6 +270,7 @@ SPEC = {
     ("change", "metric", "said"),
     [
         ({}, LOSS, ""),
+        ({"objective": {"type": "mine:Half"}}, LOSS, "another objective"),
         ({"data": {"tokenizer": {"type": "bpe"}, "context": 8}}, LOSS, "another tokenizer"),
         ({"data": {"tokenizer": {"type": "bpe"}, "context": 8}}, BYTES, ""),
         ({"data": {"tokenizer": {"type": "byte"}, "context": 16}}, LOSS, "the context 16 and not 8"),
@@ -290,6 +291,13 @@ def test_arms_with_different_tokenizers_are_refused_at_planning(plan_study, stud
     with pytest.raises(SpecError, match="cannot compare arm 'b' with 'a': it has another tokenizer"):
         plan_study(data)
     plan_study(data | {"claims": {"quality": {"type": "equivalent", "metric": "report/bits_per_byte"}}})
+
+
+def test_arms_with_different_objectives_are_not_compared_in_what_the_objectives_say(plugins, plan_study, study_data):
+    data = study_data | {"arms": {"a": {}, "b": {"objective": {"type": "own_objective:WithAccuracy"}}}}
+    with pytest.raises(SpecError, match="it has another objective"):
+        plan_study(data | {"claims": {"quality": {"type": "equivalent"}}})
+    plan_study(data | {"claims": {"speed": {"type": "equivalent", "metric": "speed/tokens_per_second"}}})
 
 
 def test_arms_with_different_contexts_are_refused_at_planning(plan_study, study_data):
