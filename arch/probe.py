@@ -129,7 +129,7 @@ def shaken(module: nn.Module) -> None:
     with torch.no_grad():
         for weight in module.parameters():
             noise = torch.randn(weight.shape, generator=generator).to(weight)
-            weight.add_((0.01 if weight.recurrent else 0.1) * noise)
+            weight.add_((0.01 if getattr(weight, "recurrent", False) else 0.1) * noise)
 
 
 @contextmanager
