@@ -260,7 +260,7 @@ def _exploratory(study):
     level = share(ALPHA * (1 + len(earlier)))
     return (
         f"Exploratory: before this plan there was {listed(said)}, at some of the same runs. Nothing pays for that, so the "
-        f"chance of a false verdict is up to {level} and not {share(ALPHA)}; a new study with new seeds would confirm."
+        f"chance of a false verdict is up to {level} and not {share(ALPHA)}; other runs, planned beforehand, would confirm."
     )
 
 
