@@ -133,15 +133,15 @@ def shaken(module: nn.Module) -> None:
 
 
 @contextmanager
-def alike() -> Iterator[None]:
+def alike(used: int = 1) -> Iterator[None]:
     """Every random number drawn inside is the same each time, and one drawn after it is as if nothing had been drawn.
 
-    One thread: a worker thread that started here would miss the settings that a run makes for its own
+    used: threads. By default one: a worker thread that started here would miss the settings that a run makes for its own
     (`experiments.device.setup`).
     """
     threads, cuda = torch.get_num_threads(), torch.cuda.is_initialized()
     states = torch.get_rng_state(), numpy.random.get_state(), random.getstate(), torch.cuda.get_rng_state_all() if cuda else []
-    torch.set_num_threads(1)
+    torch.set_num_threads(used)
     torch.default_generator.manual_seed(0)  # torch.manual_seed takes a millisecond
     if cuda:
         torch.cuda.manual_seed_all(0)

@@ -10,6 +10,7 @@ from tiny_specs import examples, label, model_spec
 from arch import block, document, model, probe, probe_model, registry, shrunk
 from arch.errors import SpecError
 from arch.express import loaded
+from arch.layout import TokenLayout
 from arch.model_spec import ModelSpec
 from arch.norm import RMSNorm
 from arch.parameters import Context
@@ -305,3 +306,23 @@ def test_only_ones_own_components_and_only_where_used_are_asked():
         probe_model.check_components(spec_of(used), document.node(used))
     assert raised.value.path == ("blocks", "mine", "mixer")
     probe_model.check_components(spec_of(unused), document.node(unused))
+
+
+def test_what_a_trained_model_must_not_see_is_found_in_any_row_and_nothing_is_drawn(monkeypatch):
+    trained = model.new_model(model_spec({"type": "attention", "heads": 2}), 0).eval()
+    tokens_BT = torch.randint(trained.spec.vocab_size, (3, 40), generator=torch.Generator().manual_seed(0))
+    layout = TokenLayout.packed(torch.tensor([*[0] * 15, *[1] * 20, *[-1] * 5]).expand(3, 40))
+    before = torch.get_rng_state()
+    trunk = trained.trunk
+    with torch.no_grad():
+        probe_model.check_trained(trained, tokens_BT, layout)
+
+        def leaking(tokens_BT, layout):
+            hidden_BTD = trunk(tokens_BT, layout)[0].clone()
+            hidden_BTD[2, 5] += tokens_BT[2, 33]
+            return hidden_BTD, None
+
+        monkeypatch.setattr(trained, "trunk", leaking)
+        with pytest.raises(probe_model.NotCausal, match="token 33 changes the output at 5"):
+            probe_model.check_trained(trained, tokens_BT, layout)
+    assert torch.equal(before, torch.get_rng_state())

@@ -128,6 +128,30 @@ class Leak(nn.Module):
         return self.o(h_BTD.to(x_BTD.dtype)) + before + WAYS[self.how](self, x_BTD, layout), after
 
 
+@mixer
+class Later(nn.Module):
+    """A map of each token; once its weights have moved from where it first saw them, the next token too."""
+
+    class Config(Spec):
+        honest: bool = False
+
+    causal, state_size = True, "constant"
+
+    def __init__(self, config, context):
+        super().__init__()
+        self.honest, self.first = config.honest, None
+        self.o = Linear(context.dim, context.dim, context, kind="output")
+
+    def init_state(self, batch, capacity, dtype=torch.float32, device=None):
+        return torch.zeros(batch, 1, device=device)
+
+    def forward(self, x_BTD, layout, state=None):
+        if self.first is None:
+            self.first = self.o.weight.detach().clone()
+        moved = (self.o.weight.detach() - self.first).abs().amax() > 1e-3
+        return self.o(x_BTD if self.honest else x_BTD + moved * following(x_BTD)), state
+
+
 # {how: y_BTD} of honest ways to mix over time, from (module, x_BTD, visible_BTS, distance_TS).
 HONEST = {
     "attention, hidden by -inf": lambda it, x, see, far: attention(x, torch.where(see, 0.0, -torch.inf)),
