@@ -43,8 +43,12 @@ class Report:
         return Group(table, f"checked with {times(len(self.findings), 'set')} of options: {options}", end)
 
     def _result(self, point):
-        wrong = [(options, each.failure) for options, found in self.findings.items() for each in found if each.point is point]
-        wrong = [(options, failure) for options, failure in wrong if failure]
+        of = [(options, each) for options, found in self.findings.items() for each in found if each.point is point]
+        wrong = [(options, each.failure) for options, each in of if each.failure]
+        unasked = [each.unasked for _, each in of if each.unasked]
+        if not wrong and unasked:
+            some = f"pass; with {times(len(unasked), 'set')} of options " if len(unasked) < len(of) else ""
+            return f"{some}not checked: {unasked[0]}"
         if not wrong:
             return "pass"
         options, failure = wrong[0]

@@ -200,6 +200,16 @@ def test_check_remarks_on_what_is_unusual_without_failing(folder, archbench_):
     assert code == 0 and "remark: says that the output at 1 may depend on token 0, but it does not" in shown
 
 
+def test_check_says_what_it_did_not_check(folder, archbench_):
+    ahead = ["--set", "heads=2", "--set", "causal=false", "--dim", "16", "--context", "20"]
+    code, shown, _ = archbench_("check", "attention", *ahead)
+    lines = {
+        words.strip(): result.strip() for _, words, result, *_ in (line.split("│") for line in shown.splitlines() if "│" in line)
+    }
+    assert code == 0 and lines["reads a row in chunks as at once"] == "not checked: it sees ahead and has no state"
+    assert lines["keeps streams apart"].startswith("not checked: ") and lines["keeps the rows of a batch apart"] == "pass"
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

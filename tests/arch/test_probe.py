@@ -51,6 +51,7 @@ SAYS = {
     "another shape": "gives shape (2, 2, 1, 64) for an input of shape (2, 1, 64)",
     "an error": "raises RuntimeError",
     "not finite": "not finite",
+    "where its document ends": "says causal, but the output at ",
     "the row's position": "gives a document another output in a packed row than alone",
 }
 
@@ -75,6 +76,31 @@ def test_every_way_to_cheat_is_tried(plugins):
 def test_a_mixer_that_breaks_its_word_is_found(how):
     found = failures("mixer", own("mixer", "Leak", how=how))
     assert any(SAYS[how] in failure for failure in found), found
+
+
+def test_a_causal_mixer_without_a_state_is_refused(monkeypatch):
+    """None means that a mixer sees ahead; else nobody would ask how it decodes."""
+    import own_cheats
+
+    monkeypatch.setattr(own_cheats.Honest, "state_size", None)
+    found = failures("mixer", own("mixer", "Honest"))
+    assert found == ["says causal, but `state_size` is None, which is for a mixer that sees ahead; "
+                     "expected 'constant', 'window' or 'growing'"]  # fmt: skip
+
+
+def test_a_mark_at_the_end_of_a_document_is_named_where_it_is():
+    it = probe.subject("mixer", own("mixer", "Leak", how="where its document ends"), Context(dim=16))
+    with pytest.raises(probe.Broken, match="the output at 0 is another if its document ends after 1 tokens than after 13"):
+        probe.sees_no_end_to_come(it)
+
+
+def test_what_does_not_apply_is_not_said_to_pass():
+    ahead = {"type": "attention", "heads": 2, "causal": False}
+    it = probe.subject("mixer", registry.resolve_component("mixer", document.node(ahead), ()), Context(dim=16), tokens=40)
+    unasked = {finding.point.check.__name__ for finding in probe.findings(it) if finding.unasked}
+    assert unasked == {"sees_no_later_token", "sees_no_token_before_its_reach", "sees_no_end_to_come",
+                       "reads_in_chunks_as_at_once", "decodes_prompts_together", "has_the_state_it_says",
+                       "keeps_streams_apart"}  # fmt: skip
 
 
 def pair(failure):
