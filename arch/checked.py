@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from arch import document, probe, registry
+from arch import cost, document, probe, registry
 from arch.document import Node
 from arch.errors import SpecError
 from arch.parameters import Context
@@ -18,6 +18,7 @@ from arch.words import times
 
 KINDS = ("mixer", "ffn")
 BUILT = probe.Point("says how its parameters start", lambda it: None)
+COSTED = probe.Point("can be costed without storage, on the meta device", lambda it: None)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def _findings(kind, resolved, options, dim, tokens):
     except Exception as error:
         shown = f" with {options}" if options else ""
         raise SpecError(f"{resolved['type']}{shown} cannot be built in width {dim}: {error}") from None
-    return list(probe.findings(it))
+    costed = probe.Finding(COSTED, cost.failure(kind, resolved, Context(dim, 0, 2), tokens))
+    return [*probe.findings(it), costed]
 
 
 def _kind(name):

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arch import probe, registry, shrunk
+from arch import cost, probe, registry, shrunk
 from arch.document import Node
 from arch.layout import TokenLayout
 from arch.model import Model
@@ -44,7 +44,7 @@ class NotCausal(ValueError):
 
 
 def check_components(spec: ModelSpec, root: Node, path: tuple[str, ...] = (), tokens: int = TOKENS, gpu: bool = False) -> list[str]:
-    """Raises SpecError, at its place in the document, for a plug-in component that does not do what it says.
+    """Raises SpecError, at its place in the document, for a plug-in component that does not do what it says or has no cost.
 
     Asked is every component of a user's own in a block that the layers use. tokens: of the rows that it must read. gpu:
     whether it is for a GPU, and need not run on this CPU. Returns notes on what could not be asked.
@@ -56,6 +56,7 @@ def check_components(spec: ModelSpec, root: Node, path: tuple[str, ...] = (), to
                 context = Context(spec.dim, layers.index(name), spec.layers, spec.norm_eps, spec.init)
                 cls = registry.component(kind, resolved["type"])
                 failure, note = _broken(cls, kind, json.dumps(resolved), context, tokens, gpu)
+                failure = failure or _uncosted(cls, kind, json.dumps(resolved), context, tokens)
                 if failure:
                     raise root.error(f"{resolved['type']} {failure}", (*path, "blocks", name, kind))
                 if note:
@@ -85,6 +86,12 @@ def _broken(cls, kind, resolved, context, tokens, gpu):
     if gpu and len(_devices(gpu)) == 1:
         return "", f"without a GPU it {raised}"
     return ("", f"made narrower, it {raised}") if full not in sizes else (raised, "")
+
+
+@functools.lru_cache(maxsize=256)
+def _uncosted(cls, kind, resolved, context, tokens):
+    """Why a component cannot be costed, or empty. Arguments as of `_broken`."""
+    return cost.failure(kind, json.loads(resolved), context, tokens)
 
 
 def _devices(gpu):

@@ -240,7 +240,7 @@ class Convolution(Remembering):
         kernel_TD = torch.exp(-torch.arange(tokens)[:, None] / self.half) * self.taps
         spectrum_FD = torch.fft.rfft(kernel_TD, 2 * tokens, dim=0)
         y_BTD = torch.zeros_like(x_BTD)
-        for document in doc_BT.unique():
+        for document in range(-1, 1 if doc_BT.is_meta else int(doc_BT.max()) + 1):
             mine_BT1 = (doc_BT == document)[..., None]
             x_BFD = torch.fft.rfft(x_BTD * mine_BT1, 2 * tokens, dim=1)
             y_BTD = y_BTD + torch.fft.irfft(x_BFD * spectrum_FD, 2 * tokens, dim=1)[:, :tokens] * mine_BT1
@@ -312,6 +312,31 @@ class Experts(nn.Module):
         p_BTE = self.router(x_BTD).softmax(-1)
         first_BT1 = (p_BTE[..., :1] > 0.5).float()
         return p_BTE[..., :1] * first_BT1 * self.one(x_BTD) + p_BTE[..., 1:] * (1 - first_BT1) * self.two(x_BTD)
+
+
+# {how: what a forward adds} that needs more than the shapes of its input.
+VALUES = {
+    "nothing": lambda x: 0.0,
+    "a number": lambda x: 0.0 * x.sum().item(),
+    "a choice": lambda x: 0.0 if x.sum() > 0 else 1e-9,
+    "a tensor on the CPU": lambda x: torch.zeros(x.shape[1], 1, device="cpu"),
+}
+
+
+@ffn
+class Valued(nn.Module):
+    """A map of each token that cannot be costed: its forward needs values, or its `__init__` does."""
+
+    class Config(Spec):
+        how: str = "a number"
+
+    def __init__(self, config, context):
+        super().__init__()
+        self.how, self.o = config.how, Linear(context.dim, context.dim, context, kind="output")
+        self.scale = torch.ones(3).sum().item() if self.how == "at its start" else 1.0
+
+    def forward(self, x_BTD):
+        return self.o(x_BTD) + VALUES.get(self.how, VALUES["nothing"])(x_BTD)
 
 
 @mixer
