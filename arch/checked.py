@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from arch import document, probe, registry
+from arch import cost, document, probe, registry
 from arch.document import Node
 from arch.errors import SpecError
 from arch.parameters import Context
@@ -18,6 +18,7 @@ from arch.words import times
 
 KINDS = ("mixer", "ffn")
 BUILT = probe.Point("says how its parameters start", lambda it: None)
+COSTED = probe.Point("can be costed without storage, on the meta device", lambda it: None)
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,12 @@ class Report:
         return Group(table, f"checked with {times(len(self.findings), 'set')} of options: {options}", end)
 
     def _result(self, point):
-        wrong = [(options, each.failure) for options, found in self.findings.items() for each in found if each.point is point]
-        wrong = [(options, failure) for options, failure in wrong if failure]
+        of = [(options, each) for options, found in self.findings.items() for each in found if each.point is point]
+        wrong = [(options, each.failure) for options, each in of if each.failure]
+        unasked = [each.unasked for _, each in of if each.unasked]
+        if not wrong and unasked:
+            some = f"pass; with {times(len(unasked), 'set')} of options " if len(unasked) < len(of) else ""
+            return f"{some}not checked: {unasked[0]}"
         if not wrong:
             return "pass"
         options, failure = wrong[0]
@@ -84,7 +89,8 @@ def _findings(kind, resolved, options, dim, tokens):
     except Exception as error:
         shown = f" with {options}" if options else ""
         raise SpecError(f"{resolved['type']}{shown} cannot be built in width {dim}: {error}") from None
-    return list(probe.findings(it))
+    costed = probe.Finding(COSTED, cost.failure(kind, resolved, Context(dim, 0, 2), tokens))
+    return [*probe.findings(it), costed]
 
 
 def _kind(name):

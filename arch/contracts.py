@@ -85,7 +85,7 @@ class Mixer(Protocol):
     What it says here is checked before it is trained (`arch.probe`).
     causal: whether no token depends on a later one. reach (optional): (before, after), how many tokens before and after
     itself a token may see in its document; None for all. state_size: how the state grows with the tokens seen: `constant`,
-    `window`, `growing`, or None where there is no state because the mixer sees ahead.
+    `window`, `growing`, or None where there is no state because the mixer sees ahead; a causal mixer has one.
     """
 
     causal: bool

@@ -18,8 +18,10 @@ executed  what `torch.utils.flop_counter` sees on the path that the meta device 
 A map is a parameter of the kind `matrix`, a stack of small ones included.
 """
 
+import traceback
 from collections import Counter
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -30,9 +32,12 @@ from arch.errors import SpecError, nearest
 from arch.kernels.cross_entropy import Candidates, chunked
 from arch.layout import TokenLayout
 from arch.model import Block, Model
+from arch.model_spec import BlockSpec
 from arch.parameters import Context
+from arch.plugins import is_plugin
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TORCH = str(Path(torch.__file__).parent)
 OPTIMIZER_BYTES = 8  # AdamW: two float32 moments per parameter
 
 
@@ -114,6 +119,7 @@ def check_builds(spec, root, path=()):
 
     A ValueError from a component's `__init__` becomes a SpecError at the component's place in the document `root`, in
     which the model is at `path`. If the reason begins with an option's name and a colon, the error is at that option.
+    So does whatever a plug-in raises that cannot be built on the meta device.
     """
     for layer, (name, block) in enumerate(spec.blocks.items()):
         for kind, resolved in block.sublayers().items():
@@ -128,6 +134,37 @@ def check_builds(spec, root, path=()):
                 if colon and option in resolved:
                     raise root.error(reason, (*where, option)) from None
                 raise root.error(str(error), where) from None
+            except Exception as error:
+                if not (is_plugin(resolved["type"]) and _of_meta(error)):
+                    raise
+                raise root.error(f"{resolved['type']} {_uncosted(error, '__init__')}", (*path, "blocks", name, kind)) from None
+
+
+def failure(kind, resolved, context, tokens, dtype="float32"):
+    """Why a resolved component cannot be costed in its place at `tokens` tokens, in words that follow its name; "" if it can."""
+    doing = "__init__"
+    try:
+        with torch.device("meta"):
+            block = Block(BlockSpec(**{kind: resolved}), context).to(DTYPES[dtype])
+        doing = "forward"
+        _measured_block(block, context.dim, TokenLayout.whole(1, tokens, device="meta"))
+    except Exception as error:
+        return _uncosted(error, doing)
+    return ""
+
+
+def _of_meta(error):
+    """Whether an error comes from the meta device: torch names it in each of them."""
+    return "meta" in str(error).lower()
+
+
+def _uncosted(error, doing):
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(TORCH)]
+    where = f"at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "in torch"
+    if _of_meta(error):
+        return f"cannot be costed: its {doing} needs the values of tensors (.item()) or makes tensors on another device, {where}"
+    text = str(error).strip().splitlines() or [""]
+    return f"cannot be costed: its {doing} raises {type(error).__name__} ({text[0]}) on the meta device, {where}"
 
 
 @dataclass(frozen=True)

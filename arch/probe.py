@@ -92,6 +92,10 @@ class Broken(Exception):
     """What is wrong with a component, in words that follow its name."""
 
 
+class NotAsked(Exception):
+    """Why a point does not apply to a component."""
+
+
 def subject(
     kind: str,
     resolved: dict[str, Any],
@@ -133,15 +137,15 @@ def shaken(module: nn.Module) -> None:
 
 
 @contextmanager
-def alike() -> Iterator[None]:
+def alike(used: int = 1) -> Iterator[None]:
     """Every random number drawn inside is the same each time, and one drawn after it is as if nothing had been drawn.
 
-    One thread: a worker thread that started here would miss the settings that a run makes for its own
+    used: threads. By default one: a worker thread that started here would miss the settings that a run makes for its own
     (`experiments.device.setup`).
     """
     threads, cuda = torch.get_num_threads(), torch.cuda.is_initialized()
     states = torch.get_rng_state(), numpy.random.get_state(), random.getstate(), torch.cuda.get_rng_state_all() if cuda else []
-    torch.set_num_threads(1)
+    torch.set_num_threads(used)
     torch.default_generator.manual_seed(0)  # torch.manual_seed takes a millisecond
     if cuda:
         torch.cuda.manual_seed_all(0)
@@ -176,11 +180,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of a point. failure: what is wrong, in words that follow the component's name; empty if it passed."""
+    """What came of a point. failure: what is wrong, in words that follow the component's name; empty if it passed.
+
+    unasked: why the point was not checked; empty if it was.
+    """
 
     point: Point
     failure: str = ""
     raised: bool = False
+    unasked: str = ""
 
     @property
     def wrong(self) -> bool:
@@ -206,6 +214,8 @@ def found(it: Subject, point: Point) -> Finding:
             point.check(it)
     except Broken as broken:
         return Finding(point, str(broken))
+    except NotAsked as reason:
+        return Finding(point, unasked=str(reason))
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         text = str(error).strip().splitlines() or [""]
@@ -398,6 +408,8 @@ def sight(it: Subject) -> dict[str, tuple[Case, int, int]]:
 
 
 def sees_no_later_token(it: Subject) -> None:
+    if it.reach[1] is None:
+        raise NotAsked("it says that it sees all later tokens of its document")
     if "later" not in (seen := sight(it)):
         return
     case, s, t = seen["later"]
@@ -407,6 +419,8 @@ def sees_no_later_token(it: Subject) -> None:
 
 
 def sees_no_token_before_its_reach(it: Subject) -> None:
+    if it.reach[0] is None:
+        raise NotAsked("it says that it sees all earlier tokens of its document")
     if "earlier" in (seen := sight(it)):
         case, s, t = seen["earlier"]
         says = f"says that it sees at most {it.reach[0]} tokens back"
@@ -470,6 +484,9 @@ def says_what_it_is(it: Subject) -> None:
         raise Broken(f"has `state_size` = {module.state_size!r}, expected {listed(map(repr, STATE_SIZES), 'or')}")
     if module.causal != (it.reach[1] == 0):
         raise Broken(f"says causal = {module.causal}, but its `reach` is {it.reach}")
+    if module.causal and module.state_size is None:
+        states = listed([repr(size) for size in STATE_SIZES if size], "or")
+        raise Broken(f"says causal, but `state_size` is None, which is for a mixer that sees ahead; expected {states}")
     if module.state_size is not None and not hasattr(module, "init_state"):
         raise Broken("says that it has a state, but has no `init_state`")
 
@@ -590,10 +607,37 @@ def gives_a_document_what_it_gives_it_alone(it: Subject) -> None:
                     raise Broken(f"gives a document another output {row} than alone ({far:.2g} of the largest value)")
 
 
+def sees_no_end_to_come(it: Subject) -> None:
+    """The outputs of a document's first tokens are the same wherever the document ends, and the row."""
+    if it.reach[1] != 0:
+        raise NotAsked("it sees ahead")
+    for tokens in it.lengths:
+        ends = range(1, tokens) if tokens <= EVEN else sorted({1, tokens // 4, tokens // 2, tokens - 2, tokens - 1})
+        index_T, end_P1 = torch.arange(tokens), torch.tensor([*ends])[:, None]
+        before_PT = (index_T < end_P1).to(it.device)
+        x_PTD = drawn(it, 1, tokens).expand(len(end_P1), -1, -1).contiguous()
+        for after, training in itertools.product((1, -1), MODES):
+            long, short = (
+                read(it, x_PTD, TokenLayout.packed(documents_PT), training)
+                for documents_PT in (torch.zeros_like(before_PT, dtype=torch.long), torch.where(before_PT, 0, after))
+            )
+            changed_PT = changes(long, short, max(it.rounding, ROUNDING)).to(it.device) & before_PT
+            for p, t in torch.nonzero(changed_PT).tolist():
+                raise Broken(_ends(t, "document", ends[p], tokens) + (" in training mode" if training else ""))
+        y_1TD = read(it, x_PTD[:1])
+        for end in ends:
+            far_T = (read(it, x_PTD[:1, :end]) - y_1TD[:, :end]).abs().amax((0, 2)) / (float(y_1TD.abs().max()) or 1.0)
+            for t in torch.nonzero(far_T > it.close)[:, 0].tolist():
+                raise Broken(_ends(t, "row", end, tokens))
+
+
+def _ends(t, what, end, tokens):
+    return f"says causal, but the output at {t} is another if its {what} ends after {end} tokens than after {tokens}"
+
+
 def reads_in_chunks_as_at_once(it: Subject) -> None:
     """The whole row at once, without a state, equals the same row in chunks with one, of one token and of several."""
-    if it.module.state_size is None:
-        return
+    _has_a_state(it)
     n = it.short
     plans = [[n], [1] * n, [5, 1, 1, n - 7], [1, n - 1], [2, n - 4, 2], [30, *[1] * 12, 30], [*[1] * 40, 32]]
     for chunks in plans:
@@ -614,14 +658,18 @@ def reads_in_chunks_as_at_once(it: Subject) -> None:
             raise Broken(f"reads a row {how} otherwise than at once: the output at {t} differs by {far:.2g} of the largest value")
 
 
+def _has_a_state(it):
+    if it.module.state_size is None:
+        raise NotAsked("it sees ahead and has no state")
+
+
 def _sizes(chunks):
     return listed([str(size) for size in chunks] if len(chunks) < 6 else [*map(str, chunks[:3]), "..."])
 
 
 def decodes_prompts_together(it: Subject) -> None:
     """Prompts of different lengths, padded on the left and decoded together, equal each alone."""
-    if it.module.state_size is None:
-        return
+    _has_a_state(it)
     lengths = torch.tensor([9, 4, 1], device=it.device).clamp(max=it.short)
     x_BTD = drawn(it, 3, it.short)
     prompt = int(lengths.max())
@@ -640,9 +688,8 @@ def decodes_prompts_together(it: Subject) -> None:
 
 
 def has_the_state_it_says(it: Subject) -> None:
+    _has_a_state(it)
     module = it.module
-    if module.state_size is None:
-        return
 
     def size(capacity):
         return sum(tensor.nbytes for tensor in tensors(module.init_state(1, capacity, torch.float32, it.device)))
@@ -664,8 +711,7 @@ def has_the_state_it_says(it: Subject) -> None:
 
 def keeps_streams_apart(it: Subject) -> None:
     """What one state has seen changes nothing for another."""
-    if it.module.state_size is None:
-        return
+    _has_a_state(it)
     x_BTD, empty = drawn(it, 2, it.short), lambda: it.module.init_state(2, it.short, torch.float32, it.device)
     first, _ = run(it, x_BTD, state=empty())
     run(it, drawn(it, 2, it.short, seed=7), state=empty())
@@ -691,6 +737,7 @@ MIXER = (
     Point("sees no earlier token than it says", sees_no_token_before_its_reach),
     Point("sees its own document only", sees_its_document_only),
     Point("gives a document what it gives it alone", gives_a_document_what_it_gives_it_alone),
+    Point("sees no end of its document or row to come", sees_no_end_to_come),
     Point("reads a row in chunks as at once", reads_in_chunks_as_at_once),
     Point("decodes prompts of different lengths together", decodes_prompts_together),
     Point("has a state of the size that it says", has_the_state_it_says),

@@ -4,6 +4,9 @@
 whole rows, in a model of the same layers (`arch.shrunk`), and so finds what no component is to blame for alone: a norm
 over time, or parts put together wrongly. Either is done once per process for what is the same.
 
+`check_trained` asks it again of a model whose weights are trained, at its size and on rows of its data: what is planned
+knows neither.
+
 Shapes: B rows, T tokens, P perturbations (one per row).
 """
 
@@ -18,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arch import probe, registry, shrunk
+from arch import cost, probe, registry, shrunk
 from arch.document import Node
+from arch.layout import TokenLayout
 from arch.model import Model
 from arch.model_spec import ModelSpec
 from arch.parameters import Context
@@ -31,10 +35,16 @@ COMPONENT, LAYERS = 1 << 17, 1 << 20
 FULL = 1 << 24  # the most of what raises an error when it is halved
 TOKENS = 256  # in a row, where a caller names no context
 ROUNDING = 1e-4  # of a hidden channel's largest value: rounding that grew through the layers
+# The same where layers compute in a type of fewer bits than float32: one that is rounded the other way, in a few layers.
+COARSE = 4 * torch.finfo(torch.bfloat16).eps
+
+
+class NotCausal(ValueError):
+    """A model that says it is causal is not, with the weights that it has."""
 
 
 def check_components(spec: ModelSpec, root: Node, path: tuple[str, ...] = (), tokens: int = TOKENS, gpu: bool = False) -> list[str]:
-    """Raises SpecError, at its place in the document, for a plug-in component that does not do what it says.
+    """Raises SpecError, at its place in the document, for a plug-in component that does not do what it says or has no cost.
 
     Asked is every component of a user's own in a block that the layers use. tokens: of the rows that it must read. gpu:
     whether it is for a GPU, and need not run on this CPU. Returns notes on what could not be asked.
@@ -46,6 +56,7 @@ def check_components(spec: ModelSpec, root: Node, path: tuple[str, ...] = (), to
                 context = Context(spec.dim, layers.index(name), spec.layers, spec.norm_eps, spec.init)
                 cls = registry.component(kind, resolved["type"])
                 failure, note = _broken(cls, kind, json.dumps(resolved), context, tokens, gpu)
+                failure = failure or _uncosted(cls, kind, json.dumps(resolved), context, tokens)
                 if failure:
                     raise root.error(f"{resolved['type']} {failure}", (*path, "blocks", name, kind))
                 if note:
@@ -75,6 +86,12 @@ def _broken(cls, kind, resolved, context, tokens, gpu):
     if gpu and len(_devices(gpu)) == 1:
         return "", f"without a GPU it {raised}"
     return ("", f"made narrower, it {raised}") if full not in sizes else (raised, "")
+
+
+@functools.lru_cache(maxsize=256)
+def _uncosted(cls, kind, resolved, context, tokens):
+    """Why a component cannot be costed, or empty. Arguments as of `_broken`."""
+    return cost.failure(kind, json.loads(resolved), context, tokens)
 
 
 def _devices(gpu):
@@ -139,11 +156,56 @@ def _cases(tokens):
         yield Case(longest, probe.packed(longest), training=True)
 
 
+def check_trained(model: Model, tokens_BT: Tensor, layout: TokenLayout, rounding: float = ROUNDING) -> None:
+    """Raises NotCausal if a token of these rows changes what the model gives before it.
+
+    The model runs as it is: the caller puts it into evaluation mode, without gradients. Every token from a cut on is
+    changed, at a quarter, a half and the last token of the first row, and one token further on in each row after it. Draws
+    no random number.
+    """
+    (rows, tokens), vocabulary = tokens_BT.shape, model.spec.vocab_size
+    if tokens < 2 or vocabulary < 2:
+        return
+    index_T, row_B = (torch.arange(size, device=tokens_BT.device) for size in (tokens, rows))
+
+    def changed(places_BT: Tensor) -> Tensor:
+        with probe.alike(torch.get_num_threads()):
+            other_BTD = model.trunk(torch.where(places_BT, _other(tokens_BT, vocabulary), tokens_BT), _fresh(layout))[0]
+        return probe.changes(plain_BTD, other_BTD, rounding).to(places_BT.device) & (layout.doc_BT >= 0)
+
+    with probe.alike(torch.get_num_threads()):
+        plain_BTD = model.trunk(tokens_BT, _fresh(layout))[0]
+    for cut in dict.fromkeys((max(1, tokens // 4), tokens // 2, tokens - 1)):
+        cut_B1 = ((cut - 1 + row_B) % (tokens - 1) + 1)[:, None]
+        after_BT = index_T >= cut_B1
+        leaks_BT = changed(after_BT) & ~after_BT
+        if not leaks_BT.any():
+            continue
+        b, t = (int(i) for i in torch.nonzero(leaks_BT)[0])
+        members = torch.nonzero(after_BT[b])[:, 0].tolist()
+        while len(members) > 1:
+            half = members[: len(members) // 2]
+            places_BT = torch.zeros_like(after_BT)
+            places_BT[b, half] = True
+            members = half if changed(places_BT)[b, t] else members[len(members) // 2 :]
+        raise NotCausal(f"says causal, but with its trained weights token {members[0]} changes the output at {t}")
+
+
+def _fresh(layout):
+    """The layout without what a mixer kept in it for other contents."""
+    return TokenLayout(layout.doc_BT, layout.pos_BT, layout.first)
+
+
 def _ids(places_PT, vocabulary):
     """Tokens (P, T), another one at each place."""
     generator = torch.Generator().manual_seed(places_PT.shape[1])
     ids_T = torch.randint(vocabulary, places_PT.shape[1:], generator=generator)
-    return torch.where(places_PT, (ids_T + 1 + ids_T % max(1, vocabulary - 1)) % vocabulary, ids_T)
+    return torch.where(places_PT, _other(ids_T, vocabulary), ids_T)
+
+
+def _other(ids, vocabulary):
+    """Another token for each."""
+    return (ids + 1 + ids % max(1, vocabulary - 1)) % vocabulary
 
 
 def _trespass(model, case, device):

@@ -14,15 +14,15 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from arch import registry
+from arch import probe_model, registry
 from arch.document import ROOT
 from arch.errors import DataError
 from arch.kernels import paths
 from arch.model import new_model
 from arch.plugins import plugin_sources
-from experiments import checkpoint, compiled, device, evaluations, leftovers, nonfinite
+from experiments import capabilities, checkpoint, compiled, device, evaluations, leftovers, nonfinite
 from experiments.data.dataset import prepare
-from experiments.evaluate import NotFinite, evaluate
+from experiments.evaluate import NotFinite, evaluate, evaluating
 from experiments.module import TrainingModule
 from experiments.nonfinite import NonFinite
 from experiments.plan import identity_plugins
@@ -97,6 +97,7 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None):
         model = trainer.precision_plugin.convert_module(model).to(where)  # where nothing was trained, nobody did it yet
         objective.to(where)
         _finite(model, spec.train.steps, plan)
+        _causal(model, spec, seed, corpus, trainer)
         checkpoint.save_weights(model, folder)
         metrics = {name: value for name, value in watch.history.last.items() if name.startswith(("select/", "train/"))}
         info = {f"train/{name}": metric for name, metric in objective.metrics.items()}
@@ -150,6 +151,25 @@ def _finite(model, step, plan):
     """Raise NonFinite for weights that are not finite: such a run has no result, even if every metric happens to be finite."""
     if error := nonfinite.weights(step, model, _origin(plan)):
         raise error
+
+
+def _causal(model, spec, seed, dataset, trainer):
+    """Raise NotCausal for a model that says it is causal and is not: planning has seen neither these weights nor such rows."""
+    if "causal" not in capabilities.of(spec).words:
+        return
+    rounding = probe_model.ROUNDING if spec.train.precision.startswith(("32", "64")) else probe_model.COARSE
+    with evaluating(model), trainer.precision_plugin.forward_context():
+        for rows in _real_rows(spec.data, seed, dataset).to(trainer.strategy.root_device).values():
+            probe_model.check_trained(model, rows.tokens_BT, rows.layout, rounding)
+
+
+def _real_rows(data, seed, dataset):
+    """The first Batch of the report split; of the training split where the report split has no rows, which few runs need."""
+    try:
+        batch = next(iter(dataset.evaluation("report", rows=data.rows, context=data.context, batch_rows=data.rows)), None)
+    except DataError:
+        batch = None
+    return batch or dataset.batch("train", 0, seed, data.rows, data.context)
 
 
 def _compiled(record, model, spec):

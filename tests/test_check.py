@@ -200,6 +200,36 @@ def test_check_remarks_on_what_is_unusual_without_failing(folder, archbench_):
     assert code == 0 and "remark: says that the output at 1 may depend on token 0, but it does not" in shown
 
 
+COSTLESS = "own_cheats:Valued cannot be costed: its {} needs the values of tensors (.item()) or makes tensors on another device"
+
+
+@pytest.mark.parametrize("how", ["a number", "a choice", "a tensor on the CPU", "at its start"])
+def test_what_cannot_be_costed_is_one_line_at_its_key(how, folder, archbench_):
+    mine = f"ffn: {{type: own_cheats:Valued, how: {how}}}"
+    (folder / "run.yaml").write_text(RUN.replace("mixer: {type: own_cheats:Leak}", mine))
+    words = COSTLESS.format("__init__" if how == "at its start" else "forward")
+    for command in ("run", "show"):
+        code, shown, said = archbench_(command, "run.yaml")
+        assert code == 2 and not shown and said.count("\n") == 1
+        assert said.startswith(f"run.yaml:11: model.blocks.mine.ffn: {words}, at own_cheats.py:")
+    code, shown, _ = archbench_("check", "own_cheats:Valued", "--set", f"how={how}", "--dim", "8", "--context", "16")
+    assert code == 1 and words.partition(" ")[2] in " ".join(
+        part for line in shown.splitlines() for part in line.replace("│", " ").split()
+    )
+    code, shown, _ = archbench_("check", "own_cheats:Valued", "--set", "how=nothing", "--dim", "8", "--context", "16")
+    assert code == 0 and "can be costed" in shown
+
+
+def test_check_says_what_it_did_not_check(folder, archbench_):
+    ahead = ["--set", "heads=2", "--set", "causal=false", "--dim", "16", "--context", "20"]
+    code, shown, _ = archbench_("check", "attention", *ahead)
+    lines = {
+        words.strip(): result.strip() for _, words, result, *_ in (line.split("│") for line in shown.splitlines() if "│" in line)
+    }
+    assert code == 0 and lines["reads a row in chunks as at once"] == "not checked: it sees ahead and has no state"
+    assert lines["keeps streams apart"].startswith("not checked: ") and lines["keeps the rows of a batch apart"] == "pass"
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

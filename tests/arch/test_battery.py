@@ -38,6 +38,8 @@ def points(kind):
 def passes(kind, component, point):
     finding = probe.found(subject(kind, json.dumps(component)), point)
     assert not finding.failure, f"{component['type']} {finding.failure}"
+    if finding.unasked:
+        pytest.skip(f"{component['type']}: {finding.unasked}")
 
 
 @pytest.mark.parametrize("component", MIXERS, ids=label)

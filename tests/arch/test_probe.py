@@ -10,6 +10,7 @@ from tiny_specs import examples, label, model_spec
 from arch import block, document, model, probe, probe_model, registry, shrunk
 from arch.errors import SpecError
 from arch.express import loaded
+from arch.layout import TokenLayout
 from arch.model_spec import ModelSpec
 from arch.norm import RMSNorm
 from arch.parameters import Context
@@ -50,6 +51,7 @@ SAYS = {
     "another shape": "gives shape (2, 2, 1, 64) for an input of shape (2, 1, 64)",
     "an error": "raises RuntimeError",
     "not finite": "not finite",
+    "where its document ends": "says causal, but the output at ",
     "the row's position": "gives a document another output in a packed row than alone",
 }
 
@@ -74,6 +76,31 @@ def test_every_way_to_cheat_is_tried(plugins):
 def test_a_mixer_that_breaks_its_word_is_found(how):
     found = failures("mixer", own("mixer", "Leak", how=how))
     assert any(SAYS[how] in failure for failure in found), found
+
+
+def test_a_causal_mixer_without_a_state_is_refused(monkeypatch):
+    """None means that a mixer sees ahead; else nobody would ask how it decodes."""
+    import own_cheats
+
+    monkeypatch.setattr(own_cheats.Honest, "state_size", None)
+    found = failures("mixer", own("mixer", "Honest"))
+    assert found == ["says causal, but `state_size` is None, which is for a mixer that sees ahead; "
+                     "expected 'constant', 'window' or 'growing'"]  # fmt: skip
+
+
+def test_a_mark_at_the_end_of_a_document_is_named_where_it_is():
+    it = probe.subject("mixer", own("mixer", "Leak", how="where its document ends"), Context(dim=16))
+    with pytest.raises(probe.Broken, match="the output at 0 is another if its document ends after 1 tokens than after 13"):
+        probe.sees_no_end_to_come(it)
+
+
+def test_what_does_not_apply_is_not_said_to_pass():
+    ahead = {"type": "attention", "heads": 2, "causal": False}
+    it = probe.subject("mixer", registry.resolve_component("mixer", document.node(ahead), ()), Context(dim=16), tokens=40)
+    unasked = {finding.point.check.__name__ for finding in probe.findings(it) if finding.unasked}
+    assert unasked == {"sees_no_later_token", "sees_no_token_before_its_reach", "sees_no_end_to_come",
+                       "reads_in_chunks_as_at_once", "decodes_prompts_together", "has_the_state_it_says",
+                       "keeps_streams_apart"}  # fmt: skip
 
 
 def pair(failure):
@@ -305,3 +332,23 @@ def test_only_ones_own_components_and_only_where_used_are_asked():
         probe_model.check_components(spec_of(used), document.node(used))
     assert raised.value.path == ("blocks", "mine", "mixer")
     probe_model.check_components(spec_of(unused), document.node(unused))
+
+
+def test_what_a_trained_model_must_not_see_is_found_in_any_row_and_nothing_is_drawn(monkeypatch):
+    trained = model.new_model(model_spec({"type": "attention", "heads": 2}), 0).eval()
+    tokens_BT = torch.randint(trained.spec.vocab_size, (3, 40), generator=torch.Generator().manual_seed(0))
+    layout = TokenLayout.packed(torch.tensor([*[0] * 15, *[1] * 20, *[-1] * 5]).expand(3, 40))
+    before = torch.get_rng_state()
+    trunk = trained.trunk
+    with torch.no_grad():
+        probe_model.check_trained(trained, tokens_BT, layout)
+
+        def leaking(tokens_BT, layout):
+            hidden_BTD = trunk(tokens_BT, layout)[0].clone()
+            hidden_BTD[2, 5] += tokens_BT[2, 33]
+            return hidden_BTD, None
+
+        monkeypatch.setattr(trained, "trunk", leaking)
+        with pytest.raises(probe_model.NotCausal, match="token 33 changes the output at 5"):
+            probe_model.check_trained(trained, tokens_BT, layout)
+    assert torch.equal(before, torch.get_rng_state())

@@ -39,6 +39,12 @@ def with_a_large_channel(x_BTD):
     return y_BTD
 
 
+def tapered(layout):
+    """1 at the last two tokens of each document, else 0; (B, T, 1)."""
+    after_BT = F.pad(layout.doc_BT, (0, 2), value=-9)[:, 2:]
+    return (after_BT != layout.doc_BT)[..., None].float()
+
+
 # {how: what it adds to an honest output}, from (module, x_BTD, layout).
 SEEING_AHEAD = {
     "the next token": lambda it, x, layout: following(x),
@@ -77,6 +83,7 @@ ELSEWHERE = {
     "another shape": lambda it, x, layout: x[:, None],
     "an error": lambda it, x, layout: x @ x,
     "not finite": lambda it, x, layout: (x - x) / (x - x),
+    "where its document ends": lambda it, x, layout: tapered(layout) * torch.ones_like(x),
     "the row's position": lambda it, x, layout: torch.arange(x.shape[1])[:, None] * torch.ones_like(x) * (layout.first is None),
 }
 WAYS = SEEING_AHEAD | ELSEWHERE
@@ -128,6 +135,30 @@ class Leak(nn.Module):
         return self.o(h_BTD.to(x_BTD.dtype)) + before + WAYS[self.how](self, x_BTD, layout), after
 
 
+@mixer
+class Later(nn.Module):
+    """A map of each token; once its weights have moved from where it first saw them, the next token too."""
+
+    class Config(Spec):
+        honest: bool = False
+
+    causal, state_size = True, "constant"
+
+    def __init__(self, config, context):
+        super().__init__()
+        self.honest, self.first = config.honest, None
+        self.o = Linear(context.dim, context.dim, context, kind="output")
+
+    def init_state(self, batch, capacity, dtype=torch.float32, device=None):
+        return torch.zeros(batch, 1, device=device)
+
+    def forward(self, x_BTD, layout, state=None):
+        if self.first is None:
+            self.first = self.o.weight.detach().clone()
+        moved = (self.o.weight.detach() - self.first).abs().amax() > 1e-3
+        return self.o(x_BTD if self.honest else x_BTD + moved * following(x_BTD)), state
+
+
 # {how: y_BTD} of honest ways to mix over time, from (module, x_BTD, visible_BTS, distance_TS).
 HONEST = {
     "attention, hidden by -inf": lambda it, x, see, far: attention(x, torch.where(see, 0.0, -torch.inf)),
@@ -151,52 +182,69 @@ def rounded(x_BTD):
     return x_BTD + ((x_BTD / size_BT1).round() * size_BT1 - x_BTD).detach()
 
 
+class Remembering(nn.Module):
+    """A mixer whose state is all that it has seen, which it reads again with what is new: `mixed(x_BTD, doc_BT)`."""
+
+    causal, state_size = True, "growing"
+
+    def init_state(self, batch, capacity, dtype=torch.float32, device=None):
+        x_BSD = torch.zeros(batch, capacity, self.dim, dtype=dtype, device=device)
+        return x_BSD, torch.zeros(batch, capacity, dtype=torch.long, device=device), 0
+
+    def forward(self, x_BTD, layout, state=None):
+        if state is None:
+            return self.mixed(x_BTD, layout.doc_BT), None
+        (x_BSD, doc_BS, seen), new = state, x_BTD.shape[1]
+        x_BSD, doc_BS = x_BSD.clone(), doc_BS.clone()
+        x_BSD[:, seen : seen + new], doc_BS[:, seen : seen + new] = x_BTD, layout.doc_BT
+        y_BTD = self.mixed(x_BSD[:, : seen + new], doc_BS[:, : seen + new])[:, seen:]
+        return y_BTD, (x_BSD, doc_BS, seen + new)
+
+
 @mixer
-class Honest(nn.Module):
-    """Mixes over the visible tokens of a row in plain torch; has no state."""
+class Honest(Remembering):
+    """Mixes over the visible tokens of a row in plain torch."""
 
     class Config(Spec):
         how: str = "a mean of what was"
 
-    causal, state_size = True, None
-
     def __init__(self, config, context):
         super().__init__()
+        self.dim = context.dim
         self.how, self.o = config.how, Linear(context.dim, context.dim, context, kind="output")
         self.gate = parameter((context.dim,), "vector", constant(0.0))
         self.register_buffer("near", torch.ones(4096, 1).cumsum(0), persistent=False)
 
-    def forward(self, x_BTD, layout, state=None):
+    def mixed(self, x_BTD, doc_BT):
         index_T = self.near[: x_BTD.shape[1], 0]
         far_TS = index_T[:, None] - index_T
-        see_BTS = (layout.doc_BT[:, :, None] == layout.doc_BT[:, None]) & (far_TS >= 0)
-        return self.o(HONEST[self.how](self, x_BTD, see_BTS, far_TS)) * (1 + self.gate), None
+        see_BTS = (doc_BT[:, :, None] == doc_BT[:, None]) & (far_TS >= 0)
+        return self.o(HONEST[self.how](self, x_BTD, see_BTS, far_TS)) * (1 + self.gate)
 
 
 @mixer
-class Convolution(nn.Module):
+class Convolution(Remembering):
     """A long convolution by a Fourier transform, document by document: causal, but only up to rounding."""
 
     class Config(Spec):
         half: Count = 3
 
-    causal, state_size = True, None
-
     def __init__(self, config, context):
         super().__init__()
+        self.dim = context.dim
         self.half = config.half
         self.taps = parameter((context.dim,), "vector", constant(1.0))
 
-    def forward(self, x_BTD, layout, state=None):
+    def mixed(self, x_BTD, doc_BT):
         tokens = x_BTD.shape[1]
         kernel_TD = torch.exp(-torch.arange(tokens)[:, None] / self.half) * self.taps
         spectrum_FD = torch.fft.rfft(kernel_TD, 2 * tokens, dim=0)
         y_BTD = torch.zeros_like(x_BTD)
-        for document in layout.doc_BT.unique():
-            mine_BT1 = (layout.doc_BT == document)[..., None]
+        for document in range(-1, 1 if doc_BT.is_meta else int(doc_BT.max()) + 1):
+            mine_BT1 = (doc_BT == document)[..., None]
             x_BFD = torch.fft.rfft(x_BTD * mine_BT1, 2 * tokens, dim=1)
             y_BTD = y_BTD + torch.fft.irfft(x_BFD * spectrum_FD, 2 * tokens, dim=1)[:, :tokens] * mine_BT1
-        return y_BTD, None
+        return y_BTD
 
 
 @mixer
@@ -207,15 +255,18 @@ class Positions(nn.Module):
         longest: Count = 32
         width: Count = 16
 
-    causal, state_size = True, None
+    causal, state_size = True, "constant"
 
     def __init__(self, config, context):
         super().__init__()
         self.width = config.width
         self.table = parameter((config.longest, context.dim), "embedding", constant(0.0))
 
+    def init_state(self, batch, capacity, dtype=torch.float32, device=None):
+        return torch.zeros(batch, 1, device=device)
+
     def forward(self, x_BTD, layout, state=None):
-        return x_BTD.unflatten(-1, (self.width, -1)).flatten(2) + self.table[layout.pos_BT], None
+        return x_BTD.unflatten(-1, (self.width, -1)).flatten(2) + self.table[layout.pos_BT], state
 
 
 # {how: y_BTD} of an ffn that does not work on each token alone.
@@ -263,6 +314,31 @@ class Experts(nn.Module):
         return p_BTE[..., :1] * first_BT1 * self.one(x_BTD) + p_BTE[..., 1:] * (1 - first_BT1) * self.two(x_BTD)
 
 
+# {how: what a forward adds} that needs more than the shapes of its input.
+VALUES = {
+    "nothing": lambda x: 0.0,
+    "a number": lambda x: 0.0 * x.sum().item(),
+    "a choice": lambda x: 0.0 if x.sum() > 0 else 1e-9,
+    "a tensor on the CPU": lambda x: torch.zeros(x.shape[1], 1, device="cpu"),
+}
+
+
+@ffn
+class Valued(nn.Module):
+    """A map of each token that cannot be costed: its forward needs values, or its `__init__` does."""
+
+    class Config(Spec):
+        how: str = "a number"
+
+    def __init__(self, config, context):
+        super().__init__()
+        self.how, self.o = config.how, Linear(context.dim, context.dim, context, kind="output")
+        self.scale = torch.ones(3).sum().item() if self.how == "at its start" else 1.0
+
+    def forward(self, x_BTD):
+        return self.o(x_BTD) + VALUES.get(self.how, VALUES["nothing"])(x_BTD)
+
+
 @mixer
 class Plain(nn.Module):
     """Made of torch's own layers, which do not say how their parameters start."""
@@ -270,7 +346,7 @@ class Plain(nn.Module):
     class Config(Spec):
         pass
 
-    causal, state_size = True, None
+    causal, state_size = True, "constant"
 
     def __init__(self, config, context):
         super().__init__()
