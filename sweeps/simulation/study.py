@@ -103,7 +103,7 @@ class Scenario:
 def _record(scenario, plan, seeds):
     """The StudyRecord of a study that has had `seeds` seeds so far."""
     sizes = {label: {SIZE: size} for label, size in scenario.sizes.items()}
-    facts = {"changes": {}, "cost": {}, "runs": {}}
+    facts = {"changes": {}, "cost": {}, "runs": {str(seed): "" for seed in range(seeds)}}
     arms = {label: ArmRecord(identities=[label], costs=sizes.get(label, {}), **facts) for label in scenario.arms}
     planned = PlanRecord(looks=plan, questions=counted(scenario.claims, arms))
     more = {"name": "simulated", "scale": None, "question": scenario.table, "spec": {}, "long_context": 1, "schema": 1}
