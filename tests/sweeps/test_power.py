@@ -110,7 +110,7 @@ def test_the_preview_says_what_the_plan_can_find(plan_study, study_data, console
 
 
 def test_claims_on_costs_alone_need_no_seeds(plan_study, study_data, tmp_path):
-    claim = {"type": "value", "metric": "cost/parameters", "arm": "1:1", "value": 1000, "within": 0.5}
+    claim = {"type": "value", "metric": "cost/parameters", "arm": "1:1", "value": 1000, "within": 0.2}
     planned = plan_study(study_data | {"claims": {"size": claim}})
     assert foreseen.foreseen("asked", None, planned.spec, [each.arm for each in planned.arms], tmp_path) is None
 
