@@ -7,13 +7,13 @@ import math
 from dataclasses import dataclass
 from statistics import median
 
-from arch import registry, units
+from arch import units
 from arch.contracts import Measured, Metric
 from arch.words import listed, times
-from experiments.metrics import is_cost, known
+from experiments.metrics import known
 from sweeps import folders, paired, stats
 from sweeps.compare import bounds, effect, is_relative, margin_text
-from sweeps.judge import counted, read_metrics
+from sweeps.judge import built, counted, is_exact
 from sweeps.metrics import metric_of
 from sweeps.outcomes import runs_of
 from sweeps.power import EFFECTS, power
@@ -66,8 +66,8 @@ def foreseen(name, scale, spec, arms, runs, paired_sd=None):
     paired_sd: on the scale of the first measured claim's metric (0.012 is 1.2 % for a loss), instead of that of finished
     runs. Numbers that do not exist are None.
     """
-    claims = {key: registry.build("claim", each) for key, each in spec.claims.items()}
-    measured = [key for key, claim in claims.items() if not all(map(is_cost, read_metrics(claim)))]
+    claims = {key: built(each) for key, each in spec.claims.items()}
+    measured = [key for key, claim in claims.items() if not is_exact(claim)]
     if not measured or len(spec.arms) < 2:
         return None
     metric_name = claims[measured[0]].config.metric

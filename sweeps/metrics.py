@@ -93,6 +93,7 @@ def check_claims(study: Node, spec: StudySpec, arms: list[Any]) -> None:
     arms: sweeps.study.Arm. Whatever a claim compares must have been measured alike (see `sweeps.comparable`).
     """
     by_label = {arm.label: arm for arm in arms}
+    plain = {label: arm.spec.dump() for label, arm in by_label.items()}
     asked: dict[str, list[Question]] = {}
     for name, resolved in spec.claims.items():
         claim = registry.build("claim", resolved)
@@ -109,12 +110,11 @@ def check_claims(study: Node, spec: StudySpec, arms: list[Any]) -> None:
                 raise study.error("expected report/METRIC: the select split may have chosen values", path)
             kind = metric_of(arms[0].spec, metric) or Metric()
             _check_margins(study, ("claims", name), resolved, kind)
-            for question in asked[name]:
+            for question in [] if is_cost(metric) else asked[name]:
                 first, *others = question.arms
-                for other in [] if is_cost(metric) else others:
-                    ours, theirs = (by_label[label].spec for label in (first, other))
-                    by = measured_by(ours, [metric]).get(metric)
-                    why = comparable.obstacle(ours.dump(), theirs.dump(), metric, kind, by)
+                by = measured_by(by_label[first].spec, [metric]).get(metric)
+                for other in others:
+                    why = comparable.obstacle(plain[first], plain[other], metric, kind, by)
                     if why:
                         raise study.error(f"cannot compare arm {other!r} with {first!r}: it {why}", path)
 

@@ -127,3 +127,11 @@ def shown(sample, error, metric):
 def by(effect, metric):
     """`` by more than 2 %``; empty for any amount."""
     return f" by more than {margin_text(effect, metric)}" if effect else ""
+
+
+def of_arm(config, evidence, effect, worse):
+    """{arm: Verdict} of a claim on one arm against another (`config.than`, by default the first), see `one_sided`."""
+    measured = evidence.measured[config.metric]
+    than = config.than or next(iter(measured.values))
+    sample = difference(measured, config.arm, than)
+    return {config.arm: one_sided(sample, effect, measured.metric, worse, evidence.level, than)}

@@ -83,7 +83,7 @@ def _look_by_look(study, counts, tuning, pools, console):
         record = study.record(counts, **kept)
         rulings, following = looking.look(record, study.folder, counts)
         looks = looking.taken(rulings, max(counts.values()), looks)
-        study.record(counts, **{**kept, "looks": looks}).write(study.folder)
+        record.model_copy(update={"looks": looks}).write(study.folder)
         if following:
             going = [arm for arm, number in following.items() if number > counts[arm]]
             _say(

@@ -39,8 +39,4 @@ class Worse:
 
     def judge(self, evidence):
         """Supported, contradicted or undecided."""
-        measured = evidence.measured[self.config.metric]
-        than = self.config.than or next(iter(measured.values))
-        sample = paired.difference(measured, self.config.arm, than)
-        verdict = paired.one_sided(sample, self.config.by, measured.metric, True, evidence.level, than)
-        return {self.config.arm: verdict}
+        return paired.of_arm(self.config, evidence, self.config.by, worse=True)
