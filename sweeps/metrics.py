@@ -1,6 +1,6 @@
 """Which metrics an arm will have: of its runs, as far as components declare them before a run starts, and of its cost."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from arch import registry, units
@@ -8,6 +8,7 @@ from arch.contracts import Evaluator, Metric
 from arch.document import Node
 from arch.errors import SpecError, nearest
 from experiments import evaluations
+from experiments.evaluations import Evaluation
 from experiments.metrics import OF_RUNS, cost, is_cost, known, unknown_cost
 from experiments.spec import ExperimentSpec
 from sweeps import comparable
@@ -25,26 +26,28 @@ def declared(spec: ExperimentSpec) -> dict[str, Metric] | None:
     SPLIT/METRIC of its evaluators, and speed and memory (`experiments.metrics.OF_RUNS`) of a run that trains. Costs
     (`cost/NAME`) are not among them: they are of the spec.
     """
-    of_objective = getattr(registry.component("objective", spec.objective["type"]), "metrics", None)
     metrics: dict[str, Metric] = dict(OF_RUNS) if spec.train.steps else {}
-    for evaluation in evaluations.planned(spec):
-        evaluator: Evaluator = registry.build("evaluator", evaluation.evaluator)
-        measured = of_objective if evaluator.metrics is None else evaluator.metrics
+    for evaluation, measured in _measuring(spec):
         if measured is None:
             return None
         metrics |= {f"{evaluation.split}/{name}": metric for name, metric in measured.items()}
     return metrics
 
 
+def _measuring(spec: ExperimentSpec) -> Iterator[tuple[Evaluation, Mapping[str, Metric] | None]]:
+    """Yields each planned evaluation with the metrics that it measures; None if its objective declares nothing in its class."""
+    of_objective = getattr(registry.component("objective", spec.objective["type"]), "metrics", None)
+    for evaluation in evaluations.planned(spec):
+        evaluator: Evaluator = registry.build("evaluator", evaluation.evaluator)
+        yield evaluation, of_objective if evaluator.metrics is None else evaluator.metrics
+
+
 def measured_by(spec: ExperimentSpec, names: Iterable[str]) -> dict[str, str]:
     """{SPLIT/METRIC: the name of the evaluator in `evaluate.SPLIT` that measures it} of the metrics `names`."""
-    of_objective = getattr(registry.component("objective", spec.objective["type"]), "metrics", None)
     found: dict[str, str] = {}
-    for evaluation in evaluations.planned(spec):
-        metrics = registry.build("evaluator", evaluation.evaluator).metrics
+    for evaluation, measured in _measuring(spec):
         for name in names:
             split, _, metric = name.rpartition("/")
-            measured = of_objective if metrics is None else metrics
             # An objective that declares nothing in its class may return any metric.
             if split == evaluation.split and (measured is None or metric in measured):
                 found.setdefault(name, evaluation.name)
