@@ -21,21 +21,24 @@ Shapes: B rows, T tokens, D model width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from arch.spec import Spec, later
+from arch.spec import List, Spec, later
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import tokenizers
     from torch import Tensor, nn
     from torch.optim import Optimizer as TorchOptimizer
 
     from arch.layout import TokenLayout
     from arch.model import Model
+    from arch.model_spec import ModelSpec
     from experiments.data.batch import Batch
-    from experiments.spec import DataSpec
+    from experiments.spec import DataSpec, ExperimentSpec
 
 # What a run can offer, and so what a component may need of it.
 CAPABILITIES = {
@@ -43,6 +46,7 @@ CAPABILITIES = {
     "sees_ahead": "some token depends on a later one",
     "decodes": "it can go on token by token from a state",
     "text": "its data has a tokenizer",
+    "exact": "the true probability of each target of its data is known",
 }
 
 
@@ -79,6 +83,32 @@ class Metric(Spec):
     any_tokenizer: bool = later(False)
 
 
+class Chart(Spec):
+    """How a table of `Findings` is drawn, so that reports and TensorBoard need not know the evaluator.
+
+    | kind | a row of the table is |
+    |---|---|
+    | `curve` | a point: column `y` over column `x`; one line per value of `by` |
+    | `grid` | a cell: the colour is column `value`, at `x` (columns) and `y` (rows); one grid per value of `by` |
+    | `histogram` | a bar from column `x` to column `to` of the height `y`; one panel per value of `by` |
+
+    Columns hold numbers; `by` may hold text. Rows where a drawn column is None are left out. labels: {column: what stands
+    at its axis, with its unit}. log: columns whose axis is logarithmic. bounds: {column: [lowest, highest]} of a quantity
+    that has them (an accuracy: [0, 1]). title: what the picture shows, a few words.
+    """
+
+    kind: Literal["curve", "grid", "histogram"]
+    x: str
+    y: str
+    value: str = ""
+    to: str = ""
+    by: str = ""
+    title: str = ""
+    labels: dict[str, str] = {}
+    log: List[str] = ()
+    bounds: dict[str, List[float]] = {}
+
+
 class Mixer(Protocol):
     """Mixes information over time; an `nn.Module`. `__init__(config, context)`, see `arch.parameters.Context`.
 
@@ -108,16 +138,66 @@ class FFN(Protocol):
         """y_BTD."""
 
 
+@dataclass(frozen=True)
+class Referred:
+    """A run that a component's option names, as it is known when a run is planned.
+
+    name: in words. model, data: its resolved specs; data is None for a checkpoint that is no run. tokenizer: None where
+    its data has none, or none is in the checkpoint. folder: where its weights are; empty while they are to be made.
+    """
+
+    name: str
+    model: ModelSpec
+    data: DataSpec | None
+    tokenizer: tokenizers.Tokenizer | None
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a run will read while it trains: `steps` steps of `rows` rows of `context` tokens, with its seed.
+
+    device: where to compute. progress: called now and then with (done, total, what is counted).
+    """
+
+    dataset: Dataset
+    seed: int
+    steps: int
+    rows: int
+    context: int
+    device: Any
+    progress: Callable[[int, int, str], None]
+
+
 class Objective(Protocol):
     """What training minimises; an `nn.Module`. `__init__(config, dataset)`.
 
     Everything that it trains belongs to the model and the model's spec. What it holds without training it (a frozen
     teacher) is held without being registered as a submodule, and so is in no checkpoint.
     needs: capabilities of the model. metrics: every number that `forward` or `derive` returns.
+    runs (optional): options that name a run whose weights it uses (type `experiments.spec.Reference`, with the marker
+    `place`): such an objective is made by `__init__(config, dataset, runs)`, {option: folder of its checkpoint}. The run is
+    made first if it must be, and what it is belongs to the identity of the run that uses it.
+    measured_by (optional): the type of the objective whose metrics the evaluator `objective` reports, where training
+    minimises something else: a student is measured by `next_token`.
     """
 
     needs: frozenset[str]
     metrics: Mapping[str, Metric]
+
+    @classmethod
+    def check(cls, config: Any, spec: ExperimentSpec, dataset: Dataset, runs: Mapping[str, Referred]) -> None:
+        """Optional. Called when a run is planned. Raises SpecError, at a key of the config, for what cannot work."""
+
+    @classmethod
+    def costs(cls, config: Any, spec: ExperimentSpec, dataset: Dataset, runs: Mapping[str, Referred]) -> dict[str, float]:
+        """Optional. What it costs beside the model's own step: {NAME: number}, summed up where a run's cost is shown.
+
+        flops: of the whole run. disk_bytes: what is written beside the run's folder. Others are only shown.
+        """
+
+    def begin(self, reading: Reading) -> None:
+        """Optional. Called once before the first step, also of a resumed run: what is best done for all steps at once."""
 
     def prepare(self, model: Model, batch: Batch) -> Batch:
         """Optional. Called once per step with all rows of this device, without a gradient. Returns the batch to train on.
@@ -141,8 +221,11 @@ class Objective(Protocol):
 class Source(Protocol):
     """Where data comes from. `__init__(config)`. It offers one of the two methods.
 
-    documents: texts, which `data.tokenizer` turns into a corpus. dataset: rows of its own; it takes no tokenizer.
+    documents: texts, which `data.tokenizer` turns into a corpus. dataset: rows of its own; it takes no tokenizer, unless
+    its class says `tokenizes = True`: then it needs `data.tokenizer` and makes its rows from texts.
     A source of texts may also offer `files()`, every file that it reads: texts are then read again only if one changed.
+    A source of rows whose class says `exact = True` knows the true probability of each target: its rows have
+    `extra["nats"]` (B, T), -log of it, 0 where there is no target.
     """
 
     def documents(self) -> Iterable[tuple[str, str]]:
@@ -169,6 +252,18 @@ class Dataset(Protocol):
     def evaluation(self, split: str, rows: int, context: int, batch_rows: int) -> Iterator[Batch]:
         """Yields `rows` rows in batches of at most `batch_rows`: the same for every arm and every seed. Raises DataError."""
 
+    def long_documents(self, split: str, rows: int, context: int, batch_rows: int) -> Iterator[Batch]:
+        """Optional. Yields rows that are the first `context` tokens of a document each, at most `rows` of them.
+
+        Of documents that have so many tokens, always the same ones. Raises DataError where there is none.
+        """
+
+    def numbers(self, split: str, steps: int, seed: int, rows: int, context: int) -> Any:
+        """Optional. The numbers (`Rows.key_B`) of all rows that `steps` steps read, ascending, each once: (N,) int64."""
+
+    def numbered(self, split: str, numbers: Any, context: int) -> Batch:
+        """Optional. The rows with these numbers. With `numbers`, rows can be computed beforehand and kept."""
+
     def documents(self, split: str) -> Sequence[str]:
         """Optional. The name of each document of a split, equal for equal texts; `Rows.document_BT` of `evaluation` counts them."""
 
@@ -192,6 +287,7 @@ class Given:
 
     objective: the run's objective. split: `select` or `report`. context, rows: tokens per row and rows per batch in training.
     device: where to compute. seed: the run's seed. An evaluator that draws numbers uses generators of its own.
+    folder: of the finished run or checkpoint; None where the run still trains.
     """
 
     objective: Any
@@ -200,6 +296,7 @@ class Given:
     rows: int
     device: Any
     seed: int
+    folder: Path | None = None
 
 
 class Documents(Spec):
@@ -228,11 +325,13 @@ class Evaluator(Protocol):
     """Measures a trained model. `__init__(config)`. Its numbers are named SPLIT/METRIC in a run's record.
 
     needs: capabilities of the model; planning refuses the evaluator where they are missing. metrics: every number that
-    it returns; the evaluator `objective` has those of the objective and declares None.
+    it returns; the evaluator `objective` has those of the objective and declares None. charts (optional): how its table is
+    drawn, a picture each.
     """
 
     needs: frozenset[str]
     metrics: Mapping[str, Metric] | None
+    charts: Sequence[Chart] = ()
 
     def check(self, dataset: Dataset, split: str) -> None:
         """Optional. Called when a run is planned. Raises SpecError, at a key of the config, for what this split cannot give."""

@@ -3,6 +3,7 @@
 import math
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -67,11 +68,15 @@ def evaluate(
     spec: ExperimentSpec,
     run: tuple[str, int],
     device: torch.device | str,
+    folder: Path | None = None,
 ) -> EvaluationRecord:
-    """The EvaluationRecord of one evaluation. run: (identity, seed) of the run that `model` is of."""
+    """The EvaluationRecord of one evaluation. run: (identity, seed) of the run that `model` is of.
+
+    folder: of that run, if it is finished.
+    """
     started = time.perf_counter()
     evaluator: Evaluator = registry.build("evaluator", evaluation.evaluator)
-    given = Given(objective, evaluation.split, spec.data.context, spec.data.rows, device, run[1])
+    given = Given(objective, evaluation.split, spec.data.context, spec.data.rows, device, run[1], folder)
     before = _content(model)
     with evaluating(model, objective):
         findings = evaluator(model, dataset, given)
@@ -91,6 +96,7 @@ def evaluate(
         values={f"{evaluation.split}/{name}": float(value) for name, value in findings.values.items()},
         metric_info={f"{evaluation.split}/{name}": metrics[name] for name in findings.values},
         table=findings.table,
+        charts=list(getattr(evaluator, "charts", ())),
         text=findings.text,
         documents=findings.documents,
         seconds=time.perf_counter() - started,

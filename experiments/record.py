@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from arch.contracts import Documents, Metric
+from arch.contracts import Chart, Documents, Metric
 from arch.spec import Spec, later
 from experiments.files import write_atomically
 from experiments.metrics import OF_RUNS
@@ -124,8 +124,9 @@ class RunRecord(Spec):
 class EvaluationRecord(Spec):
     """What was measured. identity, seed: the run's. values: {SPLIT/METRIC: number}, with what each is in `metric_info`.
 
-    table: plain rows of a curve or a grid. text: to be read. seconds: what measuring took. documents: what was measured of
-    each document. They are written beside the record, because they are longer than the rest and few readers need them.
+    table: plain rows of a curve or a grid. charts: how they are drawn. text: to be read. seconds: what measuring took.
+    documents: what was measured of each document. They are written beside the record, because they are longer than the
+    rest and few readers need them.
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -140,6 +141,7 @@ class EvaluationRecord(Spec):
     text: str = ""
     seconds: float = 0.0
     documents: Documents | None = later(None)
+    charts: list[Chart] = later([])
 
     def write(self, folder: Path | str, file: str) -> None:
         """Write it below a run's folder, whole or not at all."""

@@ -103,6 +103,9 @@ class RunReference(Spec):
         return f"{self.run} with {changes}" if changes else self.run
 
 
+Reference = Folder | RunReference
+
+
 class ExperimentSpec(Spec):
     """One run without its seed. `objective`, `optimizer` and `schedule` need no `type`, see DEFAULT_TYPES.
 
@@ -120,7 +123,7 @@ class ExperimentSpec(Spec):
     schedule: Annotated[Component, Kind("schedule")]
     train: TrainSpec
     evaluate: EvaluateSpec = place(EvaluateSpec())
-    init_from: Folder | RunReference | List[Folder | RunReference] | None = later(None, place=True)
+    init_from: Reference | List[Reference] | None = later(None, place=True)
 
     @classmethod
     def parse(cls, source, path=()):

@@ -250,7 +250,8 @@ def _measure(wanted, plan, seed, folder, model, objective, dataset, trainer):
     for evaluation in wanted:
         with trainer.precision_plugin.forward_context():
             where, run = trainer.strategy.root_device, (plan.identity, seed)
-            compute = lambda each=evaluation: evaluate(each, model, objective, dataset, plan.spec, run, where)  # noqa: E731, B023
+            about = objective, dataset, plan.spec, run, where, folder
+            compute = lambda each=evaluation, about=about: evaluate(each, model, *about)  # noqa: E731
             try:
                 measured = compute()
             except NotFinite as error:

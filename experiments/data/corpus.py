@@ -88,6 +88,32 @@ class Corpus:
         for first in range(0, len(numbers), batch_rows):
             yield stream.batch(numbers[first : first + batch_rows], context, documents=True)
 
+    def long_documents(self, split: str, rows: int, context: int, batch_rows: int) -> Iterator[Batch]:
+        """Yields Batches of the first `context` tokens of documents that have so many: `rows` of them, always the same ones.
+
+        If there are fewer such documents, all of them. Raises DataError if there is none.
+        """
+        stream = self.streams[split]
+        lengths = np.diff(stream.starts)
+        long = np.flatnonzero(lengths >= context)
+        if not len(long):
+            raise DataError(
+                f"no document of the {split} split has {context:,} tokens; the longest has {lengths.max():,}",
+                key=("data", "source"),
+            )
+        chosen = stream.starts[long[evaluation_rows(len(long), rows)]]
+        for first in range(0, len(chosen), batch_rows):
+            yield stream.at(chosen[first : first + batch_rows], context, documents=True)
+
+    def numbers(self, split: str, steps: int, seed: int, rows: int, context: int) -> np.ndarray:
+        """The numbers of all rows that `steps` steps read, ascending, each once: (N,) int64."""
+        available = self.rows(split, context)
+        return np.unique(training_rows(available, 0, seed, min(steps * rows, available)))
+
+    def numbered(self, split: str, numbers: np.ndarray, context: int) -> Batch:
+        """The rows with these numbers (`Rows.key_B`)."""
+        return self.streams[split].batch(numbers, context)
+
     def documents(self, split: str) -> list[str]:
         """The name of each document of a split: the first 16 hex digits of the sha256 of its text (UTF-8)."""
         return [row.tobytes().hex() for row in self.digests[split]]

@@ -14,7 +14,10 @@ def prepare(data: DataSpec, vocab_size: int) -> Dataset:
         if data.tokenizer is None:
             raise DataError(f"missing: the source {data.source['type']} gives texts", key=("data", "tokenizer"))
         return corpus.prepare(data, vocab_size)
-    if data.tokenizer is not None:
+    if getattr(source, "tokenizes", False):
+        if data.tokenizer is None:
+            raise DataError(f"missing: the source {data.source['type']} makes its rows from texts", key=("data", "tokenizer"))
+    elif data.tokenizer is not None:
         raise DataError(f"the source {data.source['type']} gives tokens, not texts; expected none", key=("data", "tokenizer"))
     dataset: Dataset = registry.build("source", data.source).dataset(data)
     if dataset.vocabulary > vocab_size:

@@ -42,7 +42,14 @@ class Stream:
 
         documents: with the number of each token's document.
         """
-        first_B1 = np.asarray(rows, dtype=np.int64)[:, None] * context
+        numbers_B = np.asarray(rows, dtype=np.int64)
+        batch = self.at(numbers_B * context, context, documents)
+        batch["text"].key_B = _tensor(numbers_B)
+        return batch
+
+    def at(self, first_B: np.ndarray, context: int, documents: bool = False) -> Batch:
+        """Rows of `context` tokens that begin at these tokens of the stream: as `batch` gives them, but without keys."""
+        first_B1 = first_B[:, None]
         place_BT = first_B1 + np.arange(context)
         doc_BT = np.searchsorted(self.starts, place_BT, side="right") - 1
         begin_BT, end_BT = self.starts[doc_BT], self.starts[doc_BT + 1]
@@ -50,7 +57,7 @@ class Stream:
         targets_BT = np.where(place_BT + 1 < end_BT, self.tokens[next_BT].astype(np.int64), -1)
         layout = TokenLayout(_tensor(doc_BT - doc_BT[:, :1]), _tensor(place_BT - np.maximum(begin_BT, first_B1)))
         tokens_BT = _tensor(self.tokens[place_BT].astype(np.int64))
-        rows = Rows(tokens_BT, layout, _tensor(targets_BT), _tensor(first_B1[:, 0] // context))
+        rows = Rows(tokens_BT, layout, _tensor(targets_BT))
         rows.document_BT = _tensor(doc_BT) if documents else None
         return Batch.text(rows)
 
