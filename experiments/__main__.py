@@ -212,11 +212,17 @@ class Bar:
 
         columns = "{task.fields[loss]}", "{task.fields[speed]}"
         self.bar = Progress(BarColumn(), *(TextColumn(text) for text in columns), TimeRemainingColumn())
-        self.task = None
+        self.task = self.preparing = None
 
     def __call__(self, told):
         if self.task is None:
             self.bar.start()
+        if "preparing" in told:
+            if self.preparing is None:
+                self.preparing = self.bar.add_task("", total=told["total"], loss=told["preparing"], speed="")
+            self.bar.update(self.preparing, completed=told["done"], total=told["total"])
+            return
+        if self.task is None:
             self.task = self.bar.add_task("", total=told["steps"], loss="", speed="")
         self.bar.update(
             self.task,
