@@ -60,16 +60,19 @@ def of_run(folder: Path, record: RunRecord, section: Node | None) -> RunPlan:
     return RunPlan(spec=complete.spec, evaluations=tuple(wanted), **about)
 
 
-def of_checkpoint(folder: Path, section: Node, data: Node | None) -> RunPlan:
+def of_checkpoint(folder: Path, section: Node, data: Node | None, texts: list[str]) -> RunPlan:
     """The RunPlan of measuring a checkpoint that is no run of ours.
 
-    data: the section `data` of an experiment; by default real text, with the checkpoint's own tokenizer. What is measured
-    depends on it, so its fingerprint is in the names of the evaluations' files. Raises SpecError, DataError.
+    data: the section `data` of an experiment; by default real text, with the checkpoint's own tokenizer. texts: files that
+    take the place of its source; all of them are measured. What is measured depends on the data, so its fingerprint is in
+    the names of the evaluations' files. Raises SpecError, DataError.
     """
     model, _ = checkpoint.open_checkpoint(folder)
     written = {} if data is None else dict(data.value)
     source = written.get("source", node({"type": "python_stdlib"}))
     written = {"context": node(CONTEXT), "rows": node(ROWS), **written, "source": source}
+    if texts:
+        written |= {"source": node({"type": "text", "files": texts}), "splits": node("all")}
     if "tokenizer" not in written and (folder / checkpoint.TOKENIZER).is_file():
         written["tokenizer"] = node({"type": "file", "path": str(folder / checkpoint.TOKENIZER)})
     place = (data.file, data.line) if data is not None else (None, None)
