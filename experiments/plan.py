@@ -236,6 +236,8 @@ def with_objective(cost, spec, dataset, runs):
 def _decisive(spec):
     """What of a resolved ExperimentSpec decides a run's result, as plain data."""
     content = spec.dump(identity=True)
+    if spec.data.tokenizer is not None:
+        content["data"]["tokenizer"] = registry.decisive("tokenizer", spec.data.tokenizer)
     return content | {kind: registry.decisive(kind, content[kind]) for kind in DEFAULT_TYPES}
 
 
