@@ -47,6 +47,7 @@ CAPABILITIES = {
     "decodes": "it can go on token by token from a state",
     "text": "its data has a tokenizer",
     "exact": "the true probability of each target of its data is known",
+    "recalls": "each target of its data repeats what came before in its row",
 }
 
 
@@ -225,7 +226,9 @@ class Source(Protocol):
     its class says `tokenizes = True`: then it needs `data.tokenizer` and makes its rows from texts.
     A source of texts may also offer `files()`, every file that it reads: texts are then read again only if one changed.
     A source of rows whose class says `exact = True` knows the true probability of each target: its rows have
-    `extra["nats"]` (B, T), -log of it, 0 where there is no target.
+    `extra["nats"]` (B, T), -log of it, 0 where there is no target. One whose class says `recalls = True` asks in each target
+    for something that came before in the row: `extra["distance"]`, the tokens from there to the question, and
+    `extra["pairs"]`, among how many such things the answer is, both (B, T), 0 where there is no target.
     """
 
     def documents(self) -> Iterable[tuple[str, str]]:

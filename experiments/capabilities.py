@@ -40,8 +40,8 @@ def of(spec: ExperimentSpec) -> Able:
         words.add("decodes")
     if spec.data.tokenizer is not None:
         words.add("text")
-    if getattr(registry.component("source", spec.data.source["type"]), "exact", False):
-        words.add("exact")
+    source = registry.component("source", spec.data.source["type"])
+    words |= {word for word in ("exact", "recalls") if getattr(source, word, False)}
     return Able(frozenset(words), reasons)
 
 

@@ -61,7 +61,8 @@ class EvaluateSpec(Spec):
     """What is measured; no part of a run's identity, so a finished run gains a measurement without training.
 
     every: steps between evaluations on the select split. select, report: {name: evaluator} of each split; by default
-    `loss` (the objective's metrics over 64 and 256 rows) and, of report, `sample` (100 tokens) where the model decodes.
+    `loss` (the objective's metrics over 64 and 256 rows) and, of report, what the data allow: `sample` (100 tokens) where
+    the model decodes text, `recall` and `floor` of tasks.
     select_rows, report_rows, sample_tokens (0: none): the older spelling of the same three.
     """
 
