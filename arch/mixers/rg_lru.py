@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from arch.contracts import Decaying
 from arch.kernels import rg_lru as kernel
 from arch.kernels.convolution import convolution
 from arch.kernels.glu import glu
@@ -100,6 +101,13 @@ class RGLRU(nn.Module):
     def slope_R(self) -> Tensor:
         """-c softplus(-L) = log sigmoid(L)^c: the log of the decay at r = 1."""
         return -self.config.exponent * F.softplus(-self.decay.float())
+
+    def decaying(self, x_BTD: Tensor, layout: TokenLayout) -> Decaying:
+        """log a_t of these tokens; log_a_R is that of r = 1."""
+        tail_BJR = self.init_state(*layout.shape, x_BTD.dtype, x_BTD.device).tail_BJR
+        u_BTR, _ = self._convolved(self.x(x_BTD), layout, tail_BJR)
+        slope_R = self.slope_R()
+        return Decaying(slope_R * torch.sigmoid(self.recurrence_gate(u_BTR).float()), slope_R)
 
     def _convolved(self, x_BTR, layout, tail_BJR):
         """(output of the causal depthwise convolution, new tail). A tap before the token's document sees 0."""
