@@ -95,7 +95,10 @@ class RGLRU(nn.Module):
             state = self.init_state(*layout.shape, x_BTD.dtype, x_BTD.device)
         u_BTR, tail_BJR = self._convolved(self.x(x_BTD), layout, state.tail_BJR)
         h_BTR = self._recurrence(u_BTR, layout, state.h_BR)
-        state = RecurrentState(h_BTR[:, -1], tail_BJR)
+        last_BR = h_BTR[:, -1]
+        if not torch.is_grad_enabled():
+            last_BR = last_BR.clone()  # a view would keep the states of all these tokens
+        state = RecurrentState(last_BR, tail_BJR)
         return self.o(glu(self.y(x_BTD), h_BTR.to(x_BTD.dtype))), state
 
     def slope_R(self) -> Tensor:

@@ -96,14 +96,13 @@ class Activations:
             {"layer": layer, "block": None if layer is None else blocks[layer], "place": place} | scale.row()
             for (layer, place), scale in sorted(watch.scales.items(), key=lambda item: _order(item[0], model))
         ]
-        largest = max((row["largest"] for row in table), default=0.0)
-        stream = watch.scales.get((len(blocks) - 1, "stream"))
-        values = {
-            "largest_activation": largest,
-            "float16_headroom": FLOAT16 / largest if largest else None,
-            "stream_rms": stream and stream.row()["rms"],
-        }
-        return Findings({name: value for name, value in values.items() if value is not None}, table)
+        largest = max((scale.largest for scale in watch.scales.values()), default=0.0)
+        values = {"largest_activation": largest}
+        if largest:
+            values["float16_headroom"] = FLOAT16 / largest
+        if stream := watch.scales.get((len(blocks) - 1, "stream")):
+            values["stream_rms"] = stream.row()["rms"]
+        return Findings(values, table)
 
 
 def _order(key, model):
@@ -179,7 +178,7 @@ class _Watch:
 
         def inner(name):
             def hook(module, args, output):
-                for each in (output if isinstance(output, tuple | list) else (output,)):
+                for each in output if isinstance(output, tuple | list) else (output,):
                     if isinstance(each, Tensor) and each.is_floating_point():
                         self.scales.setdefault((layer, f"{kind} inside"), _Scale()).keep(self._real(each), name)
                 last[:] = [each for each in args[:1] if isinstance(each, Tensor) and each.is_floating_point()]

@@ -123,14 +123,14 @@ class AttentionWeights:
         blocks = model.spec.layer_blocks()
         seen = {layer: each for layer, each in layers.items() if each.queries}
         whole = {layer: each.row() for layer, each in seen.items()}
-        values = {f"attention_{name}": _mean(row[name] for row in whole.values()) for name in MEANS}
-        values |= {f"attention_{name}": max((row[name] for row in whole.values()), default=None) for name in LARGEST}
+        values = {name: [row[name] for row in whole.values() if row[name] is not None] for name in (*MEANS, *LARGEST)}
+        metrics = {f"attention_{name}": max(each) if name in LARGEST else _mean(each) for name, each in values.items() if each}
         table = [
             {"layer": layer, "block": blocks[layer], "head": head} | dict.fromkeys(COLUMNS) | row
             for layer, each in seen.items()
             for head, row in ((None, whole[layer]), *enumerate(each.heads()))
         ]
-        return Findings({name: value for name, value in values.items() if value is not None}, table)
+        return Findings(metrics, table)
 
 
 COLUMNS = ("visible_keys", "uniform", *MEANS, *LARGEST, *(f"head_{name}" for name in (*MEANS, *LARGEST)))
@@ -193,12 +193,13 @@ class _Layer:
         count = float(self.sums[f"{name} of"])
         return (self.sums[name] / count).tolist() if count else None
 
-    def row(self) -> dict[str, float | None]:
+    def row(self) -> dict[str, Any]:
         """The layer's means over its heads, and its largest logits."""
-        means = {name: _mean(self._by_head(name) or ()) for name in ("visible_keys", "uniform", *MEANS)}
+        by_head = {name: self._by_head(name) for name in ("visible_keys", "uniform", *MEANS)}
+        means: dict[str, Any] = {name: values and _mean(values) for name, values in by_head.items()}
         return means | {name: float(self.largest[name].max()) for name in LARGEST}
 
-    def heads(self) -> Iterator[dict[str, float | None]]:
+    def heads(self) -> Iterator[dict[str, Any]]:
         """The same head by head, in columns of their own."""
         means = {name: self._by_head(name) for name in MEANS}
         for head in range(len(self.largest[LARGEST[0]])):
@@ -225,6 +226,4 @@ def _chunks(shown):
 
 
 def _mean(values):
-    """The mean of those values that are not None; None where there is none."""
-    counted = [value for value in values if value is not None]
-    return math.fsum(counted) / len(counted) if counted else None
+    return math.fsum(values) / len(values)
