@@ -276,7 +276,7 @@ class Dataset(Protocol):
     """Gives batches: a tokenized corpus is one, a generated task another.
 
     fingerprint: digest (hex) of all that decides its rows beside its source's code. vocabulary: number of token ids.
-    tokenizer: None where there is no text.
+    tokenizer: None where there is no text. One with `long_documents` has `context`, the tokens per row in training.
     """
 
     fingerprint: str
@@ -374,6 +374,9 @@ class Evaluator(Protocol):
 
     def check(self, dataset: Dataset, split: str) -> None:
         """Optional. Called when a run is planned. Raises SpecError, at a key of the config, for what this split cannot give."""
+
+    def check_model(self, model: ModelSpec) -> None:
+        """Optional. Called when a run is planned. Raises SpecError, at a key of the config, for what this model cannot do."""
 
     def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
         """Called in evaluation mode, without gradients. The process's random state is restored afterwards."""

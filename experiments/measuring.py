@@ -55,7 +55,8 @@ def of_run(folder: Path, record: RunRecord, section: Node | None) -> RunPlan:
     splits = section.value.keys() & {*evaluations.SPLITS} if section is not None else ()
     wanted = [each for each in wanted if not splits or each.split in splits]
     if section is not None:
-        check_evaluations(wanted, prepare(complete.spec.data, complete.spec.model.vocab_size), complete.document)
+        dataset = prepare(complete.spec.data, complete.spec.model.vocab_size)
+        check_evaluations(wanted, complete.spec.model, dataset, complete.document)
     about: dict[str, Any] = {"identity": record.identity, "data": record.data, "plugins": record.plugins}
     return RunPlan(spec=complete.spec, evaluations=tuple(wanted), **about)
 
@@ -85,7 +86,7 @@ def of_checkpoint(folder: Path, section: Node, data: Node | None, texts: list[st
             raise
         raise complete.document.error(str(error), error.key) from None
     wanted = [each.model_copy(update={"data": dataset.fingerprint}) for each in evaluations.planned(complete.spec)]
-    check_evaluations(wanted, dataset, complete.document)
+    check_evaluations(wanted, complete.spec.model, dataset, complete.document)
     identity = digest({"weights": content(folder), "model": digest(model)})
     plugins = identity_plugins(complete.spec)
     return RunPlan(spec=complete.spec, identity=identity, data=dataset.summary(), plugins=plugins, evaluations=tuple(wanted))

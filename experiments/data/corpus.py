@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
@@ -46,6 +46,7 @@ class Corpus:
     byte_lengths: (V,) int64, the UTF-8 bytes that each token stands for, 0 for specials; V is the vocabulary.
     sizes: {split: {documents, tokens, bytes}}; tokens include `<bos>` and `<eos>`, bytes are UTF-8.
     streams: {split: Stream}. digests: {split: (documents, 8) uint8}, the first bytes of the sha256 of each document's text.
+    context: tokens per row of the DataSpec that it was prepared for.
     """
 
     fingerprint: str
@@ -55,6 +56,7 @@ class Corpus:
     sizes: dict[str, dict[str, int]]
     streams: dict[str, Stream]
     digests: dict[str, np.ndarray]
+    context: int = 0
 
     @property
     def vocabulary(self):
@@ -190,7 +192,7 @@ def prepare(data, vocab_size, cache=None):
     _check_vocabulary(corpus, data.tokenizer, vocab_size)
     for split in SPLITS:
         corpus._check_context(split, data.context)
-    return corpus
+    return replace(corpus, context=data.context)
 
 
 def _read(source):
