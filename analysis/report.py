@@ -146,16 +146,14 @@ def _results(judgement, raw, named):
 
 
 def _figure(name, figure, study):
-    drawn = plots.svg(figure, name)
-    inks = {"ink": plots.INK, "muted": plots.MUTED, "grid": plots.GRID, "paper": plots.PAPER}
-    for variable, colour in (inks | {f"arm{i}": colour for i, colour in enumerate(plots.COLOURS, 1)}).items():
-        drawn = drawn.replace(colour, f"var(--{variable})")
     edges = ""
     if name == "tuning":
         edges = "".join(f"<p class=warning>{html.escape(text)}</p>" for text in tuning_warnings(study))
     axis = plots.quality_axes(study).get(name)
     caption = html.escape(f"Quality against {plots.axis_title(study, axis)}" if axis else CAPTIONS[name])
-    return f"<section><h2>{caption}</h2>{edges}<figure role=img aria-label='{caption}'>{drawn}</figure></section>"
+    return (
+        f"<section><h2>{caption}</h2>{edges}<figure role=img aria-label='{caption}'>{plots.themed(figure, name)}</figure></section>"
+    )
 
 
 def _differences(study):
