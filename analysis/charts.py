@@ -48,6 +48,24 @@ def named(each: Evaluated) -> dict[str, Chart]:
     return {f"{each.stem}-{i}": chart for i, chart in enumerate(each.charts, 1)}
 
 
+def scalars(evaluated: Sequence[Evaluated], arm: str, seed: int) -> dict[str, dict[int, float]]:
+    """{tag: {step: value}} of one run's curves, with x rounded to a whole number as the step.
+
+    The tag is evaluation/NAME/COLUMN, then the value of `by`. Curves whose points rounding would join are left out.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for each in evaluated:
+        for chart in each.charts:
+            points = each.points(arm, seed, chart) if chart.kind == "curve" else pd.DataFrame()
+            for value in _values({arm: points}, chart.by) if len(points) else []:
+                own = _of({arm: points}, chart.by, value)[arm].groupby("x").height.mean()
+                steps = [round(x) for x in own.index]
+                name = "/".join(["evaluation", each.tag, chart.y, *([_by_text(chart, value)] if chart.by else [])])
+                if len(set(steps)) == len(steps):
+                    found[name] = dict(zip(steps, own.tolist(), strict=True))
+    return found
+
+
 @styled
 def draw(each: Evaluated, chart: Chart, arms: Sequence[str]) -> Figure | None:
     """The figure of one chart, or None if no arm has a row of it."""
@@ -240,10 +258,10 @@ def _write(axes: Axes, cells: np.ndarray, norm: Normalize, text: Any) -> None:
 
 def _cell_ticks(axes: Axes, xs: list[float], ys: list[float], width: float, tall: float) -> None:
     """Label the middle of each column and row, or of as many as there is room for."""
-    longest = max(len(_number(value)) for value in xs)
+    longest = max(len(number_text(value)) for value in xs)
     for axis, values, room in ((axes.xaxis, xs, width / (INCHES_PER_LETTER * longest + 0.1)), (axes.yaxis, ys, tall / 0.17)):
         step = max(1, math.ceil(len(values) / max(room, 1)))
-        axis.set_ticks([i + 0.5 for i in range(0, len(values), step)], [_number(value) for value in values[::step]])
+        axis.set_ticks([i + 0.5 for i in range(0, len(values), step)], [number_text(value) for value in values[::step]])
     axes.set_xlim(0, len(xs))
     axes.set_ylim(len(ys), 0)
     axes.grid(visible=False)
@@ -279,7 +297,7 @@ def _finish(figure: Figure, panels: list[Axes], chart: Chart, drawn: dict[str, p
     low, high = min(each[0] for each in limits), max(each[1] for each in limits)
     y = np.concatenate([rows["mean"] for rows in drawn.values()])
     for i, axes in enumerate(panels):
-        _scale(axes, "x", chart.x, chart, x, width / (INCHES_PER_LETTER * max(len(_number(value)) for value in x) + 0.16))
+        _scale(axes, "x", chart.x, chart, x, width / (INCHES_PER_LETTER * max(len(number_text(value)) for value in x) + 0.16))
         _scale(axes, "y", chart.y, chart, y, 6 if columns < 3 else 4)
         if shared and chart.y not in chart.bounds and chart.y not in chart.log:
             axes.set_ylim(low, high)
@@ -328,7 +346,7 @@ def _scale(axes: Axes, which: str, column: str, chart: Chart, values: np.ndarray
         axis.set_major_locator(FixedLocator(values))
     else:
         axis.set_major_locator(MaxNLocator(min(room, 7), integer=_whole(values) and high - low >= 2, steps=[1, 2, 2.5, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: number_text(value)))
     if column in chart.bounds and column not in chart.log:
         least, most = chart.bounds[column]
         margin = 0.03 * (most - least)
@@ -386,7 +404,7 @@ def _bar(bar: Any, text: str, whole: float | None) -> None:
     bar.ax.tick_params(colors=MUTED, size=0)
     bar.ax.grid(visible=False)
     bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number_text(value)))
     if whole is not None:
         bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
 
@@ -420,14 +438,14 @@ def _by_text(chart: Chart, value: Any) -> str:
     if number(value) is None:
         return str(value)
     name = label(chart, chart.by).partition(",")[0].partition("(")[0].strip()
-    return f"{name} {_number(value)}"
+    return f"{name} {number_text(value)}"
 
 
 def _whole(values: Any) -> bool:
     return all(float(value).is_integer() for value in values)
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
     """A number at an axis: `131,072`, `0.25`, `2.5 M`, `1e-05` with a true minus."""
     if value and (abs(value) < 1e-3):
         return f"{value:.2g}".replace("-", units.MINUS)

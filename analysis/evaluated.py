@@ -64,6 +64,12 @@ class Evaluated:
         return f"evaluation-{self.key}{f'-{self.digest}' if self.options else ''}"
 
     @property
+    def tag(self) -> str:
+        """How it is called in TensorBoard: NAME for the report split, else SPLIT.NAME; with the options where there are several."""
+        name = self.name if self.split == "report" else self.key
+        return f"{name} ({self.options})" if self.options else name
+
+    @property
     def frame(self) -> pd.DataFrame:
         """Every row of every table: arm, seed, then the table's columns (`table.arm` if a table has an `arm` of its own)."""
         clash = {"arm": "table.arm", "seed": "table.seed"}
@@ -74,6 +80,10 @@ class Evaluated:
             for row in record.table
         ]
         return pd.DataFrame(rows)
+
+    def of(self, arm: str) -> list[EvaluationRecord]:
+        """The records of an arm, by seed."""
+        return list(self.records.get(arm, {}).values())
 
     @property
     def metrics(self) -> list[str]:
@@ -87,8 +97,13 @@ class Evaluated:
         if kind.compare == "ratio" and any(value <= 0 for value in values):
             kind = Metric()
         found = mean_interval([on_scale(value, kind) for value in values])
-        ends = (off_scale(end, kind) for end in (found.mean, found.low, found.high))
-        return Estimate(*ends, found.n)
+        mean, low, high = (off_scale(end, kind) for end in (found.mean, found.low, found.high))
+        return Estimate(mean, low, high, found.n)
+
+    def points(self, arm: str, seed: int, chart: Chart) -> pd.DataFrame:
+        """The rows of one run's table that a chart draws: its `places`, and `height`; none if the run was not measured."""
+        record = self.records.get(arm, {}).get(seed)
+        return _points(record.table if record else [], chart)
 
     def over_seeds(self, chart: Chart) -> dict[str, pd.DataFrame]:
         """{arm: a row per point, cell or bar of a chart}: its `places`, then mean, low, high (least and most seed) and n.
@@ -98,7 +113,7 @@ class Evaluated:
         """
         found = {}
         for arm, runs in self.records.items():
-            parts = [_points(record.table, chart).assign(seed=seed) for seed, record in runs.items()]
+            parts = [self.points(arm, seed, chart).assign(seed=seed) for seed in runs]
             points = pd.concat(parts, ignore_index=True)
             if points.empty:
                 continue
@@ -145,7 +160,8 @@ def _points(table: list[dict[str, Any]], chart: Chart) -> pd.DataFrame:
     """The rows of one table that a chart draws: its `places`, and `height`."""
     where, what, rows = places(chart), height(chart), []
     for row in table:
-        point = {role: number(row.get(column)) for role, column in where.items()} | {"height": number(row.get(what))}
+        point: dict[str, float | str | None] = {role: number(row.get(column)) for role, column in where.items()}
+        point["height"] = number(row.get(what))
         if "by" in point and point["by"] is None and row.get(chart.by) is not None:
             point["by"] = str(row[chart.by])
         if all(value is not None for value in point.values()):
