@@ -188,9 +188,8 @@ def _measured(plan, seed, folder):
         for name, value in measured.values.items():
             print(f"  {name:32} {value:.4g} {measured.metric_info[name].unit}".rstrip())
         for row in measured.table[:SHOWN]:
-            print(
-                "  " + ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
-            )
+            cells = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items() if value is not None}
+            print("  " + ", ".join(f"{key} {value}" for key, value in cells.items()))
         if len(measured.table) > SHOWN:
             print(f"  ... and {len(measured.table) - SHOWN:,} more rows in {Path(folder) / EVALUATIONS / evaluation.file}")
         if measured.text:
