@@ -1,5 +1,7 @@
 """The CSS of a report for light and dark screens and for print. Figures use the same colour variables."""
 
+import html
+
 CSS = """
 :root { --ink: #1c2026; --muted: #6a717b; --grid: #dfe2e7; --paper: #fefefe; --card: #f5f6f8; --accent: #0072b2;
   --bad: #a63d00; --failed: #b3001b; --good: #00694c; --same: #00558a; --open: #6a717b;
@@ -53,3 +55,13 @@ details { margin-top: 14px; } summary { cursor: pointer; color: var(--muted); fo
   body { font-size: 10.5pt; } main { max-width: none; padding: 0; } .scroll { overflow: visible; } table { font-size: 8.5pt; }
   section, figure, tr { break-inside: avoid; } h2 { margin-top: 20pt; } }
 """
+
+
+def page(title, parts):
+    """A whole page as HTML text that needs no other file. parts: its sections as HTML; empty ones are left out."""
+    return (
+        f"<!doctype html>\n<html lang=en>\n<head><meta charset=utf-8><title>{html.escape(title)}</title>"
+        "<meta name=viewport content='width=device-width, initial-scale=1'>"
+        f"<meta name=color-scheme content='light dark'><style>{CSS}</style></head>\n"
+        f"<body><main>\n{chr(10).join(part for part in parts if part)}\n</main></body>\n</html>\n"
+    )
