@@ -130,8 +130,8 @@ class DecodeSpeed:
         fitting = [batch for batch in batches if weights + batch * stream <= self.config.memory]
         if not fitting:
             raise DataError(
-                f"weights ({units.size(weights)}) and a state of {length:,} tokens ({units.size(stream)}) for "
-                f"{batches[0]} streams do not fit into memory = {units.size(self.config.memory)}",
+                f"weights ({units.size(weights)}) and a state of {length:,} tokens ({units.size(stream)}) for each of {batches[0]} "
+                f"do not fit into memory = {units.size(self.config.memory)}",
                 key=None,
             )
         return fitting
