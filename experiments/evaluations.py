@@ -17,19 +17,26 @@ from experiments.spec import EvaluateSpec, ExperimentSpec
 SPLITS: tuple[Literal["select", "report"], ...] = ("select", "report")
 ROWS = {"select": 64, "report": 256}
 SAMPLE = 100
+# {evaluator that is a default of the report split: what its data must offer}
+OF_DATA = {"recall": "recalls", "floor": "exact"}
 # Increase a split's number when other rows than before are read of it, or shipped evaluators measure otherwise: every file
 # of its evaluations then has another name, and runs that were finished before are measured again instead of being compared
-# with what is measured now. report, 2: its rows are spread over the documents.
-RULE = {"select": 1, "report": 2}
+# with what is measured now. report, 2: its rows are spread over the documents. select, 2, and report, 3: `next_token` has an
+# accuracy.
+RULE = {"select": 2, "report": 3}
 
 
 class Evaluation(Spec):
-    """One evaluator, complete, on one split. name: its key in the spec. plugins: digests of its source, if it is a plug-in."""
+    """One evaluator, complete, on one split. name: its key in the spec. plugins: digests of its source, if it is a plug-in.
+
+    data: the fingerprint of the data, where it is not that of the run: of a checkpoint that is measured on given texts.
+    """
 
     split: Literal["select", "report"]
     name: str
     evaluator: dict[str, Any]
     plugins: dict[str, str] = {}
+    data: str = ""
 
     @property
     def key(self) -> str:
@@ -40,7 +47,8 @@ class Evaluation(Spec):
     def file(self) -> str:
         """The file's name."""
         rule = {"rule": RULE[self.split]} if RULE[self.split] > 1 else {}
-        return f"{self.key}-{digest({'evaluator': self.evaluator, 'plugins': self.plugins} | rule)[:12]}.json"
+        data = {"data": self.data} if self.data else {}
+        return f"{self.key}-{digest({'evaluator': self.evaluator, 'plugins': self.plugins} | rule | data)[:12]}.json"
 
     def record(self, folder: Path | str) -> EvaluationRecord | None:
         """What the run in `folder` has of it, or None. Raises SpecError or ValueError for a broken file."""
@@ -71,7 +79,7 @@ def section(root: Node, written: EvaluateSpec, able: set[str]) -> Node:
 
     A key of the older spelling overrides the evaluator that it stands for, as where a spec extends one of today's.
 
-    written: the section as parsed. able: the capabilities of the model; `sample` is a default only where it can work.
+    written: the section as parsed. able: the capabilities of the model; an evaluator is a default only where it can work.
     """
     here = root.at(("evaluate",))
     children = dict(here.value) if isinstance(root.value, dict) and "evaluate" in root.value else {}
@@ -89,5 +97,7 @@ def section(root: Node, written: EvaluateSpec, able: set[str]) -> Node:
             evaluators.pop("sample", None)
             if tokens and {"decodes", "text"} <= able:
                 evaluators["sample"] = node({"type": "sample", "tokens": tokens})
+        if split == "report" and not given:
+            evaluators |= {name: node({"type": name}) for name, word in OF_DATA.items() if {"causal", word} <= able}
         children[split] = Node(evaluators, here.file, here.line)
     return Node(children, here.file, here.line)

@@ -11,6 +11,7 @@ NEXT_TOKEN = {
     "loss": Metric(unit="nats per token", compare="log", exponential="perplexity"),
     "perplexity": Metric(compare="ratio"),
     "bits_per_byte": Metric(unit="bits per byte", compare="ratio", any_tokenizer=True),
+    "accuracy": Metric(better="higher", compare="difference"),
 }
 
 # What every run that trains measures of itself (`experiments.watch`, `experiments.memory`). It depends on the machine and
