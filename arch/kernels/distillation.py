@@ -158,23 +158,23 @@ class _Full:
         parts = [self._part(z, p, target, scratch[:, : len(z)]) for z, p, target in pieces]
         return [torch.cat(column)[:, 0] for column in zip(*parts, strict=True)]
 
-    def _part(self, z_mV, p_mV, target_m1, scratch):
-        """(soft, KL, agreement, nats), each (m, 1), of some rows; z becomes its gradient, p the distribution."""
-        best_m1, largest_m1 = p_mV.argmax(1, keepdim=True), z_mV.amax(1, keepdim=True)
-        agree_m1 = (z_mV.gather(1, best_m1) >= largest_m1).to(z_mV.dtype)
-        largest_p_m1, of_target_m1 = p_mV.gather(1, best_m1), z_mV.gather(1, target_m1)
-        nats_m1, hard_mV = _hard(z_mV, target_m1, largest_m1, self.temperature, scratch[-1])
-        apart_mV = torch.sub(p_mV, z_mV, out=scratch[0])
-        log_p_m1 = softmax_(p_mV, largest_p_m1)
-        apart_m1 = apart_mV.mul_(p_mV).sum(1, keepdim=True)
-        mean_m1 = torch.mul(p_mV, z_mV, out=apart_mV).sum(1, keepdim=True)
-        log_q_m1 = softmax_(z_mV, largest_m1)
-        if hard_mV is None:
-            nats_m1 = log_q_m1 - of_target_m1
+    def _part(self, z_nV, p_nV, target_n1, scratch):
+        """(soft, KL, agreement, nats), each (n, 1), of some rows; z becomes its gradient, p the distribution."""
+        best_n1, largest_n1 = p_nV.argmax(1, keepdim=True), z_nV.amax(1, keepdim=True)
+        agree_n1 = (z_nV.gather(1, best_n1) >= largest_n1).to(z_nV.dtype)
+        largest_p_n1, of_target_n1 = p_nV.gather(1, best_n1), z_nV.gather(1, target_n1)
+        nats_n1, hard_nV = _hard(z_nV, target_n1, largest_n1, self.temperature, scratch[-1])
+        apart_nV = torch.sub(p_nV, z_nV, out=scratch[0])
+        log_p_n1 = softmax_(p_nV, largest_p_n1)
+        apart_n1 = apart_nV.mul_(p_nV).sum(1, keepdim=True)
+        mean_n1 = torch.mul(p_nV, z_nV, out=apart_nV).sum(1, keepdim=True)
+        log_q_n1 = softmax_(z_nV, largest_n1)
+        if hard_nV is None:
+            nats_n1 = log_q_n1 - of_target_n1
         weight = (1 - self.mix) * self.temperature**2
-        z_mV.mul_(weight if hard_mV is not None else weight + self.mix).sub_(p_mV, alpha=weight)
-        _add_hard(z_mV, hard_mV, target_m1, self.mix, self.temperature)
-        return log_q_m1 - mean_m1, log_q_m1 - log_p_m1 + apart_m1, agree_m1, nats_m1
+        z_nV.mul_(weight if hard_nV is not None else weight + self.mix).sub_(p_nV, alpha=weight)
+        _add_hard(z_nV, hard_nV, target_n1, self.mix, self.temperature)
+        return log_q_n1 - mean_n1, log_q_n1 - log_p_n1 + apart_n1, agree_n1, nats_n1
 
 
 class _Sparse:
