@@ -6,6 +6,7 @@
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -74,7 +75,43 @@ app.command("import", rich_help_panel=MODELS)(arch.import_)
 app.command(rich_help_panel=MODELS)(arch.export)
 app.command(rich_help_panel=MODELS)(arch.generate)
 app.command(rich_help_panel=RUNS)(experiments.run)
-app.command(rich_help_panel=RUNS)(experiments.evaluate)
+
+
+@app.command(rich_help_panel=RUNS)
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="RUN|STUDY|CHECKPOINT", help="The folder of one of these.")],
+    spec: Annotated[str | None, typer.Argument(metavar="[SPEC]", help="A spec whose `evaluate:` to use, not the run's.")] = None,
+    evaluators: Annotated[list[str] | None, typer.Option("--with", metavar="NAME", help="An evaluator; repeatable.")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="NAME.OPTION=VALUE", help="Its option.")] = None,
+    split: Annotated[Literal["report", "select"], typer.Option(help="The split to measure on, for --with.")] = "report",
+    text: Annotated[list[str] | None, typer.Option(help="Of a checkpoint: text files to measure on.")] = None,
+    data: Annotated[str | None, typer.Option(help="Of a checkpoint: an experiment's spec whose `data:` to use.")] = None,
+):
+    """Measure a finished run, every finished run of a study, or a checkpoint, without training. What is there stays."""
+    from sweeps.outcomes import finished_runs
+
+    options = evaluators or [], changes or [], split, text or [], data
+    runs = finished_runs(folder)
+    if runs is None:
+        experiments.evaluate(folder, spec, *options)
+        return
+    from arch.errors import SpecError
+
+    refused, measured = None, []
+    for i, (title, run) in enumerate(runs):
+        print(f"[{i + 1}/{len(runs)}] {title}")
+        try:
+            experiments.evaluate(run, spec, *options)
+        except SpecError as error:  # such as an evaluator that this arm's model cannot serve
+            print(f"  not measured: {error}")
+            refused = refused or error
+        else:
+            measured.append(run)
+    if not measured:
+        raise refused or SpecError(f"{folder}: the study has no finished run")
+    print(f"draw them: archbench report {folder}")
+
+
 study.command()(sweeps.run)
 study.command()(sweeps.show)
 study.command()(sweeps.status)

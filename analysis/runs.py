@@ -197,9 +197,15 @@ def _row(arm, seed, path, identity, problems):
 
 
 def training_flops(run):
-    """The FLOPs of training that a run has executed so far; NaN without a record or without a cost in it."""
+    """The FLOPs of training that a run has executed so far; NaN without a record or without a cost in it.
+
+    With the part of what its objective costs (a teacher's forward passes) that belongs to the steps done.
+    """
     per_token = run.cost.get("flops_per_token", {}).get("executed", {}).get("train") if run else None
-    return np.nan if per_token is None else float(per_token) * run.tokens
+    if per_token is None:
+        return np.nan
+    steps = run.spec.get("train", {}).get("steps") or 1
+    return float(per_token) * run.tokens + run.cost.get("objective", {}).get("flops", 0.0) * run.steps / steps
 
 
 UNREPORTED = ["role", "arm", "seed", "status", "folder", "wall_seconds", "steps", "tokens", "training_flops", "values"]

@@ -285,12 +285,14 @@ class Tokenizer(Protocol):
 class Given:
     """What an evaluator gets beside the model and the dataset.
 
-    objective: the run's objective. split: `select` or `report`. context, rows: tokens per row and rows per batch in training.
+    objective: the run's objective. reported: the one whose metrics are reported: itself, or its `measured_by`. split:
+    `select` or `report`. context, rows: tokens per row and rows per batch in training.
     device: where to compute. seed: the run's seed. An evaluator that draws numbers uses generators of its own.
     folder: of the finished run or checkpoint; None where the run still trains.
     """
 
     objective: Any
+    reported: Any
     split: str
     context: int
     rows: int

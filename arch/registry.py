@@ -126,6 +126,13 @@ def build(kind, resolved, *args, **kwargs):
     return cls(config, *args, **kwargs)
 
 
+def decisive(kind, resolved):
+    """A resolved component as plain data without the options that do not affect a run's result (`arch.spec.place`)."""
+    config = component(kind, resolved["type"]).Config
+    options = {key: value for key, value in resolved.items() if key != "type"}
+    return {"type": resolved["type"], **config.parse(options).dump(identity=True)}
+
+
 def whole(kind, resolved):
     """A resolved component as plain data with every option, also those that `dump` omits at their neutral value."""
     config = component(kind, resolved["type"]).Config

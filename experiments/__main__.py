@@ -106,55 +106,102 @@ def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = 
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a finished run")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a finished run, or of a checkpoint")],
     spec: Annotated[str | None, typer.Argument(metavar="[SPEC]", help="spec whose `evaluate:` to use, not the run's")] = None,
+    evaluators: Annotated[list[str], typer.Option("--with", metavar="NAME", help="an evaluator to use; repeatable")] = (),
+    changes: Annotated[list[str], typer.Option("--set", metavar="NAME.OPTION=VALUE", help="an option of such an evaluator")] = (),
+    split: Annotated[Literal["report", "select"], typer.Option(help="the split to measure on, for --with")] = "report",
+    text: Annotated[list[str], typer.Option(help="of a checkpoint: text files to measure on (default: Python's library)")] = (),
+    data: Annotated[str | None, typer.Option(help="of a checkpoint: an experiment's spec whose `data:` to use")] = None,
 ):
-    """Do the evaluations that a finished run lacks, without training; then show all that were asked for."""
-    from arch.document import Node, load, node
-    from arch.errors import DataError, SpecError
-    from experiments import evaluations, leftovers
-    from experiments.plan import RunPlan, resolve
+    """Do the evaluations that a finished run lacks, without training; then show all that were asked for.
+
+    A checkpoint that is no run, such as an imported one, is measured with its own tokenizer on texts that are given.
+    """
+    from arch.errors import DataError
+    from experiments import measuring
     from experiments.record import RunRecord
 
-    leftovers.check_finished(run)
+    section = _evaluate_section(spec, list(evaluators), list(changes), split)
     record = RunRecord.read_whole(run)
-    if record is None:
-        raise DataError(f"{run}: no finished run in it", key=None)
-    root = node(record.spec)
-    if spec is not None:
-        document = load(spec, "experiments")
-        if "evaluate" not in document.value:
-            raise SpecError(f"{spec}: it has no `evaluate:`")
-        root = Node({**root.value, "evaluate": document.value["evaluate"]}, document.file, document.line)
-    complete = resolve(root)
-    wanted = evaluations.planned(complete)
-    if spec is not None:  # only the splits that it names, not the default evaluators of the others
-        named = document.value["evaluate"].value.keys() & {*evaluations.SPLITS}
-        wanted = [evaluation for evaluation in wanted if not named or evaluation.split in named]
-    about = {"identity": record.identity, "data": record.data, "plugins": record.plugins}
-    planned = RunPlan(spec=complete, evaluations=wanted, **about)
+    if record is not None:
+        _refuse(text or data, f"{run}: a finished run is measured on its own data; leave out --text and --data")
+        plan = measuring.of_run(run, record, section)
+    else:
+        if section is None:
+            raise DataError(f"{run}: no finished run in it; for a checkpoint, say what to measure: --with NAME", key=None)
+        plan = measuring.of_checkpoint(run, section, _data_section(list(text), data))
+    _measured(plan, record.seed if record else 0, run)
+
+
+def _refuse(wrong, reason):
+    from arch.errors import SpecError
+
+    if wrong:
+        raise SpecError(reason)
+
+
+def _evaluate_section(spec, evaluators, changes, split):
+    """The section `evaluate` that the command asks for, or None: as the run's own spec says."""
+    from arch.document import load
+    from experiments import measuring
+
+    _refuse(spec is not None and evaluators, "give a SPEC or --with NAME, not both")
+    _refuse(changes and not evaluators, "--set changes an option of an evaluator: --with NAME --set NAME.OPTION=VALUE")
+    if evaluators:
+        return measuring.named(evaluators, changes, split)
+    if spec is None:
+        return None
+    document = load(spec, "experiments")
+    _refuse("evaluate" not in document.value, f"{spec}: it has no `evaluate:`")
+    return document.value["evaluate"]
+
+
+def _data_section(text, spec):
+    """The section `data` that the command asks for, or None."""
+    from arch.document import load, node
+
+    _refuse(text and spec, "give --text or --data, not both")
+    if text:
+        return node({"source": {"type": "text", "files": text}})
+    if spec is None:
+        return None
+    document = load(spec, "experiments")
+    _refuse("data" not in document.value, f"{spec}: it has no `data:`")
+    return document.value["data"]
+
+
+def _measured(plan, seed, folder):
+    """Measure what a plan lacks, and print all of it. Exits with 1 where an evaluator fails by itself."""
+    from arch.errors import DataError, SpecError
     from experiments import device
     from experiments.train import measure
 
-    device.setup(planned.spec.train.threads)
+    device.setup(plan.spec.train.threads)
     try:
-        new = {f"{measured.split}.{measured.name}" for measured in measure(planned, record.seed, run)}
-    except (DataError, KeyboardInterrupt):
+        new = {f"{measured.split}.{measured.name}" for measured in measure(plan, seed, folder)}
+    except (DataError, SpecError, KeyboardInterrupt):
         raise
     except Exception as error:  # an evaluator's own
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
-    for evaluation in wanted:
-        measured = evaluation.record(run)
+    for evaluation in plan.evaluations:
+        measured = evaluation.record(folder)
         print(f"{evaluation.key}: {evaluation.file}{' (new)' if evaluation.key in new else ''}")
         for name, value in measured.values.items():
-            print(f"  {name:24} {value:.4f} {measured.metric_info[name].unit}".rstrip())
-        for row in measured.table:
+            print(f"  {name:32} {value:.4g} {measured.metric_info[name].unit}".rstrip())
+        for row in measured.table[:SHOWN]:
             print(
                 "  " + ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
             )
+        if len(measured.table) > SHOWN:
+            print(f"  ... and {len(measured.table) - SHOWN:,} more rows in {Path(folder) / EVALUATIONS / evaluation.file}")
         if measured.text:
             print(f"  {measured.text!r}")
+
+
+# Rows of a table that are printed; the file has all.
+SHOWN, EVALUATIONS = 24, "evaluations"
 
 
 class Bar:
@@ -165,11 +212,17 @@ class Bar:
 
         columns = "{task.fields[loss]}", "{task.fields[speed]}"
         self.bar = Progress(BarColumn(), *(TextColumn(text) for text in columns), TimeRemainingColumn())
-        self.task = None
+        self.task = self.preparing = None
 
     def __call__(self, told):
         if self.task is None:
             self.bar.start()
+        if "preparing" in told:
+            if self.preparing is None:
+                self.preparing = self.bar.add_task("", total=told["total"], loss=told["preparing"], speed="")
+            self.bar.update(self.preparing, completed=told["done"], total=told["total"])
+            return
+        if self.task is None:
             self.task = self.bar.add_task("", total=told["steps"], loss="", speed="")
         self.bar.update(
             self.task,

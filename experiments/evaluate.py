@@ -13,6 +13,7 @@ from arch.model import Model
 from experiments.checkpoint import random_state, restore_random_state
 from experiments.evaluations import Evaluation
 from experiments.record import EvaluationRecord
+from experiments.references import reporting
 from experiments.spec import ExperimentSpec
 
 
@@ -76,13 +77,14 @@ def evaluate(
     """
     started = time.perf_counter()
     evaluator: Evaluator = registry.build("evaluator", evaluation.evaluator)
-    given = Given(objective, evaluation.split, spec.data.context, spec.data.rows, device, run[1], folder)
+    reported = reporting(objective, dataset, device)
+    given = Given(objective, reported, evaluation.split, spec.data.context, spec.data.rows, device, run[1], folder)
     before = _content(model)
-    with evaluating(model, objective):
+    with evaluating(model, objective, *([] if reported is objective else [reported])):
         findings = evaluator(model, dataset, given)
     if _content(model) != before:
         raise ModelChanged(f"{evaluation.key}: the evaluator changed the model that it measures")
-    metrics = objective.metrics if evaluator.metrics is None else evaluator.metrics
+    metrics = reported.metrics if evaluator.metrics is None else evaluator.metrics
     if undeclared := [name for name in findings.values if name not in metrics]:
         raise ValueError(f"{evaluation.key}: {', '.join(undeclared)}: not declared in `metrics`, which has {', '.join(metrics)}")
     if bad := [name for name, value in findings.values.items() if not math.isfinite(value)]:

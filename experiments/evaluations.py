@@ -24,12 +24,16 @@ RULE = {"select": 1, "report": 2}
 
 
 class Evaluation(Spec):
-    """One evaluator, complete, on one split. name: its key in the spec. plugins: digests of its source, if it is a plug-in."""
+    """One evaluator, complete, on one split. name: its key in the spec. plugins: digests of its source, if it is a plug-in.
+
+    data: the fingerprint of the data, where it is not that of the run: of a checkpoint that is measured on given texts.
+    """
 
     split: Literal["select", "report"]
     name: str
     evaluator: dict[str, Any]
     plugins: dict[str, str] = {}
+    data: str = ""
 
     @property
     def key(self) -> str:
@@ -40,7 +44,8 @@ class Evaluation(Spec):
     def file(self) -> str:
         """The file's name."""
         rule = {"rule": RULE[self.split]} if RULE[self.split] > 1 else {}
-        return f"{self.key}-{digest({'evaluator': self.evaluator, 'plugins': self.plugins} | rule)[:12]}.json"
+        data = {"data": self.data} if self.data else {}
+        return f"{self.key}-{digest({'evaluator': self.evaluator, 'plugins': self.plugins} | rule | data)[:12]}.json"
 
     def record(self, folder: Path | str) -> EvaluationRecord | None:
         """What the run in `folder` has of it, or None. Raises SpecError or ValueError for a broken file."""

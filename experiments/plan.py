@@ -12,13 +12,13 @@ from arch.model import Model
 from arch.model_spec import expand_like
 from arch.plugins import plugin_sources
 from arch.spec import List, Spec, digest
-from experiments import capabilities, costs, evaluations, probes, remarks
+from experiments import capabilities, costs, evaluations, probes, references, remarks
 from experiments.compiled import kinds
 from experiments.data import texts
 from experiments.data.dataset import gives_rows, prepare
 from experiments.evaluations import Evaluation
 from experiments.spec import DEFAULT_TYPES, EvaluateSpec, ExperimentSpec, with_types
-from experiments.start import Start, plan_start
+from experiments.start import Parent, Start, plan_start
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class RunPlan(Spec):
     """A run without its seed, as plain data. `identity` covers everything that determines the result besides the seed.
 
     data: fingerprint and sizes of the corpus. plugins: digests of plug-in sources. cost: as `arch.cost` computes it.
-    start: where initial weights come from; None if all are drawn from the seed.
+    start: where initial weights come from; None if all are drawn from the seed. runs: {option of the objective: the run
+    that it names}, such as a teacher.
     notes: remarks for the record: what came from the checkpoint, what `train.compile: auto` became and why, what has no
     effect (`experiments.remarks`).
     texts: what is known of the texts (see `experiments.data.texts`), so that another process need not read them.
@@ -55,18 +56,26 @@ class RunPlan(Spec):
     plugins: dict[str, str] = {}
     cost: dict[str, Any] = {}
     start: Start | None = None
+    runs: dict[str, Parent] = {}
     notes: List[str] = ()
     texts: dict[str, str] = {}
     evaluations: List[Evaluation] = ()
 
     def needs(self, seed):
         """[(identity, seed)] of the runs that must be finished before this one with `seed` can start."""
-        parents = self.start.parents if self.start else ()
-        return [(parent.run, seed if parent.seed == "same" else parent.seed) for parent in parents if parent.run]
+        return [(parent.run, seed if parent.seed == "same" else parent.seed) for parent in self.parents if parent.run]
+
+    @property
+    def parents(self):
+        """Every run and checkpoint whose weights this one uses, in the order of `references.of(spec)`."""
+        return [*(self.start.parents if self.start else ()), *self.runs.values()]
 
     def located(self, seed, folders):
         """The plan of the run with this seed. folders: {(identity, seed): folder} of the runs that it needs."""
-        return self.model_copy(update={"start": self.start.located(seed, folders)}) if self.start else self
+        start = self.start.located(seed, folders) if self.start else None
+        return self.model_copy(
+            update={"start": start, "runs": {option: run.located(seed, folders) for option, run in self.runs.items()}}
+        )
 
 
 # The assumed costs and gains of compiling on a GPU. GPU_RATE: FLOPs (6 per parameter and token) per second and device
@@ -171,7 +180,7 @@ def _with_compile(spec):
 def plan(source, made=None):
     """The RunPlan of an experiment: a document, or one that is Resolved. Tokenizes the corpus unless the cache has it.
 
-    made: {position in `spec.starts`: RunPlan} of the runs that will be made because this one starts from them.
+    made: {position in `references.of(spec)`: RunPlan} of the runs that will be made because this one uses them.
     Raises SpecError for errors in the spec or in the data it names and for a model that is not what it says (`probed`),
     and DataError if the token cache is unusable.
     """
@@ -179,14 +188,16 @@ def plan(source, made=None):
     root, spec, notes = complete.document, complete.spec, complete.notes
     try:
         start = plan_start(spec, made)
+        used = references.used(spec, made or {})
         corpus = prepare(spec.data, spec.model.vocab_size)
     except DataError as error:
         if error.key is None:
             raise
         raise root.error(str(error), error.key) from None
     wanted = evaluations.planned(spec)
-    _check_evaluations(wanted, corpus, root)
-    content = spec.dump(identity=True)
+    check_evaluations(wanted, corpus, root)
+    references.check(spec, corpus, used.referred, root)
+    content = _decisive(spec)
     plugins = identity_plugins(spec)
     decides = {"spec": content, "data": corpus.fingerprint, "plugins": plugins}
     if gives_rows(registry.component("source", spec.data.source["type"])):
@@ -194,6 +205,8 @@ def plan(source, made=None):
         decides["source"] = spec.data.source
     if start:
         decides["init_from"] = start.identity
+    if used.identity:
+        decides["runs"] = used.identity
     if start:
         notes = (*start.notes(), *notes)
     notes = (*notes, *remarks.of_experiment(spec))
@@ -202,15 +215,31 @@ def plan(source, made=None):
         identity=digest(decides),
         data=corpus.summary(),
         plugins=plugins,
-        cost=costs.summary(spec.model, spec.data.context, plugins),
+        cost=with_objective(costs.summary(spec.model, spec.data.context, plugins), spec, corpus, used.referred),
         start=start,
+        runs=used.parents,
         notes=notes,
         texts=texts.remembered(spec.data.source),
         evaluations=wanted,
     )
 
 
-def _check_evaluations(wanted, dataset, root):
+def with_objective(cost, spec, dataset, runs):
+    """A cost summary with what the objective costs beside the model's step, at the key `objective`, if it does.
+
+    runs: {option: Referred}. dataset: None where no data is read.
+    """
+    more = references.costs(spec, dataset, runs)
+    return {**cost, "objective": more} if more else cost
+
+
+def _decisive(spec):
+    """What of a resolved ExperimentSpec decides a run's result, as plain data."""
+    content = spec.dump(identity=True)
+    return content | {kind: registry.decisive(kind, content[kind]) for kind in DEFAULT_TYPES}
+
+
+def check_evaluations(wanted, dataset, root):
     """Raises SpecError, at its line, for an evaluator that this dataset cannot serve."""
     for evaluation in wanted:
         evaluator = registry.build("evaluator", evaluation.evaluator)
@@ -226,6 +255,6 @@ def identity_plugins(spec):
 
     A source of texts is not among them: the fingerprint of its texts says all of it.
     """
-    content = spec.dump(identity=True)
+    content = _decisive(spec)
     rows = gives_rows(registry.component("source", spec.data.source["type"]))
     return plugin_sources([content, spec.data.source] if rows else content)

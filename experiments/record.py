@@ -71,6 +71,7 @@ class RunRecord(Spec):
         measured, the metrics of OF_RUNS in `experiments.metrics`, see `measured`. Older records have tokens_per_second, a
         mean with warm-up and compilation, and peak_memory_bytes, of all runs that the process had done.
     sample: text sampled from the trained model.
+    runs: {option of the objective: the run that it used}, as `experiments.start.Parent`; folders as seen from this run's.
     All times are in seconds.
     """
 
@@ -97,6 +98,7 @@ class RunRecord(Spec):
     sample: str = ""
     notes: list[str] = []
     failure: Failure | None = None
+    runs: dict[str, dict[str, Any]] = later({})
 
     @property
     def measured(self) -> dict[str, float]:

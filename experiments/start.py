@@ -32,6 +32,13 @@ class Parent(Spec):
         """The part that determines a run's result: the content of the weights, or the run that makes them."""
         return {"run": self.run, "seed": self.seed} if self.run else {"sha256": self.sha256}
 
+    def located(self, seed, folders):
+        """This parent of a run with this seed. folders: {(identity, seed): folder} of the runs that were made for it."""
+        if not self.run:
+            return self
+        at = seed if self.seed == "same" else self.seed
+        return self.model_copy(update={"seed": at, "folder": str(folders[self.run, at])})
+
     def check(self):
         """Raise DataError unless the folder holds the weights that were planned."""
         if not self.run:
@@ -68,12 +75,7 @@ class Start(Spec):
 
     def located(self, seed, folders):
         """The Start of a run with this seed. folders: {(identity, seed): folder} of the runs that were made for it."""
-        parents = [
-            parent.model_copy(update={"seed": at, "folder": str(folders[parent.run, at])}) if parent.run else parent
-            for parent in self.parents
-            for at in [seed if parent.seed == "same" else parent.seed]
-        ]
-        return self.model_copy(update={"parents": tuple(parents)})
+        return self.model_copy(update={"parents": tuple(parent.located(seed, folders) for parent in self.parents)})
 
     @property
     def source(self):
@@ -125,27 +127,30 @@ def plan_start(spec, made=None):
         return None
     expected, parents, new, unused = checkpoint.parameters(spec.model), [], {}, {}
     for i, (key, reference) in enumerate(spec.starts):
-        parent, model, shapes = _parent(key, reference, (made or {}).get(i))
+        origin, model, shapes = parent(key, reference, (made or {}).get(i))
         reasons = _differences(spec.model, expected, model, shapes)
         if len(reasons) == len(expected):
-            raise DataError(f"{parent.folder or parent.name}: it has no parameter of this model", key=key)
-        parents.append(parent)
+            raise DataError(f"{origin.folder or origin.name}: it has no parameter of this model", key=key)
+        parents.append(origin)
         new = reasons | new
         unused |= dict.fromkeys(name for name in shapes if name not in expected)
     taken = tuple(name for name in expected if name not in new)
     if not taken:
         raise DataError("no parameter of this model is in all of them", key=("init_from",))
-    for (key, _), parent in zip(spec.starts, parents, strict=True):
-        _check_finite(key, parent, taken)
+    for (key, _), origin in zip(spec.starts, parents, strict=True):
+        _check_finite(key, origin, taken)
     new = {name: new[name] for name in expected if name in new}
     return Start(parents=tuple(parents), taken=taken, new=new, unused=tuple(unused))
 
 
-def _parent(key, reference, plan):
-    """(Parent, its ModelSpec, {name: shape} of its parameters)"""
+def parent(key, reference, plan):
+    """(Parent, its ModelSpec, {name: shape} of its parameters) of a reference at `key` of a spec. Raises DataError.
+
+    plan: the RunPlan of a run that is to be made; None for a checkpoint's folder.
+    """
     if plan:
-        parent = Parent(name=reference.label, run=plan.identity, seed=reference.seed)
-        return parent, plan.spec.model, checkpoint.parameters(plan.spec.model)
+        made = Parent(name=reference.label, run=plan.identity, seed=reference.seed)
+        return made, plan.spec.model, checkpoint.parameters(plan.spec.model)
     if isinstance(reference, str):
         name = reference
     else:

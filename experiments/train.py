@@ -14,19 +14,22 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from arch import probe_model, registry
+from arch import checkpoint as checkpoints
+from arch import probe_model
+from arch.contracts import Reading
 from arch.document import ROOT
 from arch.errors import DataError
 from arch.kernels import paths
 from arch.model import new_model
 from arch.plugins import plugin_sources
-from experiments import capabilities, checkpoint, compiled, device, evaluations, leftovers, nonfinite
+from experiments import capabilities, checkpoint, compiled, device, evaluations, leftovers, nonfinite, references
 from experiments.data.dataset import prepare
 from experiments.evaluate import NotFinite, evaluate, evaluating
 from experiments.module import TrainingModule
 from experiments.nonfinite import NonFinite
 from experiments.plan import identity_plugins
 from experiments.record import Failure, RunRecord, shown
+from experiments.start import Parent
 from experiments.watch import Interrupted, Watch
 
 MARKER = "checkpoint.identity"
@@ -66,7 +69,7 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None):
     if record and record.status == "finished" and (record.identity, record.seed) == (plan.identity, seed):
         return _measured_again(record, plan, folder)
     earlier_seconds = record.wall_seconds if record and record.identity == plan.identity else 0.0
-    record = _new_record(plan, seed)
+    record = _new_record(plan, seed, folder)
     started, compiled_seconds = time.perf_counter(), compiled.seconds_so_far()
     watch = unmeasured = None
     try:
@@ -86,11 +89,14 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None):
         if spec.train.compile == "on":
             record = _compiled(record, model, spec)
             record.write(folder)
-        objective = registry.build("objective", spec.objective, corpus)
+        for parent in plan.runs.values():
+            parent.check()
+        objective = references.objective(spec, corpus, plan.runs)
         module = TrainingModule(model, objective, spec, corpus, seed, _origin(plan))
         watch = Watch(corpus, spec, (plan.identity, seed), folder, progress, stop)
         trainer = new_trainer(spec.train, [watch], folder)
         if spec.train.steps:
+            _begin(objective, plan, seed, corpus, trainer, progress, stop)
             trainer.fit(module, ckpt_path=_resumable(shared, plan, seed))
 
         where = trainer.strategy.root_device
@@ -124,7 +130,7 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None):
     return record if unmeasured is None else record.model_copy(update={"status": "failed", "failure": unmeasured})
 
 
-def _new_record(plan, seed):
+def _new_record(plan, seed, folder):
     return RunRecord(
         status="running",
         identity=plan.identity,
@@ -138,8 +144,38 @@ def _new_record(plan, seed):
         threads=torch.get_num_threads(),
         cost=plan.cost,
         started=_now(),
+        runs=_recorded(plan, folder),
         notes=list(plan.notes),
     )
+
+
+def _recorded(plan, folder):
+    """{option: Parent as plain data} of the runs that the objective uses, with folders as seen from the run's own."""
+    parents = {option: parent for option, parent in plan.runs.items() if parent.folder}
+    return {option: {**each.dump(), "folder": os.path.relpath(each.folder, folder)} for option, each in parents.items()}
+
+
+def runs_of(record, folder):
+    """{option: Parent} of what `_recorded` wrote into the record of the run in `folder`."""
+    place = lambda each: os.path.normpath(Path(folder) / each["folder"])  # noqa: E731
+    return {option: Parent.parse({**each, "folder": place(each)}) for option, each in record.runs.items()}
+
+
+def _begin(objective, plan, seed, dataset, trainer, progress, stop):
+    """Let the objective do what is best done once for all steps, such as filling a cache."""
+    if not hasattr(objective, "begin"):
+        return
+
+    def told(done, total, counted):
+        if progress:
+            progress({"preparing": counted, "done": done, "total": total})
+        if stop and stop():
+            raise Interrupted
+
+    data, where = plan.spec.data, trainer.strategy.root_device
+    objective.to(where)
+    with trainer.precision_plugin.forward_context(), torch.no_grad():
+        objective.begin(Reading(dataset, seed, plan.spec.train.steps, data.rows, data.context, where, told))
 
 
 def _origin(plan):
@@ -262,7 +298,7 @@ def _measure(wanted, plan, seed, folder, model, objective, dataset, trainer):
 
 
 def measure(plan, seed, folder):
-    """Do the evaluations of the plan that a finished run in `folder` lacks. Yields each new EvaluationRecord.
+    """Do the evaluations of the plan that a finished run, or a checkpoint, in `folder` lacks. Yields each new EvaluationRecord.
 
     Nothing is trained. Raises DataError where the data, the weights or a plug-in's source are not what they were, and
     whatever an evaluator raises.
@@ -272,9 +308,11 @@ def measure(plan, seed, folder):
         return
     dataset = prepare(plan.spec.data, plan.spec.model.vocab_size)
     _unchanged(dataset, plan)
-    model, trainer = checkpoint.load_model(folder), new_trainer(plan.spec.train, [], folder)
+    record, trainer = RunRecord.read(folder), new_trainer(plan.spec.train, [], folder)
+    model = checkpoint.load_model(folder) if record else checkpoints.load(folder, torch.float32)
     model = trainer.precision_plugin.convert_module(model).to(trainer.strategy.root_device)
-    objective = registry.build("objective", plan.spec.objective, dataset).to(trainer.strategy.root_device)
+    runs = plan.runs or (runs_of(record, folder) if record else {})
+    objective = references.objective(plan.spec, dataset, runs).to(trainer.strategy.root_device)
     for _, measured in _measure(wanted, plan, seed, folder, model, objective, dataset, trainer):
         yield measured
 

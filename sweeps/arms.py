@@ -1,4 +1,4 @@
-"""The arms and helper runs of a study as a graph: which run starts from the weights of which (`init_from`)."""
+"""The arms and helper runs of a study as a graph: which run needs the weights of which (`init_from`, a teacher)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,7 @@ from arch import checkpoint, document
 from arch.errors import SpecError, nearest
 from arch.spec import diff, unwritten
 from experiments import plan as experiment
+from experiments import references
 from experiments.spec import RunReference
 from experiments.start import is_spec
 from sweeps import folders
@@ -21,7 +22,8 @@ class Arm:
     name: its label as a file name. changes: how its resolved spec differs from the baseline's, {dotted key: (baseline
     value, own value)}, as `arch.spec.diff` compares. unwritten: the keys among them that only follow from the type of a
     component (see `arch.spec.unwritten`).
-    needs: {position in `spec.starts`: the Arm that it starts from} for references to runs; folders are not in it.
+    needs: {position in `experiments.references.of(spec)`: the Arm that it starts from, or that its objective uses}; folders
+    are not in it.
     """
 
     label: str
@@ -44,7 +46,7 @@ class Arm:
     def runs(self, seed):
         """Yields (Arm, seed) of every run that this arm's run with `seed` needs, directly or not; needs come first."""
         for position, need in self.needs.items():
-            rule = self.spec.starts[position][1].seed
+            rule = references.of(self.spec)[position].reference.seed
             at = seed if rule == "same" else rule
             yield from need.runs(at)
             yield need, at
@@ -69,11 +71,11 @@ class Family:
         if label not in self.labels:
             self.labels.append(label)
         needs = {}
-        for position, (key, reference) in enumerate(resolved.spec.starts):
+        for position, (key, reference, _) in enumerate(references.of(resolved.spec)):
             if isinstance(reference, RunReference) and (here := self._document(written, key, reference)) is not None:
                 if reference.label in (*above, label):
                     chain = " -> ".join((*above, label, reference.label))
-                    raise written.error(f"a run cannot start from itself: {chain}", (*key, "run"))
+                    raise written.error(f"a run cannot need itself: {chain}", (*key, "run"))
                 needs[position] = self._resolved(reference.label, here, (*above, label))
         name = folders.safe_names(self.labels)[label]
         changes = diff(experiment.whole(self.baseline.spec), experiment.whole(resolved.spec))

@@ -5,7 +5,10 @@ comparable in a metric if they were measured on the same rows, and if the metric
 both have the same.
 """
 
+from arch import registry
+from arch.errors import SpecError
 from arch.words import listed
+from experiments.spec import DEFAULT_TYPES
 
 # The word for a subject whose runs were not measured on the same rows, or not in the same unit.
 NOT_COMPARABLE = "not comparable"
@@ -49,9 +52,21 @@ def other_objective(first, second, name, by=None):
     split = name.partition("/")[0]
     evaluator = (first.get("evaluate", {}).get(split) or {}).get(by) if by else None
     of_objective = evaluator is None or evaluator.get("type") == "objective"
-    if split not in ("report", "select") or not of_objective or first.get("objective") == second.get("objective"):
+    if split not in ("report", "select") or not of_objective or _reported_by(first) == _reported_by(second):
         return ""
     return f"has another objective, which says itself what {name} is; measure all arms by one evaluator that is not `objective`"
+
+
+def _reported_by(spec):
+    """The objective whose metrics are reported of a resolved experiment (plain data): a student's is not its own."""
+    objective = spec.get("objective") or {}
+    if objective.get("type") in (None, DEFAULT_TYPES["objective"]):  # not looked up: that would import torch
+        return objective
+    try:
+        name = getattr(registry.component("objective", objective["type"]), "measured_by", None)
+    except SpecError:  # a plug-in that is not here any more
+        name = None
+    return {"type": name} if name else objective
 
 
 def _evaluators(spec, split, by):

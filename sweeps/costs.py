@@ -25,7 +25,7 @@ def cost_metric(name: str, spec: ExperimentSpec | None, cost: Mapping[str, Any])
     A model that sees ahead keeps no cache. cost: what `arch.cost.summary` computed of the spec, if it has the key `long`
     (`sweeps.study.arm_cost`) also at that context. A cache at another context is computed here, which imports torch.
     spec: None where only `cost` is known; what needs more is None then. FLOPs are the ideal ones: per token trained, and
-    of all tokens of the run.
+    of all tokens of the run with what the objective adds (a teacher's forward passes).
     """
     tokens = context_of(name)
     if tokens is not None:
@@ -34,7 +34,7 @@ def cost_metric(name: str, spec: ExperimentSpec | None, cost: Mapping[str, Any])
         return None
     value = _at(cost, PLACES[name])
     if name == "cost/train_flops":
-        value = None if value is None or spec is None else value * spec.tokens
+        value = None if value is None or spec is None else value * spec.tokens + cost.get("objective", {}).get("flops", 0.0)
     return _number(value)
 
 

@@ -46,8 +46,7 @@ class Job:
     @property
     def needs(self):
         """Folders of the runs that must be finished before this one can start."""
-        start = self.plan.start
-        return [Path(parent.folder) for parent in start.parents if parent.run] if start else []
+        return [Path(parent.folder) for parent in self.plan.parents if parent.run]
 
     @property
     def threads(self):
@@ -58,7 +57,7 @@ class Job:
     def flops(self):
         """Training FLOPs of the whole run, as executed; 1 per token if unknown. Used to estimate the time left."""
         per_token = self.plan.cost.get("flops_per_token", {}).get("executed", {}).get("train")
-        return float(per_token or 1) * self.plan.spec.tokens
+        return float(per_token or 1) * self.plan.spec.tokens + self.plan.cost.get("objective", {}).get("flops", 0.0)
 
 
 def record_failure(job, error, message, machine=None):

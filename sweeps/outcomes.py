@@ -4,6 +4,7 @@ from pathlib import Path
 
 from experiments.record import shown, with_performance
 from sweeps import folders
+from sweeps.record import NAME, StudyRecord
 
 
 def runs_of(record, folder):
@@ -18,3 +19,16 @@ def runs_of(record, folder):
             if run is not None:
                 runs[label, int(seed)] = with_performance(shown(run, Path(folder) / place, arm.evaluations, []))
     return runs
+
+
+def finished_runs(folder):
+    """[(arm and seed in words, folder)] of the finished runs in a study's folder, each once; None if it is no study's folder."""
+    if not (Path(folder) / NAME).is_file():
+        return None
+    runs: dict[Path, str] = {}
+    for label, arm in StudyRecord.read(folder).arms.items():
+        for seed, place in arm.runs.items():
+            path = (Path(folder) / place).resolve()
+            if folders.is_finished(path, arm.identity_of(int(seed)), int(seed)):
+                runs.setdefault(path, f"{label}, seed {seed}")
+    return [(title, path) for path, title in runs.items()]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from arch import cost, document
-from experiments import evaluations, remarks
+from experiments import evaluations, references, remarks
 from experiments import plan as experiment
 from experiments.spec import ExperimentSpec
 from sweeps import folders, looking, origin
@@ -22,7 +22,7 @@ from sweeps.spec import StudySpec, arm_document, split
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """An arm or helper run ready to run. needs: the plans of the runs that it starts from, in the order of its references.
+    """An arm or helper run ready to run. needs: the plans of the runs that it needs, in the order of its references.
 
     plans: one, for all seeds; or after a search with T tuning seeds, T of them: seed s has `plan_of(s)`, with the values
     that tuning seed s mod T chose. cost: as `arm_cost` computes it, of the first plan. tuned: {dotted key: the value of
@@ -194,9 +194,10 @@ def check(root, scale=None):
     check_claims(study, spec, arms)
     if spec.tune:
         for arm in arms:
-            if arm.needs:
-                reason = "a study with `tune` cannot make the run that an arm starts from; give the folder of a finished run"
-                raise arm.document.error(reason, ("init_from",))
+            for position in arm.needs:
+                key = references.of(arm.spec)[position].key
+                reason = "a study with `tune` cannot make the run that an arm needs; give the folder of a finished run"
+                raise arm.document.error(reason, key)
         check_space(study, spec, arms)
     for arm in family.arms.values():
         experiment.probed(arm.resolved)

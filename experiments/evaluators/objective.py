@@ -14,7 +14,10 @@ from experiments.means import ByDocument, Means
 
 @evaluator
 class ObjectiveMetrics:
-    """Every metric of the objective, over the same rows for every arm and every seed."""
+    """Every metric of the objective, over the same rows for every arm and every seed.
+
+    A student is measured by next-token prediction and not by its distance from a teacher (`Objective.measured_by`).
+    """
 
     class Config(Spec):
         """rows: how many; all rows of the split if it has fewer. context: tokens per row, by default `data.context`.
@@ -44,8 +47,8 @@ class ObjectiveMetrics:
         context = self.config.context or given.context
         rows = max(1, given.rows * given.context // context)  # as many tokens per batch as in training
         batches = dataset.evaluation(given.split, self.config.rows, context, rows)
-        by_document = given.split == "report" and hasattr(given.objective, "by_position") and hasattr(dataset, "documents")
-        means = ByDocument(given.objective, dataset.documents(given.split)) if by_document else Means(given.objective)
+        by_document = given.split == "report" and hasattr(given.reported, "by_position") and hasattr(dataset, "documents")
+        means = ByDocument(given.reported, dataset.documents(given.split)) if by_document else Means(given.reported)
         for batch in batches:
             means.add(model, batch.to(given.device))
         return Findings(means.values(), documents=means.documents() if isinstance(means, ByDocument) else None)

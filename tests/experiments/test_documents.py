@@ -65,7 +65,7 @@ def test_equal_texts_are_one_document(prepared, monkeypatch):
     evaluate = registry.build("evaluator", {"type": "objective", "rows": 50})
     from arch.contracts import Given
 
-    given = Given(objective, "report", 32, 4, "cpu", 0)
+    given = Given(objective, objective, "report", 32, 4, "cpu", 0)
     with torch.no_grad():
         before = evaluate(model, dataset, given)
         names = dataset.documents("report")

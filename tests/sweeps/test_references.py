@@ -98,7 +98,7 @@ def test_show_counts_helper_runs(study_data):
     ("change", "line", "text"),
     [
         ({"arms": {"a": {"init_from": {"run": "b"}}, "b": {"init_from": {"run": "a"}}}}, '"run": "a"', "a -> b -> a"),
-        ({"arms": {"a": {"init_from": {"run": "a", "set": {"train.steps": 1}}}}}, "a", "start from itself"),
+        ({"arms": {"a": {"init_from": {"run": "a", "set": {"train.steps": 1}}}}}, "a", "need itself"),
         ({"arms": {"a": {}, "b": {"init_from": {"run": "aa"}}}, "runs": {"ab": {}}}, "aa", "did you mean 'a' or 'ab'"),
         ({"arms": {"a": {"init_from": {"run": "a.yaml"}}}}, "a.yaml", "no such file"),
         ({"runs": {"1:1": {}}}, "runs", "'1:1' is the name of an arm"),

@@ -1,0 +1,125 @@
+"""The runs that an experiment refers to: those whose weights it starts from, and those that its objective uses (a teacher)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import tokenizers
+
+from arch import checkpoint, registry
+from arch.contracts import Dataset, Objective, Referred
+from arch.errors import SpecError
+from arch.spec import digest
+from experiments.data.dataset import prepare
+from experiments.record import RunRecord
+from experiments.spec import ExperimentSpec, RunReference
+from experiments.start import Parent, parent
+
+if TYPE_CHECKING:
+    from experiments.plan import RunPlan
+
+
+class Named(NamedTuple):
+    """A reference in a spec. key: its place. option: the objective's option; None for `init_from`."""
+
+    key: tuple[str | int, ...]
+    reference: str | RunReference
+    option: str | None = None
+
+
+def of(spec: ExperimentSpec) -> list[Named]:
+    """The references of a resolved experiment: `init_from` first, then those of the objective's options."""
+    return [*(Named(key, reference) for key, reference in spec.starts), *_of_objective(spec)]
+
+
+def _of_objective(spec):
+    options = getattr(registry.component("objective", spec.objective["type"]), "runs", ())
+    for option in options:
+        value = spec.objective[option]
+        yield Named(("objective", option), RunReference.parse(value) if isinstance(value, dict) else value, option)
+
+
+class Used(NamedTuple):
+    """What an objective uses. parents: {option: Parent}. referred: {option: Referred}. identity: what decides the result."""
+
+    parents: dict[str, Parent]
+    referred: dict[str, Referred]
+    identity: dict[str, Any]
+
+
+def used(spec: ExperimentSpec, made: Mapping[int, RunPlan]) -> Used:
+    """The runs that the objective uses. made: {position in `of(spec)`: RunPlan} of those to be made. Raises DataError."""
+    use = Used({}, {}, {})
+    for position, (key, reference, option) in enumerate(of(spec)):
+        if option is None:
+            continue
+        plan = made.get(position)
+        each, model, _ = parent(key, reference, plan)
+        name = each.folder or each.name
+        if plan is not None:
+            tokenizer, data = prepare(plan.spec.data, plan.spec.model.vocab_size).tokenizer, plan.spec.data
+        else:
+            file, record = Path(each.folder) / checkpoint.TOKENIZER, RunRecord.read_whole(each.folder)
+            tokenizer = tokenizers.Tokenizer.from_file(str(file)) if file.is_file() else None
+            data = ExperimentSpec.parse(record.spec).data if record else None
+        use.parents[option] = each
+        use.referred[option] = Referred(name, model, data, tokenizer, each.folder)
+        # The same weights under another spec (a window, a softcap) are another teacher.
+        use.identity[option] = each.identity if plan else {**each.identity, "model": digest(model)}
+    return use
+
+
+def referred(spec: ExperimentSpec, models: Mapping[int, ExperimentSpec]) -> dict[str, Referred]:
+    """{option: Referred} without reading data. models: {position in `of(spec)`: ExperimentSpec} of runs to be made."""
+    known = {}
+    for position, (key, reference, option) in enumerate(of(spec)):
+        if option is None:
+            continue
+        if position in models:
+            other = models[position]
+            label = reference if isinstance(reference, str) else reference.label
+            known[option] = Referred(label, other.model, other.data, None)
+        else:
+            each, model, _ = parent(key, reference, None)
+            known[option] = Referred(each.folder, model, None, None, each.folder)
+    return known
+
+
+def check(spec: ExperimentSpec, dataset: Dataset, runs: Mapping[str, Referred], root: Any) -> None:
+    """Raises SpecError, at its line of the document `root`, for an objective that cannot work with these runs or data."""
+    component = registry.component("objective", spec.objective["type"])
+    if hasattr(component, "check"):
+        try:
+            component.check(_config(component, spec), spec, dataset, runs)
+        except SpecError as error:
+            raise root.error(error.reason, ("objective", *error.path)) from None
+
+
+def costs(spec: ExperimentSpec, dataset: Dataset | None, runs: Mapping[str, Referred]) -> dict[str, float]:
+    """What the objective costs beside the model's step (`Objective.costs`). dataset: None where data is not read."""
+    component = registry.component("objective", spec.objective["type"])
+    return component.costs(_config(component, spec), spec, dataset, runs) if hasattr(component, "costs") else {}
+
+
+def _config(component, spec):
+    return component.Config.parse({key: value for key, value in spec.objective.items() if key != "type"})
+
+
+def objective(spec: ExperimentSpec, dataset: Dataset, parents: Mapping[str, Parent]) -> Any:
+    """The objective of a resolved experiment. parents: {option: Parent} with folders, of an objective that uses runs."""
+    folders = {option: Path(each.folder) for option, each in parents.items()}
+    return registry.build("objective", spec.objective, dataset, *([folders] if folders else []))
+
+
+def reporting(training: Objective, dataset: Dataset, device: Any) -> Objective:
+    """The objective whose metrics are reported of a model that `training` trained: itself, or what it says, on a device."""
+    name = getattr(training, "measured_by", None)
+    return registry.build("objective", {"type": name}, dataset).to(device) if name else training
+
+
+def measured_by(spec: ExperimentSpec) -> dict[str, Any]:
+    """The objective (plain data) whose metrics are reported of a resolved experiment's model."""
+    name = getattr(registry.component("objective", spec.objective["type"]), "measured_by", None)
+    return {"type": name} if name else spec.objective
