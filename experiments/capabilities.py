@@ -40,6 +40,8 @@ def of(spec: ExperimentSpec) -> Able:
         words.add("decodes")
     if spec.data.tokenizer is not None:
         words.add("text")
+    if hasattr(registry.component("objective", spec.objective["type"]), "distances"):
+        words.add("teacher")
     if getattr(registry.component("source", spec.data.source["type"]), "exact", False):
         words.add("exact")
     return Able(frozenset(words), reasons)

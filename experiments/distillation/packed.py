@@ -38,7 +38,10 @@ def relative_error(vocabulary: int) -> float:
 
 
 def pack(ids_NK: Tensor, values_NK: Tensor, mode: str, vocabulary: int) -> Tensor:
-    """Words (N, K), int32, of ids and of counts or probabilities; 0 where the value is 0."""
+    """Words (N, K), int32, of ids and of counts or probabilities.
+
+    A value of 0 is no entry, but of the largest k, which always are k different ids.
+    """
     most = largest_code(vocabulary)
     if mode == "counts":
         codes_NK = values_NK.long()
@@ -46,7 +49,9 @@ def pack(ids_NK: Tensor, values_NK: Tensor, mode: str, vocabulary: int) -> Tenso
         steps_NK = -torch.log2(values_NK.double()) * ((most - 1) / OCTAVES)
         codes_NK = (1 + steps_NK.round()).clamp(1, most).long()
     words_NK = (ids_NK << (WORD - id_bits(vocabulary))) | codes_NK
-    return torch.where(values_NK > 0, words_NK, 0).to(torch.int32)  # keeps the lower 32 bits
+    if mode != "top_k":
+        words_NK = torch.where(values_NK > 0, words_NK, 0)
+    return words_NK.to(torch.int32)  # keeps the lower 32 bits
 
 
 def unpack(words_NK: Tensor, mode: str, vocabulary: int) -> tuple[Tensor, Tensor]:

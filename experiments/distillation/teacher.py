@@ -66,22 +66,19 @@ class Teacher:
             return torch.cat([self.model.trunk(part.tokens_BT, part.layout)[0] for part in parts])
 
     def kept(self, rows: Rows, keeping: Keeping) -> Kept:
-        """What `keeping` keeps of the rows, at the positions with a target.
-
-        On a CPU, each row passes alone: the last bits of a product depend on the number of rows, and a row's targets must
-        not depend on its batch.
-        """
-        assert rows.targets_BT is not None and rows.key_B is not None
+        """What `keeping` keeps of the rows, at the positions with a target."""
+        targets_BT, key_B = rows.targets_BT, rows.key_B
+        assert targets_BT is not None and key_B is not None
         shape, device = rows.tokens_BT.shape, rows.tokens_BT.device
         words_BTK = torch.zeros(*shape, keeping.k, dtype=torch.int32, device=device)
         tail_BT, entropy_BT = (torch.zeros(shape, device=device) for _ in range(2))
-        at_once = 1 if device.type == "cpu" else max(1, TOKENS // shape[1])
+        at_once = rows_at_once(device, shape[1])
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             for first in range(0, len(rows), at_once):
                 part = rows.part(slice(first, first + at_once))
-                row_N, position_N = (part.targets_BT >= 0).nonzero(as_tuple=True)
+                row_N, position_N = torch.nonzero(targets_BT[first : first + at_once] >= 0, as_tuple=True)
                 hidden_NE = self.hidden(part, shape[0] * shape[1])[row_N, position_N]
-                found = self._entries(hidden_NE, part.key_B[row_N], position_N, keeping)
+                found = self._entries(hidden_NE, key_B[first + row_N], position_N, keeping)
                 for whole, each in zip((words_BTK, tail_BT, entropy_BT), found, strict=True):
                     whole[first + row_N, position_N] = each
         return Kept(words_BTK, tail_BT, entropy_BT)
@@ -98,8 +95,17 @@ class Teacher:
             z_nV = z[: len(hidden_nE)]
             logits_(z_nV, hidden_nE, weight_VE, cap, keeping.temperature, z_nV)
             slices = zip(*(each.split(at_once) for each in (z_nV, key_n, position_n)), strict=True)
-            parts += [entries(*each, keeping) for each in slices]
+            parts += [entries(logits, key, position, keeping) for logits, key, position in slices]
         return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+def rows_at_once(device: torch.device, context: int) -> int:
+    """Rows that pass a teacher together whose targets are kept.
+
+    On a CPU, each passes alone: the last bits of a product depend on the number of rows, and a row's targets must not depend
+    on its batch. A GPU would idle.
+    """
+    return 1 if device.type == "cpu" else max(1, TOKENS // context)
 
 
 def entries(z_nV: Tensor, key_n: Tensor, position_n: Tensor, keeping: Keeping) -> tuple[Tensor, Tensor, Tensor]:
