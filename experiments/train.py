@@ -14,8 +14,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from arch import checkpoint as checkpoints, registry
-from arch import probe_model
+from arch import checkpoint as checkpoints
+from arch import probe_model, registry
 from arch.contracts import Reading
 from arch.document import ROOT
 from arch.errors import DataError

@@ -143,10 +143,12 @@ class Distill(nn.Module):
         parts = {"kl": found.kl_N, "agreement": found.agree_N, "cross_entropy": found.nats_N}
         return {"loss": Mean(found.loss, batch.weight)} | {name: Mean(each.sum(), batch.weight) for name, each in parts.items()}
 
-    def _from_all(self, student: tuple[Any, ...], hidden_NE: torch.Tensor, options: dict[str, Any]) -> Distances:
+    def _from_all(
+        self, student: tuple[torch.Tensor, torch.Tensor, torch.Tensor], hidden_NE: torch.Tensor, options: dict[str, Any]
+    ) -> Distances:
         teacher = self.teacher.model
         options = options | {"teacher_softcap": teacher.spec.logit_softcap}
-        return full(*student, teacher_hidden_NE=hidden_NE, teacher_weight_VE=teacher.head_weight, **options)
+        return full(*student, hidden_NE, teacher.head_weight, **options)
 
     def distances(self, model: Model, batch: Batch) -> dict[str, Mean]:
         """{kl, agreement} from the teacher's whole distribution at temperature 1, whatever the student was trained on."""
