@@ -23,12 +23,12 @@ from arch.registry import objective
 from arch.spec import Count, Fraction, Positive, Spec, digest, place
 from experiments import costs
 from experiments.data.batch import Batch, Rows
-from experiments.distillation import cache, packed
+from experiments.distillation import cache, estimate, packed
 from experiments.distillation.teacher import Keeping, Kept, Teacher
-from experiments.record import RunRecord
 from experiments.spec import Reference
 from experiments.start import content
 
+Student = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # hidden states (N, D), the head's weight (V, D), targets (N,)
 K = 256
 MODES = Literal["full", "sampled", "counts", "top_k"]
 
@@ -143,9 +143,7 @@ class Distill(nn.Module):
         parts = {"kl": found.kl_N, "agreement": found.agree_N, "cross_entropy": found.nats_N}
         return {"loss": Mean(found.loss, batch.weight)} | {name: Mean(each.sum(), batch.weight) for name, each in parts.items()}
 
-    def _from_all(
-        self, student: tuple[torch.Tensor, torch.Tensor, torch.Tensor], hidden_NE: torch.Tensor, options: dict[str, Any]
-    ) -> Distances:
+    def _from_all(self, student: Student, hidden_NE: torch.Tensor, options: dict[str, Any]) -> Distances:
         teacher = self.teacher.model
         options = options | {"teacher_softcap": teacher.spec.logit_softcap}
         return full(*student, hidden_NE, teacher.head_weight, **options)
@@ -180,8 +178,7 @@ class Distill(nn.Module):
     def costs(cls, config: Config, spec: Any, dataset: Dataset | None, runs: Mapping[str, Referred]) -> dict[str, float]:
         """The teacher's forward passes over what it reads: every row in every step, or each distinct row once for a cache.
 
-        flops: in the run that fills the cache; runs after it find the rows there. seconds: only where the teacher has a record
-        with its speed of training, of which a forward pass is a third.
+        flops, seconds: in the run that fills the cache; runs after it find the rows there. seconds: `estimate.seconds`.
         """
         model, context = runs["teacher"].model, spec.data.context
         plugins = plugin_sources(model.dump())
@@ -192,18 +189,8 @@ class Distill(nn.Module):
         more = {"flops": per_token * tokens, "teacher_flops_per_token": per_token}
         if config.cache:
             more["disk_bytes"] = cache.bytes_at_most(tokens, config.mode, config.k, spec.model.vocab_size)
-        seconds = forward_seconds(runs["teacher"].folder, tokens)
-        return more if seconds is None else more | {"seconds": seconds}
-
-
-def forward_seconds(folder: str | Path, tokens: float) -> float | None:
-    """About how long a teacher's forward passes over so many tokens take where it was trained; None if that is not known.
-
-    A training step is a forward pass and a backward pass of twice its FLOPs.
-    """
-    record = RunRecord.read_whole(folder) if folder else None
-    speed = record.measured.get("speed/tokens_per_second") if record else None
-    return tokens / (3 * speed) if speed else None
+        seconds = estimate.seconds(runs["teacher"], context, spec.train, per_token)
+        return more if seconds is None else more | {"seconds": seconds * tokens}
 
 
 def about(folder: str | Path, fingerprint: str, context: int, keeping: Keeping) -> cache.About:
