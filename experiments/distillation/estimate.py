@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +31,7 @@ def seconds(teacher: Referred, context: int, train: TrainSpec, flops_per_token: 
         return 1 / (3 * speed)
     if train.accelerator != "cpu" or flops_per_token * context > TRIED_FLOPS:
         return None
-    return _tried(teacher.model.model_dump_json(), context, train.threads)
+    return _tried(json.dumps(teacher.model.dump()), context, train.threads)
 
 
 @lru_cache(maxsize=64)
@@ -39,7 +40,7 @@ def _tried(model: str, context: int, threads: int) -> float:
     before, passes = torch.get_num_threads(), []
     torch.set_num_threads(threads)
     try:
-        teacher = new_model(ModelSpec.model_validate_json(model), seed=0).eval()
+        teacher = new_model(ModelSpec.parse(json.loads(model)), seed=0).eval()
         tokens_BT = torch.zeros(1, context, dtype=torch.long)
         for _ in range(2):
             started = time.perf_counter()
