@@ -74,7 +74,7 @@ def _caption(each: Evaluated, chart: Chart) -> str:
     drawn = each.over_seeds(chart)
     several = any(len(each.records[arm]) > 1 for arm in drawn)
     what = {"curve": "lines", "grid": "cells", "histogram": "outlines"}[chart.kind]
-    band = "; bands go from the least to the most of them" if several and chart.kind != "grid" else ""
+    band = ", bands span them" if several and chart.kind != "grid" else ""
     mean = f"{what} are means over {_count(len(each.records[arm]) for arm in drawn)}{band}" if several else "one seed"
     without = [arm for arm in each.records if arm not in drawn]
     nothing = f" Without a row of it: {html.escape(listed(without))}." if without else ""
@@ -122,7 +122,7 @@ def _details(each: Evaluated, chart: Chart) -> str:
         rows.append(f"<tr>{cells}{''.join(f'<td class=number>{units.number(value)}</td>' for value in values)}</tr>")
     left = f"<p class=note>The first {LONGEST} of {len(frame):,} rows.</p>" if len(frame) > LONGEST else ""
     what = html.escape(label(chart, height(chart)))
-    table = f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    table = f"<div class=scroll><table class=compact><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     return f"<details><summary>Means as a table: {what}</summary>{table}{left}</details>"
 
 
@@ -137,7 +137,7 @@ def metrics_html(each: Evaluated, metrics: Sequence[str]) -> str:
     else:
         head = "".join(f"<th class=number>{html.escape(arm)}</th>" for arm in arms)
         rows = [f"<tr><th scope=row>{names[name]}</th>{''.join(cell(arm, name) for arm in arms)}</tr>" for name in metrics]
-    return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f"<table class=compact><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _metric_heading(each: Evaluated, name: str) -> str:

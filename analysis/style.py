@@ -34,6 +34,7 @@ thead .number { white-space: normal; }
 .results tbody tr:first-child { background: var(--card); }
 .results tbody th { padding-left: 8px; }
 small { display: block; color: var(--muted); font-size: 12.5px; font-weight: 400; }
+.compact { width: auto; } .compact th, .compact td { padding: 5px 26px 5px 0; }
 .specs td, .specs tbody th { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 13px; font-weight: 400; }
 .badge { display: inline-block; border: 1px solid; border-radius: 999px; padding: 0 9px; font-size: 12.5px; font-weight: 600;
   white-space: nowrap; color: var(--open); }

@@ -57,6 +57,8 @@ def of(spec: ExperimentSpec) -> Able:
     words |= {word for word, method in SHOWN.items() if any(hasattr(mixer, method) for mixer in mixers.values())}
     if spec.data.tokenizer is not None:
         words.add("text")
+    if hasattr(registry.component("objective", spec.objective["type"]), "distances"):
+        words.add("teacher")
     source = registry.component("source", spec.data.source["type"])
     words |= {word for word in ("exact", "recalls") if getattr(source, word, False)}
     return Able(frozenset(words), reasons, model)

@@ -31,7 +31,7 @@ LEAST_TEXT, DRAWS = 8, 256
 
 def _check(template: str) -> str:
     if template.count(KEY) != 1 or template.count(VALUE) != 1 or template.index(KEY) > template.index(VALUE):
-        raise ValueError(f"expected a text with one {KEY} and, after it, one {VALUE}, such as {TEMPLATE!r}; got {template!r}")
+        raise ValueError(f"expected a text with one {KEY} and, after it, one {VALUE}, such as {TEMPLATE!r}")
     return template
 
 

@@ -156,7 +156,7 @@ def test_the_report_has_a_figure_per_chart_and_says_what_is_drawn(measured):
     assert_self_contained(page)
     part = page.split("<h2>What else was measured</h2>")[1].split("</section>")[0]
     assert part.count("<svg") == part.count("<details>") == len(CHARTS)
-    assert "Loss by position, on the report split; lines are means over 1 to 2 seeds; bands go from the least" in part
+    assert "Loss by position, on the report split; lines are means over 1 to 2 seeds, bands span them." in part
     assert "Measured by <code>by_position</code> (rows: 8)." in part
     assert not re.search(r"\bnan\b|\bNone\b", re.sub(r"<svg.*?</svg>", "", part, flags=re.DOTALL))
     assert "var(--arm1)" in part and charts.COLOURS[0] not in part  # the colours are those of the page's theme
