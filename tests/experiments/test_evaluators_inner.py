@@ -54,7 +54,7 @@ def measured(name, model, rows=3, **options):
     """The Findings of an evaluator, read 2 rows at a time."""
     evaluator = registry.build("evaluator", {"type": name, **({} if name == "decode_speed" else {"rows": rows}), **options})
     with torch.no_grad():
-        return evaluator(model, Packed(), Given(None, "report", CONTEXT, 2, torch.device("cpu"), 0))
+        return evaluator(model, Packed(), Given(None, None, "report", CONTEXT, 2, torch.device("cpu"), 0))
 
 
 def batches(rows=3):
@@ -197,7 +197,7 @@ def test_padding_is_left_out():
             for row, length in ((0, 4), (1, 9)):
                 yield Batch.text(Rows(tokens_BT[row : row + 1, -length:], TokenLayout.whole(1, length)))
 
-    given = Given(None, "report", 9, 2, torch.device("cpu"), 0)
+    given = Given(None, None, "report", 9, 2, torch.device("cpu"), 0)
     for name in ("attention", "activations"):
         evaluator = registry.build("evaluator", {"type": name})
         with torch.no_grad():
@@ -364,7 +364,7 @@ def test_nothing_of_earlier_rows_is_kept(name):
 
     evaluator = registry.build("evaluator", {"type": name, "rows": 8})
     with torch.no_grad():
-        evaluator(model, Watching(), Given(None, "report", CONTEXT, 2, torch.device("cpu"), 0))
+        evaluator(model, Watching(), Given(None, None, "report", CONTEXT, 2, torch.device("cpu"), 0))
     assert len(given_by_batch) == 4 and all(given_by_batch)
 
 
@@ -383,7 +383,7 @@ def test_hooks_are_removed_also_after_a_failure():
     for name in ("attention", "activations"):
         evaluator = registry.build("evaluator", {"type": name})
         with pytest.raises(DataError, match="no more"), torch.no_grad():
-            evaluator(model, Broken(), Given(None, "report", CONTEXT, 2, torch.device("cpu"), 0))
+            evaluator(model, Broken(), Given(None, None, "report", CONTEXT, 2, torch.device("cpu"), 0))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
