@@ -51,7 +51,6 @@ CAPABILITIES = {
     "recalls": "each target of its data repeats what came before in its row",
     "attends": "a layer's mixer shows what its attention weights are computed from (`attending`)",
     "decays": "a layer's mixer has a state that decays, and shows how fast (`decaying`)",
-    "exports": "a class of transformers can express the model",
 }
 
 
