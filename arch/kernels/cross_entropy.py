@@ -43,13 +43,33 @@ def cross_entropies(hidden_ND, weight_VD, targets_N, softcap=None):
 
     In float32, or float64 where the weight is. Without a gradient.
     """
-    labelled_N = targets_N >= 0
-    targets = _Each(targets_N[labelled_N])
-    with torch.no_grad():
-        chunked(hidden_ND[labelled_N], weight_VD, targets, softcap)
+    return predictions(hidden_ND, weight_VD, targets_N, softcap)[0]
+
+
+def predictions(hidden_ND, weight_VD, targets_N, softcap=None):
+    """(-log p(target), whether the target is the most probable token), (N,) each; 0 and False without a target.
+
+    As `cross_entropies`, which computes the same. A target that only shares the largest logit is not right.
+    """
+    _, each, labelled_N = _each(hidden_ND, weight_VD, targets_N, softcap)
     nats_N = hidden_ND.new_zeros(len(targets_N), dtype=torch.promote_types(weight_VD.dtype, torch.float32))
-    nats_N[labelled_N] = torch.cat([nats_N.new_empty(0), *targets.nats_n]).to(nats_N.dtype)
-    return nats_N
+    right_N = torch.zeros_like(labelled_N)
+    nats_N[labelled_N] = torch.cat([nats_N.new_empty(0), *each.nats_n]).to(nats_N.dtype)
+    right_N[labelled_N] = torch.cat([right_N.new_empty(0), *each.right_n])
+    return nats_N, right_N
+
+
+def cross_entropy_and_right(hidden_ND, weight_VD, targets_N, softcap=None):
+    """(`linear_cross_entropy` to the last bit, how many targets are right as in `predictions`), without a gradient."""
+    total, each, _ = _each(hidden_ND, weight_VD, targets_N, softcap)
+    return total, sum((right_n.sum() for right_n in each.right_n), total.new_zeros((), dtype=torch.long))
+
+
+def _each(hidden_ND, weight_VD, targets_N, softcap):
+    labelled_N = targets_N >= 0
+    each = _Each(targets_N[labelled_N])
+    with torch.no_grad():
+        return chunked(hidden_ND[labelled_N], weight_VD, each, softcap), each, labelled_N
 
 
 def chunked(hidden_ND, weight_VD, wanted, softcap=None, temperature=1.0):
@@ -87,18 +107,24 @@ class Targets:
 
 
 class _Each:
-    """One target per position, for losses that need no gradient: it keeps the loss of each position, chunk by chunk."""
+    """One target per position, for losses that need no gradient: it keeps what each position has, chunk by chunk."""
 
     buffers = 0
 
     def __init__(self, targets_N):
-        self.targets_N, self.nats_n = targets_N, []
+        self.targets_N, self.nats_n, self.right_n = targets_N, [], []
 
     def differ(self, z_nV, first):
         """The sum of -log q(target) over the positions of z, from `first` on. z becomes q, and not its gradient."""
-        target_n1 = z_nV.gather(1, self.targets_N[first : first + len(z_nV), None])
-        nats_n1 = softmax_(z_nV) - target_n1
+        target_n1 = self.targets_N[first : first + len(z_nV), None]
+        z_n1 = z_nV.gather(1, target_n1)
+        # The largest of the other logits says whether the target is right, and with it which logit is the largest: so the
+        # softmax needs no pass of its own for that.
+        others_n1 = z_nV.scatter_(1, target_n1, -torch.inf).amax(1, keepdim=True)
+        z_nV.scatter_(1, target_n1, z_n1)
+        nats_n1 = softmax_(z_nV, torch.maximum(others_n1, z_n1)) - z_n1
         self.nats_n.append(nats_n1[:, 0])
+        self.right_n.append((z_n1 > others_n1)[:, 0])
         return nats_n1.sum()
 
 
@@ -177,9 +203,8 @@ def logits_(z_nV, hidden_nD, weight_VD, softcap, temperature, tanh_nV):
 def softmax_(z_nV, largest_n1=None):
     """Replace z by its softmax and return its log-sum-exp (n, 1), computed as max z - log(max softmax z).
 
-    largest_n1: the largest z of each position, if it is known.
-
-    torch's softmax takes one pass over memory, also in place; its log-sum-exp takes three and a temporary tensor.
+    largest_n1: max z, where it is known. torch's softmax takes one pass over memory, also in place; its log-sum-exp takes
+    three and a temporary tensor.
     """
     largest_n1 = z_nV.amax(1, keepdim=True) if largest_n1 is None else largest_n1
     torch.softmax(z_nV, 1, out=z_nV)

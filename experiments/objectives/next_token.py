@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from arch.contracts import Dataset, Mean
-from arch.kernels.cross_entropy import cross_entropies, linear_cross_entropy
+from arch.kernels.cross_entropy import cross_entropy_and_right, linear_cross_entropy, predictions
 from arch.model import Model
 from arch.registry import objective
 from arch.spec import Spec
@@ -24,6 +24,8 @@ class NextToken(nn.Module):
     Means are kept as sum and weight, which makes accumulation, masked positions and data parallelism exact: a step's
     loss is the sum of all losses divided by the number of all targets, however the rows are divided.
     Bits per byte can be compared across tokenizers. A dataset that does not know its tokens' bytes has none.
+    accuracy: the share of targets that are the most probable token; one that shares its probability with another is not
+    counted. It is measured where a model is evaluated, so that it costs no training step anything.
     """
 
     class Config(Spec):
@@ -41,13 +43,21 @@ class NextToken(nn.Module):
         self.register_buffer("byte_lengths_V", lengths_V, persistent=False)
 
     def forward(self, model: Model, batch: Batch) -> dict[str, Mean]:
-        """{loss: nats per token} and, where bytes are known, {nats_per_byte}, from which `derive` makes bits per byte."""
+        """{loss: nats per token} and, where bytes are known, {nats_per_byte}, from which `derive` makes bits per byte.
+
+        Without a gradient also {accuracy}.
+        """
         rows = batch["text"]
         assert rows.targets_BT is not None
         hidden_BTD, _ = model.trunk(rows.tokens_BT, rows.layout)
         targets_N = rows.targets_BT.flatten()
-        nats = linear_cross_entropy(hidden_BTD.flatten(0, 1), model.head_weight, targets_N, model.spec.logit_softcap)
-        means = {"loss": Mean(nats, batch.weight)}
+        inputs = hidden_BTD.flatten(0, 1), model.head_weight, targets_N, model.spec.logit_softcap
+        if torch.is_grad_enabled():
+            nats = linear_cross_entropy(*inputs)
+            means = {"loss": Mean(nats, batch.weight)}
+        else:
+            nats, right = cross_entropy_and_right(*inputs)
+            means = {"loss": Mean(nats, batch.weight), "accuracy": Mean(right, batch.weight)}
         if self.byte_lengths_V is not None:
             lengths_N = self.byte_lengths_V[targets_N.clamp(min=0)]
             means["nats_per_byte"] = Mean(nats.detach(), torch.where(targets_N >= 0, lengths_N, 0).sum())
@@ -59,9 +69,10 @@ class NextToken(nn.Module):
         assert rows.targets_BT is not None
         hidden_BTD, _ = model.trunk(rows.tokens_BT, rows.layout)
         targets_N = rows.targets_BT.flatten()
-        nats_N = cross_entropies(hidden_BTD.flatten(0, 1), model.head_weight, targets_N, model.spec.logit_softcap)
-        nats_BT, target_BT = nats_N.view_as(rows.targets_BT), rows.targets_BT >= 0
-        means = {"loss": Mean(nats_BT, target_BT)}
+        inputs = hidden_BTD.flatten(0, 1), model.head_weight, targets_N, model.spec.logit_softcap
+        nats_BT, right_BT = (each_N.view_as(rows.targets_BT) for each_N in predictions(*inputs))
+        target_BT = rows.targets_BT >= 0
+        means = {"loss": Mean(nats_BT, target_BT), "accuracy": Mean(right_BT, target_BT)}
         if self.byte_lengths_V is not None:
             means["nats_per_byte"] = Mean(nats_BT, self.byte_lengths_V[rows.targets_BT.clamp(min=0)] * target_BT)
         return means
@@ -71,4 +82,6 @@ class NextToken(nn.Module):
         metrics = {"loss": values["loss"], "perplexity": math.exp(min(values["loss"], 700.0))}
         if "nats_per_byte" in values:
             metrics["bits_per_byte"] = values["nats_per_byte"] / math.log(2)
+        if "accuracy" in values:
+            metrics["accuracy"] = values["accuracy"]
         return metrics

@@ -67,6 +67,33 @@ def test_the_losses_of_positions_equal_the_reference_one_by_one(positions, softc
         near(each_N[n], reference(hidden_ND[place], weight_VD, targets_N[place], softcap), TOLERANCE[dtype], 1 / V, f"position {n}")
 
 
+@each_dtype
+@each_softcap
+@each_length
+def test_a_target_is_right_where_no_other_logit_is_as_large(positions, softcap, dtype):
+    (hidden_ND, weight_VD), targets_N = student(positions, dtype), targets_of(positions)
+    logits_NV = cross_entropy.all_logits(hidden_ND, weight_VD, softcap)
+    targets_N[::2] = logits_NV.argmax(1)[::2]
+    targets_N[1::3] = -1
+    nats_N, right_N = cross_entropy.predictions(hidden_ND, weight_VD, targets_N, softcap)
+    assert (right_N[targets_N < 0] == 0).all() and not right_N.requires_grad
+    top = logits_NV.topk(2, 1)
+    certain_N = (top.values[:, 0] > top.values[:, 1] + 1e-2) & (targets_N >= 0)
+    assert (right_N == (top.indices[:, 0] == targets_N))[certain_N].all()
+    total, right = cross_entropy.cross_entropy_and_right(hidden_ND, weight_VD, targets_N, softcap)
+    assert right == right_N.sum() and torch.equal(total, linear_cross_entropy(hidden_ND, weight_VD, targets_N, softcap))
+    assert torch.equal(nats_N, cross_entropy.cross_entropies(hidden_ND, weight_VD, targets_N, softcap))
+
+
+def test_a_tie_is_not_right_and_no_target_is_none_right():
+    hidden_ND, weight_VD = torch.ones(6, D), torch.zeros(V, D)
+    nats_N, right_N = cross_entropy.predictions(hidden_ND, weight_VD, torch.arange(6))
+    assert not right_N.any(), "a model with constant logits predicts nothing"
+    assert torch.allclose(nats_N, torch.tensor(float(V)).log().expand(6))
+    total, right = cross_entropy.cross_entropy_and_right(hidden_ND, weight_VD, torch.full((6,), -1))
+    assert total == 0 and right == 0
+
+
 @each_softcap
 def test_gradients_are_those_of_finite_differences(softcap):
     inputs = student(2 * CHUNK + 1, torch.float64)

@@ -51,7 +51,7 @@ def test_documents_add_up_to_the_metrics_of_the_run(tiny, tmp_path):
     total = {name: math.fsum(sums) / math.fsum(documents.weights[name]) for name, sums in documents.sums.items()}
     assert record.metrics["report/loss"] == pytest.approx(total["loss"], rel=1e-12)
     assert record.metrics["report/bits_per_byte"] == pytest.approx(total["nats_per_byte"] / math.log(2), rel=1e-12)
-    assert documents.without.keys() == {"loss", "perplexity", "bits_per_byte"}
+    assert documents.without.keys() == {"loss", "perplexity", "bits_per_byte", "accuracy"}
     for i in range(len(documents.names)):
         rest = [math.fsum(np.delete(both["nats_per_byte"], i)) for both in (documents.sums, documents.weights)]
         assert documents.without["bits_per_byte"][i] == pytest.approx(rest[0] / rest[1] / math.log(2), rel=1e-9)
