@@ -140,7 +140,7 @@ class _Scale:
     def row(self) -> dict[str, Any]:
         rms = math.sqrt(self.squares / self.count) if self.count else None
         headroom = FLOAT16 / self.largest if self.largest else None
-        return {"rms": rms, "largest": self.largest, "float16_headroom": headroom, "at": self.at}
+        return {"rms": rms, "largest": self.largest, "float16_headroom": headroom, "at": self.at or None}
 
 
 class _Watch:

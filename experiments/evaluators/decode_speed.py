@@ -15,6 +15,7 @@ from arch.generate import prefill
 from arch.model import Model
 from arch.registry import evaluator
 from arch.spec import Count, List, Spec, later
+from arch.words import times
 
 # Tokens that each number of streams decodes, untimed, before the first round: programs are compiled, caches are filled.
 WARM_UP = 2
@@ -115,7 +116,8 @@ class DecodeSpeed:
         for turn in range(self.config.repeats):
             for case in cases if turn % 2 == 0 else reversed(cases):
                 case.run(model, prompts[case.batch].to(device))
-        text = f"{device.type}, {torch.get_num_threads()} threads, {_dtype(model)}, medians of {self.config.repeats} rounds"
+        threads, rounds = times(torch.get_num_threads(), "thread"), times(self.config.repeats, "round")
+        text = f"{device.type}, {threads}, {_dtype(model)}, medians of {rounds}"
         return Findings(self._values(cases), [case.row() for case in cases], text)
 
     def _fitting(self, model: Model) -> list[int]:

@@ -54,7 +54,7 @@ def measured(name, model, rows=3, **options):
     """The Findings of an evaluator, read 2 rows at a time."""
     evaluator = registry.build("evaluator", {"type": name, **({} if name == "decode_speed" else {"rows": rows}), **options})
     with torch.no_grad():
-        return evaluator(model, Packed(), Given(None, "report", CONTEXT, 2, torch.device("cpu"), 0))
+        return evaluator(model, Packed(), Given(None, None, "report", CONTEXT, 2, torch.device("cpu"), 0))
 
 
 def batches(rows=3):
@@ -197,7 +197,7 @@ def test_padding_is_left_out():
             for row, length in ((0, 4), (1, 9)):
                 yield Batch.text(Rows(tokens_BT[row : row + 1, -length:], TokenLayout.whole(1, length)))
 
-    given = Given(None, "report", 9, 2, torch.device("cpu"), 0)
+    given = Given(None, None, "report", 9, 2, torch.device("cpu"), 0)
     for name in ("attention", "activations"):
         evaluator = registry.build("evaluator", {"type": name})
         with torch.no_grad():
@@ -277,7 +277,8 @@ def test_a_constant_gate_gives_the_closed_form():
         row = next(row for row in findings.table if row["kind"] == kind)
         assert row["median"] == pytest.approx((constants[7] + constants[8]) / 2, rel=1e-4)
         bars = [row for row in findings.table if row["panel"] == f"layer 0, {kind}"]
-        counted = [sum(bar["from"] <= value < bar["to"] for value in constants) for bar in bars]
+        ends = [0, *(bar["to"] for bar in bars[:-1]), math.inf]
+        counted = [sum(low <= value < high for value in constants) for low, high in pairwise(ends)]
         assert [bar["channels"] for bar in bars] == counted and sum(counted) == DIM
         assert all(bar["to"] / bar["from"] == pytest.approx(10 ** (1 / decay.BARS)) for bar in bars)
         assert all(low["to"] == high["from"] for low, high in pairwise(bars))
@@ -363,7 +364,7 @@ def test_nothing_of_earlier_rows_is_kept(name):
 
     evaluator = registry.build("evaluator", {"type": name, "rows": 8})
     with torch.no_grad():
-        evaluator(model, Watching(), Given(None, "report", CONTEXT, 2, torch.device("cpu"), 0))
+        evaluator(model, Watching(), Given(None, None, "report", CONTEXT, 2, torch.device("cpu"), 0))
     assert len(given_by_batch) == 4 and all(given_by_batch)
 
 
@@ -382,7 +383,7 @@ def test_hooks_are_removed_also_after_a_failure():
     for name in ("attention", "activations"):
         evaluator = registry.build("evaluator", {"type": name})
         with pytest.raises(DataError, match="no more"), torch.no_grad():
-            evaluator(model, Broken(), Given(None, "report", CONTEXT, 2, torch.device("cpu"), 0))
+            evaluator(model, Broken(), Given(None, None, "report", CONTEXT, 2, torch.device("cpu"), 0))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
@@ -421,7 +422,7 @@ def test_speed_is_told_of_the_longest_case():
     empty = next(row for row in table if (row["streams"], row["length"]) == (3, 4))
     assert values["decode_slowdown"] == longest[1]["seconds_per_token"] / empty["seconds_per_token"]
     assert values["decode_state_bytes"] == longest[0]["state_bytes"]
-    assert "threads, float32" in findings.text
+    assert findings.text == "cpu, 1 thread, float32, medians of 2 rounds"
 
 
 def test_an_empty_prompt_alone_has_no_prefill():
