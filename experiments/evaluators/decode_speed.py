@@ -50,7 +50,7 @@ class DecodeSpeed:
         """
 
         batches: Annotated[List[Count], Field(min_length=1)] = (1, 16)
-        tokens: Annotated[List[Count], Field(min_length=1)] = (16, 64)
+        tokens: Annotated[List[Count], Field(min_length=1)] = (16, 32, 64)
         prefills: Annotated[List[Annotated[int, Field(ge=0)]], Field(min_length=1)] = (0, 512)
         repeats: Count = 3
         memory: Count | None = later(None)
@@ -86,7 +86,6 @@ class DecodeSpeed:
             kind="curve",
             x="length",
             y="state_bytes",
-            by="streams",
             title="State of one stream",
             labels={"length": "tokens, prompt included", "state_bytes": "bytes"},
             log=("length", "state_bytes"),
@@ -215,7 +214,7 @@ class _Case:
         """The case's row of the table."""
         one = self.state / self.batch
         return {
-            "case": f"{self.batch} x, prompt {self.prompt:,}",
+            "case": f"{times(self.batch, 'stream')}, prompt {self.prompt:,}",
             "streams": self.batch,
             "prefill": self.prompt,
             "tokens": self.tokens,
