@@ -179,9 +179,8 @@ class _Watch:
 
         def inner(name):
             def hook(module, args, output):
-                for each in output if isinstance(output, tuple | list) else (output,):
-                    if _is_number(each):
-                        given.append((weakref.ref(each), name, _largest(self._real(each))))
+                made = output if isinstance(output, tuple | list) else (output,)
+                given.extend((weakref.ref(each), name, _largest(self._real(each))) for each in made if _is_number(each))
                 last[:] = filter(_is_number, args[:1])
 
             return hook
@@ -190,8 +189,8 @@ class _Watch:
             self.see((layer, kind), _first(output))
             for each in last:
                 self.see((layer, f"{kind} hidden"), each)
-            for made, name, largest in given:
-                if made() is not _first(output):
+            for tensor, name, largest in given:
+                if tensor() is not _first(output):
                     self.scales.setdefault((layer, f"{kind} inside"), _Scale()).keep(largest, name)
             last.clear()
             given.clear()
