@@ -134,6 +134,8 @@ class Cache:
     def _fill(self, numbers, compute, progress, at_once):
         inspect(self.about)
         self._read()
+        for stale in self.folder.glob(".*"):  # of processes that were killed: only the holder of the lock writes
+            stale.unlink()
         if not self.shards:
             text = json.dumps(self.about.dump(), indent=1)
             write_atomically(self.folder / "about.json", text.encode())
