@@ -1,5 +1,6 @@
 """Evaluators that look inside a model, and that which times its decoding: against slow computations of their own."""
 
+import copy
 import math
 import weakref
 from itertools import pairwise
@@ -329,11 +330,12 @@ def test_activations_are_those_of_a_plain_forward(norm):
 
 def test_the_largest_value_inside_names_its_module():
     model = model_of({"type": "attention", "heads": 2})
+    ffn = model.blocks[0].ffn.component
     with torch.no_grad():
-        model.blocks[0].ffn.component.up.weight *= 1000
-        model.blocks[0].ffn.component.down.weight *= 0.001
+        ffn.down.weight *= 1e6  # what the component gives is not inside of it
+        ffn.up.weight *= 1000
     inner = next(row for row in measured("activations", model).table if row["place"] == "ffn inside")
-    assert inner["at"] == "up" and inner["largest"] > 1000
+    assert inner["at"] == "up" and 1000 < inner["largest"] < 1e5
 
 
 @pytest.mark.parametrize("factor, overflows", [(1.0, False), (3e4, True)])
@@ -397,12 +399,13 @@ DECODING = {"batches": [1, 3], "tokens": [2, 4], "prefills": [0, 9], "repeats": 
         [{"type": "attention", "heads": 2, "window": 4}, {"type": "rg_lru", "blocks": 2}],
     ],
 )
-def test_the_bytes_of_a_state_are_those_that_are_foreseen(mixers):
-    model = model_of(*mixers)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_bytes_of_a_state_are_those_that_are_foreseen(mixers, dtype):
+    model = model_of(*mixers).to(cost.DTYPES[dtype])
     findings = measured("decode_speed", model, **DECODING)
     assert len(findings.table) == 8
     for row in findings.table:
-        foreseen = cost.cache_bytes(model.spec, row["length"])["total"]
+        foreseen = cost.cache_bytes(model.spec, row["length"], dtype)["total"]
         assert row["length"] == row["prefill"] + row["tokens"]
         assert row["state_bytes"] == row["foreseen_bytes"] == foreseen
         assert foreseen <= row["held_bytes"] <= foreseen + 3 * DIM * 4  # no view keeps more than the taps, whatever the prompt
@@ -440,6 +443,13 @@ def test_streams_that_do_not_fit_are_left_out():
         DataError, match=r"weights \(.*kB\) and a state of 13 tokens \(.*kB\) for each of 1 do not fit into memory = "
     ):
         fits(weights + stream - 1)
+
+
+def test_in_bfloat16_they_see_the_same_up_to_rounding():
+    model = model_of({"type": "attention", "heads": 2, "softcap": 5.0}, {"type": "rg_lru", "blocks": 2})
+    for name in ("attention", "decay", "activations"):
+        wide, narrow = measured(name, model).values, measured(name, copy.deepcopy(model).bfloat16()).values
+        assert narrow == pytest.approx(wide, rel=0.1) and narrow != wide
 
 
 def test_columns_of_charts_are_in_the_table():
