@@ -98,6 +98,24 @@ def test_the_same_numbers_come_in_batches_of_any_size(prepared):
         assert [row.keys() for row in one.table] == [row.keys() for row in many.table]
 
 
+@pytest.mark.parametrize(
+    "options, longest",
+    [
+        ({"type": "by_position", "rows": 30, "context": [16, 100]}, 100),
+        ({"type": "extrapolate", "rows": 30, "lengths": [16, 100]}, 100),
+        ({**SHORT_NEEDLE, "rows": 30}, 64),
+        ({"type": "memorization", "rows": 30, "prefix": 6, "continuation": 2}, 9),
+    ],
+)
+def test_no_pass_reads_more_tokens_than_a_step_or_one_row(options, longest, prepared, monkeypatch):
+    """So memory does not grow with the rows."""
+    model, dataset = prepared
+    read, trunk = [], Model.trunk
+    monkeypatch.setattr(Model, "trunk", lambda self, tokens, *rest: read.append(tokens.numel()) or trunk(self, tokens, *rest))
+    found(model, dataset, given(rows=2, context=32), **options)
+    assert len(read) > 5 and max(read) <= max(64, longest)
+
+
 def test_extrapolate_scores_the_same_tokens_after_more_and_more_context(prepared):
     model, dataset = prepared
     measured = found(model, dataset, type="extrapolate", rows=9, lengths=[16, 24, 80], tail=6)

@@ -9,6 +9,7 @@ import torch
 
 from arch import registry
 from arch.contracts import Given
+from arch.document import load
 from arch.errors import DataError, SpecError
 from arch.model import new_model
 from experiments.data import corpus, needles, texts
@@ -293,6 +294,11 @@ def test_the_task_trains_and_is_measured_like_any_other(task, tmp_path):
     assert expected <= set(record.metrics)
     assert record.data["text"]["splits"]["train"]["documents"] > 300
     assert train(planned, 0, tmp_path / "again").metrics == record.metrics
+
+
+def test_the_shipped_task_asks_at_lengths_beyond_training():
+    spec = resolve(load("tasks/needle", "experiments"))
+    assert spec.data.source["type"] == "needle" and max(spec.evaluate.report["needle"]["lengths"]) == 8 * spec.data.context
 
 
 @pytest.mark.parametrize(
