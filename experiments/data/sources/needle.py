@@ -63,6 +63,7 @@ class Needle:
 
     def __init__(self, config: Config):
         self.config = config
+        self.texts = config.haystack
 
     def dataset(self, data: DataSpec) -> "NeedleRows":
         """The dataset of these options. Raises DataError for unusable text, and a context without room for a needle."""
