@@ -115,9 +115,6 @@ class Lookup:
                     hidden_BTV[row, t, tokens[earlier[-1] + 1]] = 1.0
         return hidden_BTV, None
 
-    def logits(self, hidden_BTV):
-        return hidden_BTV @ self.head_weight.T
-
 
 def test_a_model_that_looks_the_answer_up_finds_every_needle_and_without_one_it_is_at_chance(text):
     measured = found(Lookup(), text)
@@ -199,6 +196,9 @@ def test_a_row_of_the_task_is_text_a_needle_and_its_question(task):
             depths.append(len(before) / len(before + after))
             assert targets[-7:-1].tolist() == tokens[-6:].tolist() and targets[-1] == -1
             assert (targets[:-7] == -1).all()
+            at = [i for i, target in enumerate(targets.tolist()) if target >= 0]
+            back = [batch.extra["distance"][len(depths) % 4 - 1, i].item() for i in at]
+            assert [tokens[i + 1 - far].item() for i, far in zip(at, back, strict=True)] == targets[at].tolist() and min(back) > 9
     assert min(depths) < 0.1 and max(depths) > 0.9 and 0.35 < np.mean(depths) < 0.65
 
 
@@ -232,10 +232,14 @@ def test_splits_of_the_task_share_no_instance_and_no_document(task):
     assert not (keys["train"] & keys["select"] or keys["train"] & keys["report"] or keys["select"] & keys["report"])
 
 
-def test_with_text_scored_every_token_is(task):
+def test_with_text_scored_training_scores_every_token(task):
+    only = prepare(resolve(task).data, 300)
     task["data"]["source"]["text_scored"] = True
-    batch = rows(prepare(resolve(task).data, 300).batch("train", 0, 0, 4, 56))
+    dataset = prepare(resolve(task).data, 300)
+    batch = rows(dataset.batch("train", 0, 0, 4, 56))
     assert torch.equal(batch.targets_BT[:, :-1], batch.tokens_BT[:, 1:]) and (batch.targets_BT[:, -1] == -1).all()
+    measured = [rows(next(each.evaluation("report", 4, 56, 4))).targets_BT for each in (dataset, only)]
+    assert torch.equal(*measured) and (measured[0] >= 0).sum() == 4 * 6, "what is measured is always the answer"
 
 
 def test_what_decides_the_rows_decides_identity(task, corpus_file, tmp_path):
@@ -267,6 +271,7 @@ def test_the_task_trains_and_is_measured_like_any_other(task, tmp_path):
     task["evaluate"] = {
         "report": {
             "loss": {"type": "objective", "rows": 8},
+            "recall": {"type": "recall", "rows": 8},
             "needle": {**GRID, "rows": 2},
             "position": {"type": "by_position", "rows": 2},
         }
@@ -274,7 +279,8 @@ def test_the_task_trains_and_is_measured_like_any_other(task, tmp_path):
     planned = plan(task)
     record = train(planned, 0, tmp_path / "run")
     assert record.status == "finished", record.failure
-    assert {"report/loss", "report/needle_accuracy", "report/position_loss_late"} <= set(record.metrics)
+    expected = {"report/loss", "report/needle_accuracy", "report/position_loss_late", "report/recall_accuracy"}
+    assert expected <= set(record.metrics)
     assert record.data["text"]["splits"]["train"]["documents"] > 300
     assert train(planned, 0, tmp_path / "again").metrics == record.metrics
 
