@@ -197,7 +197,7 @@ def _grid(chart: Chart, drawn: dict[str, pd.DataFrame], style: dict[str, Look]) 
     wide = 0.07 * max(len(text(value)) for value in everything) + 0.04  # inches of a cell with its number
     columns = _grid_columns(len(named), len(xs), len(ys), len(drawn), wide)
     width = _grid_width(columns)
-    tall = min(max(0.27 * len(ys), 0.9), 4.2 if columns == 1 else 3.2)
+    tall = min(max(0.27 * len(ys), 1.1), 4.2 if columns == 1 else 3.2)
     rows_of_panels = math.ceil(len(named) / columns)
     figure, panels = panels_of(len(named), columns, (tall + 0.48) * rows_of_panels + 0.75)
     norm = _norm(chart, everything)

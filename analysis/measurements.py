@@ -53,8 +53,7 @@ def _repeats(name: str, every: Collection[str]) -> bool:
 
 
 def _one(each: Evaluated, figures: dict[str, Figure], metrics: Sequence[str]) -> str:
-    options = f": {html.escape(each.options)}" if each.options else ""
-    parts = [f"<h3>{html.escape(each.name)} on the {html.escape(each.split)} split{options}</h3>"]
+    parts = [f"<h3>{html.escape(heading(each))}</h3>"]
     remarks = list(_remarks(each))
     for name, chart in charts.named(each).items():
         if name in figures:
@@ -67,6 +66,11 @@ def _one(each: Evaluated, figures: dict[str, Figure], metrics: Sequence[str]) ->
             remarks.insert(0, f"{_seeds(each)} Measured by {_evaluator(each)}.")
     parts += [f"<p class=note>{remark}</p>" for remark in remarks]
     return "".join(parts)
+
+
+def heading(each: Evaluated) -> str:
+    """`needle on the report split: lengths: [64, 128]`, with the options where there are several."""
+    return f"{each.name} on the {each.split} split{f': {each.options}' if each.options else ''}"
 
 
 def _caption(each: Evaluated, chart: Chart) -> str:
@@ -129,15 +133,21 @@ def _details(each: Evaluated, chart: Chart) -> str:
 def metrics_html(each: Evaluated, metrics: Sequence[str]) -> str:
     """Means and intervals of metrics per arm. The longer of the two stands in rows."""
     arms = list(each.records)
-    names = {name: _metric_heading(each, name) for name in metrics}
-    cell = lambda arm, name: f"<td class=number>{two_lines(_cell(each, arm, name))}</td>"  # noqa: E731
     if len(metrics) <= WIDEST:
-        head = "".join(f"<th class=number>{names[name]}</th>" for name in metrics)
-        rows = [f"<tr><th scope=row>{html.escape(arm)}</th>{''.join(cell(arm, name) for name in metrics)}</tr>" for arm in arms]
+        head = "".join(f"<th class=number>{_metric_heading(each, name)}</th>" for name in metrics)
+        rows = []
+        for arm in arms:
+            cells = "".join(_cell(each, arm, name) for name in metrics)
+            rows.append(f"<tr><th scope=row>{html.escape(arm)}</th>{cells}</tr>")
     else:
         head = "".join(f"<th class=number>{html.escape(arm)}</th>" for arm in arms)
-        rows = [f"<tr><th scope=row>{names[name]}</th>{''.join(cell(arm, name) for arm in arms)}</tr>" for name in metrics]
+        rows = [metric_row(each, name, arms) for name in metrics]
     return f"<table class=compact><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def metric_row(each: Evaluated, name: str, arms: Sequence[str]) -> str:
+    """A row of a table: what a metric is, and its mean and interval for each arm."""
+    return f"<tr><th scope=row>{_metric_heading(each, name)}</th>{''.join(_cell(each, arm, name) for arm in arms)}</tr>"
 
 
 def _metric_heading(each: Evaluated, name: str) -> str:
@@ -149,9 +159,8 @@ def _metric_heading(each: Evaluated, name: str) -> str:
 
 def _cell(each: Evaluated, arm: str, name: str) -> str:
     shown, found = Shown(name, each.metric_info.get(name, Metric())), each.estimate(arm, name)
-    if found.low is None:
-        return shown.number(found.mean)
-    return f"{shown.number(found.mean)} {shown.interval(found.low, found.high)}"
+    interval = "" if found.low is None else f" {shown.interval(found.low, found.high)}"
+    return f"<td class=number>{two_lines(f'{shown.number(found.mean)}{interval}')}</td>"
 
 
 def write_csv(evaluated: Sequence[Evaluated], folder: Path) -> list[str]:
