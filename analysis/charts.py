@@ -251,7 +251,10 @@ def _cell_text(value: float, everything: pd.Series, chart: Chart) -> str:
     largest = everything.abs().max()
     if chart.value in chart.log or largest >= 1e5 or largest < 0.01:
         return f"{value:.2g}".replace("-", units.MINUS)
-    return f"{value:.{0 if largest >= 100 else 1 if largest >= 10 else 2}f}".replace("-", units.MINUS)
+    span = everything.max() - everything.min()
+    apart = 1 - math.floor(math.log10(span)) if span > 0 else 0  # so many decimals tell the cells apart
+    decimals = max(0 if largest >= 100 else 1 if largest >= 10 else 2, min(apart, 4))
+    return f"{value:.{decimals}f}".replace("-", units.MINUS)
 
 
 def _write(axes: Axes, cells: np.ndarray, norm: Normalize, text: Any) -> None:

@@ -86,8 +86,9 @@ def _caption(each: Evaluated, chart: Chart) -> str:
 
 
 def _evaluator(each: Evaluated) -> str:
-    """`by_position` (rows: 64)."""
-    options = ", ".join(f"{key}: {spelt(value)}" for key, value in each.evaluator.items() if key != "type")
+    """`by_position` (rows: 64), without the options that are empty."""
+    given = {key: value for key, value in each.evaluator.items() if key != "type" and value not in (None, "", [], {})}
+    options = ", ".join(f"{key}: {spelt(value)}" for key, value in given.items())
     short = options if len(options) <= 160 else f"{options[:159]}…"
     return f"<code>{html.escape(str(each.evaluator.get('type', each.name)))}</code>{f' ({html.escape(short)})' if short else ''}"
 
