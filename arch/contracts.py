@@ -46,11 +46,11 @@ CAPABILITIES = {
     "sees_ahead": "some token depends on a later one",
     "decodes": "it can go on token by token from a state",
     "text": "its data has a tokenizer",
+    "teacher": "its objective learns from a teacher",
     "exact": "the true probability of each target of its data is known",
     "recalls": "each target of its data repeats what came before in its row",
     "attends": "a layer's mixer shows what its attention weights are computed from (`attending`)",
     "decays": "a layer's mixer has a state that decays, and shows how fast (`decaying`)",
-    "exports": "a class of transformers can express the model",
 }
 
 
@@ -380,6 +380,9 @@ class Evaluator(Protocol):
 
     def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
         """Called in evaluation mode, without gradients. The process's random state is restored afterwards."""
+
+    def lasting(self, table: list[dict[str, Any]]) -> bool:
+        """Optional. Whether what a measurement with this table left beside its record is still there; else it is done again."""
 
 
 class Optimizer(Protocol):

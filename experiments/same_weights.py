@@ -15,19 +15,19 @@ from arch.model_spec import ModelSpec
 def changed(spec: ModelSpec, overrides: Mapping[str, Any]) -> ModelSpec:
     """The resolved ModelSpec with dotted overrides, into which the weights of `spec` fit.
 
-    Raises SpecError whose path is the dotted key, for a key or a value that the spec cannot have, for parameters that do
-    not fit, and for a model that is causal no longer.
+    Raises SpecError whose path begins with the dotted key, for a key or a value that the spec cannot have, for parameters
+    that do not fit, and for a model that is causal no longer.
     """
     try:
         return _changed(spec, overrides)
     except SpecError as error:
-        if len(overrides) == 1:
-            raise SpecError(error.reason, tuple(overrides)) from None
         for key, value in overrides.items():  # which of them is it?
             try:
                 _changed(spec, {key: value})
             except SpecError as alone:
-                raise SpecError(alone.reason, (key,)) from None
+                parts = tuple(key.split("."))
+                below = alone.path[len(parts) :] if alone.path[: len(parts)] == parts else ()
+                raise SpecError(alone.reason, (key, *below)) from None
         raise SpecError(error.reason) from None  # each may be set, but not all together
 
 

@@ -8,6 +8,7 @@ from arch.spec import spelt
 from arch.words import times
 from experiments import plan as experiments
 from experiments import references, remarks
+from experiments.metrics import objective_cost
 from sweeps import foreseen, space
 from sweeps.record import packed, unpacked
 from sweeps.study import arm_cost, overridden
@@ -125,7 +126,7 @@ def printed(data, console):
                 say(f"    {key}: {spelt(before)} -> {spelt(after)}")
         if arm["objective"]:
             named = ", ".join(f"{option} {name}" for option, name in arm["uses"].items())
-            say(f"    its objective ({named}) adds per run: {', '.join(starmap(_added, arm['objective'].items()))}")
+            say(f"    its objective ({named}) adds per run: {', '.join(starmap(objective_cost, arm['objective'].items()))}")
     say("")
     context = next(iter(data["arms"].values()))["long"]["context"]
     table = Table(title="runs", title_justify="left")
@@ -153,16 +154,6 @@ def printed(data, console):
         f"total: {total['runs']} runs{tuning}, {units.count(total['tokens'])} tokens, "
         f"{units.flops(total['training_flops'])} of training (as executed){share}"
     )
-
-
-def _added(name, value):
-    """One of an objective's costs in words: `flops` as 1.2 TFLOP, `disk_bytes` as 3 MB on disk."""
-    words = name.replace("_", " ")
-    if name.endswith("flops"):
-        return units.flops(value) if name == "flops" else f"{units.flops(value)} ({words})"
-    if name.endswith("bytes"):
-        return f"{units.size(value)} {words.removesuffix(' bytes').replace('disk', 'on disk')}"
-    return units.duration(value) if name == "seconds" else f"{units.count(value)} {words}"
 
 
 def _costs(arm):

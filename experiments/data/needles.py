@@ -31,7 +31,7 @@ LEAST_TEXT, DRAWS = 8, 256
 
 def _check(template: str) -> str:
     if template.count(KEY) != 1 or template.count(VALUE) != 1 or template.index(KEY) > template.index(VALUE):
-        raise ValueError(f"expected a text with one {KEY} and, after it, one {VALUE}, such as {TEMPLATE!r}; got {template!r}")
+        raise ValueError(f"expected a text with one {KEY} and, after it, one {VALUE}, such as {TEMPLATE!r}")
     return template
 
 
@@ -92,23 +92,17 @@ class Needles:
         return np.array(ids, dtype=np.int64)
 
 
-def row(needle: Needle | None, asked: Needle, text_T: np.ndarray, begin: int, depth: float, tokens: int) -> np.ndarray:
-    """`tokens` tokens: `begin`, text with a needle at a depth of 0 (first) to 1 (last), the question and the answer.
+def row(needle: Needle | None, asked: Needle, text_T: np.ndarray, begin: int, depth: float, tokens: int) -> tuple[np.ndarray, int]:
+    """(`tokens` tokens, how many tokens the answer stands after the same one in the needle).
 
-    needle: None for the same row without one, in which more of the text stands in its place. text_T: at least
-    `tokens` tokens of text. asked: the needle whose question is asked. Raises ValueError where there is no room.
+    They are `begin`, text with a needle at a depth of 0 (first) to 1 (last), the question and the answer. needle: None for
+    the same row without one, in which more of the text stands in its place. text_T: at least `tokens` tokens of text.
+    asked: the needle whose question is asked. Raises ValueError where there is no room.
     """
     planted = np.empty(0, np.int64) if needle is None else needle.planted
     room = tokens - 1 - len(planted) - len(asked.question) - len(asked.answer)
     if room < 0:
         raise ValueError(f"{tokens} tokens cannot hold a needle of {len(asked)}")
     place = round(depth * room)
-    return np.concatenate([[begin], text_T[:place], planted, text_T[place:room], asked.question, asked.answer])
-
-
-def targets(row_T: np.ndarray, answer: int, everywhere: bool = False) -> np.ndarray:
-    """The token after each token of a row, -1 where nothing is scored: everywhere, or only the last `answer` tokens."""
-    targets_T = np.append(row_T[1:], -1)
-    if not everywhere:
-        targets_T[: len(row_T) - 1 - answer] = -1
-    return targets_T
+    row_T = np.concatenate([[begin], text_T[:place], planted, text_T[place:room], asked.question, asked.answer])
+    return row_T, len(planted) + room - place

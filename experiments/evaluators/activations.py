@@ -4,6 +4,7 @@ Shapes: B rows, T tokens, N tokens in a row, D model width, V vocabulary.
 """
 
 import math
+import weakref
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -33,7 +34,7 @@ class Activations:
     | `embedding` | the stream before the first layer |
     | `mixer`, `ffn` | the component's output; `mixer added`, `ffn added`: after the norm behind it, where there is one |
     | `mixer hidden`, `ffn hidden` | what its last map reads: the heads' outputs; the ffn's hidden units |
-    | `mixer inside`, `ffn inside` | the largest value that any module inside gives, and which one (`at`) |
+    | `mixer inside`, `ffn inside` | the largest value that another module inside gives, and which one (`at`) |
     | `stream` | the residual stream after the layer |
     | `final norm`, `logits` | what the head reads; the logits before their softcap |
 
@@ -125,22 +126,21 @@ class _Scale:
     def __init__(self) -> None:
         self.squares, self.count, self.largest, self.at = 0.0, 0, 0.0, ""
 
-    def add(self, x: Tensor, at: str = "") -> None:
+    def add(self, x: Tensor) -> None:
         if x.numel():
             self.squares += float(torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))) ** 2
             self.count += x.numel()
-            self.keep(x, at)
+            self.keep(_largest(x))
 
-    def keep(self, x: Tensor, at: str) -> None:
-        """Only the largest value."""
-        largest = float(torch.linalg.vector_norm(x, float("inf"))) if x.numel() else 0.0
+    def keep(self, largest: float, at: str = "") -> None:
+        """Only the largest value; at: where it is."""
         if not largest <= self.largest:  # also where it is not a number
             self.largest, self.at = largest, at
 
     def row(self) -> dict[str, Any]:
         rms = math.sqrt(self.squares / self.count) if self.count else None
         headroom = FLOAT16 / self.largest if self.largest else None
-        return {"rms": rms, "largest": self.largest, "float16_headroom": headroom, "at": self.at}
+        return {"rms": rms, "largest": self.largest, "float16_headroom": headroom, "at": self.at or None}
 
 
 class _Watch:
@@ -175,13 +175,13 @@ class _Watch:
     def _component(self, layer, kind, component):
         """Of a component: its output, what its last module reads, and the largest value that a module inside gives."""
         last: list[Tensor] = []
+        given: list[tuple[Any, str, float]] = []  # (weak reference to a tensor, its module, its largest value)
 
         def inner(name):
             def hook(module, args, output):
-                for each in output if isinstance(output, tuple | list) else (output,):
-                    if isinstance(each, Tensor) and each.is_floating_point():
-                        self.scales.setdefault((layer, f"{kind} inside"), _Scale()).keep(self._real(each), name)
-                last[:] = [each for each in args[:1] if isinstance(each, Tensor) and each.is_floating_point()]
+                made = output if isinstance(output, tuple | list) else (output,)
+                given.extend((weakref.ref(each), name, _largest(self._real(each))) for each in made if _is_number(each))
+                last[:] = filter(_is_number, args[:1])
 
             return hook
 
@@ -189,12 +189,25 @@ class _Watch:
             self.see((layer, kind), _first(output))
             for each in last:
                 self.see((layer, f"{kind} hidden"), each)
+            for tensor, name, largest in given:
+                if tensor() is not _first(output):
+                    self.scales.setdefault((layer, f"{kind} inside"), _Scale()).keep(largest, name)
             last.clear()
+            given.clear()
 
         for name, module in component.named_modules():
             if name and not isinstance(module, nn.ModuleList):
                 yield module.register_forward_hook(inner(name))
         yield component.register_forward_hook(outer)
+
+
+def _is_number(value):
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _largest(x):
+    """The largest absolute value of a tensor."""
+    return float(torch.linalg.vector_norm(x, float("inf"))) if x.numel() else 0.0
 
 
 def _sublayers(block):
