@@ -58,8 +58,9 @@ def _one(each: Evaluated, figures: dict[str, Figure], metrics: Sequence[str]) ->
     for name, chart in charts.named(each).items():
         if name in figures:
             drawn, named = plots.themed(figures[name], name), html.escape(title(chart), quote=True)
-            parts.append(f"<figure role=img aria-label='{named}'>{drawn}</figure><p class=note>{_caption(each, chart)}</p>")
-            parts.append(_details(each, chart))
+            means = each.over_seeds(chart)
+            parts.append(f"<figure role=img aria-label='{named}'>{drawn}</figure><p class=note>{_caption(each, chart, means)}</p>")
+            parts.append(_details(chart, means))
     if metrics:
         parts.append(f"<div class=scroll>{metrics_html(each, metrics)}</div>")
         if not each.charts:
@@ -73,9 +74,8 @@ def heading(each: Evaluated) -> str:
     return f"{each.name} on the {each.split} split{f': {each.options}' if each.options else ''}"
 
 
-def _caption(each: Evaluated, chart: Chart) -> str:
+def _caption(each: Evaluated, chart: Chart, drawn: dict[str, pd.DataFrame]) -> str:
     """What is drawn, in a sentence or two: title, split, seeds, evaluator."""
-    drawn = each.over_seeds(chart)
     several = any(len(each.records[arm]) > 1 for arm in drawn)
     what = {"curve": "lines", "grid": "cells", "histogram": "outlines"}[chart.kind]
     band = ", bands span them" if several and chart.kind != "grid" else ""
@@ -113,9 +113,8 @@ def _seeds(each: Evaluated) -> str:
     return f"Means over {_count(counts)} with 95{units.SPACE}% t intervals." if max(counts) > 1 else "One seed."
 
 
-def _details(each: Evaluated, chart: Chart) -> str:
+def _details(chart: Chart, drawn: dict[str, pd.DataFrame]) -> str:
     """The means that a chart draws as a table that can be unfolded: a row per place, a column per arm."""
-    drawn = each.over_seeds(chart)
     roles = list(places(chart))
     frame = pd.concat([rows.set_index(roles)["mean"].rename(arm) for arm, rows in drawn.items()], axis=1, sort=False)
     head = "".join(f"<th>{html.escape(label(chart, column))}</th>" for column in places(chart).values())
