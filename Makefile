@@ -1,5 +1,6 @@
 # make ablation     sets everything up, runs a small study on real text, writes report.html and prints its path
 # make test         sets everything up, runs the tests
+# make test-slow    the tests that take over ten seconds each, which `make test` leaves out
 # make simulate     how often the verdicts of simulated studies are wrong and right; writes the tables of docs/statistics.md
 # make check        lint, format, types and import rules: what must hold before a commit
 # make test-cpus    the tests under settings that stand in for other CPUs; CPUS="avx2 plain" picks some of them
@@ -7,7 +8,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
-# Further options of pytest, e.g. `make test PYTEST='-m "not slow"'`.
+# Further options of pytest, e.g. `make test PYTEST='tests/arch -x'`.
 PYTEST ?=
 
 # What torch, oneDNN and MKL use at most; `plain` is a machine without a C compiler.
@@ -18,7 +19,7 @@ cpu-avx512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
 cpu-avx512-bf16 := ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16
 cpu-plain := ARCHBENCH_NATIVE=0
 
-.PHONY: ablation laptop simulate test test-quick test-cpus test-triton check format clean
+.PHONY: ablation laptop simulate test test-slow test-cpus test-triton check format clean
 
 ablation: .venv/installed
 	$(BIN)/archbench study run gemma3/local_global --scale demo
@@ -30,16 +31,16 @@ simulate: .venv/installed
 	$(BIN)/archbench study simulate --write
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 $(PYTEST)
-
-test-quick: .venv/installed
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST)
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -n 2 -m slow $(PYTEST)
 
 test-cpus: $(CPUS:%=test-cpu-%)
 
 test-cpu-%: .venv/installed
 	@test -n "$(cpu-$*)" || { echo "no settings for $*: choose from default avx2 avx512 avx512-bf16 plain"; exit 2; }
-	$(cpu-$*) $(BIN)/python -m pytest -n 2 $(PYTEST)
+	$(cpu-$*) $(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST)
 
 test-triton: .venv/installed
 	$(INSTALL) '.[test,triton]'

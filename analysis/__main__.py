@@ -12,8 +12,16 @@ Folder = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="The folder wi
 
 
 @app.command()
-def report(folder: Folder):
-    """Write report.html (self-contained), results.csv, runs.csv and results.tex into the folder."""
+def report(folder: Annotated[Path, typer.Argument(metavar="STUDY_DIR|RUN", help="The folder of a study, a run or a checkpoint.")]):
+    """Write a study's report.html (self-contained) and its tables, or a run's or checkpoint's evaluations.html, into the folder."""
+    from analysis import run_report
+    from sweeps.record import NAME
+
+    if not (folder / NAME).is_file() and run_report.is_run(folder):
+        path, problems = run_report.write(folder)
+        _warn(problems)
+        print(path)
+        return
     written(folder)
 
 
@@ -50,14 +58,14 @@ def table(folder: Folder, format: Literal["text", "csv", "latex", "markdown"] = 
 @app.command()
 def figures(folder: Folder):
     """Write the report's figures as PNG files into STUDY_DIR/figures."""
-    from analysis import plots
+    from analysis import charts, plots
     from analysis.claims import judge
     from analysis.runs import load
 
     study = load(folder)
     out = folder / "figures"
     out.mkdir(exist_ok=True)
-    for name, figure in plots.figures(study, judge(study)).items():
+    for name, figure in (plots.figures(study, judge(study)) | charts.figures(study.evaluated, study.record.arms)).items():
         figure.savefig(out / f"{name}.png", dpi=120, facecolor="white")
         print(out / f"{name}.png")
 

@@ -105,7 +105,16 @@ def svg(figure, name):
     return element.replace("xlink:href", "href")
 
 
-def _styled(draw):
+def themed(figure, name):
+    """`svg`, in the colours of the page's theme: the single colours become variables of `analysis.style`."""
+    drawn = svg(figure, name)
+    inks = {"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER}
+    for variable, colour in (inks | {f"arm{i}": colour for i, colour in enumerate(COLOURS, 1)}).items():
+        drawn = drawn.replace(colour, f"var(--{variable})")
+    return drawn
+
+
+def styled(draw):
     """Draw under STYLE, which must not leak into a notebook's own figures."""
 
     def drawn(*args):
@@ -116,7 +125,7 @@ def _styled(draw):
     return drawn
 
 
-@_styled
+@styled
 def differences(study, judgement):
     """Each arm's paired difference to the baseline: mean, intervals, seeds as small dots, the margin shaded.
 
@@ -174,7 +183,7 @@ def axis_title(study, name):
     return "cache size" if name == f"{CACHE}@{study.record.long_context}" else Shown(name, study.metric(name)).short
 
 
-@_styled
+@styled
 def quality_against(study, judgement, name):
     """The headline number (mean, 95 % interval) against a metric or a cost, `name`; None if no arm has both.
 
@@ -246,7 +255,7 @@ def _ticks(span):
     return (1, 1.5, 2, 3, 5, 7) if span < 4 else (1, 2, 5) if span < 100 else (1,)
 
 
-@_styled
+@styled
 def learning_curves(study, judgement):
     """A claim's metric on the select split over tokens, and the paired difference to the baseline during training.
 
@@ -309,7 +318,7 @@ def _limit(axes, late):
     axes.set_ylim(low - 0.06 * (high - low + 1e-9), high + 0.06 * (high - low + 1e-9))
 
 
-@_styled
+@styled
 def tuning(study):
     """The tuning metric against each tuned value, one line per arm. None if no trial finished.
 

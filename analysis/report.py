@@ -7,11 +7,10 @@ import shlex
 
 import pandas as pd
 
-from analysis import bill, plots, tables
+from analysis import bill, measurements, plots, style, tables
 from analysis.claims import judgements, lines, tuning_warnings
 from analysis.conditions import rest
 from analysis.runs import load, reason
-from analysis.style import CSS
 from arch import units
 from arch.words import times
 from experiments.files import write_atomically
@@ -31,6 +30,7 @@ CAPTIONS = {
 def write_report(folder):
     """Write report.html, results.csv, claims.csv, runs.csv and results.tex into a study's folder; returns the report's path.
 
+    Also evaluation-SPLIT.NAME.csv of every table that was measured, and evaluations.csv with every metric.
     Raises DataError if the folder has no readable study.
     """
     study = load(folder)
@@ -49,8 +49,14 @@ def write(study, judged):
         write_atomically(study.folder / f"{stem}.tex", tables.latex(table).encode())
     write_atomically(study.folder / "claims.csv", tables.frame_csv(tables.claims(judged)).encode())
     write_atomically(study.folder / "runs.csv", tables.frame_csv(study.runs).encode())
+    measurements.write_csv(study.evaluated, study.folder)
     write_atomically(path, page(study, judged, raw).encode())
     return path
+
+
+def _told(judged):
+    """The metrics that have a table of their own."""
+    return {judgement.shown.name for judgement in tabled(judged)}
 
 
 def tabled(judged):
@@ -66,6 +72,7 @@ def page(study, judged, raw):
         _claims(judged),
         *(_results(judgement, table, len(tabled(judged)) > 1) for judgement, table in zip(tabled(judged), raw, strict=True)),
         *(_figure(name, figure, study) for name, figure in figures.items()),
+        measurements.section(study.evaluated, study.record.arms, _told(judged), "What else was measured"),
         _differences(study),
         _bill(study),
         _provenance(study),
@@ -74,13 +81,7 @@ def page(study, judged, raw):
         _notes(study),
         _again(study),
     ]
-    title = html.escape(study.record.question)
-    return (
-        f"<!doctype html>\n<html lang=en>\n<head><meta charset=utf-8><title>{title}</title>"
-        "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<meta name=color-scheme content='light dark'><style>{CSS}</style></head>\n"
-        f"<body><main>\n{chr(10).join(part for part in parts if part)}\n</main></body>\n</html>\n"
-    )
+    return style.page(study.record.question, parts)
 
 
 def _answer(study, judged, of_texts):
@@ -146,16 +147,14 @@ def _results(judgement, raw, named):
 
 
 def _figure(name, figure, study):
-    drawn = plots.svg(figure, name)
-    inks = {"ink": plots.INK, "muted": plots.MUTED, "grid": plots.GRID, "paper": plots.PAPER}
-    for variable, colour in (inks | {f"arm{i}": colour for i, colour in enumerate(plots.COLOURS, 1)}).items():
-        drawn = drawn.replace(colour, f"var(--{variable})")
     edges = ""
     if name == "tuning":
         edges = "".join(f"<p class=warning>{html.escape(text)}</p>" for text in tuning_warnings(study))
     axis = plots.quality_axes(study).get(name)
     caption = html.escape(f"Quality against {plots.axis_title(study, axis)}" if axis else CAPTIONS[name])
-    return f"<section><h2>{caption}</h2>{edges}<figure role=img aria-label='{caption}'>{drawn}</figure></section>"
+    return (
+        f"<section><h2>{caption}</h2>{edges}<figure role=img aria-label='{caption}'>{plots.themed(figure, name)}</figure></section>"
+    )
 
 
 def _differences(study):
@@ -179,8 +178,10 @@ def _bill(study):
     search = ""
     if frame.iloc[-1].tuning_runs:
         search = "The search tried the same values with the same seeds in every arm; its runs are never reported. "
+    added = "".join(f"<li>{html.escape(said)}</li>" for said in bill.objectives(study))
+    added = f"<ul>{added}</ul>" if added else ""
     return (
-        f"<section><h2>What it cost</h2><div class=scroll>{tables.plain_html(bill.readable(frame))}</div>"
+        f"<section><h2>What it cost</h2><div class=scroll>{tables.plain_html(bill.readable(frame))}</div>{added}"
         f"<p class=note>{search}Runs as recorded, also those that failed and those that another study made. Training is "
         "counted as executed. A run that arms share counts for each of them, and once in the total.</p></section>"
     )
@@ -196,12 +197,12 @@ def _provenance(study):
         "steps per run": _distinct(f"{run.steps:,}" for run in runs if run.status == "finished"),
         "tokens per run": _distinct(units.count(run.tokens) for run in runs if run.status == "finished"),
         "wall time": bill.sentence(bill.bill(study)),
-        "data": _distinct(_pairs(run.data) for run in runs),
-        "hardware": _distinct(_pairs(run.hardware) for run in runs),
+        "data": _distinct(tables.pairs(run.data) for run in runs),
+        "hardware": _distinct(tables.pairs(run.hardware) for run in runs),
         "threads per run": _distinct(str(run.threads) for run in runs),
         "speed and memory": _performance(runs),
-        "versions": _distinct(_pairs(run.versions) for run in runs),
-        "code": _distinct(_pairs(run.git) for run in runs),
+        "versions": _distinct(tables.pairs(run.versions) for run in runs),
+        "code": _distinct(tables.pairs(run.git) for run in runs),
         "started": min((run.started for run in runs if run.started), default=None),
         "ended": max((run.ended for run in runs if run.ended), default=None),
     }
@@ -242,10 +243,6 @@ def _distinct(texts):
     return "\n".join(f"{text}  ({times(count, 'run')})" for text, count in counts.items())
 
 
-def _pairs(data):
-    return ", ".join(f"{key}: {tables.spelt(value)}" for key, value in data.items())
-
-
 def _unfinished(study):
     """What failed, arm by arm; every run and trial that did not finish, and every file with a problem, with the reason."""
     rows = [
@@ -258,7 +255,7 @@ def _unfinished(study):
             rows.append(_ended(study, f"{label}, seed {seed} (helper run)", run.status, reason(run), study.folder / folder, run))
     for trial in study.record.trials:
         if trial.state != "finished":
-            name, run = f"{trial.arm}, trial {_pairs(trial.values)}, seed {trial.seed}", _trial(study, trial)
+            name, run = f"{trial.arm}, trial {tables.pairs(trial.values)}, seed {trial.seed}", _trial(study, trial)
             rows.append(_ended(study, name, trial.state, reason(run) if run else "", study.folder / trial.run, run))
     problems = "".join(f"<li>{html.escape(problem)}</li>" for problem in study.problems)
     if not rows and not problems:
@@ -327,6 +324,9 @@ def _again(study):
     ]
     items = "".join(f"<dt>{name}</dt><dd><code>{html.escape(text)}</code></dd>" for name, text in commands if text)
     files = {"results.csv": "row per arm", "claims.csv": "row per verdict", "runs.csv": "row per run", "results.tex": ""}
+    if study.evaluated:
+        files[measurements.NUMBERS] = "row per metric of a run"
+    files |= {f"evaluation-{each.key}.csv": "table of each run" for each in study.evaluated if len(each.frame)}
     beside = ", ".join(f"<code>{name}</code>{f' ({text})' if text else ''}" for name, text in files.items())
     beside = f"In the same folder: {beside}."
     return f"<section><h2>Commands and files</h2><dl>{items}</dl><p class=note>{beside}</p></section>"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from analysis import evaluated
 from analysis.conditions import with_differences
 from arch.contracts import Metric
 from arch.errors import DataError
@@ -52,6 +53,7 @@ class StudyData:
     unreported: one row per tuning run and per helper run: role (`tuning` or `helper`), arm (or the helper run's name),
     seed, status, folder, wall_seconds, steps, tokens, training_flops, and `values`, what a tuning run tried.
     other_records: {folder as in `unreported`: RunRecord} of those that have a record.
+    evaluated: everything that was measured of the finished runs, also of evaluators that no arm's spec asks for.
     problems: sentences about files that are missing, unreadable or inconsistent.
     """
 
@@ -65,6 +67,7 @@ class StudyData:
     curves: pd.DataFrame
     unreported: pd.DataFrame
     other_records: dict[str, RunRecord]
+    evaluated: list[evaluated.Evaluated]
     problems: list[str]
 
     @property
@@ -119,6 +122,7 @@ def load(folder):
     folder = Path(folder)
     record = _study_record(folder)
     records, everything, metrics, rows, curves = {}, {}, {}, [], []
+    finished: dict[tuple[str, int], evaluated.Run] = {}
     metric_info: dict[str, Metric] = {}
     problems: list[str] = []
     for arm, seed, path in _planned(folder, record):
@@ -132,12 +136,15 @@ def load(folder):
             metric_info |= measured.metric_info
             rows[-1] |= metrics[arm, seed] | run.timing
             curves.append(_curve(arm, seed, path, run, problems))
+            if run.status == "finished":
+                finished[arm, seed] = evaluated.Run(path, run.identity, record.arms[arm].evaluations.values())
     curves = [curve for curve in curves if curve is not None]
     record = with_differences(record, records)
     unreported, others = _unreported(folder, record)
     frame = pd.DataFrame(rows)
     stacked = _stacked(curves)
-    return StudyData(folder, record, records, everything, metrics, metric_info, frame, stacked, unreported, others, problems)
+    found = evaluated.read(finished, record.arms, problems)
+    return StudyData(folder, record, records, everything, metrics, metric_info, frame, stacked, unreported, others, found, problems)
 
 
 def _study_record(folder):

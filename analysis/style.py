@@ -1,5 +1,7 @@
 """The CSS of a report for light and dark screens and for print. Figures use the same colour variables."""
 
+import html
+
 CSS = """
 :root { --ink: #1c2026; --muted: #6a717b; --grid: #dfe2e7; --paper: #fefefe; --card: #f5f6f8; --accent: #0072b2;
   --bad: #a63d00; --failed: #b3001b; --good: #00694c; --same: #00558a; --open: #6a717b;
@@ -32,6 +34,7 @@ thead .number { white-space: normal; }
 .results tbody tr:first-child { background: var(--card); }
 .results tbody th { padding-left: 8px; }
 small { display: block; color: var(--muted); font-size: 12.5px; font-weight: 400; }
+.compact { width: auto; } .compact th, .compact td { padding: 5px 26px 5px 0; }
 .specs td, .specs tbody th { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 13px; font-weight: 400; }
 .badge { display: inline-block; border: 1px solid; border-radius: 999px; padding: 0 9px; font-size: 12.5px; font-weight: 600;
   white-space: nowrap; color: var(--open); }
@@ -40,7 +43,7 @@ small { display: block; color: var(--muted); font-size: 12.5px; font-weight: 400
 .badge.unstable, .badge.failed, .badge.not-comparable { color: var(--failed); }
 .failed { color: var(--failed); }
 .badge.baseline { border-color: transparent; padding: 0; font-weight: 400; }
-figure { margin: 0; max-width: 860px; }
+figure { margin: 0; max-width: 860px; } details + figure { margin-top: 26px; }
 figure svg { display: block; width: 100%; height: auto; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 5px 22px; margin: 0; font-size: 14.5px; }
 dt { color: var(--muted); } dd { margin: 0; white-space: pre-line; overflow-wrap: anywhere; }
@@ -53,3 +56,13 @@ details { margin-top: 14px; } summary { cursor: pointer; color: var(--muted); fo
   body { font-size: 10.5pt; } main { max-width: none; padding: 0; } .scroll { overflow: visible; } table { font-size: 8.5pt; }
   section, figure, tr { break-inside: avoid; } h2 { margin-top: 20pt; } }
 """
+
+
+def page(title, parts):
+    """A whole page as HTML text that needs no other file. parts: its sections as HTML; empty ones are left out."""
+    return (
+        f"<!doctype html>\n<html lang=en>\n<head><meta charset=utf-8><title>{html.escape(title)}</title>"
+        "<meta name=viewport content='width=device-width, initial-scale=1'>"
+        f"<meta name=color-scheme content='light dark'><style>{CSS}</style></head>\n"
+        f"<body><main>\n{chr(10).join(part for part in parts if part)}\n</main></body>\n</html>\n"
+    )

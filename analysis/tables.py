@@ -338,7 +338,7 @@ def claims_html(judged):
             word = judgement.word(subject)
             rows.append(
                 f"<tr><th scope=row>{html.escape(statement)}<small>{html.escape(source or judgement.name)}</small></th>"
-                f"<td>{_two_lines(seen)}</td><td class=number>{verdict.n}</td><td class=number>{_p(verdict.p, verdict.level)}</td>"
+                f"<td>{two_lines(seen)}</td><td class=number>{verdict.n}</td><td class=number>{_p(verdict.p, verdict.level)}</td>"
                 f"<td><span class='badge {word.replace(' ', '-')}'>{html.escape(word)}</span>"
                 f"{'<small>exploratory</small>' if judgement.exploratory else ''}</td></tr>"
             )
@@ -453,11 +453,11 @@ def _html_row(row, first, cells):
         "arm": f"<th scope=row>{html.escape(row['arm'])}<small>{differs}</small></th>",
         "verdict": f"<td><span class='badge {kind}'>{html.escape(row['verdict'])}</span><small>{aside}</small></td>",
     }
-    number = lambda cell: f"<td class=number>{_two_lines(cell)}</td>"  # noqa: E731
+    number = lambda cell: f"<td class=number>{two_lines(cell)}</td>"  # noqa: E731
     return f"<tr>{''.join(parts.get(name) or number(cell) for name, cell in cells.items())}</tr>"
 
 
-def _two_lines(cell):
+def two_lines(cell):
     """A cell with its interval or ratio on a second, smaller line."""
     for mark in (" [", " (×"):
         if mark in cell:
@@ -474,6 +474,11 @@ def plain_html(frame, index=True):
         first = [f"<th scope=row>{html.escape(str(name))}</th>"] if index else []
         rows.append(f"<tr>{''.join(first + [f'<td>{html.escape(str(value))}</td>' for value in values])}</tr>")
     return f"<table><thead><tr>{''.join(head)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def pairs(data):
+    """A mapping on one line: `torch: 2.13.0, python: 3.11.7`."""
+    return ", ".join(f"{key}: {spelt(value)}" for key, value in data.items())
 
 
 def _records(frame):

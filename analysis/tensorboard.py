@@ -1,7 +1,7 @@
 """A study for TensorBoard: `FOLDER/tensorboard/`, written anew each time from the records and histories.
 
     study/              the HParams experiment, the layout of the margin charts, the report's figures
-    ARM/seed-N/         a run's curves, its HParams row and its final metrics
+    ARM/seed-N/         a run's curves, its HParams row, its final metrics and the curves of its evaluations' tables
     ARM/tuning/N/       the HParams row and the final metrics of a tuning run, and likewise HELPER/helper/seed-N/
     ARM/over-seeds/     mean and 95 % band over seeds, which the margin charts show
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis import plots
+from analysis import charts, plots
 from analysis.claims import judge
 from analysis.curves import bands, difference_bands
 from analysis.runs import load
@@ -77,10 +77,15 @@ def _write(study, logs):
         writer.add_custom_scalars(_layout(study, shown))
         for name, figure in plots.figures(study, judgement).items():
             writer.add_figure(f"report/{name}", figure, close=False)
+        for name, figure in charts.figures(study.evaluated, study.record.arms).items():
+            writer.add_figure(name.replace("-", "/", 1), figure, close=False)
     for row in study.runs.to_dict("records"):
         key = row["arm"], row["seed"]
         with SummaryWriter(str(logs / names[row["arm"]] / f"seed-{row['seed']}")) as writer:
             _run(writer, row, table[key], study.records.get(key), study.metrics.get(key, {}), _own_curve(study, *key))
+            for tag, points in charts.scalars(study.evaluated, *key).items():
+                for step, value in points.items():
+                    writer.add_scalar(tag, value, step)
     for i, (row, hparams) in enumerate(zip(study.unreported.to_dict("records"), others, strict=True)):
         place = f"tuning/{i}" if row["role"] == "tuning" else f"helper/seed-{row['seed']}"
         record = study.other_records.get(row["folder"])

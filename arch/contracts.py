@@ -46,8 +46,11 @@ CAPABILITIES = {
     "sees_ahead": "some token depends on a later one",
     "decodes": "it can go on token by token from a state",
     "text": "its data has a tokenizer",
+    "teacher": "its objective learns from a teacher",
     "exact": "the true probability of each target of its data is known",
     "recalls": "each target of its data repeats what came before in its row",
+    "attends": "a layer's mixer shows what its attention weights are computed from (`attending`)",
+    "decays": "a layer's mixer has a state that decays, and shows how fast (`decaying`)",
 }
 
 
@@ -110,6 +113,31 @@ class Chart(Spec):
     bounds: dict[str, List[float]] = {}
 
 
+class Attending(NamedTuple):
+    """What a layer's attention weights are computed from: query t sees key s with p = softmax over s of cap(scale q_t k_s).
+
+    Only over the keys whose index is in [low_BT[b, t], high_BT[b, t]]. q_BTHC, k_BTKC: as the layer uses them, normalised
+    and rotated; each of the K key heads serves H / K query heads in a row. softcap: c in cap(z) = c tanh(z / c), or None.
+    """
+
+    q_BTHC: Tensor
+    k_BTKC: Tensor
+    low_BT: Tensor
+    high_BT: Tensor
+    scale: float
+    softcap: float | None = None
+
+
+class Decaying(NamedTuple):
+    """How fast a layer's state decays: h_t = a_t h_{t-1} + ..., channel by channel, where no document begins.
+
+    log_a_BTR: log a_t of these tokens. log_a_R: the log of the fastest decay, which an open gate gives (at most 0).
+    """
+
+    log_a_BTR: Tensor
+    log_a_R: Tensor
+
+
 class Mixer(Protocol):
     """Mixes information over time; an `nn.Module`. `__init__(config, context)`, see `arch.parameters.Context`.
 
@@ -127,6 +155,12 @@ class Mixer(Protocol):
 
     def mixing_flops(self, layout: TokenLayout) -> int:
         """FLOPs of the mixing itself over all visible pairs, a multiply-add counted as 2; maps are counted elsewhere."""
+
+    def attending(self, x_BTD: Tensor, layout: TokenLayout) -> Attending:
+        """Optional, of a mixer with attention weights: what they are computed from, for whole packed rows."""
+
+    def decaying(self, x_BTD: Tensor, layout: TokenLayout) -> Decaying:
+        """Optional, of a mixer whose state decays: how fast, for whole packed rows."""
 
     def forward(self, x_BTD: Tensor, layout: TokenLayout, state: Any = None) -> tuple[Tensor, Any]:
         """(y_BTD, new state). Without a state: whole packed rows. With one: T >= 1 further tokens of each row."""
@@ -223,7 +257,8 @@ class Source(Protocol):
     """Where data comes from. `__init__(config)`. It offers one of the two methods.
 
     documents: texts, which `data.tokenizer` turns into a corpus. dataset: rows of its own; it takes no tokenizer, unless
-    its class says `tokenizes = True`: then it needs `data.tokenizer` and makes its rows from texts.
+    its class says `tokenizes = True`: then it needs `data.tokenizer` and makes its rows from texts, of which `texts` may say
+    the (resolved) source.
     A source of texts may also offer `files()`, every file that it reads: texts are then read again only if one changed.
     A source of rows whose class says `exact = True` knows the true probability of each target: its rows have
     `extra["nats"]` (B, T), -log of it, 0 where there is no target. One whose class says `recalls = True` asks in each target
@@ -242,7 +277,7 @@ class Dataset(Protocol):
     """Gives batches: a tokenized corpus is one, a generated task another.
 
     fingerprint: digest (hex) of all that decides its rows beside its source's code. vocabulary: number of token ids.
-    tokenizer: None where there is no text.
+    tokenizer: None where there is no text. One with `long_documents` has `context`, the tokens per row in training.
     """
 
     fingerprint: str
@@ -341,8 +376,14 @@ class Evaluator(Protocol):
     def check(self, dataset: Dataset, split: str) -> None:
         """Optional. Called when a run is planned. Raises SpecError, at a key of the config, for what this split cannot give."""
 
+    def check_model(self, model: ModelSpec) -> None:
+        """Optional. Called when a run is planned. Raises SpecError, at a key of the config, for what this model cannot do."""
+
     def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
         """Called in evaluation mode, without gradients. The process's random state is restored afterwards."""
+
+    def lasting(self, table: list[dict[str, Any]]) -> bool:
+        """Optional. Whether what a measurement with this table left beside its record is still there; else it is done again."""
 
 
 class Optimizer(Protocol):

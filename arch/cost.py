@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arch import registry
 from arch.errors import SpecError, nearest
-from arch.kernels.cross_entropy import Candidates, chunked
+from arch.kernels.cross_entropy import Targets, chunked
 from arch.layout import TokenLayout
 from arch.model import Block, Model
 from arch.model_spec import BlockSpec
@@ -239,7 +239,7 @@ def _measured_frame(frame, tokens_BT):
 
     def loss():
         hidden_ND = frame.trunk(tokens_BT)[0].flatten(0, 1)
-        return chunked(hidden_ND, frame.head_weight, Candidates(tokens_BT.flatten()[:, None]), frame.spec.logit_softcap)
+        return chunked(hidden_ND, frame.head_weight, Targets(tokens_BT.flatten()), frame.spec.logit_softcap)
 
     executed = {
         "train": _backward(loss),

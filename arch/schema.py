@@ -39,10 +39,9 @@ def _loosened(schema, name):
 
 def _resolve_components(root, definitions, kind):
     """Replace every schema marked `component: kind` by a reference to `$defs/kind`, which is added if it is used."""
-    places = list(_marked([root, definitions], kind))
-    if places and kind not in definitions:
+    if kind not in definitions and any(_marked([root, definitions], kind)):
         definitions[kind] = _choice(kind, definitions)
-    for place in places:
+    for place in list(_marked([root, definitions], kind)):  # also those in options of components: a source of a source
         place.clear()
         place["$ref"] = f"#/$defs/{kind}"
 

@@ -36,6 +36,8 @@ def _accepts(schema):
         return " or ".join(_accepts(each) for each in schema["anyOf"])
     if "enum" in schema:
         return " or ".join(map(written, schema["enum"]))
+    if "component" in schema:
+        return f"a {schema['component']}"
     return schema["$ref"].rpartition("/")[2] if "$ref" in schema else schema.get("type", "anything")
 
 

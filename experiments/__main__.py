@@ -130,7 +130,7 @@ def evaluate(
     else:
         if section is None:
             raise DataError(f"{run}: no finished run in it; for a checkpoint, say what to measure: --with NAME", key=None)
-        plan = measuring.of_checkpoint(run, section, _data_section(list(text), data))
+        plan = measuring.of_checkpoint(run, section, _data_section(data), list(text))
     _measured(plan, record.seed if record else 0, run)
 
 
@@ -157,13 +157,10 @@ def _evaluate_section(spec, evaluators, changes, split):
     return document.value["evaluate"]
 
 
-def _data_section(text, spec):
-    """The section `data` that the command asks for, or None."""
-    from arch.document import load, node
+def _data_section(spec):
+    """The section `data` of a spec, or None."""
+    from arch.document import load
 
-    _refuse(text and spec, "give --text or --data, not both")
-    if text:
-        return node({"source": {"type": "text", "files": text}})
     if spec is None:
         return None
     document = load(spec, "experiments")
@@ -191,9 +188,8 @@ def _measured(plan, seed, folder):
         for name, value in measured.values.items():
             print(f"  {name:32} {value:.4g} {measured.metric_info[name].unit}".rstrip())
         for row in measured.table[:SHOWN]:
-            print(
-                "  " + ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
-            )
+            cells = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items() if value is not None}
+            print("  " + ", ".join(f"{key} {value}" for key, value in cells.items()))
         if len(measured.table) > SHOWN:
             print(f"  ... and {len(measured.table) - SHOWN:,} more rows in {Path(folder) / EVALUATIONS / evaluation.file}")
         if measured.text:
@@ -212,11 +208,17 @@ class Bar:
 
         columns = "{task.fields[loss]}", "{task.fields[speed]}"
         self.bar = Progress(BarColumn(), *(TextColumn(text) for text in columns), TimeRemainingColumn())
-        self.task = None
+        self.task = self.preparing = None
 
     def __call__(self, told):
         if self.task is None:
             self.bar.start()
+        if "preparing" in told:
+            if self.preparing is None:
+                self.preparing = self.bar.add_task("", total=told["total"], loss=told["preparing"], speed="")
+            self.bar.update(self.preparing, completed=told["done"], total=told["total"])
+            return
+        if self.task is None:
             self.task = self.bar.add_task("", total=told["steps"], loss="", speed="")
         self.bar.update(
             self.task,
@@ -249,7 +251,7 @@ def parity(out: Annotated[Path | None, typer.Option(help="write the document the
 @app.command()
 def bench(
     models: Annotated[list[str], typer.Argument(metavar="MODEL", help="model specs; they replace `specs`")] = (),
-    spec: Annotated[str, typer.Option(help="path or shipped name of a benchmark's spec: cpu, gpu, kernels")] = "",
+    spec: Annotated[str, typer.Option(help="path or shipped name of a benchmark's spec: cpu, gpu, kernels, distillation")] = "",
     changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="change a key, e.g. contexts=[512]")] = (),
     out: Annotated[Path | None, typer.Option(help="folder for bench.json; by default a new folder in runs/bench")] = None,
 ):

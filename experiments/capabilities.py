@@ -9,6 +9,9 @@ from arch.contracts import CAPABILITIES
 from arch.parameters import Context
 from experiments.spec import ExperimentSpec
 
+# {capability: the method by which a mixer offers it}; one layer that has it is enough.
+SHOWN = {"attends": "attending", "decays": "decaying"}
+
 
 @dataclass(frozen=True)
 class Able:
@@ -38,8 +41,11 @@ def of(spec: ExperimentSpec) -> Able:
         reasons["decodes"] = f"the mixer of {_blocks(stateless)} has no state"
     else:
         words.add("decodes")
+    words |= {word for word, method in SHOWN.items() if any(hasattr(mixer, method) for mixer in mixers.values())}
     if spec.data.tokenizer is not None:
         words.add("text")
+    if hasattr(registry.component("objective", spec.objective["type"]), "distances"):
+        words.add("teacher")
     source = registry.component("source", spec.data.source["type"])
     words |= {word for word in ("exact", "recalls") if getattr(source, word, False)}
     return Able(frozenset(words), reasons)

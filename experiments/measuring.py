@@ -55,21 +55,25 @@ def of_run(folder: Path, record: RunRecord, section: Node | None) -> RunPlan:
     splits = section.value.keys() & {*evaluations.SPLITS} if section is not None else ()
     wanted = [each for each in wanted if not splits or each.split in splits]
     if section is not None:
-        check_evaluations(wanted, prepare(complete.spec.data, complete.spec.model.vocab_size), complete.document)
+        dataset = prepare(complete.spec.data, complete.spec.model.vocab_size)
+        check_evaluations(wanted, complete.spec.model, dataset, complete.document)
     about: dict[str, Any] = {"identity": record.identity, "data": record.data, "plugins": record.plugins}
     return RunPlan(spec=complete.spec, evaluations=tuple(wanted), **about)
 
 
-def of_checkpoint(folder: Path, section: Node, data: Node | None) -> RunPlan:
+def of_checkpoint(folder: Path, section: Node, data: Node | None, texts: list[str]) -> RunPlan:
     """The RunPlan of measuring a checkpoint that is no run of ours.
 
-    data: the section `data` of an experiment; by default real text, with the checkpoint's own tokenizer. What is measured
-    depends on it, so its fingerprint is in the names of the evaluations' files. Raises SpecError, DataError.
+    data: the section `data` of an experiment; by default real text, with the checkpoint's own tokenizer. texts: files that
+    take the place of its source; all of them are measured. What is measured depends on the data, so its fingerprint is in
+    the names of the evaluations' files. Raises SpecError, DataError.
     """
     model, _ = checkpoint.open_checkpoint(folder)
     written = {} if data is None else dict(data.value)
     source = written.get("source", node({"type": "python_stdlib"}))
     written = {"context": node(CONTEXT), "rows": node(ROWS), **written, "source": source}
+    if texts:
+        written |= {"source": node({"type": "text", "files": texts}), "splits": node("all")}
     if "tokenizer" not in written and (folder / checkpoint.TOKENIZER).is_file():
         written["tokenizer"] = node({"type": "file", "path": str(folder / checkpoint.TOKENIZER)})
     place = (data.file, data.line) if data is not None else (None, None)
@@ -82,7 +86,7 @@ def of_checkpoint(folder: Path, section: Node, data: Node | None) -> RunPlan:
             raise
         raise complete.document.error(str(error), error.key) from None
     wanted = [each.model_copy(update={"data": dataset.fingerprint}) for each in evaluations.planned(complete.spec)]
-    check_evaluations(wanted, dataset, complete.document)
+    check_evaluations(wanted, complete.spec.model, dataset, complete.document)
     identity = digest({"weights": content(folder), "model": digest(model)})
     plugins = identity_plugins(complete.spec)
     return RunPlan(spec=complete.spec, identity=identity, data=dataset.summary(), plugins=plugins, evaluations=tuple(wanted))

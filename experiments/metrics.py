@@ -4,6 +4,7 @@ A component declares the metrics that it measures, and a run's record says what 
 rest, and for records that were written before records said so.
 """
 
+from arch import units
 from arch.contracts import Metric
 from arch.errors import nearest
 
@@ -75,6 +76,18 @@ def context_of(name: str) -> int | None:
 def unknown_cost(name: str) -> str:
     """The reason to refuse a cost that does not exist, with the nearest names."""
     return f"no cost {name!r}{nearest(name, [*COSTS, f'{CACHE}@N'])} (N is a number of tokens)"
+
+
+def objective_cost(name: str, value: float) -> str:
+    """One of an objective's costs (`Objective.costs`) in words: `flops` as 1.2 TFLOP, `disk_bytes` as 3 MB on disk."""
+    words = name.replace("_", " ")
+    if name.endswith("flops"):
+        return units.flops(value)
+    if name.endswith("bytes"):
+        return f"{units.size(value)} {words.removesuffix(' bytes').replace('disk', 'on disk')}"
+    if name.endswith("seconds"):
+        return f"about {units.duration(value)}"
+    return f"{units.flops(value)} of {words.replace(' flops', '')}" if "flops" in name else f"{units.count(value)} {words}"
 
 
 def title(name: str) -> str | None:

@@ -195,7 +195,7 @@ def plan(source, made=None):
             raise
         raise root.error(str(error), error.key) from None
     wanted = evaluations.planned(spec)
-    check_evaluations(wanted, corpus, root)
+    check_evaluations(wanted, spec.model, corpus, root)
     references.check(spec, corpus, used.referred, root)
     content = _decisive(spec)
     plugins = identity_plugins(spec)
@@ -236,18 +236,22 @@ def with_objective(cost, spec, dataset, runs):
 def _decisive(spec):
     """What of a resolved ExperimentSpec decides a run's result, as plain data."""
     content = spec.dump(identity=True)
+    if spec.data.tokenizer is not None:
+        content["data"]["tokenizer"] = registry.decisive("tokenizer", spec.data.tokenizer)
     return content | {kind: registry.decisive(kind, content[kind]) for kind in DEFAULT_TYPES}
 
 
-def check_evaluations(wanted, dataset, root):
-    """Raises SpecError, at its line, for an evaluator that this dataset cannot serve."""
+def check_evaluations(wanted, model, dataset, root):
+    """Raises SpecError, at its line, for an evaluator that this model or this dataset cannot serve."""
     for evaluation in wanted:
         evaluator = registry.build("evaluator", evaluation.evaluator)
-        if hasattr(evaluator, "check"):
-            try:
+        try:
+            if hasattr(evaluator, "check_model"):
+                evaluator.check_model(model)
+            if hasattr(evaluator, "check"):
                 evaluator.check(dataset, evaluation.split)
-            except SpecError as error:
-                raise root.error(error.reason, ("evaluate", evaluation.split, evaluation.name, *error.path)) from None
+        except SpecError as error:
+            raise root.error(error.reason, ("evaluate", evaluation.split, evaluation.name, *error.path)) from None
 
 
 def identity_plugins(spec):

@@ -14,7 +14,7 @@ from arch.errors import SpecError
 from arch.spec import digest
 from experiments.data.dataset import prepare
 from experiments.record import RunRecord
-from experiments.spec import ExperimentSpec, RunReference
+from experiments.spec import DataSpec, ExperimentSpec, RunReference
 from experiments.start import Parent, parent
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def used(spec: ExperimentSpec, made: Mapping[int, RunPlan]) -> Used:
         plan = made.get(position)
         each, model, _ = parent(key, reference, plan)
         name = each.folder or each.name
+        data: DataSpec | None
         if plan is not None:
             tokenizer, data = prepare(plan.spec.data, plan.spec.model.vocab_size).tokenizer, plan.spec.data
         else:

@@ -19,12 +19,15 @@ class DataSpec(Spec):
     """Where tokens come from. `context`: tokens per row. `rows`: rows per step, over all devices and micro-batches.
 
     `source` only says where the texts are, so it is not part of a run's identity; the fingerprint of the texts is.
+    `splits`: `by_content` gives every document to one split; `all` gives every document to every split, to measure a
+    model on texts that it was not trained on.
     """
 
     source: Annotated[Component, Kind("source")] = place(...)
     tokenizer: Annotated[Component, Kind("tokenizer")] | None = None
     context: Annotated[int, Field(ge=2)]
     rows: Count
+    splits: Literal["by_content", "all"] = later("by_content")
 
 
 class TrainSpec(Spec):
@@ -51,7 +54,7 @@ class TrainSpec(Spec):
     checkpoint_every: Count = place(100)
 
 
-Evaluators = dict[str, Annotated[Component, Kind("evaluator")]]
+Evaluators = dict[str, Annotated[Component, Kind("evaluator")] | None]
 
 
 class EvaluateSpec(Spec):
@@ -60,6 +63,7 @@ class EvaluateSpec(Spec):
     every: steps between evaluations on the select split. select, report: {name: evaluator} of each split; by default
     `loss` (the objective's metrics over 64 and 256 rows) and, of report, what the data allow: `sample` (100 tokens) where
     the model decodes text, `recall` and `floor` of tasks.
+    null in place of an evaluator drops it, where a spec extends another or an arm overrides one.
     select_rows, report_rows, sample_tokens (0: none): the older spelling of the same three.
     """
 
@@ -143,6 +147,12 @@ class ExperimentSpec(Spec):
                 f"train.accumulate * train.devices = {self.train.accumulate * self.train.devices} "
                 f"must divide data.rows = {self.data.rows}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _measures_what_it_has_not_seen(self):
+        if self.train.steps and self.data.splits == "all":
+            raise ValueError("data.splits: `all` is for a run that only measures (train.steps: 0); expected `by_content`")
         return self
 
     @model_validator(mode="after")

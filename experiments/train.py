@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from arch import checkpoint as checkpoints
-from arch import probe_model
+from arch import probe_model, registry
 from arch.contracts import Reading
 from arch.document import ROOT
 from arch.errors import DataError
@@ -318,8 +318,13 @@ def measure(plan, seed, folder):
 
 
 def _is_readable(evaluation, folder):
+    """Whether an evaluation's record can be read, and what it left beside the record, such as a cache, is still there."""
     try:
-        return evaluation.record(folder) is not None
+        record = evaluation.record(folder)
+        if record is None:
+            return False
+        lasting = getattr(registry.build("evaluator", evaluation.evaluator), "lasting", None)
+        return lasting is None or lasting(record.table)
     except (OSError, ValueError):
         return False
 

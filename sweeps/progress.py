@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 @dataclass
 class Cell:
-    """One run as displayed. share: the part that is done, 0 to 1. head_start: the part done before this start."""
+    """One run as displayed. share: the part that is done, 0 to 1. head_start: the part done before this start.
+
+    preparing: what it does before its first step, and how much of it is done; empty while it trains.
+    """
 
     state: str = "to do"
     share: float = 0.0
@@ -17,6 +20,7 @@ class Cell:
     steps: int = 0
     flops: float = 1.0
     message: str = ""
+    preparing: str = ""
     began: float = 0.0
 
 
@@ -67,6 +71,10 @@ class Progress:
         return known * self.counts()[1] / len(self.cells) if self.cells else 0.0
 
     def _advance(self, cell, state):
+        if "preparing" in state:
+            cell.preparing = f"{state['preparing']} {state['done'] / max(1, state['total']):.0%}"
+            return
+        cell.preparing = ""
         cell.step, cell.steps = state.get("step", 0), state.get("steps", 0)
         cell.share = min(1.0, cell.step / cell.steps) if cell.steps else 0.0
         if cell.head_start is None:

@@ -1,13 +1,14 @@
 """A preview of a study: every arm and run, what each would cost, and the total. It needs no data and no weights."""
 
-from itertools import groupby
+from itertools import groupby, starmap
 
 from arch import units
 from arch.errors import SpecError
 from arch.spec import spelt
 from arch.words import times
 from experiments import plan as experiments
-from experiments import remarks
+from experiments import references, remarks
+from experiments.metrics import objective_cost
 from sweeps import foreseen, space
 from sweeps.record import packed, unpacked
 from sweeps.study import arm_cost, overridden
@@ -61,6 +62,8 @@ def _helpers(spec, arms):
 def _arm(spec, arm):
     experiment = arm.spec
     cost = arm_cost(experiment, spec.long_context)
+    used = references.referred(experiment, {position: need.spec for position, need in arm.needs.items()})
+    objective = references.costs(experiment, None, used)
     flops = {kind: cost["flops_per_token"][kind]["train"] for kind in ("ideal", "executed")}
     blocks = experiment.model.layer_blocks()
     return {
@@ -72,7 +75,9 @@ def _arm(spec, arm):
         "tokens": experiment.tokens,
         "context": experiment.data.context,
         "flops_per_token": flops,
-        "training_flops": flops["executed"] * experiment.tokens,
+        "training_flops": flops["executed"] * experiment.tokens + objective.get("flops", 0),
+        "objective": objective,
+        "uses": {option: each.name for option, each in used.items()},
         "cache_bytes": cost["cache_bytes"]["total"],
         "long": cost["long"],
         "tuning": _search(spec, arm, experiment.tokens, flops["executed"]),
@@ -119,6 +124,9 @@ def printed(data, console):
         for key, (before, after) in unpacked(arm["changes"]).items():
             if key not in arm["unwritten"]:
                 say(f"    {key}: {spelt(before)} -> {spelt(after)}")
+        if arm["objective"]:
+            named = ", ".join(f"{option} {name}" for option, name in arm["uses"].items())
+            say(f"    its objective ({named}) adds per run: {', '.join(starmap(objective_cost, arm['objective'].items()))}")
     say("")
     context = next(iter(data["arms"].values()))["long"]["context"]
     table = Table(title="runs", title_justify="left")

@@ -101,6 +101,8 @@ def grid(cells, title):
 
 def _content(cell):
     loss = "" if cell.loss is None else f" {cell.loss:.4f}"
+    if cell.state == "running" and cell.preparing:
+        return cell.preparing
     if cell.state == "running":
         speed = "" if not cell.speed else f" {cell.speed:,.0f} tok/s"
         return f"{cell.share:.0%}{loss}{speed}"

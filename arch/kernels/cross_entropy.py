@@ -1,6 +1,8 @@
 """Losses of a final projection, computed in chunks of positions that never hold all logits; each has a plain reference.
 
-Shapes: N positions, V vocabulary, D width, E the teacher's width, K candidates per position, n positions of a chunk.
+Here are hard targets and what every chunked loss shares; `distillation.py` has the losses against a teacher.
+
+Shapes: N positions, V vocabulary, D width, n positions of a chunk.
 Logits are z = cap(h W^T) with cap(z) = softcap * tanh(z / softcap). Logits, and all that follows, are in float32.
 
 The loss is a sum, so the gradient of its logits is known up to the scalar gradient of the loss. The forward pass
@@ -16,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from arch.kernels.softcap import cap_
 
-# Bytes for all buffers of a chunk: its logits, a second buffer for a softcap, two for a teacher's distribution. Small
+# Bytes for all buffers of a chunk: its logits, a second buffer for a softcap, one for a teacher's distribution. Small
 # chunks are slower: with a vocabulary of 262,144, the first product takes 1.2 times as long in chunks of 256 positions
 # as in chunks of 512.
 BUFFER_BYTES = 512 << 20
@@ -24,24 +26,8 @@ BUFFER_BYTES = 512 << 20
 
 def reference(hidden_ND, weight_VD, targets_N, softcap=None):
     """The sum of -log p(target) over the positions with a target >= 0, from all N x V logits."""
-    log_p_NV = _all_logits(hidden_ND, weight_VD, softcap).log_softmax(-1)
+    log_p_NV = all_logits(hidden_ND, weight_VD, softcap).log_softmax(-1)
     return F.nll_loss(log_p_NV, targets_N, ignore_index=-1, reduction="sum")
-
-
-def reference_sparse_distillation(hidden_ND, weight_VD, ids_NK, p_NK, softcap=None):
-    """The sum of p * -log q(id) over positions and candidates, from all N x V logits."""
-    log_q_NV = _all_logits(hidden_ND, weight_VD, softcap).log_softmax(-1)
-    return -(p_NK * log_q_NV.gather(1, ids_NK)).sum()
-
-
-def reference_distillation(
-    hidden_ND, weight_VD, teacher_hidden_NE, teacher_weight_VE, softcap=None, teacher_softcap=None, temperature=1.0
-):
-    """The sum of KL(teacher || student) over positions, both at the same temperature, from all N x V logits."""
-    log_q_NV = (_all_logits(hidden_ND, weight_VD, softcap) / temperature).log_softmax(-1)
-    with torch.no_grad():
-        log_p_NV = (_all_logits(teacher_hidden_NE, teacher_weight_VE, teacher_softcap) / temperature).log_softmax(-1)
-    return F.kl_div(log_q_NV, log_p_NV, reduction="sum", log_target=True)
 
 
 def linear_cross_entropy(hidden_ND, weight_VD, targets_N, softcap=None):
@@ -49,7 +35,7 @@ def linear_cross_entropy(hidden_ND, weight_VD, targets_N, softcap=None):
     labelled_N = targets_N >= 0
     if not labelled_N.all():
         hidden_ND, targets_N = hidden_ND[labelled_N], targets_N[labelled_N]
-    return chunked(hidden_ND, weight_VD, Candidates(targets_N[:, None]), softcap)
+    return chunked(hidden_ND, weight_VD, Targets(targets_N), softcap)
 
 
 def cross_entropies(hidden_ND, weight_VD, targets_N, softcap=None):
@@ -86,36 +72,12 @@ def _each(hidden_ND, weight_VD, targets_N, softcap):
         return chunked(hidden_ND[labelled_N], weight_VD, each, softcap), each, labelled_N
 
 
-def linear_sparse_distillation(hidden_ND, weight_VD, ids_NK, p_NK, softcap=None):
-    """`reference_sparse_distillation` in chunks: the teacher gives K candidates per position, sampled or its top K.
-
-    The p of a position need not sum to one, and an id may repeat. Raises ValueError if ids and p differ in shape.
-    """
-    if ids_NK.shape != p_NK.shape:
-        raise ValueError(f"ids {tuple(ids_NK.shape)} and p {tuple(p_NK.shape)} differ in shape")
-    return chunked(hidden_ND, weight_VD, Candidates(ids_NK, p_NK.detach()), softcap)
-
-
-def linear_distillation(
-    hidden_ND, weight_VD, teacher_hidden_NE, teacher_weight_VE, softcap=None, teacher_softcap=None, temperature=1.0
-):
-    """`reference_distillation` in chunks: the teacher's logits are computed from its hidden states, chunk by chunk.
-
-    Raises ValueError for a temperature that is not above 0, or if the numbers of positions or the vocabularies differ.
-    """
-    if not temperature > 0:
-        raise ValueError(f"temperature: expected a number above 0, got {temperature}")
-    student, its_teacher = (len(hidden_ND), len(weight_VD)), (len(teacher_hidden_NE), len(teacher_weight_VE))
-    if student != its_teacher:
-        raise ValueError(f"(positions, vocabulary) differ: the student has {student}, the teacher {its_teacher}")
-    teacher = Teacher(teacher_hidden_NE.detach(), teacher_weight_VE.detach(), teacher_softcap, temperature)
-    return chunked(hidden_ND, weight_VD, teacher, softcap, temperature)
-
-
 def chunked(hidden_ND, weight_VD, wanted, softcap=None, temperature=1.0):
     """The sum over positions of the distance between softmax(z / temperature) and `wanted`, as a float32 scalar.
 
-    wanted: Candidates or a Teacher. Under autocast, matrix products are in autocast's type, but the weight's gradient
+    wanted: `buffers`, how many further buffers of a chunk's size it needs, and `differ(z_nV, first, *buffers)`, which
+    returns the distance of the positions from `first` on and turns z, the logits by the temperature, into its gradient.
+    Under autocast, matrix products are in autocast's type, but the weight's gradient
     is still summed in float32.
     """
     device, dtype = hidden_ND.device.type, weight_VD.dtype
@@ -127,24 +89,20 @@ def chunked(hidden_ND, weight_VD, wanted, softcap=None, temperature=1.0):
         return _Chunked.apply(hidden_ND.to(dtype), weight_VD, wanted, softcap, temperature, dtype, recording)
 
 
-class Candidates:
-    """K ids per position with weights p_NK. By default all weights are 1, as for a single target."""
+class Targets:
+    """One target per position."""
 
     buffers = 0
 
-    def __init__(self, ids_NK, p_NK=None):
-        self.ids_NK, self.p_NK = ids_NK, p_NK
+    def __init__(self, ids_N):
+        self.ids_N = ids_N
 
     def differ(self, z_nV, first):
-        """The sum of p * -log q(id) over the positions of z, from `first` on. z becomes its gradient, sum(p) q - p."""
-        chosen = slice(first, first + len(z_nV))
-        ids_nK = self.ids_NK[chosen]
-        p_nK = torch.ones_like(ids_nK, dtype=z_nV.dtype) if self.p_NK is None else self.p_NK[chosen].to(z_nV.dtype)
-        z_nK = z_nV.gather(1, ids_nK)
-        loss = (p_nK * (_softmax_(z_nV) - z_nK)).sum()
-        if self.p_NK is not None:
-            z_nV.mul_(p_nK.sum(1, keepdim=True))
-        z_nV.scatter_add_(1, ids_nK, -p_nK)
+        """The sum of -log q(target) over the positions of z, from `first` on. z becomes its gradient, q - 1 at the target."""
+        target_n1 = self.ids_N[first : first + len(z_nV), None]
+        of_target_n1 = z_nV.gather(1, target_n1)
+        loss = (softmax_(z_nV) - of_target_n1).sum()
+        z_nV.scatter_add_(1, target_n1, torch.full_like(of_target_n1, -1.0))
         return loss
 
 
@@ -164,29 +122,10 @@ class _Each:
         # softmax needs no pass of its own for that.
         others_n1 = z_nV.scatter_(1, target_n1, -torch.inf).amax(1, keepdim=True)
         z_nV.scatter_(1, target_n1, z_n1)
-        nats_n1 = _softmax_(z_nV, torch.maximum(others_n1, z_n1)) - z_n1
+        nats_n1 = softmax_(z_nV, torch.maximum(others_n1, z_n1)) - z_n1
         self.nats_n.append(nats_n1[:, 0])
         self.right_n.append((z_n1 > others_n1)[:, 0])
         return nats_n1.sum()
-
-
-class Teacher:
-    """The distribution softmax(z / temperature) of another model, from its hidden states and its head's weight."""
-
-    buffers = 2
-
-    def __init__(self, hidden_NE, weight_VE, softcap, temperature):
-        self.hidden_NE, self.weight_VE, self.softcap, self.temperature = hidden_NE, weight_VE, softcap, temperature
-
-    def differ(self, z_nV, first, p_nV, ratio_nV):
-        """The sum of KL(p || q) over the positions of z, from `first` on. z becomes q - p; p and ratio are buffers."""
-        hidden_nE = self.hidden_NE[first : first + len(z_nV)]
-        _logits_(p_nV, hidden_nE, self.weight_VE, self.softcap, self.temperature, ratio_nV)
-        torch.sub(p_nV, z_nV, out=ratio_nV)
-        total_n1 = _softmax_(z_nV) - _softmax_(p_nV)
-        loss = ratio_nV.mul_(p_nV).sum() + total_n1.sum()
-        z_nV.sub_(p_nV)
-        return loss
 
 
 class _Chunked(torch.autograd.Function):
@@ -206,7 +145,7 @@ class _Chunked(torch.autograd.Function):
             h_nD = hidden_ND[first : first + size]
             z_nV, *spare = made[:, : len(h_nD)]
             tanh_nV = spare.pop() if softcap is not None else None
-            _logits_(z_nV, h_nD, weight_VD, softcap, temperature, tanh_nV)
+            logits_(z_nV, h_nD, weight_VD, softcap, temperature, tanh_nV)
             loss += wanted.differ(z_nV, first, *spare)
             if softcap is not None:
                 torch.ops.aten.tanh_backward.grad_input(z_nV, tanh_nV, grad_input=z_nV)
@@ -239,14 +178,18 @@ class _Chunked(torch.autograd.Function):
         return grad_hidden_ND, grad_weight_VD, None, None, None, None, None
 
 
-def _all_logits(hidden_ND, weight_VD, softcap):
+def all_logits(hidden_ND, weight_VD, softcap):
+    """All N x V logits, in float32 at least."""
     z_NV = F.linear(hidden_ND, weight_VD)
     z_NV = z_NV.to(torch.promote_types(z_NV.dtype, torch.float32))
     return z_NV if softcap is None else softcap * torch.tanh(z_NV / softcap)
 
 
-def _logits_(z_nV, hidden_nD, weight_VD, softcap, temperature, tanh_nV):
-    """Write cap(h W^T) / temperature into z, and tanh(h W^T / softcap), which the gradient needs, into `tanh_nV`."""
+def logits_(z_nV, hidden_nD, weight_VD, softcap, temperature, tanh_nV):
+    """Write cap(h W^T) / temperature into z, and tanh(h W^T / softcap), which the gradient needs, into `tanh_nV`.
+
+    `tanh_nV` may be z itself where no gradient is needed.
+    """
     if hidden_nD.dtype == z_nV.dtype:
         torch.mm(hidden_nD, weight_VD.T, out=z_nV)
     else:
@@ -257,7 +200,7 @@ def _logits_(z_nV, hidden_nD, weight_VD, softcap, temperature, tanh_nV):
         z_nV.div_(temperature)
 
 
-def _softmax_(z_nV, largest_n1=None):
+def softmax_(z_nV, largest_n1=None):
     """Replace z by its softmax and return its log-sum-exp (n, 1), computed as max z - log(max softmax z).
 
     largest_n1: max z, where it is known. torch's softmax takes one pass over memory, also in place; its log-sum-exp takes

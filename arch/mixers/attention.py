@@ -9,6 +9,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from arch.contracts import Attending
 from arch.kernels.attention import attend, ring
 from arch.keys_values import AttentionState
 from arch.layout import TokenLayout
@@ -145,15 +146,8 @@ class Attention(nn.Module):
     def forward(
         self, x_BTD: Tensor, layout: TokenLayout, state: AttentionState | None = None
     ) -> tuple[Tensor, AttentionState | None]:
-        # Call this first: it runs outside of a compiled block's program, and further down it would split the program.
-        turn = angles(layout, self.channels, self.config.rope) if self.config.rope else None
-        q_BTHC = self.q(x_BTD).unflatten(-1, (-1, self.channels))
-        k_BTKC = self.k(x_BTD).unflatten(-1, (-1, self.channels))
+        q_BTHC, k_BTKC = self._queries_and_keys(x_BTD, layout)
         v_BTKC = self.v(x_BTD).unflatten(-1, (-1, self.channels))
-        if self.config.qk_norm:
-            q_BTHC, k_BTKC = self.q_norm(q_BTHC), self.k_norm(k_BTKC)
-        if turn:
-            q_BTHC, k_BTKC = rotary(q_BTHC, *turn), rotary(k_BTKC, *turn)
         if state is None:
             y_BTHC = self._attend(q_BTHC, k_BTKC, v_BTKC, layout, whole=layout.first is not None)
         elif x_BTD.shape[1] == 1:
@@ -168,6 +162,21 @@ class Attention(nn.Module):
     @property
     def scale(self) -> float:
         return self.config.query_scale or self.channels**-0.5
+
+    def attending(self, x_BTD: Tensor, layout: TokenLayout) -> Attending:
+        """What the attention weights of these tokens are computed from."""
+        bounds = layout.interval(*self.reach)
+        return Attending(*self._queries_and_keys(x_BTD, layout), *bounds, self.scale, self.config.softcap)
+
+    def _queries_and_keys(self, x_BTD, layout):
+        """(q_BTHC, k_BTKC), normalised and rotated."""
+        # Call this first: it runs outside of a compiled block's program, and further down it would split the program.
+        turn = angles(layout, self.channels, self.config.rope) if self.config.rope else None
+        q_BTHC = self.q(x_BTD).unflatten(-1, (-1, self.channels))
+        k_BTKC = self.k(x_BTD).unflatten(-1, (-1, self.channels))
+        if self.config.qk_norm:
+            q_BTHC, k_BTKC = self.q_norm(q_BTHC), self.k_norm(k_BTKC)
+        return (rotary(q_BTHC, *turn), rotary(k_BTKC, *turn)) if turn else (q_BTHC, k_BTKC)
 
     def _attend(self, q_BTHC, k_BSKC, v_BSKC, layout, whole):
         """Attention of the layout's tokens over keys that end with the tokens' own."""

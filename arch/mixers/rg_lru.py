@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from arch.contracts import Decaying
 from arch.kernels import rg_lru as kernel
 from arch.kernels.convolution import convolution
 from arch.kernels.glu import glu
@@ -94,12 +95,22 @@ class RGLRU(nn.Module):
             state = self.init_state(*layout.shape, x_BTD.dtype, x_BTD.device)
         u_BTR, tail_BJR = self._convolved(self.x(x_BTD), layout, state.tail_BJR)
         h_BTR = self._recurrence(u_BTR, layout, state.h_BR)
-        state = RecurrentState(h_BTR[:, -1], tail_BJR)
+        last_BR = h_BTR[:, -1]
+        if not torch.is_grad_enabled():
+            last_BR = last_BR.clone()  # a view would keep the states of all these tokens
+        state = RecurrentState(last_BR, tail_BJR)
         return self.o(glu(self.y(x_BTD), h_BTR.to(x_BTD.dtype))), state
 
     def slope_R(self) -> Tensor:
         """-c softplus(-L) = log sigmoid(L)^c: the log of the decay at r = 1."""
         return -self.config.exponent * F.softplus(-self.decay.float())
+
+    def decaying(self, x_BTD: Tensor, layout: TokenLayout) -> Decaying:
+        """log a_t of these tokens; log_a_R is that of r = 1."""
+        tail_BJR = self.init_state(*layout.shape, x_BTD.dtype, x_BTD.device).tail_BJR
+        u_BTR, _ = self._convolved(self.x(x_BTD), layout, tail_BJR)
+        slope_R = self.slope_R()
+        return Decaying(slope_R * torch.sigmoid(self.recurrence_gate(u_BTR).float()), slope_R)
 
     def _convolved(self, x_BTR, layout, tail_BJR):
         """(output of the causal depthwise convolution, new tail). A tap before the token's document sees 0."""

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
@@ -26,7 +26,7 @@ from experiments.data import texts
 from experiments.data.batch import Batch
 from experiments.data.packing import Stream, evaluation_rows, spread_rows, training_rows
 from experiments.data.specials import BOS, EOS, UNK, load
-from experiments.data.split import FRACTIONS, SPLITS, split_of
+from experiments.data.split import ALL, FRACTIONS, SPLITS, split_of
 
 # Increase this when the rules for splitting and packing change: then the same texts are other data, and runs on them are
 # other runs.
@@ -46,6 +46,7 @@ class Corpus:
     byte_lengths: (V,) int64, the UTF-8 bytes that each token stands for, 0 for specials; V is the vocabulary.
     sizes: {split: {documents, tokens, bytes}}; tokens include `<bos>` and `<eos>`, bytes are UTF-8.
     streams: {split: Stream}. digests: {split: (documents, 8) uint8}, the first bytes of the sha256 of each document's text.
+    context: tokens per row of the DataSpec that it was prepared for.
     """
 
     fingerprint: str
@@ -55,6 +56,7 @@ class Corpus:
     sizes: dict[str, dict[str, int]]
     streams: dict[str, Stream]
     digests: dict[str, np.ndarray]
+    context: int = 0
 
     @property
     def vocabulary(self):
@@ -155,11 +157,12 @@ def prepare(data, vocab_size, cache=None):
     Raises DataError if the data cannot be used.
     """
     source = data.source["type"]
+    fractions = ALL if data.splits == "all" else FRACTIONS
     mark = texts.stamp(data.source)
     documents, content = None, texts.known(mark)
     if content is None:
         documents = _read(data.source)
-        _split(documents, source)
+        _split(documents, source, fractions)
         content = _content(documents)
         if mark is not None:
             texts.remember({mark: content})
@@ -169,7 +172,7 @@ def prepare(data, vocab_size, cache=None):
             "format": FORMAT,
             "files": FILES,
             "texts": content,
-            "fractions": FRACTIONS,
+            "fractions": fractions,
             "tokenizer": data.tokenizer,
             "plugins": plugin_sources(data.tokenizer),
             "library": tokenizers.__version__,
@@ -182,14 +185,14 @@ def prepare(data, vocab_size, cache=None):
         held = _read(data.source) if documents is None else documents
         if _content(held) != content:
             raise DataError(f"the texts of the source {source} changed while they were prepared; start again")
-        _build(_split(held, source), content, data.tokenizer, scratch)
+        _build(_split(held, source, fractions), content, data.tokenizer, fractions, scratch)
 
     folder = cached.obtain(cache or cached.root(), key, build)
     corpus = _opened(folder, source)
     _check_vocabulary(corpus, data.tokenizer, vocab_size)
     for split in SPLITS:
         corpus._check_context(split, data.context)
-    return corpus
+    return replace(corpus, context=data.context)
 
 
 def _read(source):
@@ -209,8 +212,10 @@ def _content(documents):
     return hashlib.sha256(b"".join(item.digest for item in documents)).hexdigest()
 
 
-def _split(documents, source):
+def _split(documents, source, fractions):
     """{split: its documents}. Raises DataError if a split has none."""
+    if fractions is ALL:
+        return dict.fromkeys(SPLITS, documents)
     splits = {split: [item for item in documents if split_of(item.digest) == split] for split in SPLITS}
     for split, part in splits.items():
         if not part:
@@ -233,7 +238,7 @@ def _check_vocabulary(corpus, tokenizer, vocab_size):
         )
 
 
-def _build(splits, content, tokenizer, folder):
+def _build(splits, content, tokenizer, fractions, folder):
     """Train the tokenizer on the train split and write every split's tokens into `folder`."""
     component = registry.build("tokenizer", tokenizer)
     console = Console(stderr=True)
@@ -254,7 +259,7 @@ def _build(splits, content, tokenizer, folder):
         sizes[split] = {"documents": len(documents), "tokens": len(stream.tokens), "bytes": total}
     np.save(folder / "byte_lengths.npy", lengths)
     (folder / "tokenizer.json").write_text(stored, encoding="utf-8")
-    fingerprint = digest({"format": FORMAT, "texts": content, "fractions": FRACTIONS, "tokenizer": stored})
+    fingerprint = digest({"format": FORMAT, "texts": content, "fractions": fractions, "tokenizer": stored})
     (folder / "corpus.json").write_text(json.dumps({"fingerprint": fingerprint, "sizes": sizes}, indent=1))
     # The tokenizers library has used threads. Without this, it would warn of deadlocks in a fork of this process.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -4,6 +4,8 @@
 # about 0.2M BPE tokens; the error of a mean loss over these is small compared with the spread over seeds.
 FRACTIONS = {"train": 0.90, "select": 0.05, "report": 0.05}
 SPLITS = tuple(FRACTIONS)
+# Every document is in every split (`data.splits: all`).
+ALL = dict.fromkeys(SPLITS, 1.0)
 
 
 def split_of(digest):

@@ -200,10 +200,15 @@ def test_commands_print_verdict_path_and_table(command, make_study):
 def test_analysis_imports_no_training_library():
     modules = [
         "__main__",
+        "chart_axes",
+        "charts",
         "claims",
         "curves",
+        "evaluated",
+        "measurements",
         "plots",
         "report",
+        "run_report",
         "runs",
         "shown",
         "study",

@@ -8,16 +8,9 @@ import torch
 from closeness import near
 
 from arch.kernels import cross_entropy
-from arch.kernels.cross_entropy import (
-    linear_cross_entropy,
-    linear_distillation,
-    linear_sparse_distillation,
-    reference,
-    reference_distillation,
-    reference_sparse_distillation,
-)
+from arch.kernels.cross_entropy import linear_cross_entropy, reference
 
-V, D, E, K, CHUNK = 37, 8, 5, 3, 4
+V, D, CHUNK = 37, 8, 4
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2}
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 each_softcap = pytest.mark.parametrize("softcap", [None, 3.0])
@@ -79,7 +72,7 @@ def test_the_losses_of_positions_equal_the_reference_one_by_one(positions, softc
 @each_length
 def test_a_target_is_right_where_no_other_logit_is_as_large(positions, softcap, dtype):
     (hidden_ND, weight_VD), targets_N = student(positions, dtype), targets_of(positions)
-    logits_NV = cross_entropy._all_logits(hidden_ND, weight_VD, softcap)
+    logits_NV = cross_entropy.all_logits(hidden_ND, weight_VD, softcap)
     targets_N[::2] = logits_NV.argmax(1)[::2]
     targets_N[1::3] = -1
     nats_N, right_N = cross_entropy.predictions(hidden_ND, weight_VD, targets_N, softcap)
@@ -101,48 +94,13 @@ def test_a_tie_is_not_right_and_no_target_is_none_right():
     assert total == 0 and right == 0
 
 
-@each_dtype
-@each_softcap
-@each_length
-def test_sparse_distillation_equals_the_reference(positions, softcap, dtype):
-    inputs, p = student(positions, dtype), drawn(positions, K, seed=2).abs()
-    ids = torch.randint(V, (positions, K), generator=torch.Generator().manual_seed(3))
-    ids[:, 1] = ids[:, 0]  # an id may occur twice
-    want = reference_sparse_distillation(*inputs, ids, p, softcap)
-    same(linear_sparse_distillation(*inputs, ids, p, softcap), want, inputs, dtype)
-
-
-@each_dtype
-@each_length
-@pytest.mark.parametrize("softcap, teacher_softcap, temperature", [(None, None, 1), (3.0, None, 2.0), (None, 2.0, 0.5)])
-def test_distillation_equals_the_reference(positions, softcap, teacher_softcap, temperature, dtype):
-    inputs = student(positions, dtype)
-    teacher = drawn(positions, E, dtype=dtype, seed=4), drawn(V, E, dtype=dtype, seed=5).requires_grad_()
-    options = softcap, teacher_softcap, temperature
-    want = reference_distillation(*inputs, *teacher, *options)
-    same(linear_distillation(*inputs, *teacher, *options), want, inputs, dtype)
-
-
-def test_a_student_that_is_its_teacher_has_nothing_to_learn():
-    hidden, weight = student(9, torch.float32)
-    loss = linear_distillation(hidden, weight, hidden, weight, 3.0, 3.0, temperature=2.0)
-    assert loss.abs() < 1e-4
-    assert all(gradient.abs().max() < 1e-5 for gradient in torch.autograd.grad(loss, (hidden, weight)))
-
-
 @each_softcap
 def test_gradients_are_those_of_finite_differences(softcap):
     inputs = student(2 * CHUNK + 1, torch.float64)
-    targets, p = targets_of(len(inputs[0])), drawn(len(inputs[0]), K, dtype=torch.float64, seed=2).abs()
-    ids = targets.clamp(min=0)[:, None] + torch.arange(K)
-    teacher = [tensor.detach().flip(0) for tensor in inputs]
-    for loss in (
-        lambda: linear_cross_entropy(*inputs, targets, softcap),
-        lambda: linear_sparse_distillation(*inputs, ids % V, p, softcap),
-        lambda: linear_distillation(*inputs, *teacher, softcap, 2.0, 1.5),
-    ):
-        for tensor, gradient in zip(inputs, torch.autograd.grad(loss(), inputs), strict=True):
-            assert torch.allclose(gradient, differences(loss, tensor), rtol=1e-6, atol=1e-7)
+    targets = targets_of(len(inputs[0]))
+    loss = lambda: linear_cross_entropy(*inputs, targets, softcap)  # noqa: E731
+    for tensor, gradient in zip(inputs, torch.autograd.grad(loss(), inputs), strict=True):
+        assert torch.allclose(gradient, differences(loss, tensor), rtol=1e-6, atol=1e-7)
 
 
 @torch.no_grad()
@@ -219,20 +177,11 @@ def test_gradients_are_given_once():
             loss.backward()
 
 
-def test_what_does_not_fit_together_is_refused():
-    hidden, weight = student(4, torch.float32)
-    with pytest.raises(ValueError, match="differ in shape"):
-        linear_sparse_distillation(hidden, weight, torch.zeros(4, 2, dtype=torch.long), torch.ones(4, 1))
-    with pytest.raises(ValueError, match="vocabulary"):
-        linear_distillation(hidden, weight, hidden, weight[:-1])
-    with pytest.raises(ValueError, match="temperature"):
-        linear_distillation(hidden, weight, hidden, weight, temperature=0.0)
-
-
 MEMORY = """
 import resource
 import torch
 from arch.kernels import cross_entropy
+from arch.kernels.distillation import full
 cross_entropy.BUFFER_BYTES = 4 << 20
 N, V, D = 2048, 16384, 16
 hidden, weight = torch.zeros(N, D, requires_grad=True), torch.zeros(V, D, requires_grad=True)
@@ -240,7 +189,7 @@ targets = torch.zeros(N, dtype=torch.long)
 cross_entropy.linear_cross_entropy(hidden[:4], weight, targets[:4], 30.0).backward()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 cross_entropy.linear_cross_entropy(hidden, weight, targets, 30.0).backward()
-cross_entropy.linear_distillation(hidden, weight, hidden, weight, 30.0).backward()
+full(hidden, weight, targets, hidden, weight, 30.0).loss.backward()
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 

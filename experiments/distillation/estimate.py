@@ -1,0 +1,52 @@
+"""About how long a teacher's forward pass takes, before it is done."""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from arch.contracts import Referred
+from arch.model import new_model
+from arch.model_spec import ModelSpec
+from experiments.record import RunRecord
+from experiments.spec import TrainSpec
+
+# A teacher that is not trained yet is tried out if one row takes no more FLOPs: a second or so on two cores.
+TRIED_FLOPS = 5e10
+
+
+def seconds(teacher: Referred, context: int, train: TrainSpec, flops_per_token: float) -> float | None:
+    """Seconds per token of the teacher's forward pass with rows of `context` tokens; None if it is not known.
+
+    From the teacher's record, if it has one: a training step is a forward pass and a backward pass of twice its FLOPs. Else,
+    for a run on a CPU, one row is timed with random weights, unless that takes long. train: of the run that learns from it.
+    """
+    record = RunRecord.read_whole(Path(teacher.folder)) if teacher.folder else None
+    speed = record.measured.get("speed/tokens_per_second") if record else None
+    if speed:
+        return 1 / (3 * speed)
+    if train.accelerator != "cpu" or flops_per_token * context > TRIED_FLOPS:
+        return None
+    return _tried(json.dumps(teacher.model.dump()), context, train.threads)
+
+
+@lru_cache(maxsize=64)
+def _tried(model: str, context: int, threads: int) -> float:
+    """Seconds per token of the faster of two forward passes of one row."""
+    before, passes = torch.get_num_threads(), []
+    torch.set_num_threads(threads)
+    try:
+        teacher = new_model(ModelSpec.parse(json.loads(model)), seed=0).eval()
+        tokens_BT = torch.zeros(1, context, dtype=torch.long)
+        for _ in range(2):
+            started = time.perf_counter()
+            with torch.no_grad():
+                teacher(tokens_BT)
+            passes.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(before)
+    return min(passes) / context

@@ -1,0 +1,38 @@
+"""How far a student is from its teacher on a split."""
+
+from arch.contracts import Dataset, Findings, Given, Metric
+from arch.model import Model
+from arch.registry import evaluator
+from arch.spec import Count, Spec
+
+
+@evaluator
+class TeacherDistance:
+    """KL(teacher || student) and how often both find the same token the most likely, of the whole distributions.
+
+    At temperature 1, whatever the student was trained on. For runs whose objective has a teacher.
+    """
+
+    class Config(Spec):
+        """rows: how many of the split; all if it has fewer."""
+
+        rows: Count = 64
+
+    needs = frozenset({"causal", "teacher"})
+    metrics = {
+        "teacher_kl": Metric(unit="nats per token"),
+        "teacher_agreement": Metric(better="higher"),
+    }
+
+    def __init__(self, config: Config):
+        self.config = config
+
+    def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
+        """Both numbers, over all positions with a target."""
+        sums, weight = {"kl": 0.0, "agreement": 0.0}, 0.0
+        for batch in dataset.evaluation(given.split, self.config.rows, given.context, given.rows):
+            found = given.objective.distances(model, batch.to(given.device))
+            for name in sums:
+                sums[name] += float(found[name].sum)
+            weight += float(found["kl"].weight)
+        return Findings({f"teacher_{name}": total / weight for name, total in sums.items()} if weight else {})
