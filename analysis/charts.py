@@ -197,7 +197,7 @@ def _grid(chart: Chart, drawn: dict[str, pd.DataFrame], style: dict[str, Look]) 
     wide = 0.07 * max(len(text(value)) for value in everything) + 0.04  # inches of a cell with its number
     columns = _grid_columns(len(named), len(xs), len(ys), len(drawn), wide)
     width = _grid_width(columns)
-    tall = min(max(0.27 * len(ys), 0.9), 4.2 if columns == 1 else 3.2)
+    tall = min(max(0.27 * len(ys), 1.1), 4.2 if columns == 1 else 3.2)
     rows_of_panels = math.ceil(len(named) / columns)
     figure, panels = panels_of(len(named), columns, (tall + 0.48) * rows_of_panels + 0.75)
     norm = _norm(chart, everything)
@@ -251,7 +251,10 @@ def _cell_text(value: float, everything: pd.Series, chart: Chart) -> str:
     largest = everything.abs().max()
     if chart.value in chart.log or largest >= 1e5 or largest < 0.01:
         return f"{value:.2g}".replace("-", units.MINUS)
-    return f"{value:.{0 if largest >= 100 else 1 if largest >= 10 else 2}f}".replace("-", units.MINUS)
+    span = everything.max() - everything.min()
+    apart = 1 - math.floor(math.log10(span)) if span > 0 else 0  # so many decimals tell the cells apart
+    decimals = max(0 if largest >= 100 else 1 if largest >= 10 else 2, min(apart, 4))
+    return f"{value:.{decimals}f}".replace("-", units.MINUS)
 
 
 def _write(axes: Axes, cells: np.ndarray, norm: Normalize, text: Any) -> None:

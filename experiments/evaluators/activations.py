@@ -17,7 +17,7 @@ from arch.contracts import Chart, Dataset, Findings, Given, Metric
 from arch.model import Model
 from arch.registry import evaluator
 from arch.spec import Count, Spec, later
-from experiments import inside
+from experiments import inside, split_rows
 
 # The largest finite number of float16.
 FLOAT16 = 65504.0
@@ -80,18 +80,19 @@ class Activations:
 
     def check(self, dataset: Dataset, split: str) -> None:
         """Raises SpecError where the split has no row of this context."""
-        inside.check_context(dataset, split, self.config.context)
+        split_rows.check(dataset, split, self.config.context)
 
     def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
         """`float16_headroom` is 65,504 / largest_activation: below 1, float16 overflows on these rows."""
         watch = _Watch(model)
         with inside.removed(watch.hooks()):
-            for rows in inside.read(dataset, given, self.config.rows, self.config.context):
-                watch.real_BT = rows.layout.doc_BT >= 0
-                hidden_BTD, _ = model.trunk(rows.tokens_BT, rows.layout)
-                watch.see((None, "final norm"), hidden_BTD)
-                for part_ND in _parts(hidden_BTD[watch.real_BT], len(model.head_weight)):
-                    watch.see((None, "logits"), F.linear(part_ND, model.head_weight))
+            for batch in split_rows.read(dataset, given, self.config.rows, self.config.context):
+                for rows in batch.values():
+                    watch.real_BT = rows.layout.doc_BT >= 0
+                    hidden_BTD, _ = model.trunk(rows.tokens_BT, rows.layout)
+                    watch.see((None, "final norm"), hidden_BTD)
+                    for part_ND in _parts(hidden_BTD[watch.real_BT], len(model.head_weight)):
+                        watch.see((None, "logits"), F.linear(part_ND, model.head_weight))
         blocks = model.spec.layer_blocks()
         table = [
             {"layer": layer, "block": None if layer is None else blocks[layer], "place": place} | scale.row()

@@ -16,7 +16,7 @@ from arch.layout import TokenLayout
 from arch.model import Model
 from arch.registry import evaluator
 from arch.spec import Count, Spec, later
-from experiments import inside
+from experiments import inside, split_rows
 
 # Bars of the histogram per factor of ten, and the factors of ten that it spans, from 1 token on. They are the same for every
 # layer, seed and arm, so that bars can be compared; what lies outside is in the outermost bars.
@@ -79,15 +79,12 @@ class Decay:
 
     def check(self, dataset: Dataset, split: str) -> None:
         """Raises SpecError where the split has no row of this context."""
-        inside.check_context(dataset, split, self.config.context)
+        split_rows.check(dataset, split, self.config.context)
 
     def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
         """Medians over all channels of all layers; `decay_beyond_context` is the share of channels beyond the row's length."""
-        layers = {layer: _Layer() for layer in inside.mixers(model, "decaying")}
-        hooks = inside.watched(model, "decaying", lambda layer, shown, layout: layers[layer].add(shown, layout))
-        with inside.removed(hooks):
-            for rows in inside.read(dataset, given, self.config.rows, self.config.context):
-                model.trunk(rows.tokens_BT, rows.layout)
+        batches = split_rows.read(dataset, given, self.config.rows, self.config.context)
+        layers: dict[int, _Layer] = inside.looked(model, "decaying", batches, _Layer)
         found = {layer: each.constants() for layer, each in layers.items() if each.tokens}
         blocks = model.spec.layer_blocks()
         if not found:
