@@ -197,7 +197,7 @@ def _grid(chart: Chart, drawn: dict[str, pd.DataFrame], style: dict[str, Look]) 
     wide = 0.07 * max(len(text(value)) for value in everything) + 0.04  # inches of a cell with its number
     columns = _grid_columns(len(named), len(xs), len(ys), len(drawn), wide)
     width = _grid_width(columns)
-    tall = min(max(0.27 * len(ys), 0.9), 4.2 if columns == 1 else 3.2)
+    tall = min(max(0.27 * len(ys), 1.1), 4.2 if columns == 1 else 3.2)
     rows_of_panels = math.ceil(len(named) / columns)
     figure, panels = panels_of(len(named), columns, (tall + 0.48) * rows_of_panels + 0.75)
     norm = _norm(chart, everything)
@@ -251,7 +251,10 @@ def _cell_text(value: float, everything: pd.Series, chart: Chart) -> str:
     largest = everything.abs().max()
     if chart.value in chart.log or largest >= 1e5 or largest < 0.01:
         return f"{value:.2g}".replace("-", units.MINUS)
-    return f"{value:.{0 if largest >= 100 else 1 if largest >= 10 else 2}f}".replace("-", units.MINUS)
+    span = everything.max() - everything.min()
+    apart = 1 - math.floor(math.log10(span)) if span > 0 else 0  # so many decimals tell the cells apart
+    decimals = max(0 if largest >= 100 else 1 if largest >= 10 else 2, min(apart, 4))
+    return f"{value:.{decimals}f}".replace("-", units.MINUS)
 
 
 def _write(axes: Axes, cells: np.ndarray, norm: Normalize, text: Any) -> None:
@@ -285,7 +288,7 @@ def _title(figure: Figure, heading: str, handles: Handles) -> None:
     names = [name if len(name) <= 40 else f"{name[:39]}…" for name in handles]
     columns = max(1, min(len(names), int(WIDTH / (INCHES_PER_LETTER * max(map(len, names)) + 0.55))))
     shown: dict[str, Any] = {"title": text, "title_fontproperties": bold, "alignment": "left", "labelcolor": INK, "fontsize": 9}
-    figure.legend(handles.values(), names, loc="outside upper left", ncols=columns, borderpad=0, **shown)
+    figure.legend(handles.values(), names, loc="outside upper left", ncols=columns, borderpad=0, borderaxespad=0.7, **shown)
 
 
 def _handle(look: Look, marker: bool = True) -> Line2D:

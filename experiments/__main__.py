@@ -251,7 +251,7 @@ def parity(out: Annotated[Path | None, typer.Option(help="write the document the
 @app.command()
 def bench(
     models: Annotated[list[str], typer.Argument(metavar="MODEL", help="model specs; they replace `specs`")] = (),
-    spec: Annotated[str, typer.Option(help="path or shipped name of a benchmark's spec: cpu, gpu, kernels")] = "",
+    spec: Annotated[str, typer.Option(help="path or shipped name of a benchmark's spec: cpu, gpu, kernels, distillation")] = "",
     changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="change a key, e.g. contexts=[512]")] = (),
     out: Annotated[Path | None, typer.Option(help="folder for bench.json; by default a new folder in runs/bench")] = None,
 ):

@@ -114,6 +114,8 @@ def made_up_benchmark():
         found += [timed("decode reach", context, {"model": "r"}, 0.2, 32.0, "tokens") for context in ("1024", "32768")]
         case = {"vocabulary": 262_144}
         found += [timed("loss", side, case, 20.0) for side in ("ours", "plain")]
+        sides = {"plain": 2.0, "online": 3.05, "cached": 2.1, "prefill": 1.0, "write sampled": 1.1, "write top_k": 1.1}
+        found += [timed("distill", side, {"k": 256}, seconds, 2048.0, "tokens") for side, seconds in sides.items()]
         found.append(weighed("loss memory", "ours", case, 5e8))
         found += [timed("lightning", side, {}, seconds, 199.0) for side, seconds in (("lightning", 0.5), ("bare", 0.3))]
         found += [timed("first step", "next run", {}, 0.8), timed("help", "ours", {}, 0.4)]

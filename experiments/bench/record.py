@@ -24,8 +24,8 @@ class Measurement(Spec):
     """The measured values of one side in one case.
 
     what: `train`, `prefill`, `decode` (each also with ` stock`: beside the peer in its own untouched process),
-        `memory`, `cache`, `ceiling`, `scan`, `loss`, `loss memory`, `reach`, `decode reach`, `lightning`, `first step`,
-        `help`.
+        `memory`, `cache`, `ceiling`, `scan`, `loss`, `loss memory`, `reach`, `decode reach`, `distill`, `lightning`,
+        `first step`, `help`.
     side: `ours`, `compiled`, `hf`, `products` (the product floor), or another name for what is compared.
     case: the conditions (`spec`, `context`, `batch`, `shape`, ...).
     values: all values, in the order measured. unit: of the values, `s` or `B` (bytes).

@@ -15,7 +15,7 @@ from arch.errors import SpecError
 from arch.express import loaded
 from arch.kernels import paths
 from experiments import device as devices
-from experiments.bench import ceilings, kernels, models, workbench
+from experiments.bench import ceilings, distillation, kernels, models, workbench
 from experiments.bench.journal import Journal
 from experiments.bench.peer import INSTALL, expressed
 from experiments.bench.record import BenchRecord
@@ -101,6 +101,7 @@ def alone(journal, bench_spec, device):
         "scan": lambda: kernels.scan(journal, bench_spec, device),
         "reach": lambda: kernels.reach(journal, bench_spec, device),
         "loss": lambda: kernels.loss(journal, bench_spec, device),
+        "distill": lambda: distillation.distillation(journal, bench_spec, device),
         "lightning": lambda: workbench.lightning(journal, bench_spec),
         "start": lambda: workbench.start(journal, bench_spec),
     }

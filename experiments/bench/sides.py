@@ -19,6 +19,7 @@ from arch.model_spec import ModelSpec
 from experiments.bench.peer import check_same, new_peer
 from experiments.compiled import compile_blocks
 from experiments.data.batch import Batch, Rows
+from experiments.means import prepared
 from experiments.optimizers.adamw import AdamW
 
 OPTIMIZER = AdamW(AdamW.Config(lr=1e-4))
@@ -41,8 +42,10 @@ class _Side:
 
     def training(self, rows, context):
         """A function that does one optimizer step on `rows` x `context` tokens: forward, loss, backward, clip, AdamW."""
+        return self._training(self._mean_loss(tokens_of(self.spec, rows, context, self.device)))
+
+    def _training(self, mean_loss):
         self.model.train()
-        mean_loss = self._mean_loss(tokens_of(self.spec, rows, context, self.device))
 
         def step():
             self.optimizer.zero_grad()
@@ -62,12 +65,13 @@ class _Side:
 
 
 class Ours(_Side):
-    """Our model of a resolved spec, with the objective `next_token`."""
+    """Our model of a resolved spec. objective: by default `next_token`."""
 
-    def __init__(self, spec, device, dtype, compile=False):
+    def __init__(self, spec, device, dtype, compile=False, objective=None):
         super().__init__(new_model(spec, seed=0), spec, device, dtype)
         lengths_V = torch.ones(spec.vocab_size, dtype=torch.long)
-        self.objective = registry.build("objective", {"type": "next_token"}, SimpleNamespace(byte_lengths=lengths_V)).to(device)
+        plain = registry.build("objective", {"type": "next_token"}, SimpleNamespace(byte_lengths=lengths_V))
+        self.objective = (plain if objective is None else objective).to(device)
         self.compile = compile
 
     def training(self, rows, context):
@@ -76,13 +80,22 @@ class Ours(_Side):
             compile_blocks(self.model, self.device.type, rows, context, self.dtype)
         return super().training(rows, context)
 
+    def training_on(self, batch):
+        """As `training`, on the rows of a Batch."""
+        return self._training(self._mean_loss_on(batch["text"]))
+
     def _mean_loss(self, tokens_BT):
-        rows = whole_rows(tokens_BT)["text"]
+        return self._mean_loss_on(whole_rows(tokens_BT)["text"])
+
+    def _mean_loss_on(self, rows):
         weight = Batch.text(rows).weight
 
         def loss():
             layout = TokenLayout(rows.layout.doc_BT, rows.layout.pos_BT)  # each step of a run has a layout of its own
-            return self.objective(self.model, Batch.text(replace(rows, layout=layout)))["loss"].sum / weight
+            batch = Batch.text(replace(rows, layout=layout, extra={}))
+            with torch.no_grad():
+                batch = prepared(self.objective, self.model, batch)
+            return self.objective(self.model, batch)["loss"].sum / weight
 
         return loss
 

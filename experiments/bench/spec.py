@@ -11,7 +11,7 @@ from experiments.bench.record import PEERS, BenchRecord, Ratio, spread
 
 # Measured for each named model; measured once, without a named model.
 OfModels = Literal["train", "decode", "memory", "profile"]
-OfKernels = Literal["scan", "loss", "reach", "lightning", "start"]
+OfKernels = Literal["scan", "loss", "reach", "distill", "lightning", "start"]
 MODELS, KERNELS = get_args(OfModels), get_args(OfKernels)
 
 
@@ -134,6 +134,14 @@ def _overhead(record):
     return spread([1000 * (a - b) / with_it.work for a, b in zip(with_it.values, without.values, strict=True)])
 
 
+def _online(record):
+    """The time of an online distillation step over that of a plain step and the teacher's forward pass together, by round."""
+    sides = [record.find("distill", side) for side in ("online", "plain", "prefill")]
+    if not all(sides):
+        return None
+    return spread([online / (plain + teacher) for online, plain, teacher in zip(*(side.values for side in sides), strict=True)])
+
+
 def _peak_share(spec, context):
     """The step's rate of `ideal` FLOPs over the FLOP rate of the square product."""
 
@@ -179,6 +187,11 @@ def _targets():
         title = f"linear scan at ({', '.join(map(str, shape))}), bytes per second over those of `a * b` into fresh memory"
         yield Target(title, _speedup("scan", "ours", "fresh a * b", shape=shape), least=0.5)
     yield Target("loss at vocabulary 262,144, extra memory", _extra_memory, unit="GB", most=1.0)
+    yield Target("distilling online, time over that of a plain step and the teacher's forward pass", _online, most=1.05)
+    yield Target("distilling from the cache, time over that of a plain step", _speedup("distill", "plain", "cached"), most=1.1)
+    for mode in ("sampled", "top_k"):
+        title = f"writing the teacher's cache, 256 entries ({mode}), tokens per second over those of its prefill"
+        yield Target(title, _speedup("distill", f"write {mode}", "prefill"), least=0.9)
     slower = _speedup("loss", "plain", "ours", vocabulary=262_144)
     yield Target("loss at vocabulary 262,144, time over that of the plain path", slower, most=1.15)
     for spec, (title, _) in families.items():

@@ -9,9 +9,10 @@ import torch
 
 from arch import registry
 from arch.contracts import Given
+from arch.document import load
 from arch.errors import DataError, SpecError
 from arch.model import new_model
-from experiments.data import needles
+from experiments.data import corpus, needles, texts
 from experiments.data.dataset import prepare
 from experiments.data.needles import Needles
 from experiments.data.split import SPLITS
@@ -219,7 +220,7 @@ def test_rows_are_a_function_of_their_numbers(task):
 
 def test_splits_of_the_task_share_no_instance_and_no_document(task):
     dataset = prepare(resolve(task).data, 300)
-    texts = {split: dataset.tokenizer.decode([t for t in dataset.text.streams[split].tokens.tolist() if t > 2]) for split in SPLITS}
+    held = {split: dataset.tokenizer.decode([t for t in dataset.text.streams[split].tokens.tolist() if t > 2]) for split in SPLITS}
     keys = {}
     for split in SPLITS:
         some = [rows(dataset.batch(split, step, 0, 4, 56)) for step in range(20)]
@@ -228,7 +229,7 @@ def test_splits_of_the_task_share_no_instance_and_no_document(task):
         keys[split] = {each[-13:-7] for each in words}
         for each in words:
             before, after = each[:-14].split(f"{each[-14:]}.\n")
-            assert before + after in texts[split] * 2, "text of this split's documents, in their order"
+            assert before + after in held[split] * 2, "text of this split's documents, in their order"
     assert not (keys["train"] & keys["select"] or keys["train"] & keys["report"] or keys["select"] & keys["report"])
 
 
@@ -262,6 +263,16 @@ def test_what_decides_the_rows_decides_identity(task, corpus_file, tmp_path):
     assert len({each.identity for each in plans}) == len({each.data["fingerprint"] for each in plans}) == len(plans)
 
 
+def test_its_texts_are_read_once(task, monkeypatch):
+    """What a plan knows of the texts, another process need not read again."""
+    planned = plan(task)
+    assert list(planned.texts) == [texts.stamp(task["data"]["source"]["haystack"] | {"separator": None})]
+    monkeypatch.setattr(texts, "_DIGESTS", {})
+    texts.remember(planned.texts)
+    monkeypatch.setattr(corpus, "_read", lambda source: pytest.fail("the texts are read again"))
+    assert prepare(planned.spec.data, 300).fingerprint == planned.data["fingerprint"]
+
+
 def test_a_haystack_of_ones_own_is_part_of_identity(task, plugins):
     task["data"]["source"]["haystack"] = {"type": "own_texts:Counting"}
     assert "own_texts" in identity_plugins(resolve(task))
@@ -283,6 +294,11 @@ def test_the_task_trains_and_is_measured_like_any_other(task, tmp_path):
     assert expected <= set(record.metrics)
     assert record.data["text"]["splits"]["train"]["documents"] > 300
     assert train(planned, 0, tmp_path / "again").metrics == record.metrics
+
+
+def test_the_shipped_task_asks_at_lengths_beyond_training():
+    spec = resolve(load("tasks/needle", "experiments"))
+    assert spec.data.source["type"] == "needle" and max(spec.evaluate.report["needle"]["lengths"]) == 8 * spec.data.context
 
 
 @pytest.mark.parametrize(
