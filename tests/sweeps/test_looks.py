@@ -322,6 +322,7 @@ def test_arms_with_different_contexts_compare_in_what_is_measured_at_given_lengt
     arms = [{"data": {"context": context}, "evaluate": {"report": {"it": evaluator}}} for context in (32, 64)]
     said = comparable.obstacle(*arms, "report/it", NEXT_TOKEN["loss"], "it")
     assert (said == "") == comparable_at_other_contexts
+    assert not said or f"set `evaluate.report.it.{next(iter(resolved))}` for all arms" in said
 
 
 def test_records_measured_on_other_texts_are_not_compared(plan_study, study_data, console):
