@@ -18,23 +18,33 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from analysis.chart_axes import (
+    INCHES_PER_LETTER,
+    MARKED,
+    finish,
+    finish_bar,
+    name_axes,
+    name_panel,
+    number_text,
+    panels_of,
+    whole,
+)
 from analysis.evaluated import Evaluated, label, number, title
-from analysis.plots import COLOURS, INK, LINES, MARKERS, MUTED, PAPER, WIDTH, Look, looks, styled
+from analysis.plots import COLOURS, INK, LINES, MARKERS, PAPER, WIDTH, Look, looks, styled
 from arch import units
 from arch.contracts import Chart
 
 # The largest number of values of `by` that have a panel each in which arms are compared as lines.
 PANELS = 9
-# Points of a line that are marked: a line of one point would not be seen, and few points are the measured ones.
-MARKED = 12
 # Colours in the order of a quantity, none of them near the paper of a light or a dark page.
 ORDERED = LinearSegmentedColormap.from_list("ordered", ["#3b7fd9", "#7a6bd8", "#b257b8", "#d8507f", "#e06c3c", "#c9921c"])
 # Of cells. Texts in them are near black or white, but not INK or PAPER, which change with the theme of a page.
 CELLS = matplotlib.colormaps["viridis"].resampled(48)
 ON_LIGHT, ON_DARK = "#14171b", "#ffffff"
-INCHES_PER_LETTER = 0.082  # at the font sizes used here
+
+Handles = dict[str, Line2D]  # of the legend
+Drawn = tuple[Figure, Handles]
 
 
 def figures(evaluated: Sequence[Evaluated], arms: Sequence[str]) -> dict[str, Figure]:
@@ -73,45 +83,44 @@ def draw(each: Evaluated, chart: Chart, arms: Sequence[str]) -> Figure | None:
     if not drawn:
         return None
     make = {"curve": _curve, "grid": _grid, "histogram": _histogram}[chart.kind]
-    return make(chart, drawn, style)
+    figure, handles = make(chart, drawn, style)
+    _title(figure, f"{title(chart)}: {next(iter(drawn))}" if len(drawn) < 2 <= len(arms) else title(chart), handles)
+    return figure
 
 
-def _curve(chart: Chart, drawn: dict[str, pd.DataFrame], style: dict[str, Look]) -> Figure:
+def _curve(chart: Chart, drawn: dict[str, pd.DataFrame], style: dict[str, Look]) -> Drawn:
     values = _values(drawn, chart.by)
     if chart.by and (len(drawn) == 1 or len(values) > PANELS):
         return _curves_by_colour(chart, drawn, values)
-    figure, panels = _panels(len(values))
+    figure, panels = panels_of(len(values))
     for axes, value in zip(panels, values, strict=True):
         for arm, rows in _of(drawn, chart.by, value).items():
             _line(axes, rows, style[arm], arm)
         if chart.by:
-            _name(axes, _by_text(chart, value))
-    _finish(figure, panels, chart, drawn)
-    _legend(figure, chart, {arm: _handle(style[arm]) for arm in drawn} if len(drawn) > 1 else {})
-    return figure
+            name_panel(axes, _by_text(chart, value))
+    finish(figure, panels, chart, drawn)
+    return figure, {arm: _handle(style[arm]) for arm in drawn} if len(drawn) > 1 else {}
 
 
-def _curves_by_colour(chart: Chart, drawn: dict[str, pd.DataFrame], values: list[Any]) -> Figure:
+def _curves_by_colour(chart: Chart, drawn: dict[str, pd.DataFrame], values: list[Any]) -> Drawn:
     """A panel per arm; a line's colour says its value of `by`."""
     ordered = all(number(value) is not None for value in values)
     style = _by_colours(values, ordered)
-    figure, panels = _panels(len(drawn))
+    figure, panels = panels_of(len(drawn))
     for axes, (arm, rows) in zip(panels, drawn.items(), strict=True):
         for value in values:
             own = rows[rows.by == value]
             if len(own):
                 _line(axes, own, style[value], _by_text(chart, value), band=len(values) <= PANELS)
         if len(drawn) > 1:
-            _name(axes, arm)
-    _finish(figure, panels, chart, drawn)
+            name_panel(axes, arm)
+    finish(figure, panels, chart, drawn)
     if ordered and len(values) > PANELS:
         scale = Normalize(min(values), max(values))
         bar = figure.colorbar(ScalarMappable(scale, ORDERED.resampled(48)), ax=panels, aspect=28, pad=0.02)
-        _bar(bar, label(chart, chart.by), max(values) - min(values) if _whole(values) else None)
-        _legend(figure, chart, {})
-    else:
-        _legend(figure, chart, {_by_text(chart, value): _handle(style[value]) for value in values})
-    return figure
+        finish_bar(bar, label(chart, chart.by), whole(values))
+        return figure, {}
+    return figure, {_by_text(chart, value): _handle(style[value]) for value in values}
 
 
 def _by_colours(values: list[Any], ordered: bool) -> dict[Any, Look]:
@@ -129,7 +138,7 @@ def _by_colours(values: list[Any], ordered: bool) -> dict[Any, Look]:
 
 def _line(axes: Axes, rows: pd.DataFrame, look: Look, name: str, band: bool = True) -> None:
     rows = rows.sort_values("x")
-    marker = {"marker": look.marker, "ms": 4.5, "mec": PAPER, "mew": 0.5} if len(rows) <= MARKED else {}
+    marker: dict[str, Any] = {"marker": look.marker, "ms": 4.5, "mec": PAPER, "mew": 0.5} if len(rows) <= MARKED else {}
     axes.plot(rows.x, rows["mean"], look.line, color=look.colour, label=name, lw=1.5, zorder=3, **marker)
     if not band or not (rows.n > 1).any():
         return
@@ -139,17 +148,16 @@ def _line(axes: Axes, rows: pd.DataFrame, look: Look, name: str, band: bool = Tr
         axes.fill_between(rows.x, rows.low, rows.high, color=look.colour, alpha=0.15, lw=0)
 
 
-def _histogram(chart: Chart, drawn: dict[str, pd.DataFrame], style: dict[str, Look]) -> Figure:
+def _histogram(chart: Chart, drawn: dict[str, pd.DataFrame], style: dict[str, Look]) -> Drawn:
     values = _values(drawn, chart.by)
-    figure, panels = _panels(len(values))
+    figure, panels = panels_of(len(values))
     for axes, value in zip(panels, values, strict=True):
         for arm, rows in _of(drawn, chart.by, value).items():
             _steps(axes, rows.sort_values("x"), style[arm], arm, filled=len(drawn) == 1)
         if chart.by:
-            _name(axes, _by_text(chart, value))
-    _finish(figure, panels, chart, drawn)
-    _legend(figure, chart, {arm: _handle(style[arm], marker=False) for arm in drawn} if len(drawn) > 1 else {})
-    return figure
+            name_panel(axes, _by_text(chart, value))
+    finish(figure, panels, chart, drawn)
+    return figure, {arm: _handle(style[arm], marker=False) for arm in drawn} if len(drawn) > 1 else {}
 
 
 def _steps(axes: Axes, rows: pd.DataFrame, look: Look, name: str, filled: bool) -> None:
@@ -179,7 +187,7 @@ def _steps(axes: Axes, rows: pd.DataFrame, look: Look, name: str, filled: bool) 
         axes.fill_between(x, heights["low"], heights["high"], color=look.colour, alpha=0.15, lw=0)
 
 
-def _grid(chart: Chart, drawn: dict[str, pd.DataFrame], style: dict[str, Look]) -> Figure:
+def _grid(chart: Chart, drawn: dict[str, pd.DataFrame], style: dict[str, Look]) -> Drawn:
     """A panel per arm and value of `by`. Cells are equally large, in the order of their numbers; all share their colours."""
     values = _values(drawn, chart.by)
     xs, ys = (sorted({value for rows in drawn.values() for value in rows[column]}) for column in ("x", "y"))
@@ -189,28 +197,27 @@ def _grid(chart: Chart, drawn: dict[str, pd.DataFrame], style: dict[str, Look]) 
     wide = 0.07 * max(len(text(value)) for value in everything) + 0.04  # inches of a cell with its number
     columns = _grid_columns(len(named), len(xs), len(ys), len(drawn), wide)
     width = _grid_width(columns)
-    tall = min(max(0.27 * len(ys), 0.9), 4.2 if columns == 1 else 3.2)
+    tall = min(max(0.27 * len(ys), 1.1), 4.2 if columns == 1 else 3.2)
     rows_of_panels = math.ceil(len(named) / columns)
-    figure, panels = _panels(len(named), columns, (tall + 0.48) * rows_of_panels + 0.75)
+    figure, panels = panels_of(len(named), columns, (tall + 0.48) * rows_of_panels + 0.75)
     norm = _norm(chart, everything)
     written = width / len(xs) >= wide and tall / len(ys) > 0.17
     for axes, (arm, value, rows) in zip(panels, named, strict=True):
         cells = np.full((len(ys), len(xs)), np.nan)
         for row in rows.to_dict("records"):
             cells[ys.index(row["y"]), xs.index(row["x"])] = row["mean"]
-        edges = {"edgecolors": PAPER, "linewidth": 0.8} if written else {"edgecolors": "face", "linewidth": 0.2}
+        edges: dict[str, Any] = {"edgecolors": PAPER, "linewidth": 0.8} if written else {"edgecolors": "face", "linewidth": 0.2}
         axes.pcolormesh(np.arange(len(xs) + 1), np.arange(len(ys) + 1), np.ma.masked_invalid(cells), cmap=CELLS, norm=norm, **edges)
         if written:
             _write(axes, cells, norm, text)
         _cell_ticks(axes, xs, ys, width, tall)
         parts = [*([arm] if len(drawn) > 1 else []), *([_by_text(chart, value)] if chart.by else [])]
         if parts:
-            _name(axes, ", ".join(parts))
+            name_panel(axes, ", ".join(parts))
     bar = figure.colorbar(ScalarMappable(norm, CELLS), ax=panels, aspect=22, pad=0.02)
-    _bar(bar, label(chart, chart.value), None)
-    _axis_names(figure, panels, chart)
-    _legend(figure, chart, {})
-    return figure
+    finish_bar(bar, label(chart, chart.value))
+    name_axes(figure, panels, chart)
+    return figure, {}
 
 
 def _grid_columns(count: int, across: int, down: int, arms: int, wide: float) -> int:
@@ -244,7 +251,10 @@ def _cell_text(value: float, everything: pd.Series, chart: Chart) -> str:
     largest = everything.abs().max()
     if chart.value in chart.log or largest >= 1e5 or largest < 0.01:
         return f"{value:.2g}".replace("-", units.MINUS)
-    return f"{value:.{0 if largest >= 100 else 1 if largest >= 10 else 2}f}".replace("-", units.MINUS)
+    span = everything.max() - everything.min()
+    apart = 1 - math.floor(math.log10(span)) if span > 0 else 0  # so many decimals tell the cells apart
+    decimals = max(0 if largest >= 100 else 1 if largest >= 10 else 2, min(apart, 4))
+    return f"{value:.{decimals}f}".replace("-", units.MINUS)
 
 
 def _write(axes: Axes, cells: np.ndarray, norm: Normalize, text: Any) -> None:
@@ -252,7 +262,7 @@ def _write(axes: Axes, cells: np.ndarray, norm: Normalize, text: Any) -> None:
         if np.isfinite(value):
             red, green, blue, _ = CELLS(norm(value))
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-            place = {"ha": "center", "va": "center", "fontsize": 7.5}
+            place: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.5}
             axes.text(column + 0.5, row + 0.5, text(value), color=ON_DARK if dark else ON_LIGHT, **place)
 
 
@@ -269,151 +279,21 @@ def _cell_ticks(axes: Axes, xs: list[float], ys: list[float], width: float, tall
         side.set_visible(False)
 
 
-def _panels(count: int, columns: int | None = None, tall: float | None = None) -> tuple[Figure, list[Axes]]:
-    """A figure of this many panels, and the panels row by row."""
-    if columns is None:
-        columns = count if count <= 3 else 2 if count == 4 else 3 if count <= 9 else 4 if count <= 20 else 5
-    rows = math.ceil(count / columns)
-    heights = {1: 3.7, 2: 2.7, 3: 2.0, 4: 1.55, 5: 1.25}
-    figure = Figure(figsize=(WIDTH, tall or heights[columns] * rows + 0.75), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    figure.get_layout_engine().set(wspace=0.04, hspace=0.03)
-    every = list(grid.ravel())
-    for axes in every[count:]:
-        axes.remove()
-    for axes in every[:count]:
-        axes.tick_params(labelsize=9 if columns < 3 else 8)
-    return figure, every[:count]
-
-
-def _finish(figure: Figure, panels: list[Axes], chart: Chart, drawn: dict[str, pd.DataFrame]) -> None:
-    """Scales, limits, ticks and names of the axes. Panels share both axes, except a y axis whose panels differ too much."""
-    columns = panels[0].get_subplotspec().get_gridspec().ncols
-    across = ["x", "to"] if chart.kind == "histogram" else ["x"]
-    x = np.unique(np.concatenate([rows[column] for rows in drawn.values() for column in across]))
-    width = (WIDTH - 0.7) / columns - 0.35
-    shared = _share(panels)
-    limits = [axes.get_ylim() for axes in panels]
-    low, high = min(each[0] for each in limits), max(each[1] for each in limits)
-    y = np.concatenate([rows["mean"] for rows in drawn.values()])
-    for i, axes in enumerate(panels):
-        _scale(axes, "x", chart.x, chart, x, width / (INCHES_PER_LETTER * max(len(number_text(value)) for value in x) + 0.16))
-        _scale(axes, "y", chart.y, chart, y, 6 if columns < 3 else 4)
-        if shared and chart.y not in chart.bounds and chart.y not in chart.log:
-            axes.set_ylim(low, high)
-        if shared and chart.y not in chart.bounds and chart.y in chart.log and (y > 0).all():
-            axes.set_ylim(y.min() / 1.3, y.max() * 1.3)
-        if chart.kind == "histogram" and chart.y not in chart.log:
-            axes.set_ylim(0, None)
-        last = i + columns >= len(panels)
-        axes.tick_params(labelbottom=last, labelleft=not shared or i % columns == 0)
-    _axis_names(figure, panels, chart)
-
-
-def _share(panels: list[Axes]) -> bool:
-    """Whether the values of no panel vanish on the axis of another."""
-    spans = [abs(top - bottom) for bottom, top in (axes.get_ylim() for axes in panels)]
-    return max(spans) <= 8 * min(spans)
-
-
-def _axis_names(figure: Figure, panels: list[Axes], chart: Chart) -> None:
-    """At the axes of a single panel, else once for all."""
-    if len(panels) == 1:
-        panels[0].set_xlabel(label(chart, chart.x))
-        panels[0].set_ylabel(label(chart, chart.y))
-    else:
-        figure.supxlabel(label(chart, chart.x), fontsize=9.5, color=MUTED)
-        figure.supylabel(label(chart, chart.y), fontsize=9.5, color=MUTED)
-
-
-def _scale(axes: Axes, which: str, column: str, chart: Chart, values: np.ndarray, room: float) -> None:
-    """Scale, ticks and bounds of one axis. values: all that it shows. room: how many labels it has space for."""
-    axis, low, high = getattr(axes, f"{which}axis"), values.min(), values.max()
-    room = max(2, int(room))
-    if column in chart.log and low > 0 and high > low:
-        getattr(axes, f"set_{which}scale")("log")
-        axis.set_major_locator(_log_ticks(values, room, few=which == "x" and chart.kind == "curve"))
-        axis.set_minor_locator(NullLocator())
-    elif column in chart.log and high > 0:  # a zero, as the position of a first token, has a place at the end of the axis
-        positive = values[values > 0]
-        getattr(axes, f"set_{which}scale")("symlog", linthresh=positive.min(), linscale=0.4)
-        decades = np.concatenate([[0], _decades(positive.min(), high, room - 1)])
-        axis.set_major_locator(FixedLocator(decades))
-        axis.set_minor_locator(NullLocator())
-        if which == "x" and low == 0:
-            axes.set_xlim(-0.3 * positive.min(), high * 1.1)
-    elif which == "x" and chart.kind == "curve" and _far_apart(values, min(room, 6)):
-        axis.set_major_locator(FixedLocator(values))
-    else:
-        axis.set_major_locator(MaxNLocator(min(room, 7), integer=_whole(values) and high - low >= 2, steps=[1, 2, 2.5, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: number_text(value)))
-    if column in chart.bounds and column not in chart.log:
-        least, most = chart.bounds[column]
-        margin = 0.03 * (most - least)
-        getattr(axes, f"set_{which}lim")(min(least, low) - margin, max(most, high) + margin)
-    elif which == "x" and chart.kind == "histogram":
-        axes.set_xlim(low, high)
-
-
-def _far_apart(values: np.ndarray, room: int) -> bool:
-    """Whether each value can have a label of its own on a linear axis."""
-    return len(values) <= room and (len(values) == 1 or np.diff(values).min() * room >= values.max() - values.min())
-
-
-def _log_ticks(values: np.ndarray, room: int, few: bool) -> FixedLocator:
-    """The values themselves if they are few and evenly spread (512, 1,024, 2,048), else round numbers."""
-    gaps = np.diff(np.log(values))
-    if few and len(values) <= MARKED and gaps.max() <= 3 * gaps.min():
-        return FixedLocator(values[:: math.ceil(len(values) / room)])
-    return FixedLocator(_decades(values.min(), values.max(), room))
-
-
-def _decades(low: float, high: float, room: int) -> np.ndarray:
-    """Round numbers from about low to high for a logarithmic axis, at most about `room` of them and at least one."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    for digits in ((1, 1.5, 2, 3, 5, 7) if high < 4 * low else (1, 2, 5), (1, 2, 5), (1, 3), (1,)):
-        ticks = [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
-        ticks = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
-        if len(ticks) <= 0.75 * room:
-            return np.array(ticks or [low])
-    return np.array(ticks[:: math.ceil(len(ticks) / max(1, room))])
-
-
-def _legend(figure: Figure, chart: Chart, handles: dict[str, Line2D]) -> None:
+def _title(figure: Figure, heading: str, handles: Handles) -> None:
     """The title, and below it the legend in as many columns as fit; both above the panels."""
-    text, bold = "\n".join(textwrap.wrap(title(chart), 84)), {"size": 10.5, "weight": "bold"}
+    text, bold = "\n".join(textwrap.wrap(heading, 84)), {"size": 10.5, "weight": "bold"}
     if not handles:
         figure.suptitle(text, x=0.012, ha="left", fontsize=bold["size"], fontweight="bold", color=INK)
         return
     names = [name if len(name) <= 40 else f"{name[:39]}…" for name in handles]
     columns = max(1, min(len(names), int(WIDTH / (INCHES_PER_LETTER * max(map(len, names)) + 0.55))))
-    shown = {"title": text, "title_fontproperties": bold, "alignment": "left", "labelcolor": INK, "fontsize": 9}
-    figure.legend(handles.values(), names, loc="outside upper left", ncols=columns, borderpad=0, **shown)
+    shown: dict[str, Any] = {"title": text, "title_fontproperties": bold, "alignment": "left", "labelcolor": INK, "fontsize": 9}
+    figure.legend(handles.values(), names, loc="outside upper left", ncols=columns, borderpad=0, borderaxespad=0.7, **shown)
 
 
 def _handle(look: Look, marker: bool = True) -> Line2D:
-    shown = {"marker": look.marker, "ms": 4.5, "mec": PAPER, "mew": 0.5} if marker else {}
+    shown: dict[str, Any] = {"marker": look.marker, "ms": 4.5, "mec": PAPER, "mew": 0.5} if marker else {}
     return Line2D([], [], color=look.colour, ls=look.line, lw=1.8, **shown)
-
-
-def _bar(bar: Any, text: str, whole: float | None) -> None:
-    """The scale of colours: thin, without a frame, drawn as vectors. whole: the span of whole numbers, if they are."""
-    bar.outline.set_visible(False)
-    bar.solids.set(rasterized=False, edgecolor="face", linewidth=0.3)
-    bar.set_label(text, color=MUTED)
-    bar.ax.tick_params(colors=MUTED, size=0)
-    bar.ax.grid(visible=False)
-    bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number_text(value)))
-    if whole is not None:
-        bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-
-
-def _name(axes: Axes, text: str) -> None:
-    """A panel's name, cut to the width of the panel."""
-    columns = axes.get_subplotspec().get_gridspec().ncols
-    letters = int(84 / columns)
-    axes.set_title(text if len(text) <= letters else f"{text[: letters - 1]}…", fontsize=9.5 if columns < 3 else 8.5, pad=4)
 
 
 def _values(drawn: dict[str, pd.DataFrame], by: str) -> list[Any]:
@@ -439,17 +319,3 @@ def _by_text(chart: Chart, value: Any) -> str:
         return str(value)
     name = label(chart, chart.by).partition(",")[0].partition("(")[0].strip()
     return f"{name} {number_text(value)}"
-
-
-def _whole(values: Any) -> bool:
-    return all(float(value).is_integer() for value in values)
-
-
-def number_text(value: float) -> str:
-    """A number at an axis: `131,072`, `0.25`, `2.5 M`, `1e-05` with a true minus."""
-    if value and (abs(value) < 1e-3):
-        return f"{value:.2g}".replace("-", units.MINUS)
-    if abs(value) >= 1e6:
-        return units.count(value).replace(".00", "")
-    text = f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.4g}"
-    return text.replace("-", units.MINUS)

@@ -53,14 +53,14 @@ def _repeats(name: str, every: Collection[str]) -> bool:
 
 
 def _one(each: Evaluated, figures: dict[str, Figure], metrics: Sequence[str]) -> str:
-    options = f": {html.escape(each.options)}" if each.options else ""
-    parts = [f"<h3>{html.escape(each.name)} on the {html.escape(each.split)} split{options}</h3>"]
+    parts = [f"<h3>{html.escape(heading(each))}</h3>"]
     remarks = list(_remarks(each))
     for name, chart in charts.named(each).items():
         if name in figures:
             drawn, named = plots.themed(figures[name], name), html.escape(title(chart), quote=True)
-            parts.append(f"<figure role=img aria-label='{named}'>{drawn}</figure><p class=note>{_caption(each, chart)}</p>")
-            parts.append(_details(each, chart))
+            means = each.over_seeds(chart)
+            parts.append(f"<figure role=img aria-label='{named}'>{drawn}</figure><p class=note>{_caption(each, chart, means)}</p>")
+            parts.append(_details(chart, means))
     if metrics:
         parts.append(f"<div class=scroll>{metrics_html(each, metrics)}</div>")
         if not each.charts:
@@ -69,9 +69,13 @@ def _one(each: Evaluated, figures: dict[str, Figure], metrics: Sequence[str]) ->
     return "".join(parts)
 
 
-def _caption(each: Evaluated, chart: Chart) -> str:
+def heading(each: Evaluated) -> str:
+    """`needle on the report split: lengths: [64, 128]`, with the options where there are several."""
+    return f"{each.name} on the {each.split} split{f': {each.options}' if each.options else ''}"
+
+
+def _caption(each: Evaluated, chart: Chart, drawn: dict[str, pd.DataFrame]) -> str:
     """What is drawn, in a sentence or two: title, split, seeds, evaluator."""
-    drawn = each.over_seeds(chart)
     several = any(len(each.records[arm]) > 1 for arm in drawn)
     what = {"curve": "lines", "grid": "cells", "histogram": "outlines"}[chart.kind]
     band = ", bands span them" if several and chart.kind != "grid" else ""
@@ -82,8 +86,9 @@ def _caption(each: Evaluated, chart: Chart) -> str:
 
 
 def _evaluator(each: Evaluated) -> str:
-    """`by_position` (rows: 64)."""
-    options = ", ".join(f"{key}: {spelt(value)}" for key, value in each.evaluator.items() if key != "type")
+    """`by_position` (rows: 64), without the options that are empty."""
+    given = {key: value for key, value in each.evaluator.items() if key != "type" and value not in (None, "", [], {})}
+    options = ", ".join(f"{key}: {spelt(value)}" for key, value in given.items())
     short = options if len(options) <= 160 else f"{options[:159]}…"
     return f"<code>{html.escape(str(each.evaluator.get('type', each.name)))}</code>{f' ({html.escape(short)})' if short else ''}"
 
@@ -108,9 +113,8 @@ def _seeds(each: Evaluated) -> str:
     return f"Means over {_count(counts)} with 95{units.SPACE}% t intervals." if max(counts) > 1 else "One seed."
 
 
-def _details(each: Evaluated, chart: Chart) -> str:
+def _details(chart: Chart, drawn: dict[str, pd.DataFrame]) -> str:
     """The means that a chart draws as a table that can be unfolded: a row per place, a column per arm."""
-    drawn = each.over_seeds(chart)
     roles = list(places(chart))
     frame = pd.concat([rows.set_index(roles)["mean"].rename(arm) for arm, rows in drawn.items()], axis=1, sort=False)
     head = "".join(f"<th>{html.escape(label(chart, column))}</th>" for column in places(chart).values())
@@ -129,15 +133,21 @@ def _details(each: Evaluated, chart: Chart) -> str:
 def metrics_html(each: Evaluated, metrics: Sequence[str]) -> str:
     """Means and intervals of metrics per arm. The longer of the two stands in rows."""
     arms = list(each.records)
-    names = {name: _metric_heading(each, name) for name in metrics}
-    cell = lambda arm, name: f"<td class=number>{two_lines(_cell(each, arm, name))}</td>"  # noqa: E731
     if len(metrics) <= WIDEST:
-        head = "".join(f"<th class=number>{names[name]}</th>" for name in metrics)
-        rows = [f"<tr><th scope=row>{html.escape(arm)}</th>{''.join(cell(arm, name) for name in metrics)}</tr>" for arm in arms]
+        head = "".join(f"<th class=number>{_metric_heading(each, name)}</th>" for name in metrics)
+        rows = []
+        for arm in arms:
+            cells = "".join(_cell(each, arm, name) for name in metrics)
+            rows.append(f"<tr><th scope=row>{html.escape(arm)}</th>{cells}</tr>")
     else:
         head = "".join(f"<th class=number>{html.escape(arm)}</th>" for arm in arms)
-        rows = [f"<tr><th scope=row>{names[name]}</th>{''.join(cell(arm, name) for arm in arms)}</tr>" for name in metrics]
+        rows = [metric_row(each, name, arms) for name in metrics]
     return f"<table class=compact><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def metric_row(each: Evaluated, name: str, arms: Sequence[str]) -> str:
+    """A row of a table: what a metric is, and its mean and interval for each arm."""
+    return f"<tr><th scope=row>{_metric_heading(each, name)}</th>{''.join(_cell(each, arm, name) for arm in arms)}</tr>"
 
 
 def _metric_heading(each: Evaluated, name: str) -> str:
@@ -149,9 +159,8 @@ def _metric_heading(each: Evaluated, name: str) -> str:
 
 def _cell(each: Evaluated, arm: str, name: str) -> str:
     shown, found = Shown(name, each.metric_info.get(name, Metric())), each.estimate(arm, name)
-    if found.low is None:
-        return shown.number(found.mean)
-    return f"{shown.number(found.mean)} {shown.interval(found.low, found.high)}"
+    interval = "" if found.low is None else f" {shown.interval(found.low, found.high)}"
+    return f"<td class=number>{two_lines(f'{shown.number(found.mean)}{interval}')}</td>"
 
 
 def write_csv(evaluated: Sequence[Evaluated], folder: Path) -> list[str]:

@@ -68,14 +68,13 @@ def page(name: str, folder: Path, record: RunRecord | None, found: Sequence[Eval
 
 
 def _numbers(name: str, found: Sequence[Evaluated]) -> str:
-    """Every metric, one per row."""
-    parts = []
+    """Every metric, one per row, below the evaluation that it is of."""
+    rows = []
     for each in found:
         if each.metrics:
-            options = f": {html.escape(each.options)}" if each.options else ""
-            parts.append(f"<h3>{html.escape(each.name)} on the {html.escape(each.split)} split{options}</h3>")
-            parts.append(f"<div class=scroll>{measurements.metrics_html(each, each.metrics)}</div>")
-    return f"<section><h2>Numbers</h2>{''.join(parts)}</section>" if parts else ""
+            rows.append(f"<tr><th colspan=2>{html.escape(measurements.heading(each))}</th></tr>")
+            rows += [measurements.metric_row(each, metric, [name]) for metric in each.metrics]
+    return f"<section><h2>Numbers</h2><table class=compact>{''.join(rows)}</table></section>" if rows else ""
 
 
 def _texts(name: str, record: RunRecord | None, found: Sequence[Evaluated]) -> str:

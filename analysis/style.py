@@ -43,7 +43,7 @@ small { display: block; color: var(--muted); font-size: 12.5px; font-weight: 400
 .badge.unstable, .badge.failed, .badge.not-comparable { color: var(--failed); }
 .failed { color: var(--failed); }
 .badge.baseline { border-color: transparent; padding: 0; font-weight: 400; }
-figure { margin: 0; max-width: 860px; }
+figure { margin: 0; max-width: 860px; } details + figure { margin-top: 26px; }
 figure svg { display: block; width: 100%; height: auto; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 5px 22px; margin: 0; font-size: 14.5px; }
 dt { color: var(--muted); } dd { margin: 0; white-space: pre-line; overflow-wrap: anywhere; }

@@ -51,7 +51,6 @@ CAPABILITIES = {
     "recalls": "each target of its data repeats what came before in its row",
     "attends": "a layer's mixer shows what its attention weights are computed from (`attending`)",
     "decays": "a layer's mixer has a state that decays, and shows how fast (`decaying`)",
-    "exports": "a class of transformers can express the model",
 }
 
 
@@ -258,7 +257,8 @@ class Source(Protocol):
     """Where data comes from. `__init__(config)`. It offers one of the two methods.
 
     documents: texts, which `data.tokenizer` turns into a corpus. dataset: rows of its own; it takes no tokenizer, unless
-    its class says `tokenizes = True`: then it needs `data.tokenizer` and makes its rows from texts.
+    its class says `tokenizes = True`: then it needs `data.tokenizer` and makes its rows from texts, of which `texts` may say
+    the (resolved) source.
     A source of texts may also offer `files()`, every file that it reads: texts are then read again only if one changed.
     A source of rows whose class says `exact = True` knows the true probability of each target: its rows have
     `extra["nats"]` (B, T), -log of it, 0 where there is no target. One whose class says `recalls = True` asks in each target

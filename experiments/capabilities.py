@@ -6,9 +6,6 @@ import torch
 
 from arch import registry
 from arch.contracts import CAPABILITIES
-from arch.errors import DataError
-from arch.express import express
-from arch.model_spec import ModelSpec
 from arch.parameters import Context
 from experiments.spec import ExperimentSpec
 
@@ -18,20 +15,10 @@ SHOWN = {"attends": "attending", "decays": "decaying"}
 
 @dataclass(frozen=True)
 class Able:
-    """The capabilities of a run. reasons: {word: why it is missing}, where more can be said than that it is.
-
-    `exports` is in neither: it is found out of `model` when a component needs it, because that takes a tenth of a second.
-    """
+    """The capabilities of a run. reasons: {word: why it is missing}, where more can be said than that it is."""
 
     words: frozenset[str]
     reasons: dict[str, str]
-    model: ModelSpec
-
-    def lacks(self, word: str) -> str | None:
-        """Why this word is missing, a clause or ""; None where it is not missing."""
-        if word == "exports":
-            return _not_expressed(self.model)
-        return None if word in self.words else self.reasons.get(word, "")
 
 
 def of(spec: ExperimentSpec) -> Able:
@@ -61,7 +48,7 @@ def of(spec: ExperimentSpec) -> Able:
         words.add("teacher")
     source = registry.component("source", spec.data.source["type"])
     words |= {word for word in ("exact", "recalls") if getattr(source, word, False)}
-    return Able(frozenset(words), reasons, model)
+    return Able(frozenset(words), reasons)
 
 
 def check(kind, component, able, root, path):
@@ -69,19 +56,10 @@ def check(kind, component, able, root, path):
     for word in sorted(getattr(registry.component(kind, component["type"]), "needs", frozenset())):
         if word not in CAPABILITIES:
             raise root.error(f"{component['type']} needs {word!r}; known: {', '.join(sorted(CAPABILITIES))}", path)
-        why = able.lacks(word)
-        if why is not None:
+        if word not in able.words:
+            why = able.reasons.get(word)
             needed = f"{component['type']} needs `{word}`: {CAPABILITIES[word]}"
             raise root.error(needed + (f"; but {why}" if why else ""), path)
-
-
-def _not_expressed(model):
-    try:
-        express(model)
-    except DataError as error:
-        first, *reasons = str(error).splitlines()
-        return "; ".join(reason.strip() for reason in reasons) or first
-    return None
 
 
 def _blocks(names):

@@ -99,5 +99,6 @@ def section(root: Node, written: EvaluateSpec, able: set[str]) -> Node:
                 evaluators["sample"] = node({"type": "sample", "tokens": tokens})
         if split == "report" and not given:
             evaluators |= {name: node({"type": name}) for name, word in OF_DATA.items() if {"causal", word} <= able}
+        evaluators = {name: each for name, each in evaluators.items() if each.value is not None}  # null drops one
         children[split] = Node(evaluators, here.file, here.line)
     return Node(children, here.file, here.line)

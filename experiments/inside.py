@@ -1,7 +1,4 @@
-"""Looking inside a model while it reads rows of a split: what evaluators share that watch its modules.
-
-Shapes: B rows, T tokens.
-"""
+"""Looking inside a model while it runs: what evaluators share that watch its modules."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -9,30 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from arch.contracts import Dataset, Given
-from arch.errors import DataError, SpecError
 from arch.model import Model
-from experiments.data.batch import Rows
-
-
-def read(dataset: Dataset, given: Given, rows: int, context: int | None) -> Iterator[Rows]:
-    """Yields `rows` rows of the split, of every kind that its batches have, on the device, as many at once as in training.
-
-    context: tokens per row; None for those of training.
-    """
-    tokens = context or given.context
-    for batch in dataset.evaluation(given.split, rows, tokens, max(1, given.rows * given.context // tokens)):
-        yield from batch.to(given.device).values()
-
-
-def check_context(dataset: Dataset, split: str, context: int | None) -> None:
-    """Raises SpecError at the key `context` where the split has no row of so many tokens."""
-    if context is None:
-        return
-    try:
-        next(iter(dataset.evaluation(split, 1, context, 1)))
-    except DataError as error:
-        raise SpecError(str(error), ("context",)) from None
+from experiments.data.batch import Batch
 
 
 @contextmanager
@@ -64,3 +39,13 @@ def watched(model: Model, method: str, see: Callable[[int, Any, Any], None]) -> 
         return before
 
     return [mixer.register_forward_pre_hook(hook(layer)) for layer, mixer in mixers(model, method).items()]
+
+
+def looked(model: Model, method: str, batches: Iterable[Batch], make: Callable[[], Any]) -> dict[int, Any]:
+    """{layer: make()} of the mixers with this method, after `add(method(x_BTD, layout), layout)` for all rows of the batches."""
+    layers = {layer: make() for layer in mixers(model, method)}
+    with removed(watched(model, method, lambda layer, shown, layout: layers[layer].add(shown, layout))):
+        for batch in batches:
+            for rows in batch.values():
+                model.trunk(rows.tokens_BT, rows.layout)
+    return layers

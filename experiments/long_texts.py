@@ -5,7 +5,7 @@ Shapes: B rows, T tokens.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import AfterValidator, Field
@@ -19,14 +19,17 @@ from arch.spec import List
 from experiments.data.batch import Rows
 
 
-def _distinct(numbers: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(numbers)) < len(numbers):
-        raise ValueError(f"expected different numbers, got {list(numbers)}")
+def _distinct(numbers: Any) -> Any:
+    if isinstance(numbers, tuple) and len({*numbers}) < max(1, len(numbers)):
+        raise ValueError(f"expected different numbers, at least one, got {list(numbers)}")
     return numbers
 
 
 # Numbers of tokens at which something is measured. With 8, every quarter has two tokens.
-Lengths = Annotated[List[Annotated[int, Field(ge=8)]], Field(min_length=1), AfterValidator(_distinct)]
+Length = Annotated[int, Field(ge=8)]
+Lengths = Annotated[List[Length], AfterValidator(_distinct)]
+# One number, or several, which then stand in the names of metrics.
+OneOrMore = Annotated[Length | List[Length], AfterValidator(_distinct)]
 
 
 def check(dataset: Dataset, split: str, tokens: int, key: str) -> None:

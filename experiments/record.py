@@ -61,7 +61,8 @@ class RunRecord(Spec):
     identity: digest of everything that determines the result besides the seed. spec: the resolved ExperimentSpec.
     data: fingerprint and sizes of the corpus. cost: as `arch.cost` computes it for this context.
     metrics: final numbers, named SPLIT/METRIC, e.g. `report/loss` (nats per token), `report/perplexity`,
-        `report/bits_per_byte`, `select/loss`. The same identity and seed give the same metrics to the last bit.
+        `report/bits_per_byte`, `select/loss`. The same identity and seed give the same metrics to the last bit,
+        but for the times that the evaluator `decode_speed` measures where a spec asks for it.
     metric_info: what each metric is; records before it existed have none.
     versions: what else can change the last bits: package versions, the path of each `kernel NAME`, and `blocks`
         (eager, or which compiler).

@@ -54,7 +54,7 @@ class TrainSpec(Spec):
     checkpoint_every: Count = place(100)
 
 
-Evaluators = dict[str, Annotated[Component, Kind("evaluator")]]
+Evaluators = dict[str, Annotated[Component, Kind("evaluator")] | None]
 
 
 class EvaluateSpec(Spec):
@@ -63,6 +63,7 @@ class EvaluateSpec(Spec):
     every: steps between evaluations on the select split. select, report: {name: evaluator} of each split; by default
     `loss` (the objective's metrics over 64 and 256 rows) and, of report, what the data allow: `sample` (100 tokens) where
     the model decodes text, `recall` and `floor` of tasks.
+    null in place of an evaluator drops it, where a spec extends another or an arm overrides one.
     select_rows, report_rows, sample_tokens (0: none): the older spelling of the same three.
     """
 

@@ -12,6 +12,8 @@ from experiments.spec import DEFAULT_TYPES
 
 # The word for a subject whose runs were not measured on the same rows, or not in the same unit.
 NOT_COMPARABLE = "not comparable"
+# Options of evaluators that are contexts of their own, and evaluators whose rows do not depend on the training context.
+CONTEXTS, FREE = ("context", "lengths"), ("memorization",)
 
 
 def obstacle(first, second, name, metric, by=None):
@@ -31,7 +33,8 @@ def obstacle(first, second, name, metric, by=None):
         place = f"evaluate.{split}.{by}" if by else f"evaluate.{split}"
         return f"is measured otherwise: its `{place}` differs"
     if one.get("context") != other.get("context") and not _own_contexts(mine):
-        hint = f"`evaluate.{split}.{by or 'NAME'}.context`"
+        option = next((key for each in mine.values() if isinstance(each, dict) for key in CONTEXTS if key in each), "context")
+        hint = f"`evaluate.{split}.{by or 'NAME'}.{option}`"
         return f"has the context {other.get('context')} and not {one.get('context')}, so its rows differ; set {hint} for all arms"
     return ""
 
@@ -78,8 +81,10 @@ def _evaluators(spec, split, by):
 
 def _own_contexts(evaluators):
     """Whether every evaluator that could have a context of its own has one."""
-    named = [each for each in evaluators.values() if isinstance(each, dict) and "context" in each]
-    return bool(named) and all(each["context"] is not None for each in named)
+    options = [each for each in evaluators.values() if isinstance(each, dict)]
+    chosen = [each[key] for each in options for key in CONTEXTS if key in each]
+    free = [each for each in options if each.get("type") in FREE]
+    return bool(chosen or free) and None not in chosen
 
 
 def texts_differ(first, second):

@@ -47,13 +47,14 @@ class Needle(NamedTuple):
     text: str
     value: str
 
-    def __len__(self) -> int:
-        """The tokens that it takes of a row, beside `<bos>` and the text."""
+    @property
+    def tokens(self) -> int:
+        """How many it takes of a row, beside `<bos>` and the text."""
         return len(self.planted) + len(self.question) + len(self.answer)
 
 
 class Needles:
-    """Draws needles of a template in the tokens of a tokenizer. Raises SpecError, without a key, where it cannot write them."""
+    """Draws needles of a template in the tokens of a tokenizer."""
 
     def __init__(self, template: str, tokenizer: tokenizers.Tokenizer):
         before, self.after = template.split(VALUE)
@@ -61,12 +62,9 @@ class Needles:
         self.space = before[len(self.before) :]  # a space belongs to the word after it, as in most tokenizers
         self.tokenizer = tokenizer
         self.unknown = tokenizer.token_to_id(UNK)
-        some = np.random.default_rng(0)
-        for part in PARTS:
-            self.draw(part, some)
 
     def draw(self, split: str, random: np.random.Generator) -> Needle:
-        """A needle whose key is of this split."""
+        """A needle whose key is of this split. Raises SpecError, without a key, where the tokenizer cannot write it."""
         syllables = len(CONSONANTS) * len(VOWELS)
         part = PARTS[split]
         number = int(random.integers(syllables**SYLLABLES // OF)) * OF + int(random.integers(part.start, part.stop))
@@ -81,9 +79,9 @@ class Needles:
         return Needle(planted, question, answer, self.before.replace(KEY, key) + self.space + value + self.after, value)
 
     def longest(self, split: str) -> int:
-        """The tokens of the longest of some needles of this split."""
+        """The tokens of the longest of some needles of this split. Raises SpecError as `draw`."""
         random = np.random.default_rng(0)
-        return max(len(self.draw(split, random)) for _ in range(DRAWS))
+        return max(self.draw(split, random).tokens for _ in range(DRAWS))
 
     def _encoded(self, text):
         ids = self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -92,23 +90,17 @@ class Needles:
         return np.array(ids, dtype=np.int64)
 
 
-def row(needle: Needle | None, asked: Needle, text_T: np.ndarray, begin: int, depth: float, tokens: int) -> np.ndarray:
-    """`tokens` tokens: `begin`, text with a needle at a depth of 0 (first) to 1 (last), the question and the answer.
+def row(needle: Needle | None, asked: Needle, text_T: np.ndarray, begin: int, depth: float, tokens: int) -> tuple[np.ndarray, int]:
+    """(`tokens` tokens, how many tokens the answer stands after the same one in the needle).
 
-    needle: None for the same row without one, in which more of the text stands in its place. text_T: at least
-    `tokens` tokens of text. asked: the needle whose question is asked. Raises ValueError where there is no room.
+    They are `begin`, text with a needle at a depth of 0 (first) to 1 (last), the question and the answer. needle: None for
+    the same row without one, in which more of the text stands in its place. text_T: at least `tokens` tokens of text.
+    asked: the needle whose question is asked. Raises ValueError where there is no room.
     """
     planted = np.empty(0, np.int64) if needle is None else needle.planted
     room = tokens - 1 - len(planted) - len(asked.question) - len(asked.answer)
     if room < 0:
-        raise ValueError(f"{tokens} tokens cannot hold a needle of {len(asked)}")
+        raise ValueError(f"{tokens} tokens cannot hold a needle of {asked.tokens}")
     place = round(depth * room)
-    return np.concatenate([[begin], text_T[:place], planted, text_T[place:room], asked.question, asked.answer])
-
-
-def targets(row_T: np.ndarray, answer: int, everywhere: bool = False) -> np.ndarray:
-    """The token after each token of a row, -1 where nothing is scored: everywhere, or only the last `answer` tokens."""
-    targets_T = np.append(row_T[1:], -1)
-    if not everywhere:
-        targets_T[: len(row_T) - 1 - answer] = -1
-    return targets_T
+    row_T = np.concatenate([[begin], text_T[:place], planted, text_T[place:room], asked.question, asked.answer])
+    return row_T, len(planted) + room - place

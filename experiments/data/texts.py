@@ -38,8 +38,11 @@ def stamps(files):
 
 
 def remembered(source):
-    """{stamp: digest of the texts} of a source: plain data for another process. Empty if its texts are not known."""
-    mark = stamp(source)
+    """{stamp: digest of the texts} of a source: plain data for another process. Empty if its texts are not known.
+
+    Of a source of rows that are made of texts: of those texts.
+    """
+    mark = stamp(getattr(registry.build("source", source), "texts", source))
     return {mark: _DIGESTS[mark]} if mark in _DIGESTS else {}
 
 

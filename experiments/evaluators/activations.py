@@ -4,6 +4,7 @@ Shapes: B rows, T tokens, N tokens in a row, D model width, V vocabulary.
 """
 
 import math
+import weakref
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from arch.contracts import Chart, Dataset, Findings, Given, Metric
 from arch.model import Model
 from arch.registry import evaluator
 from arch.spec import Count, Spec, later
-from experiments import inside
+from experiments import inside, split_rows
 
 # The largest finite number of float16.
 FLOAT16 = 65504.0
@@ -33,7 +34,7 @@ class Activations:
     | `embedding` | the stream before the first layer |
     | `mixer`, `ffn` | the component's output; `mixer added`, `ffn added`: after the norm behind it, where there is one |
     | `mixer hidden`, `ffn hidden` | what its last map reads: the heads' outputs; the ffn's hidden units |
-    | `mixer inside`, `ffn inside` | the largest value that any module inside gives, and which one (`at`) |
+    | `mixer inside`, `ffn inside` | the largest value that another module inside gives, and which one (`at`) |
     | `stream` | the residual stream after the layer |
     | `final norm`, `logits` | what the head reads; the logits before their softcap |
 
@@ -79,18 +80,19 @@ class Activations:
 
     def check(self, dataset: Dataset, split: str) -> None:
         """Raises SpecError where the split has no row of this context."""
-        inside.check_context(dataset, split, self.config.context)
+        split_rows.check(dataset, split, self.config.context)
 
     def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
         """`float16_headroom` is 65,504 / largest_activation: below 1, float16 overflows on these rows."""
         watch = _Watch(model)
         with inside.removed(watch.hooks()):
-            for rows in inside.read(dataset, given, self.config.rows, self.config.context):
-                watch.real_BT = rows.layout.doc_BT >= 0
-                hidden_BTD, _ = model.trunk(rows.tokens_BT, rows.layout)
-                watch.see((None, "final norm"), hidden_BTD)
-                for part_ND in _parts(hidden_BTD[watch.real_BT], len(model.head_weight)):
-                    watch.see((None, "logits"), F.linear(part_ND, model.head_weight))
+            for batch in split_rows.read(dataset, given, self.config.rows, self.config.context):
+                for rows in batch.values():
+                    watch.real_BT = rows.layout.doc_BT >= 0
+                    hidden_BTD, _ = model.trunk(rows.tokens_BT, rows.layout)
+                    watch.see((None, "final norm"), hidden_BTD)
+                    for part_ND in _parts(hidden_BTD[watch.real_BT], len(model.head_weight)):
+                        watch.see((None, "logits"), F.linear(part_ND, model.head_weight))
         blocks = model.spec.layer_blocks()
         table = [
             {"layer": layer, "block": None if layer is None else blocks[layer], "place": place} | scale.row()
@@ -125,22 +127,21 @@ class _Scale:
     def __init__(self) -> None:
         self.squares, self.count, self.largest, self.at = 0.0, 0, 0.0, ""
 
-    def add(self, x: Tensor, at: str = "") -> None:
+    def add(self, x: Tensor) -> None:
         if x.numel():
             self.squares += float(torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))) ** 2
             self.count += x.numel()
-            self.keep(x, at)
+            self.keep(_largest(x))
 
-    def keep(self, x: Tensor, at: str) -> None:
-        """Only the largest value."""
-        largest = float(torch.linalg.vector_norm(x, float("inf"))) if x.numel() else 0.0
+    def keep(self, largest: float, at: str = "") -> None:
+        """Only the largest value; at: where it is."""
         if not largest <= self.largest:  # also where it is not a number
             self.largest, self.at = largest, at
 
     def row(self) -> dict[str, Any]:
         rms = math.sqrt(self.squares / self.count) if self.count else None
         headroom = FLOAT16 / self.largest if self.largest else None
-        return {"rms": rms, "largest": self.largest, "float16_headroom": headroom, "at": self.at}
+        return {"rms": rms, "largest": self.largest, "float16_headroom": headroom, "at": self.at or None}
 
 
 class _Watch:
@@ -175,13 +176,13 @@ class _Watch:
     def _component(self, layer, kind, component):
         """Of a component: its output, what its last module reads, and the largest value that a module inside gives."""
         last: list[Tensor] = []
+        given: list[tuple[Any, str, float]] = []  # (weak reference to a tensor, its module, its largest value)
 
         def inner(name):
             def hook(module, args, output):
-                for each in output if isinstance(output, tuple | list) else (output,):
-                    if isinstance(each, Tensor) and each.is_floating_point():
-                        self.scales.setdefault((layer, f"{kind} inside"), _Scale()).keep(self._real(each), name)
-                last[:] = [each for each in args[:1] if isinstance(each, Tensor) and each.is_floating_point()]
+                made = output if isinstance(output, tuple | list) else (output,)
+                given.extend((weakref.ref(each), name, _largest(self._real(each))) for each in made if _is_number(each))
+                last[:] = filter(_is_number, args[:1])
 
             return hook
 
@@ -189,12 +190,25 @@ class _Watch:
             self.see((layer, kind), _first(output))
             for each in last:
                 self.see((layer, f"{kind} hidden"), each)
+            for tensor, name, largest in given:
+                if tensor() is not _first(output):
+                    self.scales.setdefault((layer, f"{kind} inside"), _Scale()).keep(largest, name)
             last.clear()
+            given.clear()
 
         for name, module in component.named_modules():
             if name and not isinstance(module, nn.ModuleList):
                 yield module.register_forward_hook(inner(name))
         yield component.register_forward_hook(outer)
+
+
+def _is_number(value):
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _largest(x):
+    """The largest absolute value of a tensor."""
+    return float(torch.linalg.vector_norm(x, float("inf"))) if x.numel() else 0.0
 
 
 def _sublayers(block):

@@ -18,7 +18,7 @@ from arch.layout import TokenLayout
 from arch.model import Model
 from arch.registry import evaluator
 from arch.spec import Count, Spec, later
-from experiments import inside
+from experiments import inside, split_rows
 
 # The most scores that are held at once.
 SCORES = 2**21
@@ -111,15 +111,12 @@ class AttentionWeights:
 
     def check(self, dataset: Dataset, split: str) -> None:
         """Raises SpecError where the split has no row of this context."""
-        inside.check_context(dataset, split, self.config.context)
+        split_rows.check(dataset, split, self.config.context)
 
     def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
         """One row per layer, and one per head of each; the metrics are means over layers, or the largest of all."""
-        layers = {layer: _Layer() for layer in inside.mixers(model, "attending")}
-        hooks = inside.watched(model, "attending", lambda layer, shown, layout: layers[layer].add(shown, layout))
-        with inside.removed(hooks):
-            for rows in inside.read(dataset, given, self.config.rows, self.config.context):
-                model.trunk(rows.tokens_BT, rows.layout)
+        batches = split_rows.read(dataset, given, self.config.rows, self.config.context)
+        layers: dict[int, _Layer] = inside.looked(model, "attending", batches, _Layer)
         blocks = model.spec.layer_blocks()
         seen = {layer: each for layer, each in layers.items() if each.queries}
         whole = {layer: each.row() for layer, each in seen.items()}

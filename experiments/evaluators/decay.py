@@ -4,6 +4,7 @@ Shapes: B rows, T tokens, R channels.
 """
 
 import math
+from itertools import pairwise
 from typing import Annotated, Any
 
 import torch
@@ -15,10 +16,11 @@ from arch.layout import TokenLayout
 from arch.model import Model
 from arch.registry import evaluator
 from arch.spec import Count, Spec, later
-from experiments import inside
+from experiments import inside, split_rows
 
-# Bars of the histogram per factor of ten.
-BARS = 4
+# Bars of the histogram per factor of ten, and the factors of ten that it spans, from 1 token on. They are the same for every
+# layer, seed and arm, so that bars can be compared; what lies outside is in the outermost bars.
+BARS, DECADES = 4, 5
 # The slowest decay per token that is told from none: a state whose a_t is nearer to 1 counts as this.
 SLOWEST = 1e-9
 QUANTILES = {"lowest_tenth": 0.1, "median": 0.5, "highest_tenth": 0.9}
@@ -34,7 +36,8 @@ class Decay:
     | `measured` | the mean of log a_t over the tokens of real rows that begin no document: what the gate makes of it |
 
     So `measured` is never below `open gate`. Layers whose mixer has no such decay are left out. The table has a row per
-    layer and kind, with the median and the outer tenths of its channels, and rows of a histogram with logarithmic bars.
+    layer and kind, with the median and the outer tenths of its channels, and rows of a histogram with logarithmic bars from
+    1 to 100,000 tokens; what lies outside is in the outermost bars.
     """
 
     class Config(Spec):
@@ -76,15 +79,12 @@ class Decay:
 
     def check(self, dataset: Dataset, split: str) -> None:
         """Raises SpecError where the split has no row of this context."""
-        inside.check_context(dataset, split, self.config.context)
+        split_rows.check(dataset, split, self.config.context)
 
     def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
         """Medians over all channels of all layers; `decay_beyond_context` is the share of channels beyond the row's length."""
-        layers = {layer: _Layer() for layer in inside.mixers(model, "decaying")}
-        hooks = inside.watched(model, "decaying", lambda layer, shown, layout: layers[layer].add(shown, layout))
-        with inside.removed(hooks):
-            for rows in inside.read(dataset, given, self.config.rows, self.config.context):
-                model.trunk(rows.tokens_BT, rows.layout)
+        batches = split_rows.read(dataset, given, self.config.rows, self.config.context)
+        layers: dict[int, _Layer] = inside.looked(model, "decaying", batches, _Layer)
         found = {layer: each.constants() for layer, each in layers.items() if each.tokens}
         blocks = model.spec.layer_blocks()
         if not found:
@@ -139,9 +139,9 @@ def _quantiles(constants_R):
 
 
 def _bars(constants_R):
-    """{from, to, channels} of every bar from the lowest to the highest that has a channel."""
-    bar_R = (constants_R.log10() * BARS).floor().long()
-    least = int(bar_R.min())
-    counts = torch.bincount(bar_R - least).tolist()
-    edges = [math.pow(10, (least + i) / BARS) for i in range(len(counts) + 1)]
-    return [{"from": low, "to": high, "channels": n} for low, high, n in zip(edges, edges[1:], counts, strict=False)]
+    """{from, to, channels} of every bar."""
+    last = BARS * DECADES - 1
+    bar_R = (constants_R.log10() * BARS).floor().long().clamp(0, last)
+    counts = torch.bincount(bar_R, minlength=last + 1).tolist()
+    edges = [math.pow(10, i / BARS) for i in range(last + 2)]
+    return [{"from": low, "to": high, "channels": n} for (low, high), n in zip(pairwise(edges), counts, strict=True)]

@@ -15,6 +15,7 @@ from arch.generate import prefill
 from arch.model import Model
 from arch.registry import evaluator
 from arch.spec import Count, List, Spec, later
+from arch.words import times
 
 # Tokens that each number of streams decodes, untimed, before the first round: programs are compiled, caches are filled.
 WARM_UP = 2
@@ -49,7 +50,7 @@ class DecodeSpeed:
         """
 
         batches: Annotated[List[Count], Field(min_length=1)] = (1, 16)
-        tokens: Annotated[List[Count], Field(min_length=1)] = (16, 64)
+        tokens: Annotated[List[Count], Field(min_length=1)] = (16, 32, 64)
         prefills: Annotated[List[Annotated[int, Field(ge=0)]], Field(min_length=1)] = (0, 512)
         repeats: Count = 3
         memory: Count | None = later(None)
@@ -85,7 +86,6 @@ class DecodeSpeed:
             kind="curve",
             x="length",
             y="state_bytes",
-            by="streams",
             title="State of one stream",
             labels={"length": "tokens, prompt included", "state_bytes": "bytes"},
             log=("length", "state_bytes"),
@@ -115,7 +115,8 @@ class DecodeSpeed:
         for turn in range(self.config.repeats):
             for case in cases if turn % 2 == 0 else reversed(cases):
                 case.run(model, prompts[case.batch].to(device))
-        text = f"{device.type}, {torch.get_num_threads()} threads, {_dtype(model)}, medians of {self.config.repeats} rounds"
+        threads, rounds = times(torch.get_num_threads(), "thread"), times(self.config.repeats, "round")
+        text = f"{device.type}, {threads}, {_dtype(model)}, medians of {rounds}"
         return Findings(self._values(cases), [case.row() for case in cases], text)
 
     def _fitting(self, model: Model) -> list[int]:
@@ -142,7 +143,7 @@ class DecodeSpeed:
         values = {
             "decode_seconds_per_token": most[0].latency,
             "decode_tokens_per_second": max(case.throughput for case in most),
-            "decode_state_bytes": most[0].state / most[0].batch,
+            "decode_state_bytes": most[0].each(most[0].state),
         }
         if longest:
             values["decode_prefill_tokens_per_second"] = max(case.reading for case in most)
@@ -209,11 +210,15 @@ class _Case:
         """Prompt tokens of all streams per second."""
         return self.batch * self.prompt / statistics.median(self.prefill_seconds) if self.prompt else None
 
+    def each(self, total: int) -> int | float:
+        """A number of bytes per stream, whole where it can be."""
+        return total // self.batch if total % self.batch == 0 else total / self.batch
+
     def row(self) -> dict[str, Any]:
         """The case's row of the table."""
-        one = self.state / self.batch
+        one = self.each(self.state)
         return {
-            "case": f"{self.batch} x, prompt {self.prompt:,}",
+            "case": f"{times(self.batch, 'stream')}, prompt {self.prompt:,}",
             "streams": self.batch,
             "prefill": self.prompt,
             "tokens": self.tokens,
@@ -224,8 +229,8 @@ class _Case:
             "state_bytes": one,
             "foreseen_bytes": self.foreseen,
             "state_over_foreseen": one / self.foreseen if self.foreseen else None,
-            "held_bytes": self.held / self.batch,
-            "allocated_bytes": None if self.allocated is None else self.allocated / self.batch,
+            "held_bytes": self.each(self.held),
+            "allocated_bytes": None if self.allocated is None else self.each(self.allocated),
         }
 
 

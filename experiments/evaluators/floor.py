@@ -9,11 +9,11 @@ import numpy as np
 from pydantic import Field
 
 from arch.contracts import Chart, Dataset, Findings, Given, Metric
-from arch.errors import DataError, SpecError
 from arch.kernels.cross_entropy import cross_entropies
 from arch.model import Model
 from arch.registry import evaluator
 from arch.spec import Count, Spec
+from experiments import split_rows
 
 
 @evaluator
@@ -53,19 +53,14 @@ class Floor:
 
     def check(self, dataset: Dataset, split: str) -> None:
         """Raises SpecError where the split has no row of this context."""
-        if self.config.context:
-            try:
-                next(iter(dataset.evaluation(split, 1, self.config.context, 1)))
-            except DataError as error:
-                raise SpecError(str(error), ("context",)) from None
+        split_rows.check(dataset, split, self.config.context)
 
     def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
         """The three numbers, and a table of the model's nats and the true ones by position (in octaves: 1, 2, 4, ...)."""
         context = self.config.context or given.context
-        rows = max(1, given.rows * given.context // context)  # as many tokens per batch as in training
         sums_KT = np.zeros((3, context))  # targets, nats of the model, true nats
-        for batch in dataset.evaluation(given.split, self.config.rows, context, rows):
-            part = batch["text"].to(given.device)
+        for batch in split_rows.read(dataset, given, self.config.rows, context):
+            part = batch["text"]
             assert part.targets_BT is not None
             hidden_BTD, _ = model.trunk(part.tokens_BT, part.layout)
             inputs = hidden_BTD.flatten(0, 1), model.head_weight, part.targets_BT.flatten(), model.spec.logit_softcap

@@ -21,7 +21,9 @@ from ruamel.yaml import YAML, YAMLError
 from arch import checkpoint, hf
 from arch.contracts import Chart, Dataset, Findings, Given, Metric
 from arch.errors import DataError, SpecError, nearest
+from arch.express import express
 from arch.model import Model
+from arch.model_spec import ModelSpec
 from arch.registry import evaluator
 from arch.spec import Count, List, Spec, digest, later
 from arch.tensors import Entry, Tensors
@@ -95,7 +97,7 @@ class Harness:
                     )
             return self
 
-    needs = frozenset({"causal", "text", "exports"})
+    needs = frozenset({"causal", "text"})
     charts: tuple[Chart, ...] = ()
 
     def __init__(self, config: Config):
@@ -111,6 +113,14 @@ class Harness:
         """Raises SpecError where the harness is not installed."""
         if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
             raise SpecError(f"lm_eval needs the package {missing[0]}: {INSTALL}", ("type",))
+
+    def check_model(self, model: ModelSpec) -> None:
+        """Raises SpecError where no class of `transformers` can express the model."""
+        try:
+            express(model)
+        except DataError as error:
+            first, *reasons = str(error).splitlines()
+            raise SpecError("; ".join([first.rstrip(":"), *(reason.strip() for reason in reasons)]), ("type",)) from None
 
     def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
         """The metrics; one row per task and metric. Raises DataError for what the harness is not given or does not give."""

@@ -14,7 +14,7 @@ from arch.registry import evaluator
 from arch.spec import Count, Fraction, Spec
 from experiments import long_texts
 
-TRAIN, HELD_OUT = "train", "held_out"
+TRAIN, HELD_OUT = "train", "held out"
 BARS = 10
 
 

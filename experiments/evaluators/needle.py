@@ -1,6 +1,6 @@
 """A fact planted in real text at a depth: whether the model finds it when it is asked for at the end.
 
-Shapes: B rows, T tokens, N scored positions, n of them at a time, V vocabulary.
+Shapes: B rows, T tokens, N scored positions, n of them in one row.
 """
 
 from collections import defaultdict
@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 
 from arch.contracts import Chart, Dataset, Findings, Given, Metric
 from arch.errors import SpecError
-from arch.kernels.cross_entropy import BUFFER_BYTES, cross_entropies
+from arch.kernels.cross_entropy import predictions
 from arch.model import Model
 from arch.registry import evaluator
 from arch.spec import Count, Fraction, List, Spec
@@ -86,7 +86,7 @@ class Needle:
             drawn = self._drawn(dataset, split)
         except SpecError as error:
             raise SpecError(error.reason, ("template",)) from None
-        longest = max(len(each) for each in drawn)
+        longest = max(each.tokens for each in drawn)
         if min(lengths) < (least := 1 + longest + LEAST_TEXT):
             reason = f"{min(lengths):,} tokens cannot hold a needle and its question, which take {longest}"
             raise SpecError(f"{reason}; expected at least {least}, so that there is some text", ("lengths",))
@@ -115,7 +115,7 @@ class Needle:
 
 def _row(needle, text_T, depth, length):
     planted = None if depth == WITHOUT else needle
-    return needles.row(planted, needle, text_T[1:], int(text_T[0]), max(depth, 0.0), length)
+    return needles.row(planted, needle, text_T[1:], int(text_T[0]), max(depth, 0.0), length)[0]
 
 
 def _answered(model, tokens_BT, answers):
@@ -127,17 +127,9 @@ def _answered(model, tokens_BT, answers):
     hidden_BTD, _ = model.trunk(tokens_BT)
     hidden_ND = torch.cat([hidden_TD[tokens - 1 - n : tokens - 1] for hidden_TD, n in zip(hidden_BTD, answers, strict=True)])
     target_N = torch.cat([tokens_T[tokens - n :] for tokens_T, n in zip(tokens_BT, answers, strict=True)])
-    nats_N = cross_entropies(hidden_ND, model.head_weight, target_N, model.spec.logit_softcap).double()
-    right = [part.double() for part in (likeliest(model, hidden_ND) == target_N).split(answers)]
-    whole = sum(float(part.prod()) for part in right)
-    return np.array([float(nats_N.sum()), float(torch.cat(right).sum()), len(target_N), whole, len(answers)])
-
-
-def likeliest(model: Model, hidden_ND: torch.Tensor) -> torch.Tensor:
-    """The likeliest next token at each position, (N,), in chunks whose logits take as much memory as those of a loss."""
-    chunk = max(1, BUFFER_BYTES // (4 * model.spec.vocab_size))
-    parts = [model.logits(hidden_nD[None])[0].argmax(-1) for hidden_nD in hidden_ND.split(chunk)]
-    return torch.cat(parts)
+    nats_N, right_N = predictions(hidden_ND, model.head_weight, target_N, model.spec.logit_softcap)
+    whole = sum(bool(right_n.all()) for right_n in right_N.split(answers))
+    return np.array([float(nats_N.double().sum()), int(right_N.sum()), len(target_N), whole, len(answers)])
 
 
 def _values(counted):

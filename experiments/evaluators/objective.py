@@ -5,10 +5,10 @@ from typing import Annotated
 from pydantic import Field
 
 from arch.contracts import Dataset, Findings, Given, Metric
-from arch.errors import DataError, SpecError
 from arch.model import Model
 from arch.registry import evaluator
 from arch.spec import Count, Spec, later
+from experiments import split_rows
 from experiments.means import ByDocument, Means
 
 
@@ -36,19 +36,12 @@ class ObjectiveMetrics:
 
     def check(self, dataset: Dataset, split: str) -> None:
         """Raises SpecError where the split has no row of this context."""
-        if self.config.context:
-            try:
-                next(iter(dataset.evaluation(split, 1, self.config.context, 1)))
-            except DataError as error:
-                raise SpecError(str(error), ("context",)) from None
+        split_rows.check(dataset, split, self.config.context)
 
     def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
         """The metrics of all rows together; of the report split also document by document, if objective and dataset can."""
-        context = self.config.context or given.context
-        rows = max(1, given.rows * given.context // context)  # as many tokens per batch as in training
-        batches = dataset.evaluation(given.split, self.config.rows, context, rows)
         by_document = given.split == "report" and hasattr(given.reported, "by_position") and hasattr(dataset, "documents")
         means = ByDocument(given.reported, dataset.documents(given.split)) if by_document else Means(given.reported)
-        for batch in batches:
-            means.add(model, batch.to(given.device))
+        for batch in split_rows.read(dataset, given, self.config.rows, self.config.context):
+            means.add(model, batch)
         return Findings(means.values(), documents=means.documents() if isinstance(means, ByDocument) else None)

@@ -1,11 +1,13 @@
 """What evaluators measured is drawn for every arm, from tables and charts alone."""
 
+import html
 import itertools
 import json
 import math
 import re
 import signal
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -36,6 +38,7 @@ POSITION = Chart(
 NEEDLE = Chart(kind="grid", x="length", y="depth", value="accuracy", title="needle", bounds={"accuracy": [0, 1]})
 DECAY = Chart(kind="histogram", x="low", to="high", y="share", by="layer", title="decay of the channels")
 LARGEST = Chart(kind="curve", x="layer", y="largest", by="place", title="largest activation", log=["largest"])
+LONE = Chart(kind="curve", x="x", y="y", by="b", title="lone")
 CHARTS = {"by_position": POSITION, "needle": NEEDLE, "decay": DECAY, "activations": LARGEST}
 
 
@@ -294,18 +297,28 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("chart, reason", BROKEN.values(), ids=BROKEN)
-def test_a_chart_that_cannot_be_drawn_is_a_problem_and_nothing_else(make_study, chart, reason):
-    folder = make_study(effects=dict.fromkeys(ARMS, 0.0), seeds=1, known_worse=())
+def test_a_chart_that_cannot_be_drawn_is_a_problem_and_nothing_else(make_study):
+    folder = make_study(effects={"only": 0.0}, seeds=1, known_worse=())
     rows = [{"x": 1, "y": 2, "t": "one"}, {"x": 2, "y": 3, "t": "two"}]
-    for (arm, seed), path in run_folders(folder).items():
-        measure(path, "odd", rows, [chart, Chart(kind="curve", x="x", y="y", title="good")], f"identity of {arm}", seed)
-    assert wrong(chart, [rows]) == reason
-    study = load(folder)
-    assert [problem for problem in study.problems if problem.endswith(f"the chart is not drawn {chart.kind!r}: {reason}")]
+    ((_, path),) = run_folders(folder).items()
+    good = Chart(kind="curve", x="x", y="y", title="good")
+    measure(path, "odd", rows, [*(chart for chart, _ in BROKEN.values()), good], "identity of only", 0)
+    for chart, reason in BROKEN.values():
+        assert wrong(chart, [rows]) == reason
+    said = [f"the chart is not drawn {chart.kind!r}: {reason}" for chart, reason in BROKEN.values()]
+    problems = [problem for problem in load(folder).problems if "odd" in problem]
+    assert len(problems) == len(said) and all(problem.endswith(end) for problem, end in zip(problems, said, strict=True))
     page = write_report(folder).read_text()
     part = page.split("<h2>What else was measured</h2>")[1].split("</section>")[0]
-    assert part.count("<svg") == 1 and "Good, on the report split" in part
+    assert part.count("<svg") == 1 and "Good, on the report split" in part and html.escape(said[0]) in page
+
+
+def test_rows_without_numbers_are_left_out_and_the_rest_is_drawn(tmp_path):
+    rows = [{"x": 1, "y": 2}, {"x": "two", "y": 3}, {"x": 3, "y": 4}]
+    measure(tmp_path, "odd", rows, [Chart(kind="curve", x="x", y="y", title="mixed")], "", 0)
+    path, problems = report_of(tmp_path)
+    assert problems[0].endswith("such rows are left out of the chart 'mixed': column 'x' has 'two' where a number is expected")
+    assert path.read_text().count("<svg") == 1
 
 
 def test_broken_files_and_files_of_other_runs_are_problems(make_study):
@@ -325,17 +338,39 @@ def test_broken_files_and_files_of_other_runs_are_problems(make_study):
     assert file in page and "1:1 and 3:1 have no finished run with this evaluation" in page
 
 
-def test_figures_and_curves_are_in_tensorboard(measured):
-    folder, _, _ = measured
+def test_figures_and_curves_are_in_tensorboard(make_study):
+    folder = make_study(effects={"1:1": 0.0, "3:1": 0.0}, seeds=1, known_worse=())
+    measure_study(folder, ["by_position"])
     logs = write_logs(folder)
     read = lambda place: EventAccumulator(str(logs / place), size_guidance={"scalars": 0, "images": 0}).Reload()  # noqa: E731
-    images = read("study").Tags()["images"]
-    assert {f"evaluation/report.{name}-1" for name in CHARTS} <= set(images)
-    for arm, name in run_names(ARMS).items():
+    assert "evaluation/report.by_position-1" in read("study").Tags()["images"]
+    for arm, name in run_names(["1:1", "3:1"]).items():
         points = read(f"{name}/seed-0").Scalars("evaluation/by_position/loss/context 64")
         expected = [row for row in table("by_position", arm, 0) if row["context"] == 64]
         assert [point.step for point in points] == [row["position"] for row in expected]
         assert [point.value for point in points] == pytest.approx([row["loss"] for row in expected])
+
+
+def test_curves_that_rounding_would_join_are_no_scalars(measured):
+    _, study, _ = measured
+    each = next(each for each in study.evaluated if each.name == "decay")
+    shares = Chart(kind="curve", x="low", y="share", by="layer")  # x from 0 to 0.75
+    assert charts.scalars([replace(each, charts=(shares,))], "1:1", 0) == {}
+    assert len(charts.scalars(study.evaluated, "1:1", 0)) == 4  # two contexts and two places
+
+
+def test_panels_share_the_x_axis_and_one_arm_of_several_is_named(plant, tmp_path):
+    folder = plant(tmp_path / "shared", dict.fromkeys(ARMS, 0.0), seeds=1, known_worse=())
+    rows = [{"x": x, "y": x, "b": b} for b, most in (("short", 3), ("long", 30)) for x in range(1, most)]
+    measure(folder / "arm0-0123/seed-0", "one", rows, [LONE], "identity of 1:1", 0)
+    measure(folder / "arm0-0123/seed-0", "two", rows, [LONE], "identity of 1:1", 0)
+    measure(folder / "arm2-0123/seed-0", "two", rows[:2], [LONE], "identity of local-only", 0)
+    made = charts.figures(load(folder).evaluated, ARMS)
+    lone, both = made["evaluation-report.one-1"], made["evaluation-report.two-1"]
+    assert [legend.get_title().get_text() for legend in lone.legends] == ["Lone: 1:1"]
+    assert [legend.get_title().get_text() for legend in both.legends] == ["Lone"]
+    assert len(both.axes) == 2 and both.axes[0].get_xlim() == both.axes[1].get_xlim()
+    assert lines_of(both) == {charts.looks(ARMS)[arm].colour for arm in ("1:1", "local-only")}
 
 
 @pytest.fixture

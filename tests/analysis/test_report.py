@@ -200,6 +200,7 @@ def test_commands_print_verdict_path_and_table(command, make_study):
 def test_analysis_imports_no_training_library():
     modules = [
         "__main__",
+        "chart_axes",
         "charts",
         "claims",
         "curves",

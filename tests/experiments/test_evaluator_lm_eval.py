@@ -87,7 +87,7 @@ def test_likelihoods_and_texts_are_our_own(gemma, folder, tmp_path, recwarn):
     pytest.importorskip("lm_eval")
     spec = resolve(asking(gemma, tasks=["goes_with", "lines", "goes_on"], include=str(folder)))
     dataset, model = prepare(spec.data, 300), new_model(spec.model, 0).eval()
-    given = Given(None, "report", 32, 4, torch.device("cpu"), 0)
+    given = Given(None, None, "report", 32, 4, torch.device("cpu"), 0)
     config, samples = registry.build("evaluator", spec.evaluate.report["tasks"]).config, {}
     with torch.no_grad():
         harness = lm_eval.exported(model, dataset.tokenizer, tmp_path, given, 32)
@@ -208,7 +208,7 @@ def test_without_the_package_the_error_says_how_to_install_it(gemma, folder, mon
 
 def test_a_model_that_transformers_cannot_express_is_refused(tiny, folder):
     with pytest.raises(SpecError) as error:
-        resolve(asking(tiny, tasks=["lines"], include=str(folder)))
+        plan(asking(tiny, tasks=["lines"], include=str(folder)))
     text = str(error.value)
-    assert "evaluate.report.tasks: lm_eval needs `exports`: a class of transformers can express the model; but gemma2: " in text
+    assert "evaluate.report.tasks.type: no class of transformers can express this model; gemma2: blocks.rec: " in text
     assert "\n" not in text

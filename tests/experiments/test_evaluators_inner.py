@@ -1,5 +1,6 @@
 """Evaluators that look inside a model, and that which times its decoding: against slow computations of their own."""
 
+import copy
 import math
 import weakref
 from itertools import pairwise
@@ -54,7 +55,7 @@ def measured(name, model, rows=3, **options):
     """The Findings of an evaluator, read 2 rows at a time."""
     evaluator = registry.build("evaluator", {"type": name, **({} if name == "decode_speed" else {"rows": rows}), **options})
     with torch.no_grad():
-        return evaluator(model, Packed(), Given(None, "report", CONTEXT, 2, torch.device("cpu"), 0))
+        return evaluator(model, Packed(), Given(None, None, "report", CONTEXT, 2, torch.device("cpu"), 0))
 
 
 def batches(rows=3):
@@ -197,7 +198,7 @@ def test_padding_is_left_out():
             for row, length in ((0, 4), (1, 9)):
                 yield Batch.text(Rows(tokens_BT[row : row + 1, -length:], TokenLayout.whole(1, length)))
 
-    given = Given(None, "report", 9, 2, torch.device("cpu"), 0)
+    given = Given(None, None, "report", 9, 2, torch.device("cpu"), 0)
     for name in ("attention", "activations"):
         evaluator = registry.build("evaluator", {"type": name})
         with torch.no_grad():
@@ -277,7 +278,8 @@ def test_a_constant_gate_gives_the_closed_form():
         row = next(row for row in findings.table if row["kind"] == kind)
         assert row["median"] == pytest.approx((constants[7] + constants[8]) / 2, rel=1e-4)
         bars = [row for row in findings.table if row["panel"] == f"layer 0, {kind}"]
-        counted = [sum(bar["from"] <= value < bar["to"] for value in constants) for bar in bars]
+        ends = [0, *(bar["to"] for bar in bars[:-1]), math.inf]
+        counted = [sum(low <= value < high for value in constants) for low, high in pairwise(ends)]
         assert [bar["channels"] for bar in bars] == counted and sum(counted) == DIM
         assert all(bar["to"] / bar["from"] == pytest.approx(10 ** (1 / decay.BARS)) for bar in bars)
         assert all(low["to"] == high["from"] for low, high in pairwise(bars))
@@ -328,11 +330,12 @@ def test_activations_are_those_of_a_plain_forward(norm):
 
 def test_the_largest_value_inside_names_its_module():
     model = model_of({"type": "attention", "heads": 2})
+    ffn = model.blocks[0].ffn.component
     with torch.no_grad():
-        model.blocks[0].ffn.component.up.weight *= 1000
-        model.blocks[0].ffn.component.down.weight *= 0.001
+        ffn.down.weight *= 1e6  # what the component gives is not inside of it
+        ffn.up.weight *= 1000
     inner = next(row for row in measured("activations", model).table if row["place"] == "ffn inside")
-    assert inner["at"] == "up" and inner["largest"] > 1000
+    assert inner["at"] == "up" and 1000 < inner["largest"] < 1e5
 
 
 @pytest.mark.parametrize("factor, overflows", [(1.0, False), (3e4, True)])
@@ -363,7 +366,7 @@ def test_nothing_of_earlier_rows_is_kept(name):
 
     evaluator = registry.build("evaluator", {"type": name, "rows": 8})
     with torch.no_grad():
-        evaluator(model, Watching(), Given(None, "report", CONTEXT, 2, torch.device("cpu"), 0))
+        evaluator(model, Watching(), Given(None, None, "report", CONTEXT, 2, torch.device("cpu"), 0))
     assert len(given_by_batch) == 4 and all(given_by_batch)
 
 
@@ -382,7 +385,7 @@ def test_hooks_are_removed_also_after_a_failure():
     for name in ("attention", "activations"):
         evaluator = registry.build("evaluator", {"type": name})
         with pytest.raises(DataError, match="no more"), torch.no_grad():
-            evaluator(model, Broken(), Given(None, "report", CONTEXT, 2, torch.device("cpu"), 0))
+            evaluator(model, Broken(), Given(None, None, "report", CONTEXT, 2, torch.device("cpu"), 0))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
@@ -396,12 +399,13 @@ DECODING = {"batches": [1, 3], "tokens": [2, 4], "prefills": [0, 9], "repeats": 
         [{"type": "attention", "heads": 2, "window": 4}, {"type": "rg_lru", "blocks": 2}],
     ],
 )
-def test_the_bytes_of_a_state_are_those_that_are_foreseen(mixers):
-    model = model_of(*mixers)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_bytes_of_a_state_are_those_that_are_foreseen(mixers, dtype):
+    model = model_of(*mixers).to(cost.DTYPES[dtype])
     findings = measured("decode_speed", model, **DECODING)
     assert len(findings.table) == 8
     for row in findings.table:
-        foreseen = cost.cache_bytes(model.spec, row["length"])["total"]
+        foreseen = cost.cache_bytes(model.spec, row["length"], dtype)["total"]
         assert row["length"] == row["prefill"] + row["tokens"]
         assert row["state_bytes"] == row["foreseen_bytes"] == foreseen
         assert foreseen <= row["held_bytes"] <= foreseen + 3 * DIM * 4  # no view keeps more than the taps, whatever the prompt
@@ -421,7 +425,7 @@ def test_speed_is_told_of_the_longest_case():
     empty = next(row for row in table if (row["streams"], row["length"]) == (3, 4))
     assert values["decode_slowdown"] == longest[1]["seconds_per_token"] / empty["seconds_per_token"]
     assert values["decode_state_bytes"] == longest[0]["state_bytes"]
-    assert "threads, float32" in findings.text
+    assert findings.text == "cpu, 1 thread, float32, medians of 2 rounds"
 
 
 def test_an_empty_prompt_alone_has_no_prefill():
@@ -439,6 +443,13 @@ def test_streams_that_do_not_fit_are_left_out():
         DataError, match=r"weights \(.*kB\) and a state of 13 tokens \(.*kB\) for each of 1 do not fit into memory = "
     ):
         fits(weights + stream - 1)
+
+
+def test_in_bfloat16_they_see_the_same_up_to_rounding():
+    model = model_of({"type": "attention", "heads": 2, "softcap": 5.0}, {"type": "rg_lru", "blocks": 2})
+    for name in ("attention", "decay", "activations"):
+        wide, narrow = measured(name, model).values, measured(name, copy.deepcopy(model).bfloat16()).values
+        assert narrow == pytest.approx(wide, rel=0.1) and narrow != wide
 
 
 def test_columns_of_charts_are_in_the_table():

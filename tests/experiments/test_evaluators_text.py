@@ -70,7 +70,7 @@ def test_buckets_hold_every_position_once_and_double_in_width(tokens, per_doubli
 
 def test_by_position_is_the_mean_of_each_position(prepared):
     model, dataset = prepared
-    measured = found(model, dataset, type="by_position", rows=20, contexts=[16, 64])
+    measured = found(model, dataset, type="by_position", rows=20, context=[16, 64])
     for context in (16, 64):
         nats_BT = torch.stack([slow_nats(model, *document) for document in documents(dataset, 20, context)])
         table = [row for row in measured.table if row["context"] == context]
@@ -88,7 +88,7 @@ def test_by_position_is_the_mean_of_each_position(prepared):
 def test_the_same_numbers_come_in_batches_of_any_size(prepared):
     model, dataset = prepared
     for options in (
-        {"type": "by_position", "rows": 7, "contexts": [48]},
+        {"type": "by_position", "rows": 7, "context": [48]},
         {"type": "extrapolate", "rows": 7, "lengths": [16, 64]},
         {**SHORT_NEEDLE, "rows": 5},
         {"type": "memorization", "rows": 5, "prefix": 6, "continuation": 3},
@@ -96,6 +96,24 @@ def test_the_same_numbers_come_in_batches_of_any_size(prepared):
         one, many = (found(model, dataset, given(rows), **options) for rows in (1, 9))
         assert one.values == pytest.approx(many.values, rel=1e-5)
         assert [row.keys() for row in one.table] == [row.keys() for row in many.table]
+
+
+@pytest.mark.parametrize(
+    "options, longest",
+    [
+        ({"type": "by_position", "rows": 30, "context": [16, 100]}, 100),
+        ({"type": "extrapolate", "rows": 30, "lengths": [16, 100]}, 100),
+        ({**SHORT_NEEDLE, "rows": 30}, 64),
+        ({"type": "memorization", "rows": 30, "prefix": 6, "continuation": 2}, 9),
+    ],
+)
+def test_no_pass_reads_more_tokens_than_a_step_or_one_row(options, longest, prepared, monkeypatch):
+    """So memory does not grow with the rows."""
+    model, dataset = prepared
+    read, trunk = [], Model.trunk
+    monkeypatch.setattr(Model, "trunk", lambda self, tokens, *rest: read.append(tokens.numel()) or trunk(self, tokens, *rest))
+    found(model, dataset, given(rows=2, context=32), **options)
+    assert len(read) > 5 and max(read) <= max(64, longest)
 
 
 def test_extrapolate_scores_the_same_tokens_after_more_and_more_context(prepared):
@@ -192,11 +210,13 @@ def test_what_cannot_be_set_is_refused_at_its_key_when_the_run_is_planned(change
     "options, text",
     [
         (
-            {"type": "by_position", "contexts": [16, 9000]},
-            "contexts: no document of the report split has 9,000 tokens; the",
+            {"type": "by_position", "context": [16, 9000]},
+            "context: no document of the report split has 9,000 tokens; the",
         ),
-        ({"type": "by_position", "contexts": [16, 16]}, "contexts: expected different numbers, got [16, 16]"),
-        ({"type": "by_position", "contexts": []}, "contexts: "),
+        ({"type": "by_position", "context": [16, 16]}, "context: expected different numbers, at least one, got [16, 16]"),
+        ({"type": "by_position", "context": []}, "context: expected different numbers, at least one, got []"),
+        ({"type": "needle", "lengths": []}, "lengths: expected different numbers, at least one, got []"),
+        ({"type": "by_position", "context": 4}, "context: "),
         ({"type": "extrapolate", "lengths": [16, 9000]}, "lengths: no document of the report split has 9,000 tokens"),
         ({"type": "extrapolate", "lengths": [16], "tail": 16}, "tail: 16 scored tokens do not fit into 16 tokens beside the first"),
         ({"type": "extrapolate", "label": "a b"}, "label: "),

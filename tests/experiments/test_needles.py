@@ -9,9 +9,10 @@ import torch
 
 from arch import registry
 from arch.contracts import Given
+from arch.document import load
 from arch.errors import DataError, SpecError
 from arch.model import new_model
-from experiments.data import needles
+from experiments.data import corpus, needles, texts
 from experiments.data.dataset import prepare
 from experiments.data.needles import Needles
 from experiments.data.split import SPLITS
@@ -115,9 +116,6 @@ class Lookup:
                     hidden_BTV[row, t, tokens[earlier[-1] + 1]] = 1.0
         return hidden_BTV, None
 
-    def logits(self, hidden_BTV):
-        return hidden_BTV @ self.head_weight.T
-
 
 def test_a_model_that_looks_the_answer_up_finds_every_needle_and_without_one_it_is_at_chance(text):
     measured = found(Lookup(), text)
@@ -199,6 +197,9 @@ def test_a_row_of_the_task_is_text_a_needle_and_its_question(task):
             depths.append(len(before) / len(before + after))
             assert targets[-7:-1].tolist() == tokens[-6:].tolist() and targets[-1] == -1
             assert (targets[:-7] == -1).all()
+            at = [i for i, target in enumerate(targets.tolist()) if target >= 0]
+            back = [batch.extra["distance"][len(depths) % 4 - 1, i].item() for i in at]
+            assert [tokens[i + 1 - far].item() for i, far in zip(at, back, strict=True)] == targets[at].tolist() and min(back) > 9
     assert min(depths) < 0.1 and max(depths) > 0.9 and 0.35 < np.mean(depths) < 0.65
 
 
@@ -219,7 +220,7 @@ def test_rows_are_a_function_of_their_numbers(task):
 
 def test_splits_of_the_task_share_no_instance_and_no_document(task):
     dataset = prepare(resolve(task).data, 300)
-    texts = {split: dataset.tokenizer.decode([t for t in dataset.text.streams[split].tokens.tolist() if t > 2]) for split in SPLITS}
+    held = {split: dataset.tokenizer.decode([t for t in dataset.text.streams[split].tokens.tolist() if t > 2]) for split in SPLITS}
     keys = {}
     for split in SPLITS:
         some = [rows(dataset.batch(split, step, 0, 4, 56)) for step in range(20)]
@@ -228,17 +229,22 @@ def test_splits_of_the_task_share_no_instance_and_no_document(task):
         keys[split] = {each[-13:-7] for each in words}
         for each in words:
             before, after = each[:-14].split(f"{each[-14:]}.\n")
-            assert before + after in texts[split] * 2, "text of this split's documents, in their order"
+            assert before + after in held[split] * 2, "text of this split's documents, in their order"
     assert not (keys["train"] & keys["select"] or keys["train"] & keys["report"] or keys["select"] & keys["report"])
 
 
-def test_with_text_scored_every_token_is(task):
+def test_with_text_scored_training_scores_every_token(task):
+    only = prepare(resolve(task).data, 300)
     task["data"]["source"]["text_scored"] = True
-    batch = rows(prepare(resolve(task).data, 300).batch("train", 0, 0, 4, 56))
+    dataset = prepare(resolve(task).data, 300)
+    batch = rows(dataset.batch("train", 0, 0, 4, 56))
     assert torch.equal(batch.targets_BT[:, :-1], batch.tokens_BT[:, 1:]) and (batch.targets_BT[:, -1] == -1).all()
+    measured = [rows(next(each.evaluation("report", 4, 56, 4))).targets_BT for each in (dataset, only)]
+    assert torch.equal(*measured) and (measured[0] >= 0).sum() == 4 * 6, "what is measured is always the answer"
 
 
 def test_what_decides_the_rows_decides_identity(task, corpus_file, tmp_path):
+    task["model"] |= {"layers": 1, "pattern": ["global"]}
     base = plan(task)
     assert plan({**task, "evaluate": {}}).identity == base.identity
 
@@ -258,6 +264,16 @@ def test_what_decides_the_rows_decides_identity(task, corpus_file, tmp_path):
     assert len({each.identity for each in plans}) == len({each.data["fingerprint"] for each in plans}) == len(plans)
 
 
+def test_its_texts_are_read_once(task, monkeypatch):
+    """What a plan knows of the texts, another process need not read again."""
+    planned = plan(task)
+    assert list(planned.texts) == [texts.stamp(task["data"]["source"]["haystack"] | {"separator": None})]
+    monkeypatch.setattr(texts, "_DIGESTS", {})
+    texts.remember(planned.texts)
+    monkeypatch.setattr(corpus, "_read", lambda source: pytest.fail("the texts are read again"))
+    assert prepare(planned.spec.data, 300).fingerprint == planned.data["fingerprint"]
+
+
 def test_a_haystack_of_ones_own_is_part_of_identity(task, plugins):
     task["data"]["source"]["haystack"] = {"type": "own_texts:Counting"}
     assert "own_texts" in identity_plugins(resolve(task))
@@ -267,6 +283,7 @@ def test_the_task_trains_and_is_measured_like_any_other(task, tmp_path):
     task["evaluate"] = {
         "report": {
             "loss": {"type": "objective", "rows": 8},
+            "recall": {"type": "recall", "rows": 8},
             "needle": {**GRID, "rows": 2},
             "position": {"type": "by_position", "rows": 2},
         }
@@ -274,9 +291,15 @@ def test_the_task_trains_and_is_measured_like_any_other(task, tmp_path):
     planned = plan(task)
     record = train(planned, 0, tmp_path / "run")
     assert record.status == "finished", record.failure
-    assert {"report/loss", "report/needle_accuracy", "report/position_loss_late"} <= set(record.metrics)
+    expected = {"report/loss", "report/needle_accuracy", "report/position_loss_late", "report/recall_accuracy"}
+    assert expected <= set(record.metrics)
     assert record.data["text"]["splits"]["train"]["documents"] > 300
     assert train(planned, 0, tmp_path / "again").metrics == record.metrics
+
+
+def test_the_shipped_task_asks_at_lengths_beyond_training():
+    spec = resolve(load("tasks/needle", "experiments"))
+    assert spec.data.source["type"] == "needle" and max(spec.evaluate.report["needle"]["lengths"]) == 8 * spec.data.context
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ class Heads(NamedTuple):
         """Where the special token stands, what follows it, and the first tokens of the row as they will be."""
         special, rows = self.vocabulary - 1, np.arange(len(random))
         place_N, answer_N = random.below(context - 2), random.below(special)
-        head_NK = random.below(special, min(HEAD, context))
+        head_NK = random.below(special, min(HEAD, context - 1))  # the last token is always the special one
         for offset, token_N in enumerate((np.full_like(answer_N, special), answer_N)):
             inside_N = place_N + offset < head_NK.shape[1]
             head_NK[rows[inside_N], place_N[inside_N] + offset] = token_N[inside_N]

@@ -98,7 +98,7 @@ class Grammar(NamedTuple):
     def draw(self, random: Draws, context: int) -> Content:
         """The first tokens behind the start, with -log p of each, and the stack behind them."""
         stack_ND, level_N = np.zeros((len(random), self.depth), dtype=np.int64), np.zeros(len(random), dtype=np.int64)
-        return self._grown(random, {"stack": stack_ND, "level": level_N}, min(HEAD, context))
+        return self._grown(random, {"stack": stack_ND, "level": level_N}, min(HEAD, context - 1))
 
     def instance(self, content: Content) -> Whole:
         """The first tokens."""

@@ -49,12 +49,12 @@ class Needle:
     and places are drawn anew for every row. Splits share no document and no key.
     """
 
-    tokenizes = True
+    tokenizes = recalls = True
 
     class Config(Spec):
         """haystack: the source of the text. template: the sentence, with {key} and {value}; the question is its beginning.
 
-        text_scored: whether every token is scored, and not only the answer.
+        text_scored: whether training scores every token, and not only the answer. What is measured is always the answer.
         """
 
         haystack: Annotated[Component, Kind("source"), AfterValidator(_resolved)]
@@ -63,15 +63,16 @@ class Needle:
 
     def __init__(self, config: Config):
         self.config = config
+        self.texts = config.haystack
 
     def dataset(self, data: DataSpec) -> "NeedleRows":
         """The dataset of these options. Raises DataError for unusable text, and a context without room for a needle."""
         text = corpus.prepare(data.model_copy(update={"source": self.config.haystack}), ANY)
         try:
             drawing = Needles(self.config.template, text.tokenizer)
+            longest = max(drawing.longest(split) for split in SPLITS)
         except SpecError as error:
             raise DataError(error.reason, key=("data", "source", "template")) from None
-        longest = max(drawing.longest(split) for split in SPLITS)
         if data.context < (least := 1 + longest + LEAST_TEXT):
             reason = f"{data.context:,} tokens cannot hold a needle and its question, which take {longest}"
             raise DataError(f"{reason}; expected at least {least}, so that there is some text", key=("data", "context"))
@@ -98,9 +99,10 @@ class NeedleRows:
         return self.numbered(split, (seed << SHIFT) + step * rows + np.arange(rows), context)
 
     def evaluation(self, split: str, rows: int, context: int, batch_rows: int) -> Iterator[Batch]:
-        """Yields `rows` rows that no run trains on, always the same ones."""
+        """Yields `rows` rows that no run trains on, always the same ones. Only their answers are scored."""
         for first in range(0, rows, batch_rows):
-            yield self.numbered(split, (EVALUATION << SHIFT) + np.arange(first, min(rows, first + batch_rows)), context)
+            numbers = (EVALUATION << SHIFT) + np.arange(first, min(rows, first + batch_rows))
+            yield self._batch(split, numbers, context, everywhere=False)
 
     def long_documents(self, split: str, rows: int, context: int, batch_rows: int) -> Iterator[Batch]:
         """The beginnings of documents of the text, without needles; as of a corpus."""
@@ -112,20 +114,30 @@ class NeedleRows:
 
     def numbered(self, split: str, numbers: np.ndarray, context: int) -> Batch:
         """The rows with these numbers. Raises DataError where a needle has no room."""
-        numbers = np.asarray(numbers, dtype=np.int64)
-        pairs = [self._row(split, int(number), context) for number in numbers]
-        tokens_BT, targets_BT = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
-        return Batch.text(Rows(tokens_BT, TokenLayout.whole(*tokens_BT.shape), targets_BT, torch.from_numpy(numbers)))
+        return self._batch(split, np.asarray(numbers, dtype=np.int64), context, self.config.text_scored)
+
+    def _batch(self, split, numbers_B, context, everywhere):
+        made = [self._row(split, int(number), context) for number in numbers_B]
+        tokens_BT, answer_BT, distance_BT = (torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True))
+        targets_BT = tokens_BT.roll(-1, 1).masked_fill(~answer_BT, -1)
+        if everywhere:
+            targets_BT = torch.cat([tokens_BT[:, 1:], targets_BT[:, -1:]], 1)
+        extra = {"distance": distance_BT, "pairs": answer_BT.long()}
+        layout = TokenLayout.whole(*tokens_BT.shape)
+        return Batch.text(Rows(tokens_BT, layout, targets_BT, torch.from_numpy(numbers_B), extra))
 
     def _row(self, split, number, context):
+        """(tokens, where the next one is of the answer, how far back the same one stands in the needle), (T,) each."""
         random = np.random.default_rng([SPLITS.index(split), number])
         needle, depth = self.drawing.draw(split, random), float(random.random())
         text_T = self._text(split, int(random.integers(len(self.text.streams[split].tokens))), context)
         try:
-            row_T = needles.row(needle, needle, text_T, self.begin, depth, context)
+            row_T, distance = needles.row(needle, needle, text_T, self.begin, depth, context)
         except ValueError as error:
             raise DataError(str(error), key=("data", "context")) from None
-        return row_T, needles.targets(row_T, len(needle.answer), self.config.text_scored)
+        answer_T = np.zeros(context, dtype=bool)
+        answer_T[-1 - len(needle.answer) : -1] = True
+        return row_T, answer_T, np.where(answer_T, distance, 0)
 
     def _text(self, split, place, tokens):
         """So many tokens of the split's text from a place of its stream on, without specials; at its end it begins again."""
