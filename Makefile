@@ -5,6 +5,7 @@
 # make check        lint, format, types and import rules: what must hold before a commit
 # make test-cpus    the tests under settings that stand in for other CPUs; CPUS="avx2 plain" picks some of them
 # make test-triton  the Triton kernels through Triton's interpreter, on the CPU
+# make test-lm-eval the evaluator lm_eval, with EleutherAI's harness
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
@@ -19,7 +20,7 @@ cpu-avx512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
 cpu-avx512-bf16 := ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16
 cpu-plain := ARCHBENCH_NATIVE=0
 
-.PHONY: ablation laptop simulate test test-slow test-cpus test-triton check format clean
+.PHONY: ablation laptop simulate test test-slow test-cpus test-triton test-lm-eval check format clean
 
 ablation: .venv/installed
 	$(BIN)/archbench study run gemma3/local_global --scale demo
@@ -45,6 +46,10 @@ test-cpu-%: .venv/installed
 test-triton: .venv/installed
 	$(INSTALL) '.[test,triton]'
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/arch/test_triton.py
+
+test-lm-eval: .venv/installed
+	$(INSTALL) '.[test,lm_eval]'
+	$(BIN)/python -m pytest tests/experiments/test_evaluator_lm_eval.py
 
 check: .venv/checks
 	$(BIN)/ruff check .

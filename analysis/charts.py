@@ -288,7 +288,7 @@ def _title(figure: Figure, heading: str, handles: Handles) -> None:
     names = [name if len(name) <= 40 else f"{name[:39]}…" for name in handles]
     columns = max(1, min(len(names), int(WIDTH / (INCHES_PER_LETTER * max(map(len, names)) + 0.55))))
     shown: dict[str, Any] = {"title": text, "title_fontproperties": bold, "alignment": "left", "labelcolor": INK, "fontsize": 9}
-    figure.legend(handles.values(), names, loc="outside upper left", ncols=columns, borderpad=0, **shown)
+    figure.legend(handles.values(), names, loc="outside upper left", ncols=columns, borderpad=0, borderaxespad=0.7, **shown)
 
 
 def _handle(look: Look, marker: bool = True) -> Line2D:

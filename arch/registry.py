@@ -101,6 +101,11 @@ def _imported(path):
         raise SpecError(f"{path} cannot be imported: {type(error).__name__}: {reason} ({file}:{line})", ("type",)) from error
 
 
+def purpose(component):
+    """What a component is: the first paragraph of its class's docstring, on one line."""
+    return " ".join((inspect.getdoc(component) or "").partition("\n\n")[0].split())
+
+
 def resolve_component(kind, root, path):
     """Plain data of the component at `path` of the document `root`, validated and with every default filled in.
 

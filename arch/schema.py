@@ -62,11 +62,12 @@ def _choice(kind, definitions):
     options: dict[str, list[dict]] = {}
     for name in registry.names(kind):
         prefix = f"{kind}.{name}."
-        schema = _schema(registry.component(kind, name).Config, prefix, definitions)
+        component = registry.component(kind, name)
+        schema = _schema(component.Config, prefix, definitions)
         for key, option in schema["properties"].items():
             options.setdefault(key, []).append(option)
         schema["properties"] = {"type": {"const": name}} | schema["properties"]
-        branches.append({**schema, "title": name, "required": ["type"]})
+        branches.append({**schema, "title": name, "description": registry.purpose(component), "required": ["type"]})
     inherited = {key: each[0] if len(each) == 1 else {"anyOf": each} for key, each in options.items()}
     return {
         "oneOf": [

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from arch import registry, units
 from arch.model_spec import repeated
@@ -18,8 +19,9 @@ def components(package):
     for kind, folder in registry.FOLDERS.items():
         if folder.startswith(f"{package}."):
             for name in registry.names(kind):
-                config = registry.component(kind, name).Config
-                yield options(f"{kind} {name}", config) if config.model_fields else f"{kind} {name}: no options"
+                component = registry.component(kind, name)
+                yield Text.assemble((f"{kind} {name}", "bold"), f": {registry.purpose(component)}")
+                yield options(None, component.Config) if component.Config.model_fields else Text("no options\n")
 
 
 def options(title, config):

@@ -1,6 +1,7 @@
 """The one command: it starts fast, has every command of the packages, and tells kinds of specs apart."""
 
 import importlib
+import io
 import json
 import subprocess
 import sys
@@ -213,3 +214,27 @@ def test_diff_tells_default_null_and_absent_apart(tmp_path, monkeypatch, capsys)
     lines = [f"{mixer}.type: attention -> rg_lru", f"{mixer}.heads: 2 -> \N{EN DASH}", f"{mixer}.window: 4 -> \N{EN DASH}"]
     lines += [f"{mixer}.bias: false -> true", f"{mixer}.blocks: \N{EN DASH} -> 2"]
     assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_every_component_says_what_it_is_and_so_do_list_and_schema():
+    from rich.console import Console
+
+    from arch import registry
+    from arch.schema import json_schema
+    from arch.show import components
+    from experiments.spec import ExperimentSpec
+
+    branches = {kind: {} for kind in registry.FOLDERS}
+    for kind, choice in json_schema(ExperimentSpec)["$defs"].items():
+        branches[kind] = {each["title"]: each.get("description") for each in choice.get("oneOf", ())}
+    console = Console(width=200, record=True, file=io.StringIO())
+    for package in ("arch", "experiments", "sweeps"):
+        for shown in components(package):
+            console.print(shown)
+    listed = " ".join(console.export_text().split())
+    for kind in registry.FOLDERS:
+        for name in registry.names(kind):
+            purpose = registry.purpose(registry.component(kind, name))
+            assert len(purpose) > 10, f"{kind} {name} has no docstring"
+            assert f"{kind} {name}: {purpose[:40]}" in listed
+            assert kind == "claim" or branches[kind][name] == purpose

@@ -146,7 +146,9 @@ class Attention(nn.Module):
     def forward(
         self, x_BTD: Tensor, layout: TokenLayout, state: AttentionState | None = None
     ) -> tuple[Tensor, AttentionState | None]:
-        q_BTHC, k_BTKC = self._queries_and_keys(x_BTD, layout)
+        # Call this first: it runs outside of a compiled block's program, and further down it would split the program.
+        turn = angles(layout, self.channels, self.config.rope) if self.config.rope else None
+        q_BTHC, k_BTKC = self._queries_and_keys(x_BTD, turn)
         v_BTKC = self.v(x_BTD).unflatten(-1, (-1, self.channels))
         if state is None:
             y_BTHC = self._attend(q_BTHC, k_BTKC, v_BTKC, layout, whole=layout.first is not None)
@@ -165,13 +167,12 @@ class Attention(nn.Module):
 
     def attending(self, x_BTD: Tensor, layout: TokenLayout) -> Attending:
         """What the attention weights of these tokens are computed from."""
-        bounds = layout.interval(*self.reach)
-        return Attending(*self._queries_and_keys(x_BTD, layout), *bounds, self.scale, self.config.softcap)
-
-    def _queries_and_keys(self, x_BTD, layout):
-        """(q_BTHC, k_BTKC), normalised and rotated."""
-        # Call this first: it runs outside of a compiled block's program, and further down it would split the program.
         turn = angles(layout, self.channels, self.config.rope) if self.config.rope else None
+        bounds = layout.interval(*self.reach)
+        return Attending(*self._queries_and_keys(x_BTD, turn), *bounds, self.scale, self.config.softcap)
+
+    def _queries_and_keys(self, x_BTD, turn):
+        """(q_BTHC, k_BTKC), normalised and rotated. turn: the angles, or None."""
         q_BTHC = self.q(x_BTD).unflatten(-1, (-1, self.channels))
         k_BTKC = self.k(x_BTD).unflatten(-1, (-1, self.channels))
         if self.config.qk_norm:

@@ -47,13 +47,14 @@ class Needle(NamedTuple):
     text: str
     value: str
 
-    def __len__(self) -> int:
-        """The tokens that it takes of a row, beside `<bos>` and the text."""
+    @property
+    def tokens(self) -> int:
+        """How many it takes of a row, beside `<bos>` and the text."""
         return len(self.planted) + len(self.question) + len(self.answer)
 
 
 class Needles:
-    """Draws needles of a template in the tokens of a tokenizer. Raises SpecError, without a key, where it cannot write them."""
+    """Draws needles of a template in the tokens of a tokenizer."""
 
     def __init__(self, template: str, tokenizer: tokenizers.Tokenizer):
         before, self.after = template.split(VALUE)
@@ -61,12 +62,9 @@ class Needles:
         self.space = before[len(self.before) :]  # a space belongs to the word after it, as in most tokenizers
         self.tokenizer = tokenizer
         self.unknown = tokenizer.token_to_id(UNK)
-        some = np.random.default_rng(0)
-        for part in PARTS:
-            self.draw(part, some)
 
     def draw(self, split: str, random: np.random.Generator) -> Needle:
-        """A needle whose key is of this split."""
+        """A needle whose key is of this split. Raises SpecError, without a key, where the tokenizer cannot write it."""
         syllables = len(CONSONANTS) * len(VOWELS)
         part = PARTS[split]
         number = int(random.integers(syllables**SYLLABLES // OF)) * OF + int(random.integers(part.start, part.stop))
@@ -81,9 +79,9 @@ class Needles:
         return Needle(planted, question, answer, self.before.replace(KEY, key) + self.space + value + self.after, value)
 
     def longest(self, split: str) -> int:
-        """The tokens of the longest of some needles of this split."""
+        """The tokens of the longest of some needles of this split. Raises SpecError as `draw`."""
         random = np.random.default_rng(0)
-        return max(len(self.draw(split, random)) for _ in range(DRAWS))
+        return max(self.draw(split, random).tokens for _ in range(DRAWS))
 
     def _encoded(self, text):
         ids = self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -102,7 +100,7 @@ def row(needle: Needle | None, asked: Needle, text_T: np.ndarray, begin: int, de
     planted = np.empty(0, np.int64) if needle is None else needle.planted
     room = tokens - 1 - len(planted) - len(asked.question) - len(asked.answer)
     if room < 0:
-        raise ValueError(f"{tokens} tokens cannot hold a needle of {len(asked)}")
+        raise ValueError(f"{tokens} tokens cannot hold a needle of {asked.tokens}")
     place = round(depth * room)
     row_T = np.concatenate([[begin], text_T[:place], planted, text_T[place:room], asked.question, asked.answer])
     return row_T, len(planted) + room - place

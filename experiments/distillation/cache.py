@@ -161,7 +161,7 @@ class Cache:
             lengths.append(used_NK.sum(1))
             tails.append(kept.tail_BT.cpu()[target_BT])
             entropies.append(kept.entropy_BT.cpu()[target_BT])
-            scored.append(len(words_NK))
+            scored.extend(target_BT.sum(1).tolist())
         tensors = {
             "rows": torch.from_numpy(numbers),
             "first": torch.tensor([0, *scored]).cumsum(0),

@@ -86,7 +86,7 @@ class Needle:
             drawn = self._drawn(dataset, split)
         except SpecError as error:
             raise SpecError(error.reason, ("template",)) from None
-        longest = max(len(each) for each in drawn)
+        longest = max(each.tokens for each in drawn)
         if min(lengths) < (least := 1 + longest + LEAST_TEXT):
             reason = f"{min(lengths):,} tokens cannot hold a needle and its question, which take {longest}"
             raise SpecError(f"{reason}; expected at least {least}, so that there is some text", ("lengths",))

@@ -8,6 +8,8 @@ from arch.spec import Fraction, Spec
 
 @schedule
 class Cosine:
+    """The rate rises linearly to its peak, then falls like half a cosine."""
+
     class Config(Spec):
         """warmup: a fraction of the steps. final: the rate at the last step, a fraction of the peak rate.
 

@@ -12,6 +12,8 @@ from arch.spec import Fraction, Spec
 
 @schedule
 class WSD:
+    """The rate rises linearly to its peak, stays there, and falls linearly at the end."""
+
     class Config(Spec):
         """warmup, decay: fractions of the steps, together at most 1. Without a decay (0) the rate stays at the peak.
 

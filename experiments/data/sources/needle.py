@@ -70,9 +70,9 @@ class Needle:
         text = corpus.prepare(data.model_copy(update={"source": self.config.haystack}), ANY)
         try:
             drawing = Needles(self.config.template, text.tokenizer)
+            longest = max(drawing.longest(split) for split in SPLITS)
         except SpecError as error:
             raise DataError(error.reason, key=("data", "source", "template")) from None
-        longest = max(drawing.longest(split) for split in SPLITS)
         if data.context < (least := 1 + longest + LEAST_TEXT):
             reason = f"{data.context:,} tokens cannot hold a needle and its question, which take {longest}"
             raise DataError(f"{reason}; expected at least {least}, so that there is some text", key=("data", "context"))
