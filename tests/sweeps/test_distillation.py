@@ -24,4 +24,4 @@ def test_a_study_distils_from_a_helper_run_with_a_cache_and_says_what_both_cost(
     assert "is worth its teacher: Undecided: distilled is better than more steps" in done.stdout
     report = re.sub(r"<[^>]+>", " ", (tmp_path / "gemma2-distillation" / "smoke" / "report.html").read_text())
     said = re.sub(r"\s+", " ", report)
-    assert re.search(r"distilled: teacher big \(seed 0\); its objective adds per run .* on disk", said)
+    assert re.search(r"distilled: teacher big \(seed 0\); its objective adds per run .* a cache of .* on disk", said)
