@@ -18,6 +18,7 @@ from experiments.evaluators.teacher_cache import TeacherCache
 from experiments.evaluators.teacher_distance import TeacherDistance
 from experiments.objectives.distill import Distill
 from experiments.plan import plan, resolve
+from experiments.spec import DataSpec
 
 V = 300
 
@@ -346,3 +347,13 @@ def test_a_cache_that_is_gone_is_written_again(run, tiny, tmp_path, monkeypatch)
     [again] = measure(planned, 0, tmp_path / "run")
     assert again.name == "kept" and index.is_file()
     assert evaluations.files(planned.spec)
+
+
+def test_keeping_targets_of_a_task_needs_the_number_of_rows(tiny):
+    """Its rows have no end: a list of their numbers would not fit into memory."""
+    task = prepare(DataSpec.parse({"source": {"type": "mqar", "vocabulary": 32, "pairs": 2}, "context": 16, "rows": 4}), 32)
+    with pytest.raises(SpecError, match="rows: the rows of this dataset have no end; expected how many"):
+        TeacherCache(TeacherCache.Config(k=4)).check(task, "report")
+    TeacherCache(TeacherCache.Config(k=4, rows=8)).check(task, "report")
+    spec = resolve(tiny)
+    TeacherCache(TeacherCache.Config(k=4)).check(prepare(spec.data, V), "report")
