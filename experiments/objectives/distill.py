@@ -196,9 +196,14 @@ class Distill(nn.Module):
 def about(folder: str | Path, fingerprint: str, context: int, keeping: Keeping) -> cache.About:
     """What decides the targets of the teacher in a checkpoint's folder."""
     model, _ = checkpoint.open_checkpoint(folder)
-    weights, data = content(folder), fingerprint
     return cache.About(
-        weights=weights, model=digest(model), vocabulary=model.vocab_size, data=data, context=context, keeping=keeping
+        weights=content(folder),
+        model=digest(model),
+        vocabulary=model.vocab_size,
+        data=fingerprint,
+        context=context,
+        keeping=keeping,
+        plugins=plugin_sources(model.dump()),
     )
 
 
