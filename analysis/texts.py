@@ -22,6 +22,13 @@ from sweeps.texts import FEW, TextInterval, effective_number, two_way
 LEVEL = 0.05
 
 
+# Of a task, whose rows are computed and are no texts.
+ROWS = (
+    "Verdicts are about the rows of the {split} split, which the task computes, the same for every arm and seed. More rows "
+    "say more of the task as a whole; more seeds do not."
+)
+
+
 @dataclass(frozen=True)
 class Texts:
     """What a claim's arms are for texts like these.
@@ -60,6 +67,8 @@ def of(study, judgement, level=LEVEL):
         return Texts()
     split = judgement.shown.split
     about = f"Verdicts are about the texts of the {split} split; more seeds do not make them hold for other texts."
+    if not any(measured.values()) and _computed(study, baseline):
+        return Texts(sentences=[ROWS.format(split=split)])
     if not any(measured.values()):
         none = f"The runs do not say what {judgement.shown.short} each document has, so there is no interval for other texts."
         return Texts(sentences=[f"{about} {none}"])
@@ -89,6 +98,12 @@ def of(study, judgement, level=LEVEL):
     ]
     made.sentences.extend(text for text in sentences if text)
     return made
+
+
+def _computed(study, arm):
+    """Whether an arm's rows are computed by a task: its data have no tokenizer."""
+    data = [record.spec["data"] for (of, _), record in study.records.items() if of == arm and "data" in record.spec]
+    return bool(data) and all(each.get("tokenizer") is None for each in data)
 
 
 def _measured(study, arm, seeds, name):

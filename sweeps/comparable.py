@@ -33,7 +33,8 @@ def obstacle(first, second, name, metric, by=None):
         place = f"evaluate.{split}.{by}" if by else f"evaluate.{split}"
         return f"is measured otherwise: its `{place}` differs"
     if one.get("context") != other.get("context") and not _own_contexts(mine):
-        hint = f"`evaluate.{split}.{by or 'NAME'}.context`"
+        option = next((key for each in mine.values() if isinstance(each, dict) for key in CONTEXTS if key in each), "context")
+        hint = f"`evaluate.{split}.{by or 'NAME'}.{option}`"
         return f"has the context {other.get('context')} and not {one.get('context')}, so its rows differ; set {hint} for all arms"
     return ""
 

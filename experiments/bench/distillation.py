@@ -23,7 +23,7 @@ from experiments.distillation.teacher import Teacher
 from experiments.objectives.distill import Distill
 
 # A teacher of five times the student's size beside its embeddings, a vocabulary between those of small studies and Gemma's.
-VOCABULARY, CONTEXT, ROWS, K = 16_384, 256, 4, 256
+VOCABULARY, CONTEXT, ROWS, K = 16_384, 512, 2, 256
 TEACHER = {"dim": 384, "layers": 12, "blocks.local.ffn.hidden": 1536}
 
 

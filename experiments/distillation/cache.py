@@ -6,8 +6,9 @@
 
 A shard holds some rows, ascending. rows (R,) int64: their numbers. content (R,) int64: a hash of each row's tokens and
 targets, so that a dataset whose rows have changed although its fingerprint has not is found out. first (R + 1,) int64: each
-row's first position among the scored ones. offsets (N + 1,) int32: each scored position's first entry. entries int32: words as in `packed`, without those
-that are no entry. tail (N,) float32: the mass of all other tokens. entropy (N,) float32: the teacher's.
+row's first position among the scored ones. offsets (N + 1,) int32: each scored position's first entry. entries int32: words
+as in `packed`, without those that are no entry. tail (N,) float32: the mass of all other tokens. entropy (N,) float32: the
+teacher's.
 
 A shard is written whole or not at all, and exists once the index names it. So a process that is killed loses the shard that
 it was at, and the next one goes on from there with the same bytes. One process fills a cache at a time, under a lock.
@@ -166,7 +167,7 @@ class Cache:
             lengths.append(used_NK.sum(1))
             tails.append(kept.tail_BT.cpu()[target_BT])
             entropies.append(kept.entropy_BT.cpu()[target_BT])
-            scored.append(len(words_NK))
+            scored.extend(target_BT.sum(1).tolist())
             content.append(_content(rows))
         tensors = {
             "rows": torch.from_numpy(numbers),

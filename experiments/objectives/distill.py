@@ -208,6 +208,7 @@ def about(folder: str | Path, fingerprint: str, context: int, keeping: Keeping) 
 
 
 def _keeping(config: Distill.Config) -> Keeping:
+    assert config.mode != "full", "the whole distribution is not kept"
     return Keeping(mode=config.mode, k=config.k, temperature=config.temperature, precision=config.precision)
 
 

@@ -14,9 +14,10 @@ from arch.model_spec import ModelSpec
 from experiments import evaluations
 from experiments.data.batch import Batch, Rows
 from experiments.data.dataset import prepare
+from experiments.distillation.teacher import Keeping
 from experiments.evaluators.teacher_cache import TeacherCache
 from experiments.evaluators.teacher_distance import TeacherDistance
-from experiments.objectives.distill import Distill
+from experiments.objectives.distill import Distill, about
 from experiments.plan import plan, resolve
 from experiments.spec import DataSpec
 
@@ -357,3 +358,20 @@ def test_keeping_targets_of_a_task_needs_the_number_of_rows(tiny):
     TeacherCache(TeacherCache.Config(k=4, rows=8)).check(task, "report")
     spec = resolve(tiny)
     TeacherCache(TeacherCache.Config(k=4)).check(prepare(spec.data, V), "report")
+
+
+def test_the_source_of_a_plug_in_is_part_of_the_teacher(tiny, plugins, tmp_path):
+    """Of the key of its targets, and of the identity of its student."""
+    data = model_data(tiny)
+    block = next(iter(data["blocks"]))
+    data["blocks"] |= {block: {**data["blocks"][block], "ffn": {"type": "own_ffn:SquaredReLU", "hidden": 8}}}
+    teacher = saved(tmp_path / "teacher", data)
+    tiny["objective"] = {"type": "distill", "teacher": str(teacher)}
+    keeping = Keeping(mode="top_k", k=4, temperature=1.0, precision="float32")
+    keys, identities = set(), set()
+    for comment in ("", "# another version\n"):
+        source = plugins / "own_ffn.py"
+        source.write_text(source.read_text() + comment)
+        keys.add(about(teacher, "data", 32, keeping).folder)
+        identities.add(plan(tiny).identity)
+    assert len(keys) == len(identities) == 2

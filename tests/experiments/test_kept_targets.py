@@ -13,7 +13,7 @@ import torch
 from arch.errors import DataError
 from arch.layout import TokenLayout
 from experiments.data.batch import Rows
-from experiments.distillation import cache, draws, packed
+from experiments.distillation import cache, packed
 from experiments.distillation.cache import About, Cache
 from experiments.distillation.teacher import Keeping, Kept, entries
 
@@ -53,33 +53,6 @@ def test_the_bias_of_a_flat_teacher(mode, ratio, error):
     p_V /= p_V.sum()
     means = [mean_target(p_V, mode, 256, 100)]
     assert float(means[0][0] / p_V[0]) == pytest.approx(ratio, abs=error)
-
-
-def test_draws_follow_the_distribution_and_nothing_else():
-    vocabulary, n, k = 1003, 400, 64  # no multiple of a block
-    p_nV = torch.randn(3, vocabulary, generator=torch.Generator().manual_seed(0)).mul(2).softmax(1)
-    row_n, position_n = torch.arange(n) // 20, torch.arange(n) % 20
-    whole_nk = draws.drawn(p_nV[:1].expand(n, -1).contiguous(), row_n, position_n, k)
-    seen_V, total = torch.bincount(whole_nk.flatten(), minlength=vocabulary), n * k
-    sd_V = (total * p_nV[0] * (1 - p_nV[0])).sqrt()
-    assert ((seen_V - total * p_nV[0]).abs() <= 5 * sd_V + 1).all()
-    for part in (slice(7, 8), slice(100, 250)):
-        again_nk = draws.drawn(p_nV[:1].expand(n, -1)[part].contiguous(), row_n[part], position_n[part], k)
-        assert torch.equal(again_nk, whole_nk[part])
-    assert len({tuple(each) for each in whole_nk.tolist()}) == n  # other positions, other draws
-
-
-def test_no_token_of_probability_zero_is_drawn():
-    p_nV = torch.zeros(50, 300)
-    p_nV[:, 7::11] = 1.0
-    assert torch.isin(draws.drawn(p_nV, torch.arange(50), torch.zeros(50, dtype=torch.long), 40), torch.arange(7, 300, 11)).all()
-
-
-@pytest.mark.parametrize("vocabulary, k", [(37, 5), (1000, 7), (4099, 100)])
-def test_the_largest_entries_are_those_of_topk(vocabulary, k):
-    p_nV = torch.rand(20, vocabulary, generator=torch.Generator().manual_seed(0))
-    (values_nk, ids_nk), want = draws.largest(p_nV, k), p_nV.topk(k)
-    assert torch.equal(values_nk, want.values) and torch.equal(ids_nk, want.indices)
 
 
 def test_the_tail_is_summed_up_and_not_what_is_left_of_one():
@@ -277,3 +250,14 @@ def test_the_bytes_that_are_foreseen_are_those_on_disk(empty):
     filled.fill(np.asarray(numbers), compute, lambda *told: None)
     foreseen = cache.bytes_at_most(300 * SCORED, "top_k", K, 50)
     assert foreseen <= filled.bytes <= 1.3 * foreseen  # a header, and 16 bytes per row of so few positions
+
+
+def test_a_row_that_changed_although_the_fingerprint_did_not_is_refused(empty):
+    """Such as the rows of a user's own dataset that forgets an option: as many are scored, at the same places."""
+    filled = Cache(about())
+    filled.fill(np.arange(1, 4), computed, lambda *_: None)
+    rows, expected = computed(np.arange(1, 4))
+    assert torch.equal(filled.kept(rows).words_BTK, expected.words_BTK)
+    rows.tokens_BT[1, 2] += 1
+    with pytest.raises(DataError, match="row 2 has other tokens or targets than when it was written"):
+        filled.kept(rows)

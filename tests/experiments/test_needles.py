@@ -244,6 +244,7 @@ def test_with_text_scored_training_scores_every_token(task):
 
 
 def test_what_decides_the_rows_decides_identity(task, corpus_file, tmp_path):
+    task["model"] |= {"layers": 1, "pattern": ["global"]}
     base = plan(task)
     assert plan({**task, "evaluate": {}}).identity == base.identity
 

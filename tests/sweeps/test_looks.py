@@ -306,6 +306,25 @@ def test_arms_with_different_contexts_are_refused_at_planning(plan_study, study_
         plan_study(data)
 
 
+@pytest.mark.parametrize(
+    "evaluator, comparable_at_other_contexts",
+    [
+        ({"type": "by_position"}, False),
+        ({"type": "by_position", "context": 16}, True),
+        ({"type": "extrapolate"}, False),
+        ({"type": "extrapolate", "lengths": [16, 32]}, True),
+        ({"type": "memorization", "prefix": 6, "continuation": 5}, True),
+    ],
+)
+def test_arms_with_different_contexts_compare_in_what_is_measured_at_given_lengths(evaluator, comparable_at_other_contexts):
+    resolved = {"lengths": None} if evaluator["type"] == "extrapolate" else {"context": None}
+    evaluator = evaluator if evaluator["type"] == "memorization" else resolved | evaluator
+    arms = [{"data": {"context": context}, "evaluate": {"report": {"it": evaluator}}} for context in (32, 64)]
+    said = comparable.obstacle(*arms, "report/it", NEXT_TOKEN["loss"], "it")
+    assert (said == "") == comparable_at_other_contexts
+    assert not said or f"set `evaluate.report.it.{next(iter(resolved))}` for all arms" in said
+
+
 def test_records_measured_on_other_texts_are_not_compared(plan_study, study_data, console):
     data = study_data | {"arms": ARMS, "claims": CLAIM, "seeds": 3}
     result, record = ran(plan_study, data, console)

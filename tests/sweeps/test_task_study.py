@@ -1,0 +1,58 @@
+"""The shipped specs of tasks, and a study of one: planned, tuned, trained, judged and shown like a study of text."""
+
+import pytest
+import torch
+
+from analysis import tables
+from analysis.claims import judge
+from analysis.report import write_report
+from analysis.runs import load
+from arch import document
+from arch.model import Model
+from experiments.data.dataset import prepare
+from experiments.plan import resolve
+from sweeps import study
+from sweeps.run import run_study
+
+COMPUTED = [name for name in document.shipped("experiments") if name.startswith("tasks/") and name != "tasks/needle"]
+STUDY = "tasks/mqar"
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_shipped_spec_has_the_rows_that_its_model_can_read(name):
+    spec = resolve(document.load(name, "experiments"))
+    dataset = prepare(spec.data, spec.model.vocab_size)
+    assert dataset.vocabulary == spec.model.vocab_size
+    rows = dataset.batch("train", 0, 0, spec.data.rows, spec.data.context)["text"]
+    assert rows.tokens_BT.shape == (spec.data.rows, spec.data.context) and (rows.targets_BT >= 0).any()
+
+
+@pytest.mark.parametrize("scale", ["smoke", "demo", "paper"])
+def test_the_arms_of_the_study_have_the_same_size_and_rows_that_exist(scale):
+    _, arms = study.check(document.load(STUDY, "sweeps"), scale)
+    sizes = []
+    for each in (arm.spec for arm in arms):
+        assert prepare(each.data, each.model.vocab_size).vocabulary == each.model.vocab_size
+        with torch.device("meta"):
+            sizes.append(sum(weight.numel() for weight in Model(each.model).parameters()))
+    assert max(sizes) / min(sizes) < (1.03 if scale == "smoke" else 1.01)
+
+
+@pytest.mark.slow
+def test_a_study_of_a_task_goes_all_the_way(tmp_path, console):
+    root = document.load(STUDY, "sweeps")
+    overrides = {"tune.space": {"optimizer.lr": {"low": 1e-3, "high": 1e-2, "points": 2}}, "tune.metric": "select/accuracy"}
+    root = document.overridden(root, document.node(overrides))
+    spec, arms = study.check(root, "smoke")
+    result = run_study(study.plan("task", "smoke", spec, arms, tmp_path / "runs"), 1, console)
+    assert result.complete, [outcome.message for outcome in result.outcomes]
+    found = load(result.study.folder)
+    assert not found.problems
+    for measured in found.metrics.values():
+        assert {"report/accuracy", "report/loss", "report/recall_accuracy", "select/accuracy"} <= set(measured)
+        assert measured["report/recall_accuracy"] == measured["report/accuracy"]
+    assert {trial.state for trial in result.trials} == {"finished"} and all(0 <= trial.value <= 1 for trial in result.trials)
+    assert "accuracy" in tables.text(tables.results(found, judge(found)))
+    page = write_report(result.study.folder).read_text()
+    assert "Accuracy by distance" in page and "per byte" not in page
+    assert "which the task computes" in page and "texts like these" not in page
