@@ -213,7 +213,7 @@ class Cache:
         assert rows.targets_BT is not None and rows.key_B is not None
         target_BT, k = rows.targets_BT.cpu() >= 0, self.about.keeping.k
         words_BTK = torch.zeros(*target_BT.shape, k, dtype=torch.int32)
-        tail_BT, entropy_BT = torch.zeros(target_BT.shape), torch.zeros(target_BT.shape)
+        tail_BT, entropy_BT = (torch.zeros(target_BT.shape, dtype=torch.float32) for _ in range(2))
         for b, (number, content) in enumerate(zip(rows.key_B.tolist(), _content(rows), strict=True)):
             if number not in self.place:
                 raise DataError(f"{self.folder}: row {number:,} is not in this cache", key=None)

@@ -375,3 +375,16 @@ def test_the_source_of_a_plug_in_is_part_of_the_teacher(tiny, plugins, tmp_path)
         keys.add(about(teacher, "data", 32, keeping).folder)
         identities.add(plan(tiny).identity)
     assert len(keys) == len(identities) == 2
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_targets_are_the_same_in_a_run_whose_default_type_is_bfloat16(run, cached, tmp_path, monkeypatch):
+    monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path / "cache"))
+    make = begun if cached else made
+    want = make(run, mode="top_k", k=16).prepare(run[2], batch_of(run))["text"].extra
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        got = make(run, mode="top_k", k=16).prepare(run[2], batch_of(run))["text"].extra
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(got[name].dtype == want[name].dtype and torch.equal(got[name], want[name]) for name in want)
