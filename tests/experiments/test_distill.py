@@ -1,6 +1,7 @@
 """The objective `distill`: its modes, its teacher, cached targets, and what it refuses."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -388,3 +389,17 @@ def test_targets_are_the_same_in_a_run_whose_default_type_is_bfloat16(run, cache
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(got[name].dtype == want[name].dtype and torch.equal(got[name], want[name]) for name in want)
+
+
+def test_a_teacher_of_text_teaches_no_task_of_as_many_tokens(run, tiny):
+    """And no task's teacher text: nothing says that their ids mean the same."""
+    spec, dataset, _, folder = run
+    task = spec.data.model_copy(update={"source": {"type": "mqar"}, "tokenizer": None})
+    of_text = Referred("teacher", spec.model, spec.data, dataset.tokenizer, str(folder))
+    of_task = Referred("teacher", spec.model, task, None, str(folder))
+    config = Distill.Config(teacher=str(folder))
+    without = SimpleNamespace(tokenizer=None, fingerprint="")
+    for data, its_dataset, teacher in ((task, without, of_text), (spec.data, dataset, of_task)):
+        with pytest.raises(SpecError, match=r"the teacher's data is \w+ with(out)? a tokenizer, this run's \w+ with"):
+            Distill.check(config, spec.model_copy(update={"data": data}), its_dataset, {"teacher": teacher})
+    Distill.check(config, spec.model_copy(update={"data": task}), without, {"teacher": of_task})
