@@ -215,11 +215,11 @@ def _keeping(config: Distill.Config) -> Keeping:
 def _check_tokens(spec: Any, dataset: Dataset, teacher: Referred) -> None:
     mine, theirs = dataset.tokenizer, teacher.tokenizer
     if teacher.data is not None and (mine is None) != (theirs is None):  # of a checkpoint that is no run, nobody knows
-        both = [
+        sides = [
             f"{data.source['type']} {'without' if tokenizer is None else 'with'} a tokenizer"
             for data, tokenizer in ((teacher.data, theirs), (spec.data, mine))
         ]
-        raise SpecError(f"the teacher's data is {both[0]}, this run's {both[1]}; their ids mean other tokens", ("teacher",))
+        raise SpecError(f"the teacher's data is {sides[0]}, this run's {sides[1]}; their ids mean other tokens", ("teacher",))
     if mine is not None and theirs is not None and mine.get_vocab() != theirs.get_vocab():
         name = teacher.data.tokenizer["type"] if teacher.data is not None and teacher.data.tokenizer else "one"
         both = f"{name} with {theirs.get_vocab_size():,} tokens, this run's is {spec.data.tokenizer['type']} with"
