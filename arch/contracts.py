@@ -296,6 +296,9 @@ class Dataset(Protocol):
         Of documents that have so many tokens, always the same ones. Raises DataError where there is none.
         """
 
+    def rows(self, split: str, context: int) -> int:
+        """Optional. The number of rows of `context` tokens, where they have an end; training then reads them again."""
+
     def numbers(self, split: str, steps: int, seed: int, rows: int, context: int) -> Any:
         """Optional. The numbers (`Rows.key_B`) of all rows that `steps` steps read, ascending, each once: (N,) int64."""
 

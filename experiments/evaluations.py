@@ -29,7 +29,7 @@ RULE = {"select": 2, "report": 3}
 class Evaluation(Spec):
     """One evaluator, complete, on one split. name: its key in the spec. plugins: digests of its source, if it is a plug-in.
 
-    data: the fingerprint of the data, where it is not that of the run: of a checkpoint that is measured on given texts.
+    data: a digest of the data and the weights, where no run's identity covers them: of a checkpoint that is no run.
     """
 
     split: Literal["select", "report"]

@@ -65,8 +65,8 @@ def of_checkpoint(folder: Path, section: Node, data: Node | None, texts: list[st
     """The RunPlan of measuring a checkpoint that is no run of ours.
 
     data: the section `data` of an experiment; by default real text, with the checkpoint's own tokenizer. texts: files that
-    take the place of its source; all of them are measured. What is measured depends on the data, so its fingerprint is in
-    the names of the evaluations' files. Raises SpecError, DataError.
+    take the place of its source; all of them are measured. The folder says neither which data nor which weights were
+    measured, so both are in the names of the evaluations' files. Raises SpecError, DataError.
     """
     model, _ = checkpoint.open_checkpoint(folder)
     written = {} if data is None else dict(data.value)
@@ -85,8 +85,11 @@ def of_checkpoint(folder: Path, section: Node, data: Node | None, texts: list[st
         if error.key is None:
             raise
         raise complete.document.error(str(error), error.key) from None
-    wanted = [each.model_copy(update={"data": dataset.fingerprint}) for each in evaluations.planned(complete.spec)]
-    check_evaluations(wanted, complete.spec.model, dataset, complete.document)
     identity = digest({"weights": content(folder), "model": digest(model)})
+    # Evaluators without a context of their own have that of the data, which its fingerprint does not cover.
+    read = {"fingerprint": dataset.fingerprint, "context": complete.spec.data.context, "rows": complete.spec.data.rows}
+    measured = digest({"checkpoint": identity, "data": read})
+    wanted = [each.model_copy(update={"data": measured}) for each in evaluations.planned(complete.spec)]
+    check_evaluations(wanted, complete.spec.model, dataset, complete.document)
     plugins = identity_plugins(complete.spec)
     return RunPlan(spec=complete.spec, identity=identity, data=dataset.summary(), plugins=plugins, evaluations=tuple(wanted))

@@ -11,6 +11,7 @@ import tokenizers
 from arch import checkpoint, registry
 from arch.contracts import Dataset, Objective, Referred
 from arch.errors import SpecError
+from arch.plugins import plugin_sources
 from arch.spec import digest
 from experiments.data.dataset import prepare
 from experiments.record import RunRecord
@@ -67,9 +68,14 @@ def used(spec: ExperimentSpec, made: Mapping[int, RunPlan]) -> Used:
             data = ExperimentSpec.parse(record.spec).data if record else None
         use.parents[option] = each
         use.referred[option] = Referred(name, model, data, tokenizer, each.folder)
-        # The same weights under another spec (a window, a softcap) are another teacher.
-        use.identity[option] = each.identity if plan else {**each.identity, "model": digest(model)}
+        # The same weights under another spec (a window, a softcap) or another plug-in are another teacher.
+        use.identity[option] = each.identity if plan else {**each.identity, "model": digest(model), **_plugins(model)}
     return use
+
+
+def _plugins(model):
+    sources = plugin_sources(model.dump())
+    return {"plugins": sources} if sources else {}
 
 
 def referred(spec: ExperimentSpec, models: Mapping[int, ExperimentSpec]) -> dict[str, Referred]:

@@ -42,6 +42,8 @@ class Parent(Spec):
     def check(self):
         """Raise DataError unless the folder holds the weights that were planned."""
         if not self.run:
+            if not checkpoint.is_checkpoint(Path(self.folder)):
+                raise DataError(f"{self.folder}: the checkpoint that was planned is not there", key=None)
             if content(self.folder) != self.sha256:
                 raise DataError(f"{self.folder}: its weights have changed since the run was planned; plan it again", key=None)
             return

@@ -312,6 +312,9 @@ def measure(plan, seed, folder):
     model = checkpoint.load_model(folder) if record else checkpoints.load(folder, torch.float32)
     model = trainer.precision_plugin.convert_module(model).to(trainer.strategy.root_device)
     runs = plan.runs or (runs_of(record, folder) if record else {})
+    if any("teacher" in getattr(registry.component("evaluator", each.evaluator["type"]), "needs", ()) for each in wanted):
+        for parent in runs.values():  # a result that names this run must be of the teacher that it had
+            parent.check()
     objective = references.objective(plan.spec, dataset, runs).to(trainer.strategy.root_device)
     for _, measured in _measure(wanted, plan, seed, folder, model, objective, dataset, trainer):
         yield measured

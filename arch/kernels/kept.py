@@ -56,8 +56,9 @@ def kept(z_nV: Tensor, row_n: Tensor, position_n: Tensor, k: int, mode: Literal[
         return reference(z_nV, row_n, position_n, k, mode)
     n, vocabulary = z_nV.shape
     state_n = _state(row_n, position_n).contiguous()
-    ids_nk, values_nk = torch.empty(n, k, dtype=torch.long), torch.empty(n, k)
-    tail_n, entropy_n = torch.empty(2, n)
+    # Of z's type: the default type, in which C would write beyond their ends, may be bfloat16.
+    ids_nk, values_nk = torch.empty(n, k, dtype=torch.long), z_nV.new_empty(n, k)
+    tail_n, entropy_n = z_nV.new_empty(2, n)
     addresses = (x.data_ptr() for x in (z_nV, state_n, ids_nk, values_nk, tail_n, entropy_n))
     library.kept(*addresses, n, vocabulary, k, MODES.index(mode), torch.get_num_threads())
     return Entries(ids_nk, values_nk, tail_n, entropy_n)

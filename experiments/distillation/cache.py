@@ -4,9 +4,11 @@
                                  index.json       the shards that are whole: name, bytes, sha256, rows, tokens, entries
                                  shard-000000.safetensors ...
 
-A shard holds some rows, ascending. rows (R,) int64: their numbers. first (R + 1,) int64: each row's first position among the
-scored ones. offsets (N + 1,) int32: each scored position's first entry. entries int32: words as in `packed`, without those
-that are no entry. tail (N,) float32: the mass of all other tokens. entropy (N,) float32: the teacher's.
+A shard holds some rows, ascending. rows (R,) int64: their numbers. content (R,) int64: a hash of each row's tokens and
+targets, so that a dataset whose rows have changed although its fingerprint has not is found out. first (R + 1,) int64: each
+row's first position among the scored ones. offsets (N + 1,) int32: each scored position's first entry. entries int32: words
+as in `packed`, without those that are no entry. tail (N,) float32: the mass of all other tokens. entropy (N,) float32: the
+teacher's.
 
 A shard is written whole or not at all, and exists once the index names it. So a process that is killed loses the shard that
 it was at, and the next one goes on from there with the same bytes. One process fills a cache at a time, under a lock.
@@ -36,11 +38,12 @@ from arch.errors import DataError
 from arch.spec import Spec, digest
 from experiments.data.batch import Rows
 from experiments.data.cache import VARIABLE, root
+from experiments.data.draws import hashed
 from experiments.distillation import packed
 from experiments.distillation.teacher import Keeping, Kept, Teacher, rows_at_once
 from experiments.files import write_atomically
 
-FORMAT, FOLDER = 1, "teacher"
+FORMAT, FOLDER = 2, "teacher"
 # Tokens per shard: at 256 entries, 64 MB.
 SHARD_TOKENS = 1 << 16
 
@@ -51,7 +54,7 @@ class About(Spec):
     """What decides targets: the teacher, the rows and what is kept of each.
 
     weights: sha256 of the teacher's weights file. model: digest of its spec. data: the dataset's fingerprint.
-    vocabulary: of the model, which decides how entries are stored.
+    vocabulary: of the model, which decides how entries are stored. plugins: digests of sources that are part of the teacher.
     """
 
     format: int = FORMAT
@@ -62,6 +65,7 @@ class About(Spec):
     split: str = "train"
     context: int
     keeping: Keeping
+    plugins: dict[str, str] = {}
 
     @property
     def folder(self) -> Path:
@@ -70,7 +74,8 @@ class About(Spec):
 
 
 # What a difference in About means, in words.
-MEANING = {"weights": "another teacher", "model": "another teacher", "data": "other data", "context": "another context"}
+TEACHER = "another teacher"
+MEANING = {"weights": TEACHER, "model": TEACHER, "plugins": TEACHER, "data": "other data", "context": "another context"}
 
 
 class Shard(Spec):
@@ -86,6 +91,7 @@ class Shard(Spec):
 
 class _Open(NamedTuple):
     rows: np.ndarray
+    content: np.ndarray
     first: np.ndarray
     offsets: Tensor
     entries: Tensor
@@ -152,7 +158,7 @@ class Cache:
 
     def _write(self, numbers, computed):
         """Write a shard and then the index that names it."""
-        words, tails, entropies, lengths, scored = [], [], [], [], []
+        words, tails, entropies, lengths, scored, content = [], [], [], [], [], []
         for rows, kept in computed:
             target_BT = rows.targets_BT.cpu() >= 0
             words_NK = kept.words_BTK.cpu()[target_BT]
@@ -162,19 +168,21 @@ class Cache:
             tails.append(kept.tail_BT.cpu()[target_BT])
             entropies.append(kept.entropy_BT.cpu()[target_BT])
             scored.extend(target_BT.sum(1).tolist())
+            content.append(_content(rows))
         tensors = {
             "rows": torch.from_numpy(numbers),
+            "content": torch.from_numpy(np.concatenate(content)),
             "first": torch.tensor([0, *scored]).cumsum(0),
             "offsets": torch.cat([torch.zeros(1, dtype=torch.long), *lengths]).cumsum(0).to(torch.int32),
             "entries": torch.cat(words),
             "tail": torch.cat(tails),
             "entropy": torch.cat(entropies),
         }
-        content = save(tensors)
+        written = save(tensors)
         file = f"shard-{len(self.shards):06d}.safetensors"
-        write_atomically(self.folder / file, content)
+        write_atomically(self.folder / file, written)
         counts = {"rows": len(numbers), "tokens": len(tensors["tail"]), "entries": len(tensors["entries"])}
-        shard = Shard(file=file, bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), **counts)
+        shard = Shard(file=file, bytes=len(written), sha256=hashlib.sha256(written).hexdigest(), **counts)
         index = {"shards": [each.dump() for each in (*self.shards, shard)]}
         write_atomically(self.folder / "index.json", json.dumps(index, indent=1).encode())
         self._add(shard)
@@ -194,25 +202,26 @@ class Cache:
                 opened = {name: file.get_tensor(name) for name in _Open._fields}
         except (SafetensorError, OSError) as error:
             raise _damaged(path, error) from None
-        rows, first = opened["rows"].numpy(), opened["first"].numpy()
+        rows, content, first = (opened[name].numpy() for name in ("rows", "content", "first"))
         for i, number in enumerate(rows):
             self.place[int(number)] = len(self.opened), i
         self.shards.append(shard)
-        self.opened.append(_Open(rows, first, *(opened[name] for name in _Open._fields[2:])))
+        self.opened.append(_Open(rows, content, first, *(opened[name] for name in _Open._fields[3:])))
 
     def kept(self, rows: Rows) -> Kept:
-        """What is kept of rows of the train split. Raises DataError for a row that is not in the cache."""
+        """What is kept of rows of the train split. Raises DataError for a row that is not in the cache, or that was another."""
         assert rows.targets_BT is not None and rows.key_B is not None
         target_BT, k = rows.targets_BT.cpu() >= 0, self.about.keeping.k
         words_BTK = torch.zeros(*target_BT.shape, k, dtype=torch.int32)
-        tail_BT, entropy_BT = torch.zeros(target_BT.shape), torch.zeros(target_BT.shape)
-        for b, number in enumerate(rows.key_B.tolist()):
+        tail_BT, entropy_BT = (torch.zeros(target_BT.shape, dtype=torch.float32) for _ in range(2))
+        for b, (number, content) in enumerate(zip(rows.key_B.tolist(), _content(rows), strict=True)):
             if number not in self.place:
                 raise DataError(f"{self.folder}: row {number:,} is not in this cache", key=None)
             shard, i = self.place[number]
             opened, scored = self.opened[shard], slice(*(int(place) for place in self.opened[shard].first[i : i + 2]))
-            if scored.stop - scored.start != int(target_BT[b].sum()):
-                raise _damaged(self.folder, f"row {number:,} has other positions with a target")
+            if content != opened.content[i]:
+                reason = "other tokens or targets than when it was written: the data has changed, but not its fingerprint"
+                raise DataError(f"{self.folder}: row {number:,} has {reason}; delete this folder and start again", key=None)
             ends = opened.offsets[scored.start : scored.stop + 1]
             used_NK = torch.arange(k) < ends.diff()[:, None]
             words_NK = torch.zeros(len(used_NK), k, dtype=torch.int32)
@@ -301,6 +310,12 @@ def _locked(path: Path, progress: Progress) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _content(rows: Rows) -> np.ndarray:
+    """(B,) int64: a hash of each row's tokens and targets."""
+    assert rows.targets_BT is not None
+    return hashed(torch.cat([rows.tokens_BT, rows.targets_BT], 1).cpu().numpy()).view(np.int64)
 
 
 def _short(value):

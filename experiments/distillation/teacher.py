@@ -75,7 +75,8 @@ class Teacher:
         assert targets_BT is not None and key_B is not None
         shape, device = rows.tokens_BT.shape, rows.tokens_BT.device
         words_BTK = torch.zeros(*shape, keeping.k, dtype=torch.int32, device=device)
-        tail_BT, entropy_BT = (torch.zeros(shape, device=device) for _ in range(2))
+        # Never of the default type, which is bfloat16 in a run of the precision bf16-true.
+        tail_BT, entropy_BT = (torch.zeros(shape, device=device, dtype=torch.float32) for _ in range(2))
         at_once = rows_at_once(device, shape[1])
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             for first in range(0, len(rows), at_once):

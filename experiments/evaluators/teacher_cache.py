@@ -33,6 +33,8 @@ class TeacherCache:
     class Config(Spec):
         """mode, k, temperature, precision: as of `distill`. rows: the first that a run with this seed reads, by default all.
 
+        The rows of a task (mqar, needle, ...) have no end, so there `rows` must be said.
+
         context: tokens per row, by default `data.context`.
         """
 
@@ -59,6 +61,8 @@ class TeacherCache:
         """Raises SpecError where rows have no numbers, or k does not fit."""
         if not (hasattr(dataset, "numbers") and hasattr(dataset, "numbered")):
             raise SpecError("its rows have no numbers, by which a cache could find them")
+        if self.config.rows is None and not hasattr(dataset, "rows"):
+            raise SpecError("the rows of this dataset have no end; expected how many to keep", ("rows",))
         if self.config.k > dataset.vocabulary:
             raise SpecError(f"{self.config.k:,} is more than the vocabulary of {dataset.vocabulary:,}", ("k",))
         if self.config.mode == "counts" and self.config.k > (most := packed.largest_code(dataset.vocabulary)):

@@ -196,9 +196,14 @@ class Distill(nn.Module):
 def about(folder: str | Path, fingerprint: str, context: int, keeping: Keeping) -> cache.About:
     """What decides the targets of the teacher in a checkpoint's folder."""
     model, _ = checkpoint.open_checkpoint(folder)
-    weights, data = content(folder), fingerprint
     return cache.About(
-        weights=weights, model=digest(model), vocabulary=model.vocab_size, data=data, context=context, keeping=keeping
+        weights=content(folder),
+        model=digest(model),
+        vocabulary=model.vocab_size,
+        data=fingerprint,
+        context=context,
+        keeping=keeping,
+        plugins=plugin_sources(model.dump()),
     )
 
 
@@ -209,6 +214,12 @@ def _keeping(config: Distill.Config) -> Keeping:
 
 def _check_tokens(spec: Any, dataset: Dataset, teacher: Referred) -> None:
     mine, theirs = dataset.tokenizer, teacher.tokenizer
+    if teacher.data is not None and (mine is None) != (theirs is None):  # of a checkpoint that is no run, nobody knows
+        sides = [
+            f"{data.source['type']} {'without' if tokenizer is None else 'with'} a tokenizer"
+            for data, tokenizer in ((teacher.data, theirs), (spec.data, mine))
+        ]
+        raise SpecError(f"the teacher's data is {sides[0]}, this run's {sides[1]}; their ids mean other tokens", ("teacher",))
     if mine is not None and theirs is not None and mine.get_vocab() != theirs.get_vocab():
         name = teacher.data.tokenizer["type"] if teacher.data is not None and teacher.data.tokenizer else "one"
         both = f"{name} with {theirs.get_vocab_size():,} tokens, this run's is {spec.data.tokenizer['type']} with"

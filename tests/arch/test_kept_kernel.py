@@ -48,3 +48,17 @@ def test_of_equals_the_first_are_the_largest():
     if native.path("kept").startswith("compiled"):
         assert ids_nk.tolist() == [[0, 1, 2, 3], [30, 31, 32, 33]]
     assert (ids_nk[1] >= 30).all() and (ids_nk.diff() > 0).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_default_type_does_not_matter(mode):
+    """It is bfloat16 in a run of the precision bf16-true; C writes float32 whatever it is."""
+    z_nV = 3 * torch.randn(20, 37, generator=torch.Generator().manual_seed(0))
+    places = torch.arange(20), torch.arange(20) // 3
+    want = kept(z_nV.clone(), *places, 5, mode)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        got = kept(z_nV.clone(), *places, 5, mode)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(got, want, strict=True))

@@ -1,6 +1,7 @@
 """The objective `distill`: its modes, its teacher, cached targets, and what it refuses."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from arch.model_spec import ModelSpec
 from experiments import evaluations
 from experiments.data.batch import Batch, Rows
 from experiments.data.dataset import prepare
+from experiments.distillation.teacher import Keeping
 from experiments.evaluators.teacher_cache import TeacherCache
 from experiments.evaluators.teacher_distance import TeacherDistance
-from experiments.objectives.distill import Distill
+from experiments.objectives.distill import Distill, about
 from experiments.plan import plan, resolve
+from experiments.spec import DataSpec
 
 V = 300
 
@@ -346,3 +349,57 @@ def test_a_cache_that_is_gone_is_written_again(run, tiny, tmp_path, monkeypatch)
     [again] = measure(planned, 0, tmp_path / "run")
     assert again.name == "kept" and index.is_file()
     assert evaluations.files(planned.spec)
+
+
+def test_keeping_targets_of_a_task_needs_the_number_of_rows(tiny):
+    """Its rows have no end: a list of their numbers would not fit into memory."""
+    task = prepare(DataSpec.parse({"source": {"type": "mqar", "vocabulary": 32, "pairs": 2}, "context": 16, "rows": 4}), 32)
+    with pytest.raises(SpecError, match="rows: the rows of this dataset have no end; expected how many"):
+        TeacherCache(TeacherCache.Config(k=4)).check(task, "report")
+    TeacherCache(TeacherCache.Config(k=4, rows=8)).check(task, "report")
+    spec = resolve(tiny)
+    TeacherCache(TeacherCache.Config(k=4)).check(prepare(spec.data, V), "report")
+
+
+def test_the_source_of_a_plug_in_is_part_of_the_teacher(tiny, plugins, tmp_path):
+    """Of the key of its targets, and of the identity of its student."""
+    data = model_data(tiny)
+    block = next(iter(data["blocks"]))
+    data["blocks"] |= {block: {**data["blocks"][block], "ffn": {"type": "own_ffn:SquaredReLU", "hidden": 8}}}
+    teacher = saved(tmp_path / "teacher", data)
+    tiny["objective"] = {"type": "distill", "teacher": str(teacher)}
+    keeping = Keeping(mode="top_k", k=4, temperature=1.0, precision="float32")
+    keys, identities = set(), set()
+    for comment in ("", "# another version\n"):
+        source = plugins / "own_ffn.py"
+        source.write_text(source.read_text() + comment)
+        keys.add(about(teacher, "data", 32, keeping).folder)
+        identities.add(plan(tiny).identity)
+    assert len(keys) == len(identities) == 2
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_targets_are_the_same_in_a_run_whose_default_type_is_bfloat16(run, cached, tmp_path, monkeypatch):
+    monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path / "cache"))
+    make = begun if cached else made
+    want = make(run, mode="top_k", k=16).prepare(run[2], batch_of(run))["text"].extra
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        got = make(run, mode="top_k", k=16).prepare(run[2], batch_of(run))["text"].extra
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(got[name].dtype == want[name].dtype and torch.equal(got[name], want[name]) for name in want)
+
+
+def test_a_teacher_of_text_teaches_no_task_of_as_many_tokens(run, tiny):
+    """And no task's teacher text: nothing says that their ids mean the same."""
+    spec, dataset, _, folder = run
+    task = spec.data.model_copy(update={"source": {"type": "mqar"}, "tokenizer": None})
+    of_text = Referred("teacher", spec.model, spec.data, dataset.tokenizer, str(folder))
+    of_task = Referred("teacher", spec.model, task, None, str(folder))
+    config = Distill.Config(teacher=str(folder))
+    without = SimpleNamespace(tokenizer=None, fingerprint="")
+    for data, its_dataset, teacher in ((task, without, of_text), (spec.data, dataset, of_task)):
+        with pytest.raises(SpecError, match=r"the teacher's data is \w+ with(out)? a tokenizer, this run's \w+ with"):
+            Distill.check(config, spec.model_copy(update={"data": data}), its_dataset, {"teacher": teacher})
+    Distill.check(config, spec.model_copy(update={"data": task}), without, {"teacher": of_task})

@@ -250,3 +250,14 @@ def test_the_bytes_that_are_foreseen_are_those_on_disk(empty):
     filled.fill(np.asarray(numbers), compute, lambda *told: None)
     foreseen = cache.bytes_at_most(300 * SCORED, "top_k", K, 50)
     assert foreseen <= filled.bytes <= 1.3 * foreseen  # a header, and 16 bytes per row of so few positions
+
+
+def test_a_row_that_changed_although_the_fingerprint_did_not_is_refused(empty):
+    """Such as the rows of a user's own dataset that forgets an option: as many are scored, at the same places."""
+    filled = Cache(about())
+    filled.fill(np.arange(1, 4), computed, lambda *_: None)
+    rows, expected = computed(np.arange(1, 4))
+    assert torch.equal(filled.kept(rows).words_BTK, expected.words_BTK)
+    rows.tokens_BT[1, 2] += 1
+    with pytest.raises(DataError, match="row 2 has other tokens or targets than when it was written"):
+        filled.kept(rows)

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import archbench
 from arch.errors import DataError, SpecError
@@ -128,3 +129,35 @@ def test_every_finished_run_of_a_study_is_measured(run, tmp_path, corpus_file, c
     out = capsys.readouterr().out
     assert "[1/1] a, seed 0" in out and out.count("(new)") == 1, "a run that arms share is measured once"
     assert "archbench report" in out
+
+
+def test_a_checkpoint_measured_on_longer_rows_or_with_other_weights_is_measured_again(checkpoint, corpus_file, tmp_path, capsys):
+    """Neither is covered by the data's fingerprint, and the folder has no record that names the weights."""
+    for context in (32, 16):
+        spec = tmp_path / f"{context}.yaml"
+        spec.write_text(json.dumps({"data": {**_tiny(corpus_file)["data"], "context": context}}))
+        evaluate(checkpoint, evaluators=["objective"], data=str(spec))
+    weights = load_file(checkpoint / "model.safetensors")
+    save_file({name: 3 * weight for name, weight in weights.items()}, checkpoint / "model.safetensors")
+    evaluate(checkpoint, evaluators=["objective"], data=str(spec))
+    assert len({tuple(values.items()) for values in _values(checkpoint)}) == 3
+    evaluate(checkpoint, evaluators=["objective"], data=str(spec))
+    assert len(_values(checkpoint)) == 3
+
+
+def test_the_distance_from_a_teacher_is_only_measured_with_the_teacher_that_the_run_had(run, corpus_file, tmp_path, capsys):
+    teacher = tmp_path / "teacher"
+    shutil.copytree(run, teacher)
+    student = tmp_path / "student"
+    tiny = _tiny(corpus_file) | {"objective": {"type": "distill", "teacher": str(teacher)}}
+    assert train(plan(tiny), 0, student).status == "finished"
+    weights = load_file(teacher / "model.safetensors")
+    save_file({name: 3 * weight for name, weight in weights.items()}, teacher / "model.safetensors")
+    before = sorted((student / EVALUATIONS).iterdir())
+    with pytest.raises(DataError, match="its weights have changed"):
+        evaluate(student, evaluators=["teacher_distance"])
+    shutil.rmtree(teacher)
+    with pytest.raises(DataError, match="the checkpoint that was planned is not there"):
+        evaluate(student, evaluators=["teacher_distance"])
+    assert sorted((student / EVALUATIONS).iterdir()) == before
+    evaluate(student, evaluators=["objective"])  # needs no teacher

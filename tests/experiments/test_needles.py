@@ -322,3 +322,12 @@ def test_a_task_that_cannot_be_is_refused_at_its_key(change, text, task, plugins
     with pytest.raises((SpecError, DataError)) as error:
         plan(task)
     assert str(error.value).startswith(text) and "\n" not in str(error.value)
+
+
+def test_the_task_has_rows_for_every_seed(task):
+    dataset = prepare(resolve(task).data, 300)
+    seeds = 0, 2**30 - 1, 2**30, 2**31, 2**40, 2**63 - 1, 2**64 - 1
+    rows = [dataset.batch("train", 5, seed, 2, 56)["text"] for seed in seeds]
+    assert len({int(number) for each in rows for number in each.key_B}) == 2 * len(seeds)
+    for seed, each in zip(seeds, rows, strict=True):
+        assert dataset.numbers("train", 6, seed, 2, 56)[-2:].tolist() == each.key_B.tolist()

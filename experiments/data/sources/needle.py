@@ -20,6 +20,7 @@ from arch.spec import Component, Kind, Spec, digest
 from experiments.data import corpus, needles
 from experiments.data.batch import Batch, Rows
 from experiments.data.corpus import Corpus
+from experiments.data.draws import numbered_key
 from experiments.data.needles import LEAST_TEXT, Needles, Template
 from experiments.data.specials import BOS, EOS, PAD
 from experiments.data.split import SPLITS
@@ -27,7 +28,8 @@ from experiments.spec import DataSpec
 
 # Increase this when the same options and texts give other rows.
 FORMAT = 1
-# A row's number is SEED * 2^SHIFT + its place among the rows of that seed. Evaluations have a seed that no run has.
+# A row's number is PLACE * 2^SHIFT + its place among the rows of a seed. PLACE is the seed if that is below EVALUATION; the
+# other seeds have a hash between EVALUATION and 2^31, so that every number fits into 63 bits.
 SHIFT, EVALUATION = 32, 2**30
 ANY = 2**62  # `corpus.prepare` need not check the vocabulary: `experiments.data.dataset` does
 
@@ -96,7 +98,7 @@ class NeedleRows:
 
     def batch(self, split: str, step: int, seed: int, rows: int, context: int) -> Batch:
         """The rows of step `step` (from 0), which no other step reads."""
-        return self.numbered(split, (seed << SHIFT) + step * rows + np.arange(rows), context)
+        return self.numbered(split, _first(seed) + step * rows + np.arange(rows), context)
 
     def evaluation(self, split: str, rows: int, context: int, batch_rows: int) -> Iterator[Batch]:
         """Yields `rows` rows that no run trains on, always the same ones. Only their answers are scored."""
@@ -110,7 +112,7 @@ class NeedleRows:
 
     def numbers(self, split: str, steps: int, seed: int, rows: int, context: int) -> np.ndarray:
         """The numbers of all rows that `steps` steps read, ascending: (N,) int64."""
-        return (seed << SHIFT) + np.arange(steps * rows)
+        return _first(seed) + np.arange(steps * rows)
 
     def numbered(self, split: str, numbers: np.ndarray, context: int) -> Batch:
         """The rows with these numbers. Raises DataError where a needle has no room."""
@@ -154,3 +156,9 @@ class NeedleRows:
         """Plain data for a run's record: fingerprint, source, vocabulary, and the summary of the text."""
         about = {"fingerprint": self.fingerprint, "source": "needle", "vocabulary": self.vocabulary, "splits": {}}
         return {**about, "text": self.text.summary()}
+
+
+def _first(seed: int) -> int:
+    """The number of the first row that a seed reads."""
+    place = seed if seed < EVALUATION else EVALUATION + 1 + int(numbered_key(seed)) % (EVALUATION - 1)
+    return place << SHIFT
