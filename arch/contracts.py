@@ -228,7 +228,7 @@ class Objective(Protocol):
     def costs(cls, config: Any, spec: ExperimentSpec, dataset: Dataset, runs: Mapping[str, Referred]) -> dict[str, float]:
         """Optional. What it costs beside the model's own step: {NAME: number}, summed up where a run's cost is shown.
 
-        flops: of the whole run. disk_bytes: what is written beside the run's folder. Others are only shown.
+        flops: of the whole run. disk_bytes: what is kept on disk beside the run's folder, a cache. Others are only shown.
         """
 
     def begin(self, reading: Reading) -> None:

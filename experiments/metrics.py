@@ -79,12 +79,14 @@ def unknown_cost(name: str) -> str:
 
 
 def objective_cost(name: str, value: float) -> str:
-    """One of an objective's costs (`Objective.costs`) in words: `flops` as 1.2 TFLOP, `disk_bytes` as 3 MB on disk."""
+    """One of an objective's costs (`Objective.costs`) in words: `flops` as 1.2 TFLOP, `disk_bytes` as a cache of 3 MB."""
     words = name.replace("_", " ")
     if name.endswith("flops"):
         return units.flops(value)
+    if name == "disk_bytes":
+        return f"a cache of {units.size(value)} on disk"
     if name.endswith("bytes"):
-        return f"{units.size(value)} {words.removesuffix(' bytes').replace('disk', 'on disk')}"
+        return f"{units.size(value)} of {words.removesuffix(' bytes')}"
     if name.endswith("seconds"):
         return f"about {units.duration(value)}"
     return f"{units.flops(value)} of {words.replace(' flops', '')}" if "flops" in name else f"{units.count(value)} {words}"

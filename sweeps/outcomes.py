@@ -1,5 +1,6 @@
 """What the runs of a study measured so far, read from their records."""
 
+import os
 from pathlib import Path
 
 from experiments.record import shown, with_performance
@@ -25,10 +26,10 @@ def finished_runs(folder):
     """[(arm and seed in words, folder)] of the finished runs in a study's folder, each once; None if it is no study's folder."""
     if not (Path(folder) / NAME).is_file():
         return None
-    runs: dict[Path, str] = {}
+    runs: dict[Path, tuple[str, Path]] = {}
     for label, arm in StudyRecord.read(folder).arms.items():
         for seed, place in arm.runs.items():
-            path = (Path(folder) / place).resolve()
+            path = Path(os.path.normpath(Path(folder) / place))
             if folders.is_finished(path, arm.identity_of(int(seed)), int(seed)):
-                runs.setdefault(path, f"{label}, seed {seed}")
-    return [(title, path) for path, title in runs.items()]
+                runs.setdefault(path.resolve(), (f"{label}, seed {seed}", path))
+    return list(runs.values())

@@ -1,0 +1,27 @@
+"""The shipped distillation study, from its file to its report."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from arch import document
+from arch.document import ROOT
+
+
+def test_the_study_fits_on_a_page():
+    path = ROOT / "sweeps" / "specs" / "gemma2" / "distillation.yaml"
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    assert len(lines) <= 20 and set(document.load("gemma2/distillation", "sweeps").value["scales"].value) == {"demo", "smoke"}
+
+
+@pytest.mark.slow
+def test_a_study_distils_from_a_helper_run_with_a_cache_and_says_what_both_cost(tmp_path):
+    command = [sys.executable, "-m", "sweeps", "run", "gemma2/distillation", "--scale", "smoke", "--workers", "1"]
+    done = subprocess.run([*command, "--runs", str(tmp_path)], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "is worth its teacher: Undecided: distilled is better than more steps" in done.stdout
+    report = re.sub(r"<[^>]+>", " ", (tmp_path / "gemma2-distillation" / "smoke" / "report.html").read_text())
+    said = re.sub(r"\s+", " ", report)
+    assert re.search(r"distilled: teacher big \(seed 0\); its objective adds per run .* a cache of .* on disk", said)
