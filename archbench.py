@@ -6,6 +6,7 @@
 import os
 import sys
 from contextlib import suppress
+from itertools import starmap
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -185,10 +186,17 @@ def _show_experiment(reference, as_json):
         experiments.show(reference)
         return
     from arch.document import load
-    from experiments import remarks
+    from arch.errors import DataError
+    from experiments import references, remarks
+    from experiments.metrics import objective_cost
     from experiments.plan import probed, resolved
 
-    spec = probed(resolved(load(reference, "experiments"))).spec
+    document = load(reference, "experiments")
+    spec = probed(resolved(document)).spec
+    try:
+        used = references.referred(spec, {})
+    except DataError as error:
+        raise document.error(str(error), error.key) from None
     from rich.console import Console
 
     from arch import cost, units
@@ -200,6 +208,9 @@ def _show_experiment(reference, as_json):
     flops = summary["flops_per_token"]["executed"]["train"] * spec.tokens
     warn(remarks.of_experiment(spec))
     print(f"one run: {steps:,} steps x {rows} rows x {context} tokens = {spec.tokens:,} tokens, {units.flops(flops)} executed")
+    if added := references.costs(spec, None, used):
+        named = ", ".join(f"{option} {name.name}" for option, name in used.items())
+        print(f"its objective ({named}) adds: {', '.join(starmap(objective_cost, added.items()))}")
 
 
 def main():

@@ -72,6 +72,17 @@ def objectives(study):
     return said
 
 
+def helpers(study):
+    """What each helper run reached, such as a teacher: `helper run big, seed 0: report/loss 4.105`."""
+    runs = study.unreported[study.unreported.role == "helper"]
+    known = [(each, study.other_records.get(each.folder)) for each in runs.itertuples()]
+    return [
+        f"helper run {each.arm}, seed {each.seed}: report/loss {units.number(record.metrics['report/loss'])}"
+        for each, record in known
+        if record and "report/loss" in record.metrics
+    ]
+
+
 def _seeded(parent):
     return "" if parent["seed"] is None else f" (seed {parent['seed']})"
 

@@ -105,7 +105,7 @@ def _scale(axes: Axes, which: str, column: str, chart: Chart, values: np.ndarray
         axis.set_major_locator(FixedLocator(values.tolist()))
     else:
         axis.set_major_locator(MaxNLocator(min(room, 7), integer=whole(values) and high - low >= 2, steps=[1, 2, 2.5, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: number_text(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: number_text(value, _digits(axis.get_majorticklocs()))))
     if column in chart.bounds and column not in chart.log:
         least, most = chart.bounds[column]
         margin = 0.03 * (most - least)
@@ -164,11 +164,16 @@ def whole(values: Any) -> bool:
     return all(float(value).is_integer() for value in values)
 
 
-def number_text(value: float) -> str:
+def _digits(ticks: Any) -> int:
+    """As many significant digits as make the texts of all ticks different: 4.6812 and 4.6814 need five."""
+    return next((n for n in range(4, 8) if len({number_text(tick, n) for tick in ticks}) == len({*ticks})), 8)
+
+
+def number_text(value: float, digits: int = 4) -> str:
     """A number at an axis: `131,072`, `0.25`, `2.5 M`, `1e-05` with a true minus."""
     if value and (abs(value) < 1e-3):
         return f"{value:.2g}".replace("-", units.MINUS)
     if abs(value) >= 1e6:
         return units.count(value).replace(".00", "")
-    text = f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.4g}"
+    text = f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.{digits}g}"
     return text.replace("-", units.MINUS)

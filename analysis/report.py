@@ -178,7 +178,7 @@ def _bill(study):
     search = ""
     if frame.iloc[-1].tuning_runs:
         search = "The search tried the same values with the same seeds in every arm; its runs are never reported. "
-    added = "".join(f"<li>{html.escape(said)}</li>" for said in bill.objectives(study))
+    added = "".join(f"<li>{html.escape(said)}</li>" for said in [*bill.objectives(study), *bill.helpers(study)])
     added = f"<ul>{added}</ul>" if added else ""
     return (
         f"<section><h2>What it cost</h2><div class=scroll>{tables.plain_html(bill.readable(frame))}</div>{added}"

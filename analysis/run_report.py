@@ -31,7 +31,7 @@ def write(folder: Path | str) -> tuple[Path, list[str]]:
     problems: list[str] = []
     folder = Path(folder)
     record = _record(folder, problems)
-    name = f"{folder.parent.name}/{folder.name}" if folder.name.startswith("seed-") else folder.resolve().name
+    name = _name(folder.resolve())
     run = evaluated.Run(folder, record.identity if record else None)
     found = evaluated.read({(name, record.seed if record else 0): run}, [name], problems)
     if not found:
@@ -40,6 +40,14 @@ def write(folder: Path | str) -> tuple[Path, list[str]]:
     path = folder / NAME
     write_atomically(path, page(name, folder, record, found, problems).encode())
     return path, problems
+
+
+def _name(folder: Path) -> str:
+    """What a folder is called: of a seed also its run; of a single run its spec."""
+    if not folder.name.startswith("seed-"):
+        return folder.name
+    run = folder.parent
+    return f"{(run.parent if run.parent.parent.name == 'single' else run).name}/{folder.name}"
 
 
 def _record(folder: Path, problems: list[str]) -> RunRecord | None:

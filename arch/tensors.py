@@ -63,8 +63,8 @@ def open_tensors(path):
 
 
 def below(folder):
-    """The end of an error about a folder without tensors: a folder in it that has some, such as `failed` of a run."""
-    found = sorted(path.parent for path in Path(folder).glob("*/*.safetensors"))
+    """The end of an error about a folder without tensors: a folder in it that has some, such as `failed` of a run, or a seed's."""
+    found = sorted(path.parent for depth in ("*", "*/*") for path in Path(folder).glob(f"{depth}/*.safetensors"))
     return f"; there is one in {found[0]}" if found else ""
 
 

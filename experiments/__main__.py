@@ -62,7 +62,9 @@ def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = 
     from arch.document import load
     from experiments.plan import plan
 
-    planned = plan(load(spec, "experiments"))
+    document = load(spec, "experiments")
+    _refuse("arms" in document.value, f"{spec}: it has `arms`, so it is a study: archbench study run {spec}")
+    planned = plan(document)
     from filelock import FileLock, Timeout
 
     from arch.errors import DataError
@@ -93,10 +95,9 @@ def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = 
     if not first:
         return
     print(f"\n{record.status}: {folder}")
-    for name, value in record.metrics.items():
-        print(f"  {name:24} {value:.4f}")
-    for name, value in record.measured.items():
-        print(f"  {name:24} {value:,.0f} {OF_RUNS[name].unit}")
+    values = {name: f"{value:.4f}" for name, value in record.metrics.items()}
+    values |= {name: f"{value:,.0f} {OF_RUNS[name].unit}" for name, value in record.measured.items()}
+    _values(values)
     if record.status == "interrupted":
         raise KeyboardInterrupt
     if record.status == "failed":
@@ -185,15 +186,41 @@ def _measured(plan, seed, folder):
     for evaluation in plan.evaluations:
         measured = evaluation.record(folder)
         print(f"{evaluation.key}: {evaluation.file}{' (new)' if evaluation.key in new else ''}")
-        for name, value in measured.values.items():
-            print(f"  {name:32} {value:.4g} {measured.metric_info[name].unit}".rstrip())
-        for row in measured.table[:SHOWN]:
-            cells = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items() if value is not None}
-            print("  " + ", ".join(f"{key} {value}" for key, value in cells.items()))
+        _values({name: f"{_cell(value)} {measured.metric_info[name].unit}" for name, value in measured.values.items()})
+        _table(measured.table[:SHOWN])
         if len(measured.table) > SHOWN:
             print(f"  ... and {len(measured.table) - SHOWN:,} more rows in {Path(folder) / EVALUATIONS / evaluation.file}")
         if measured.text:
             print(f"  {measured.text!r}")
+
+
+def _values(texts):
+    """Print one line per name and text, the texts below each other."""
+    width = max(map(len, texts), default=0)
+    for name, text in texts.items():
+        print(f"  {name:{width}}  {text}".rstrip())
+
+
+def _table(rows):
+    """Print rows of a table in columns: those with the same columns together, as a block with a heading."""
+    blocks = {}
+    for row in rows:
+        filled = {key: _cell(value) for key, value in row.items() if value is not None}
+        blocks.setdefault(tuple(filled), []).append(filled)
+    for columns, block in blocks.items():
+        lines = [dict(zip(columns, columns, strict=True)), *block]
+        widths = {key: max(len(line[key]) for line in lines) for key in columns}
+        print()
+        for line in lines:
+            print("  " + "  ".join(f"{line[key]:>{widths[key]}}" for key in columns))
+
+
+def _cell(value):
+    from arch import units
+
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() else units.number(value)
+    return f"{value:,}" if type(value) is int else str(value)
 
 
 # Rows of a table that are printed; the file has all.

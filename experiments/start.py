@@ -164,7 +164,11 @@ def parent(key, reference, plan):
                 key=key,
             )
         if reference.set or reference.seed != "same":
-            raise DataError(f"{name}: the weights of a folder are as they are; leave out `set` and `seed`", key=key)
+            raise DataError(
+                f"{name}: here it names a folder, whose weights are as they are: leave out `set` and `seed`; "
+                "only a study has `runs` with names",
+                key=key,
+            )
     folder = Path(name).expanduser()
     check_finished(folder, key)
     try:

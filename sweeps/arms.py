@@ -72,6 +72,12 @@ class Family:
             self.labels.append(label)
         needs = {}
         for position, (key, reference, _) in enumerate(references.of(resolved.spec)):
+            if (
+                isinstance(reference, str)
+                and reference in {**self.spec.arms, **self.spec.runs}
+                and not checkpoint.is_checkpoint(reference)
+            ):
+                raise written.error(f"no folder {reference!r}; the run of this study is `{{run: {reference}, seed: 0}}`", key)
             if isinstance(reference, RunReference) and (here := self._document(written, key, reference)) is not None:
                 if reference.label in (*above, label):
                     chain = " -> ".join((*above, label, reference.label))

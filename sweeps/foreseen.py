@@ -152,7 +152,7 @@ def printed(data, say, console):
 def _equality(each):
     within = f"“no difference” within {each['margin_text']}"
     if not each["control"]:
-        return f"{within} is said of no identical arm: the claim names no arm known to be worse"
+        return f"{within} can be said of no arm: the claim names no arm known to be worse (`known_worse`)"
     if each["chance"] is None:
         return f"{within}: its chance depends on the paired sd"
     chance, seeds = _chance(each["chance"]), f"{each['seeds']:.1f}"

@@ -11,6 +11,7 @@ from sweeps.job import Event, Outcome
 from sweeps.pool import Pool, worker_count
 from sweeps.queues import Runs
 from sweeps.record import NAME, StudyRecord, TrialRecord
+from sweeps.scale import at_scale
 from sweeps.table import display
 from sweeps.worker import trainer
 
@@ -75,7 +76,7 @@ def _look_by_look(study, counts, tuning, pools, console):
         counts = following
         kept = {**tuning, "looks": looks, "earlier": earlier}
         study.record(counts, **kept).write(study.folder)
-        queue = Runs(f"{study.name} at scale {study.scale or '-'}", study.jobs(counts))
+        queue = Runs(f"{study.name}{at_scale(study.scale)}", study.jobs(counts))
         _work(queue, pools, console)
         ran += queue.total
         outcomes |= {outcome.job.folder: outcome for outcome in queue.outcomes()}

@@ -7,6 +7,11 @@ def default_scale(root):
     return "demo" if scales and isinstance(scales.value, dict) and "demo" in scales.value else None
 
 
+def at_scale(scale):
+    """What follows a study's name in a heading: ` at scale demo`; empty for a study without scales."""
+    return f" at scale {scale}" if scale else ""
+
+
 def larger_scale(spec, scale):
     """The laptop scale (`laptop_scale`) if `scale` is listed before it, else None."""
     order = list(spec.scales)

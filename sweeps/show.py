@@ -3,7 +3,7 @@
 from itertools import groupby, starmap
 
 from arch import units
-from arch.errors import SpecError
+from arch.errors import DataError, SpecError
 from arch.spec import spelt
 from arch.words import times
 from experiments import plan as experiments
@@ -11,6 +11,7 @@ from experiments import references, remarks
 from experiments.metrics import objective_cost
 from sweeps import foreseen, space
 from sweeps.record import packed, unpacked
+from sweeps.scale import at_scale
 from sweeps.study import arm_cost, overridden
 
 NO_SEARCH = {"runs": 0, "tokens": 0, "training_flops": 0}
@@ -62,7 +63,10 @@ def _helpers(spec, arms):
 def _arm(spec, arm):
     experiment = arm.spec
     cost = arm_cost(experiment, spec.long_context)
-    used = references.referred(experiment, {position: need.spec for position, need in arm.needs.items()})
+    try:
+        used = references.referred(experiment, {position: need.spec for position, need in arm.needs.items()})
+    except DataError as error:
+        raise arm.document.error(str(error), error.key) from None
     objective = references.costs(experiment, None, used)
     flops = {kind: cost["flops_per_token"][kind]["train"] for kind in ("ideal", "executed")}
     blocks = experiment.model.layer_blocks()
@@ -113,7 +117,7 @@ def printed(data, console):
     from rich.table import Table
 
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
-    say(f"{data['name']} at scale {data['scale'] or '-'}: {data['question']}")
+    say(f"{data['name']}{at_scale(data['scale'])}: {data['question']}")
     for remark in data["remarks"]:
         say(f"warning: {remark}")
     say("")

@@ -4,6 +4,7 @@ from experiments.record import Failure, shown
 from sweeps.folders import record_of
 from sweeps.progress import Cell, final_loss
 from sweeps.record import StudyRecord
+from sweeps.scale import at_scale
 from sweeps.table import grid
 
 
@@ -68,7 +69,7 @@ def printed(folder, console):
         say(f"not started: no study.json in {folder}")
         return False
     found = cells(folder, record)
-    console.print(grid(found, f"{record.name} at scale {record.scale or '-'}"))
+    console.print(grid(found, f"{record.name}{at_scale(record.scale)}"))
     states = [cell.state for cell in found.values()]
     count = {state: states.count(state) for state in dict.fromkeys(states)}
     say(", ".join(f"{n} {state}" for state, n in count.items()) + f"; folder: {folder}")

@@ -22,6 +22,7 @@ from experiments.data.needles import LEAST_TEXT, Needles, Template
 from experiments.long_texts import Lengths
 
 TIMES = (0.5, 1, 2)
+DEFAULT = " (by default, the first length is half of the training context)"
 SEED = 20
 # The depth under which a row without its needle is counted.
 WITHOUT = -1.0
@@ -88,8 +89,8 @@ class Needle:
             raise SpecError(error.reason, ("template",)) from None
         longest = max(each.tokens for each in drawn)
         if min(lengths) < (least := 1 + longest + LEAST_TEXT):
-            reason = f"{min(lengths):,} tokens cannot hold a needle and its question, which take {longest}"
-            raise SpecError(f"{reason}; expected at least {least}, so that there is some text", ("lengths",))
+            reason = f"{min(lengths):,} tokens cannot hold a needle and its question, which take {longest}, and some text"
+            raise SpecError(f"{reason}; expected at least {least}{'' if self.config.lengths else DEFAULT}", ("lengths",))
 
     def _drawn(self, dataset, split):
         """The needle of each row: the same at every length and depth."""

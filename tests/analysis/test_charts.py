@@ -15,7 +15,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from analysis import charts
+from analysis import chart_axes, charts
 from analysis.__main__ import app
 from analysis.evaluated import wrong
 from analysis.report import write_report
@@ -440,3 +440,9 @@ def test_numbers_at_axes_are_short_and_plain():
         1e-5: "1e\N{MINUS SIGN}05",
     }
     assert {value: charts.number_text(value) for value in shown} == shown
+
+
+def test_ticks_that_are_close_have_texts_of_their_own():
+    ticks = [4.6810, 4.6812, 4.6814]
+    assert [chart_axes.number_text(tick, chart_axes._digits(ticks)) for tick in ticks] == ["4.681", "4.6812", "4.6814"]
+    assert chart_axes._digits([0.25, 0.5, 1e6]) == 4

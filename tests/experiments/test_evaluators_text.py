@@ -222,7 +222,7 @@ def test_what_cannot_be_set_is_refused_at_its_key_when_the_run_is_planned(change
         ({"type": "extrapolate", "label": "a b"}, "label: "),
         (
             {"type": "needle", "lengths": [64]},
-            "lengths: 64 tokens cannot hold a needle and its question, which take 76; expected at least 85",
+            "lengths: 64 tokens cannot hold a needle and its question, which take 76, and some text; expected at least 85",
         ),
         ({"type": "needle", "lengths": [9000]}, "lengths: no document of the report split has 9,000 tokens"),
         ({"type": "needle", "depths": [0.5, 0.5]}, "depths: expected different depths, got [0.5, 0.5]"),

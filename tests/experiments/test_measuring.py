@@ -7,8 +7,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import archbench
+import experiments.__main__ as experiments
 from arch.errors import DataError, SpecError
-from experiments.__main__ import evaluate
+from experiments.__main__ import _table, evaluate
 from experiments.plan import plan
 from experiments.record import EVALUATIONS
 from experiments.train import train
@@ -65,6 +66,12 @@ def test_an_evaluator_by_name_measures_what_the_spec_would(run, capsys):
     assert "(new)" not in capsys.readouterr().out, "what is measured stays"
 
 
+def test_rows_with_the_same_columns_stand_together_below_one_heading(capsys):
+    _table([{"layer": 0, "rms": 17170.14}, {"layer": 0, "head": 1, "rms": 2.0}, {"layer": 1, "head": None, "rms": 0.5}])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["", "  layer     rms", "      0  17,170", "      1  0.5000", "", "  layer  head  rms", "      0     1    2"]
+
+
 def test_a_checkpoint_is_measured_as_the_run_that_it_was(run, checkpoint, corpus_file, tmp_path, capsys):
     spec = tmp_path / "data.yaml"
     spec.write_text(json.dumps({"data": _tiny(corpus_file)["data"]}))
@@ -106,6 +113,27 @@ def test_a_checkpoint_says_what_it_needs(checkpoint):
         evaluate(checkpoint)
     with pytest.raises(SpecError, match="no file matches 'nothing"):
         evaluate(checkpoint, evaluators=["objective"], text=["nothing*"])
+
+
+def test_a_preview_says_what_the_objective_of_an_experiment_adds(checkpoint, corpus_file, tmp_path, capsys):
+    spec = tmp_path / "student.yaml"
+    objective = {"type": "distill", "teacher": str(checkpoint)}
+    spec.write_text(json.dumps({**_tiny(corpus_file), "schema": 1, "objective": objective}))
+    archbench.show(str(spec))
+    assert f"its objective (teacher {checkpoint}) adds: " in capsys.readouterr().out
+    spec.write_text(json.dumps({**_tiny(corpus_file), "schema": 1, "objective": {**objective, "teacher": str(tmp_path)}}))
+    with pytest.raises(SpecError, match=f"student.yaml:1: objective.teacher: .*there is one in {checkpoint}"):
+        archbench.show(str(spec))
+
+
+def test_a_study_is_no_single_run_and_its_runs_are_no_folders(tmp_path):
+    file = tmp_path / "study.yaml"
+    arms = "{a: {}, b: {objective: {type: distill, teacher: a}}}"
+    file.write_text(f"schema: 1\nextends: experiments/tiny_gemma3\nquestion: why?\narms: {arms}\n")
+    with pytest.raises(SpecError, match="it is a study: archbench study run"):
+        experiments.run(str(file))
+    with pytest.raises(SpecError, match=r"study.yaml:4: objective.teacher: no folder 'a'; .*`{run: a, seed: 0}`"):
+        archbench.show(str(file))
 
 
 def test_training_refuses_data_whose_splits_are_the_same(corpus_file):

@@ -73,7 +73,10 @@ class MQAR:
         if config.preset:
             setting = PRESETS[config.preset]
             for name in written:
-                raise DataError(f"the preset {config.preset} says it already; expected one of the two", key=(*SOURCE, name))
+                raise DataError(
+                    f"the preset {config.preset} says it already; expected one of the two; null leaves an option out",
+                    key=(*SOURCE, name),
+                )
             if data.context != setting.context:
                 reason = f"the preset {config.preset} has {setting.context} tokens per row, not {data.context}"
                 raise DataError(reason, key=("data", "context"))
