@@ -137,14 +137,21 @@ def _headline(shown):
 
 
 def _cost(study, arm):
-    """An arm's cost from its record. cache_ratio: its cache over the baseline's."""
+    """An arm's cost from its record. cache_ratio: its cache over the baseline's.
+
+    FLOPs per token trained, with what the objective adds: a teacher's forward passes.
+    """
     cost = study.record.arms[arm].cost
+    flops = cost.get("flops_per_token", {}).get("ideal", {}).get("train")
+    tokens = next((run.tokens for (label, _), run in study.records.items() if label == arm and run.status == "finished"), 0)
+    if flops is not None and tokens:
+        flops += cost.get("objective", {}).get("flops", 0) / tokens
     cache = long_cache(study, arm)
     baseline = long_cache(study, study.baseline)
     return {
         "parameters": cost.get("parameters", {}).get("total"),
         "parameters_non_embedding": cost.get("parameters", {}).get("non_embedding"),
-        "flops_per_token_train_ideal": cost.get("flops_per_token", {}).get("ideal", {}).get("train"),
+        "flops_per_token_train_ideal": flops,
         "cache_bytes": cache,
         "cache_context": cost.get("long", {}).get("context", study.record.long_context),
         "cache_ratio": cache / baseline if cache is not None and baseline else None,
