@@ -52,6 +52,14 @@ class Arm:
             yield need, at
 
 
+def unused_runs(spec, arms):
+    """Sentences on the helper runs of a StudySpec that none of the arms needs: they are not made."""
+    everyone = [*arms, *(need for arm in arms for need, _ in arm.runs(0))]
+    named = [reference for each in everyone for _, reference, _ in references.of(each.spec) if isinstance(reference, RunReference)]
+    used = {reference.run for reference in named}
+    return [f"the run {label!r} is not made: no arm starts from it or uses it" for label in spec.runs if label not in used]
+
+
 class Family:
     """The arms and helper runs of a study document. Each is resolved once, when it is first asked for."""
 

@@ -10,6 +10,7 @@ from experiments import plan as experiments
 from experiments import references, remarks
 from experiments.metrics import objective_cost
 from sweeps import foreseen, space
+from sweeps.arms import unused_runs
 from sweeps.record import packed, unpacked
 from sweeps.scale import at_scale
 from sweeps.study import arm_cost, overridden
@@ -36,7 +37,7 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
         "seeds": list(range(spec.most_seeds)),
         "arms": shown,
         "helpers": helpers,
-        "remarks": remarks.of_arms({arm.label: arm.spec for arm in arms}),
+        "remarks": [*remarks.of_arms({arm.label: arm.spec for arm in arms}), *unused_runs(spec, arms)],
         "total": {
             "runs": len(runs),
             "tokens": sum(run["tokens"] for run in runs) + search["tokens"],

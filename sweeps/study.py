@@ -9,7 +9,7 @@ from experiments import evaluations, references, remarks
 from experiments import plan as experiment
 from experiments.spec import ExperimentSpec
 from sweeps import folders, looking, origin
-from sweeps.arms import Arm, Family
+from sweeps.arms import Arm, Family, unused_runs
 from sweeps.costs import costs_of
 from sweeps.job import Job
 from sweeps.judge import metrics_of
@@ -119,7 +119,8 @@ class StudyPlan:
     def remarks(self):
         """Sentences on what is probably not meant: a window that does nothing, arms that are the same (`remarks.of_arms`)."""
         specs = {each.arm.label: each.plans[0].spec for each in self.arms}
-        return remarks.of_arms(specs, {each.arm.label: tuple(each.identities) for each in self.arms})
+        identities = {each.arm.label: tuple(each.identities) for each in self.arms}
+        return [*remarks.of_arms(specs, identities), *unused_runs(self.spec, [each.arm for each in self.arms])]
 
     def record(self, counts=None, trials=(), edges=(), looks=(), earlier=()):
         """The StudyRecord. counts: {arm label: number of seeds so far}, by default those of the first look; an arm that is

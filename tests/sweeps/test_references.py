@@ -43,6 +43,9 @@ def test_needs_come_before_users_and_helpers_only_where_an_arm_needs_them(plan_s
         ("late window", 1),
         ("soup", 1),
     ]
+    assert [remark for remark in planned.remarks() if "is not made" in remark] == [
+        "the run 'not needed' is not made: no arm starts from it or uses it"
+    ]
     jobs = {(job.arm, job.seed): job for job in planned.jobs()}
     assert jobs["soup", 1].needs == [jobs["base", 1].folder, jobs["faster", 7].folder]
     assert jobs["late window", 1].plan.start.parents[0].seed == 1
