@@ -296,6 +296,9 @@ def bench(
     from rich.console import Console
 
     from experiments.bench.record import NAME, BenchRecord
+    from experiments.bench.spec import BenchSpec
+
+    BenchSpec.parse(root)  # what is wrong with it is said before the slow import of torch and Lightning
     from experiments.bench.run import bench
     from experiments.bench.table import tables
 

@@ -7,7 +7,7 @@ from arch import registry, units
 from arch.contracts import Evaluator, Metric
 from arch.document import Node
 from arch.errors import SpecError, nearest
-from experiments import evaluations, references
+from experiments import evaluations
 from experiments.evaluations import Evaluation
 from experiments.metrics import OF_RUNS, cost, is_cost, known, unknown_cost
 from experiments.spec import ExperimentSpec
@@ -36,6 +36,8 @@ def declared(spec: ExperimentSpec) -> dict[str, Metric] | None:
 
 def _measuring(spec: ExperimentSpec) -> Iterator[tuple[Evaluation, Mapping[str, Metric] | None]]:
     """Yields each planned evaluation with the metrics that it measures; None if its objective declares nothing in its class."""
+    from experiments import references  # it imports torch, and so does whoever builds an evaluator
+
     of_objective = getattr(registry.component("objective", references.measured_by(spec)["type"]), "metrics", None)
     for evaluation in evaluations.planned(spec):
         evaluator: Evaluator = registry.build("evaluator", evaluation.evaluator)
