@@ -48,7 +48,7 @@ test-triton: .venv/installed
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/arch/test_triton.py
 
 test-lm-eval: .venv/installed
-	$(INSTALL) '.[test,lm_eval]'
+	$(INSTALL) '.[test,lm-eval]'
 	$(BIN)/python -m pytest tests/experiments/test_evaluator_lm_eval.py
 
 check: .venv/checks

@@ -30,7 +30,7 @@ from arch.tensors import Entry, Tensors
 from experiments.data.specials import BOS, EOS, PAD
 
 PACKAGES = ("lm_eval", "accelerate", "transformers")
-INSTALL = "pip install -e '.[lm_eval]'"
+INSTALL = "pip install -e '.[lm-eval]'"
 Better = Literal["higher", "lower", "neither"]
 # What a task measures whose file names no metric, by its `output_type` (lm_eval 0.4).
 USUAL = {
@@ -53,7 +53,7 @@ class Harness:
 
     Metrics are named lm_eval_TASK_METRIC; what the files of the tasks say decides which there are. Every request is scored
     after `<bos>`, as every document begins in training: a prompt gets it in front, and the likelihood of a whole text is
-    P(text | <bos>), without `<bos>` itself and without `<eos>`. Needs the extra `lm_eval`.
+    P(text | <bos>), without `<bos>` itself and without `<eos>`. Needs the extra `lm-eval`.
     """
 
     class Config(Spec):

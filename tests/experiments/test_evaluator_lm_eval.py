@@ -202,7 +202,7 @@ def test_without_the_package_the_error_says_how_to_install_it(gemma, folder, mon
     monkeypatch.setattr(lm_eval, "PACKAGES", ("no_such_package",))
     with pytest.raises(SpecError) as error:
         plan(asking(gemma, tasks=["lines"], include=str(folder)))
-    text = "evaluate.report.tasks.type: lm_eval needs the package no_such_package: pip install -e '.[lm_eval]'"
+    text = "evaluate.report.tasks.type: lm_eval needs the package no_such_package: pip install -e '.[lm-eval]'"
     assert str(error.value).endswith(text) and "\n" not in str(error.value)
 
 
