@@ -17,6 +17,7 @@ from arch.kernels.cross_entropy import cross_entropies
 from arch.model import Model
 from arch.spec import List
 from experiments.data.batch import Rows
+from experiments.split_rows import batch_rows
 
 
 def _distinct(numbers: Any) -> Any:
@@ -54,11 +55,6 @@ def documents(dataset: Dataset, split: str, rows: int, tokens: int, given: Given
     """Yields the first `tokens` tokens of `rows` documents, on the run's device, as many tokens per batch as in training."""
     for batch in dataset.long_documents(split, rows, tokens, batch_rows(given, tokens)):
         yield batch["text"].to(given.device)
-
-
-def batch_rows(given: Given, tokens: int) -> int:
-    """Rows of so many tokens per batch, so that a batch has as many tokens as one of training, or is one row."""
-    return max(1, given.rows * given.context // tokens)
 
 
 def nats(model: Model, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:

@@ -13,8 +13,13 @@ def read(dataset: Dataset, given: Given, rows: int, context: int | None) -> Iter
     context: tokens per row; None for those of training.
     """
     tokens = context or given.context
-    for batch in dataset.evaluation(given.split, rows, tokens, max(1, given.rows * given.context // tokens)):
+    for batch in dataset.evaluation(given.split, rows, tokens, batch_rows(given, tokens)):
         yield batch.to(given.device)
+
+
+def batch_rows(given: Given, tokens: int) -> int:
+    """Rows of so many tokens per batch, so that a batch has as many tokens as one of training, or is one row."""
+    return max(1, given.rows * given.context // tokens)
 
 
 def check(dataset: Dataset, split: str, context: int | None, key: str = "context") -> None:

@@ -10,11 +10,12 @@ import numpy as np
 from pydantic import Field
 
 from arch.contracts import Chart, Dataset, Findings, Given, Metric
-from arch.errors import DataError, SpecError
+from arch.errors import SpecError
 from arch.kernels.cross_entropy import predictions
 from arch.model import Model
 from arch.registry import evaluator
 from arch.spec import Count, List, Spec
+from experiments import split_rows
 
 Context = Annotated[int, Field(ge=2)]
 RIGHT = Metric(better="higher", compare="difference")
@@ -70,10 +71,9 @@ class Recall:
         """Raises SpecError where the split has no row of one of the contexts."""
         for at, context in self._contexts().items():
             try:
-                if context:
-                    next(iter(dataset.evaluation(split, 1, context, 1)))
-            except DataError as error:
-                raise SpecError(f"{context:,}: {error}" if at else str(error), ("context",)) from None
+                split_rows.check(dataset, split, context)
+            except SpecError as error:
+                raise SpecError(f"{context:,}: {error.reason}" if at else error.reason, error.path) from None
 
     def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
         """The shares, and a table by distance (in octaves: 1, 2, 4, ... and more) and by number of pairs."""
@@ -94,9 +94,8 @@ class Recall:
 
     def _answers(self, model: Model, dataset: Dataset, given: Given, context: int) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
         """(which positions are right, which have a target, extra) of each batch: arrays (B, T)."""
-        rows = max(1, given.rows * given.context // context)  # as many tokens per batch as in training
-        for batch in dataset.evaluation(given.split, self.config.rows, context, rows):
-            part = batch["text"].to(given.device)
+        for batch in split_rows.read(dataset, given, self.config.rows, context):
+            part = batch["text"]
             assert part.targets_BT is not None
             hidden_BTD, _ = model.trunk(part.tokens_BT, part.layout)
             inputs = hidden_BTD.flatten(0, 1), model.head_weight, part.targets_BT.flatten(), model.spec.logit_softcap

@@ -4,6 +4,7 @@ from arch.contracts import Dataset, Findings, Given, Metric
 from arch.model import Model
 from arch.registry import evaluator
 from arch.spec import Count, Spec
+from experiments import split_rows
 
 
 @evaluator
@@ -30,9 +31,9 @@ class TeacherDistance:
     def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
         """Both numbers, over all positions with a target."""
         sums, weight = {"kl": 0.0, "agreement": 0.0}, 0.0
-        for batch in dataset.evaluation(given.split, self.config.rows, given.context, given.rows):
-            found = given.objective.distances(model, batch.to(given.device))
+        for batch in split_rows.read(dataset, given, self.config.rows, None):
+            distances = given.objective.distances(model, batch)
             for name in sums:
-                sums[name] += float(found[name].sum)
-            weight += float(found["kl"].weight)
+                sums[name] += float(distances[name].sum)
+            weight += float(distances["kl"].weight)
         return Findings({f"teacher_{name}": total / weight for name, total in sums.items()} if weight else {})
