@@ -126,23 +126,22 @@ def resolve_component(kind, root, path):
 
 def build(kind, resolved, *args, **kwargs):
     """An instance of a resolved component: `cls(config, *args, **kwargs)`."""
-    cls = component(kind, resolved["type"])
-    config = cls.Config.parse({key: value for key, value in resolved.items() if key != "type"})
-    return cls(config, *args, **kwargs)
+    return component(kind, resolved["type"])(config(kind, resolved), *args, **kwargs)
+
+
+def config(kind, resolved):
+    """The options of a resolved component, an instance of its `Config`."""
+    return component(kind, resolved["type"]).Config.parse({key: value for key, value in resolved.items() if key != "type"})
 
 
 def decisive(kind, resolved):
     """A resolved component as plain data without the options that do not affect a run's result (`arch.spec.place`)."""
-    config = component(kind, resolved["type"]).Config
-    options = {key: value for key, value in resolved.items() if key != "type"}
-    return {"type": resolved["type"], **config.parse(options).dump(identity=True)}
+    return {"type": resolved["type"], **config(kind, resolved).dump(identity=True)}
 
 
 def whole(kind, resolved):
     """A resolved component as plain data with every option, also those that `dump` omits at their neutral value."""
-    config = component(kind, resolved["type"]).Config
-    options = {key: value for key, value in resolved.items() if key != "type"}
-    return {"type": resolved["type"], **config.parse(options).dump(neutral=True)}
+    return {"type": resolved["type"], **config(kind, resolved).dump(neutral=True)}
 
 
 def whole_model(spec):

@@ -99,7 +99,7 @@ def check(spec: ExperimentSpec, dataset: Dataset, runs: Mapping[str, Referred], 
     component = registry.component("objective", spec.objective["type"])
     if hasattr(component, "check"):
         try:
-            component.check(_config(component, spec), spec, dataset, runs)
+            component.check(registry.config("objective", spec.objective), spec, dataset, runs)
         except SpecError as error:
             raise root.error(error.reason, ("objective", *error.path)) from None
 
@@ -107,11 +107,9 @@ def check(spec: ExperimentSpec, dataset: Dataset, runs: Mapping[str, Referred], 
 def costs(spec: ExperimentSpec, dataset: Dataset | None, runs: Mapping[str, Referred]) -> dict[str, float]:
     """What the objective costs beside the model's step (`Objective.costs`). dataset: None where data is not read."""
     component = registry.component("objective", spec.objective["type"])
-    return component.costs(_config(component, spec), spec, dataset, runs) if hasattr(component, "costs") else {}
-
-
-def _config(component, spec):
-    return component.Config.parse({key: value for key, value in spec.objective.items() if key != "type"})
+    if not hasattr(component, "costs"):
+        return {}
+    return component.costs(registry.config("objective", spec.objective), spec, dataset, runs)
 
 
 def objective(spec: ExperimentSpec, dataset: Dataset, parents: Mapping[str, Parent]) -> Any:
