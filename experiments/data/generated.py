@@ -80,6 +80,13 @@ class Listed(Task, Protocol):
         """The content of every instance, at most FEW; None where there are more."""
 
 
+class Few(NamedTuple):
+    """Every instance of a task. splits: {split: indices in `every`, in a random order}."""
+
+    every: Content
+    splits: dict[str, Whole]
+
+
 @dataclass(frozen=True, eq=False)
 class Generated:
     """The Dataset of a task.
@@ -114,7 +121,7 @@ class Generated:
         Of a task with few instances each is read once: if the split has fewer than `rows`, all of them. Raises DataError.
         """
         few = self._few(context)
-        numbers_N = np.arange(rows if few is None else min(rows, len(few[split])))
+        numbers_N = np.arange(rows if few is None else min(rows, len(few.splits[split])))
         for first in range(0, len(numbers_N), batch_rows):
             yield self.numbered(split, numbers_N[first : first + batch_rows], context)
 
@@ -139,29 +146,27 @@ class Generated:
         """Raises DataError where a row of `context` tokens cannot be, or where a split has no instance."""
         self.task.check(context)
         if (few := self._few(context)) is not None:
-            for split, index_K in few.items():
+            for split, index_K in few.splits.items():
                 if not len(index_K):
-                    raise DataError(f"{_counted(few)}: none is left for the {split} split; expected a larger task")
+                    raise DataError(f"{_counted(few.splits)}: none is left for the {split} split; expected a larger task")
         for split in SPLITS:
             self.numbered(split, [0], context)
 
-    def _few(self, context: int) -> dict[str, Whole] | None:
-        """{split: indices in `Listed.all`}, in a random order; None for a task with many instances."""
+    def _few(self, context: int) -> Few | None:
+        """The instances of a task with few of them; None for a task with many."""
         if context not in self._lists:
             listed = getattr(self.task, "all", None)
             every = listed(context) if listed else None
-            if every is not None:
-                hash_K = hashed(self.task.instance(every))
-                order_K, split_K = hash_K.argsort(), _splits(hash_K)
-                lists = {split: order_K[split_K[order_K] == i] for i, split in enumerate(SPLITS)}
-                self._lists[context] = (every, lists)
-            else:
-                self._lists[context] = None
-        found = self._lists[context]
-        return None if found is None else found[1]
+            self._lists[context] = None if every is None else self._listed(every)
+        return self._lists[context]
+
+    def _listed(self, every: Content) -> Few:
+        hash_K = hashed(self.task.instance(every))
+        order_K, split_K = hash_K.argsort(), _splits(hash_K)
+        return Few(every, {split: order_K[split_K[order_K] == i] for i, split in enumerate(SPLITS)})
 
     @cached_property
-    def _lists(self) -> dict[int, tuple[Content, dict[str, Whole]] | None]:
+    def _lists(self) -> dict[int, Few | None]:
         return {}
 
     def _rows(self, split: str, number_N: Whole, context: int) -> Filled:
@@ -170,11 +175,10 @@ class Generated:
         if few is None:
             content, key_N = self._drawn(split, key_N, context)
         else:
-            index_K = few[split]
+            index_K = few.splits[split]
             once_N = number_N < len(index_K)  # an evaluation reads each instance once; training draws them
             chosen_N = np.where(once_N, number_N, (share(mixed(key_N)) * len(index_K)).astype(np.int64))
-            every, _ = self._lists[context]  # type: ignore[misc]
-            content = {name: array[index_K[chosen_N]] for name, array in every.items()}
+            content = {name: array[index_K[chosen_N]] for name, array in few.every.items()}
         return self.task.fill(content, Draws(mixed(key_N ^ GOLDEN), split), context)
 
     def _drawn(self, split: str, key_N: Bits, context: int) -> tuple[Content, Bits]:
