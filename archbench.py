@@ -6,7 +6,6 @@
 import os
 import sys
 from contextlib import suppress
-from itertools import starmap
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -186,17 +185,14 @@ def _show_experiment(reference, as_json):
         experiments.show(reference)
         return
     from arch.document import load
-    from arch.errors import DataError
     from experiments import references, remarks
-    from experiments.metrics import objective_cost
-    from experiments.plan import probed, resolved
+    from experiments.metrics import objective_costs
+    from experiments.plan import at_its_line, probed, resolved
 
     document = load(reference, "experiments")
     spec = probed(resolved(document)).spec
-    try:
+    with at_its_line(document):
         used = references.referred(spec, {})
-    except DataError as error:
-        raise document.error(str(error), error.key) from None
     from rich.console import Console
 
     from arch import cost, units
@@ -210,7 +206,7 @@ def _show_experiment(reference, as_json):
     print(f"one run: {steps:,} steps x {rows} rows x {context} tokens = {spec.tokens:,} tokens, {units.flops(flops)} executed")
     if added := references.costs(spec, None, used):
         named = ", ".join(f"{option} {name.name}" for option, name in used.items())
-        print(f"its objective ({named}) adds: {', '.join(starmap(objective_cost, added.items()))}")
+        print(f"its objective ({named}) adds: {objective_costs(added)}")
 
 
 def main():

@@ -4,7 +4,7 @@ import pandas as pd
 
 from arch import units
 from arch.words import listed, times
-from experiments.metrics import objective_cost
+from experiments.metrics import objective_costs
 
 TOTAL, HELPERS = "total", "helper runs"
 
@@ -67,8 +67,7 @@ def objectives(study):
         runs = [run for (name, _), run in study.records.items() if name == label and run.runs]
         used = dict.fromkeys(f"{option} {each['name']}{_seeded(each)}" for run in runs for option, each in run.runs.items())
         named = f"{listed(list(used))}; " if used else ""
-        costs = ", ".join(objective_cost(name, value) for name, value in added.items())
-        said.append(f"{label}: {named}its objective adds per run {costs}")
+        said.append(f"{label}: {named}its objective adds per run {objective_costs(added)}")
     return said
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from arch import checkpoint, document, registry
 from arch.document import Node, node
-from arch.errors import DataError, SpecError, nearest
+from arch.errors import SpecError, nearest
 from arch.plugins import is_plugin
 from arch.spec import digest
 from experiments import evaluations, leftovers
 from experiments.data.dataset import prepare
-from experiments.plan import RunPlan, check_evaluations, identity_plugins, resolved
+from experiments.plan import RunPlan, at_its_line, check_evaluations, identity_plugins, resolved
 from experiments.record import RunRecord
 from experiments.start import content
 
@@ -79,12 +79,8 @@ def of_checkpoint(folder: Path, section: Node, data: Node | None, texts: list[st
     place = (data.file, data.line) if data is not None else (None, None)
     parts = {"model": node(model.dump()), "data": Node(written, *place), "train": node({"steps": 0}), "evaluate": section}
     complete = resolved(Node({**parts, "optimizer": node({"lr": 1e-3})}, *place))
-    try:
+    with at_its_line(complete.document):
         dataset = prepare(complete.spec.data, complete.spec.model.vocab_size)
-    except DataError as error:
-        if error.key is None:
-            raise
-        raise complete.document.error(str(error), error.key) from None
     identity = digest({"weights": content(folder), "model": digest(model)})
     # Evaluators without a context of their own have that of the data, which its fingerprint does not cover.
     read = {"fingerprint": dataset.fingerprint, "context": complete.spec.data.context, "rows": complete.spec.data.rows}

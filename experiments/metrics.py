@@ -4,6 +4,8 @@ A component declares the metrics that it measures, and a run's record says what 
 rest, and for records that were written before records said so.
 """
 
+from collections.abc import Mapping
+
 from arch import units
 from arch.contracts import Metric
 from arch.errors import nearest
@@ -78,7 +80,12 @@ def unknown_cost(name: str) -> str:
     return f"no cost {name!r}{nearest(name, [*COSTS, f'{CACHE}@N'])} (N is a number of tokens)"
 
 
-def objective_cost(name: str, value: float) -> str:
+def objective_costs(added: Mapping[str, float]) -> str:
+    """What an objective adds to the model's own step (`Objective.costs`), in words."""
+    return ", ".join(_objective_cost(name, value) for name, value in added.items())
+
+
+def _objective_cost(name: str, value: float) -> str:
     """One of an objective's costs (`Objective.costs`) in words: `flops` as 1.2 TFLOP, `disk_bytes` as a cache of 3 MB."""
     words = name.replace("_", " ")
     if name.endswith("flops"):

@@ -1,5 +1,6 @@
 """Turn a document into a run that is ready to start: complete, checked, costed and with an identity."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -186,14 +187,10 @@ def plan(source, made=None):
     """
     complete = probed(source if isinstance(source, Resolved) else resolved(source))
     root, spec, notes = complete.document, complete.spec, complete.notes
-    try:
+    with at_its_line(root):
         start = plan_start(spec, made)
         used = references.used(spec, made or {})
         corpus = prepare(spec.data, spec.model.vocab_size)
-    except DataError as error:
-        if error.key is None:
-            raise
-        raise root.error(str(error), error.key) from None
     wanted = evaluations.planned(spec)
     check_evaluations(wanted, spec.model, corpus, root)
     references.check(spec, corpus, used.referred, root)
@@ -222,6 +219,17 @@ def plan(source, made=None):
         texts=texts.remembered(spec.data.source),
         evaluations=wanted,
     )
+
+
+@contextmanager
+def at_its_line(root):
+    """Context manager: a DataError that names a key becomes a SpecError at the key's line of the document `root`."""
+    try:
+        yield
+    except DataError as error:
+        if error.key is None:
+            raise
+        raise root.error(str(error), error.key) from None
 
 
 def with_objective(cost, spec, dataset, runs):

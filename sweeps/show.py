@@ -1,6 +1,6 @@
 """A preview of a study: every arm and run, what each would cost, and the total. It needs no data and no weights."""
 
-from itertools import groupby, starmap
+from itertools import groupby
 
 from arch import units
 from arch.errors import DataError, SpecError
@@ -8,7 +8,7 @@ from arch.spec import spelt
 from arch.words import times
 from experiments import plan as experiments
 from experiments import references, remarks
-from experiments.metrics import objective_cost
+from experiments.metrics import objective_costs
 from sweeps import foreseen, space
 from sweeps.arms import unused_runs
 from sweeps.record import packed, unpacked
@@ -131,7 +131,7 @@ def printed(data, console):
                 say(f"    {key}: {spelt(before)} -> {spelt(after)}")
         if arm["objective"]:
             named = ", ".join(f"{option} {name}" for option, name in arm["uses"].items())
-            say(f"    its objective ({named}) adds per run: {', '.join(starmap(objective_cost, arm['objective'].items()))}")
+            say(f"    its objective ({named}) adds per run: {objective_costs(arm['objective'])}")
     say("")
     context = next(iter(data["arms"].values()))["long"]["context"]
     table = Table(title="runs", title_justify="left")
