@@ -13,7 +13,7 @@ from arch.errors import DataError
 from experiments.record import RunRecord
 
 FAILED = "failed"
-ENDS = {"failed": "failed", "running": "has not ended", "interrupted": "was interrupted"}
+ENDS = {"failed": "failed", "running": "has not ended", "interrupted": "was interrupted", "pruned": "was pruned"}
 
 
 def set_aside(folder):

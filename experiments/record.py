@@ -77,7 +77,7 @@ class RunRecord(Spec):
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
-    status: Literal["running", "finished", "failed", "interrupted"]
+    status: Literal["running", "finished", "failed", "interrupted", "pruned"]
     identity: str
     seed: int
     spec: dict[str, Any]

@@ -27,10 +27,11 @@ from experiments.data.dataset import prepare
 from experiments.evaluate import NotFinite, evaluate, evaluating
 from experiments.module import TrainingModule
 from experiments.nonfinite import NonFinite
+from experiments.orders import ABANDON
 from experiments.plan import identity_plugins
 from experiments.record import Failure, RunRecord, shown
 from experiments.start import Parent
-from experiments.watch import Interrupted, Watch
+from experiments.watch import Abandoned, Interrupted, Pruned, Watch
 
 MARKER = "checkpoint.identity"
 # A failure names at most so many tensors.
@@ -58,8 +59,11 @@ CODE = code_version()
 def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None):
     """Train the run of `plan` and `seed` in `folder`. Resumes an interrupted run; returns at once if it is finished.
 
-    progress: called about once per second with {step, steps, loss, select_loss, tokens_per_second}.
-    stop: called after every step; if it returns true, a checkpoint is saved and the run ends as `interrupted`.
+    progress: called about once per second and after every evaluation with {step, steps, loss, select_loss,
+    tokens_per_second, selected}; `selected` has the metrics of the select split if they were just measured.
+    stop: called after every step; returns a word of `experiments.orders`, or nothing. STOP: a checkpoint is saved and the
+    run ends as `interrupted`. PRUNE: it ends as `pruned`. ABANDON: it ends and writes nothing; the record returned is
+    `interrupted`.
     runs_at_once: how many runs share this machine, at most, if that is known; for the record.
     Returns the RunRecord. An error in the run is not raised: the record then has the status `failed` and the reason.
     Numbers that are not finite fail a run: then its folder is no checkpoint (see `experiments.leftovers`).
@@ -122,8 +126,14 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None):
         _close(watch, folder, metrics, sample)
         timing = _timing(watch, spec, compiled.seconds_so_far() - compiled_seconds, runs_at_once)
         outcome = {"status": "finished", "metrics": metrics, "metric_info": info, "sample": sample, "timing": timing}
+    except Abandoned:
+        if watch and watch.events:
+            watch.events.close()
+        return record.model_copy(update={"status": "interrupted"})
     except (Interrupted, KeyboardInterrupt):
         outcome = {"status": "interrupted"}
+    except Pruned:
+        outcome = {"status": "pruned"}
     except Exception as error:  # an error ends only this run; its record says why
         outcome = {"status": "failed", "failure": _failure(error, watch)}
     record = _ended(record, outcome, folder, watch, earlier_seconds + time.perf_counter() - started)
@@ -169,8 +179,9 @@ def _begin(objective, plan, seed, dataset, trainer, progress, stop):
     def told(done, total, counted):
         if progress:
             progress({"preparing": counted, "done": done, "total": total})
-        if stop and stop():
-            raise Interrupted
+        word = stop and stop()
+        if word:
+            raise Abandoned if word == ABANDON else Interrupted
 
     data, where = plan.spec.data, trainer.strategy.root_device
     objective.to(where)
@@ -404,7 +415,7 @@ def _ended(record, outcome, folder, watch, wall_seconds):
         if record.status == "failed" and last:
             watch.history.write(folder)
         record.write(folder)
-        if record.status == "finished":
+        if record.status in ("finished", "pruned"):
             for name in (checkpoint.NAME, MARKER):
                 (folder / name).unlink(missing_ok=True)
     except (OSError, ValueError) as error:

@@ -9,6 +9,7 @@ from experiments import checkpoint, evaluations, nonfinite
 from experiments.evaluate import NotFinite, evaluate
 from experiments.history import Events, History
 from experiments.memory import Peak
+from experiments.orders import ABANDON, PRUNE
 
 EVENTS_A_RUN = 200
 # The first steps of a process are slower than the others: programs are compiled, memory is fetched, caches are filled.
@@ -20,14 +21,22 @@ class Interrupted(Exception):
     """The run was asked to stop, and its checkpoint is on disk."""
 
 
+class Pruned(Exception):
+    """The run was told that it does not pay to go on; its history is on disk."""
+
+
+class Abandoned(Exception):
+    """The run was told that it is somebody else's now; nothing was written since."""
+
+
 class Watch(pl.Callback):
     """Keeps the run's history. The history is also in the checkpoint, so a resumed run's curves have no gap."""
 
     def __init__(self, dataset, spec, run, folder, progress=None, stop=None):
-        """run: (identity, seed)."""
+        """run: (identity, seed). stop: returns a word of `experiments.orders`, or nothing."""
         self.dataset, self.spec, self.run, self.folder = dataset, spec, run, folder
         self.select = [each for each in evaluations.planned(spec) if each.split == "select"]
-        self.progress, self.stop = progress or (lambda _: None), stop or (lambda: False)
+        self.progress, self.stop = progress or (lambda _: None), stop or (lambda: None)
         self.history, self.events = History(), None
         self.evaluate_seconds = self.reported = 0.0
         self.memory, self.earlier_peak = None, 0.0
@@ -81,14 +90,19 @@ class Watch(pl.Callback):
             self.memory.note()
             peak = self.peak_bytes
             self.events.scalars(step, values | ({"memory/peak_bytes": peak} if peak else {}))
-        self._tell(step, values, evaluated)
-        stopping = self.stop()
+        self._tell(step, values, {name: value for name, value in values.items() if name.startswith("select/")})
+        word = self.stop()
+        if word == ABANDON:
+            raise Abandoned
         if step == train.steps:
             return  # Little work is left. Without a checkpoint at the last step, a resumed run always has a step to do.
-        if stopping or step % train.checkpoint_every == 0:
+        if word == PRUNE:
+            self.history.write(self.folder)
+            raise Pruned
+        if word or step % train.checkpoint_every == 0:
             trainer.save_checkpoint(self.folder / checkpoint.NAME)
             self.history.write(self.folder)
-        if stopping:
+        if word:
             raise Interrupted
 
     def _select(self, trainer, module):
@@ -109,9 +123,9 @@ class Watch(pl.Callback):
         self.select_loss = values.get("select/loss")
         return values
 
-    def _tell(self, step, values, evaluated):
+    def _tell(self, step, values, selected):
         now = time.perf_counter()
-        if evaluated or now - self.reported > SECONDS_BETWEEN_REPORTS:
+        if selected or now - self.reported > SECONDS_BETWEEN_REPORTS:
             self.reported = now
             self.progress(
                 {
@@ -120,5 +134,6 @@ class Watch(pl.Callback):
                     "loss": values["train/loss"],
                     "select_loss": self.select_loss,
                     "tokens_per_second": values["tokens_per_second"],
+                    "selected": selected,
                 }
             )

@@ -90,10 +90,12 @@ def record_failure(job, error, message, machine=None):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `lost`: its worker died twice. message: why it did not finish. reused: it was done before."""
+    """How a run ended. `lost`: its worker died twice. `pruned`: it did not pay to go on. `abandoned`: another process does
+    it now. message: why it did not finish. reused: it was done before.
+    """
 
     job: Job
-    status: Literal["finished", "failed", "interrupted", "lost"]
+    status: Literal["finished", "failed", "interrupted", "lost", "pruned", "abandoned"]
     record: RunRecord | None = None
     message: str = ""
     reused: bool = False

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 
 from arch.errors import SpecError
+from experiments.orders import STOP
 from experiments.record import RunRecord
 from sweeps import worker
 from sweeps.job import Event, Job, Outcome, record_failure
@@ -98,6 +99,12 @@ class Pool:
                     return
                 self._hear(report)
 
+    def tell(self, job, word):
+        """Tell the worker that does a job a word of `experiments.orders`; nothing happens if the run has ended."""
+        for each in self._busy():
+            if each.job is job:
+                self._tell(each, word)
+
     def close(self):
         """End all workers: idle ones exit by themselves, the others are killed."""
         for each in self.workers:
@@ -135,7 +142,7 @@ class Pool:
             if each.threads == job.threads:
                 return each
         for each in [each for each in self.workers if not each.job]:
-            self._tell(each, worker.STOP)
+            self._tell(each, STOP)
             self._forget(each)
         return self._start(job.threads)
 
@@ -198,6 +205,9 @@ class Pool:
         elif word == "crashed":
             each.job = None
             report(Event("ended", job, outcome=Outcome(job, "failed", message=content)))
+        elif word == "abandoned":
+            each.job = None
+            report(Event("ended", job, outcome=Outcome(job, "abandoned", message="another process does this run now")))
         elif word == "record":
             each.job = None
             record = RunRecord.parse(content)
@@ -229,7 +239,7 @@ class Pool:
     def _stop(self, report):
         report(Event("stopping", message="stopping: every run saves a checkpoint; press Ctrl-C again to kill the runs"))
         for each in self.workers:
-            self._tell(each, worker.STOP)
+            self._tell(each, STOP)
         while self._busy() and self.signals < 2:
             self._hear(report)
         for each in self._busy():

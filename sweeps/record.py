@@ -94,14 +94,24 @@ class ArmRecord(Spec):
 
 
 class TrialRecord(Spec):
-    """One run of a tuning trial. value: the tuning metric, None if the run has none. run: the run's folder."""
+    """One run of a trial of a search, or a trial that trained nothing (seed None).
+
+    arm: the arm whose search it is (`tune`); empty for the study's own `search`. number: Optuna's. values: dotted key, or
+    name of a dimension, -> a number, or the name of a choice. value: the first objective, None if the run has none.
+    objectives: {metric: value} of all. constraints: {quantity: how far it lies above its limit; at most 0 is feasible}.
+    why: why it failed, is infeasible or was pruned. run: the run's folder, empty if nothing was trained.
+    """
 
     arm: str
-    values: dict[str, float]
-    seed: int
+    values: dict[str, float | str]
+    seed: int | None
     value: float | None
-    state: Literal["finished", "failed", "pruned", "running"]
-    run: str
+    state: Literal["finished", "failed", "pruned", "running", "infeasible"]
+    run: str = ""
+    number: int | None = later(None)
+    objectives: dict[str, float] = later({})
+    constraints: dict[str, float] = later({})
+    why: str = later("")
 
 
 class PlanRecord(Spec):

@@ -1,8 +1,8 @@
 """A worker process: it imports the libraries once, then does one run after another until it is told to stop.
 
-It talks to its pool over one pipe, in JSON. In: a job (`sweeps.job.Job.dump`, with `runs_at_once`), or STOP. Out:
-[word, content]; the first says "ready". Every worker has its own pipe, because a shared queue can stay locked for ever
-when a process is killed while it writes.
+It talks to its pool over one pipe, in JSON. In: a job (`sweeps.job.Job.dump`, with `runs_at_once`), or a word of
+`experiments.orders`; STOP ends the worker too. Out: [word, content]; the first says "ready". Every worker has its own pipe,
+because a shared queue can stay locked for ever when a process is killed while it writes.
 """
 
 import faulthandler
@@ -15,7 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-STOP = "stop"
+from experiments.orders import ABANDON, PRUNE, STOP
+
 LOCK = ".lock"
 
 
@@ -61,12 +62,15 @@ def serve(conn, prepare, threads, log):
             return
         if message == STOP:
             return
+        if message in (PRUNE, ABANDON):
+            continue  # it came too late: that run has ended
         _do(message, train, conn, stop)
 
 
 def _do(job, train, conn, stop):
     """Do one run while holding its folder's lock. The operating system releases the lock even if this process dies."""
     folder = Path(job["folder"])
+    stop.word = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
@@ -80,14 +84,17 @@ def _do(job, train, conn, stop):
         traceback.print_exc()
         _send(conn, "crashed", f"{type(error).__name__}: {error}")
     else:
-        _send(conn, "record", record)
+        _send(conn, "abandoned" if stop.word == ABANDON else "record", record)
 
 
 class _Stop:
-    """A callable: should this worker save its run and end? True after STOP or SIGTERM, or if the pool has died."""
+    """A callable: what the run of this worker is told, or None. STOP also on SIGTERM, and if the pool has died.
+
+    told: whether the worker is to end. word: the last word for the present run.
+    """
 
     def __init__(self, conn):
-        self.conn, self.told = conn, False
+        self.conn, self.told, self.word = conn, False, None
         # Ctrl-C reaches every process of the terminal, but only the pool reacts to it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._tell)
@@ -97,12 +104,14 @@ class _Stop:
 
     def __call__(self):
         try:
-            # This is called only during a run. The pool then sends nothing but STOP, so no job is lost here.
-            if not self.told and self.conn.poll():
-                self.told = received(self.conn) == STOP
+            # This is called only during a run. The pool then sends nothing but words, so no job is lost here.
+            while not self.told and self.word is None and self.conn.poll():
+                word = received(self.conn)
+                self.told = word == STOP
+                self.word = None if self.told else word
         except (EOFError, OSError):
             self.told = True
-        return self.told
+        return self.word or (STOP if self.told else None)
 
 
 def send(conn, message):

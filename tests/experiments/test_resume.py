@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.orders import ABANDON, PRUNE
 from experiments.record import RunRecord
 
 # This mixer adds noise from torch, numpy and Python, so the test fails if any random state is not restored.
@@ -206,3 +207,27 @@ def test_a_stop_at_the_last_step_is_too_late(tiny, tmp_path):
     asked = []
     record = train(plan(tiny), 0, tmp_path / "run", stop=lambda: asked.append(1) or len(asked) == tiny["train"]["steps"])
     assert record.status == "finished"
+
+
+@pytest.mark.parametrize("word", [PRUNE, ABANDON])
+def test_a_run_that_is_pruned_keeps_its_curve_and_one_that_is_abandoned_writes_nothing_more(word, tiny, tmp_path):
+    """PRUNE ends a run for good: a record, a curve, no weights. ABANDON leaves every file as it was at that moment."""
+    from experiments.plan import plan
+    from experiments.train import train
+
+    folder, seen, calls = tmp_path / "run", {}, []
+
+    def stop():
+        calls.append(1)
+        if len(calls) == 3:
+            seen.update({path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith("events.")})
+            return word
+        return None
+
+    record = train(plan(tiny), 0, folder, stop=stop)
+    after = {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith("events.")}
+    if word == PRUNE:
+        assert (record.status, record.steps) == ("pruned", 3) and record == RunRecord.read(folder)
+        assert {"history.parquet"} <= after.keys() and not {"model.safetensors", "checkpoint.ckpt"} & after.keys()
+    else:
+        assert record.status == "interrupted" and after == seen
