@@ -42,8 +42,15 @@ def _row(label, runs, search):
     }
 
 
-def readable(frame):
-    """The bill for reading: every cell is text. Without a search it has no columns for one."""
+def readable(frame, together=()):
+    """The bill for reading: every cell is text. Without a search it has no columns for one.
+
+    together: arms that share a row, before the total.
+    """
+    if len(together):
+        named, others = frame[~frame.arm.isin(together)], frame[frame.arm.isin(together)]
+        row = others.drop(columns="arm").sum().to_frame().T.assign(arm=f"{len(others)} other arms")[frame.columns]
+        frame = pd.concat([named.iloc[:-1], row.astype(frame.dtypes), named.iloc[-1:]])
     shown = pd.DataFrame(
         {
             "runs": frame.runs.map(str),

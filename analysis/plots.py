@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from analysis import claims
+from analysis import claims, crowd
 from analysis.curves import bands, difference_bands
 from analysis.shown import Shown
 from arch import units
@@ -132,24 +132,35 @@ def differences(study, judgement):
     The intervals are those of the verdict: an arm is worse or better if its thin bar excludes zero, and no different if
     its thick bar lies inside the margin. None if no arm has a seed in common with the baseline.
     """
-    arms = [arm for arm, difference in judgement.differences.items() if arm != judgement.baseline and difference.n]
-    if not arms:
+    compared = [arm for arm, difference in judgement.differences.items() if arm != judgement.baseline and difference.n]
+    if not compared:
         return None
+    named = crowd.named(study, judgement)
+    arms = [arm for arm in compared if arm in named]
+    if others := [arm for arm in compared if arm not in named]:
+        order = {arm: place for place, arm in enumerate(crowd.ranked(judgement))}
+        arms.sort(key=lambda arm: order[arm])
+        arms.insert(sum(order[arm] < len(order) / 2 for arm in arms), f"{len(others)} others")
     figure = Figure(figsize=(WIDTH, 1.25 + 0.52 * len(arms)), layout="constrained")
-    axes, style, shown, margin = figure.subplots(), looks(study.record.arms), judgement.shown, judgement.margin
+    axes, style, shown, margin = figure.subplots(), looks(named), judgement.shown, judgement.margin
     if margin is not None:
         axes.axvspan(*map(shown.effect, bounds(margin, shown.metric)), color=MUTED, alpha=0.13, lw=0)
     axes.axvline(0, color=INK, lw=1.2)
     for row, arm in enumerate(arms):
-        _difference(axes, row, judgement, arm, style[arm])
+        if arm in judgement.differences:
+            _difference(axes, row, judgement, arm, style[arm])
+        else:
+            _crowd(axes, row, [shown.effect(judgement.differences[other].mean) for other in others])
     axes.set_yticks(range(len(arms)), arms, color=INK)
     axes.set_ylim(len(arms) - 0.45, -0.6)
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _signed(x)))
     side = f" ({shown.on_the_right})" if shown.on_the_right else ""
     verdicts = [verdict for arm in arms if (verdict := judgement.about(arm))]
+    notes_of_others = ["of the others each dot is an arm's mean, bars their quartiles and median"] if others else []
     notes = ["thin bar: excludes zero if worse or better"] if any(each.interval for each in verdicts) else []
     notes += ["thick bar: inside the shaded margin if no different"] if any(each.inner for each in verdicts) else []
+    notes += notes_of_others
     axes.set_xlabel(f"{shown.axis(judgement.baseline)}{side}; small dots are single seeds\n{'; '.join(notes)}".rstrip())
     _title(axes, claims.summary(judgement))
     return figure
@@ -168,6 +179,14 @@ def _difference(axes, row, judgement, arm, look):
     axes.annotate(
         note, (1.01, row), xycoords=("axes fraction", "data"), va="center", color=MUTED, fontsize=8.5, annotation_clip=False
     )
+
+
+def _crowd(axes, row, effects):
+    """Many arms in one row: a dot each, with the quartiles and the median of their means."""
+    low, middle, high = np.quantile(effects, [0.25, 0.5, 0.75])
+    axes.plot(effects, np.full(len(effects), row + 0.2), ".", color=MUTED, ms=3, alpha=0.35, mew=0)
+    axes.plot([low, high], [row, row], color=MUTED, lw=3.4, solid_capstyle="round")
+    axes.plot([middle], [row], "|", color=INK, ms=11, mew=1.6)
 
 
 def quality_axes(study):
@@ -190,14 +209,19 @@ def quality_against(study, judgement, name):
     A metric that was measured has a bar from the least to the most of the finished runs. The x axis is logarithmic where
     it spans more than a factor of three.
     """
-    scaled, shown, style = judgement.scaled, judgement.shown, looks(study.record.arms)
-    x = {arm: _on_axis(study, arm, name) for arm in scaled}
+    scaled, shown, named = judgement.scaled, judgement.shown, crowd.named(study, judgement)
+    style, x = looks(named), _on_axis(study, scaled, name)
     points = {arm: mean_interval(list(scaled[arm].values())) for arm in scaled if scaled[arm] and x[arm]}
     if not points:
         return None
     figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
     axes = figure.subplots()
+    if others := [arm for arm in points if arm not in style]:
+        means = [shown.headline(points[arm].mean) for arm in others]
+        axes.plot([x[arm][1] for arm in others], means, ".", color=MUTED, ms=5, alpha=0.45, mew=0)
     for arm, estimate in points.items():
+        if arm in others:
+            continue
         mean, look, (low_x, at, high_x) = shown.headline(estimate.mean), style[arm], x[arm]
         low, high = shown.headline(estimate.low), shown.headline(estimate.high)
         bars = None if low is None else [[mean - low], [high - mean]]
@@ -209,19 +233,19 @@ def quality_against(study, judgement, name):
     axes.set_xlabel(_x_label(study, name, any(x[arm][0] < x[arm][2] for arm in points)))
     axes.set_ylabel(f"{shown.quantity} ({shown.better})" if shown.better else shown.quantity)
     _title(axes, f"Quality against {axis_title(study, name)}: {_seeds(estimate.n for estimate in points.values())}")
-    _label(figure, axes, {arm: (x[arm][1], shown.headline(e.mean), style[arm].colour) for arm, e in points.items()})
+    labelled = {arm: e for arm, e in points.items() if arm in style}
+    _label(figure, axes, {arm: (x[arm][1], shown.headline(e.mean), style[arm].colour) for arm, e in labelled.items()})
     return figure
 
 
-def _on_axis(study, arm, name):
-    """(least, mean, most) of a metric over an arm's finished runs, or of its cost; None if the arm has none."""
+def _on_axis(study, arms, name):
+    """{arm: (least, mean, most)} of a metric over an arm's finished runs, or of its cost; None for an arm that has none."""
     if is_cost(name):
-        value = study.cost(arm, name)
-        return None if value is None else (value, value, value)
-    values, metric = list(study.values(name)[arm].values()), study.metric(name)
-    if not values:
-        return None
-    return min(values), off_scale(float(np.mean([on_scale(value, metric) for value in values])), metric), max(values)
+        costs = {arm: study.cost(arm, name) for arm in arms}
+        return {arm: None if value is None else (value, value, value) for arm, value in costs.items()}
+    metric, found = study.metric(name), {arm: list(values.values()) for arm, values in study.values(name).items()}
+    mean = lambda values: off_scale(float(np.mean([on_scale(value, metric) for value in values])), metric)  # noqa: E731
+    return {arm: (min(found[arm]), mean(found[arm]), max(found[arm])) if found[arm] else None for arm in arms}
 
 
 def _x_label(study, name, spread):
@@ -263,10 +287,11 @@ def learning_curves(study, judgement):
     """
     name = curve_of(study, judgement.shown)
     shown = Shown(name, study.metric(name))
-    curves, paired = bands(study, name), difference_bands(study, name)
+    named = crowd.named(study, judgement)
+    curves, paired = bands(study, name, arms=named), difference_bands(study, name, arms=named)
     if not curves:
         return None
-    style = looks(study.record.arms)
+    style = looks(named)
     figure = Figure(figsize=(WIDTH, 4.1), layout="constrained")
     left, right = figure.subplots(1, 2) if paired else (figure.subplots(), None)
     figure.get_layout_engine().set(wspace=0.09)

@@ -8,6 +8,8 @@
 The HParams tab needs one list of columns for all rows. torch's `add_hparams` writes one list per run, of which only the
 first found counts, and puts each row into a separate run. So this module writes the plugin's three messages itself. An
 arm that lacks a key, or a run without metrics, still gets its row.
+
+The curves of a large study are thinned (`analysis.thinning`), so that TensorBoard can load them.
 """
 
 import datetime
@@ -19,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis import charts, plots
+from analysis import charts, crowd, plots, thinning
 from analysis.claims import judge
 from analysis.curves import bands, difference_bands
 from analysis.runs import load
@@ -77,20 +79,23 @@ def _write(study, logs):
         writer.add_custom_scalars(_layout(study, shown))
         for name, figure in plots.figures(study, judgement).items():
             writer.add_figure(f"report/{name}", figure, close=False)
-        for name, figure in charts.figures(study.evaluated, study.record.arms).items():
+        few = crowd.few(study, judgement)
+        for name, figure in charts.figures([each.only(few) for each in study.evaluated], few).items():
             writer.add_figure(name.replace("-", "/", 1), figure, close=False)
+    curves, most = _curves(study), _most_points(study)
     for row in study.runs.to_dict("records"):
         key = row["arm"], row["seed"]
         with SummaryWriter(str(logs / names[row["arm"]] / f"seed-{row['seed']}")) as writer:
-            _run(writer, row, table[key], study.records.get(key), study.metrics.get(key, {}), _own_curve(study, *key))
+            _run(writer, row, table[key], study.records.get(key), study.metrics.get(key, {}), curves.get(key), most)
             for tag, points in charts.scalars(study.evaluated, *key).items():
-                for step, value in points.items():
-                    writer.add_scalar(tag, value, step)
+                steps, values = np.array(list(points)), np.array(list(points.values()))
+                for at in thinning.thinned(steps, values, most) if np.isfinite(values).all() else range(len(steps)):
+                    writer.add_scalar(tag, values[at], int(steps[at]))
     for i, (row, hparams) in enumerate(zip(study.unreported.to_dict("records"), others, strict=True)):
         place = f"tuning/{i}" if row["role"] == "tuning" else f"helper/seed-{row['seed']}"
         record = study.other_records.get(row["folder"])
         with SummaryWriter(str(logs / names[row["arm"]] / place)) as writer:
-            _run(writer, row, hparams, record, _measured(row["role"], record), study.curves.iloc[:0])
+            _run(writer, row, hparams, record, _measured(row["role"], record))
     values, differences = bands(study, column, "step"), difference_bands(study, column, "step")
     scale = 100 if shown.relative else 1
     for arm, band in values.items():
@@ -108,12 +113,22 @@ def _difference_tag(shown):
     return "over_seeds/difference_percent" if shown.relative else "over_seeds/difference"
 
 
-def _own_curve(study, arm, seed):
-    return study.curves[(study.curves.arm == arm) & (study.curves.seed == seed)]
+NO_VALUES = ("arm", "seed", "step", "seconds")
 
 
-def _run(writer, row, hparams, record, metrics, curve):
-    """One run's events: its row in HParams, its curves, its final metrics."""
+def _curves(study):
+    """{(arm, seed): its rows of the curves}."""
+    return dict(iter(study.curves.groupby(["arm", "seed"], sort=False))) if len(study.curves) else {}
+
+
+def _most_points(study):
+    """How many points a curve may have, so that all curves together stay readable (`analysis.thinning`); None for all."""
+    columns = [name for name in study.curves if name not in NO_VALUES]
+    return thinning.most_points(len(columns) * len(study.records), int(study.curves[columns].count().sum()))
+
+
+def _run(writer, row, hparams, record, metrics, curve=None, most=None):
+    """One run's events: its row in HParams, its curves with at most `most` points each, its final metrics."""
     # The public `hparams.api` would import TensorFlow for its Keras callback.
     from tensorboard.plugins.hparams import summary_v2
 
@@ -122,17 +137,31 @@ def _run(writer, row, hparams, record, metrics, curve):
     if row.get("role"):
         trial = ", ".join([f"{row['role']}: {trial}", *(f"{key} = {value:g}" for key, value in row["values"].items())])
     writer.file_writer.add_summary(summary_v2.hparams_pb(hparams, trial_id=trial, start_time_secs=start))
-    for point in curve.to_dict("records"):
-        seconds = point.get("seconds", np.nan)
-        when = start + (seconds if np.isfinite(seconds) else 0)
-        for name, value in point.items():
-            if name not in ("arm", "seed", "step", "seconds") and np.isfinite(value):
-                writer.add_scalar(name, value, int(point["step"]), walltime=when)
+    if curve is not None:
+        _curve(writer, curve, start, most)
     if record is not None:
         for name, value in metrics.items():
             # The prefix `final/` keeps a metric from being appended to a curve of the same name.
             writer.add_scalar(_final(name), value, record.steps, walltime=start + record.wall_seconds)
     writer.file_writer.add_summary(_session_end(row["status"], start + (record.wall_seconds if record else 0)))
+
+
+def _curve(writer, curve, start, most):
+    """The curves of one run. What several have at the same step is one event, which takes a third of the room."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    steps = curve.step.to_numpy()
+    seconds = curve.seconds.fillna(0).to_numpy() if "seconds" in curve else np.zeros(len(steps))
+    at: dict[int, list[Summary.Value]] = {}
+    for name in [name for name in curve if name not in NO_VALUES]:
+        values = curve[name].to_numpy(dtype=float)
+        rows = np.flatnonzero(np.isfinite(values))
+        for row in rows[thinning.thinned(steps[rows], values[rows], most)]:
+            at.setdefault(int(row), []).append(Summary.Value(tag=name, simple_value=values[row]))
+    for row, found in sorted(at.items()):
+        event = Event(summary=Summary(value=found), step=int(steps[row]), wall_time=start + seconds[row])
+        writer.file_writer.event_writer.add_event(event)
 
 
 def _measured(role, record):
