@@ -72,7 +72,7 @@ def test_cache_equals_the_bytes_of_a_real_state(name, dtype):
 @each_spec
 @each_dtype
 def test_state_and_bytes_read_equal_those_of_a_real_model(name, dtype):
-    """state_bytes: what does not grow with the capacity. decode_bytes: all weights, of an untied embedding one row, and the cache."""
+    """state_bytes: what does not grow with the capacity. decode_bytes: the weights (of an untied embedding one row), the cache."""
     spec, known = SPECS[name], cost.outline(SPECS[name], N, dtype)
     model = Model(spec).to(cost.DTYPES[dtype])
     if not decodes(name):
