@@ -227,7 +227,7 @@ def _on_axis(study, arm, name):
 def _x_label(study, name, spread):
     """`training speed, tokens/s (right is better)`; what the bars are, if there are any."""
     shown = Shown(name, study.metric(name))
-    if (tokens := context_of(name)) is not None:
+    if (tokens := context_of(name)) is not None and name.startswith(CACHE):
         return f"cache for one sequence of {units.context(tokens)} (left is cheaper)"
     side = {"lower": " (left is cheaper)", "higher": " (right is better)"}.get(shown.metric.better, "")
     bars = "; bars: least and most over the runs" if spread else ""

@@ -11,7 +11,7 @@ from experiments import references, remarks
 from experiments.metrics import objective_costs
 from sweeps import foreseen, space
 from sweeps.arms import unused_runs
-from sweeps.record import packed, unpacked
+from sweeps.record import MatchRecord, packed, unpacked
 from sweeps.scale import at_scale
 from sweeps.study import arm_cost, overridden
 
@@ -74,6 +74,7 @@ def _arm(spec, arm):
     return {
         "changes": packed(arm.changes),
         "unwritten": list(arm.unwritten),
+        **({"matched": [each.dump() for each in arm.matched]} if arm.matched else {}),
         "layers": {name: blocks.count(name) for name in dict.fromkeys(blocks)},
         "pattern": [f"{n}*{name}" if (n := len(list(run))) > 1 else name for name, run in groupby(blocks)],
         "parameters": cost["parameters"]["total"],
@@ -129,6 +130,8 @@ def printed(data, console):
         for key, (before, after) in unpacked(arm["changes"]).items():
             if key not in arm["unwritten"]:
                 say(f"    {key}: {spelt(before)} -> {spelt(after)}")
+        for each in arm.get("matched", ()):
+            say(f"    matched: {MatchRecord.parse(each).words}")
         if arm["objective"]:
             named = ", ".join(f"{option} {name}" for option, name in arm["uses"].items())
             say(f"    its objective ({named}) adds per run: {objective_costs(arm['objective'])}")

@@ -8,7 +8,7 @@ from arch import cost, document
 from experiments import evaluations, references, remarks
 from experiments import plan as experiment
 from experiments.spec import ExperimentSpec
-from sweeps import folders, looking, origin
+from sweeps import folders, looking, matching, origin
 from sweeps.arms import Arm, Family, unused_runs
 from sweeps.costs import costs_of
 from sweeps.job import Job
@@ -173,6 +173,7 @@ class StudyPlan:
             earlier=list(earlier),
             origin=origin.seen_from(self.folder, self.written),
             remarks=self.remarks(),
+            matched=[match for each in self.arms for match in each.arm.matched],
         )
 
 
@@ -187,7 +188,8 @@ def check(root, scale=None):
             spec, study, base = split(root, other)
             ExperimentSpec.parse(arm_document(study, base, next(iter(spec.arms))))
     spec, study, base = split(root, scale)
-    family = Family(spec, study, base)
+    spec, study, found = matching.matched(spec, study, base)
+    family = Family(spec, study, base, found)
     arms = [family.arm(label) for label in spec.arms]
     for label in spec.runs:
         family.arm(label)
@@ -200,6 +202,7 @@ def check(root, scale=None):
                 reason = "a study with `tune` cannot make the run that an arm needs; give the folder of a finished run"
                 raise arm.document.error(reason, key)
         check_space(study, spec, arms)
+        matching.check_tuned(study, spec, found, arms)
     for arm in family.arms.values():
         experiment.probed(arm.resolved)
     return spec, arms
