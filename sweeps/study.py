@@ -8,7 +8,7 @@ from arch import cost, document
 from experiments import evaluations, references, remarks
 from experiments import plan as experiment
 from experiments.spec import ExperimentSpec
-from sweeps import folders, looking, matching, origin
+from sweeps import folders, ladder, looking, matching, origin
 from sweeps.arms import Arm, Family, unused_runs
 from sweeps.costs import costs_of
 from sweeps.job import Job
@@ -120,7 +120,8 @@ class StudyPlan:
         """Sentences on what is probably not meant: a window that does nothing, arms that are the same (`remarks.of_arms`)."""
         specs = {each.arm.label: each.plans[0].spec for each in self.arms}
         identities = {each.arm.label: tuple(each.identities) for each in self.arms}
-        return [*remarks.of_arms(specs, identities), *unused_runs(self.spec, [each.arm for each in self.arms])]
+        own = [*ladder.remarks(self.spec, specs), *unused_runs(self.spec, [each.arm for each in self.arms])]
+        return [*remarks.of_arms(specs, identities), *own]
 
     def record(self, counts=None, trials=(), edges=(), looks=(), earlier=()):
         """The StudyRecord. counts: {arm label: number of seeds so far}, by default those of the first look; an arm that is
@@ -189,6 +190,8 @@ def check(root, scale=None):
             ExperimentSpec.parse(arm_document(study, base, next(iter(spec.arms))))
     spec, study, base = split(root, scale)
     spec, study, found = matching.matched(spec, study, base)
+    study = ladder.solved(spec, study, base)
+    spec = spec.model_copy(update={"arms": study.value["arms"].plain()})
     family = Family(spec, study, base, found)
     arms = [family.arm(label) for label in spec.arms]
     for label in spec.runs:
