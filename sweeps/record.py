@@ -162,6 +162,8 @@ class StudyRecord(Spec):
     command: the command that starts the study again. seeds: those that some arm has had so far. plan: when its verdicts
     may be read, as stated before the runs; none in older records, which were read once. looks: those that were taken.
     earlier: plans that were looked at before this one, at some of the same runs: the study is then exploratory.
+    search: of a study with `search`: {objectives, constraints, space (with ranges that grew), sampler, pruner, trials, seeds,
+    front: numbers of trials, winners: {label: number of its trial}, study: the name of the Optuna study, widened}.
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -185,6 +187,7 @@ class StudyRecord(Spec):
     earlier: list[EarlierRecord] = []
     origin: Origin | None = later(None)
     remarks: list[str] = later([])
+    search: dict[str, Any] = later({})
 
     @model_validator(mode="before")
     @classmethod

@@ -9,6 +9,7 @@ from arch.errors import SpecError, nearest
 from arch.spec import Component, Count, Kind, List, Spec, later
 from experiments.spec import ExperimentSpec
 from sweeps.looks import looks
+from sweeps.search.spec import SearchSpec, with_winners
 
 Seeds = Annotated[int, Field(ge=1, le=1000)]
 
@@ -113,7 +114,7 @@ class StudySpec(Spec):
     claims: name -> a component that judges; the first decides what the report's main table shows.
     scales: name -> dotted overrides of the study or its experiment; `arms: {LABEL: null}` drops an arm.
     long_context: tokens at which the cache is costed. laptop_scale: the scale that a report of a smaller scale suggests.
-    figures: what the report draws.
+    figures: what the report draws. search: a search whose winners become further arms (`best 1`, `best 2`, ...).
     """
 
     question: str
@@ -129,6 +130,7 @@ class StudySpec(Spec):
     long_context: Count = 131072
     laptop_scale: str = "laptop"
     figures: FiguresSpec = later(FiguresSpec())
+    search: SearchSpec | None = later(None)
 
     @model_validator(mode="after")
     def _has_arms(self):
@@ -173,7 +175,7 @@ def split(source, scale=None):
             raise root.error(f"unknown key{nearest(key, known)}", (key,))
     study = document.Node({k: v for k, v in root.value.items() if k in own}, root.file, root.line)
     base = document.Node({k: v for k, v in root.value.items() if k not in own}, root.file, root.line)
-    study = _with_claims(study)
+    study = with_winners(_with_claims(study))
     spec = StudySpec.parse(study)
     claims = {name: registry.resolve_component("claim", study, ("claims", name)) for name in spec.claims}
     for name, claim in claims.items():
