@@ -334,7 +334,7 @@ def tuning(study):
     its range is drawn hollow, and the title names the arm, since the true best may lie beyond; unless the end is the
     key's own bound.
     """
-    done = [trial for trial in study.record.trials if trial.value is not None]
+    done = [trial for trial in study.record.trials if trial.arm and trial.value is not None]
     keys = list(dict.fromkeys(key for trial in done for key in trial.values))
     if not keys:
         return None

@@ -13,6 +13,7 @@ from sweeps.comparisons import claims_on_ladder, with_contrasts
 from sweeps.grid import with_cells
 from sweeps.ladder import LadderSpec, with_sizes
 from sweeps.looks import looks
+from sweeps.search.spec import SearchSpec, with_winners
 
 Seeds = Annotated[int, Field(ge=1, le=1000)]
 
@@ -186,6 +187,7 @@ class StudySpec(Spec):
     scales: name -> dotted overrides of the study or its experiment; `arms: {LABEL: null}` drops an arm.
     long_context: tokens at which the cache is costed. laptop_scale: the scale that a report of a smaller scale suggests.
     figures: what the report draws. match: a cost that is made equal over the arms, or several.
+    search: a search whose winners become further arms (`best 1`, `best 2`, ...).
     """
 
     question: str
@@ -211,6 +213,7 @@ class StudySpec(Spec):
     laptop_scale: str = "laptop"
     figures: FiguresSpec = later(FiguresSpec())
     match: Matches | None = later(None)
+    search: SearchSpec | None = later(None)
 
     @model_validator(mode="after")
     def _has_arms(self):
@@ -262,7 +265,7 @@ def split(source, scale=None):
             raise root.error(f"unknown key{nearest(key, known)}", (key,))
     study = document.Node({k: v for k, v in root.value.items() if k in own}, root.file, root.line)
     base = document.Node({k: v for k, v in root.value.items() if k not in own}, root.file, root.line)
-    study = _with_claims(study)
+    study = with_winners(_with_claims(study))
     spec = StudySpec.parse(study)
     study = claims_on_ladder(study, spec.ladder)
     claims = {name: registry.resolve_component("claim", study, ("claims", name)) for name in spec.claims}
