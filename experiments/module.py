@@ -92,7 +92,7 @@ class TrainingModule(pl.LightningModule):
         return DataLoader(self.batches, batch_size=None)
 
     def configure_optimizers(self):
-        return self.optimizer.build(self.model.named_parameters())
+        return self.optimizer.build(self.root.named_weights() if self.root else self.model.named_parameters())
 
     def training_step(self, batch, index):
         optimizer, step, world = self.optimizers(), self.global_step, self.trainer.world_size

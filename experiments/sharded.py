@@ -35,26 +35,30 @@ class Root(nn.Module):
     def __init__(self, model: Model):
         super().__init__()
         self.model = model
+        self.about = {name: dict(vars(weight)) for name, weight in model.named_parameters()}
 
     def forward(self, compute: Callable[..., Any], *inputs: Any) -> Any:
         """What `compute(*inputs)` returns. It may use every weight of the model, but of a block only by calling it."""
         return compute(*inputs)
 
+    def named_weights(self) -> list[tuple[str, Tensor]]:
+        """The model's named parameters, which say of themselves what those of the whole model said (`arch.parameters`).
+
+        Sharding makes new parameters, and so does every move to a device.
+        """
+        for name, weight in self.model.named_parameters():
+            vars(weight).update(self.about[name])
+        return list(self.model.named_parameters())
+
 
 def shard(model: Model, mesh: Any) -> Root:
-    """Leave on this rank only its part of every weight, for the ranks of a DeviceMesh. Call the model within the Root.
-
-    What a weight's attributes say of it (`arch.parameters`) stays.
-    """
+    """Leave on this rank only its part of every weight, for the ranks of a DeviceMesh. Call the model within the Root."""
     from torch.distributed.fsdp import fully_shard
 
-    about = {name: dict(vars(weight)) for name, weight in model.named_parameters()}
+    root = Root(model)
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
-    root = fully_shard(Root(model), mesh=mesh)
-    for name, weight in model.named_parameters():
-        vars(weight).update(about[name])
-    return root
+    return fully_shard(root, mesh=mesh)
 
 
 def local(tensor: Tensor) -> Tensor:
