@@ -34,7 +34,7 @@ def check_search(study: Node, spec: StudySpec, arms: list[Any]) -> None:
     _check_objectives(study, search, base)
     for name in search.subject_to:
         _check_limit(study, name)
-    axes = spaces.axes(search.space, base.document)
+    axes = spaces.axes(search.space, base.document, study)
     _check_axes(study, base, axes)
     _check_names(study, axes)
     samplers.check_sampler(study, search, axes)
@@ -85,7 +85,6 @@ def _check_limit(study, name):
 def _check_axes(study, base, axes: tuple[Axis, ...]):
     """Each value alone on the base arm, below the choices that bring it."""
     for axis, given in spaces.every(axes):
-        here = study.at(axis.path)
         span = axis.numbers
         if span is not None and axis.whole and not all(float(end).is_integer() for end in (span.low, span.high, span.step or 1)):
             raise study.error(f"{axis.name} holds whole numbers; expected whole numbers for low, high and step", axis.path)
@@ -96,13 +95,7 @@ def _check_axes(study, base, axes: tuple[Axis, ...]):
             try:
                 experiment.resolve(spaces.overridden(base.document, axes, {**taken, axis.name: value}, place))
             except SpecError as error:
-                reason = f"{axis.name} = {spelt(value)} does not fit arm {base.label!r}: {_below(error)}"
-                raise SpecError(reason, where, here.file, place.line) from None
-
-
-def _below(error):
-    dotted = ".".join(map(str, error.path))
-    return f"{dotted}: {error.reason}" if dotted else error.reason
+                raise spaces.misfit(study, where, f"{axis.name} = {spelt(value)}", error) from None
 
 
 def _check_names(study, axes):

@@ -22,6 +22,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from arch import document
 from arch.errors import SpecError
 from arch.spec import digest
 from experiments import evaluations
@@ -55,7 +56,7 @@ class Search:
         self.study, self.storage, self.keep = study, storage, keep or (lambda records: None)
         self.spec = study.spec.search
         self.base = next(each for each in study.arms if each.arm.label == (self.spec.base or study.arms[0].arm.label))
-        self.axes = spaces.axes(self.spec.space, self.base.arm.document)
+        self.axes = spaces.axes(self.spec.space, self.base.arm.document, document.node({}))
         self.seeds = self.spec.tuning_seeds
         self.metrics = [name for name in self.spec.objectives if not is_cost(name)]
         self.optuna = self._open()
@@ -143,8 +144,9 @@ class Search:
             return False
         self.optuna.sampler = samplers.sampler(self.spec, self.axes, len(trials))
         try:
-            trial = self.optuna.ask()
-            values = spaces.suggested(self.axes, trial)
+            with samplers.experimental():
+                trial = self.optuna.ask()
+                values = spaces.suggested(self.axes, trial)
         finally:
             self.optuna.sampler = _no_sampler()
         self._begin(trial, values)
@@ -196,7 +198,8 @@ class Search:
         )
         # Words for those who look at it with Optuna's own tools.
         if study.metric_names != list(self.spec.objectives):
-            study.set_metric_names(list(self.spec.objectives))
+            with samplers.experimental():
+                study.set_metric_names(list(self.spec.objectives))
         return study
 
     @property

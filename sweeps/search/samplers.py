@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,6 +51,14 @@ NEEDS = {"cmaes": "cmaes"}
 # These walk through fixed points, so they need the same seed for every trial.
 FIXED_SEED = ("qmc", "grid")
 ALL_AT_ONCE = ("gp", "qmc", "cmaes")
+
+
+@contextlib.contextmanager
+def experimental():
+    """Context manager: Optuna does not warn that what we use of it may change; constraints.txt pins its version."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
 
 
 def options(component: type) -> dict[str, inspect.Parameter]:
@@ -155,7 +165,8 @@ def sampler(search: Any, axes: tuple[Axis, ...], number: int) -> optuna.samplers
     if kind == "tpe" and spaces.is_conditional(axes) and "group" not in given and given.get("multivariate") is not False:
         # Otherwise dimensions that not every trial has would be drawn one by one, without the others.
         given |= {"multivariate": True, "group": True}
-    return component(**given)
+    with experimental():
+        return component(**given)
 
 
 def check_pruner(study: Node, search: Any, spec: Any) -> None:
@@ -205,7 +216,8 @@ def _pruner(written, spec):
         inner = written.get("wrapped")
         inner = {"type": inner} if isinstance(inner, str) else inner
         given["wrapped_pruner"] = _pruner(inner, spec) if inner else None
-    return PRUNERS[kind](**given)
+    with experimental():
+        return PRUNERS[kind](**given)
 
 
 def only_first_seed(search: Any) -> bool:

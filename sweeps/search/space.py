@@ -85,12 +85,15 @@ def _spread(span, is_whole):
     return sorted({round(value) for value in values}) if is_whole else values
 
 
-def axes(space: Space, root: Node, path: tuple[str, ...] = ("search", "space")) -> tuple[Axis, ...]:
-    """The dimensions of a space over the experiment document `root`. Raises SpecError where a choice does not resolve."""
-    return tuple(_axis(name, dimension, root, (*path, name)) for name, dimension in space.items())
+def axes(space: Space, root: Node, study: Node, path: tuple[str, ...] = ("search", "space")) -> tuple[Axis, ...]:
+    """The dimensions of a space over the experiment document `root`.
+
+    study: for the line of an error. Raises SpecError where a choice that brings further dimensions does not resolve.
+    """
+    return tuple(_axis(name, dimension, root, study, (*path, name)) for name, dimension in space.items())
 
 
-def _axis(name, dimension, root, path):
+def _axis(name, dimension, root, study, path):
     if isinstance(dimension, Numbers):
         return Axis(name, path, dimension, _holds_whole(root, name, dimension))
     assert isinstance(dimension, Choices)
@@ -100,8 +103,19 @@ def _axis(name, dimension, root, path):
     for label, choice in dimension.named.items():
         here = (*path, "choices", label)
         taken = document.overridden(root, document.node(choice.set)) if choice.space else root
-        branches[label] = Branch(choice.set, axes(choice.space, taken, (*here, "space")))
+        try:
+            branches[label] = Branch(choice.set, axes(choice.space, taken, study, (*here, "space")))
+        except SpecError as error:
+            if error.path[:2] == ("search", "space"):
+                raise
+            raise misfit(study, here, f"{name} = {label}", error) from None
     return Axis(name, path, values=tuple(branches), branches=branches)
+
+
+def misfit(study: Node, path: tuple, what: str, error: SpecError) -> SpecError:
+    """The error that a value does not fit the experiment, at its line of the study."""
+    dotted = ".".join(map(str, error.path))
+    return study.error(f"{what} does not fit: {dotted}: {error.reason}" if dotted else f"{what} does not fit: {error.reason}", path)
 
 
 def _holds_whole(root, key, span):

@@ -45,8 +45,9 @@ class Numbers(Spec):
 
 
 def _dimension(value):
-    named = "choices" in value if isinstance(value, dict) else isinstance(value, Choices)
-    return "Choices" if named else "Numbers"
+    if isinstance(value, dict):
+        return "Numbers" if {"low", "high"} & value.keys() else "Choices"
+    return "Choices" if isinstance(value, Choices) else "Numbers"
 
 
 def _choices(value):
