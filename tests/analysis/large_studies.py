@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.record import EVALUATIONS, HISTORY_NAME, RunRecord
-from sweeps.record import ArmRecord, StudyRecord
+from sweeps.record import StudyRecord
 
 RESULTS = Path(__file__).parents[2] / "results" / "gemma3-local_global" / "demo"
 ARM = "5:1"
