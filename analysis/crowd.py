@@ -39,4 +39,3 @@ def ranked(judgement):
     means = {arm: mean_interval(list(values.values())).mean for arm, values in judgement.scaled.items() if values}
     metric = judgement.shown.metric
     return sorted(means, key=lambda arm: means[arm] if metric.better == "neither" else harm(means[arm], metric))
-

@@ -187,9 +187,9 @@ def wrong(chart: Chart, tables: list[list[dict[str, Any]]]) -> str:
             columns = list(dict.fromkeys(key for row in rows for key in row))
             return f"no column {column!r} in its table, which has {', '.join(columns) or 'none'}"
         values = [row[column] for row in rows if row.get(column) is not None and column != chart.by]
-        if not all(type(value) is float and math.isfinite(value) for value in values):  # most are: `number` takes longer
-            if not_numbers := [value for value in values if number(value) is None]:
-                return f"column {column!r} has {not_numbers[0]!r} where a number is expected"
+        doubtful = [value for value in values if type(value) is not float or not math.isfinite(value)]  # `number` takes longer
+        if not_numbers := [value for value in doubtful if number(value) is None]:
+            return f"column {column!r} has {not_numbers[0]!r} where a number is expected"
     if rows and not any(_drawable(chart, table) for table in tables):
         return "no row of its table has a value in every column that it draws"
     return ""

@@ -277,6 +277,9 @@ def _stacked(curves):
     # Without the notes of pandas, which may name an index.
     tables = [table.replace_schema_metadata() for table in curves.values()]
     run = np.repeat(np.arange(len(curves)), [len(table) for table in tables])
-    named = {"arm": pyarrow.array([arm for arm, _ in curves]).take(run), "seed": pyarrow.array([seed for _, seed in curves]).take(run)}
+    named = {
+        "arm": pyarrow.array([arm for arm, _ in curves]).take(run),
+        "seed": pyarrow.array([seed for _, seed in curves]).take(run),
+    }
     stacked = pyarrow.concat_tables(tables, promote_options="permissive")
     return pyarrow.table(named | dict(zip(stacked.column_names, stacked.columns, strict=True))).to_pandas()

@@ -6,6 +6,8 @@ between them the point that spans the largest triangle with its neighbours (Stei
 visual representation", section 4.2), so that spikes stay.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 POINTS = 400_000
@@ -26,10 +28,10 @@ def thinned(x_N: np.ndarray, y_N: np.ndarray, most: int | None) -> np.ndarray:
     if most is None or n <= most:
         return np.arange(n)
     edges = np.linspace(1, n - 1, max(most, FEWEST) - 2, dtype=int)  # one stretch fewer, for the smallest value
-    middles = [(x_N[low:high].mean(), y_N[low:high].mean()) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    middles = [(x_N[low:high].mean(), y_N[low:high].mean()) for low, high in pairwise(edges)]
     middles.append((x_N[-1], y_N[-1]))
     kept = [0]
-    for i, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for i, (low, high) in enumerate(pairwise(edges)):
         (x0, y0), (x2, y2) = (x_N[kept[-1]], y_N[kept[-1]]), middles[i + 1]
         area = np.abs((x0 - x2) * (y_N[low:high] - y0) - (x0 - x_N[low:high]) * (y2 - y0))
         kept.append(low + int(area.argmax()))

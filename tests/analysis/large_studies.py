@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.record import EVALUATIONS, HISTORY_NAME, RunRecord
-from sweeps.record import ArmRecord, StudyRecord
+from sweeps.record import StudyRecord
 
 RESULTS = Path(__file__).parents[2] / "results" / "gemma3-local_global" / "demo"
 ARM = "5:1"
@@ -27,7 +27,9 @@ def plant_large(folder, arms=300, seeds=5, steps=1000, failed=7, trials=()):
     curve = pd.read_parquet(source / HISTORY_NAME)
     random, planted = np.random.default_rng(0), {}
     shared, effects = random.normal(0, 0.02, seeds), np.r_[0, random.normal(0.02, 0.03, arms - 1)]
-    broken = {(int(arm), int(seed)) for arm, seed in zip(random.integers(0, arms, failed), random.integers(0, seeds, failed), strict=True)}
+    broken = {
+        (int(arm), int(seed)) for arm, seed in zip(random.integers(0, arms, failed), random.integers(0, seeds, failed), strict=True)
+    }
     for i in range(arms):
         window, theta = 8 * (1 + i % WINDOWS), 1000.0 * (1 + i // WINDOWS)
         label, identity = f"window {window}, theta {theta:g}", f"{i:064x}"
