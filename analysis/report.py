@@ -7,7 +7,7 @@ import shlex
 
 import pandas as pd
 
-from analysis import bill, crowd, interaction, measurements, plots, scaling, style, tables
+from analysis import bill, crowd, interaction, measurements, plots, scaling, search, style, tables
 from analysis.claims import judgements, lines, tuning_warnings
 from analysis.conditions import rest
 from analysis.runs import load, reason
@@ -54,6 +54,8 @@ def write(study, judged):
     write_atomically(study.folder / "claims.csv", tables.frame_csv(tables.claims(judged)).encode())
     write_atomically(study.folder / "runs.csv", tables.frame_csv(study.runs).encode())
     measurements.write_csv(study.evaluated, study.folder)
+    if (trials := search.table(study)) is not None:
+        write_atomically(study.folder / search.CSV, tables.frame_csv(trials).encode())
     write_atomically(path, page(study, judged, raw).encode())
     return path
 
@@ -81,6 +83,7 @@ def page(study, judged, raw):
             for judgement, table in zip(tabled(judged), raw, strict=True)
         ),
         *(_figure(name, figure, study, judged[0]) for name, figure in figures.items()),
+        search.section(study),
         measurements.section(evaluated, few, _told(judged), "What else was measured"),
         _differences(study, named),
         _bill(study, named),
@@ -372,6 +375,8 @@ def _again(study):
     ]
     items = "".join(f"<dt>{name}</dt><dd><code>{html.escape(text)}</code></dd>" for name, text in commands if text)
     files = {"results.csv": "row per arm", "claims.csv": "row per verdict", "runs.csv": "row per run", "results.tex": ""}
+    if study.record.search:
+        files[search.CSV] = "row per trial of the search"
     if study.evaluated:
         files[measurements.NUMBERS] = "row per metric of a run"
     files |= {f"evaluation-{each.key}.csv": "table of each run" for each in study.evaluated if len(each.frame)}
