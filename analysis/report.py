@@ -225,7 +225,7 @@ def _bill(study, named):
     if not frame.iloc[-1][["runs", "tuning_runs"]].sum():
         return ""
     search = ""
-    if frame.iloc[-1].tuning_runs:
+    if (study.unreported.role == "tuning").any():
         search = "The search tried the same values with the same seeds in every arm; its runs are never reported. "
     added = "".join(f"<li>{html.escape(said)}</li>" for said in [*bill.objectives(study), *bill.helpers(study)])
     added = f"<ul>{added}</ul>" if added else ""
@@ -303,7 +303,7 @@ def _unfinished(study):
         if run is not None and run.status != "finished":
             rows.append(_ended(study, f"{label}, seed {seed} (helper run)", run.status, reason(run), study.folder / folder, run))
     for trial in study.record.trials:
-        if trial.state != "finished":
+        if trial.state != "finished" and trial.arm:  # those of the study's own search are in its section
             name, run = f"{trial.arm}, trial {tables.pairs(trial.values)}, seed {trial.seed}", _trial(study, trial)
             rows.append(_ended(study, name, trial.state, reason(run) if run else "", study.folder / trial.run, run))
     problems = "".join(f"<li>{html.escape(problem)}</li>" for problem in study.problems[:LONGEST])

@@ -1,6 +1,7 @@
 """The figures of a search: its front or its best so far, quality along each dimension, importances, and the trials' curves."""
 
 import math
+import textwrap
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -41,7 +42,7 @@ def _shown(study, name):
 
 def _label(study, found, name):
     side = "lower is better" if found.objectives[name] == "minimise" else "higher is better"
-    return f"{_shown(study, name).values} ({side})"
+    return f"{_shown(study, name).values}\n({side})"
 
 
 @styled
@@ -211,14 +212,18 @@ def importance(found: Searched):
         return None
     figure = Figure(figsize=(WIDTH, 1.3 + 0.42 * len(rows)), layout="constrained")
     axes, short = figure.subplots(), {each.name: each.short for each in found.dimensions}
+    right = min(1.0, 1.15 * max(max(each.share, each.high) for each in rows))
     for row, each in enumerate(rows):
         colour = BLUE if each.is_seen else MUTED
         axes.barh(row, each.share, height=0.56, color=colour, alpha=0.75, lw=0)
         axes.plot([each.low, each.high], [row, row], color=INK, lw=1.4)
-        axes.plot([each.chance] * 2, [row - 0.36, row + 0.36], color=ORANGE, lw=2)
+        if each.chance < right:
+            axes.plot([each.chance] * 2, [row - 0.36, row + 0.36], color=ORANGE, lw=2)
+        else:  # few trials: everything is within chance
+            axes.plot([0.995], [row], ">", color=ORANGE, ms=6, transform=axes.get_yaxis_transform())
     axes.set_yticks(range(len(rows)), [short[each.name] for each in rows], color=INK)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(0, None)
+    axes.set_xlim(0, right)
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
     axes.set_xlabel(
@@ -228,7 +233,8 @@ def importance(found: Searched):
     few = f"; {done} trials are few" if done < FEW else ""
     seen = [short[each.name] for each in rows if each.is_seen]
     said = f"More than chance: {plots.listed(seen)}" if seen else "No dimension is more important than chance explains"
-    plots.titled(axes, f"{said} ({times(done, 'finished trial')}{few})")
+    heading = textwrap.fill(f"{said} ({times(done, 'finished trial')}{few})", 84)
+    figure.suptitle(heading, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
     return figure
 
 
@@ -263,7 +269,7 @@ def curves(study, found: Searched):
             axes.annotate(
                 label[number], (steps[-1], values[-1]), (5, 0), textcoords="offset points", color=ORANGE, fontsize=8.5, va="center"
             )
-    _later_part(axes, drawn.values())
+    _later_part(axes, drawn, [number for number, state in states.items() if state == "pruned" and number in drawn])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     axes.set_xlabel(f"step; orange: chosen{'; green, to a triangle: pruned' if found.of('pruned') else ''}")
     axes.set_ylabel(_shown(study, name).values)
@@ -273,12 +279,12 @@ def curves(study, found: Searched):
     return figure
 
 
-def _later_part(axes, curves):
-    """Limit y to what finished curves show after the first part of training, in which the loss falls by far more."""
-    last = max(steps[-1] for steps, _ in curves)
-    late = [values[steps >= plots.SKIPPED * last] for steps, values in curves]
+def _later_part(axes, drawn, pruned):
+    """Limit y to what curves show after the first part of training, in which the loss falls by far more, and to pruned ends."""
+    last = max(steps[-1] for steps, _ in drawn.values())
+    late = [values[steps >= plots.SKIPPED * last] for steps, values in drawn.values()]
     late = np.concatenate([each for each in late if len(each)])
-    low, high = late.min(), np.quantile(late, 0.98)
+    low, high = late.min(), max([np.quantile(late, 0.98), *(drawn[number][1][-1] for number in pruned)])
     if len(late) > 3 and high > low:
         axes.set_ylim(low - 0.06 * (high - low), high + 0.1 * (high - low))
 

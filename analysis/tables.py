@@ -498,7 +498,18 @@ LATEX = {
 
 def latex(raw):
     """The readable table as a booktabs tabular."""
-    shown = readable(raw)
+    return _latex(readable(raw))
+
+
+def any_frame(frame, form):
+    """Any DataFrame as `csv`, `markdown` or `latex`; rounded in the latter two."""
+    if form == "csv":
+        return frame_csv(frame)
+    cell = lambda value: units.DASH if units.absent(value) else f"{value:.4g}" if isinstance(value, float) else str(value)  # noqa: E731
+    return (_markdown if form == "markdown" else _latex)(frame.map(cell))
+
+
+def _latex(shown):
     escaped = lambda line: " & ".join("".join(LATEX.get(char, char) for char in cell) for cell in line)  # noqa: E731
     return "\n".join(
         [

@@ -9,7 +9,7 @@ from arch.words import times
 from experiments import plan as experiments
 from experiments import references, remarks
 from experiments.metrics import objective_costs
-from sweeps import foreseen, ladder, space
+from sweeps import foreseen, ladder, shown_search, space
 from sweeps.arms import unused_runs
 from sweeps.contrasts import what
 from sweeps.judge import built
@@ -34,6 +34,9 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
     runs = [arm for arm in shown.values() for _ in range(spec.most_seeds)]
     runs += [helper for helper in helpers.values() for _ in helper["seeds"]]
     search = {key: sum(arm["tuning"][key] for arm in shown.values()) for key in ("runs", "tokens", "training_flops")}
+    found = _study_search(spec, shown)
+    for key in search if found else ():
+        search[key] += found[key]
     return {
         "name": name,
         "scale": scale,
@@ -41,6 +44,7 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
         "seeds": list(range(spec.most_seeds)),
         "arms": shown,
         "helpers": helpers,
+        "search": found,
         "remarks": [*remarks.of_arms(specs), *ladder.remarks(spec, specs), *unused_runs(spec, arms)],
         "ladder": [ladder.said(spec.ladder, each) for each in ladder.rungs(spec.ladder, specs, counts)],
         "total": {
@@ -52,6 +56,14 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
         "compared": _compared(spec),
         "power": foreseen.foreseen(name, scale, spec, arms, runs_folder, paired_sd),
     }
+
+
+def _study_search(spec, shown):
+    """The preview of the study's own search; None without one."""
+    if spec.search is None:
+        return None
+    base = spec.search.base or next(iter(shown))
+    return shown_search.preview(spec.search, base, shown[base])
 
 
 def _compared(spec):
@@ -155,6 +167,8 @@ def printed(data, console):
             say(f"    {line}")
     say("")
     context = next(iter(data["arms"].values()))["long"]["context"]
+    if data["search"]:
+        shown_search.printed(data["search"], say, console)
     table = Table(title="runs", title_justify="left")
     for heading in ("run", "parameters", "tokens", "FLOPs per token", "FLOPs", "cache", f"cache at {units.context(context)}"):
         table.add_column(heading, justify="left" if heading == "run" else "right", no_wrap=True)
