@@ -15,7 +15,7 @@ from analysis.trials import Dimension, Searched, Trial, value_text
 
 # With fewer finished trials nothing is said, and with fewer than FEW there is a warning.
 FEWEST, FEW = 10, 40
-REDRAWN, DEALT = 60, 60
+REDRAWN, DEALT = 40, 40
 # PED-ANOVA compares the best tenth with all, but at least so many trials.
 BEST, AT_LEAST = 0.1, 5
 
@@ -89,6 +89,7 @@ def _quantile(values: Sequence[float], part: float) -> float:
 
 def _evaluated(found: Searched, trials: Sequence[Trial], goals: Sequence[tuple[float, ...]]) -> dict[str, float]:
     """{dimension: importance, not normalized} of trials with these goals, lower is better, in an Optuna study in memory."""
+    spaces = {id(each): _distribution(each, found) for each in found.dimensions}
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -98,8 +99,8 @@ def _evaluated(found: Searched, trials: Sequence[Trial], goals: Sequence[tuple[f
         for trial, goal in zip(trials, goals, strict=True):
             of = {each.name: each for each in found.dimensions if each.name in trial.values and each.is_of(trial)}
             values = {name: _value(each, trial.values[name]) for name, each in of.items()}
-            spaces = {name: _distribution(each, found) for name, each in of.items()}
-            study.add_trial(optuna.trial.create_trial(params=values, distributions=spaces, values=list(goal)))
+            there = {name: spaces[id(each)] for name, each in of.items()}
+            study.add_trial(optuna.trial.create_trial(params=values, distributions=there, values=list(goal)))
         part = min(0.9, max(BEST, AT_LEAST / len(trials)))
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=part)
         return dict(optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False))

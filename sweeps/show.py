@@ -28,7 +28,9 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
     runs_folder, paired_sd: see `sweeps.foreseen`.
     """
     shown = {arm.label: _arm(spec, arm) for arm in arms}
-    specs = {arm.label: arm.spec for arm in arms}
+    # What a winner will be nobody knows: until then it is like its base.
+    winners = spec.search.winners if spec.search else []
+    specs = {arm.label: arm.spec for arm in arms if arm.label not in winners}
     counts = {label: arm["parameters_non_embedding"] for label, arm in shown.items()}
     helpers = _helpers(spec, arms)
     runs = [arm for arm in shown.values() for _ in range(spec.most_seeds)]
@@ -45,6 +47,7 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
         "arms": shown,
         "helpers": helpers,
         "search": found,
+        "winners": winners,
         "remarks": [*remarks.of_arms(specs), *ladder.remarks(spec, specs), *unused_runs(spec, arms)],
         "ladder": [ladder.said(spec.ladder, each) for each in ladder.rungs(spec.ladder, specs, counts)],
         "total": {
@@ -149,6 +152,9 @@ def printed(data, console):
         say(f"warning: {remark}")
     say("")
     for i, (label, arm) in enumerate(data["arms"].items()):
+        if label in data["winners"]:
+            say(f"{label}: a winner of the search; costed like {data['search']['base']}")
+            continue
         counts = ", ".join(f"{n} {name}" for name, n in arm["layers"].items())
         say(f"{label}{' (baseline)' if i == 0 else ''}: {counts}")
         say(f"    layers: {' '.join(arm['pattern'])}")

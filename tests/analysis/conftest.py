@@ -1,6 +1,8 @@
 """Study folders with planted effects, as `sweeps` and `experiments` would write them, but without training."""
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,8 @@ from arch.contracts import Metric
 from experiments.metrics import NEXT_TOKEN
 from experiments.record import Failure, RunRecord
 from sweeps.record import ArmRecord, StudyRecord, TrialRecord
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests import the makers of studies by name
 
 LONG = 131072
 PATTERNS = {"1:1": ["local", "global"], "3:1": ["3*local", "global"], "5:1": ["5*local", "global"], "local-only": ["local"]}
