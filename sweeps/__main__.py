@@ -50,7 +50,7 @@ def show(
     """Show every arm and run of a study, what each would cost, and what its seeds can find, before anything runs."""
     from sweeps import show as shown
 
-    name, scale, spec, arms, _ = _checked(study, scale)
+    name, scale, spec, arms, _ = _checked(study, scale, runs)
     data = shown.preview(name, scale, spec, arms, runs, paired_sd)
     if json:
         import json as to_json
@@ -107,12 +107,13 @@ def _driven(word, study, scale, workers, runs, storage, again):
     url = storages.chosen(storage)
     if again and not url:
         raise SpecError("expected a storage; without one, every start tries again what failed", file="--again")
-    name, scale, spec, arms, written = _checked(study, scale)
+    console = _console()
+    said = lambda text: console.print(text, highlight=False, markup=False)  # noqa: E731
+    name, scale, spec, arms, written = _checked(study, scale, runs, said)
     opened = storages.opened(url) if url else None
     from sweeps import study as studies
     from sweeps.run import run_study
 
-    console = _console()
     command = " ".join([_command(word, study, scale, runs), *storages.words(storage)])
     planned = studies.plan(name, scale, spec, arms, runs, command, written)
     try:
@@ -191,20 +192,35 @@ def schema():
     print(json.dumps(merged, indent=2))
 
 
-def _checked(study, scale):
-    """(name, scale, StudySpec, arms, Origin) after every check that needs no data."""
+def _checked(study, scale, runs=RUNS, measure=None):
+    """(name, scale, StudySpec, arms, Origin) after every check that needs no data.
+
+    measure: told what happens while the steps of arms are timed, for a budget of seconds; None: none are timed.
+    """
     from arch import document
     from sweeps import origin
-    from sweeps.folders import study_name
+    from sweeps.folders import study_folder, study_name
     from sweeps.scale import default_scale
     from sweeps.spec import split
 
     root = document.load(study, "sweeps")
     scale = scale or default_scale(root)
     split(root, scale)  # Report errors in the study itself before the slow import of torch.
+    from sweeps import budget, paces
     from sweeps import study as studies
 
-    return study_name(study), scale, *studies.check(root, scale), origin.of(study, root)
+    name, written = study_name(study), origin.of(study, root)
+    spec, arms = studies.check(root, scale)
+    if unmeasured := budget.unmeasured(spec, arms):
+        folder = study_folder(runs, name, scale, spec.scales)
+        timed = [arm for arm in arms if arm.label in unmeasured]
+        seconds = paces.known(folder, timed)
+        missing = [arm for arm in timed if paces.key(arm) not in seconds]
+        if measure and missing:
+            origin.check(folder, name, scale, written)
+            seconds |= paces.measured(missing, measure)
+        spec, arms = studies.check(root, scale, seconds)
+    return name, scale, spec, arms, written
 
 
 def _command(word, study, scale, runs):

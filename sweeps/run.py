@@ -64,8 +64,11 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
     logs.mkdir(parents=True, exist_ok=True)
     for remark in study.remarks():
         _say(console, f"warning: {remark}", "yellow")
-    for match in (match for each in study.arms for match in each.arm.matched):
-        _say(console, f"matched: arm {match.arm!r}: {match.words}")
+    for arm in (each.arm for each in study.arms):
+        for match in arm.matched:
+            _say(console, f"matched: arm {arm.label!r}: {match.words}")
+        if arm.budget:
+            _say(console, f"budget: arm {arm.label!r}: {arm.budget.words}")
     counts = looking.first_counts(study.spec)
     # Before tuning, keep the record of an earlier start: it knows more than this start does so far.
     if (study.spec.tune or study.spec.search) and not (study.folder / NAME).exists():

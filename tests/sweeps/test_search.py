@@ -36,7 +36,7 @@ SEARCH = {"space": SPACE, "minimise": "select/loss", "trials": 6, "sampler": "ra
 def study_data(study_data):
     """A study whose blocks are written out, so that one of them can become a recurrence."""
     blocks = study_data["model"]["blocks"]
-    return study_data | {"model": study_data["model"] | {"blocks": {name: blocks["local"] for name in ("local", "global", "rec")}}}
+    return study_data | {"model": study_data["model"] | {"blocks": dict.fromkeys(("local", "global", "rec"), blocks["local"])}}
 
 
 @pytest.fixture
