@@ -11,7 +11,6 @@ Width is varied in `model.dim` and, by the same factor, in what components call 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
