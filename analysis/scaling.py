@@ -93,7 +93,8 @@ def _log_axes(axes, shown, values):
     low, high = min(values), max(values)
     ticks = [tick for tick in MaxNLocator(6).tick_values(low, high) if tick > 0] if high > low else [low]
     axes.set_yticks(ticks, [shown.number(tick) for tick in ticks])
-    axes.set_ylim(low, high)
+    room = (high / low) ** 0.06
+    axes.set_ylim(low / room, high * room)
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.minorticks_off()
     axes.xaxis.minorticks_off()

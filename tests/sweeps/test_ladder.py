@@ -2,7 +2,7 @@
 
 import pytest
 
-from arch import document
+from arch import cost, document
 from arch.errors import SpecError
 from experiments.plan import resolve
 from sweeps import ladder, show, study
@@ -98,6 +98,9 @@ def test_show_prints_what_was_solved(laddered):
     lines = show.preview("asked", None, spec, arms)["ladder"]
     rate = arms[0].spec.optimizer["lr"]
     steps = [arm.spec.train.steps for arm in arms]
+    for arm in arms:
+        counted = cost.summary(arm.spec.model, 8)["parameters"]["non_embedding"]
+        assert ladder.non_embedding(arm.spec) == counted, "the two ways to count agree"
     for line, size, width, count, factor in zip(lines, two, (16, 32), steps, (1, 2), strict=True):
         assert line.startswith(f"{size}: width {width}, ") and f" {count:,} steps = " in line
         assert line.endswith(f"(1 per parameter), learning rate {rate / factor:.3g} (width ** -1)")
