@@ -1,4 +1,4 @@
-"""`python -m sweeps list | show | run | status | simulate`."""
+"""`python -m sweeps list | show | run | status | simulate | coordinate-check`."""
 
 import sys
 from pathlib import Path
@@ -176,6 +176,51 @@ def simulate(
 def _told(part):
     if sys.stderr.isatty():
         print(f"\r{part:.0%}", end="" if part < 1 else "\n", file=sys.stderr, flush=True)
+
+
+@app.command("coordinate-check")
+def coordinate_check(
+    study: Annotated[str, typer.Argument(help="a study or an experiment: a shipped name, or a path", metavar="STUDY|EXPERIMENT")],
+    scale: Scale = None,
+    arm: Annotated[str | None, typer.Option(help="an arm of the study (default: the first)")] = None,
+    widths: Annotated[str, typer.Option(help="values of model.dim, with heads and hidden units in proportion")] = "32,64,128",
+    steps: Annotated[int, typer.Option(min=1, max=100, help="training steps at each width")] = 4,
+    runs: Runs = RUNS,
+):
+    """Train a few steps at several widths: does the learning rate carry over? A table, a verdict, a record and a figure."""
+    from sweeps import coordinates
+    from sweeps.folders import safe_name, study_name
+    from sweeps.scale import default_scale
+
+    root = coordinates.document_of(study)
+    chosen = scale or default_scale(root)
+    label, written, spec = coordinates.arm_of(root, chosen, arm)
+    numbers = coordinates.widths_of(widths)
+    data = coordinates.check(written, spec, numbers, steps, lambda text: print(text, file=sys.stderr, flush=True))
+    console = _console()
+    coordinates.printed(data, lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True), console)
+    name = "-".join(filter(None, [study_name(study), chosen, label]))
+    folder = runs / "coordinate-check" / safe_name(name)
+    try:
+        print(coordinates.write(data, folder))
+        for path in _drawn(data, folder):
+            print(path)
+    except OSError as error:
+        print(f"cannot write {folder}: {error}", file=sys.stderr)
+        return 1
+
+
+def _drawn(data, folder):
+    """Draw the figures of a coordinate check. As for a report, only the command imports `analysis`."""
+    from analysis.coordinates import figure
+
+    for i, rate in enumerate(data["rates"]):
+        rows = [row for row in data["coordinates"] if f"{row['rate']:g}" == rate]
+        drawn = figure(rows, f"Scale of activations at the rate {rate}")
+        for ending in ("svg", "png"):
+            path = folder / f"coordinates{f'-{i}' if i else ''}.{ending}"
+            drawn.savefig(path, dpi=120, facecolor="white")
+            yield path
 
 
 @app.command()
