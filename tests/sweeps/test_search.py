@@ -37,7 +37,7 @@ SEARCH = {"space": SPACE, "minimise": "select/loss", "trials": 6, "sampler": "ra
 def study_data(study_data):
     """A study whose blocks are written out, so that one of them can become a recurrence."""
     blocks = study_data["model"]["blocks"]
-    return study_data | {"model": study_data["model"] | {"blocks": {name: blocks["local"] for name in ("local", "global", "rec")}}}
+    return study_data | {"model": study_data["model"] | {"blocks": dict.fromkeys(("local", "global", "rec"), blocks["local"])}}
 
 
 @pytest.fixture
@@ -123,7 +123,8 @@ def test_a_trial_beyond_a_limit_trains_nothing_and_says_why(searched):
 
 
 def test_values_that_do_not_fit_together_are_infeasible_and_the_search_ends(searched, monkeypatch):
-    monkeypatch.setattr("experiments.plan.plan", lambda source, made=None: fakes.plan(experiment.resolved(source), made))
+    fake = lambda source, made=None: fakes.plan(getattr(source, "document", None) or experiment.resolved(source).document)  # noqa: E731
+    monkeypatch.setattr("experiments.plan.plan", fake)
     heads = "model.blocks.local.mixer.heads"
     both = {heads: {"choices": [2, 3]}, "model.blocks.local.mixer.kv_heads": {"choices": [1, 2]}}
     search = queue(searched(trials=None, space=both, sampler="grid"))
