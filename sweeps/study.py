@@ -8,7 +8,7 @@ from arch import cost, document
 from experiments import evaluations, references, remarks
 from experiments import plan as experiment
 from experiments.spec import ExperimentSpec
-from sweeps import folders, looking, origin
+from sweeps import folders, ladder, looking, matching, origin
 from sweeps.arms import Arm, Family, unused_runs
 from sweeps.costs import costs_of
 from sweeps.job import Job
@@ -124,7 +124,8 @@ class StudyPlan:
         known = [each for each in self.arms if each.arm.label not in unknown]
         specs = {each.arm.label: each.plans[0].spec for each in known}
         identities = {each.arm.label: tuple(each.identities) for each in known}
-        return [*remarks.of_arms(specs, identities), *unused_runs(self.spec, [each.arm for each in self.arms])]
+        own = [*ladder.remarks(self.spec, specs), *unused_runs(self.spec, [each.arm for each in self.arms])]
+        return [*remarks.of_arms(specs, identities), *own]
 
     def record(self, counts=None, trials=(), edges=(), looks=(), earlier=(), search=None):
         """The StudyRecord. counts: {arm label: number of seeds so far}, by default those of the first look; an arm that is
@@ -177,6 +178,7 @@ class StudyPlan:
             earlier=list(earlier),
             origin=origin.seen_from(self.folder, self.written),
             remarks=self.remarks(),
+            matched=[match for each in self.arms for match in each.arm.matched],
             search=self.search if search is None else search,
         )
 
@@ -192,7 +194,10 @@ def check(root, scale=None):
             spec, study, base = split(root, other)
             ExperimentSpec.parse(arm_document(study, base, next(iter(spec.arms))))
     spec, study, base = split(root, scale)
-    family = Family(spec, study, base)
+    spec, study, found = matching.matched(spec, study, base)
+    study = ladder.solved(spec, study, base)
+    spec = spec.model_copy(update={"arms": study.value["arms"].plain()})
+    family = Family(spec, study, base, found)
     arms = [family.arm(label) for label in spec.arms]
     for label in spec.runs:
         family.arm(label)
@@ -205,6 +210,7 @@ def check(root, scale=None):
                 reason = "a study with `tune` cannot make the run that an arm needs; give the folder of a finished run"
                 raise arm.document.error(reason, key)
         check_space(study, spec, arms)
+        matching.check_tuned(study, spec, found, arms)
     check_search(study, spec, arms)
     for arm in family.arms.values():
         experiment.probed(arm.resolved)
