@@ -144,7 +144,7 @@ class Search:
             return False
         self.optuna.sampler = samplers.sampler(self.spec, self.axes, len(trials))
         try:
-            with samplers.experimental():
+            with samplers.quiet():
                 trial = self.optuna.ask()
                 values = spaces.suggested(self.axes, trial)
         finally:
@@ -198,7 +198,7 @@ class Search:
         )
         # Words for those who look at it with Optuna's own tools.
         if study.metric_names != list(self.spec.objectives):
-            with samplers.experimental():
+            with samplers.quiet():
                 study.set_metric_names(list(self.spec.objectives))
         return study
 
