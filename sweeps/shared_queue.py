@@ -11,7 +11,8 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -234,6 +235,12 @@ def row_of(trial: Any) -> Row:
     """The Row of one of Optuna's trials."""
     get = trial.user_attrs.get
     return Row(trial.number, trial.state.name, get("run"), get("beat"), get("attempt"), get("why"), get("note", ""))
+
+
+def counts(rows: list[Row]) -> Iterator[tuple[str, int]]:
+    """(what, how many) of a queue's trials: waiting, running, complete, and failed by why."""
+    names = Counter(row.state.lower() if row.state != "FAIL" else f"failed ({row.why or 'no reason'})" for row in rows)
+    yield from sorted(names.items())
 
 
 def name_of(study: str, scale: str | None) -> str:

@@ -48,14 +48,15 @@ def words(option: str | None) -> list[str]:
     return [] if option is None else ["--storage", shown(option)]
 
 
-def opened(url: str, lease: float = 180.0) -> Any:
+def opened(url: str, lease: float = 180.0, make: bool = True) -> Any:
     """The `optuna.storages` object of a URL. lease: seconds; a lock on a journal is broken well before a lease ends.
 
+    make: whether it is set up where there is none; else None is returned then.
     Raises SpecError, in one line and before anything is written, for a URL of another form, SQLite, a package or a server
     that is not there, a wrong password, a storage of another version of Optuna, and a folder that cannot be written.
     """
     if url.startswith(JOURNAL):
-        return _journal(url, lease)
+        return _journal(url, lease, make)
     scheme = url.partition("://")[0]
     if scheme.startswith("sqlite"):
         raise _error(url, f"SQLite hands out the same run to two drivers; expected {FORMS}")
@@ -63,7 +64,7 @@ def opened(url: str, lease: float = 180.0) -> Any:
         raise _error(url, f"expected {FORMS}")
     if importlib.util.find_spec("psycopg") is None:
         raise _error(url, "needs the package psycopg: pip install 'archbench[postgresql]'")
-    return _database(url)
+    return _database(url, make)
 
 
 def away() -> tuple[type[BaseException], ...]:
@@ -81,17 +82,20 @@ def why_away(error: BaseException) -> str:
     return _brief(error)
 
 
-def _database(url):
+def _database(url, make):
     import sqlalchemy
     from optuna.storages import RDBStorage
 
     full = "postgresql+psycopg" + url[url.index("://") :]
+    # What is written in the URL comes before these.
     arguments = {"connect_timeout": CONNECT, "keepalives_idle": 30, "tcp_user_timeout": SILENT * 1000}
     engine_options = {"pool_pre_ping": True, "pool_size": 2, "connect_args": arguments}
     try:
         engine = sqlalchemy.create_engine(full, **engine_options)
         with engine.connect() as connection, _alone(connection):
             exists = sqlalchemy.inspect(connection).has_table("alembic_version")
+            if not exists and not make:
+                return None
             # Optuna fills the URL in with `str.format`.
             made = full.replace("{", "{{").replace("}", "}}")
             storage = RDBStorage(made, engine_kwargs=engine_options, skip_table_creation=exists)
@@ -124,13 +128,15 @@ def _versions(text):
     return f"this database was set up {by}, and here is Optuna {optuna.__version__}: use that version, or another database"
 
 
-def _journal(url, lease):
+def _journal(url, lease, make):
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
     path = Path(url.removeprefix(JOURNAL).removeprefix("//")).absolute()
     if path.name in ("", "..") or path.is_dir():
         raise _error(url, "expected the path of a file")
+    if not make and not path.exists():
+        return None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab"):

@@ -7,8 +7,7 @@ what was lost too often, and queues the next run if none waits. So no driver is 
 
 import random
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -291,9 +290,3 @@ def forgive(jobs: list[Job]) -> None:
         record = folders.record_of(job.folder)
         if record is not None and record.status == "failed":
             (job.folder / NAME).unlink(missing_ok=True)
-
-
-def counts(rows: list[Row]) -> Iterator[tuple[str, int]]:
-    """(what, how many) of a queue's trials: waiting, running, complete, and failed by why."""
-    names = Counter(row.state.lower() if row.state != "FAIL" else f"failed ({row.why or 'no reason'})" for row in rows)
-    yield from sorted(names.items())
