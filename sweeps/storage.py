@@ -18,6 +18,7 @@ SCHEMES = ("postgresql+psycopg", "postgresql", "postgres")
 JOURNAL = "journal:"
 # scheme://user, password and the rest; what a password in the query looks like.
 USER, QUERY = r"(?s)([A-Za-z][A-Za-z+0-9]*://[^:/@]*):(.*)@([^@]*)$", r"([?&]password=)([^&]*)"
+OTHER = "use that version, or another database"
 # Seconds. A connection that does not answer is given up, so that beats of other runs are not late.
 CONNECT, SILENT = 5, 20
 # "Create the tables once": drivers that start together wait for each other behind this number of PostgreSQL's locks.
@@ -67,6 +68,13 @@ def opened(url: str, lease: float = 180.0, make: bool = True) -> Any:
     return _database(url, make)
 
 
+def close(storage: Any) -> None:
+    """End the connections of a storage."""
+    if hasattr(storage, "engine"):
+        storage.remove_session()
+        storage.engine.dispose()
+
+
 def away() -> tuple[type[BaseException], ...]:
     """What a call raises while its storage is away for a time: no server, no disk, a lock that others broke."""
     import sqlalchemy
@@ -83,6 +91,7 @@ def why_away(error: BaseException) -> str:
 
 
 def _database(url, make):
+    import optuna
     import sqlalchemy
     from optuna.storages import RDBStorage
 
@@ -92,19 +101,28 @@ def _database(url, make):
     engine_options = {"pool_pre_ping": True, "pool_size": 2, "connect_args": arguments}
     try:
         engine = sqlalchemy.create_engine(full, **engine_options)
+    except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
+        raise _error(url, f"cannot be used: {_brief(error)}") from None
+    try:
         with engine.connect() as connection, _alone(connection):
             exists = sqlalchemy.inspect(connection).has_table("alembic_version")
             if not exists and not make:
                 return None
             # Optuna fills the URL in with `str.format`.
             made = full.replace("{", "{{").replace("}", "}}")
-            storage = RDBStorage(made, engine_kwargs=engine_options, skip_table_creation=exists)
-        engine.dispose()
+            known = {"skip_table_creation": exists, "skip_compatibility_check": True}
+            storage = RDBStorage(made, engine_kwargs=engine_options, **known)
+            if storage.get_current_version() != storage.get_head_version():
+                close(storage)
+                found = connection.execute(sqlalchemy.text("SELECT library_version FROM version_info")).scalar()
+                raise _error(url, f"set up by Optuna {found}, and here is Optuna {optuna.__version__}: {OTHER}")
         return storage
-    except RuntimeError as error:  # a database of another version of Optuna
-        raise _error(url, _versions(str(error))) from None
+    except SpecError:
+        raise
     except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
         raise _error(url, f"cannot be used: {_brief(error)}") from None
+    finally:
+        engine.dispose()
 
 
 @contextmanager
@@ -118,14 +136,6 @@ def _alone(connection) -> Iterator[None]:
     finally:
         with suppress(sqlalchemy.exc.SQLAlchemyError):
             connection.execute(sqlalchemy.text(f"SELECT pg_advisory_unlock({CREATING})"))
-
-
-def _versions(text):
-    import optuna
-
-    made = re.search(r"set up by optuna ([\w.]+)", text)
-    by = f"by Optuna {made[1]}" if made else "by another version of Optuna"
-    return f"this database was set up {by}, and here is Optuna {optuna.__version__}: use that version, or another database"
 
 
 def _journal(url, lease, make):

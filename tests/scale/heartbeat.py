@@ -16,19 +16,18 @@ from sweeps.shared_queue import Row
 
 
 def driver(jobs, url):
-    """drive(number) of Optuna: all jobs are queued once, and `optimize` does them in this process."""
+    """drive(number) of Optuna: all jobs are queued before any driver starts, and `optimize` does them in its process."""
+    import optuna
+
+    warnings.simplefilter("ignore")
     by_run = {f"{job.folder.parent.name}/{job.folder.name}": job for job in jobs}
+    study, opened = _study(url)
+    for run in by_run:
+        study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.WAITING, user_attrs={"run": run}))
+    storage.close(opened)
 
     def drive(number):
-        import optuna
-
-        warnings.simplefilter("ignore")
-        study = _study(url)
-        asked = {trial.user_attrs.get("run") for trial in study.get_trials(deepcopy=False)}
-        if number == 1:
-            for run in by_run:
-                if run not in asked:
-                    study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.WAITING, user_attrs={"run": run}))
+        study, _ = _study(url)
 
         def objective(trial):
             run = trial.user_attrs.get("run")
@@ -53,7 +52,7 @@ def driver(jobs, url):
 def rows(url):
     """The trials at the end, as Rows; those that Optuna made up are left out."""
     found = []
-    for trial in _study(url).get_trials(deepcopy=False):
+    for trial in _study(url)[0].get_trials(deepcopy=False):
         run = trial.user_attrs.get("run")
         if run is not None:
             found.append(Row(trial.number, trial.state.name, run, None, run, None, ""))
@@ -67,7 +66,7 @@ def _study(url):
         raise SpecError("Optuna's heartbeat needs a database", file="--storage")
     full = url.replace("{", "{{").replace("}", "}}")
     callback = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=None)
-    storage.opened(url)
+    storage.close(storage.opened(url))
     kept = optuna.storages.RDBStorage(
         full,
         engine_kwargs={"pool_pre_ping": True},
@@ -75,7 +74,8 @@ def _study(url):
         grace_period=int(chaos.LEASE),
         heartbeat_stale_trial_callback=callback,
     )
-    return optuna.create_study(study_name="heartbeat", storage=kept, load_if_exists=True, sampler=optuna.samplers.RandomSampler())
+    sampler = optuna.samplers.RandomSampler()
+    return optuna.create_study(study_name="heartbeat", storage=kept, load_if_exists=True, sampler=sampler), kept
 
 
 def _is_finished(folder):

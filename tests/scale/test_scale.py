@@ -7,16 +7,13 @@ import sys
 import urllib.parse
 from pathlib import Path
 
-import pytest
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-
 import postgres
+import pytest
 
 from arch.errors import SpecError
 from sweeps import storage
 
+HERE = Path(__file__).parent
 pytestmark = pytest.mark.scale
 NEEDED = "ARCHBENCH_NEEDS_POSTGRESQL"
 
@@ -54,14 +51,10 @@ def test_kills_stops_and_a_restart_of_the_database(server):
     assert found["restarts"] == 1 and found["kills"] >= 10 and found["stops"] >= 4 and found["trials"].get("FAIL lost", 0) > 0
 
 
-def test_a_run_that_kills_its_workers_is_given_up_and_the_others_finish():
-    found = chaos("--jobs", "8", "--kills", "0", "--drivers", "2", "--poison", "1")
-    assert found["poisoned"] == 1
-
-
 def test_a_password_with_a_brace_works_and_is_not_shown(server):
     opened = storage.opened(server.url)
-    assert opened.get_all_studies() == [] or opened.get_all_studies()
+    assert isinstance(opened.get_all_studies(), list)
+    storage.close(opened)
     assert postgres.PASSWORD not in storage.shown(server.url) and postgres.QUOTED not in storage.shown(server.url)
 
 
@@ -84,7 +77,7 @@ def test_what_is_wrong_with_a_database_is_one_line(server, change, reason):
 def test_a_database_of_another_optuna_is_one_line_and_stays_as_it_is(server):
     import sqlalchemy
 
-    storage.opened(server.url)
+    storage.close(storage.opened(server.url))
     engine = sqlalchemy.create_engine(server.url)
     with engine.begin() as connection:
         before = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar()
@@ -97,4 +90,4 @@ def test_a_database_of_another_optuna_is_one_line_and_stays_as_it_is(server):
         with engine.begin() as connection:
             connection.execute(sqlalchemy.text(f"UPDATE alembic_version SET version_num = '{before}'"))
         engine.dispose()
-    storage.opened(server.url)
+    storage.close(storage.opened(server.url))

@@ -307,7 +307,7 @@ def test_another_study_or_another_folder_or_another_code_is_refused(plan_study, 
     queue = shared_queue.opened(opened, plan, print)
     queue.add("a run")
     other = replace(plan_study(study_data | {"question": "Another?"}), runs=tmp_path / "other")
-    with pytest.raises(SpecError, match="the storage has another study 'asked' \\('Is it\\?', runs in .*: rename one"):
+    with pytest.raises(SpecError, match=r"the storage has another study 'asked' \('Is it\?', runs in .*: rename one"):
         shared_queue.opened(opened, other, print)
     with pytest.raises(SpecError, match="is not the folder in which this study's drivers write"):
         shared_queue.opened(opened, replace(plan, runs=tmp_path / "other"), print)
@@ -316,12 +316,12 @@ def test_another_study_or_another_folder_or_another_code_is_refused(plan_study, 
     assert shared_queue.opened(opened, edited, print).read()  # an edited study goes on
     monkeypatch.setattr(shared_queue, "sources", lambda: "other")
     monkeypatch.setattr(shared_queue, "CODE", {"commit": "c0ffee" * 6, "dirty": True})
-    with pytest.raises(SpecError, match="run the code of .*, and this is c0ffeec0ffee with changes: one study needs one version"):
+    with pytest.raises(SpecError, match=r"run the code of .*, and this is c0ffeec0ffee with changes: one study needs one version"):
         shared_queue.opened(opened, plan, print)
     queue.study.tell(queue.study.ask().number, state=TrialState.FAIL)
     assert shared_queue.opened(opened, plan, print).study.user_attrs["code"]["sources"] == "other"  # nobody is at work
     queue.study.set_user_attr("optuna", "4.8.0")
-    with pytest.raises(SpecError, match="made by Optuna 4.8.0, and here is Optuna 5"):
+    with pytest.raises(SpecError, match=r"made by Optuna 4\.8\.0, and here is Optuna 5"):
         shared_queue.opened(opened, plan, print)
 
 
