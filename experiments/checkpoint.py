@@ -3,17 +3,20 @@
 import pickle
 import random
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.strategies import ModelParallelStrategy
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 import arch.checkpoint
 from arch.errors import DataError
 from arch.model import Model
+from experiments import sharded
 from experiments.files import durably, write_atomically
 from experiments.leftovers import check_finished
 from experiments.record import RunRecord
@@ -81,6 +84,30 @@ def restore_random_state(state):
     random.setstate((version, tuple(internal), following))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def kept_random_state():
+    """Context manager: afterwards all random generators are as they were before."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        restore_random_state(state)
+
+
+def save(trainer, folder):
+    """Write the trainer's state into the run's folder, whole or not at all. All ranks must call it."""
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        sharded.save(trainer, folder)
+    else:
+        trainer.save_checkpoint(folder / NAME)
+
+
+def discard(folder):
+    """Remove the checkpoints of a run's folder, whatever their form."""
+    (folder / NAME).unlink(missing_ok=True)
+    sharded.discard(folder)
 
 
 def save_weights(model, folder):

@@ -12,6 +12,7 @@ from experiments import references
 from experiments.spec import RunReference
 from experiments.start import is_spec
 from sweeps import folders
+from sweeps.record import MatchRecord
 from sweeps.spec import arm_document
 
 
@@ -21,7 +22,7 @@ class Arm:
 
     name: its label as a file name. changes: how its resolved spec differs from the baseline's, {dotted key: (baseline
     value, own value)}, as `arch.spec.diff` compares. unwritten: the keys among them that only follow from the type of a
-    component (see `arch.spec.unwritten`).
+    component (see `arch.spec.unwritten`). matched: what `match` made of it.
     needs: {position in `experiments.references.of(spec)`: the Arm that it starts from, or that its objective uses}; folders
     are not in it.
     """
@@ -32,6 +33,7 @@ class Arm:
     changes: dict[str, tuple[Any, Any]]
     needs: dict[int, "Arm"]
     unwritten: tuple[str, ...] = ()
+    matched: tuple[MatchRecord, ...] = ()
 
     @property
     def document(self):
@@ -63,7 +65,9 @@ def unused_runs(spec, arms):
 class Family:
     """The arms and helper runs of a study document. Each is resolved once, when it is first asked for."""
 
-    def __init__(self, spec, study, base):
+    def __init__(self, spec, study, base, matched=()):
+        """matched: the MatchRecords of all arms."""
+        self.matched = matched
         self.spec, self.study, self.base = spec, study, base
         self.labels, self.arms = [*spec.arms, *spec.runs], {}
         self.baseline = experiment.resolved(arm_document(study, base, next(iter(spec.arms))))
@@ -94,7 +98,8 @@ class Family:
         name = folders.safe_names(self.labels)[label]
         changes = diff(experiment.whole(self.baseline.spec), experiment.whole(resolved.spec))
         follow = tuple(unwritten(changes, self.baseline.written, resolved.written))
-        self.arms[label] = Arm(label, name, resolved, changes, needs, follow)
+        matched = tuple(each for each in self.matched if each.arm == label)
+        self.arms[label] = Arm(label, name, resolved, changes, needs, follow, matched)
         return self.arms[label]
 
     def _document(self, written, key, reference):
