@@ -160,6 +160,18 @@ class SharedQueue:
             who = f"{row.beat.get('host')}, process {row.beat.get('pid')}"
             self.fail(row.number, LOST, f"its driver ({who}) has not been heard of for {self.terms.lease:g} s")
 
+    def tried(self, call: Callable[[], Any]) -> Any:
+        """What a call that may use the storage returns; None while it is away. An error of a file is raised: OSError."""
+        if self.is_away and time.monotonic() < self.next_try:
+            return None
+        try:
+            return call()
+        except storages.away() as error:
+            if type(error).__module__ == "builtins":
+                raise
+            self._went(error)
+            return None
+
     def note(self, key: str, value: Any) -> None:
         """Say something of the whole queue, for those who look at it."""
         self._try(lambda: self.study.set_user_attr(key, value))

@@ -397,23 +397,35 @@ def _ran(options, folder, aside, server, url):
         **asdict(found),
         "seconds": round(seconds, 1),
     }
-    print(json.dumps(result, indent=1))
+    print(json.dumps({**result, "faults": result["faults"][:40]}, indent=1))
     if options.write:
-        before = json.loads(options.write.read_text()) if options.write.exists() else []
-        options.write.write_text(json.dumps([*before, result], indent=1) + "\n")
+        added(options.write, result)
     for name in ("kills", "stops", "restarts"):
         if trouble.left[name]:
             print(f"only {trouble.made[name]} of {getattr(options, name)} {name}: the jobs were done before", file=sys.stderr)
     return 1 if found.faults else 0
 
 
-def rows_of(url):
+def added(file, result):
+    """Add what a test found to a JSON file."""
+    before = json.loads(file.read_text()) if file.exists() else []
+    file.write_text(json.dumps([*before, result], indent=1) + "\n")
+
+
+def shared_counts(rows):
+    """(state, number) of the trials of a queue."""
+    from sweeps import shared_queue
+
+    return shared_queue.counts(rows)
+
+
+def rows_of(url, name="chaos"):
     """The Rows of the queue at the end."""
     import optuna
 
     from sweeps import shared_queue, storage
 
-    study = optuna.load_study(study_name=shared_queue.name_of("chaos", None), storage=storage.opened(url, LEASE))
+    study = optuna.load_study(study_name=shared_queue.name_of(name, None), storage=storage.opened(url, LEASE))
     return [shared_queue.row_of(trial) for trial in study.get_trials(deepcopy=False)]
 
 

@@ -18,7 +18,7 @@ from sweeps import attempts
 
 LEDGER = "ARCHBENCH_CHAOS_LEDGER"
 EVERY = 5
-WEIGHTS = "model.safetensors"
+WEIGHTS, CHECKPOINT = "model.safetensors", "checkpoint.ckpt"
 
 
 def note(job, event, **more):
@@ -65,10 +65,10 @@ def write(path, content):
     os.replace(scratch, path)
 
 
-def step_of(path):
-    """The step of a checkpoint of `train`, or None."""
+def newest(folder):
+    """The step of a checkpoint of `train` and its file, or None."""
     try:
-        return int(json.loads(path.read_text())["step"])
+        return int(json.loads((folder / CHECKPOINT).read_text())["step"]), [CHECKPOINT]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -91,7 +91,7 @@ def train(data, progress, stop):
     folder, home, plan, seed = Path(data["folder"]), data["home"] and Path(data["home"]), data["plan"], data["seed"]
     identity, steps, seconds = plan["identity"], plan["spec"]["train"]["steps"], plan["spec"]["optimizer"]["lr"]
     if home:
-        attempts.begin(folder, home, identity, seed, step_of, is_whole)
+        attempts.begin(folder, home, identity, seed, newest, is_whole)
     done = RunRecord.read_whole(folder)
     if done and done.status == "finished":
         note(data, "taken")
@@ -106,8 +106,8 @@ def train(data, progress, stop):
         if not attempts.has_result(Path(parent["folder"]), parent["run"], parent["seed"]):
             note(data, "early")
     step, state = 0, first(identity, seed)
-    if (folder / attempts.CHECKPOINT).is_file() and (folder / attempts.MARKER).is_file():
-        saved = json.loads((folder / attempts.CHECKPOINT).read_text())
+    if (folder / CHECKPOINT).is_file() and (folder / attempts.MARKER).is_file():
+        saved = json.loads((folder / CHECKPOINT).read_text())
         step, state = saved["step"], saved["state"]
     note(data, "begin", step=step)
     write(folder / attempts.MARKER, f"{identity} {seed}")
@@ -122,7 +122,7 @@ def train(data, progress, stop):
             note(data, "abandoned")
             return RunRecord(status="interrupted", identity=identity, seed=seed, spec=plan["spec"]).dump()
         if word or step % EVERY == 0:
-            write(folder / attempts.CHECKPOINT, json.dumps({"step": step, "state": state, "filled": "x" * 20_000}))
+            write(folder / CHECKPOINT, json.dumps({"step": step, "state": state, "filled": "x" * 20_000}))
         if word:
             return record("interrupted")
     write(folder / WEIGHTS, state)
@@ -132,5 +132,5 @@ def train(data, progress, stop):
     note(data, "end")
     metrics = {"report/loss": 2.0 + int(state[:6], 16) / 2**26, "select/loss": 2.0}
     done = record("finished", metrics=metrics, notes=[folder.name])
-    (folder / attempts.CHECKPOINT).unlink(missing_ok=True)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
     return done

@@ -27,7 +27,7 @@ def write_attempt(home, number, step=None, status="running", **more):
     place.mkdir(parents=True)
     record(status, **more).write(place)
     if step is not None:
-        torch.save({"global_step": step, "weight": torch.arange(1000.0)}, place / attempts.CHECKPOINT)
+        torch.save({"global_step": step, "weight": torch.arange(1000.0)}, place / checkpoint.NAME)
         (place / attempts.MARKER).write_text(f"{RUN[0]} {RUN[1]}")
     if status == "finished":
         save_file({"w": torch.ones(4)}, place / "model.safetensors")
@@ -37,7 +37,7 @@ def write_attempt(home, number, step=None, status="running", **more):
 def begin(home, number):
     place = attempts.folder(home, number)
     place.mkdir(parents=True)
-    return place, attempts.begin(place, home, *RUN, checkpoint.step_of, checkpoint.is_whole)
+    return place, attempts.begin(place, home, *RUN, checkpoint.newest, checkpoint.is_whole)
 
 
 def test_an_attempt_goes_on_from_the_newest_checkpoint_of_any_earlier_one(tmp_path):
@@ -45,16 +45,16 @@ def test_an_attempt_goes_on_from_the_newest_checkpoint_of_any_earlier_one(tmp_pa
     write_attempt(tmp_path, 4, step=10)
     (attempts.folder(tmp_path, 4) / "events.out.tfevents.1").write_text("curves")
     place, taken = begin(tmp_path, 7)
-    assert taken == "the checkpoint of attempt-1 at step 20" and checkpoint.step_of(place / attempts.CHECKPOINT) == 20
+    assert taken == "the checkpoint of attempt-1 at step 20" and checkpoint.newest(place)[0] == 20
     assert not (place / "record.json").exists()
 
 
 def test_a_checkpoint_that_was_cut_short_or_is_of_another_run_is_not_taken(tmp_path):
-    cut = write_attempt(tmp_path, 1, step=30) / attempts.CHECKPOINT
+    cut = write_attempt(tmp_path, 1, step=30) / checkpoint.NAME
     os.truncate(cut, cut.stat().st_size // 2)
     (write_attempt(tmp_path, 2, step=40) / attempts.MARKER).write_text("another run 3")
     write_attempt(tmp_path, 3, step=5)
-    damaged = write_attempt(tmp_path, 4, step=50) / attempts.CHECKPOINT
+    damaged = write_attempt(tmp_path, 4, step=50) / checkpoint.NAME
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 0xFF  # inside of the weights: only their checksum can tell
     damaged.write_bytes(content)
@@ -74,10 +74,10 @@ def test_what_an_old_attempt_writes_later_does_not_reach_the_new_one(tmp_path):
     (old / "events.out.tfevents.1").write_text("a")
     new, _ = begin(tmp_path, 2)
     torch.save({"global_step": 99}, old / "scratch")
-    os.replace(old / "scratch", old / attempts.CHECKPOINT)  # as the product writes one
+    os.replace(old / "scratch", old / checkpoint.NAME)  # as the product writes one
     with (old / "events.out.tfevents.1").open("a") as file:
         file.write("b")
-    assert checkpoint.step_of(new / attempts.CHECKPOINT) == 20 and (new / "events.out.tfevents.1").read_text() == "a"
+    assert checkpoint.newest(new)[0] == 20 and (new / "events.out.tfevents.1").read_text() == "a"
 
 
 def test_promoting_is_the_same_however_often_and_after_a_kill_at_any_moment(tmp_path):
@@ -89,7 +89,7 @@ def test_promoting_is_the_same_however_often_and_after_a_kill_at_any_moment(tmp_
         (place / "evaluations").mkdir()
         (place / "evaluations" / "a.json").write_text("{}")
         write_attempt(home, 1, step=5)
-        (home / attempts.CHECKPOINT).write_text("of a start without a storage")
+        (home / checkpoint.NAME).write_text("of a start without a storage")
         return place
 
     attempts.promote(made(tmp_path / "whole"), tmp_path / "whole")

@@ -141,7 +141,7 @@ def test_a_beat_keeps_a_run_and_its_step_is_shown(join, url):
     console = Console(file=io.StringIO(), width=200)
     queue_status.printed(url, "asked", None, console)
     shown = console.file.getvalue()
-    assert str(os.getpid()) in shown and shared_queue.HOST in shown and " 7 " in shown and "0:00 ago" in shown
+    assert str(os.getpid()) in shown and shared_queue.HOST in shown and " 7 " in shown and " ago" in shown and "late" not in shown
 
 
 def test_a_watcher_that_stood_still_or_could_not_write_takes_nothing_away():
@@ -347,3 +347,28 @@ def test_what_is_complete_is_promoted_by_whoever_sees_it(join):
     assert attempts.has_result(job.folder, job.plan.identity, job.seed) and not (job.home / "record.json").exists()
     two._look(0.0)
     assert RunRecord.read(job.home).status == "finished" and not job.folder.exists()
+
+
+def test_several_drivers_share_a_search_and_agree_on_its_winner(plan_study, study_data, url):
+    search = {"space": {"optimizer.lr": {"low": 1e-2, "high": 3e-2}}, "minimise": "select/loss", "trials": 5, "sampler": "random"}
+    plan = plan_study(study_data | {"search": search, "seeds": 1})
+    results = []
+
+    def drive():
+        own = Console(file=io.StringIO(), width=200)
+        results.append(run_study(plan, 1, own, fakes.prepare, storage=storage.opened(url)))
+
+    threads = [threading.Thread(target=drive) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [result.complete for result in results] == [True, True]
+    record = StudyRecord.read(plan.folder)
+    begun = [trial for trial in record.trials if trial.run]
+    assert len(begun) == 5 and {trial.state for trial in begun} == {"finished"}
+    best = min(begun, key=lambda trial: trial.value)
+    assert record.search["winners"] == {"best 1": best.number}
+    rows = [row for row in shared_queue.opened(storage.opened(url), plan, print).read() if row.state == "COMPLETE"]
+    assert sorted(row.run.startswith("tune/") for row in rows) == [False] * 3 + [True] * 5
+    assert not list(plan.folder.rglob("attempt-*")) and not (plan.folder / "study.db").exists()
