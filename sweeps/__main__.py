@@ -132,20 +132,26 @@ def _finished(result):
 
 
 @app.command()
-def status(study: Study, scale: Scale = None, runs: Runs = RUNS):
-    """Show which runs of a study are finished, failed or still to do, with their losses."""
+def status(study: Study, scale: Scale = None, runs: Runs = RUNS, storage: Storage = None):
+    """Show which runs of a study are finished, failed or still to do, with their losses; with a storage also who works on what."""
     from arch import document
     from sweeps import origin
     from sweeps import status as stand
+    from sweeps import storage as storages
     from sweeps.folders import study_folder, study_name
     from sweeps.scale import default_scale
     from sweeps.spec import split
 
+    url = storages.chosen(storage)
     root = document.load(study, "sweeps")
     scale = scale or default_scale(root)
     folder = study_folder(runs, study_name(study), scale, split(root, scale)[0].scales)
     origin.check(folder, study_name(study), scale, origin.of(study, root))
     stand.printed(folder, _console())
+    if url:
+        from sweeps import queue_status
+
+        queue_status.printed(url, study_name(study), scale, _console())
 
 
 @app.command()

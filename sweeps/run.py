@@ -1,6 +1,6 @@
 """Run a planned study: tuning if the study asks for it, then every reported run that is missing, then the record."""
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from arch.errors import SpecError
 from arch.words import listed, times
 from experiments.orders import ABANDON, PRUNE
 from sweeps import looking, space
@@ -58,6 +59,9 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
     logs, shared = study.folder / LOGS, None
     if storage is not None:
         from sweeps import shared_queue
+
+        if study.spec.tune:
+            raise SpecError("several drivers cannot share a study with `tune`; write it as a `search`", ("tune",))
 
         shared = shared_queue.opened(storage, study, lambda text: _say(console, text, "yellow"), again)
         logs /= safe_name(shared_queue.HOST)
@@ -209,8 +213,8 @@ def _work_together(source, pools, console):
                 shared.told(event.outcome)
                 drain()
                 return
-            if event.kind == "progress":
-                shared.progress(event.job, event.progress)
+            if event.kind == "progress" and shared.progress(event.job, event.progress):
+                pool.tell(event.job, PRUNE)
             show(event)
 
         def tick():
@@ -230,15 +234,16 @@ def _search(study, pools, console):
     from sweeps import tune
     from sweeps.search import arms, queue, storage
 
-    with tune.only_one(study.folder, lambda text: _say(console, text)):
+    with nullcontext() if pools.shared else tune.only_one(study.folder, lambda text: _say(console, text)):
         old = StudyRecord.read_whole(study.folder)
-        search = queue.Search(study, storage.of_folder(study.folder))
+        kept = pools.shared.storage if pools.shared else storage.of_folder(study.folder)
+        search = queue.Search(study, kept, alone=not pools.shared)
 
         def keep(trials):
             # It stays until the runs start: what was looked at must not be forgotten.
             if not (old and looking.begun(old)):
                 nothing = dict.fromkeys(study.spec.arms, 0)
-                study.record(nothing, trials, search=arms.facts(search, arms.found(search))).write(study.folder)
+                _write(study.record(nothing, trials, search=arms.facts(search, arms.found(search))), study, pools.shared)
 
         search.keep = keep
         _work(search, pools, console)

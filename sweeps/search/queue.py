@@ -12,6 +12,7 @@ a process that was killed loses nothing: trials that were running go on from the
 from __future__ import annotations
 
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -59,6 +60,7 @@ class Search:
         self.axes = spaces.axes(self.spec.space, self.base.arm.document, document.node({}))
         self.seeds = self.spec.tuning_seeds
         self.metrics = [name for name in self.spec.objectives if not is_cost(name)]
+        self.alone = alone
         self.optuna = self._open()
         self.plans: dict[int, experiment.RunPlan] = {}
         self.given: dict[Any, tuple[int, int]] = {}
@@ -142,7 +144,9 @@ class Search:
         waiting = any(trial.state == TrialState.WAITING for trial in trials)
         if not waiting and self.limit is not None and len(self._counted(trials)) >= self.limit:
             return False
-        self.optuna.sampler = samplers.sampler(self.spec, self.axes, len(trials))
+        # Drivers that ask at the same moment know the same trials, and are not to draw the same values.
+        draw = len(trials) if self.alone else random.SystemRandom().randrange(2**31)
+        self.optuna.sampler = samplers.sampler(self.spec, self.axes, draw)
         try:
             with samplers.quiet():
                 trial = self.optuna.ask()
