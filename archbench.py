@@ -113,9 +113,11 @@ def evaluate(
 
 
 study.command()(sweeps.run)
+study.command()(sweeps.work)
 study.command()(sweeps.show)
 study.command()(sweeps.status)
 study.command()(sweeps.simulate)
+study.command("coordinate-check")(sweeps.coordinate_check)
 study.command("list")(sweeps.list_studies)
 app.command(rich_help_panel=RESULTS)(analysis.report)
 app.command(rich_help_panel=RESULTS)(analysis.tensorboard)

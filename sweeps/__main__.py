@@ -1,4 +1,4 @@
-"""`python -m sweeps list | show | run | status | simulate`."""
+"""`python -m sweeps list | show | run | status | simulate | coordinate-check`."""
 
 import sys
 from pathlib import Path
@@ -15,6 +15,9 @@ Study = Annotated[str, typer.Argument(help="a shipped study (see `list`) or the 
 Scale = Annotated[str | None, typer.Option(help="a scale of the study (default: `demo`, if the study has it)")]
 Runs = Annotated[Path, typer.Option(help="the folder that holds the runs of all studies")]
 RUNS = Path("runs")
+Workers = Annotated[int | None, typer.Option(min=1, help="worker processes (default: as many as the cores allow)")]
+Storage = Annotated[str | None, typer.Option(help="share the runs with other drivers (docs/scale.md); also $ARCHBENCH_STORAGE")]
+Again = Annotated[bool, typer.Option("--again", help="with a storage: try again what failed or was lost before")]
 PairedSd = Annotated[float | None, typer.Option(min=1e-9, help="spread over seeds of an arm's difference (0.012: 1.2 %)")]
 
 
@@ -61,43 +64,94 @@ def show(
 def run(
     study: Study,
     scale: Scale = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="worker processes (default: as many as the cores allow)")] = None,
+    workers: Workers = None,
     runs: Runs = RUNS,
+    storage: Storage = None,
+    again: Again = False,
 ):
     """Run what is missing of a study, then write its report. After an interruption, the same command resumes."""
-    console = _console()
-    name, scale, spec, arms, written = _checked(study, scale, runs, lambda text: console.print(text, highlight=False, markup=False))
-    from sweeps import study as studies
-    from sweeps.run import run_study
-
-    planned = studies.plan(name, scale, spec, arms, runs, _command("run", study, scale, runs), written)
-    try:
-        result = run_study(planned, workers, console)
-    except OSError as error:
-        print(f"cannot write the study in {planned.folder}: {error}", file=sys.stderr)
+    result = _driven("run", study, scale, workers, runs, storage, again)
+    if result is None:
         return 1
-    reported = _report(planned.folder)
-    for outcome in result.outcomes:
-        if outcome.status != "finished":
-            print(f"{outcome.status}: {outcome.job.title}: {outcome.message} ({outcome.job.folder})", file=sys.stderr)
-    return 0 if reported and result.complete else 1
+    return 0 if _report(result.study.folder) and _finished(result) else 1
 
 
 @app.command()
-def status(study: Study, scale: Scale = None, runs: Runs = RUNS):
-    """Show which runs of a study are finished, failed or still to do, with their losses."""
+def work(
+    study: Study,
+    scale: Scale = None,
+    workers: Workers = None,
+    runs: Runs = RUNS,
+    storage: Storage = None,
+    again: Again = False,
+):
+    """Work on a study together with every other process that does so, here or on other machines, until nothing is left to do.
+
+    Start it any number of times; all of them need the same storage and the same folder of runs. It writes no report.
+    """
+    from sweeps import storage as storages
+
+    if not storages.chosen(storage):
+        raise SpecError(f"several drivers need a storage: --storage or ${storages.VARIABLE}: {storages.FORMS}")
+    result = _driven("work", study, scale, workers, runs, storage, again)
+    if result is None:
+        return 1
+    print(f"report: archbench report {result.study.folder}")
+    return 0 if _finished(result) else 1
+
+
+def _driven(word, study, scale, workers, runs, storage, again):
+    """The Result of a study after running what is missing; None if its folder cannot be written. word: of the command."""
+    from sweeps import storage as storages
+
+    url = storages.chosen(storage)
+    if again and not url:
+        raise SpecError("expected a storage; without one, every start tries again what failed", file="--again")
+    console = _console()
+    said = lambda text: console.print(text, highlight=False, markup=False)  # noqa: E731
+    name, scale, spec, arms, written = _checked(study, scale, runs, said)
+    opened = storages.opened(url) if url else None
+    from sweeps import study as studies
+    from sweeps.run import run_study
+
+    command = " ".join([_command(word, study, scale, runs), *storages.words(storage)])
+    planned = studies.plan(name, scale, spec, arms, runs, command, written)
+    try:
+        return run_study(planned, workers, console, storage=opened, again=again)
+    except OSError as error:
+        print(f"cannot write the study in {planned.folder}: {error}", file=sys.stderr)
+        return None
+
+
+def _finished(result):
+    """Whether all runs are finished; names those that are not."""
+    for outcome in result.outcomes:
+        if outcome.status != "finished":
+            print(f"{outcome.status}: {outcome.job.title}: {outcome.message} ({outcome.job.folder})", file=sys.stderr)
+    return result.complete
+
+
+@app.command()
+def status(study: Study, scale: Scale = None, runs: Runs = RUNS, storage: Storage = None):
+    """Show which runs of a study are finished, failed or still to do, with their losses; with a storage also who works on what."""
     from arch import document
     from sweeps import origin
     from sweeps import status as stand
+    from sweeps import storage as storages
     from sweeps.folders import study_folder, study_name
     from sweeps.scale import default_scale
     from sweeps.spec import split
 
+    url = storages.chosen(storage)
     root = document.load(study, "sweeps")
     scale = scale or default_scale(root)
     folder = study_folder(runs, study_name(study), scale, split(root, scale)[0].scales)
     origin.check(folder, study_name(study), scale, origin.of(study, root))
     stand.printed(folder, _console())
+    if url:
+        from sweeps import queue_status
+
+        queue_status.printed(url, study_name(study), scale, _console())
 
 
 @app.command()
@@ -128,6 +182,51 @@ def simulate(
 def _told(part):
     if sys.stderr.isatty():
         print(f"\r{part:.0%}", end="" if part < 1 else "\n", file=sys.stderr, flush=True)
+
+
+@app.command("coordinate-check")
+def coordinate_check(
+    study: Annotated[str, typer.Argument(help="a study or an experiment: a shipped name, or a path", metavar="STUDY|EXPERIMENT")],
+    scale: Scale = None,
+    arm: Annotated[str | None, typer.Option(help="an arm of the study (default: the first)")] = None,
+    widths: Annotated[str, typer.Option(help="values of model.dim, with heads and hidden units in proportion")] = "32,64,128",
+    steps: Annotated[int, typer.Option(min=1, max=100, help="training steps at each width")] = 4,
+    runs: Runs = RUNS,
+):
+    """Train a few steps at several widths: does the learning rate carry over? A table, a verdict, a record and a figure."""
+    from sweeps import coordinates
+    from sweeps.folders import safe_name, study_name
+    from sweeps.scale import default_scale
+
+    root = coordinates.document_of(study)
+    chosen = scale or default_scale(root)
+    label, written, spec = coordinates.arm_of(root, chosen, arm)
+    numbers = coordinates.widths_of(widths)
+    data = coordinates.check(written, spec, numbers, steps, lambda text: print(text, file=sys.stderr, flush=True))
+    console = _console()
+    coordinates.printed(data, lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True), console)
+    name = "-".join(filter(None, [study_name(study), chosen, label]))
+    folder = runs / "coordinate-check" / safe_name(name)
+    try:
+        print(coordinates.write(data, folder))
+        for path in _drawn(data, folder):
+            print(path)
+    except OSError as error:
+        print(f"cannot write {folder}: {error}", file=sys.stderr)
+        return 1
+
+
+def _drawn(data, folder):
+    """Draw the figures of a coordinate check. As for a report, only the command imports `analysis`."""
+    from analysis.coordinates import figure
+
+    for i, rate in enumerate(data["rates"]):
+        rows = [row for row in data["coordinates"] if f"{row['rate']:g}" == rate]
+        drawn = figure(rows, f"Scale of activations at the rate {rate}")
+        for ending in ("svg", "png"):
+            path = folder / f"coordinates{f'-{i}' if i else ''}.{ending}"
+            drawn.savefig(path, dpi=120, facecolor="white")
+            yield path
 
 
 @app.command()

@@ -47,9 +47,10 @@ def cost_metric(name: str, spec: ExperimentSpec | None, cost: Mapping[str, Any])
 
 
 def costs_of(study: StudySpec, spec: ExperimentSpec, cost: Mapping[str, Any]) -> dict[str, float]:
-    """{`cost/NAME`: value} of the costs that a study's claims and figures name, for an arm that has them."""
+    """{`cost/NAME`: value} of the costs that a study's claims and figures name or draw, for an arm that has them."""
     claimed = [name for names in metrics_of(study).values() for name in names]
-    values = {name: cost_metric(name, spec, cost) for name in (*claimed, *study.figures.x) if is_cost(name)}
+    drawn = ("cost/train_flops",) if study.ladder else ()
+    values = {name: cost_metric(name, spec, cost) for name in (*claimed, *study.figures.x, *drawn) if is_cost(name)}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -225,6 +225,8 @@ class StudyRecord(Spec):
     may be read, as stated before the runs; none in older records, which were read once. looks: those that were taken.
     earlier: plans that were looked at before this one, at some of the same runs: the study is then exploratory.
     matched: what `match` made of each arm. budget: the steps that `budget` gave it.
+    search: of a study with `search`: {objectives, constraints, space (with ranges that grew), sampler, pruner, trials, seeds,
+    front: numbers of trials, winners: {label: number of its trial}, study: the name of the Optuna study, widened}.
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -249,6 +251,7 @@ class StudyRecord(Spec):
     origin: Origin | None = later(None)
     remarks: list[str] = later([])
     matched: list[MatchRecord] = later([])
+    search: dict[str, Any] = later({})
     budget: list[BudgetRecord] = later([])
 
     @model_validator(mode="before")

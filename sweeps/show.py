@@ -9,8 +9,10 @@ from arch.words import listed, times
 from experiments import plan as experiments
 from experiments import references, remarks
 from experiments.metrics import objective_costs
-from sweeps import budget, foreseen, space
+from sweeps import budget, foreseen, ladder, space
 from sweeps.arms import unused_runs
+from sweeps.contrasts import what
+from sweeps.judge import built
 from sweeps.record import BudgetRecord, MatchRecord, packed, unpacked
 from sweeps.scale import at_scale
 from sweeps.study import arm_cost, overridden
@@ -26,6 +28,8 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
     runs_folder, paired_sd: see `sweeps.foreseen`.
     """
     shown = {arm.label: _arm(spec, arm) for arm in arms}
+    specs = {arm.label: arm.spec for arm in arms}
+    counts = {label: arm["parameters_non_embedding"] for label, arm in shown.items()}
     helpers = _helpers(spec, arms)
     runs = [arm for arm in shown.values() for _ in range(spec.most_seeds)]
     runs += [helper for helper in helpers.values() for _ in helper["seeds"]]
@@ -39,15 +43,23 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
         **({"unmeasured": unmeasured} if unmeasured else {}),
         "arms": shown,
         "helpers": helpers,
-        "remarks": [*remarks.of_arms({arm.label: arm.spec for arm in arms}), *unused_runs(spec, arms)],
+        "remarks": [*remarks.of_arms(specs), *ladder.remarks(spec, specs), *unused_runs(spec, arms)],
+        "ladder": [ladder.said(spec.ladder, each) for each in ladder.rungs(spec.ladder, specs, counts)],
         "total": {
             "runs": len(runs),
             "tokens": sum(run["tokens"] for run in runs) + search["tokens"],
             "training_flops": sum(run["training_flops"] for run in runs) + search["training_flops"],
             "tuning": search,
         },
+        "compared": _compared(spec),
         "power": foreseen.foreseen(name, scale, spec, arms, runs_folder, paired_sd),
     }
+
+
+def _compared(spec):
+    """What a study compares in place of every arm with the first, in words: {claim: [comparison]}."""
+    claims = {name: getattr(built(claim).config, "contrasts", {}) for name, claim in spec.claims.items()}
+    return {name: [what(*each) for each in asked.items()] for name, asked in claims.items() if asked}
 
 
 def _helpers(spec, arms):
@@ -81,6 +93,7 @@ def _arm(spec, arm):
         "layers": {name: blocks.count(name) for name in dict.fromkeys(blocks)},
         "pattern": [f"{n}*{name}" if (n := len(list(run))) > 1 else name for name, run in groupby(blocks)],
         "parameters": cost["parameters"]["total"],
+        "parameters_non_embedding": cost["parameters"].get("non_embedding"),
         "tokens": experiment.tokens,
         "context": experiment.data.context,
         "flops_per_token": flops,
@@ -140,6 +153,11 @@ def printed(data, console):
         if arm["objective"]:
             named = ", ".join(f"{option} {name}" for option, name in arm["uses"].items())
             say(f"    its objective ({named}) adds per run: {objective_costs(arm['objective'])}")
+    if data["ladder"]:
+        say("")
+        say("ladder (every run of a size):")
+        for line in data["ladder"]:
+            say(f"    {line}")
     if waiting := data.get("unmeasured"):
         say(f"budget: `study run` first measures a training step of {listed(map(repr, waiting))}; here their steps are as written")
     say("")
@@ -158,6 +176,10 @@ def printed(data, console):
             spent = units.count(arm["tuning"]["tokens"]), "", units.flops(arm["tuning"]["training_flops"])
             table.add_row(f"{label} tuning, {times(search, 'run')} together", "", *spent, "", "")
     console.print(table)
+    for claim, compared in data["compared"].items():
+        say(f"{claim} compares, within each seed:")
+        for text in compared:
+            say(f"    {text}")
     if data["power"]:
         foreseen.printed(data["power"], say, console)
         say("")

@@ -9,7 +9,11 @@ from arch.errors import SpecError, nearest
 from arch.spec import Component, Count, Inner, Kind, List, Positive, Spec, later
 from experiments.metrics import canonical, cost, unknown_cost
 from experiments.spec import ExperimentSpec
+from sweeps.comparisons import claims_on_ladder, with_contrasts
+from sweeps.grid import with_cells
+from sweeps.ladder import LadderSpec, with_sizes
 from sweeps.looks import looks
+from sweeps.search.spec import SearchSpec, with_winners
 
 Seeds = Annotated[int, Field(ge=1, le=1000)]
 
@@ -206,12 +210,16 @@ class FiguresSpec(Spec):
 class StudySpec(Spec):
     """The study's own keys. Every other key of the file belongs to the base experiment.
 
-    arms: label -> dotted overrides; the first is the baseline. runs: the same for helper runs, which are made only because
+    arms: label -> dotted overrides; the first is the baseline. grid: factor -> level -> dotted overrides; every combination
+    becomes an arm, `W=4 cap=on`, before those of `arms`. ladder: sizes at which every arm is run. compare: what claims
+    compare instead of every arm with the first: `factors` (main effects and two-factor interactions of `grid`), or pairs
+    [A, B] of arms, where B is compared with A. runs: the same as arms for helper runs, which are made only because
     an arm needs them (`init_from`) and are not reported. seeds: the number of seeds, which count from 0; or SeedsSpec.
     claims: name -> a component that judges; the first decides what the report's main table shows.
     scales: name -> dotted overrides of the study or its experiment; `arms: {LABEL: null}` drops an arm.
     long_context: tokens at which the cache is costed. laptop_scale: the scale that a report of a smaller scale suggests.
     figures: what the report draws. match: a cost that is made equal over the arms, or several.
+    search: a search whose winners become further arms (`best 1`, `best 2`, ...).
     budget: what every arm may spend on training, in place of equal steps.
     """
 
@@ -222,6 +230,15 @@ class StudySpec(Spec):
         Discriminator(lambda value: "plan" if isinstance(value, (dict, SeedsSpec)) else "number"),
     ] = 5
     scales: dict[str, dict[str, Any]] = {}
+    grid: dict[str, dict[str, dict[str, Any]]] = later({})
+    compare: (
+        Annotated[
+            Annotated[Literal["factors"], Tag("Factors")] | Annotated[List[List[str]], Tag("Pairs")],
+            Discriminator(lambda value: "Factors" if isinstance(value, str) else "Pairs"),
+        ]
+        | None
+    ) = later(None)
+    ladder: LadderSpec | None = later(None)
     runs: dict[str, dict[str, Any]] = later({})
     tune: TuneSpec | None = None
     claims: dict[str, Annotated[Component, Kind("claim")]] = {"quality": {"type": DEFAULT_CLAIM}}
@@ -229,6 +246,7 @@ class StudySpec(Spec):
     laptop_scale: str = "laptop"
     figures: FiguresSpec = later(FiguresSpec())
     match: Matches | None = later(None)
+    search: SearchSpec | None = later(None)
     budget: BudgetSpec | None = later(None)
 
     @model_validator(mode="after")
@@ -273,7 +291,7 @@ def split(source, scale=None):
         if not isinstance(chosen.value, dict):
             raise root.error("expected a mapping of dotted keys", ("scales", scale))
         root = document.overridden(root, chosen)
-    root = _without_dropped_arms(root)
+    root = _without_dropped_arms(with_sizes(with_cells(root)))
     own = [*StudySpec.keys(), "claim"]
     known = {*own, *ExperimentSpec.keys()}
     for key in root.value:
@@ -281,14 +299,15 @@ def split(source, scale=None):
             raise root.error(f"unknown key{nearest(key, known)}", (key,))
     study = document.Node({k: v for k, v in root.value.items() if k in own}, root.file, root.line)
     base = document.Node({k: v for k, v in root.value.items() if k not in own}, root.file, root.line)
-    study = _with_claims(study)
+    study = with_winners(_with_claims(study))
     spec = StudySpec.parse(study)
+    study = claims_on_ladder(study, spec.ladder)
     claims = {name: registry.resolve_component("claim", study, ("claims", name)) for name in spec.claims}
     for name, claim in claims.items():
         if not isinstance(claim.get("metric"), str):
             raise study.error(f"the claim {claim['type']!r} has no option `metric`", ("claims", name, "type"))
     _check_costs(spec, study)
-    return spec.model_copy(update={"claims": claims}), study, base
+    return spec.model_copy(update={"claims": with_contrasts(claims, spec, study)}), study, base
 
 
 def _check_costs(spec, study):
