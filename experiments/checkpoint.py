@@ -1,6 +1,8 @@
 """Checkpoints that resume bit for bit: they include the random state, and writing one is atomic and durable."""
 
+import pickle
 import random
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import numpy
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.strategies import ModelParallelStrategy
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 import arch.checkpoint
@@ -35,6 +37,29 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path, map_location=None, weights_only=True):
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+
+def step_of(path):
+    """The optimizer step at which a checkpoint was written; None if it cannot be read, because it was cut short, say."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return None
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError):
+        return None
+
+
+def is_whole(folder):
+    """Whether the weights in the folder of a finished run can be opened; also True where the run was pruned and has none."""
+    path = Path(folder) / WEIGHTS
+    if not path.is_file():
+        return RunRecord.read_whole(folder).status == "pruned"
+    try:
+        with safe_open(path, "pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 def random_state():

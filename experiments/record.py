@@ -8,7 +8,7 @@ from pydantic import Field
 
 from arch.contracts import Chart, Documents, Metric
 from arch.spec import Spec, later
-from experiments.files import write_atomically
+from experiments.files import write_atomically, write_first
 from experiments.metrics import OF_RUNS
 
 NAME = "record.json"
@@ -109,6 +109,10 @@ class RunRecord(Spec):
     def write(self, folder):
         """Write `record.json` atomically: a reader never sees a partial file."""
         write_record(self, Path(folder) / NAME)
+
+    def write_first(self, folder):
+        """Write `record.json` as `write` does, but only where there is none. Raises OSError, also where the record is there."""
+        write_first(Path(folder) / NAME, json.dumps(self.dump(), indent=1, allow_nan=False).encode())
 
     @classmethod
     def read(cls, folder):

@@ -8,7 +8,6 @@ import atexit
 import importlib.metadata
 import os
 import platform
-import subprocess
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -22,7 +21,6 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from arch import checkpoint as checkpoints
 from arch import probe_model, registry
 from arch.contracts import Reading
-from arch.document import ROOT
 from arch.errors import DataError
 from arch.kernels import paths
 from arch.model import new_model
@@ -40,6 +38,7 @@ from experiments import (
     references,
     sharded,
 )
+from experiments.code import CODE
 from experiments.data.dataset import prepare
 from experiments.evaluate import NotFinite, evaluate, evaluating
 from experiments.module import TrainingModule
@@ -56,24 +55,7 @@ NAMED = 20
 PACKAGES = ("torch", "pytorch-lightning", "numpy", "tokenizers", "optuna", "pydantic")
 
 
-def code_version():
-    """{commit, dirty} if the code is a git checkout with a commit, else {}."""
-
-    def git(*words):
-        return subprocess.run(["git", *words], cwd=ROOT, check=False, capture_output=True, text=True, timeout=10).stdout.strip()
-
-    try:
-        commit = git("rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))} if commit else {}
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-
-
-# Read once, when this process loads the code: the checkout may change while a long-lived worker still runs old code.
-CODE = code_version()
-
-
-def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None):
+def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None, home=None):
     """Train the run of `plan` and `seed` in `folder`. Resumes an interrupted run; returns at once if it is finished.
 
     progress: called about once per second and after every evaluation with {step, steps, loss, select_loss,
@@ -81,7 +63,8 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None):
     stop: called after every step; returns a word of `experiments.orders`, or nothing. STOP: a checkpoint is saved and the
     run ends as `interrupted`. PRUNE: it ends as `pruned`. ABANDON: it ends and writes nothing; the record returned is
     `interrupted`.
-    runs_at_once: how many runs share this machine, at most, if that is known; for the record.
+    runs_at_once: how many runs share this machine, at most, if that is known; for the record. home: the folder that the
+    run is moved to in the end, by default this one: the record names other runs as seen from there.
     Returns the RunRecord. An error in the run is not raised: the record then has the status `failed` and the reason.
     Numbers that are not finite fail a run: then its folder is no checkpoint (see `experiments.leftovers`).
     A run on several devices of this machine gets its processes here, unless this process is one of them already; then
@@ -95,10 +78,10 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None):
         return record if rank else _measured_again(record, plan, shared)
     sharded.check(shared, plan.spec.train.processes)
     if plan.spec.train.processes > 1 and ranks.environment(plan.spec.train) is None:
-        return launch.train(plan, seed, shared, progress, stop, runs_at_once)
+        return launch.train(plan, seed, shared, progress, stop, runs_at_once, home)
     folder = shared if rank == 0 else _scratch_folder()
     earlier_seconds = record.wall_seconds if record and record.identity == plan.identity else 0.0
-    record = _new_record(plan, seed, folder)
+    record = _new_record(plan, seed, home or folder)
     started, compiled_seconds = time.perf_counter(), compiled.seconds_so_far()
     watch = unmeasured = None
     try:

@@ -15,6 +15,9 @@ Study = Annotated[str, typer.Argument(help="a shipped study (see `list`) or the 
 Scale = Annotated[str | None, typer.Option(help="a scale of the study (default: `demo`, if the study has it)")]
 Runs = Annotated[Path, typer.Option(help="the folder that holds the runs of all studies")]
 RUNS = Path("runs")
+Workers = Annotated[int | None, typer.Option(min=1, help="worker processes (default: as many as the cores allow)")]
+Storage = Annotated[str | None, typer.Option(help="share the runs with other drivers (docs/scale.md); also $ARCHBENCH_STORAGE")]
+Again = Annotated[bool, typer.Option("--again", help="with a storage: try again what failed or was lost before")]
 PairedSd = Annotated[float | None, typer.Option(min=1e-9, help="spread over seeds of an arm's difference (0.012: 1.2 %)")]
 
 
@@ -61,26 +64,70 @@ def show(
 def run(
     study: Study,
     scale: Scale = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="worker processes (default: as many as the cores allow)")] = None,
+    workers: Workers = None,
     runs: Runs = RUNS,
+    storage: Storage = None,
+    again: Again = False,
 ):
     """Run what is missing of a study, then write its report. After an interruption, the same command resumes."""
+    result = _driven("run", study, scale, workers, runs, storage, again)
+    if result is None:
+        return 1
+    return 0 if _report(result.study.folder) and _finished(result) else 1
+
+
+@app.command()
+def work(
+    study: Study,
+    scale: Scale = None,
+    workers: Workers = None,
+    runs: Runs = RUNS,
+    storage: Storage = None,
+    again: Again = False,
+):
+    """Work on a study together with every other process that does so, here or on other machines, until nothing is left to do.
+
+    Start it any number of times; all of them need the same storage and the same folder of runs. It writes no report.
+    """
+    from sweeps import storage as storages
+
+    if not storages.chosen(storage):
+        raise SpecError(f"several drivers need a storage: --storage or ${storages.VARIABLE}: {storages.FORMS}")
+    result = _driven("work", study, scale, workers, runs, storage, again)
+    if result is None:
+        return 1
+    print(f"report: archbench report {result.study.folder}")
+    return 0 if _finished(result) else 1
+
+
+def _driven(word, study, scale, workers, runs, storage, again):
+    """The Result of a study after running what is missing; None if its folder cannot be written. word: of the command."""
+    from sweeps import storage as storages
+
+    url = storages.chosen(storage)
+    if again and not url:
+        raise SpecError("expected a storage; without one, every start tries again what failed", file="--again")
     name, scale, spec, arms, written = _checked(study, scale)
+    opened = storages.opened(url) if url else None
     from sweeps import study as studies
     from sweeps.run import run_study
 
     console = _console()
-    planned = studies.plan(name, scale, spec, arms, runs, _command("run", study, scale, runs), written)
+    command = " ".join([_command(word, study, scale, runs), *storages.words(storage)])
+    planned = studies.plan(name, scale, spec, arms, runs, command, written)
     try:
-        result = run_study(planned, workers, console)
+        return run_study(planned, workers, console, storage=opened, again=again)
     except OSError as error:
         print(f"cannot write the study in {planned.folder}: {error}", file=sys.stderr)
-        return 1
-    reported = _report(planned.folder)
+        return None
+
+
+def _finished(result):
+    """Whether all runs are finished; names those that are not."""
     for outcome in result.outcomes:
         if outcome.status != "finished":
             print(f"{outcome.status}: {outcome.job.title}: {outcome.message} ({outcome.job.folder})", file=sys.stderr)
-    return 0 if reported and result.complete else 1
+    return result.complete
 
 
 @app.command()

@@ -101,7 +101,7 @@ def run_command(*words):
 @pytest.fixture
 def fake_command(monkeypatch, tmp_path, plan_study):
     """The `run` command with fake training and without a report."""
-    monkeypatch.setattr("sweeps.run.run_study.__defaults__", (fakes.prepare,))
+    monkeypatch.setattr("sweeps.run.run_study.__defaults__", (fakes.prepare, None, False))
     monkeypatch.setattr(command, "_report", lambda folder: True)
 
 
