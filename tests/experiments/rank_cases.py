@@ -2,7 +2,7 @@
 
     torchrun ... rank_cases.py CASES.json
 
-A case: {folder, spec, seed, at, word}; the first process is told `word` after `at` steps.
+A case: {folder, plan, at, word}; the first process is told `word` after `at` steps.
 """
 
 import json
@@ -14,7 +14,7 @@ from experiments import device
 
 device.setup(1)
 from experiments import ranks  # noqa: E402
-from experiments.plan import plan  # noqa: E402
+from experiments.plan import RunPlan  # noqa: E402
 from experiments.train import train  # noqa: E402
 
 RANK = int(os.environ["RANK"])
@@ -30,7 +30,7 @@ def main(cases):
     ends = {}
     for case in cases:
         stop = told(case.get("at"), case.get("word"))
-        record = train(plan(case["spec"]), case.get("seed", 0), case["folder"], stop=stop)
+        record = train(RunPlan.parse(case["plan"]), 0, case["folder"], stop=stop)
         ends.setdefault(case["folder"], []).append([record.status, record.failure and record.failure.dump(), record.steps])
     Path(f"ends-{RANK}.json").write_text(json.dumps(ends))
 

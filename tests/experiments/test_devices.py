@@ -135,6 +135,8 @@ def ran(small, tmp_path_factory):
             ]
             cases.append({"folder": f"pruned-{strategy}", "spec": noisy, "at": 2, "word": PRUNE})
             cases.append({"folder": f"abandoned-{strategy}", "spec": noisy, "at": 4, "word": ABANDON})
+        for case in cases:  # planned here: what the mixer does in a rank is nothing that planning must see
+            case["plan"] = plan(case.pop("spec")).dump()
         (root / "cases.json").write_text(json.dumps(cases))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         command += [str(Path(__file__).with_name("rank_cases.py")), "cases.json"]
