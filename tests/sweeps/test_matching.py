@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from arch import cost, document
+from arch import cost, document, units
 from arch.errors import SpecError
 from arch.model import Model
 from arch.spec import digest
 from experiments import plan as experiment
-from sweeps import matching, show, study
+from sweeps import matching, show, study, unmatched
 from sweeps.arms import Family
 from sweeps.costs import cost_metric
 from sweeps.nearest_whole import nearest
@@ -34,7 +34,7 @@ HIDDEN, WIDTH, WINDOW = "model.blocks.recurrent.ffn.hidden", "model.blocks.recur
 def root_of(match, arms=None, **more):
     """A study of these arms on the shipped tiny_griffin."""
     data = {**document.load("tiny_griffin", "experiments").plain(), "question": "Is it?", "arms": arms or ARMS}
-    return document.node({**data, "match": match, **more})
+    return document.node({**data, **({"match": match} if match else {}), **more})
 
 
 def solved(match, arms=None, scale=None, **more):
@@ -133,6 +133,36 @@ def test_each_arm_may_have_keys_of_its_own_and_the_others_stay():
     assert records["deep"].varies == () and records["deep"].values == {} and records["deep"].residual > 0.1
     assert "it is not varied" in records["deep"].words
     assert specs["deep"] == with_value({"quantity": "cost/parameters", "vary": HIDDEN}, "deep", {})
+
+
+def test_on_a_ladder_each_size_is_matched_to_the_arm_of_its_size():
+    sizes = {"s": {"model.layers": 3}, "m": {"model.layers": 6}}
+    arms = {label: ARMS[label] for label in ("griffin", "global")}
+    match = {"quantity": "cost/parameters", "vary": {"global": HIDDEN}, "to": "griffin", "multiple_of": 4}
+    specs, records = solved(match, arms, ladder={"sizes": sizes})
+    assert {label: each.to for label, each in records.items()} == {"global s": "griffin s", "global m": "griffin m"}
+    for size in sizes:
+        assert costed(specs[f"global {size}"], "cost/parameters") == records[f"global {size}"].value
+        assert records[f"global {size}"].target == costed(specs[f"griffin {size}"], "cost/parameters")
+
+
+def test_what_nothing_makes_equal_is_named_with_the_line_that_would():
+    root = root_of(None, {label: ARMS[label] for label in ("griffin", "global", "faster")})
+    spec, node, base = split(root)
+    family = Family(spec, node, base)
+    arms = [family.arm(label) for label in spec.arms]
+    costs = {arm.label: {name: costed(arm.spec, name) for name in unmatched.QUANTITIES} for arm in arms}
+    parameters, flops = unmatched.hints(spec, arms, costs)
+    ratio = costs["global"]["cost/parameters"] / costs["griffin"]["cost/parameters"] - 1
+    assert parameters == (
+        f"not matched in parameters to 'griffin': 'global' ({units.percent(ratio)}); "
+        "`match: {quantity: cost/parameters, vary: model.blocks.global.ffn.hidden}` makes it equal"
+    )
+    assert "training FLOPs per token" in flops and "'faster'" not in parameters + flops
+    match = {"quantity": "cost/parameters", "vary": "model.blocks.global.ffn.hidden", "multiple_of": 4}
+    spec, _, _ = split(root_of(match, spec.arms))  # the line that was said
+    assert len(unmatched.hints(spec, arms, costs)) == 1
+    assert abs(solved(match, {label: ARMS[label] for label in ("griffin", "global")})[1]["global"].residual) < 0.005
 
 
 def test_two_costs_are_made_equal_at_once():
