@@ -113,6 +113,7 @@ def evaluate(
 
 
 study.command()(sweeps.run)
+study.command()(sweeps.work)
 study.command()(sweeps.show)
 study.command()(sweeps.status)
 study.command()(sweeps.simulate)

@@ -235,7 +235,7 @@ def _on_axis(study, arm, name):
 def _x_label(study, name, spread):
     """`training speed, tokens/s (right is better)`; what the bars are, if there are any."""
     shown = Shown(name, study.metric(name))
-    if (tokens := context_of(name)) is not None:
+    if (tokens := context_of(name)) is not None and name.startswith(CACHE):
         return f"cache for one sequence of {units.context(tokens)} (left is cheaper)"
     side = {"lower": " (left is cheaper)", "higher": " (right is better)"}.get(shown.metric.better, "")
     bars = "; bars: least and most over the runs" if spread else ""
@@ -334,7 +334,7 @@ def tuning(study):
     its range is drawn hollow, and the title names the arm, since the true best may lie beyond; unless the end is the
     key's own bound.
     """
-    done = [trial for trial in study.record.trials if trial.value is not None]
+    done = [trial for trial in study.record.trials if trial.arm and trial.value is not None]
     keys = list(dict.fromkeys(key for trial in done for key in trial.values))
     if not keys:
         return None

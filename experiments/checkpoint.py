@@ -1,17 +1,22 @@
 """Checkpoints that resume bit for bit: they include the random state, and writing one is atomic and durable."""
 
+import pickle
 import random
+import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from safetensors import SafetensorError
+from pytorch_lightning.strategies import ModelParallelStrategy
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 import arch.checkpoint
 from arch.errors import DataError
 from arch.model import Model
+from experiments import sharded
 from experiments.files import durably, write_atomically
 from experiments.leftovers import check_finished
 from experiments.record import RunRecord
@@ -32,6 +37,40 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path, map_location=None, weights_only=True):
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+
+def newest(folder):
+    """(step, names) of the newest checkpoint in a run's folder that can be read: its optimizer step, and the files and folders
+    that it consists of. None if there is none, or it was cut short.
+    """
+    folder = Path(folder)
+    latest = sharded.step_of(folder)
+    if latest is not None:
+        return latest, [sharded.POINTER, sharded.latest(folder).name]
+    step = _step_of(folder / NAME)
+    return None if step is None else (step, [NAME])
+
+
+def _step_of(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return None
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError):
+        return None
+
+
+def is_whole(folder):
+    """Whether the weights in the folder of a finished run can be opened; also True where the run was pruned and has none."""
+    path = Path(folder) / WEIGHTS
+    if not path.is_file():
+        return RunRecord.read_whole(folder).status == "pruned"
+    try:
+        with safe_open(path, "pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 def random_state():
@@ -56,6 +95,30 @@ def restore_random_state(state):
     random.setstate((version, tuple(internal), following))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def kept_random_state():
+    """Context manager: afterwards all random generators are as they were before."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        restore_random_state(state)
+
+
+def save(trainer, folder):
+    """Write the trainer's state into the run's folder, whole or not at all. All ranks must call it."""
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        sharded.save(trainer, folder)
+    else:
+        trainer.save_checkpoint(folder / NAME)
+
+
+def discard(folder):
+    """Remove the checkpoints of a run's folder, whatever their form."""
+    (folder / NAME).unlink(missing_ok=True)
+    sharded.discard(folder)
 
 
 def save_weights(model, folder):

@@ -9,6 +9,19 @@ def write_atomically(path, content):
     durably(path, lambda scratch: scratch.write_bytes(content))
 
 
+def write_first(path, content):
+    """Write bytes to a file as `write_atomically` does, unless there is one. Raises FileExistsError then."""
+    path = Path(path)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.first")
+    try:
+        scratch.write_bytes(content)
+        flush(scratch)
+        os.link(scratch, path)
+        flush(path.parent)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
 def durably(path, write):
     """Call `write(scratch)` with a scratch path beside `path`, flush the file to disk and rename it over `path`.
 

@@ -6,6 +6,7 @@ Shapes: B rows, T tokens.
 import logging
 import math
 import warnings
+from contextlib import nullcontext
 
 import pytorch_lightning as pl
 import torch
@@ -13,8 +14,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from arch import registry
 from arch.contracts import Mean
-from experiments import nonfinite
-from experiments.checkpoint import random_state, restore_random_state
+from experiments import nonfinite, ranks, sharded
+from experiments.checkpoint import kept_random_state, random_state, restore_random_state
 from experiments.means import Means, prepared
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -54,7 +55,7 @@ class TrainingModule(pl.LightningModule):
                 f"the objective has trainable parameters ({', '.join(trained)}); they belong to the model and its spec"
             )
         self.model, self.spec, self.origin = model, spec, origin
-        self._unregistered = (objective,)
+        self._unregistered = [objective, None]
         self.optimizer, self.schedule = (registry.build(kind, getattr(spec, kind)) for kind in ("optimizer", "schedule"))
         self.batches = Batches(corpus, spec.data, seed, spec.train.steps)
         self.last, self.random_state = {}, None
@@ -64,14 +65,34 @@ class TrainingModule(pl.LightningModule):
         """The objective, on this module's device once training begins."""
         return self._unregistered[0]
 
+    @property
+    def root(self):
+        """What the passes run in where the model is sharded, else None."""
+        return self._unregistered[1]
+
+    def configure_model(self):
+        if self.spec.train.sharded and self.root is None:
+            self._unregistered[1] = sharded.shard(self.model, self.device_mesh["data_parallel"])
+
+    def whole(self):
+        """The model with all of its weights: where it is sharded, a copy on the first rank and None on the others."""
+        if self.root is None:
+            return self.model
+        with kept_random_state():
+            return sharded.whole(self.model, self.trainer.precision_plugin.convert_module)
+
     def on_fit_start(self):
         self.objective.to(self.device)
+        ranks.own_seed()
+
+    def on_train_end(self):
+        self.trained = self.whole()
 
     def train_dataloader(self):
         return DataLoader(self.batches, batch_size=None)
 
     def configure_optimizers(self):
-        return self.optimizer.build(self.model.named_parameters())
+        return self.optimizer.build(self.root.named_weights() if self.root else self.model.named_parameters())
 
     def training_step(self, batch, index):
         optimizer, step, world = self.optimizers(), self.global_step, self.trainer.world_size
@@ -81,35 +102,56 @@ class TrainingModule(pl.LightningModule):
 
         optimizer.zero_grad()
         with torch.no_grad():
-            batch = prepared(self.objective, self.model, batch.split(world)[self.trainer.global_rank])
+            mine = batch.split(world)[self.trainer.global_rank]
+            batch = self._within(prepared, self.objective, self.model, mine)
         weight, means = max(1, self._total(batch.weight)), Means(self.objective)
         loss = torch.zeros((), device=self.device)
-        for micro_batch in batch.split(self.spec.train.accumulate):
-            returned = self.objective(self.model, micro_batch)
-            self.manual_backward(returned["loss"].sum * (world / weight))  # data parallelism averages; we want the sum
+        micro_batches = batch.split(self.spec.train.accumulate)
+        for micro_batch in micro_batches:
+            with self._synchronised(micro_batch is micro_batches[-1]):
+                returned = self._within(self.objective, self.model, micro_batch)
+                self.manual_backward(returned["loss"].sum * (world / weight))  # data parallelism averages; we want the sum
             loss += returned["loss"].sum.detach() / weight
             means.include(returned)
         if (counted := float(means.totals["loss"].weight)) != batch.weight:
             raise ValueError(f"the weights of the objective's loss add up to {counted:g}, those of its batch to {batch.weight}")
         weights, clip = [each for each in self.model.parameters() if each.grad is not None], self.optimizer.config.clip
-        norm = torch.nn.utils.get_total_norm([each.grad for each in weights], foreach=True)
+        norm = self._norm([sharded.local(each.grad) for each in weights])
         loss, norm = float(self.trainer.strategy.reduce(loss, reduce_op="sum")), float(norm)
         if not math.isfinite(loss):
-            raise nonfinite.found(step, "loss", self.model, nonfinite.forward(self.model, lambda: self._again(batch)), self.origin)
+            place = nonfinite.forward(self.model, lambda: self._again(batch))
+            raise nonfinite.agreed(nonfinite.found(step, "loss", self.model, place, self.origin))
         if not math.isfinite(norm):
             place = nonfinite.backward(self.model, lambda: self._again(batch, world / weight))
-            raise nonfinite.found(step, "gradient", self.model, place, self.origin)
-        if clip and norm > clip:  # otherwise clipping would multiply all gradients by one
+            raise nonfinite.agreed(nonfinite.found(step, "gradient", self.model, place, self.origin))
+        if clip and norm > clip and self.root:
+            torch._foreach_mul_([sharded.local(each.grad) for each in weights], clip / (norm + 1e-6))
+        elif clip and norm > clip:  # otherwise clipping would multiply all gradients by one
             torch.nn.utils.clip_grads_with_norm_(weights, clip, torch.tensor(norm, device=self.device), foreach=True)
         optimizer.step()
         metrics = {f"train/{name}": value for name, value in self._reduced(means).items()}
         self.last = metrics | {"train/loss": loss, "lr": rate, "grad_norm": norm}
 
+    def _within(self, compute, *inputs):
+        """Do what uses the model. Where it is sharded, its weights are whole only then."""
+        return self.root(compute, *inputs) if self.root else compute(*inputs)
+
+    def _synchronised(self, last):
+        """Context manager: whole copies add up their gradients in the last micro-batch only; shards have no room to wait."""
+        if last or self.trainer.world_size == 1 or self.root:
+            return nullcontext()
+        return self.trainer.strategy.block_backward_sync()
+
+    def _norm(self, gradients):
+        """The norm of the whole gradient, from what this rank holds of it."""
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        return self.trainer.strategy.reduce(norm.square(), reduce_op="sum").sqrt() if self.root else norm
+
     def _again(self, batch, scale=None):
         """Do a step's passes once more; the backward passes only with the factor of their loss."""
         self.model.zero_grad()
         for micro_batch in batch.split(self.spec.train.accumulate):
-            total = self.objective(self.model, micro_batch)["loss"].sum
+            total = self._within(self.objective, self.model, micro_batch)["loss"].sum
             if scale is not None:
                 (total * scale).backward()
 
@@ -130,11 +172,12 @@ class TrainingModule(pl.LightningModule):
         return means.values(empty=0.0)
 
     def on_save_checkpoint(self, checkpoint):
-        checkpoint["random_state"] = random_state()
+        checkpoint["random_state"] = ranks.gathered(random_state()) if self.trainer.world_size > 1 else random_state()
 
     def on_load_checkpoint(self, checkpoint):
+        state = checkpoint["random_state"]
         self.batches.first = checkpoint["global_step"]
-        self.random_state = checkpoint["random_state"]
+        self.random_state = state[self.trainer.global_rank] if isinstance(state, list) else state
 
     def on_train_batch_start(self, batch, index):
         """Restore the random state only now, because a data loader draws a random number when it starts."""

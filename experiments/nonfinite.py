@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from arch.model import Model
+from experiments import ranks
+from experiments.sharded import local
 
 # A finite value from which on an overflow is likely where no value is infinite or NaN. Trained weights are far below it.
 LARGE = 1e4
@@ -30,7 +32,7 @@ class NonFinite(ArithmeticError):
     """
 
     def __init__(self, step: int, what: str, where: str = "", tensors: tuple[str, ...] = (), note: str = ""):
-        self.step, self.what, self.where, self.tensors = step, what, where, tensors
+        self.step, self.what, self.where, self.tensors, self.note = step, what, where, tensors, note
         when = f"at step {step}" if step >= 0 else "before the first step"
         first = f", first in {where}" if where else ""
         super().__init__(f"{what} not finite {when}{first}" + (f"; {note}" if note else ""))
@@ -47,6 +49,12 @@ def found(step: int, what: str, model: Model, module: str | None, origin: str = 
     where = outside if module is None else part(module)
     tensors, note = _suspects(model, module, origin)
     return NonFinite(step, what, where, tensors, note)
+
+
+def agreed(error: NonFinite) -> NonFinite:
+    """The error of that rank of the run that knows the place; all ranks must ask. One on its own knows what it knows."""
+    errors = ranks.gathered((error.step, error.what, error.where, error.tensors, error.note))
+    return NonFinite(*next((each for each in errors if each[2] not in ("", OBJECTIVE)), errors[0]))
 
 
 def weights(step: int, model: Model, origin: str = "") -> NonFinite | None:
@@ -169,7 +177,7 @@ def _suspects(model, module, origin):
     if module is None:
         return (), ""
     name, inside = (module, model.get_submodule(module)) if module in dict(model.named_modules()) else ("", model)
-    own = {".".join(filter(None, (name, each))): tensor for each, tensor in _state(inside) if name or each == module}
+    own = {".".join(filter(None, (name, each))): local(tensor) for each, tensor in _state(inside) if name or each == module}
     bad = tuple(each for each, tensor in own.items() if not is_finite(tensor))
     if bad:
         return bad, _not_finite(bad, origin)
@@ -198,7 +206,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     """The floating-point tensors in a value."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
-            yield value
+            yield local(value)  # of weights that ranks share, each looks at its own part
     elif isinstance(value, dict):
         for each in value.values():
             yield from _tensors(each)

@@ -96,7 +96,7 @@ def worth(spec):
         return False, f"compiling has not been tried on {spec.train.accelerator}"
     with torch.device("meta"):
         parameters = sum(weight.numel() for weight in Model(spec.model).parameters())
-    saved = GPU_GAIN * 6 * parameters * spec.tokens / (GPU_RATE * spec.train.devices)
+    saved = GPU_GAIN * 6 * parameters * spec.tokens / (GPU_RATE * spec.train.shares)
     cost = GPU_SECONDS * len(kinds(spec.model))
     return saved > cost, f"saves about {saved:,.0f} s, takes {cost:,.0f} s to compile (assumed, never measured on a GPU)"
 
@@ -246,6 +246,8 @@ def _decisive(spec):
     content = spec.dump(identity=True)
     if spec.data.tokenizer is not None:
         content["data"]["tokenizer"] = registry.decisive("tokenizer", spec.data.tokenizer)
+    if spec.train.sharded:
+        content["train"]["strategy"] = spec.train.strategy
     return content | {kind: registry.decisive(kind, content[kind]) for kind in DEFAULT_TYPES}
 
 

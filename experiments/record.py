@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from arch.contracts import Chart, Documents, Metric
 from arch.spec import Spec, later
-from experiments.files import write_atomically
+from experiments.files import write_atomically, write_first
 from experiments.metrics import OF_RUNS
 
 NAME = "record.json"
@@ -110,6 +110,10 @@ class RunRecord(Spec):
         """Write `record.json` atomically: a reader never sees a partial file."""
         write_record(self, Path(folder) / NAME)
 
+    def write_first(self, folder):
+        """Write `record.json` as `write` does, but only where there is none. Raises OSError, also where the record is there."""
+        write_first(Path(folder) / NAME, json.dumps(self.dump(), indent=1, allow_nan=False).encode())
+
     @classmethod
     def read(cls, folder):
         """The record in a run's folder, or None if there is none. Raises SpecError or ValueError if it is broken."""
@@ -207,4 +211,10 @@ def write_record(record, path):
 
 def read_record(cls, path):
     """The record of class `cls` in a file, or None if there is no file. Raises SpecError or json.JSONDecodeError."""
-    return cls.parse(json.loads(path.read_text())) if path.is_file() else None
+    if not path.is_file():
+        return None
+    data = json.loads(path.read_bytes())
+    try:
+        return cls.model_validate(data)
+    except ValidationError:
+        return cls.parse(data)  # which says what is wrong, and takes ten times as long: large studies have 10,000 files

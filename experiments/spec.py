@@ -34,8 +34,13 @@ class TrainSpec(Spec):
     """How the model is trained. `steps: 0`: not at all; the run only measures its initial weights.
 
     accumulate: micro-batches per step; the number changes a step's result only by rounding. threads: CPU threads.
-    Both change the bits of the result, so they are part of a run's identity; so are accelerator and devices, unless
-    they are one CPU. accelerator, devices and strategy are passed to Lightning unchanged.
+    Both change the bits of the result, so they are part of a run's identity; so are accelerator, devices and nodes, unless
+    they are one CPU. accelerator: as Lightning names it.
+
+    devices: of each of `nodes` machines, with a process for each; on a CPU, so many processes of `threads` threads. Each
+    trains on its share of the rows. Several nodes are started by torchrun or srun. strategy: how the processes share the
+    work: `ddp` keeps the whole model in each, `fsdp2` a part of every weight; `auto` is `ddp`. fsdp2 sums in another order
+    than ddp, so it is part of the identity.
 
     compile: `on` compiles each distinct block with torch.compile in the first step; this changes the last bits and
     therefore the identity. `off` runs eager. `auto` becomes `on` or `off` when the run is planned (see
@@ -49,9 +54,25 @@ class TrainSpec(Spec):
     threads: Count = 1
     accelerator: Literal["cpu", "gpu", "mps", "tpu"] = later("cpu")
     devices: Count = later(1)
+    nodes: Count = later(1)
     compile: Literal["off", "on", "auto"] = later("off")
-    strategy: str = place("auto")
+    strategy: Literal["auto", "ddp", "fsdp2"] = place("auto")
     checkpoint_every: Count = place(100)
+
+    @property
+    def shares(self):
+        """How many parts the rows of a step are cut into, one for each device of each node."""
+        return self.devices * self.nodes
+
+    @property
+    def processes(self):
+        """The processes that train: one per device, but one alone where nothing is trained."""
+        return self.shares if self.steps else 1
+
+    @property
+    def sharded(self):
+        """Whether each process holds only a part of the weights."""
+        return self.strategy == "fsdp2" and self.processes > 1
 
 
 Evaluators = dict[str, Annotated[Component, Kind("evaluator")] | None]
@@ -142,11 +163,10 @@ class ExperimentSpec(Spec):
 
     @model_validator(mode="after")
     def _micro_batches_divide_rows(self):
-        if self.data.rows % (self.train.accumulate * self.train.devices):
-            raise ValueError(
-                f"train.accumulate * train.devices = {self.train.accumulate * self.train.devices} "
-                f"must divide data.rows = {self.data.rows}"
-            )
+        train, words = self.train, "train.accumulate * train.devices"
+        if self.data.rows % (train.accumulate * train.shares):
+            words += " * train.nodes" if train.nodes > 1 else ""
+            raise ValueError(f"{words} = {train.accumulate * train.shares} must divide data.rows = {self.data.rows}")
         return self
 
     @model_validator(mode="after")

@@ -1,10 +1,13 @@
-"""Train a planned run with a seed and return its record. Read `train` from top to bottom."""
+"""Train a planned run with a seed and return its record. Read `train` from top to bottom.
+
+A run on several devices has a process for each, its ranks (`experiments.ranks`). Each of them does all of `train` up to the
+end of the training. The first one alone writes into the run's folder, measures and finishes the record.
+"""
 
 import atexit
 import importlib.metadata
 import os
 import platform
-import subprocess
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -12,17 +15,30 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from arch import checkpoint as checkpoints
 from arch import probe_model, registry
 from arch.contracts import Reading
-from arch.document import ROOT
 from arch.errors import DataError
 from arch.kernels import paths
 from arch.model import new_model
 from arch.plugins import plugin_sources
-from experiments import capabilities, checkpoint, compiled, device, evaluations, leftovers, nonfinite, references
+from experiments import (
+    capabilities,
+    checkpoint,
+    compiled,
+    device,
+    evaluations,
+    launch,
+    leftovers,
+    nonfinite,
+    ranks,
+    references,
+    sharded,
+)
+from experiments.code import CODE
 from experiments.data.dataset import prepare
 from experiments.evaluate import NotFinite, evaluate, evaluating
 from experiments.module import TrainingModule
@@ -39,24 +55,7 @@ NAMED = 20
 PACKAGES = ("torch", "pytorch-lightning", "numpy", "tokenizers", "optuna", "pydantic")
 
 
-def code_version():
-    """{commit, dirty} if the code is a git checkout with a commit, else {}."""
-
-    def git(*words):
-        return subprocess.run(["git", *words], cwd=ROOT, check=False, capture_output=True, text=True, timeout=10).stdout.strip()
-
-    try:
-        commit = git("rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))} if commit else {}
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-
-
-# Read once, when this process loads the code: the checkout may change while a long-lived worker still runs old code.
-CODE = code_version()
-
-
-def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None):
+def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None, home=None):
     """Train the run of `plan` and `seed` in `folder`. Resumes an interrupted run; returns at once if it is finished.
 
     progress: called about once per second and after every evaluation with {step, steps, loss, select_loss,
@@ -64,16 +63,25 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None):
     stop: called after every step; returns a word of `experiments.orders`, or nothing. STOP: a checkpoint is saved and the
     run ends as `interrupted`. PRUNE: it ends as `pruned`. ABANDON: it ends and writes nothing; the record returned is
     `interrupted`.
-    runs_at_once: how many runs share this machine, at most, if that is known; for the record.
+    runs_at_once: how many runs share this machine, at most, if that is known; for the record. home: the folder that the
+    run is moved to in the end, by default this one: the record names other runs as seen from there.
     Returns the RunRecord. An error in the run is not raised: the record then has the status `failed` and the reason.
     Numbers that are not finite fail a run: then its folder is no checkpoint (see `experiments.leftovers`).
+    A run on several devices of this machine gets its processes here, unless this process is one of them already; then
+    progress and stop matter in the first. Raises DataError for a checkpoint of another number of processes, and
+    `experiments.launch.RankLost` if a process dies.
     """
-    folder, shared = _own_folder(Path(folder)), Path(folder)
-    record = RunRecord.read_whole(folder)
+    ranks.check_started(plan.spec.train)
+    shared, rank = Path(folder), ranks.number(plan.spec.train)
+    record = RunRecord.read_whole(shared)
     if record and record.status == "finished" and (record.identity, record.seed) == (plan.identity, seed):
-        return _measured_again(record, plan, folder)
+        return record if rank else _measured_again(record, plan, shared)
+    sharded.check(shared, plan.spec.train.processes)
+    if plan.spec.train.processes > 1 and ranks.environment(plan.spec.train) is None:
+        return launch.train(plan, seed, shared, progress, stop, runs_at_once, home)
+    folder = shared if rank == 0 else _scratch_folder()
     earlier_seconds = record.wall_seconds if record and record.identity == plan.identity else 0.0
-    record = _new_record(plan, seed, folder)
+    record = _new_record(plan, seed, home or folder)
     started, compiled_seconds = time.perf_counter(), compiled.seconds_so_far()
     watch = unmeasured = None
     try:
@@ -100,8 +108,13 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None):
         watch = Watch(corpus, spec, (plan.identity, seed), folder, progress, stop)
         trainer = new_trainer(spec.train, [watch], folder)
         if spec.train.steps:
+            ranks.connect(trainer)
             _begin(objective, plan, seed, corpus, trainer, progress, stop)
-            trainer.fit(module, ckpt_path=_resumable(shared, plan, seed))
+            trainer.fit(module, ckpt_path=ranks.agreed(lambda: _resumable(shared, plan, seed)))
+            ranks.disconnect()
+            if rank:
+                return record
+            model = module.trained
 
         where = trainer.strategy.root_device
         model = trainer.precision_plugin.convert_module(model).to(where)  # where nothing was trained, nobody did it yet
@@ -126,6 +139,8 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None):
         _close(watch, folder, metrics, sample)
         timing = _timing(watch, spec, compiled.seconds_so_far() - compiled_seconds, runs_at_once)
         outcome = {"status": "finished", "metrics": metrics, "metric_info": info, "sample": sample, "timing": timing}
+    except ranks.Elsewhere:
+        return record.model_copy(update={"status": "interrupted"})
     except Abandoned:
         if watch and watch.events:
             watch.events.close()
@@ -172,7 +187,9 @@ def runs_of(record, folder):
 
 
 def _begin(objective, plan, seed, dataset, trainer, progress, stop):
-    """Let the objective do what is best done once for all steps, such as filling a cache."""
+    """Let the objective do what is best done once for all steps, such as filling a cache: the first rank does it, then the
+    others find it done.
+    """
     if not hasattr(objective, "begin"):
         return
 
@@ -185,8 +202,11 @@ def _begin(objective, plan, seed, dataset, trainer, progress, stop):
 
     data, where = plan.spec.data, trainer.strategy.root_device
     objective.to(where)
+    reading = Reading(dataset, seed, plan.spec.train.steps, data.rows, data.context, where, told)
     with trainer.precision_plugin.forward_context(), torch.no_grad():
-        objective.begin(Reading(dataset, seed, plan.spec.train.steps, data.rows, data.context, where, told))
+        ranks.agreed(lambda: objective.begin(reading))
+        if trainer.global_rank:
+            objective.begin(reading)
 
 
 def _origin(plan):
@@ -221,7 +241,7 @@ def _real_rows(data, seed, dataset):
 
 def _compiled(record, model, spec):
     """Set up compilation of the model's blocks; returns the record with the compiler noted."""
-    shape = spec.data.rows // (spec.train.accumulate * spec.train.devices), spec.data.context
+    shape = spec.data.rows // (spec.train.accumulate * spec.train.shares), spec.data.context
     said = compiled.compile_blocks(model, spec.train.accelerator, *shape, spec.train.precision)
     return record.model_copy(update={"versions": record.versions | {"blocks": said}})
 
@@ -235,14 +255,8 @@ def _versions():
     return packages | {"python": platform.python_version()} | paths.recorded() | {"blocks": compiled.EAGER}
 
 
-def _own_folder(folder):
-    """The folder that this process writes to.
-
-    The first process of a data-parallel run writes to the run's folder. The others write to a temporary folder, because
-    all processes compute the same record.
-    """
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        return folder
+def _scratch_folder():
+    """Where a rank that is not the first writes: nobody reads it."""
     scratch = tempfile.TemporaryDirectory(prefix="archbench-")
     atexit.register(scratch.cleanup)
     return Path(scratch.name)
@@ -259,15 +273,20 @@ def _unchanged(corpus, plan):
 
 
 def new_trainer(spec, callbacks, folder):
-    """Lightning's Trainer for a TrainSpec, without logs, checkpoints and progress, which Archbench handles itself."""
+    """Lightning's Trainer for a TrainSpec, without logs, checkpoints and progress, which Archbench handles itself.
+
+    In a process that is no rank of several it is one for a single device, with which a run can be measured.
+    """
+    started = ranks.environment(spec)
     return pl.Trainer(
         max_steps=spec.steps,
         accelerator=spec.accelerator,
-        devices=spec.devices,
-        strategy=spec.strategy,
+        devices=spec.devices if started else 1,
+        num_nodes=spec.nodes if started else 1,
+        strategy=_strategy(spec) if started else "auto",
         precision=spec.precision,
         callbacks=callbacks,
-        plugins=[checkpoint.DurableCheckpointIO()],
+        plugins=[*([started] if started else []), *([] if started and spec.sharded else [checkpoint.DurableCheckpointIO()])],
         default_root_dir=folder,
         logger=False,
         enable_checkpointing=False,
@@ -277,17 +296,26 @@ def new_trainer(spec, callbacks, folder):
     )
 
 
+def _strategy(spec):
+    """Lightning's strategy for several processes. It is not asked to have patience: `ranks.connect` has."""
+    if spec.sharded:
+        return ModelParallelStrategy(data_parallel_size=spec.processes, tensor_parallel_size=1)
+    return DDPStrategy()
+
+
 def _resumable(folder, plan, seed):
     """The checkpoint to resume from, or None.
 
     A checkpoint from another identity or seed is deleted. The marker file says which run writes checkpoints here.
     """
-    path = folder / checkpoint.NAME
-    marker = folder / MARKER
+    path, marker = folder / checkpoint.NAME, folder / MARKER
     mine = f"{plan.identity} {seed}"
-    if path.is_file() and marker.is_file() and marker.read_text() == mine:
-        return path
-    path.unlink(missing_ok=True)
+    if marker.is_file() and marker.read_text() == mine:
+        if plan.spec.train.sharded and (latest := sharded.latest(folder)):
+            return latest
+        if path.is_file():
+            return path
+    checkpoint.discard(folder)
     marker.write_text(mine)
     return None
 
@@ -376,6 +404,8 @@ def _timing(watch, spec, compile_seconds, runs_at_once):
         "memory/peak_bytes": watch.peak_bytes,
     }
     train_seconds = watch.history.seconds - watch.evaluate_seconds
+    if spec.train.processes > 1:
+        measured["processes"] = spec.train.processes
     timing = {"train_seconds": train_seconds, "evaluate_seconds": watch.evaluate_seconds}
     return timing | {name: float(value) for name, value in measured.items() if value is not None}
 
@@ -416,8 +446,8 @@ def _ended(record, outcome, folder, watch, wall_seconds):
             watch.history.write(folder)
         record.write(folder)
         if record.status in ("finished", "pruned"):
-            for name in (checkpoint.NAME, MARKER):
-                (folder / name).unlink(missing_ok=True)
+            checkpoint.discard(folder)
+            (folder / MARKER).unlink(missing_ok=True)
     except (OSError, ValueError) as error:
         note = f"no record could be written to {folder}: {error}"
         failure = record.failure or Failure(step=record.steps, error=type(error).__name__, message=str(error))

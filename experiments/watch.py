@@ -5,7 +5,7 @@ import time
 
 import pytorch_lightning as pl
 
-from experiments import checkpoint, evaluations, nonfinite
+from experiments import checkpoint, evaluations, nonfinite, ranks
 from experiments.evaluate import NotFinite, evaluate
 from experiments.history import Events, History
 from experiments.memory import Peak
@@ -51,7 +51,7 @@ class Watch(pl.Callback):
 
     @property
     def peak_bytes(self):
-        """The most memory held while this run trained, in all of its processes; None if unknown."""
+        """The most memory that a process of this run held while it trained, also before an interruption; None if unknown."""
         now = self.memory and self.memory.bytes()
         return max(now, self.earlier_peak) if now else None
 
@@ -79,6 +79,9 @@ class Watch(pl.Callback):
         self._after(trainer, module, step, tokens, seconds, values)
         self.step_began = time.perf_counter()
 
+    def on_train_end(self, trainer, module):
+        self.earlier_peak = ranks.most(self.peak_bytes) or 0.0
+
     def _after(self, trainer, module, step, tokens, seconds, values):
         """Everything after a step that is not training: evaluate, log, save."""
         train = self.spec.train
@@ -91,7 +94,7 @@ class Watch(pl.Callback):
             peak = self.peak_bytes
             self.events.scalars(step, values | ({"memory/peak_bytes": peak} if peak else {}))
         self._tell(step, values, {name: value for name, value in values.items() if name.startswith("select/")})
-        word = self.stop()
+        word = ranks.word(self.stop(), module.device)
         if word == ABANDON:
             raise Abandoned
         if step == train.steps:
@@ -100,27 +103,32 @@ class Watch(pl.Callback):
             self.history.write(self.folder)
             raise Pruned
         if word or step % train.checkpoint_every == 0:
-            trainer.save_checkpoint(self.folder / checkpoint.NAME)
+            checkpoint.save(trainer, self.folder)
             self.history.write(self.folder)
         if word:
             raise Interrupted
 
     def _select(self, trainer, module):
-        started, values = time.perf_counter(), {}
+        started, model = time.perf_counter(), module.whole()
+        values = ranks.agreed(lambda: self._measured(model, trainer, module))
+        self.evaluate_seconds += time.perf_counter() - started
+        self.select_loss = values.get("select/loss")
+        return values
+
+    def _measured(self, model, trainer, module):
+        values = {}
         with trainer.precision_plugin.forward_context():
             for each in self.select:
                 compute = lambda each=each: evaluate(  # noqa: E731
-                    each, module.model, module.objective, self.dataset, self.spec, self.run, module.device
+                    each, model, module.objective, self.dataset, self.spec, self.run, module.device
                 )
                 try:
                     record = compute()
                 except NotFinite as error:
-                    place = nonfinite.forward(module.model, compute)
+                    place = nonfinite.forward(model, compute)
                     step, name = trainer.global_step, error.metric
-                    raise nonfinite.found(step, name, module.model, place, module.origin, each.key) from None
+                    raise nonfinite.found(step, name, model, place, module.origin, each.key) from None
                 values |= record.values
-        self.evaluate_seconds += time.perf_counter() - started
-        self.select_loss = values.get("select/loss")
         return values
 
     def _tell(self, step, values, selected):

@@ -15,6 +15,9 @@ Study = Annotated[str, typer.Argument(help="a shipped study (see `list`) or the 
 Scale = Annotated[str | None, typer.Option(help="a scale of the study (default: `demo`, if the study has it)")]
 Runs = Annotated[Path, typer.Option(help="the folder that holds the runs of all studies")]
 RUNS = Path("runs")
+Workers = Annotated[int | None, typer.Option(min=1, help="worker processes (default: as many as the cores allow)")]
+Storage = Annotated[str | None, typer.Option(help="share the runs with other drivers (docs/scale.md); also $ARCHBENCH_STORAGE")]
+Again = Annotated[bool, typer.Option("--again", help="with a storage: try again what failed or was lost before")]
 PairedSd = Annotated[float | None, typer.Option(min=1e-9, help="spread over seeds of an arm's difference (0.012: 1.2 %)")]
 
 
@@ -47,7 +50,7 @@ def show(
     """Show every arm and run of a study, what each would cost, and what its seeds can find, before anything runs."""
     from sweeps import show as shown
 
-    name, scale, spec, arms, _ = _checked(study, scale)
+    name, scale, spec, arms, _ = _checked(study, scale, runs)
     data = shown.preview(name, scale, spec, arms, runs, paired_sd)
     if json:
         import json as to_json
@@ -61,43 +64,94 @@ def show(
 def run(
     study: Study,
     scale: Scale = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="worker processes (default: as many as the cores allow)")] = None,
+    workers: Workers = None,
     runs: Runs = RUNS,
+    storage: Storage = None,
+    again: Again = False,
 ):
     """Run what is missing of a study, then write its report. After an interruption, the same command resumes."""
-    name, scale, spec, arms, written = _checked(study, scale)
-    from sweeps import study as studies
-    from sweeps.run import run_study
-
-    console = _console()
-    planned = studies.plan(name, scale, spec, arms, runs, _command("run", study, scale, runs), written)
-    try:
-        result = run_study(planned, workers, console)
-    except OSError as error:
-        print(f"cannot write the study in {planned.folder}: {error}", file=sys.stderr)
+    result = _driven("run", study, scale, workers, runs, storage, again)
+    if result is None:
         return 1
-    reported = _report(planned.folder)
-    for outcome in result.outcomes:
-        if outcome.status != "finished":
-            print(f"{outcome.status}: {outcome.job.title}: {outcome.message} ({outcome.job.folder})", file=sys.stderr)
-    return 0 if reported and result.complete else 1
+    return 0 if _report(result.study.folder) and _finished(result) else 1
 
 
 @app.command()
-def status(study: Study, scale: Scale = None, runs: Runs = RUNS):
-    """Show which runs of a study are finished, failed or still to do, with their losses."""
+def work(
+    study: Study,
+    scale: Scale = None,
+    workers: Workers = None,
+    runs: Runs = RUNS,
+    storage: Storage = None,
+    again: Again = False,
+):
+    """Work on a study together with every other process that does so, here or on other machines, until nothing is left to do.
+
+    Start it any number of times; all of them need the same storage and the same folder of runs. It writes no report.
+    """
+    from sweeps import storage as storages
+
+    if not storages.chosen(storage):
+        raise SpecError(f"several drivers need a storage: --storage or ${storages.VARIABLE}: {storages.FORMS}")
+    result = _driven("work", study, scale, workers, runs, storage, again)
+    if result is None:
+        return 1
+    print(f"report: archbench report {result.study.folder}")
+    return 0 if _finished(result) else 1
+
+
+def _driven(word, study, scale, workers, runs, storage, again):
+    """The Result of a study after running what is missing; None if its folder cannot be written. word: of the command."""
+    from sweeps import storage as storages
+
+    url = storages.chosen(storage)
+    if again and not url:
+        raise SpecError("expected a storage; without one, every start tries again what failed", file="--again")
+    console = _console()
+    said = lambda text: console.print(text, highlight=False, markup=False)  # noqa: E731
+    name, scale, spec, arms, written = _checked(study, scale, runs, said)
+    opened = storages.opened(url) if url else None
+    from sweeps import study as studies
+    from sweeps.run import run_study
+
+    command = " ".join([_command(word, study, scale, runs), *storages.words(storage)])
+    planned = studies.plan(name, scale, spec, arms, runs, command, written)
+    try:
+        return run_study(planned, workers, console, storage=opened, again=again)
+    except OSError as error:
+        print(f"cannot write the study in {planned.folder}: {error}", file=sys.stderr)
+        return None
+
+
+def _finished(result):
+    """Whether all runs are finished; names those that are not."""
+    for outcome in result.outcomes:
+        if outcome.status != "finished":
+            print(f"{outcome.status}: {outcome.job.title}: {outcome.message} ({outcome.job.folder})", file=sys.stderr)
+    return result.complete
+
+
+@app.command()
+def status(study: Study, scale: Scale = None, runs: Runs = RUNS, storage: Storage = None):
+    """Show which runs of a study are finished, failed or still to do, with their losses; with a storage also who works on what."""
     from arch import document
     from sweeps import origin
     from sweeps import status as stand
+    from sweeps import storage as storages
     from sweeps.folders import study_folder, study_name
     from sweeps.scale import default_scale
     from sweeps.spec import split
 
+    url = storages.chosen(storage)
     root = document.load(study, "sweeps")
     scale = scale or default_scale(root)
     folder = study_folder(runs, study_name(study), scale, split(root, scale)[0].scales)
     origin.check(folder, study_name(study), scale, origin.of(study, root))
     stand.printed(folder, _console())
+    if url:
+        from sweeps import queue_status
+
+        queue_status.printed(url, study_name(study), scale, _console())
 
 
 @app.command()
@@ -177,20 +231,35 @@ def schema():
     print(json.dumps(merged, indent=2))
 
 
-def _checked(study, scale):
-    """(name, scale, StudySpec, arms, Origin) after every check that needs no data."""
+def _checked(study, scale, runs=RUNS, measure=None):
+    """(name, scale, StudySpec, arms, Origin) after every check that needs no data.
+
+    measure: told what happens while the steps of arms are timed, for a budget of seconds; None: none are timed.
+    """
     from arch import document
     from sweeps import origin
-    from sweeps.folders import study_name
+    from sweeps.folders import study_folder, study_name
     from sweeps.scale import default_scale
     from sweeps.spec import split
 
     root = document.load(study, "sweeps")
     scale = scale or default_scale(root)
     split(root, scale)  # Report errors in the study itself before the slow import of torch.
+    from sweeps import budget, paces
     from sweeps import study as studies
 
-    return study_name(study), scale, *studies.check(root, scale), origin.of(study, root)
+    name, written = study_name(study), origin.of(study, root)
+    spec, arms = studies.check(root, scale)
+    if unmeasured := budget.unmeasured(spec, arms):
+        folder = study_folder(runs, name, scale, spec.scales)
+        timed = [arm for arm in arms if arm.label in unmeasured]
+        seconds = paces.known(folder, timed)
+        missing = [arm for arm in timed if paces.key(arm) not in seconds]
+        if measure and missing:
+            origin.check(folder, name, scale, written)
+            seconds |= paces.measured(missing, measure)
+        spec, arms = studies.check(root, scale, seconds)
+    return name, scale, spec, arms, written
 
 
 def _command(word, study, scale, runs):

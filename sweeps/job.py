@@ -10,13 +10,17 @@ from experiments.record import Failure, RunRecord
 
 @dataclass(frozen=True)
 class Job:
-    """One run to do: all that a worker needs. trial: its tuning trial's number; None for any other run."""
+    """One run to do: all that a worker needs. trial: its tuning trial's number; None for any other run.
+
+    home: of an attempt (`sweeps.attempts`), the folder that the run gets in the end; `folder` is then the attempt's own.
+    """
 
     arm: str
     seed: int
     plan: RunPlan
     folder: Path
     trial: int | None = None
+    home: Path | None = None
 
     def dump(self):
         """Plain data that `parse` accepts and JSON can hold: what is sent to a worker."""
@@ -26,12 +30,14 @@ class Job:
             "plan": self.plan.dump(),
             "folder": str(self.folder),
             "trial": self.trial,
+            "home": self.home and str(self.home),
         }
 
     @classmethod
     def parse(cls, data):
         """The Job that `dump` described. Raises SpecError."""
-        return cls(**{**data, "plan": RunPlan.parse(data["plan"]), "folder": Path(data["folder"])})
+        home = data.get("home") and Path(data["home"])
+        return cls(**{**data, "plan": RunPlan.parse(data["plan"]), "folder": Path(data["folder"]), "home": home})
 
     @property
     def cell(self):
@@ -60,13 +66,16 @@ class Job:
         return float(per_token or 1) * self.plan.spec.tokens + self.plan.cost.get("objective", {}).get("flops", 0.0)
 
 
-def record_failure(job, error, message, machine=None):
+def record_failure(job, error, message, machine=None, replaces=True):
     """Mark a run's record as failed where its own process could not, unless it says finished already.
 
-    machine: whether the machine caused it; by default the error says. Returns the record, or None if it cannot be written.
+    machine: whether the machine caused it; by default the error says. replaces: whether a record that says failed is
+    replaced. If not, the record is made only where none is, so that this can never be written over a result that comes at
+    the same moment. Returns the record, or None if it cannot be written.
     """
     plan = job.plan
-    record = RunRecord.read_whole(job.folder) or RunRecord(
+    before = RunRecord.read_whole(job.folder)
+    record = before or RunRecord(
         status="running",
         identity=plan.identity,
         seed=job.seed,
@@ -76,13 +85,16 @@ def record_failure(job, error, message, machine=None):
         cost=plan.cost,
         threads=job.threads,
     )
-    if record.status == "finished":
+    if record.status == "finished" or (record.status in ("failed", "pruned") and not replaces):
         return record
     failure = Failure(step=record.steps, error=error, message=message, machine=machine)
     record = record.model_copy(update={"status": "failed", "failure": failure})
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
-        record.write(job.folder)
+        if replaces or before:
+            record.write(job.folder)
+        else:
+            record.write_first(job.folder)
     except OSError:
         return None
     return record

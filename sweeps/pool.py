@@ -67,11 +67,12 @@ class Pool:
     """At most `size` workers. Each is started when there is a job for it and is then kept for further runs.
 
     prepare: an importable function like `sweeps.worker.trainer`. logs: the folder
-    for the workers' output (None: they write to this process's output).
+    for the workers' output (None: they write to this process's output). retries: whether the pool tries a run once more
+    whose worker died; if not, its outcome is `lost` at once, and whoever gave the job decides.
     """
 
-    def __init__(self, size, prepare=worker.trainer, logs=None):
-        self.size, self.prepare, self.logs = size, prepare, logs
+    def __init__(self, size, prepare=worker.trainer, logs=None, retries=True):
+        self.size, self.prepare, self.logs, self.retries = size, prepare, logs, retries
         self.workers, self.started, self.attempts = [], 0, {}
         self.again, self.signals = deque(), 0
         self._context = multiprocessing.get_context("spawn")
@@ -82,20 +83,23 @@ class Pool:
     def __exit__(self, *exception):
         self.close()
 
-    def run(self, take, report):
+    def run(self, take, report, tick=None):
         """Run the jobs that `take()` returns, and call `report(Event)` for everything that happens to them.
 
         `take` is called again after each outcome, so it may return None when it has no job for now. The method returns
-        when `take` gives None and no job is running. On SIGINT or SIGTERM every worker saves its run and ends, then
-        KeyboardInterrupt is raised; a second signal kills the workers.
+        when `take` gives None and no job is running. tick: called several times a second, also while the pool stops; while
+        it returns True there may be a job later, and the pool waits. On SIGINT or SIGTERM every worker saves its run and
+        ends, then KeyboardInterrupt is raised; a second signal kills the workers.
         """
+        tick = tick or (lambda: False)
         with self._listening_to_signals():
             while True:
                 if self.signals:
-                    self._stop(report)
+                    self._stop(report, tick)
                     raise KeyboardInterrupt
+                later = tick()
                 more = self._dispatch(take)
-                if not more and not self._busy():
+                if not more and not self._busy() and not later:
                     return
                 self._hear(report)
 
@@ -212,7 +216,7 @@ class Pool:
             each.job = None
             record = RunRecord.parse(content)
             if record.status == "interrupted" and not self.signals:
-                self._try_again(job, "its worker was told to stop", report)
+                self._try_again(job, "its worker was told to stop", report, stopped=True)
             else:
                 report(Event("ended", job, outcome=_outcome(job, record)))
 
@@ -223,8 +227,12 @@ class Pool:
             how += " (the operating system does this when memory runs out)"
         self._try_again(each.job, f"its worker {how}" + (f"; see {each.log}" if each.log else ""), report)
 
-    def _try_again(self, job, why, report):
+    def _try_again(self, job, why, report, stopped=False):
         """Try a run once more on another worker, from its checkpoint. After two lost workers, give the run up."""
+        if not self.retries:
+            status = "interrupted" if self.signals or stopped else "lost"
+            report(Event("ended", job, outcome=Outcome(job, status, message=why)))
+            return
         self.attempts[job.folder] = self.attempts.get(job.folder, 1) + 1
         if self.signals:
             report(Event("ended", job, outcome=Outcome(job, "interrupted", message=why)))
@@ -236,12 +244,13 @@ class Pool:
             status = "finished" if record and record.status == "finished" else "lost"
             report(Event("ended", job, outcome=Outcome(job, status, record, f"{why}, twice")))
 
-    def _stop(self, report):
+    def _stop(self, report, tick):
         report(Event("stopping", message="stopping: every run saves a checkpoint; press Ctrl-C again to kill the runs"))
         for each in self.workers:
             self._tell(each, STOP)
         while self._busy() and self.signals < 2:
             self._hear(report)
+            tick()
         for each in self._busy():
             each.process.kill()
 

@@ -4,6 +4,7 @@
     known, done               for the display: the jobs that are known already; (job, record) of runs done before
     take() -> Job | None      the next job, or None if there is none now; asked again after every outcome
     told(outcome)             how one of its jobs ended; returns the outcomes that follow from it without a run
+    ready()                   the jobs that could start now; several drivers share a queue by this and `told` (`sweeps.work`)
 
 `Runs` gives the reported runs, `sweeps.tune.Search` the trials of a search.
 """
@@ -20,7 +21,9 @@ class Runs:
     A run that fails ends the runs that need it: they cannot start, and their records say so.
     """
 
-    def __init__(self, title, jobs):
+    def __init__(self, title, jobs, failed=record_failure):
+        """failed: records that a run cannot start (`sweeps.job.record_failure`)."""
+        self.failed = failed
         trained = [job for job in jobs if folders.is_finished(job.folder, job.plan.identity, job.seed)]
         done = [job for job in trained if not _unmeasured(job)]
         self.jobs, self.done = jobs, [(job, measured(job)) for job in done]
@@ -32,9 +35,13 @@ class Runs:
         ready = [job.folder for job in trained]
         self.needs = {job.folder: [] if job.folder in ready else [need for need in job.needs if need not in ready] for job in jobs}
 
+    def ready(self):
+        """The Jobs that have not ended, by what was told, and whose needs are finished."""
+        return [job for job in self.left if all(map(self._finished, self.needs[job.folder]))]
+
     def take(self):
         """The next Job whose needs are finished, or None."""
-        job = next((job for job in self.left if all(map(self._finished, self.needs[job.folder]))), None)
+        job = next(iter(self.ready()), None)
         if job:
             self.left.remove(job)
         return job
@@ -42,6 +49,7 @@ class Runs:
     def told(self, outcome):
         """Keep how a job ended. Returns the outcomes of the jobs that needed it, if it did not finish."""
         self.ended[outcome.job.folder] = outcome
+        self.left = [job for job in self.left if job.folder != outcome.job.folder]
         if outcome.status not in ("failed", "lost"):
             return []
         ended, message = [], f"needs {outcome.job.title}, which failed"
@@ -49,7 +57,7 @@ class Runs:
         machine = failure is None or failure.by_machine  # without a record: it could not even be written
         for job in [job for job in self.left if outcome.job.folder in self.needs[job.folder]]:
             self.left.remove(job)
-            user = Outcome(job, "failed", record_failure(job, "NeedFailed", message, machine), message)
+            user = Outcome(job, "failed", self.failed(job, "NeedFailed", message, machine), message)
             ended += [user, *self.told(user)]
         return ended
 

@@ -1,13 +1,20 @@
 """Run a planned study: tuning if the study asks for it, then every reported run that is missing, then the record."""
 
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from arch.errors import SpecError
 from arch.words import listed, times
+from experiments.orders import ABANDON, PRUNE
 from sweeps import looking, space
 from sweeps import study as studies
-from sweeps.job import Event, Outcome
+from sweeps.folders import safe_name
+from sweeps.job import Event, Outcome, record_failure
 from sweeps.pool import Pool, worker_count
 from sweeps.queues import Runs
 from sweeps.record import NAME, StudyRecord, TrialRecord
@@ -16,6 +23,8 @@ from sweeps.table import display
 from sweeps.worker import trainer
 
 LOGS = "logs"
+# Drivers write the study's record one after the other; one that stands still is waited for so many seconds.
+RECORD_LOCK, LOCK_SECONDS = ".record.lock", 10
 
 
 @dataclass(frozen=True)
@@ -37,29 +46,47 @@ class Result:
         return not self.untuned and all(outcome.status == "finished" for outcome in self.outcomes)
 
 
-def run_study(study, workers, console, prepare=trainer):
+def run_study(study, workers, console, prepare=trainer, storage=None, again=False):
     """Run what is missing of a StudyPlan and keep its study.json up to date.
 
-    workers: the number of workers, or None for as many as the cores allow. Raises SpecError for too many workers
-    (before anything is written), OSError if the study's folder cannot be written, KeyboardInterrupt when interrupted:
-    the same call then resumes the study.
+    workers: the number of workers, or None for as many as the cores allow. storage: of `sweeps.storage.opened`; the runs are
+    then shared with all other drivers of this study that have it. again: what failed there before is tried once more.
+    Raises SpecError for too many workers or a storage of another study (before anything is written), OSError if the study's
+    folder cannot be written, KeyboardInterrupt when interrupted: the same call then resumes the study.
     """
     sample = study.jobs()
     worker_count(sample, workers)
-    logs = study.folder / LOGS
+    logs, shared = study.folder / LOGS, None
+    if storage is not None:
+        from sweeps import shared_queue
+
+        if study.spec.tune:
+            raise SpecError("several drivers cannot share a study with `tune`; write it as a `search`", ("tune",))
+
+        shared = shared_queue.opened(storage, study, lambda text: _say(console, text, "yellow"), again)
+        logs /= safe_name(shared_queue.HOST)
     logs.mkdir(parents=True, exist_ok=True)
     for remark in study.remarks():
         _say(console, f"warning: {remark}", "yellow")
+    for arm in (each.arm for each in study.arms):
+        for match in arm.matched:
+            _say(console, f"matched: arm {arm.label!r}: {match.words}")
+        if arm.budget:
+            _say(console, f"budget: arm {arm.label!r}: {arm.budget.words}")
     counts = looking.first_counts(study.spec)
     # Before tuning, keep the record of an earlier start: it knows more than this start does so far.
-    if study.spec.tune and not (study.folder / NAME).exists():
-        study.record(dict.fromkeys(counts, 0)).write(study.folder)
-    with _Workers(sample, workers, prepare, logs) as pools:
+    if (study.spec.tune or study.spec.search) and not (study.folder / NAME).exists():
+        _write(study.record(dict.fromkeys(counts, 0)), study, shared)
+    with _Workers(sample, workers, prepare, logs, study.folder, shared, again) as pools:
         tuning: dict[str, Any] = {"trials": [], "edges": []}
         if study.spec.tune:
             study, trials, edges, untuned = _tune(study, pools, console)
             tuning = {"trials": trials, "edges": edges}
             counts = {arm: 0 if arm in untuned else number for arm, number in counts.items()}
+        elif study.spec.search:
+            study, trials, absent = _search(study, pools, console)
+            tuning = {"trials": trials, "edges": []}
+            counts = {arm: 0 if arm in absent else number for arm, number in counts.items()}
         outcomes = _look_by_look(study, counts, tuning, pools, console)
     untuned = [arm for arm, number in counts.items() if not number]
     return Result(study, outcomes, tuning["trials"], tuning["edges"], untuned)
@@ -75,8 +102,9 @@ def _look_by_look(study, counts, tuning, pools, console):
     while following is not None:
         counts = following
         kept = {**tuning, "looks": looks, "earlier": earlier}
-        study.record(counts, **kept).write(study.folder)
-        queue = Runs(f"{study.name}{at_scale(study.scale)}", study.jobs(counts))
+        _write(study.record(counts, **kept), study, pools.shared)
+        failed = partial(record_failure, replaces=False) if pools.shared else record_failure
+        queue = Runs(f"{study.name}{at_scale(study.scale)}", study.jobs(counts), failed)
         _work(queue, pools, console)
         ran += queue.total
         outcomes |= {outcome.job.folder: outcome for outcome in queue.outcomes()}
@@ -84,7 +112,7 @@ def _look_by_look(study, counts, tuning, pools, console):
         record = study.record(counts, **kept)
         rulings, following = looking.look(record, study.folder, counts)
         looks = looking.taken(rulings, max(counts.values()), looks)
-        record.model_copy(update={"looks": looks}).write(study.folder)
+        _write(record.model_copy(update={"looks": looks}), study, pools.shared)
         if following:
             going = [arm for arm, number in following.items() if number > counts[arm]]
             _say(
@@ -96,6 +124,22 @@ def _look_by_look(study, counts, tuning, pools, console):
     return list(outcomes.values())
 
 
+def _write(record, study, shared):
+    """Write the study's record. Of several drivers, one that has just begun does not replace a record of more seeds."""
+    if not shared:
+        record.write(study.folder)
+        return
+    lock = FileLock(study.folder / RECORD_LOCK, timeout=LOCK_SECONDS)
+    with suppress(Timeout, NotImplementedError):  # a driver that stands still holds it; each write is whole anyway
+        lock.acquire()
+    try:
+        old = StudyRecord.read_whole(study.folder)
+        if old is None or old.spec != record.spec or len(old.seeds) <= len(record.seeds):
+            record.write(study.folder)
+    finally:
+        lock.release()
+
+
 def _say(console, text, style=None):
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
@@ -103,9 +147,10 @@ def _say(console, text, style=None):
 class _Workers:
     """One pool for tuning and reported runs, created for the first job. With nothing to do, no pool is created."""
 
-    def __init__(self, sample, asked, prepare, logs):
-        """sample: jobs like those to come, which say how many cores a run takes."""
+    def __init__(self, sample, asked, prepare, logs, folder, shared=None, again=False):
+        """sample: jobs like those to come, which say how many cores a run takes. shared: the SharedQueue of several drivers."""
         self.sample, self.asked, self.prepare, self.logs, self.pool = sample, asked, prepare, logs, None
+        self.folder, self.shared, self.again = folder, shared, again
 
     def __enter__(self):
         return self
@@ -118,13 +163,16 @@ class _Workers:
         """The pool, sized for `total` jobs."""
         size = worker_count(self.sample, self.asked, total)
         if self.pool is None:
-            self.pool = Pool(size, self.prepare, self.logs)
+            self.pool = Pool(size, self.prepare, self.logs, retries=self.shared is None)
         self.pool.size = size
         return self.pool
 
 
 def _work(queue, pools, console):
     """Do every job of a queue."""
+    if pools.shared:
+        _work_together(queue, pools, console)
+        return
     first = queue.take()
     if first is None:
         return
@@ -133,11 +181,77 @@ def _work(queue, pools, console):
 
         def report(event):
             show(event)
+            if event.kind == "progress" and hasattr(queue, "progressed") and queue.progressed(event.job, event.progress):
+                pool.tell(event.job, PRUNE)
             if event.outcome:
                 for outcome in queue.told(event.outcome):
                     show(Event("ended", outcome.job, outcome=outcome))
 
         pool.run(lambda: ahead.pop() if ahead else queue.take(), report)
+
+
+def _work_together(source, pools, console):
+    """Do the jobs of a queue that other drivers do as well, until all of them have ended."""
+    from sweeps import work
+
+    if pools.again:
+        work.forgive(source.known)
+    shared = work.Shared(source, pools.shared, pools.folder)
+    if not shared.tick():
+        return
+    pool = pools.sized(max(1, source.total))
+    shared.abandon = lambda job: pool.tell(job, ABANDON)
+    title = f"{source.title}, {pool.size} worker(s), storage shared with other drivers"
+    with display(console, title, source.known, source.done, source.total) as show:
+
+        def drain():
+            while shared.events:
+                show(shared.events.pop(0))
+
+        def report(event):
+            if event.outcome:
+                shared.told(event.outcome)
+                drain()
+                return
+            if event.kind == "progress" and shared.progress(event.job, event.progress):
+                pool.tell(event.job, PRUNE)
+            show(event)
+
+        def tick():
+            going = shared.tick()
+            drain()
+            return going
+
+        drain()
+        try:
+            pool.run(shared.take, report, tick)
+        finally:
+            shared.leave()
+
+
+def _search(study, pools, console):
+    """Search. Returns (the study with its winners, trials, labels of the winners that there are not)."""
+    from sweeps import tune
+    from sweeps.search import arms, queue, storage
+
+    with nullcontext() if pools.shared else tune.only_one(study.folder, lambda text: _say(console, text)):
+        old = StudyRecord.read_whole(study.folder)
+        kept = pools.shared.storage if pools.shared else storage.of_folder(study.folder)
+        search = queue.Search(study, kept, alone=not pools.shared)
+
+        def keep(trials):
+            # It stays until the runs start: what was looked at must not be forgotten.
+            if not (old and looking.begun(old)):
+                nothing = dict.fromkeys(study.spec.arms, 0)
+                _write(study.record(nothing, trials, search=arms.facts(search, arms.found(search))), study, pools.shared)
+
+        search.keep = keep
+        _work(search, pools, console)
+        result = arms.found(search)
+        study = arms.with_winners(study, search, result)
+        for line in result.notes:
+            _say(console, line, "yellow")
+        return study, search.records(), [label for label in study.spec.search.winners if label not in result.winners]
 
 
 def _tune(study, pools, console):

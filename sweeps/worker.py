@@ -28,8 +28,10 @@ def trainer(threads):
     from experiments import device
 
     device.setup(threads)
+    from experiments import checkpoint
     from experiments.data import texts
     from experiments.train import train
+    from sweeps import attempts
     from sweeps.job import Job
 
     def trained(data, progress, stop):
@@ -38,7 +40,9 @@ def trainer(threads):
         job = Job.parse(data)
         texts.remember(job.plan.texts)
         try:
-            return train(job.plan, job.seed, job.folder, progress, stop, runs_at_once).dump()
+            if job.home:
+                attempts.begin(job.folder, job.home, job.plan.identity, job.seed, checkpoint.newest, checkpoint.is_whole)
+            return train(job.plan, job.seed, job.folder, progress, stop, runs_at_once, home=job.home).dump()
         finally:
             device.release_memory()  # other processes share the machine: do not keep a large run's memory
 

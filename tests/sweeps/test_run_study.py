@@ -101,7 +101,7 @@ def run_command(*words):
 @pytest.fixture
 def fake_command(monkeypatch, tmp_path, plan_study):
     """The `run` command with fake training and without a report."""
-    monkeypatch.setattr("sweeps.run.run_study.__defaults__", (fakes.prepare,))
+    monkeypatch.setattr("sweeps.run.run_study.__defaults__", (fakes.prepare, None, False))
     monkeypatch.setattr(command, "_report", lambda folder: True)
 
 
@@ -157,7 +157,7 @@ if __name__ == "__main__":
     import sweeps.run
 
     experiments.plan.plan = sweeps_fakes.plan
-    sweeps.run.run_study.__defaults__ = (sweeps_fakes.prepare,)
+    sweeps.run.run_study.__defaults__ = (sweeps_fakes.prepare, None, False)
     cli.main(command.app, "sweeps")
 """
 

@@ -1,0 +1,352 @@
+"""The queue of a study's runs in a storage that several drivers share: Optuna's trials, one for each attempt at a run.
+
+A trial waits, runs, and is then complete or failed. A finished trial can never be written again, so whoever lost its trial
+cannot finish, fail or beat for the next one. The queue holds nothing that the plan and the records do not say again.
+
+    user attributes   `run`: the run's folder, seen from the study's; `beat`: changed by its driver; `attempt`: the folder
+    of a trial        with its result; `why`: why it failed, a word of WHYS, and `note` in words
+"""
+
+import os
+import socket
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+from arch.errors import SpecError
+from experiments.code import CODE, sources
+from sweeps import storage as storages
+from sweeps.leases import Terms, Watch
+
+# lost: nobody beat for it, or its worker died. machine: the machine or its files made it fail. failed: by itself. The
+# others were not tried: `interrupted` on purpose, no room on the `disk`, `duplicate` of another trial, `made up` by Optuna,
+# `unknown` to every driver, `unstarted`: its driver died before it began.
+LOST, MACHINE, FAILED, INTERRUPTED = "lost", "machine", "failed", "interrupted"
+DISK, DUPLICATE, MADE_UP, UNKNOWN, UNSTARTED = "disk", "duplicate", "made up", "unknown", "unstarted"
+COUNTED = (LOST, MACHINE)
+WHYS = (LOST, MACHINE, FAILED, INTERRUPTED, DISK, DUPLICATE, MADE_UP, UNKNOWN, UNSTARTED)
+# In the study's folder: which queue its runs belong to.
+TOKEN = ".queue"
+LIVE = (TrialState.WAITING, TrialState.RUNNING)
+OPTUNA = (UpdateFinishedTrialError, ValueError, KeyError, RuntimeError)
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class Row(NamedTuple):
+    """A trial of the queue as plain data. state: the name of Optuna's state. run: None of one that Optuna made up."""
+
+    number: int
+    state: str
+    run: str | None
+    beat: dict[str, Any] | None
+    attempt: str | None
+    why: str | None
+    note: str
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it waits or runs."""
+        return self.state in ("WAITING", "RUNNING")
+
+
+@dataclass
+class SharedQueue:
+    """A study's queue. `read` gives its Rows; every other method may find that a trial is somebody else's by now.
+
+    say: called with a sentence when the storage goes away or comes back. Calls made meanwhile return None or False, and
+    nothing is lost by them: what was to be told is told later (`finish`, `fail`).
+    """
+
+    study: Any
+    storage: Any
+    terms: Terms
+    forgiven: int = -1
+    say: Callable[[str], None] = print
+    watch: Watch = field(init=False)
+    trials: dict[int, Any] = field(default_factory=dict)
+    beats: dict[int, int] = field(default_factory=dict)
+    suspects: dict[int, float] = field(default_factory=dict)
+    pending: dict[int, tuple[str, str, str]] = field(default_factory=dict)
+    gone_since: float | None = None
+    next_try: float = 0.0
+
+    def __post_init__(self):
+        self.watch = Watch(longest=2 * self.terms.beat)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the storage could not be reached last time."""
+        return self.gone_since is not None
+
+    def read(self) -> list[Row] | None:
+        """The trials in order; None while the storage is away."""
+        found = self._try(lambda: self.study.get_trials(deepcopy=False))
+        return None if found is None else [row_of(trial) for trial in found]
+
+    def add(self, run: str) -> None:
+        """Queue a run."""
+        trial = optuna.create_trial(state=TrialState.WAITING, user_attrs={"run": run})
+        self._try(lambda: self.study.add_trial(trial))
+
+    def take(self) -> Row | None:
+        """Take the trial that waits longest, and beat for it. None if it was one that Optuna made up, because none waited."""
+        trial = self._try(self.study.ask)
+        if trial is None:
+            return None
+        run = self._try(lambda: trial.user_attrs.get("run"))
+        if run is None:
+            if not self.is_away:
+                self.fail(trial.number, MADE_UP)
+            return None
+        self.trials[trial.number], self.beats[trial.number] = trial, 0
+        self.beat(trial.number)
+        return Row(trial.number, "RUNNING", run, None, None, None, "")
+
+    def beat(self, number: int, step: int | None = None) -> None:
+        """Say that a trial of this process goes on. A trial that is somebody else's is noticed by the next `read`."""
+        self.beats[number] = self.beats.get(number, 0) + 1
+        beat = {"n": self.beats[number], "host": HOST, "pid": os.getpid(), "time": now()} | ({} if step is None else {"step": step})
+        trial = self.trials[number]
+        self._try(lambda: trial.set_user_attr("beat", beat))
+
+    def finish(self, number: int, attempt: str) -> bool:
+        """Commit: the run is what lies in the folder `attempt`. Returns whether it is so, or False for "not yet" or "refused"."""
+        return self._end(number, "COMPLETE", attempt, "")
+
+    def fail(self, number: int, why: str, note: str = "") -> bool:
+        """Give a trial up. why: a word of WHYS. Returns whether the storage has it."""
+        return self._end(number, "FAIL", why, note)
+
+    def flush(self) -> None:
+        """Tell again what could not be told."""
+        for number, (state, value, note) in list(self.pending.items()):
+            self._end(number, state, value, note)
+
+    def stale(self, rows: Iterable[Row], mine: Iterable[int]) -> list[Row]:
+        """The running trials of others for which nobody has beaten for a lease. Looks at them on this process's own clock.
+
+        Before a trial is stale, this process shows that it can write: where nobody can (a full disk), nobody is stale.
+        """
+        running = {row.number: row for row in rows if row.state == "RUNNING" and row.number not in set(mine)}
+        ages = self.watch.ages({number: row.beat for number, row in running.items()})
+        self.suspects = {number: since for number, since in self.suspects.items() if ages.get(number, -1.0) >= since}
+        late = []
+        for number, age in ages.items():
+            if number in self.suspects and age >= self.suspects[number] + self.terms.beat:
+                late.append(running[number])
+            elif number not in self.suspects and age >= self.terms.lease - self.terms.beat:
+                self._set(number, "suspected", HOST)
+                if self.is_away:
+                    return []
+                self.suspects[number] = age
+        return late
+
+    def lose(self, row: Row) -> None:
+        """Take a stale trial away from its driver."""
+        if row.beat is None:
+            self.fail(row.number, UNSTARTED, "its driver ended before it began")
+        else:
+            who = f"{row.beat.get('host')}, process {row.beat.get('pid')}"
+            self.fail(row.number, LOST, f"its driver ({who}) has not been heard of for {self.terms.lease:g} s")
+
+    def tried(self, call: Callable[[], Any]) -> Any:
+        """What a call that may use the storage returns; None while it is away. An error of a file is raised: OSError."""
+        if self.is_away and time.monotonic() < self.next_try:
+            return None
+        try:
+            return call()
+        except storages.away() as error:
+            if type(error).__module__ == "builtins":
+                raise
+            self._went(error)
+            return None
+
+    def note(self, key: str, value: Any) -> None:
+        """Say something of the whole queue, for those who look at it."""
+        self._try(lambda: self.study.set_user_attr(key, value))
+
+    def _end(self, number, state, value, note):
+        """Set what a trial ends with, then its state. Keeps it in `pending` while the storage is away."""
+        self.pending[number] = state, value, note
+        if state == "COMPLETE":
+            told = self._set(number, "attempt", value) and self._try(lambda: self._tell(number, 0.0, TrialState.COMPLETE))
+        else:
+            told = self._set(number, "why", value) and (not note or self._set(number, "note", note))
+            told = told and self._try(lambda: self._tell(number, None, TrialState.FAIL))
+        if self.is_away:
+            return False
+        for known in (self.pending, self.trials, self.beats):
+            known.pop(number, None)
+        if told:
+            return True
+        # Refused, or it was told and the answer did not come back.
+        row = next((row for row in self.read() or [] if row.number == number), None)
+        if row is None:
+            self.pending[number] = state, value, note
+        return row is not None and row.state == state and (state == "FAIL" or row.attempt == value)
+
+    def _tell(self, number, value, state):
+        self.study.tell(number, value, state=state)
+        return True
+
+    def _set(self, number, key, value):
+        def write():
+            study_id = self.storage.get_study_id_from_name(self.study.study_name)
+            trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+            self.storage.set_trial_user_attr(trial_id, key, value)
+            return True
+
+        return self._try(write)
+
+    def _try(self, call):
+        """What a call returns; None if it is refused, or while the storage is away. Then it is asked again every few seconds."""
+        if self.is_away and time.monotonic() < self.next_try:
+            return None
+        try:
+            result = call()
+        except storages.away() as error:
+            self._went(error)
+            return None
+        except OPTUNA:  # the trial is finished; or an earlier call of this process is refused only now
+            result = None
+        if self.gone_since is not None:
+            self.say(f"the storage is back after {time.monotonic() - self.gone_since:.0f} s")
+            self.gone_since = None
+        return result
+
+    def _went(self, error):
+        self.next_try = time.monotonic() + min(2.0, self.terms.beat / 4)
+        self.watch.forget()
+        self.suspects.clear()
+        if self.gone_since is None:
+            self.gone_since = time.monotonic()
+            why = storages.why_away(error)
+            self.say(f"the storage is away ({why}): runs go on, what they give is kept, and it is asked again every few seconds")
+
+
+HOST = socket.gethostname()
+
+
+def now() -> str:
+    """The wall clock, for display only."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def row_of(trial: Any) -> Row:
+    """The Row of one of Optuna's trials."""
+    get = trial.user_attrs.get
+    return Row(trial.number, trial.state.name, get("run"), get("beat"), get("attempt"), get("why"), get("note", ""))
+
+
+def counts(rows: list[Row]) -> Iterator[tuple[str, int]]:
+    """(what, how many) of a queue's trials: waiting, running, complete, and failed by why."""
+    names = Counter(row.state.lower() if row.state != "FAIL" else f"failed ({row.why or 'no reason'})" for row in rows)
+    yield from sorted(names.items())
+
+
+def name_of(study: str, scale: str | None) -> str:
+    """The name of a study's queue."""
+    return f"{study}/{scale or 'base'}/runs"
+
+
+def opened(storage: Any, study: Any, say: Callable[[str], None], again: bool = False) -> SharedQueue:
+    """The queue of a StudyPlan, made if there is none. again: forgive what failed so far.
+
+    Raises SpecError where the queue is of another study, of another folder of runs, of other code, or of another Optuna.
+    """
+    code = {**CODE, "sources": sources()}
+    name = name_of(study.name, study.scale)
+    sampler = optuna.samplers.RandomSampler()  # there is nothing to sample
+    try:
+        queue = optuna.create_study(storage=storage, study_name=name, load_if_exists=True, sampler=sampler)
+        attrs = queue.user_attrs
+        live = [trial for trial in queue.get_trials(deepcopy=False) if trial.state in LIVE]
+        about = _about(study, attrs, live)
+        _check_code(name, attrs.get("code"), code, live)
+        _check_optuna(name, attrs.get("optuna"))
+        for key, value in {**about, "code": code, "optuna": optuna.__version__}.items():
+            if attrs.get(key) != value:
+                queue.set_user_attr(key, value)
+        if "terms" not in attrs:
+            queue.set_user_attr("terms", list(Terms.of_environment()))
+        if again:
+            numbers = [trial.number for trial in queue.get_trials(deepcopy=False) if trial.state == TrialState.FAIL]
+            queue.set_user_attr("forgiven", max(numbers, default=-1))
+        attrs = queue.user_attrs
+    except storages.away() as error:
+        raise SpecError(f"the storage is away: {storages.why_away(error)}") from None
+    terms = attrs["terms"]
+    return SharedQueue(queue, storage, Terms(float(terms[0]), float(terms[1]), int(terms[2])), attrs.get("forgiven", -1), say)
+
+
+def _about(study, attrs, live):
+    """The attributes that tie a queue to a study and its folder. Raises SpecError where they are of another."""
+    token = _token(study.folder)
+    if attrs.get("token") and attrs["token"] != token:
+        where = f"{attrs.get('host')}:{attrs.get('folder')}"
+        content = study.written.content if study.written else None
+        if attrs.get("content") != content or attrs.get("question") != study.spec.question:
+            raise SpecError(
+                f"the storage has another study {study.name!r} ({attrs.get('question')!r}, runs in {where}): "
+                "rename one of the two, or use another database"
+            )
+        if live:
+            raise SpecError(
+                f"{study.folder} is not the folder in which this study's drivers write ({where}): all of them need the same "
+                "--runs, on a file system that they share; if that folder is gone, use another database"
+            )
+    made = {
+        "token": token or uuid.uuid4().hex,
+        "question": study.spec.question,
+        "content": study.written.content if study.written else None,
+        "folder": str(study.folder.resolve()),
+        "host": HOST,
+    }
+    if token is None:
+        made["token"] = _new_token(study.folder, made["token"])
+    if attrs.get("token") == made["token"]:  # an edited study goes on; the first place stays
+        made |= {key: attrs[key] for key in ("folder", "host") if key in attrs}
+    return made
+
+
+def _token(folder):
+    try:
+        return (Path(folder) / TOKEN).read_text().strip() or None
+    except OSError:
+        return None
+
+
+def _new_token(folder, token):
+    """Name the queue of a folder. Of several drivers that start together the first one does. Raises OSError."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = folder / f"{TOKEN}.{uuid.uuid4().hex}"
+    scratch.write_text(token + "\n")
+    with suppress(FileExistsError):
+        os.link(scratch, folder / TOKEN)
+    scratch.unlink()
+    return _token(folder) or token
+
+
+def _check_code(name, other, code, live):
+    if not other or other.get("sources") == code["sources"]:
+        return
+    if live:
+        named = [f"{each.get('commit', 'no commit')[:12]}{' with changes' if each.get('dirty') else ''}" for each in (other, code)]
+        raise SpecError(f"the drivers of {name} run the code of {named[0]}, and this is {named[1]}: one study needs one version")
+
+
+def _check_optuna(name, other):
+    if other and other.split(".")[0] != optuna.__version__.split(".")[0]:
+        raise SpecError(f"{name} was made by Optuna {other}, and here is Optuna {optuna.__version__}: use that version")
