@@ -156,7 +156,7 @@ def _within_size(match, labels, sizes):
 
     def everywhere(by_name):
         """{label: value} of {name: value}, each name at every size."""
-        found = {}
+        found: dict[str, Any] = {}
         for name, value in by_name.items():
             here = [label for label in labels if label != name and sized(label, sizes)[0] == name]
             found |= {label: at(value, size_of[label]) if isinstance(value, str) else value for label in here or [name]}
