@@ -1,6 +1,7 @@
 """Run a planned study: tuning if the study asks for it, then every reported run that is missing, then the record."""
 
-from contextlib import suppress
+import time
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -174,13 +175,18 @@ def _work(queue, pools, console):
 
         def report(event):
             show(event)
-            if event.kind == "progress" and hasattr(queue, "progressed") and queue.progressed(event.job, event.progress):
+            if _is_pruned(queue, event):
                 pool.tell(event.job, PRUNE)
             if event.outcome:
                 for outcome in queue.told(event.outcome):
                     show(Event("ended", outcome.job, outcome=outcome))
 
         pool.run(lambda: ahead.pop() if ahead else queue.take(), report)
+
+
+def _is_pruned(queue, event):
+    """Whether what a run just reported ends it: the queue of a search may have a pruner."""
+    return event.kind == "progress" and hasattr(queue, "progressed") and queue.progressed(event.job, event.progress)
 
 
 def _work_together(source, pools, console):
@@ -208,6 +214,8 @@ def _work_together(source, pools, console):
                 return
             if event.kind == "progress":
                 shared.progress(event.job, event.progress)
+                if _is_pruned(source, event):
+                    pool.tell(event.job, PRUNE)
             show(event)
 
         def tick():
@@ -227,18 +235,24 @@ def _search(study, pools, console):
     from sweeps import tune
     from sweeps.search import arms, queue, storage
 
-    with tune.only_one(study.folder, lambda text: _say(console, text)):
+    shared = pools.shared
+    # Several drivers of a storage search together; of those without one, one searches and the others wait.
+    lock = nullcontext() if shared else tune.only_one(study.folder, lambda text: _say(console, text))
+    with lock:
         old = StudyRecord.read_whole(study.folder)
-        search = queue.Search(study, storage.of_folder(study.folder))
+        search = queue.Search(study, shared.storage if shared else storage.of_folder(study.folder), alone=not shared)
 
         def keep(trials):
             # It stays until the runs start: what was looked at must not be forgotten.
             if not (old and looking.begun(old)):
                 nothing = dict.fromkeys(study.spec.arms, 0)
-                study.record(nothing, trials, search=arms.facts(search, arms.found(search))).write(study.folder)
+                _write(study.record(nothing, trials, search=arms.facts(search, arms.found(search))), study, shared)
 
         search.keep = keep
         _work(search, pools, console)
+        while shared and not search.is_over:  # another driver is about to begin a trial
+            time.sleep(shared.terms.poll)
+            _work(search, pools, console)
         result = arms.found(search)
         study = arms.with_winners(study, search, result)
         for line in result.notes:

@@ -203,7 +203,7 @@ class SharedQueue:
         try:
             result = call()
         except storages.away() as error:
-            self._went(error)
+            self.went(error)
             return None
         except OPTUNA:  # the trial is finished; or an earlier call of this process is refused only now
             result = None
@@ -212,7 +212,8 @@ class SharedQueue:
             self.gone_since = None
         return result
 
-    def _went(self, error):
+    def went(self, error: BaseException) -> None:
+        """The storage is away, as this error says: whoever asks it now waits a little."""
         self.next_try = time.monotonic() + min(2.0, self.terms.beat / 4)
         self.watch.forget()
         self.suspects.clear()

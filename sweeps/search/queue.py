@@ -137,20 +137,27 @@ class Search:
                             break
 
     def ask(self) -> bool:
-        """Begin one more trial. Returns False if there is none to begin now."""
+        """Begin trials until one has something to run. Returns False if there is none to begin now."""
+        while True:
+            trials = self._trials()
+            waiting = any(trial.state == TrialState.WAITING for trial in trials)
+            if not waiting and self.limit is not None and len(self._counted(trials)) >= self.limit:
+                return False
+            self.optuna.sampler = samplers.sampler(self.spec, self.axes, len(trials))
+            try:
+                with samplers.quiet():
+                    trial = self.optuna.ask()
+                    values = spaces.suggested(self.axes, trial)
+            finally:
+                self.optuna.sampler = _no_sampler()
+            if self._begin(trial, values):
+                return True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every trial is told, and no more is to be begun: what other processes still ask for counts too."""
         trials = self._trials()
-        waiting = any(trial.state == TrialState.WAITING for trial in trials)
-        if not waiting and self.limit is not None and len(self._counted(trials)) >= self.limit:
-            return False
-        self.optuna.sampler = samplers.sampler(self.spec, self.axes, len(trials))
-        try:
-            with samplers.quiet():
-                trial = self.optuna.ask()
-                values = spaces.suggested(self.axes, trial)
-        finally:
-            self.optuna.sampler = _no_sampler()
-        self._begin(trial, values)
-        return True
+        return all(trial.state.is_finished() for trial in trials) and len(self._counted(trials)) >= (self.limit or 0)
 
     def settle(self) -> None:
         """Tell Optuna of every running trial whose runs have all ended, according to their records."""
@@ -239,25 +246,23 @@ class Search:
                 marks = {key: trial.user_attrs[key] for key in (stored.REPLACES,) if key in trial.user_attrs}
                 self.optuna.enqueue_trial(values, user_attrs=marks)
 
-    def _begin(self, trial: Trial, values: dict[str, spaces.Value]) -> None:
-        """Give a trial its runs, or say why it has none."""
+    def _begin(self, trial: Trial, values: dict[str, spaces.Value]) -> bool:
+        """Give a trial its runs, or say why it has none. Returns whether it has runs."""
         if self._is_surplus(trial.number):
             trial.set_user_attr(stored.SURPLUS, True)
-            self._tell(trial.number, state=TrialState.FAIL)
-            return
+            return self._without_runs(trial, TrialState.FAIL)
         try:
             plan = self._planned(values)
         except SpecError as error:
             # Each value fits alone, but these together do not. As a broken constraint, it teaches the sampler something.
             trial.set_user_attr(stored.WHY, str(error))
             trial.set_constraint(stored.BUILDS, 1.0)
-            self._tell(trial.number, state=TrialState.PRUNED)
-            return
+            return self._without_runs(trial, TrialState.PRUNED)
         costs = self._costs(plan)
         absent = [name for name in (*self.spec.subject_to, *self.spec.objectives) if is_cost(name) and name not in costs]
         if absent:
-            self._fail(trial.number, f"it has no {absent[0]}")
-            return
+            trial.set_user_attr(stored.WHY, f"it has no {absent[0]}")
+            return self._without_runs(trial, TrialState.FAIL)
         trial.set_user_attr(stored.IDENTITY, plan.identity)
         why = []
         for name, limits in self.spec.subject_to.items():
@@ -267,12 +272,10 @@ class Search:
         if why:
             trial.set_user_attr(stored.WHY, "; ".join(why))
             trial.set_user_attr(stored.COSTS, costs)
-            self._tell(trial.number, state=TrialState.PRUNED)
-            return
+            return self._without_runs(trial, TrialState.PRUNED)
         trial.set_user_attr(stored.COSTS, costs)
         if not self.metrics:
-            self._tell(trial.number, [costs[name] for name in self.spec.objectives])
-            return
+            return self._without_runs(trial, TrialState.COMPLETE, [costs[name] for name in self.spec.objectives])
         self.plans[trial.number] = plan
         finished, runs = folders.Finished(self.study.runs, trials=True), {}
         for seed in self.seeds:
@@ -280,6 +283,11 @@ class Search:
             folder = finished.folder(plan.identity, seed, folder) or folder
             runs[str(seed)] = folders.relative(folder, self.study.folder)
         trial.set_user_attr(stored.RUNS, runs)
+        return True
+
+    def _without_runs(self, trial, state, values=None):
+        self._tell(trial.number, values, state)
+        return False
 
     def _is_surplus(self, number):
         """Whether enough trials were begun before this one: two processes may have asked at once where one was left."""

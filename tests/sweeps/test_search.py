@@ -3,6 +3,7 @@
 import itertools
 import random
 
+import optuna
 import pytest
 import sweeps_fakes as fakes
 from optuna.trial import TrialState
@@ -14,7 +15,7 @@ from sweeps import study as studies
 from sweeps.job import Outcome
 from sweeps.record import StudyRecord
 from sweeps.run import run_study
-from sweeps.search import arms, space, storage, winners
+from sweeps.search import arms, space, winners
 from sweeps.search.queue import Search
 
 WINDOW = "model.blocks.local.mixer.window"
@@ -58,8 +59,12 @@ def searched(plan_study, study_data, monkeypatch):
     return made
 
 
+STORAGES = {}
+
+
 def queue(planned, **more):
-    return Search(planned, storage.of_folder(planned.folder), **more)
+    """A queue of a study's search. Its storage is in memory, which is fast, and outlives the queue, as a database does."""
+    return Search(planned, STORAGES.setdefault(planned.folder, optuna.storages.InMemoryStorage()), **more)
 
 
 def done(search, job, status="finished", loss=None, **record):
