@@ -65,8 +65,11 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
     logs.mkdir(parents=True, exist_ok=True)
     for remark in study.remarks():
         _say(console, f"warning: {remark}", "yellow")
-    for match in (match for each in study.arms for match in each.arm.matched):
-        _say(console, f"matched: arm {match.arm!r}: {match.words}")
+    for arm in (each.arm for each in study.arms):
+        for match in arm.matched:
+            _say(console, f"matched: arm {arm.label!r}: {match.words}")
+        if arm.budget:
+            _say(console, f"budget: arm {arm.label!r}: {arm.budget.words}")
     counts = looking.first_counts(study.spec)
     # Before tuning, keep the record of an earlier start: it knows more than this start does so far.
     if (study.spec.tune or study.spec.search) and not (study.folder / NAME).exists():
@@ -175,18 +178,13 @@ def _work(queue, pools, console):
 
         def report(event):
             show(event)
-            if _is_pruned(queue, event):
+            if event.kind == "progress" and hasattr(queue, "progressed") and queue.progressed(event.job, event.progress):
                 pool.tell(event.job, PRUNE)
             if event.outcome:
                 for outcome in queue.told(event.outcome):
                     show(Event("ended", outcome.job, outcome=outcome))
 
         pool.run(lambda: ahead.pop() if ahead else queue.take(), report)
-
-
-def _is_pruned(queue, event):
-    """Whether what a run just reported ends it: the queue of a search may have a pruner."""
-    return event.kind == "progress" and hasattr(queue, "progressed") and queue.progressed(event.job, event.progress)
 
 
 def _work_together(source, pools, console):
@@ -212,10 +210,8 @@ def _work_together(source, pools, console):
                 shared.told(event.outcome)
                 drain()
                 return
-            if event.kind == "progress":
-                shared.progress(event.job, event.progress)
-                if _is_pruned(source, event):
-                    pool.tell(event.job, PRUNE)
+            if event.kind == "progress" and shared.progress(event.job, event.progress):
+                pool.tell(event.job, PRUNE)
             show(event)
 
         def tick():
@@ -230,29 +226,40 @@ def _work_together(source, pools, console):
             shared.leave()
 
 
+def _make(study, planned, seeds, pools, console):
+    """Make the helper runs that trials with these seeds need, before the trials."""
+    jobs = {job.folder: job for each in planned for job in study.needed(each, seeds)}
+    failed = partial(record_failure, replaces=False) if pools.shared else record_failure
+    _work(Runs(f"{study.name}{at_scale(study.scale)}, before its trials", list(jobs.values()), failed), pools, console)
+
+
+def _until_over(queue, pools, console):
+    """Do the trials of a search until there are no more. Another driver may be about to begin one: it is waited for."""
+    _work(queue, pools, console)
+    while pools.shared and not queue.is_over:
+        time.sleep(pools.shared.terms.poll)
+        _work(queue, pools, console)
+
+
 def _search(study, pools, console):
     """Search. Returns (the study with its winners, trials, labels of the winners that there are not)."""
     from sweeps import tune
     from sweeps.search import arms, queue, storage
 
-    shared = pools.shared
-    # Several drivers of a storage search together; of those without one, one searches and the others wait.
-    lock = nullcontext() if shared else tune.only_one(study.folder, lambda text: _say(console, text))
-    with lock:
+    with nullcontext() if pools.shared else tune.only_one(study.folder, lambda text: _say(console, text)):
         old = StudyRecord.read_whole(study.folder)
-        search = queue.Search(study, shared.storage if shared else storage.of_folder(study.folder), alone=not shared)
+        kept = pools.shared.storage if pools.shared else storage.of_folder(study.folder)
+        _make(study, [queue.base_of(study)], study.spec.search.tuning_seeds, pools, console)
+        search = queue.Search(study, kept, alone=not pools.shared)
 
         def keep(trials):
             # It stays until the runs start: what was looked at must not be forgotten.
             if not (old and looking.begun(old)):
                 nothing = dict.fromkeys(study.spec.arms, 0)
-                _write(study.record(nothing, trials, search=arms.facts(search, arms.found(search))), study, shared)
+                _write(study.record(nothing, trials, search=arms.facts(search, arms.found(search))), study, pools.shared)
 
         search.keep = keep
-        _work(search, pools, console)
-        while shared and not search.is_over:  # another driver is about to begin a trial
-            time.sleep(shared.terms.poll)
-            _work(search, pools, console)
+        _until_over(search, pools, console)
         result = arms.found(search)
         study = arms.with_winners(study, search, result)
         for line in result.notes:
@@ -264,12 +271,13 @@ def _tune(study, pools, console):
     """Tune. Returns (the study with the best values, trials, sentences about edges, arms without a finished trial)."""
     from sweeps import tune
 
-    with tune.only_one(study.folder, lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)):
-        tuners = {}
+    with nullcontext() if pools.shared else tune.only_one(study.folder, lambda text: _say(console, text)):
+        _make(study, study.arms, study.spec.tune.tuning_seeds, pools, console)
+        tuners, storage = {}, pools.shared.storage if pools.shared else None
         for each in study.arms:
             # Arms that resolve to the same experiment share one search.
             if each.identities[0] not in tuners:
-                tuners[each.identities[0]] = tune.Tuner(study, each)
+                tuners[each.identities[0]] = tune.Tuner(study, each, storage)
         by_label = {each.arm.label: tuners[each.identities[0]] for each in study.arms}
 
         old = StudyRecord.read_whole(study.folder)
@@ -277,9 +285,9 @@ def _tune(study, pools, console):
         def keep(trials):
             # It stays until the runs start: what was looked at must not be forgotten.
             if not (old and looking.begun(old)):
-                study.record(dict.fromkeys(by_label, 0), trials).write(study.folder)
+                _write(study.record(dict.fromkeys(by_label, 0), trials), study, pools.shared)
 
-        _work(tune.Search(study, list(tuners.values()), keep), pools, console)
+        _until_over(tune.Search(study, list(tuners.values()), keep), pools, console)
         trials = [record for tuner in tuners.values() for record in tuner.records()]
         chosen = {label: tuner.chosen(label) for label, tuner in by_label.items()}
     study = studies.tuned(study, chosen)

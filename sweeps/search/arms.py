@@ -9,7 +9,7 @@ from arch.spec import diff, unwritten
 from arch.words import listed, times
 from experiments import plan as experiment
 from sweeps.search import space as spaces
-from sweeps.search.queue import Search
+from sweeps.search.queue import Search, made_for
 from sweeps.search.winners import chosen, front
 from sweeps.study import ArmPlan, StudyPlan, arm_cost
 
@@ -92,6 +92,6 @@ def _winner(study, search, planned, number):
     changes = diff(experiment.whole(baseline.spec), experiment.whole(resolved.spec))
     follow = tuple(unwritten(changes, baseline.written, resolved.written))
     arm = replace(planned.arm, resolved=resolved, changes=changes, unwritten=follow)
-    plan = experiment.plan(resolved)
+    plan = experiment.plan(resolved, made_for(search.base))
     cost = arm_cost(plan.spec, study.spec.long_context, plan.cost)
     return ArmPlan(arm, (plan,), cost, planned.needs)

@@ -45,6 +45,16 @@ HALF_ASKED = 300.0
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
+def base_of(study: Any) -> Any:
+    """The ArmPlan that a study's search overrides."""
+    return next(each for each in study.arms if each.arm.label == (study.spec.search.base or study.arms[0].arm.label))
+
+
+def made_for(planned: Any) -> dict[int, experiment.RunPlan]:
+    """{position of a reference: RunPlan} of the runs that are made because an ArmPlan needs them."""
+    return {position: need.plans[0] for position, need in zip(planned.arm.needs, planned.needs, strict=True)}
+
+
 class Search:
     """The queue of a study's search (`study.spec.search`). storage: Optuna's, from the caller.
 
@@ -55,10 +65,12 @@ class Search:
     def __init__(self, study: Any, storage: Any, keep: Callable[[list[TrialRecord]], None] | None = None, alone: bool = True):
         self.study, self.storage, self.keep = study, storage, keep or (lambda records: None)
         self.spec = study.spec.search
-        self.base = next(each for each in study.arms if each.arm.label == (self.spec.base or study.arms[0].arm.label))
+        self.base = base_of(study)
         self.axes = spaces.axes(self.spec.space, self.base.arm.document, document.node({}))
         self.seeds = self.spec.tuning_seeds
+        self.places = {(job.plan.identity, job.seed): job.folder for job in study.needed(self.base, self.seeds)}
         self.metrics = [name for name in self.spec.objectives if not is_cost(name)]
+        self.alone = alone
         self.optuna = self._open()
         self.plans: dict[int, experiment.RunPlan] = {}
         self.given: dict[Any, tuple[int, int]] = {}
@@ -147,6 +159,8 @@ class Search:
             try:
                 with samplers.quiet():
                     trial = self.optuna.ask()
+                    # Whoever asks at the same moment has another number, and draws other values.
+                    self.optuna.sampler = samplers.sampler(self.spec, self.axes, trial.number)
                     values = spaces.suggested(self.axes, trial)
             finally:
                 self.optuna.sampler = _no_sampler()
@@ -296,7 +310,7 @@ class Search:
 
     def _planned(self, values):
         root = spaces.overridden(self.base.arm.document, self.axes, values)
-        plan = experiment.plan(root)
+        plan = experiment.plan(root, made_for(self.base))
         # A trial reads nothing of the report split.
         return plan.model_copy(update={"evaluations": tuple(each for each in plan.evaluations if each.split == "select")})
 
@@ -315,7 +329,7 @@ class Search:
             self.plans[trial.number] = self._planned(trial.params)
         plan = self.plans[trial.number]
         return [
-            Job(ARM, int(seed), plan, (self.study.folder / run), trial.number)
+            Job(ARM, int(seed), plan.located(int(seed), self.places), (self.study.folder / run), trial.number)
             for seed, run in trial.user_attrs[stored.RUNS].items()
         ]
 
