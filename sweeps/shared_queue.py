@@ -216,7 +216,7 @@ class SharedQueue:
         try:
             result = call()
         except storages.away() as error:
-            self.went(error)
+            self._went(error)
             return None
         except OPTUNA:  # the trial is finished; or an earlier call of this process is refused only now
             result = None
@@ -225,8 +225,7 @@ class SharedQueue:
             self.gone_since = None
         return result
 
-    def went(self, error: BaseException) -> None:
-        """The storage is away, as this error says: whoever asks it now waits a little."""
+    def _went(self, error):
         self.next_try = time.monotonic() + min(2.0, self.terms.beat / 4)
         self.watch.forget()
         self.suspects.clear()

@@ -16,7 +16,6 @@ from arch.words import times
 from experiments import evaluations
 from experiments.record import NAME
 from sweeps import attempts, folders, shared_queue
-from sweeps import storage as storages
 from sweeps.job import Event, Job, Outcome, record_failure
 from sweeps.shared_queue import COUNTED, FAILED, INTERRUPTED, LOST, MACHINE, UNKNOWN, Row, SharedQueue
 
@@ -147,9 +146,6 @@ class Shared:
                 return False
         except OSError as error:
             self.queue.say(f"cannot write in {self.folder} ({error.strerror or error}); trying again")
-            return False
-        except storages.away() as error:  # a search asks the same storage
-            self.queue.went(error)
             return False
         return not self.queue.is_away
 

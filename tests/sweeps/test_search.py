@@ -418,3 +418,18 @@ def test_the_shipped_search_is_sound_at_every_scale():
         spec, found = studies.check(root, scale)
         assert spec.search.judge and len(found) == 2 + spec.search.judge
     assert spec.search.trials >= 60 and set(spec.search.objectives) == {"select/loss", "cost/cache_bytes@32768"}
+
+
+def test_trials_start_from_a_helper_run_and_so_do_the_winners(searched, study_data, console):
+    study_data |= {"runs": {"pretrained": {"train.steps": 3}}}
+    study_data["arms"] = {"1:1": {}, "next": {"init_from": {"run": "pretrained"}}}
+    planned = searched(base="next", space={"optimizer.lr": {"low": 1e-2, "high": 1e-1}}, trials=2)
+    result = run_study(planned, 1, console, fakes.prepare)
+    assert result.complete and {trial.state for trial in result.trials} == {"finished"}
+    made = {path.parent.name for path in planned.folder.glob("pretrained-*/*/record.json")}
+    assert made == {"seed-0", "seed-1", "seed-1000"}
+    best = next(outcome.job for outcome in result.outcomes if outcome.job.arm == "best 1")
+    assert [folder.parent.name.startswith("pretrained-") for folder in best.needs] == [True]
+    with pytest.raises(SpecError, match="changes which run"):
+        other = {"w": {"choices": {"a": {}, "b": {"set": {"init_from": {"run": "1:1"}}}}}}
+        searched("other", base="next", space=other)
