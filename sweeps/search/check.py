@@ -40,6 +40,12 @@ def check_search(study: Node, spec: StudySpec, arms: list[Any]) -> None:
     _check_axes(study, base, axes)
     _check_names(study, axes)
     samplers.check_sampler(study, search, axes)
+    if search.widen and len(search.objectives) > 1:
+        reason = "with several objectives the best lie everywhere along the front; expected one objective, or no `widen`"
+        raise study.error(reason, ("search", "widen"))
+    if spec.match:
+        reason = "`match` and `search` do not stand together: the trials would not be matched; limit the cost by `subject_to`"
+        raise study.error(reason, ("match",))
     samplers.check_pruner(study, search, base.spec)
 
 

@@ -33,9 +33,10 @@ from sweeps import folders
 from sweeps.costs import cost_metric
 from sweeps.job import Job, Outcome
 from sweeps.record import TrialRecord
-from sweeps.search import samplers, stored
+from sweeps.search import samplers, stored, widen
 from sweeps.search import space as spaces
-from sweeps.search.winners import Candidate
+from sweeps.search.spec import Numbers
+from sweeps.search.winners import Candidate, chosen
 
 # What a search's jobs have in place of an arm.
 ARM = "search"
@@ -155,17 +156,36 @@ class Search:
             waiting = any(trial.state == TrialState.WAITING for trial in trials)
             if not waiting and self.limit is not None and len(self._counted(trials)) >= self.limit:
                 return False
+            self._widen(trials)
             self.optuna.sampler = samplers.sampler(self.spec, self.axes, len(trials))
             try:
                 with samplers.quiet():
                     trial = self.optuna.ask()
                     # Whoever asks at the same moment has another number, and draws other values.
                     self.optuna.sampler = samplers.sampler(self.spec, self.axes, trial.number)
-                    values = spaces.suggested(self.axes, trial)
+                    values = spaces.suggested(self.axes, trial, self.ranges)
             finally:
                 self.optuna.sampler = _no_sampler()
             if self._begin(trial, values):
                 return True
+
+    @property
+    def ranges(self) -> dict[str, Numbers]:
+        """{dimension: its range} of those that grew (`sweeps.search.widen`)."""
+        return widen.ranges(self.axes, self.optuna.user_attrs.get(widen.WIDENED, {})) if self.spec.widen else {}
+
+    def _widen(self, trials):
+        """After each quarter of the trials, let ranges grow whose best lies at an end."""
+        if not self.spec.widen or self.limit is None:
+            return
+        kept = self.optuna.user_attrs.get(widen.WIDENED, {})
+        at = widen.quarter(sum(trial.state.is_finished() for trial in self._counted(trials)), self.limit)
+        candidates = self.candidates()
+        if at == 0 or str(at) in kept or not candidates:
+            return
+        best = self.values(chosen(candidates, 1)[0].number)
+        wider = widen.grown(self.base.arm.document, self.axes, best, self.spec.widen, self.ranges)
+        self.optuna.set_user_attr(widen.WIDENED, {**kept, str(at): wider})
 
     @property
     def is_over(self) -> bool:
