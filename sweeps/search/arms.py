@@ -47,7 +47,7 @@ def found(search: Search) -> Found:
 
 
 def _grew(search, name, span):
-    written = next(axis.numbers for axis, _ in spaces.every(search.axes) if axis.name == name)
+    written = next(axis.numbers for axis, _ in spaces.every(search.axes) if axis.name == name and axis.numbers is not None)
     return f"the range of {name} grew from {written.low:g} to {written.high:g} to {span.low:g} to {span.high:g}"
 
 

@@ -43,6 +43,9 @@ def check_search(study: Node, spec: StudySpec, arms: list[Any]) -> None:
     if search.widen and len(search.objectives) > 1:
         reason = "with several objectives the best lie everywhere along the front; expected one objective, or no `widen`"
         raise study.error(reason, ("search", "widen"))
+    if spec.budget and spec.budget.kind != "tokens":
+        reason = f"`budget` and `search` do not stand together: trials would not get the same {spec.budget.kind}"
+        raise study.error(f"{reason}; limit cost/train_flops by `subject_to`", ("budget",))
     if spec.match:
         reason = "`match` and `search` do not stand together: the trials would not be matched; limit the cost by `subject_to`"
         raise study.error(reason, ("match",))
