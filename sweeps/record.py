@@ -225,8 +225,8 @@ class StudyRecord(Spec):
     may be read, as stated before the runs; none in older records, which were read once. looks: those that were taken.
     earlier: plans that were looked at before this one, at some of the same runs: the study is then exploratory.
     matched: what `match` made of each arm. budget: the steps that `budget` gave it.
-    search: of a study with `search`: {objectives, constraints, space (with ranges that grew), sampler, pruner, trials, seeds,
-    front: numbers of trials, winners: {label: number of its trial}, study: the name of the Optuna study, widened}.
+    search: of a study with `search`: {objectives, constraints, space, base: the arm, sampler, pruner, trials, seeds, front:
+    numbers of trials, winners: {label: number of its trial}, widened: {dimension: its range now}, study: Optuna's name of it}.
     """
 
     version: Literal[1] = Field(default=1, alias="schema")

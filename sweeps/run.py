@@ -1,5 +1,6 @@
 """Run a planned study: tuning if the study asks for it, then every reported run that is missing, then the record."""
 
+import time
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +9,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from arch.errors import SpecError
 from arch.words import listed, times
 from experiments.orders import ABANDON, PRUNE
 from sweeps import devices, looking, space
@@ -60,9 +60,6 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
     logs, shared = study.folder / LOGS, None
     if storage is not None:
         from sweeps import shared_queue
-
-        if study.spec.tune:
-            raise SpecError("several drivers cannot share a study with `tune`; write it as a `search`", ("tune",))
 
         shared = shared_queue.opened(storage, study, lambda text: _say(console, text, "yellow"), again)
         logs /= safe_name(shared_queue.HOST)
@@ -230,6 +227,21 @@ def _work_together(source, pools, console):
             shared.leave()
 
 
+def _make(study, planned, seeds, pools, console):
+    """Make the helper runs that trials with these seeds need, before the trials."""
+    jobs = {job.folder: job for each in planned for job in study.needed(each, seeds)}
+    failed = partial(record_failure, replaces=False) if pools.shared else record_failure
+    _work(Runs(f"{study.name}{at_scale(study.scale)}, before its trials", list(jobs.values()), failed), pools, console)
+
+
+def _until_over(queue, pools, console):
+    """Do the trials of a search until there are no more. Another driver may be about to begin one: it is waited for."""
+    _work(queue, pools, console)
+    while pools.shared and not queue.is_over:
+        time.sleep(pools.shared.terms.poll)
+        _work(queue, pools, console)
+
+
 def _search(study, pools, console):
     """Search. Returns (the study with its winners, trials, labels of the winners that there are not)."""
     from sweeps import tune
@@ -238,6 +250,7 @@ def _search(study, pools, console):
     with nullcontext() if pools.shared else tune.only_one(study.folder, lambda text: _say(console, text)):
         old = StudyRecord.read_whole(study.folder)
         kept = pools.shared.storage if pools.shared else storage.of_folder(study.folder)
+        _make(study, [queue.base_of(study)], study.spec.search.tuning_seeds, pools, console)
         search = queue.Search(study, kept, alone=not pools.shared)
 
         def keep(trials):
@@ -247,7 +260,7 @@ def _search(study, pools, console):
                 _write(study.record(nothing, trials, search=arms.facts(search, arms.found(search))), study, pools.shared)
 
         search.keep = keep
-        _work(search, pools, console)
+        _until_over(search, pools, console)
         result = arms.found(search)
         study = arms.with_winners(study, search, result)
         for line in result.notes:
@@ -259,12 +272,13 @@ def _tune(study, pools, console):
     """Tune. Returns (the study with the best values, trials, sentences about edges, arms without a finished trial)."""
     from sweeps import tune
 
-    with tune.only_one(study.folder, lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)):
-        tuners = {}
+    with nullcontext() if pools.shared else tune.only_one(study.folder, lambda text: _say(console, text)):
+        _make(study, study.arms, study.spec.tune.tuning_seeds, pools, console)
+        tuners, storage = {}, pools.shared.storage if pools.shared else None
         for each in study.arms:
             # Arms that resolve to the same experiment share one search.
             if each.identities[0] not in tuners:
-                tuners[each.identities[0]] = tune.Tuner(study, each)
+                tuners[each.identities[0]] = tune.Tuner(study, each, storage)
         by_label = {each.arm.label: tuners[each.identities[0]] for each in study.arms}
 
         old = StudyRecord.read_whole(study.folder)
@@ -272,9 +286,9 @@ def _tune(study, pools, console):
         def keep(trials):
             # It stays until the runs start: what was looked at must not be forgotten.
             if not (old and looking.begun(old)):
-                study.record(dict.fromkeys(by_label, 0), trials).write(study.folder)
+                _write(study.record(dict.fromkeys(by_label, 0), trials), study, pools.shared)
 
-        _work(tune.Search(study, list(tuners.values()), keep), pools, console)
+        _until_over(tune.Search(study, list(tuners.values()), keep), pools, console)
         trials = [record for tuner in tuners.values() for record in tuner.records()]
         chosen = {label: tuner.chosen(label) for label, tuner in by_label.items()}
     study = studies.tuned(study, chosen)

@@ -28,7 +28,8 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
     runs_folder, paired_sd: see `sweeps.foreseen`.
     """
     shown = {arm.label: _arm(spec, arm) for arm in arms}
-    specs = {arm.label: arm.spec for arm in arms}
+    unknown = spec.search.winners if spec.search else ()  # until then they are like the arm that is searched
+    specs = {arm.label: arm.spec for arm in arms if arm.label not in unknown}
     counts = {label: arm["parameters_non_embedding"] for label, arm in shown.items()}
     helpers = _helpers(spec, arms)
     runs = [arm for arm in shown.values() for _ in range(spec.most_seeds)]
@@ -72,7 +73,9 @@ def _helpers(spec, arms):
     """{label: its cost, and the seeds} of the runs that are made only because an arm needs them."""
     helpers: dict[str, dict] = {}
     labels = [arm.label for arm in arms]
-    needed = dict.fromkeys((need.label, at) for arm in arms for seed in range(spec.most_seeds) for need, at in arm.runs(seed))
+    search = spec.tune or spec.search
+    seeds = [*range(spec.most_seeds), *(search.tuning_seeds if search else ())]
+    needed = dict.fromkeys((need.label, at) for arm in arms for seed in seeds for need, at in arm.runs(seed))
     by_label = {need.label: need for arm in arms for need, _ in arm.runs(0)}
     for label, seed in needed:
         # An arm with another seed than the reported ones is a helper run too.

@@ -57,6 +57,11 @@ class TuneSpec(Spec):
     first_seed: Count = 1000
     metric: str = "select/loss"
 
+    @property
+    def tuning_seeds(self) -> list[int]:
+        """The seeds of a trial's runs."""
+        return [self.first_seed + i for i in range(self.seeds)]
+
     @field_validator("metric")
     @classmethod
     def _is_of_the_select_split(cls, metric: str) -> str:

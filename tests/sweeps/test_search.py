@@ -3,6 +3,7 @@
 import itertools
 import random
 
+import optuna
 import pytest
 import sweeps_fakes as fakes
 from optuna.trial import TrialState
@@ -14,7 +15,7 @@ from sweeps import study as studies
 from sweeps.job import Outcome
 from sweeps.record import StudyRecord
 from sweeps.run import run_study
-from sweeps.search import arms, space, storage, winners
+from sweeps.search import arms, space, winners
 from sweeps.search.queue import Search
 
 WINDOW = "model.blocks.local.mixer.window"
@@ -58,8 +59,12 @@ def searched(plan_study, study_data, monkeypatch):
     return made
 
 
+STORAGES = {}
+
+
 def queue(planned, **more):
-    return Search(planned, storage.of_folder(planned.folder), **more)
+    """A queue of a study's search. Its storage is in memory, which is fast, and outlives the queue, as a database does."""
+    return Search(planned, STORAGES.setdefault(planned.folder, optuna.storages.InMemoryStorage()), **more)
 
 
 def done(search, job, status="finished", loss=None, **record):
@@ -413,3 +418,18 @@ def test_the_shipped_search_is_sound_at_every_scale():
         spec, found = studies.check(root, scale)
         assert spec.search.judge and len(found) == 2 + spec.search.judge
     assert spec.search.trials >= 60 and set(spec.search.objectives) == {"select/loss", "cost/cache_bytes@32768"}
+
+
+def test_trials_start_from_a_helper_run_and_so_do_the_winners(searched, study_data, console):
+    study_data |= {"runs": {"pretrained": {"train.steps": 3}}}
+    study_data["arms"] = {"1:1": {}, "next": {"init_from": {"run": "pretrained"}}}
+    planned = searched(base="next", space={"optimizer.lr": {"low": 1e-2, "high": 1e-1}}, trials=2)
+    result = run_study(planned, 1, console, fakes.prepare)
+    assert result.complete and {trial.state for trial in result.trials} == {"finished"}
+    made = {path.parent.name for path in planned.folder.glob("pretrained-*/*/record.json")}
+    assert made == {"seed-0", "seed-1", "seed-1000"}
+    best = next(outcome.job for outcome in result.outcomes if outcome.job.arm == "best 1")
+    assert [folder.parent.name.startswith("pretrained-") for folder in best.needs] == [True]
+    with pytest.raises(SpecError, match="changes which run"):
+        other = {"w": {"choices": {"a": {}, "b": {"set": {"init_from": {"run": "1:1"}}}}}}
+        searched("other", base="next", space=other)
