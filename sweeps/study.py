@@ -237,9 +237,9 @@ def plan(name, scale, spec, arms, runs, command="", written=None):
 
     def of(arm):
         if arm.label not in planned:
-            if arm.spec.train.devices > 1:
-                reason = f"{arm.spec.train.devices} devices, but a run of a study uses one (`archbench run` can use more)"
-                raise arm.document.error(reason, ("train", "devices"))
+            if arm.spec.train.nodes > 1:
+                reason = f"{arm.spec.train.nodes} nodes, but a run of a study uses one machine (`archbench run` can use more)"
+                raise arm.document.error(reason, ("train", "nodes"))
             needs = {position: of(need) for position, need in arm.needs.items()}
             # A study with a search has no needs, so that each need has one plan for all seeds.
             made = experiment.plan(arm.resolved, {position: need.plans[0] for position, need in needs.items()})

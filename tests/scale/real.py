@@ -114,7 +114,13 @@ def _ran(options, folder, url):
     draw = random.Random(options.seed)
     text = random.Random(1)
     lines = (
-        json.dumps({"text": " ".join(text.choices("one two three green hills of rain over the old mat".split(), k=40))})
+        json.dumps(
+            {
+                "text": " ".join(
+                    text.choices(["one", "two", "three", "green", "hills", "of", "rain", "over", "the", "old", "mat"], k=40)
+                )
+            }
+        )
         for _ in range(300)
     )
     (folder / "texts.jsonl").write_text("".join(f"{line}\n" for line in lines))
