@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from arch.contracts import Evidence, Measured
+from arch.contracts import UNDECIDED, Evidence, Measured
 from arch.errors import SpecError
 from experiments.metrics import NEXT_TOKEN
 from sweeps import contrasts, paired
@@ -13,6 +13,8 @@ from sweeps.claims.not_worse import NotWorse
 from sweeps.claims.power_law import PowerLaw
 from sweeps.judge import built, questions
 from sweeps.paired import CONTRADICTED, SUPPORTED
+from sweeps.simulation.study import Scenario, outcome
+from sweeps.simulation.study import drawn as simulated
 
 GRID = {"W": ["4", "16", "64"], "cap": ["off", "on"]}
 CELLS = contrasts.cells(GRID)
@@ -98,6 +100,18 @@ def test_a_control_is_compared_with_the_first_of_its_pair_and_is_no_question():
         "bad s": WORSE,
     }
     assert verdicts["bad s"].against == "a s"
+
+
+def test_a_control_that_is_also_compared_gets_seeds_until_that_is_decided():
+    """Its own word is final at the first look; the pair that it is part of is read with all seeds."""
+    pairs = {name: each.dump() for name, each in contrasts.pairs([("a", "bad"), ("a", "b"), ("b", "bad")]).items()}
+    claim = {"type": "equivalent", "metric": "report/loss", "margin": 1e-4, "known_worse": ["bad"], "contrasts": pairs}
+    arms, plan = {"a": 0.0, "b": 0.2, "bad": 0.2}, (5, 8)
+    scenario = Scenario("t", "c", arms, {"q": claim}, (plan,), {})
+    done = outcome(scenario, plan, simulated(scenario, np.random.default_rng(0)))
+    assert done.word("bad") == WORSE and done.word("b against a") == WORSE
+    assert done.word("bad against b") == UNDECIDED and done.verdict("bad against b").n == 8
+    assert done.seeds == {"a": 5, "b": 8, "bad": 8} or done.seeds == {"a": 8, "b": 8, "bad": 8}
 
 
 def test_one_sided_claims_ask_about_every_comparison():
