@@ -524,7 +524,7 @@ def _html_row(row, first, cells):
     same = "the first arm" if first and row["pairs"] is not None else "baseline" if first else "the same spec as the first arm"
     differs = html.escape(_shortened(row["changes"])) or same
     kind = row["verdict"].replace(" ", "-")
-    aside = html.escape(cells["verdict"].removeprefix(row["verdict"]).strip(" ()"))
+    aside = html.escape(cells.get("verdict", "").removeprefix(row["verdict"]).strip(" ()"))
     parts = {
         "arm": f"<th scope=row>{html.escape(row['arm'])}<small>{differs}</small></th>",
         "verdict": f"<td><span class='badge {kind}'>{html.escape(row['verdict'])}</span><small>{aside}</small></td>",

@@ -150,25 +150,27 @@ def check(contrasts: Contrasts, known: Iterable[str], path: tuple[Any, ...] = ("
 
 
 def what(subject: str, contrast: Contrast) -> str:
-    """A comparison in words, as the subject of a sentence: `B against A`, `cap=on against cap=off, over W`."""
-    size = f" at size {contrast.size}" if contrast.size else ""
+    """A comparison in words, as the subject of a sentence: `B against A`, `cap=on against cap=off, averaged over W`."""
     if contrast.at:
-        return f"the effect of {contrast.effect} at {contrast.at} against that at {contrast.than}{size}"
+        return f"the effect of {contrast.effect} at {contrast.at} against that at {contrast.than}{where(contrast)}"
     if contrast.effect:
-        over = f", averaged over {listed(contrast.over)}" if contrast.over else ""
-        return f"{contrast.effect} against {contrast.base}{over}{size}"
+        return f"{contrast.effect} against {contrast.base}{where(contrast)}"
     return subject
 
 
 def stated(subject: str, contrast: Contrast, word: str, by: str = "") -> str:
     """A claim about a comparison: `B is better than A by more than 1 %`. word: `better`; by: ` by more than 1 %`."""
-    size = f" at size {contrast.size}" if contrast.size else ""
     if contrast.at:
-        return f"the effect of {contrast.effect} is {word} at {contrast.at} than at {contrast.than}{by}{size}"
+        return f"the effect of {contrast.effect} is {word} at {contrast.at} than at {contrast.than}{by}{where(contrast)}"
     if contrast.effect:
-        over = f", averaged over {listed(contrast.over)}" if contrast.over else ""
-        return f"{contrast.effect} is {word} than {contrast.base}{by}{over}{size}"
+        return f"{contrast.effect} is {word} than {contrast.base}{by}{where(contrast)}"
     if contrast.pair:
         baseline, arm = contrast.pair
         return f"{arm} is {word} than {baseline}{by}"
     return f"{subject} is {word}{by}"
+
+
+def where(contrast: Contrast) -> str:
+    """What a comparison is averaged over, and its size on a ladder; empty for a plain one."""
+    over = f", averaged over {listed(contrast.over)}" if contrast.over else ""
+    return f"{over}{f', at size {contrast.size}' if contrast.size else ''}"

@@ -169,10 +169,14 @@ def _steps(study, ladder, size, parameters, experiment):
 
 def non_embedding(experiment: Any) -> int:
     """The parameters of a resolved ExperimentSpec without the embedding and the head."""
-    from experiments import costs
-    from experiments.plan import identity_plugins
+    import torch
 
-    return costs.summary(experiment.model, experiment.data.context, identity_plugins(experiment))["parameters"]["non_embedding"]
+    from arch.model import Model
+
+    with torch.device("meta"):
+        parameters = sum(weight.numel() for weight in Model(experiment.model).parameters())
+    head = experiment.model.dim * experiment.model.vocab_size
+    return parameters - (head if experiment.model.tie_embeddings else 2 * head)
 
 
 def rungs(ladder: LadderSpec | None, specs: Mapping[str, Any], parameters: Mapping[str, int]) -> list[Rung]:

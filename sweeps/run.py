@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from arch.errors import SpecError
 from arch.words import listed, times
 from experiments.orders import ABANDON, PRUNE
-from sweeps import looking, space
+from sweeps import devices, looking, space
 from sweeps import study as studies
 from sweeps.folders import safe_name
 from sweeps.job import Event, Outcome, record_failure
@@ -55,7 +55,8 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
     folder cannot be written, KeyboardInterrupt when interrupted: the same call then resumes the study.
     """
     sample = study.jobs()
-    worker_count(sample, workers)
+    gpus = devices.of_study(study.arms, sample, lambda text: _say(console, text, "yellow"))
+    worker_count(sample, workers, devices=gpus)
     logs, shared = study.folder / LOGS, None
     if storage is not None:
         from sweeps import shared_queue
@@ -68,13 +69,16 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
     logs.mkdir(parents=True, exist_ok=True)
     for remark in study.remarks():
         _say(console, f"warning: {remark}", "yellow")
-    for match in (match for each in study.arms for match in each.arm.matched):
-        _say(console, f"matched: arm {match.arm!r}: {match.words}")
+    for arm in (each.arm for each in study.arms):
+        for match in arm.matched:
+            _say(console, f"matched: arm {arm.label!r}: {match.words}")
+        if arm.budget:
+            _say(console, f"budget: arm {arm.label!r}: {arm.budget.words}")
     counts = looking.first_counts(study.spec)
     # Before tuning, keep the record of an earlier start: it knows more than this start does so far.
     if (study.spec.tune or study.spec.search) and not (study.folder / NAME).exists():
         _write(study.record(dict.fromkeys(counts, 0)), study, shared)
-    with _Workers(sample, workers, prepare, logs, study.folder, shared, again) as pools:
+    with _Workers(sample, workers, prepare, logs, study.folder, shared, again, gpus) as pools:
         tuning: dict[str, Any] = {"trials": [], "edges": []}
         if study.spec.tune:
             study, trials, edges, untuned = _tune(study, pools, console)
@@ -144,10 +148,10 @@ def _say(console, text, style=None):
 class _Workers:
     """One pool for tuning and reported runs, created for the first job. With nothing to do, no pool is created."""
 
-    def __init__(self, sample, asked, prepare, logs, folder, shared=None, again=False):
+    def __init__(self, sample, asked, prepare, logs, folder, shared=None, again=False, gpus=None):
         """sample: jobs like those to come, which say how many cores a run takes. shared: the SharedQueue of several drivers."""
         self.sample, self.asked, self.prepare, self.logs, self.pool = sample, asked, prepare, logs, None
-        self.folder, self.shared, self.again = folder, shared, again
+        self.folder, self.shared, self.again, self.gpus = folder, shared, again, gpus
 
     def __enter__(self):
         return self
@@ -158,9 +162,9 @@ class _Workers:
 
     def sized(self, total):
         """The pool, sized for `total` jobs."""
-        size = worker_count(self.sample, self.asked, total)
+        size = worker_count(self.sample, self.asked, total, devices=self.gpus)
         if self.pool is None:
-            self.pool = Pool(size, self.prepare, self.logs, retries=self.shared is None)
+            self.pool = Pool(size, self.prepare, self.logs, retries=self.shared is None, devices=self.gpus)
         self.pool.size = size
         return self.pool
 

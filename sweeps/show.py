@@ -5,15 +5,15 @@ from itertools import groupby
 from arch import units
 from arch.errors import DataError, SpecError
 from arch.spec import spelt
-from arch.words import times
+from arch.words import listed, times
 from experiments import plan as experiments
 from experiments import references, remarks
 from experiments.metrics import objective_costs
-from sweeps import foreseen, ladder, space
+from sweeps import budget, foreseen, ladder, space
 from sweeps.arms import unused_runs
 from sweeps.contrasts import what
 from sweeps.judge import built
-from sweeps.record import MatchRecord, packed, unpacked
+from sweeps.record import BudgetRecord, MatchRecord, packed, unpacked
 from sweeps.scale import at_scale
 from sweeps.study import arm_cost, overridden
 
@@ -34,11 +34,13 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
     runs = [arm for arm in shown.values() for _ in range(spec.most_seeds)]
     runs += [helper for helper in helpers.values() for _ in helper["seeds"]]
     search = {key: sum(arm["tuning"][key] for arm in shown.values()) for key in ("runs", "tokens", "training_flops")}
+    unmeasured = budget.unmeasured(spec, arms)
     return {
         "name": name,
         "scale": scale,
         "question": spec.question,
         "seeds": list(range(spec.most_seeds)),
+        **({"unmeasured": unmeasured} if unmeasured else {}),
         "arms": shown,
         "helpers": helpers,
         "remarks": [*remarks.of_arms(specs), *ladder.remarks(spec, specs), *unused_runs(spec, arms)],
@@ -87,6 +89,7 @@ def _arm(spec, arm):
         "changes": packed(arm.changes),
         "unwritten": list(arm.unwritten),
         **({"matched": [each.dump() for each in arm.matched]} if arm.matched else {}),
+        **({"budget": arm.budget.dump()} if arm.budget else {}),
         "layers": {name: blocks.count(name) for name in dict.fromkeys(blocks)},
         "pattern": [f"{n}*{name}" if (n := len(list(run))) > 1 else name for name, run in groupby(blocks)],
         "parameters": cost["parameters"]["total"],
@@ -145,6 +148,8 @@ def printed(data, console):
                 say(f"    {key}: {spelt(before)} -> {spelt(after)}")
         for each in arm.get("matched", ()):
             say(f"    matched: {MatchRecord.parse(each).words}")
+        if "budget" in arm:
+            say(f"    budget: {BudgetRecord.parse(arm['budget']).words}")
         if arm["objective"]:
             named = ", ".join(f"{option} {name}" for option, name in arm["uses"].items())
             say(f"    its objective ({named}) adds per run: {objective_costs(arm['objective'])}")
@@ -153,6 +158,8 @@ def printed(data, console):
         say("ladder (every run of a size):")
         for line in data["ladder"]:
             say(f"    {line}")
+    if waiting := data.get("unmeasured"):
+        say(f"budget: `study run` first measures a training step of {listed(map(repr, waiting))}; here their steps are as written")
     say("")
     context = next(iter(data["arms"].values()))["long"]["context"]
     table = Table(title="runs", title_justify="left")

@@ -165,6 +165,38 @@ Matches = Annotated[
 ]
 
 
+class BudgetSpec(Spec):
+    """What every arm may spend on training, in place of equal steps: a number, or the name of the arm whose own steps say it.
+
+    flops: `cost/train_flops`, ideal FLOPs with those that the objective adds (a teacher reads every row in every step).
+    tokens: of the training rows. seconds: of training steps alone on this machine, as a few steps of every distinct arm
+    measure it before the study starts; the study's record keeps the measurement, so that it never changes its mind.
+
+    Each arm gets the nearest whole number of `train.steps`. An arm that writes `train.steps` itself is refused, but for the
+    arm that the budget names and for `train.steps: 0`. Helper runs (`runs`) keep their steps.
+    """
+
+    flops: Target | None = None
+    tokens: Target | None = None
+    seconds: Target | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self):
+        if len(self.dump(neutral=True)) - [self.flops, self.tokens, self.seconds].count(None) != 1:
+            raise ValueError("expected one of `flops`, `tokens` and `seconds`")
+        return self
+
+    @property
+    def kind(self):
+        """`flops`, `tokens` or `seconds`."""
+        return next(key for key in self.keys() if getattr(self, key) is not None)
+
+    @property
+    def amount(self):
+        """The number, or the name of an arm."""
+        return getattr(self, self.kind)
+
+
 class FiguresSpec(Spec):
     """What the report draws. x: the axes against which quality is drawn, a figure each.
 
@@ -188,6 +220,7 @@ class StudySpec(Spec):
     long_context: tokens at which the cache is costed. laptop_scale: the scale that a report of a smaller scale suggests.
     figures: what the report draws. match: a cost that is made equal over the arms, or several.
     search: a search whose winners become further arms (`best 1`, `best 2`, ...).
+    budget: what every arm may spend on training, in place of equal steps.
     """
 
     question: str
@@ -214,6 +247,7 @@ class StudySpec(Spec):
     figures: FiguresSpec = later(FiguresSpec())
     match: Matches | None = later(None)
     search: SearchSpec | None = later(None)
+    budget: BudgetSpec | None = later(None)
 
     @model_validator(mode="after")
     def _has_arms(self):
@@ -272,27 +306,35 @@ def split(source, scale=None):
     for name, claim in claims.items():
         if not isinstance(claim.get("metric"), str):
             raise study.error(f"the claim {claim['type']!r} has no option `metric`", ("claims", name, "type"))
-    _check_matches(spec, study)
+    _check_costs(spec, study)
     return spec.model_copy(update={"claims": with_contrasts(claims, spec, study)}), study, base
 
 
-def _check_matches(spec, study):
-    """Raise SpecError, at its line, for a match of a cost or an arm that does not exist."""
+def _check_costs(spec, study):
+    """Raise SpecError, at its line, for a match or a budget with a cost or an arm that does not exist."""
+
+    def check(name, known, path):
+        if isinstance(name, str) and name not in known:
+            raise study.error(f"no arm {name!r}{nearest(name, known)}", path)
+
     for where, match in spec.matches:
         if cost(match.quantity) is None:
             raise study.error(unknown_cost(match.quantity), (*where, "quantity"))
-        named = match.to if isinstance(match.to, dict) else {None: match.to}
-        for label, to in named.items():
-            path = (*where, "to") if label is None else (*where, "to", label)
-            if isinstance(to, str) and to not in spec.arms:
-                raise study.error(f"no arm {to!r}{nearest(to, spec.arms)}", path)
-            if label is not None and label not in spec.arms:
-                raise study.error(f"no arm {label!r}{nearest(label, spec.arms)}", path)
+        if spec.budget and match.quantity == "cost/train_flops":
+            reason = "`budget` decides the steps after this; expected cost/flops_per_token"
+            raise study.error(reason, (*where, "quantity"))
+        for label, to in match.to.items() if isinstance(match.to, dict) else ():
+            check(label, spec.arms, (*where, "to", label))
+            check(to, spec.arms, (*where, "to", label))
+            if to in match.to:
+                raise study.error(f"{to!r} is matched itself; expected an arm that is not", (*where, "to", label))
+        check(None if isinstance(match.to, dict) else match.to, spec.arms, (*where, "to"))
         for label in match.vary if isinstance(match.vary, dict) else ():
-            if label not in spec.arms and label not in spec.runs:
-                raise study.error(f"no arm {label!r}{nearest(label, [*spec.arms, *spec.runs])}", (*where, "vary", label))
+            check(label, [*spec.arms, *spec.runs], (*where, "vary", label))
             if match.target(label, next(iter(spec.arms))) is None:
-                raise study.error(f"{label!r} is what is matched, so it varies nothing", (*where, "vary", label))
+                raise study.error(f"{label!r} is matched to nothing (`to`), so it varies nothing", (*where, "vary", label))
+    if spec.budget:
+        check(spec.budget.amount, spec.arms, ("budget", spec.budget.kind))
 
 
 def _without_dropped_arms(root):

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from arch import cost, document
+from arch.errors import SpecError
+from arch.words import listed
 from experiments import evaluations, references, remarks
 from experiments import plan as experiment
 from experiments.spec import ExperimentSpec
-from sweeps import folders, ladder, looking, matching, origin
+from sweeps import budget, folders, ladder, looking, matching, origin
 from sweeps.arms import Arm, Family, unused_runs
 from sweeps.costs import costs_of
 from sweeps.job import Job
@@ -180,12 +182,16 @@ class StudyPlan:
             remarks=self.remarks(),
             matched=[match for each in self.arms for match in each.arm.matched],
             search=self.search if search is None else search,
+            budget=[each.arm.budget for each in self.arms if each.arm.budget],
         )
 
 
-def check(root, scale=None):
+def check(root, scale=None, paces=None):
     """(StudySpec, [Arm]) of a study document. Resolves every arm, also at both ends of every tuning range, and runs its
-    model at small size (`experiments.plan.probed`).
+    model at small size (`experiments.plan.probed`). Arms have the values and steps that `match` and `budget` give them.
+
+    paces: {`sweeps.paces.key`: seconds of a step} for a budget of seconds; an arm that it lacks keeps its written steps, and
+    `plan` then refuses the study.
 
     The keys and values of the other scales are checked too, so that a mistake there shows up now. Raises SpecError.
     """
@@ -197,7 +203,8 @@ def check(root, scale=None):
     spec, study, found = matching.matched(spec, study, base)
     study = ladder.solved(spec, study, base)
     spec = spec.model_copy(update={"arms": study.value["arms"].plain()})
-    family = Family(spec, study, base, found)
+    spec, study, spending = budget.budgeted(spec, study, base, paces or {})
+    family = Family(spec, study, base, found, spending)
     arms = [family.arm(label) for label in spec.arms]
     for label in spec.runs:
         family.arm(label)
@@ -211,6 +218,7 @@ def check(root, scale=None):
                 raise arm.document.error(reason, key)
         check_space(study, spec, arms)
         matching.check_tuned(study, spec, found, arms)
+        budget.check_tuned(study, spec, arms)
     check_search(study, spec, arms)
     for arm in family.arms.values():
         experiment.probed(arm.resolved)
@@ -223,13 +231,15 @@ def plan(name, scale, spec, arms, runs, command="", written=None):
     written: the study's Origin. SpecError is also raised where its folder holds the record of another study.
     """
     origin.check(folders.study_folder(runs, name, scale, spec.scales), name, scale, written)
+    if unmeasured := budget.unmeasured(spec, arms):
+        raise SpecError(f"the time of a step is not measured for {listed(map(repr, unmeasured))}", ("budget", "seconds"))
     planned: dict[str, ArmPlan] = {}
 
     def of(arm):
         if arm.label not in planned:
-            if arm.spec.train.devices > 1:
-                reason = f"{arm.spec.train.devices} devices, but a run of a study uses one (`archbench run` can use more)"
-                raise arm.document.error(reason, ("train", "devices"))
+            if arm.spec.train.nodes > 1:
+                reason = f"{arm.spec.train.nodes} nodes, but a run of a study uses one machine (`archbench run` can use more)"
+                raise arm.document.error(reason, ("train", "nodes"))
             needs = {position: of(need) for position, need in arm.needs.items()}
             # A study with a search has no needs, so that each need has one plan for all seeds.
             made = experiment.plan(arm.resolved, {position: need.plans[0] for position, need in needs.items()})

@@ -148,7 +148,7 @@ class Search:
         draw = len(trials) if self.alone else random.SystemRandom().randrange(2**31)
         self.optuna.sampler = samplers.sampler(self.spec, self.axes, draw)
         try:
-            with samplers.experimental():
+            with samplers.quiet():
                 trial = self.optuna.ask()
                 values = spaces.suggested(self.axes, trial)
         finally:
@@ -202,7 +202,7 @@ class Search:
         )
         # Words for those who look at it with Optuna's own tools.
         if study.metric_names != list(self.spec.objectives):
-            with samplers.experimental():
+            with samplers.quiet():
                 study.set_metric_names(list(self.spec.objectives))
         return study
 

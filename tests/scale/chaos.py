@@ -281,13 +281,10 @@ class Trouble:
         if self.filler:
             return False
         path = self.runs.parent / "filler"
-        with path.open("wb") as file, contextlib.suppress(OSError):
-            while True:
-                file.write(b"\0" * (1 << 16))
-                file.flush()
-        with path.open("ab", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(b"\0")
+        for block in (1 << 16, 1):
+            with path.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(b"\0" * block)
         self.filler = path, time.monotonic() + 3.0
         return True
 
