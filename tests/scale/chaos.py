@@ -196,7 +196,7 @@ def driver(plan, url, clocks):
             try:
                 opened = storage.opened(url, LEASE)
                 return 0 if run_study(plan, 1, console, dummy.prepare, storage=opened).complete else 1
-            except ValueError as error:  # no server at the start is an error of the command; a cluster starts it again
+            except (ValueError, OSError) as error:  # no server or no room at the start ends the command; a cluster starts it again
                 print(error, flush=True)
                 if time.monotonic() > deadline:
                     return 2
