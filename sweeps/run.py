@@ -122,11 +122,29 @@ def _look_by_look(study, counts, tuning, pools, console):
     return list(outcomes.values())
 
 
-def _write(record, study, shared):
-    """Write the study's record. Of several drivers, one that has just begun does not replace a record of more seeds."""
+def _write(record, study, shared, waits=True):
+    """Write the study's record. Of several drivers, one that has just begun does not replace a record of more seeds.
+
+    waits: whether a driver with a storage waits while the record cannot be written, as on a full disk.
+    """
     if not shared:
         record.write(study.folder)
         return
+    said = False
+    while True:
+        try:
+            _write_in_turn(record, study)
+            return
+        except OSError as error:
+            if not waits:
+                raise
+            if not said:
+                shared.say(f"cannot write in {study.folder} ({error.strerror or error}); trying again")
+            said = True
+            time.sleep(shared.terms.poll)
+
+
+def _write_in_turn(record, study):
     lock = FileLock(study.folder / RECORD_LOCK, timeout=LOCK_SECONDS)
     with suppress(Timeout, NotImplementedError):  # a driver that stands still holds it; each write is whole anyway
         lock.acquire()
@@ -257,7 +275,9 @@ def _search(study, pools, console):
             # It stays until the runs start: what was looked at must not be forgotten.
             if not (old and looking.begun(old)):
                 nothing = dict.fromkeys(study.spec.arms, 0)
-                _write(study.record(nothing, trials, search=arms.facts(search, arms.found(search))), study, pools.shared)
+                _write(
+                    study.record(nothing, trials, search=arms.facts(search, arms.found(search))), study, pools.shared, waits=False
+                )
 
         search.keep = keep
         _until_over(search, pools, console)

@@ -110,8 +110,7 @@ def _database(url, make):
                 return None
             # Optuna fills the URL in with `str.format`.
             made = full.replace("{", "{{").replace("}", "}}")
-            known = {"skip_table_creation": exists, "skip_compatibility_check": True}
-            storage = RDBStorage(made, engine_kwargs=engine_options, **known)
+            storage = RDBStorage(made, engine_options, skip_compatibility_check=True, skip_table_creation=exists)
             if storage.get_current_version() != storage.get_head_version():
                 close(storage)
                 found = connection.execute(sqlalchemy.text("SELECT library_version FROM version_info")).scalar()
@@ -152,7 +151,7 @@ def _journal(url, lease, make):
         with path.open("ab"):
             pass
         lock = Repairing(JournalFileSymlinkLock(str(path), grace_period=max(3, min(30, int(lease / 4)))), path)
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))  # type: ignore[arg-type]
     except OSError as error:
         raise _error(url, f"cannot be written: {error.strerror or error}") from None
     except (ValueError, KeyError, AssertionError) as error:

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,7 +101,7 @@ class Shared:
             if each.attempt is job and "step" in state:
                 self.steps[number] = int(state["step"])
                 if hasattr(self.source, "progressed"):
-                    return bool(self.queue.tried(lambda job=each.job: self.source.progressed(job, state)))
+                    return bool(self.queue.tried(partial(self.source.progressed, each.job, state)))
         return False
 
     def tick(self) -> bool:
@@ -174,7 +175,9 @@ class Shared:
 
     def _sorted(self, by_run):
         """(jobs that can be queued, those that wait or run), after every end was told to the study's queue."""
-        ended, free, busy = True, [], []
+        free: list[Job] = []
+        busy: list[Job] = []
+        ended = True
         while ended:
             ended, free, busy = False, [], []
             for job in list(self.source.ready()):
@@ -286,7 +289,7 @@ def has_result(job: Job) -> bool:
     if not attempts.has_result(job.folder, job.plan.identity, job.seed):
         return False
     record = folders.record_of(job.folder)
-    return record.status == "pruned" or not evaluations.missing(job.plan.evaluations, job.folder)
+    return record.status == "pruned" or not evaluations.missing(list(job.plan.evaluations), job.folder)
 
 
 def forgive(jobs: list[Job]) -> None:

@@ -196,7 +196,7 @@ def driver(plan, url, clocks):
             try:
                 opened = storage.opened(url, LEASE)
                 return 0 if run_study(plan, 1, console, dummy.prepare, storage=opened).complete else 1
-            except ValueError as error:  # no server at the start is an error of the command; a cluster starts it again
+            except (ValueError, OSError) as error:  # no server or no room at the start ends the command; a cluster starts it again
                 print(error, flush=True)
                 if time.monotonic() > deadline:
                     return 2
@@ -281,13 +281,10 @@ class Trouble:
         if self.filler:
             return False
         path = self.runs.parent / "filler"
-        with path.open("wb") as file, contextlib.suppress(OSError):
-            while True:
-                file.write(b"\0" * (1 << 16))
-                file.flush()
-        with path.open("ab", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(b"\0")
+        for block in (1 << 16, 1):
+            with path.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(b"\0" * block)
         self.filler = path, time.monotonic() + 3.0
         return True
 

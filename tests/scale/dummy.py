@@ -104,7 +104,8 @@ def train(data, progress, stop):
 
     for parent in (plan.get("start") or {}).get("parents", []):
         if not attempts.has_result(Path(parent["folder"]), parent["run"], parent["seed"]):
-            note(data, "early")
+            need = Path(parent["folder"])
+            note(data, "early", need=f"{need.parent.name}/{need.name}")
     step, state = 0, first(identity, seed)
     if (folder / CHECKPOINT).is_file() and (folder / attempts.MARKER).is_file():
         saved = json.loads((folder / CHECKPOINT).read_text())

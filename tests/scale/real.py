@@ -113,16 +113,8 @@ def main(words=None):
 def _ran(options, folder, url):
     draw = random.Random(options.seed)
     text = random.Random(1)
-    lines = (
-        json.dumps(
-            {
-                "text": " ".join(
-                    text.choices(["one", "two", "three", "green", "hills", "of", "rain", "over", "the", "old", "mat"], k=40)
-                )
-            }
-        )
-        for _ in range(300)
-    )
+    words = ["one", "two", "three", "green", "hills", "of", "rain", "over", "the", "old", "mat"]
+    lines = (json.dumps({"text": " ".join(text.choices(words, k=40))}) for _ in range(300))
     (folder / "texts.jsonl").write_text("".join(f"{line}\n" for line in lines))
     study = STUDY.replace("TEXTS", str(folder / "texts.jsonl")).replace("STEPS", str(options.steps))
     machines = [folder / name for name in ("alone", "machine-1", "machine-2")]
