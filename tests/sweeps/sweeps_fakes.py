@@ -110,3 +110,12 @@ def _waited(stop):
             return False
         time.sleep(0.02)
     return True
+
+
+def saying_gpus(threads):
+    """What a worker's environment says of its GPUs, as an error that the pool passes on."""
+
+    def fails(data, progress, stop):
+        raise RuntimeError(f"GPUs {os.environ.get('CUDA_VISIBLE_DEVICES')}")
+
+    return fails
