@@ -55,7 +55,9 @@ def test_a_gpu_that_other_jobs_fill_is_left_out_and_named(job):
     said = []
     handing = devices.of_study([], [job()], said.append, machine(80, 5, 70))
     assert [each.number for each in handing.devices] == ["0", "2"]
-    assert [text.replace("\xa0", " ") for text in said] == ["GPU 1 is left out: 5.37 GB of 85.9 GB are free, a run needs about 10.7 GB"]
+    assert [text.replace("\xa0", " ") for text in said] == [
+        "GPU 1 is left out: 5.37 GB of 85.9 GB are free, a run needs about 10.7 GB"
+    ]
     with pytest.raises(SpecError, match="2 GPUs for a run, but 1 GPU of 2 has enough free memory: GPU 1 is left out"):
         devices.of_study([], [job(2)], said.append, machine(80, 5))
 
