@@ -18,9 +18,10 @@ from sweeps import judge as court
 from sweeps.claims.equivalent import BASELINE, BETTER, SAME, WORSE, Equivalent
 from sweeps.comparable import NOT_COMPARABLE
 from sweeps.compare import on_scale
+from sweeps.contrasts import Contrast, what, where
 from sweeps.looks import ALPHA, levels
 from sweeps.paired import CONTRADICTED, SUPPORTED
-from sweeps.stats import MOST_SEEDS, Sample, paired
+from sweeps.stats import MOST_SEEDS, Sample, paired, weighted
 
 # With more arms than this, a title counts the arms instead of naming them.
 NAMED = 5
@@ -30,6 +31,8 @@ HEAVY = 0.5
 HEAVY_FROM = 4
 # How a claim of a paper is called when it is supported.
 REPRODUCED = "reproduced"
+# What the words mean of an interaction: a level of one factor changes the effect of another.
+TOGETHER = {WORSE: "worse together", BETTER: "better together", SAME: "no interaction"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Judgement:
     arm's difference from it, on that scale, over the seeds that its verdict was read at. verdicts: {subject: Verdict}; a
     subject is an arm, or several together. missing: {subject: what is missing before its first or next look}. level: the
     probability of a wrong word that each question may spend at the look. exploratory: whether looks were taken that the plan
-    does not pay for.
+    does not pay for. contrasts: {subject: Contrast} of a study that does not compare every arm with the first (`compare`);
+    then `differences` has these subjects and the controls.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Judgement:
     missing: dict[str, str]
     level: float
     exploratory: bool = False
+    contrasts: dict[str, Contrast] = field(default_factory=dict)
     answer: str = ""
     remarks: list[str] = field(default_factory=list)
 
@@ -87,6 +92,8 @@ class Judgement:
     def word(self, subject):
         """A subject's verdict as it is printed: a paper's claim is `reproduced`; empty before the first look."""
         word = self.verdicts[subject].word if subject in self.verdicts else ""
+        if subject in self.contrasts and self.contrasts[subject].at:
+            word = TOGETHER.get(word, word)
         source: str = getattr(self.claim.config, "source", "")
         return REPRODUCED if word == SUPPORTED and source else word
 
@@ -112,12 +119,19 @@ def _judgement(study, name, ruling):
     values = {arm: {} if cost is None else {0: cost} for arm, cost in costs.items()} if exact else study.values(shown.name)
     scaled = {arm: {seed: on_scale(value, shown.metric) for seed, value in each.items()} for arm, each in values.items()}
     baseline = getattr(claim.config, "to", None) or study.baseline
+    contrasts = getattr(claim.config, "contrasts", {})
     differences = {arm: paired(scaled[arm], scaled[baseline], exact) for arm in scaled}
+    if contrasts:
+        gates = claim.controls(tuple(scaled)) if isinstance(claim, Equivalent) else {}
+        every = contrasts | {arm: gate for arm, gate in gates.items() if arm in ruling.verdicts}
+        every = {subject: each for subject, each in every.items() if subject in {*ruling.verdicts, *ruling.missing}}
+        differences = {subject: weighted(scaled, each.weights, exact) for subject, each in every.items()}
     plan = court.plan_of(study.record)
     spent = dict(zip(plan.looks, levels(plan.looks, plan.questions), strict=True))
     level = spent.get(ruling.look) or next(iter(spent.values()))
     exploratory = bool(study.record.earlier)
     judgement = Judgement(name, claim, shown, scaled, baseline, differences, ruling.verdicts, ruling.missing, level, exploratory)
+    judgement = replace(judgement, contrasts={subject: each for subject, each in contrasts.items() if subject in differences})
     differences |= {arm: _as_read(sample, judgement.about(arm)) for arm, sample in differences.items()}
     remarks = [
         _exploratory(study),
@@ -173,7 +187,15 @@ def described(judgement, subject):
 def summary(judgement):
     """The verdicts in one short line, e.g. for a figure's title."""
     if not judgement.per_arm:
-        return f"Compared with {judgement.baseline}"
+        return "Comparisons within seeds" if judgement.contrasts else f"Compared with {judgement.baseline}"
+    if judgement.contrasts and judgement.verdicts:
+        groups: dict[str, list[str]] = {}
+        for subject in judgement.verdicts:
+            groups.setdefault(judgement.word(subject), []).append(subject)
+        said = [f"{listed(them)}: {word}" for word, them in groups.items()]
+        if len(judgement.verdicts) >= NAMED:
+            said = [f"{len(them)} {word}" for word, them in groups.items()]
+        return f"{'; '.join(said)}{' (exploratory)' if judgement.exploratory else ''}"
     parts = []
     for word, arms in _grouped(judgement).items():
         who = listed(arms) if len(arms) <= NAMED else times(len(arms), "arm")
@@ -196,6 +218,8 @@ def _answer(judgement):
     """What the study found: subject by subject, grouped by verdict."""
     if not judgement.per_arm:
         return _statements(judgement)
+    if judgement.contrasts:
+        return _comparisons(judgement)
     if len(judgement.differences) == 1:
         return f"There is only one arm, {judgement.baseline}, so there is nothing to compare."
     groups, shown = _grouped(judgement), judgement.shown
@@ -216,6 +240,61 @@ def _answer(judgement):
         f"{quantity} compared with {judgement.baseline}, with intervals in brackets that hold together with {level}{aside}: "
         f"{'; '.join(parts)}."
     )
+
+
+def _comparisons(judgement):
+    """What became of each comparison of a study that does not compare every arm with the first."""
+    quantity = judgement.shown.quantity[0].upper() + judgement.shown.quantity[1:]
+    if not judgement.verdicts:
+        return f"{quantity}: no verdict yet."
+    parts = [said for subject in judgement.contrasts if (said := compared(judgement, subject))]
+    aside = ", controls aside" if _gates(judgement) else ""
+    return f"{quantity}, with intervals in brackets that hold together with {share(1 - ALPHA)}{aside}: {'; '.join(parts)}."
+
+
+def compared(judgement, subject):
+    """One comparison with its verdict, as a clause: `cap=on against cap=off, averaged over W: +1.2 % [+0.4, +2.0], worse`.
+
+    Of an interaction, first in words: by how much the effect differs, and what it is at either level.
+    """
+    contrast, word = judgement.contrasts[subject], judgement.word(subject)
+    if not word:
+        return ""
+    verdict = judgement.verdicts[subject]
+    if verdict.word in (UNSTABLE, NOT_COMPARABLE):
+        return f"{what(subject, contrast)} is {word}: {verdict.reason}"
+    if verdict.word == SAME and isinstance(judgement.claim, Equivalent):
+        word += f" beyond the margin of {judgement.shown.margin(judgement.margin)}"
+    return f"{in_words(judgement, subject)}: {described(judgement, subject)}, {word}"
+
+
+def in_words(judgement, subject):
+    """A comparison as the subject of a sentence; of an interaction: `the effect of cap=on is 0.4 % larger at W=16 (+0.5 %)
+    than at W=4 (+0.1 %)`.
+    """
+    contrast, shown, sample = judgement.contrasts[subject], judgement.shown, judgement.differences[subject]
+    if not contrast.at or sample.mean is None:
+        return what(subject, contrast)
+    there, before = (shown.change(shown.effect(each.mean)) for each in simple_effects(judgement, subject))
+    amount = shown.change(abs(shown.effect(sample.mean))).lstrip("+")
+    side = "larger" if sample.mean > 0 else "smaller"
+    levels = f"at {contrast.at} ({there}) than at {contrast.than} ({before})"
+    return f"the effect of {contrast.effect} is {amount} {side} {levels}{where(contrast)}"
+
+
+def simple_effects(judgement, subject):
+    """The Samples of an interaction's effect at its level, and at the level that this is compared with.
+
+    The labels of cells are `FACTOR=LEVEL FACTOR=LEVEL`, and no name in them has a space.
+    """
+    contrast = judgement.contrasts[subject]
+    halves = []
+    for level, sign in ((contrast.at, 1.0), (contrast.than, -1.0)):
+        weights = {arm: sign * weight for arm, weight in contrast.weights.items() if level in arm.split(" ")}
+        seeds = judgement.differences[subject].by_seed
+        values = {arm: {seed: judgement.scaled[arm][seed] for seed in seeds} for arm in weights}
+        halves.append(weighted(values, weights))
+    return tuple(halves)
 
 
 def _gates(judgement):
@@ -275,7 +354,8 @@ def _waiting(judgement):
 def _control(judgement):
     """A sentence on whether this study can see a difference; empty for one arm, another kind of claim, or an exact number."""
     verdicts, claim = judgement.verdicts, judgement.claim
-    if len(judgement.differences) == 1 or not isinstance(claim, Equivalent) or is_cost(judgement.shown.name):
+    alone = len(judgement.differences) == 1 and not judgement.contrasts
+    if alone or not isinstance(claim, Equivalent) or is_cost(judgement.shown.name):
         return ""
     margin = judgement.shown.margin(judgement.margin)
     named = [arm for arm in claim.config.known_worse if arm in verdicts]
@@ -298,7 +378,7 @@ def _control(judgement):
 
 
 def _reasons(judgement):
-    """The reasons of undecided arms, and those of a user's own claim."""
+    """The reasons of undecided subjects, and those of a user's own claim."""
     if not judgement.per_arm:
         return ""
     groups: dict[str, list[str]] = {}

@@ -176,12 +176,13 @@ def wrong(chart: Chart, tables: list[list[dict[str, Any]]]) -> str:
         if not column:
             return f"a {chart.kind} names a column `{option}`, and this one does not"
     rows = [row for table in tables for row in table]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
     for column in (*places(chart).values(), height(chart)):
-        if rows and column not in columns:
+        if rows and not any(column in row for row in rows):
+            columns = list(dict.fromkeys(key for row in rows for key in row))
             return f"no column {column!r} in its table, which has {', '.join(columns) or 'none'}"
         values = [row[column] for row in rows if row.get(column) is not None and column != chart.by]
-        if not_numbers := [value for value in values if number(value) is None]:
+        doubtful = [value for value in values if type(value) is not float or not math.isfinite(value)]  # `number` takes longer
+        if not_numbers := [value for value in doubtful if number(value) is None]:
             return f"column {column!r} has {not_numbers[0]!r} where a number is expected"
     if rows and not any(_drawable(chart, table) for table in tables):
         return "no row of its table has a value in every column that it draws"

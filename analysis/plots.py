@@ -84,8 +84,12 @@ def looks(arms):
 
 def figures(study, judgement):
     """{name: Figure} for all figures that this study has data for, in the report's order."""
+    from analysis import interaction, scaling  # they draw with what is defined here
+
     made = {
         "differences": differences(study, judgement),
+        "interaction": interaction.figure(study, judgement),
+        "scaling": scaling.figure(study, judgement),
         **{name: quality_against(study, judgement, axis) for name, axis in quality_axes(study).items()},
         "curves": learning_curves(study, judgement),
         "tuning": tuning(study),
@@ -127,16 +131,18 @@ def styled(draw):
 
 @styled
 def differences(study, judgement):
-    """Each arm's paired difference to the baseline: mean, intervals, seeds as small dots, the margin shaded.
+    """Each arm's paired difference to the baseline, or each comparison: mean, intervals, seeds as small dots, the margin shaded.
 
     The intervals are those of the verdict: an arm is worse or better if its thin bar excludes zero, and no different if
     its thick bar lies inside the margin. None if no arm has a seed in common with the baseline.
     """
-    arms = [arm for arm, difference in judgement.differences.items() if arm != judgement.baseline and difference.n]
+    subjects = judgement.differences.items()
+    arms = [arm for arm, difference in subjects if (judgement.contrasts or arm != judgement.baseline) and difference.n]
     if not arms:
         return None
     figure = Figure(figsize=(WIDTH, 1.25 + 0.52 * len(arms)), layout="constrained")
-    axes, style, shown, margin = figure.subplots(), looks(study.record.arms), judgement.shown, judgement.margin
+    axes, shown, margin = figure.subplots(), judgement.shown, judgement.margin
+    style = looks(["", *arms]) if judgement.contrasts else looks(study.record.arms)
     if margin is not None:
         axes.axvspan(*map(shown.effect, bounds(margin, shown.metric)), color=MUTED, alpha=0.13, lw=0)
     axes.axvline(0, color=INK, lw=1.2)
@@ -150,8 +156,10 @@ def differences(study, judgement):
     verdicts = [verdict for arm in arms if (verdict := judgement.about(arm))]
     notes = ["thin bar: excludes zero if worse or better"] if any(each.interval for each in verdicts) else []
     notes += ["thick bar: inside the shaded margin if no different"] if any(each.inner for each in verdicts) else []
-    axes.set_xlabel(f"{shown.axis(judgement.baseline)}{side}; small dots are single seeds\n{'; '.join(notes)}".rstrip())
-    _title(axes, claims.summary(judgement))
+    axis = ", ".join(filter(None, [f"difference in {shown.quantity}", shown.unit]))
+    axis = axis if judgement.contrasts else shown.axis(judgement.baseline)
+    axes.set_xlabel(f"{axis}{side}; small dots are single seeds\n{'; '.join(notes)}".rstrip())
+    titled(axes, claims.summary(judgement))
     return figure
 
 
@@ -208,7 +216,7 @@ def quality_against(study, judgement, name):
     _scale_x(axes, Shown(name, study.metric(name)), min(x[arm][0] for arm in points), max(x[arm][2] for arm in points))
     axes.set_xlabel(_x_label(study, name, any(x[arm][0] < x[arm][2] for arm in points)))
     axes.set_ylabel(f"{shown.quantity} ({shown.better})" if shown.better else shown.quantity)
-    _title(axes, f"Quality against {axis_title(study, name)}: {_seeds(estimate.n for estimate in points.values())}")
+    titled(axes, f"Quality against {axis_title(study, name)}: {counted_seeds(estimate.n for estimate in points.values())}")
     _label(figure, axes, {arm: (x[arm][1], shown.headline(e.mean), style[arm].colour) for arm, e in points.items()})
     return figure
 
@@ -227,7 +235,7 @@ def _on_axis(study, arm, name):
 def _x_label(study, name, spread):
     """`training speed, tokens/s (right is better)`; what the bars are, if there are any."""
     shown = Shown(name, study.metric(name))
-    if (tokens := context_of(name)) is not None:
+    if (tokens := context_of(name)) is not None and name.startswith(CACHE):
         return f"cache for one sequence of {units.context(tokens)} (left is cheaper)"
     side = {"lower": " (left is cheaper)", "higher": " (right is better)"}.get(shown.metric.better, "")
     bars = "; bars: least and most over the runs" if spread else ""
@@ -272,17 +280,17 @@ def learning_curves(study, judgement):
     figure.get_layout_engine().set(wspace=0.09)
     _bands(left, curves, style)
     left.set_ylabel(shown.values)
-    _title(left, f"{shown.short[0].upper()}{shown.short[1:]} after the first third of training")
+    titled(left, f"{shown.short[0].upper()}{shown.short[1:]} after the first third of training")
     if paired:
         right.axhline(0, color=INK, lw=1.2)
         _bands(right, paired, style, scale=100 if shown.relative else 1)
         right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _signed(y)))
         right.set_ylabel(shown.axis(study.baseline))
-        _title(right, "Paired difference during training")
+        titled(right, "Paired difference during training")
     for axes in (left, right) if paired else (left,):
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: units.count(x, 2) if x else "0"))
         axes.xaxis.set_major_locator(MaxNLocator(5))
-    label = f"tokens ({_seeds(band.n.iloc[-1] for band in curves.values())})"
+    label = f"tokens ({counted_seeds(band.n.iloc[-1] for band in curves.values())})"
     figure.supxlabel(label, fontsize=9.5, color=MUTED)
     handles = {line.get_label(): line for line in left.get_lines()}
     figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=min(6, len(handles)), labelcolor=INK)
@@ -326,7 +334,7 @@ def tuning(study):
     its range is drawn hollow, and the title names the arm, since the true best may lie beyond; unless the end is the
     key's own bound.
     """
-    done = [trial for trial in study.record.trials if trial.value is not None]
+    done = [trial for trial in study.record.trials if trial.arm and trial.value is not None]
     keys = list(dict.fromkeys(key for trial in done for key in trial.values))
     if not keys:
         return None
@@ -372,7 +380,7 @@ def _tuned(axes, study, done, key):
     axes.xaxis.minorticks_off()
     axes.set_xlabel(key)
     found = f"best at the edge of its range (hollow) for {listed(at_edge)}" if at_edge else "every best is inside its range"
-    _title(axes, f"Tuning on the select split: {found}")
+    titled(axes, f"Tuning on the select split: {found}")
 
 
 def _tuning_means(done, arm, key):
@@ -417,13 +425,13 @@ def _overlap(a, b):
     return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-def _title(axes, text):
+def titled(axes, text):
     """Set a title, wrapped to the width of the axes."""
     columns = axes.get_subplotspec().get_gridspec().ncols
     axes.set_title("\n".join(textwrap.wrap(text, 84 // columns)))
 
 
-def _seeds(counts):
+def counted_seeds(counts):
     """`means and 95 % intervals, n = 5 seeds`; a range of n if arms differ; a note if there is only one seed."""
     counts = sorted({int(count) for count in counts})
     if counts == [1]:

@@ -7,7 +7,7 @@ import shlex
 
 import pandas as pd
 
-from analysis import bill, measurements, plots, style, tables
+from analysis import bill, interaction, measurements, plots, scaling, style, tables
 from analysis.claims import judgements, lines, tuning_warnings
 from analysis.conditions import rest
 from analysis.runs import load, reason
@@ -24,6 +24,8 @@ CAPTIONS = {
     "differences": "Difference from the baseline",
     "curves": "Learning curves",
     "tuning": "Tuning",
+    "interaction": "Factors",
+    "scaling": "Loss against training compute",
 }
 
 
@@ -71,7 +73,7 @@ def page(study, judged, raw):
         _answer(study, judged, [text for table in raw for text in table.for_texts.sentences]),
         _claims(judged),
         *(_results(judgement, table, len(tabled(judged)) > 1) for judgement, table in zip(tabled(judged), raw, strict=True)),
-        *(_figure(name, figure, study) for name, figure in figures.items()),
+        *(_figure(name, figure, study, judged[0]) for name, figure in figures.items()),
         measurements.section(study.evaluated, study.record.arms, _told(judged), "What else was measured"),
         _differences(study),
         _bill(study),
@@ -120,10 +122,17 @@ def _results(judgement, raw, named):
     mean = {"log": f"exp of the mean of {metric}" if shown.metric.exponential else f"the mean of {metric}"}
     mean |= {"ratio": f"the geometric mean of {metric}", "difference": f"the mean of {metric}"}
     change = f"change in {quantity} relative to" if shown.relative else f"{quantity} minus that of"
+    what = f"The paired difference is the {change} {html.escape(judgement.baseline)}, compared seed by seed"
+    if judgement.contrasts:
+        what = (
+            "Each comparison is formed within every seed: the effect of a level is its difference from the first level, averaged "
+            "over the other factors, and an interaction is how much one level changes the effect of another"
+            if any(each.effect for each in judgement.contrasts.values())
+            else "Each comparison is a difference within every seed"
+        )
     note = (
         f"{quantity[0].upper()}{quantity[1:]} is {mean[shown.metric.compare]} over the n finished seeds, with a 95 % t "
-        f"interval. The paired difference is the {change} {html.escape(judgement.baseline)}, compared seed by seed (same initial "
-        "values, same batches). "
+        f"interval. {what} (same initial values, same batches). "
     )
     if isinstance(judgement.claim, Equivalent):
         note += (
@@ -143,18 +152,27 @@ def _results(judgement, raw, named):
         note += "“For texts like these” takes the documents as a sample too, as the seeds: an interval for other texts. "
     note += "1 kB is 1,000 bytes."
     heading = f"Results: {html.escape(judgement.name)}" if named else "Results"
-    return f"<section><h2>{heading}</h2><div class=scroll>{tables.results_html(raw)}</div><p class=note>{note}</p></section>"
+    compared = ""
+    if raw.comparisons is not None:
+        compared = f"<div class=scroll>{tables.comparisons_html(raw, judgement)}</div><h3>The arms</h3>"
+    table = f"{compared}<div class=scroll>{tables.results_html(raw)}</div>"
+    return f"<section><h2>{heading}</h2>{table}<p class=note>{note}</p></section>"
 
 
-def _figure(name, figure, study):
-    edges = ""
+def _figure(name, figure, study, judgement):
+    edges, below = "", ""
     if name == "tuning":
         edges = "".join(f"<p class=warning>{html.escape(text)}</p>" for text in tuning_warnings(study))
     axis = plots.quality_axes(study).get(name)
     caption = html.escape(f"Quality against {plots.axis_title(study, axis)}" if axis else CAPTIONS[name])
-    return (
-        f"<section><h2>{caption}</h2>{edges}<figure role=img aria-label='{caption}'>{plots.themed(figure, name)}</figure></section>"
-    )
+    if name == "differences" and judgement.contrasts:
+        caption = "Comparisons"
+    if name == "interaction":
+        below = interaction.tables_html(study, judgement)
+    if name == "scaling":
+        below = scaling.table_html(study, judgement)
+    drawn = f"<figure role=img aria-label='{caption}'>{plots.themed(figure, name)}</figure>"
+    return f"<section><h2>{caption}</h2>{edges}{drawn}{below}</section>"
 
 
 def _differences(study):

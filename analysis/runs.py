@@ -121,7 +121,7 @@ def load(folder):
     """The StudyData of a folder. Raises DataError if the folder has no readable study."""
     folder = Path(folder)
     record = _study_record(folder)
-    records, everything, metrics, rows, curves = {}, {}, {}, [], []
+    records, everything, metrics, curves, rows = {}, {}, {}, {}, []
     finished: dict[tuple[str, int], evaluated.Run] = {}
     metric_info: dict[str, Metric] = {}
     problems: list[str] = []
@@ -135,10 +135,10 @@ def load(folder):
             everything[arm, seed], metrics[arm, seed] = measured, measured.metrics
             metric_info |= measured.metric_info
             rows[-1] |= metrics[arm, seed] | run.timing
-            curves.append(_curve(arm, seed, path, run, problems))
+            curves[arm, seed] = _curve(path, run, problems)
             if run.status == "finished":
                 finished[arm, seed] = evaluated.Run(path, run.identity, record.arms[arm].evaluations.values())
-    curves = [curve for curve in curves if curve is not None]
+    curves = {key: curve for key, curve in curves.items() if curve is not None}
     record = with_differences(record, records)
     unreported, others = _unreported(folder, record)
     frame = pd.DataFrame(rows)
@@ -247,29 +247,39 @@ def reason(run):
     )
 
 
-def _curve(arm, seed, path, run, problems):
-    """A run's history as a DataFrame, or None. Unusable files and finished runs without one are added to `problems`."""
+def _curve(path, run, problems):
+    """A run's history as an Arrow table, or None. Unusable files and finished runs without one are added to `problems`."""
+    import pyarrow.parquet
+
     file = path / HISTORY_NAME
     if not file.is_file():
         if run.status == "finished":
             problems.append(f"{file}: missing")
         return None
     try:
-        frame = pd.read_parquet(file)
+        table = pyarrow.parquet.ParquetFile(file).read(use_threads=False)
     except (OSError, ValueError) as error:
         problems.append(f"{file}: cannot be read: {error}")
         return None
-    absent = [name for name in ("step", "tokens") if name not in frame]
+    absent = [name for name in ("step", "tokens") if name not in table.column_names]
     if absent:
         problems.append(f"{file}: has no column {', '.join(absent)}")
         return None
-    frame.insert(0, "arm", arm)
-    frame.insert(1, "seed", seed)
-    return frame
+    return table
 
 
 def _stacked(curves):
-    """All curves below each other; the columns are the union, in the order in which runs have them."""
+    """All curves, {(arm, seed): Arrow table}, below each other; the columns are the union, in the order in which runs have them."""
+    import pyarrow
+
     if not curves:
         return pd.DataFrame(columns=["arm", "seed", "step", "tokens"])
-    return pd.concat(curves, ignore_index=True)
+    # Without the notes of pandas, which may name an index.
+    tables = [table.replace_schema_metadata() for table in curves.values()]
+    run = np.repeat(np.arange(len(curves)), [len(table) for table in tables])
+    named = {
+        "arm": pyarrow.array([arm for arm, _ in curves]).take(run),
+        "seed": pyarrow.array([seed for _, seed in curves]).take(run),
+    }
+    stacked = pyarrow.concat_tables(tables, promote_options="permissive")
+    return pyarrow.table(named | dict(zip(stacked.column_names, stacked.columns, strict=True))).to_pandas()

@@ -21,24 +21,28 @@ from arch.words import times
 from experiments.metrics import OF_RUNS, is_cost, title
 from sweeps.claims.equivalent import BASELINE
 from sweeps.compare import off_scale, on_scale
-from sweeps.stats import mean_interval
+from sweeps.contrasts import what
+from sweeps.stats import Sample, mean_interval
 
 DIFFERENCES_SHOWN = 2
 LONGEST_SHOWN = 80  # characters of one difference in an arm's label; the table of differences has it whole
 TUNED = " (tuned)"
 LEVEL = f"[95{units.SPACE}%]"
+DIFFERENCE = f"paired difference [together 95{units.SPACE}%]"
 
 
 @dataclass(frozen=True)
 class Results:
     """The results table. frame: one row per arm, unrounded. shown: the metric of its claim.
 
-    for_texts: what the arms are for other texts.
+    for_texts: what the arms are for other texts. comparisons: one row per comparison of a claim that does not compare every
+    arm with the first, for reading; None for one that does.
     """
 
     frame: pd.DataFrame
     shown: Shown
     for_texts: texts.Texts
+    comparisons: pd.DataFrame | None = None
 
 
 def results(study, judgement):
@@ -53,7 +57,37 @@ def results(study, judgement):
         _row(study, judgement, arm, costs) | _for_texts(judgement.shown, others, arm)
         for arm, costs in zip(study.record.arms, spent, strict=False)
     ]
-    return Results(pd.DataFrame(rows), judgement.shown, others)
+    return Results(pd.DataFrame(rows), judgement.shown, others, _comparisons(judgement, others) if judgement.contrasts else None)
+
+
+def _comparisons(judgement, others):
+    """The comparisons for reading; every cell is text."""
+    shown = judgement.shown
+    rows = []
+    for subject, contrast in judgement.contrasts.items():
+        verdict, difference = judgement.verdicts.get(subject, Verdict("")), judgement.differences[subject]
+        row = _claim_row(judgement, subject) if subject in judgement.verdicts else {}
+        interval = shown.change_interval(row.get("low"), row.get("high"))
+        low, high = others.effects.get(subject, (None, None))
+        of_texts = shown.change_interval(low, high)
+        needed = dict(
+            _needed(verdict), verdict=judgement.word(subject), reason=verdict.reason or judgement.missing.get(subject, "")
+        )
+        rows.append(
+            {
+                "comparison": what(subject, contrast),
+                DIFFERENCE: _with_interval(shown.change(shown.effect(difference.mean)), interval),
+                **(
+                    {others.column: of_texts if of_texts == units.DASH else f"{of_texts}{units.SPACE}{shown.unit}"}
+                    if others.effects
+                    else {}
+                ),
+                "n": str(difference.n),
+                "p": _p(verdict.p, verdict.level),
+                "verdict": _verdict(needed | {"exploratory": judgement.exploratory}),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def _for_texts(shown, others, arm):
@@ -64,8 +98,8 @@ def _for_texts(shown, others, arm):
 
 def _row(study, judgement, arm, spent):
     record, verdict = study.record.arms[arm], judgement.verdicts.get(arm, Verdict(""))
-    mean, difference = mean_interval(list(judgement.scaled[arm].values())), judgement.differences[arm]
-    compared = arm != judgement.baseline
+    mean, difference = mean_interval(list(judgement.scaled[arm].values())), judgement.differences.get(arm, Sample())
+    compared = arm in judgement.differences if judgement.contrasts else arm != judgement.baseline
     runs = study.runs[study.runs.arm == arm]
     return {
         "arm": arm,
@@ -218,10 +252,15 @@ def readable(raw):
     measured = [name for name in OF_RUNS if raw.frame[f"{name.rpartition('/')[2]}_mean"].notna().any()]
     searched = bool(raw.frame.tuning_runs.sum())
     for_texts = raw.for_texts.column if raw.for_texts.effects else None
+    if raw.comparisons is not None:
+        for_texts = None
     rows = _records(raw.frame)
-    return pd.DataFrame(
+    frame = pd.DataFrame(
         [_readable_row(row, not i, context, raw.shown, measured, searched, for_texts) for i, row in enumerate(rows)]
     )
+    # What is compared stands in a table of its own; only controls have a difference here.
+    empty = [name for name in (DIFFERENCE, "p", "verdict") if frame[name].isin(["", units.DASH]).all()]
+    return frame if raw.comparisons is None else frame.drop(columns=empty)
 
 
 def _readable_row(row, first, context, shown, measured, searched, for_texts):
@@ -234,9 +273,7 @@ def _readable_row(row, first, context, shown, measured, searched, for_texts):
         "differs in": _shortened(row["changes"]) or (units.DASH if first else "nothing"),
         f"{shown.quantity} {LEVEL}": _with_interval(shown.number(row[value]), shown.interval(low, high)),
         "n": f"{row['n']}" if row["n"] == row["runs_planned"] else f"{row['n']} of {row['runs_planned']}",
-        "paired difference [together 95 %]".replace(" %", f"{units.SPACE}%"): _with_interval(
-            shown.change(row[change]), shown.change_interval(row[f"{change}_low"], row[f"{change}_high"])
-        ),
+        DIFFERENCE: _with_interval(shown.change(row[change]), shown.change_interval(row[f"{change}_low"], row[f"{change}_high"])),
         **({for_texts: of_texts if of_texts == units.DASH else f"{of_texts}{units.SPACE}{shown.unit}"} if for_texts else {}),
         "p": _p(row["p"], row["level"]),
         "verdict": _verdict(row),
@@ -314,7 +351,7 @@ def _claim_row(judgement, subject):
     return {
         "claim": judgement.name,
         "subject": subject,
-        "statement": judgement.claim.statement(subject, verdict, shown.metric) if stated else "",
+        "statement": judgement.claim.statement(subject, verdict, shown.metric) if stated else _compared(judgement, subject),
         "source": getattr(judgement.claim.config, "source", ""),
         "metric": shown.name,
         "against": verdict.against,
@@ -329,6 +366,28 @@ def _claim_row(judgement, subject):
         "reason": verdict.reason,
         "exploratory": judgement.exploratory,
     }
+
+
+def _compared(judgement, subject):
+    contrast = judgement.contrasts.get(subject)
+    return what(subject, contrast) if contrast else ""
+
+
+def comparisons_html(raw, judgement):
+    """The comparisons as an HTML table: verdicts as badges, intervals on their own line."""
+    head = "".join(
+        f"<th{'' if name in ('comparison', 'verdict') else ' class=number'}>{html.escape(name)}</th>" for name in raw.comparisons
+    )
+    rows = []
+    for subject, cells in zip(judgement.contrasts, raw.comparisons.to_dict("records"), strict=True):
+        verdict, word = judgement.verdicts.get(subject, Verdict("")), judgement.word(subject)
+        aside, kind = html.escape(cells["verdict"].removeprefix(word).strip(" ()")), verdict.word.replace(" ", "-")
+        parts = {
+            "comparison": f"<th scope=row>{html.escape(cells['comparison'])}<small>{html.escape(subject)}</small></th>",
+            "verdict": f"<td><span class='badge {kind}'>{html.escape(word)}</span><small>{aside}</small></td>",
+        }
+        rows.append("".join(parts.get(name) or f"<td class=number>{two_lines(cell)}</td>" for name, cell in cells.items()))
+    return f"<table class=results><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
 
 
 def claims_html(judged):
@@ -369,24 +428,34 @@ def csv(raw):
 
 
 def markdown(raw):
-    """The readable table as Markdown."""
-    shown = readable(raw)
+    """The readable table as Markdown; after it the comparisons, if there are any."""
+    shown = [readable(raw), *([] if raw.comparisons is None else [raw.comparisons])]
+    return "\n".join(map(_markdown, shown))
+
+
+def _markdown(shown):
     lines = [list(shown.columns), ["---"] * shown.shape[1], *shown.values.tolist()]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
 def text(raw):
-    """The readable table for a terminal."""
+    """The readable table for a terminal; after it the comparisons, if there are any."""
+    shown = [readable(raw).drop(columns="differs in"), *([] if raw.comparisons is None else [raw.comparisons])]
+    return "\n".join(map(_text, shown))
+
+
+def _text(shown):
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    shown = readable(raw).drop(columns="differs in")
     table = Table(header_style="bold", box=box.SIMPLE_HEAD)
     for name in shown:
         longest = max(len(line) for cell in shown[name] for line in _in_lines(cell).split("\n"))
-        table.add_column(_in_lines(name), justify="left" if name in ("arm", "verdict") else "right", min_width=longest)
+        table.add_column(
+            _in_lines(name), justify="left" if name in ("arm", "comparison", "verdict") else "right", min_width=longest
+        )
     for row in shown.values.tolist():
         table.add_row(*(Text(_in_lines(cell)) for cell in row))
     # As wide as its cells need: in a narrow window, wrapped lines are easier to read than cells of three letters.
@@ -455,7 +524,7 @@ def _html_row(row, first, cells):
     same = "the first arm" if first and row["pairs"] is not None else "baseline" if first else "the same spec as the first arm"
     differs = html.escape(_shortened(row["changes"])) or same
     kind = row["verdict"].replace(" ", "-")
-    aside = html.escape(cells["verdict"].removeprefix(row["verdict"]).strip(" ()"))
+    aside = html.escape(cells.get("verdict", "").removeprefix(row["verdict"]).strip(" ()"))
     parts = {
         "arm": f"<th scope=row>{html.escape(row['arm'])}<small>{differs}</small></th>",
         "verdict": f"<td><span class='badge {kind}'>{html.escape(row['verdict'])}</span><small>{aside}</small></td>",

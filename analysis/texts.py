@@ -33,7 +33,8 @@ ROWS = (
 class Texts:
     """What a claim's arms are for texts like these.
 
-    effects: {arm: (low, high)}, as the metric shows its differences (`Shown.effect`), for the arms that have an interval.
+    effects: {subject: (low, high)}, as the metric shows its differences (`Shown.effect`), for the arms that have an interval,
+    or for the contrasts of a claim that has some.
     intervals: the same on the scale of `sweeps.compare`, with mean and degrees of freedom. other_rows: {arm: why its rows
     are not the baseline's}. documents, effective: how many the baseline was measured on, and the number of equally long
     documents that would be as many; 0 if the runs say nothing of documents. sentences: for the report. level: how often an
@@ -82,8 +83,12 @@ def of(study, judgement, level=LEVEL):
     out = (UNSTABLE, NOT_COMPARABLE)
     read = [arm for arm in measured if arm in judgement.verdicts or not judgement.per_arm]
     read = [arm for arm in read if arm not in judgement.verdicts or judgement.verdicts[arm].word not in out]
-    intervals = {arm: _interval(judgement, arm, measured, level) for arm in read if arm != baseline}
-    intervals = {arm: interval for arm, interval in intervals.items() if interval}
+    asked = {arm: {arm: 1.0, baseline: -1.0} for arm in read if arm != baseline}
+    if judgement.contrasts:
+        words = {subject: verdict.word for subject, verdict in judgement.verdicts.items()}
+        asked = {name: each.weights for name, each in judgement.contrasts.items() if words.get(name, out[0]) not in out}
+    intervals = {subject: _interval(judgement, weights, measured, level) for subject, weights in asked.items()}
+    intervals = {subject: interval for subject, interval in intervals.items() if interval}
     effects = {
         arm: (judgement.shown.effect(interval.low), judgement.shown.effect(interval.high)) for arm, interval in intervals.items()
     }
@@ -147,23 +152,21 @@ def _other_rows(measured, reference, name):
     )
 
 
-def _interval(judgement, arm, measured, level):
-    """The TextInterval of an arm's difference from the baseline; None without two seeds on the same documents."""
-    name, metric, baseline = judgement.shown.name, judgement.shown.metric, judgement.baseline
-    seeds = [seed for seed in measured[arm] if seed in measured[baseline]]
-    ours, theirs = ([measured[label][seed] for seed in seeds] for label in (arm, baseline))
-    if not seeds or any(documents.names != ours[0].names for documents in (*ours, *theirs)):
+def _interval(judgement, weights, measured, level):
+    """The TextInterval of a contrast, {arm: weight}; None without two seeds of its arms on the same documents."""
+    name, metric, scaled = judgement.shown.name, judgement.shown.metric, judgement.scaled
+    first = measured[next(iter(weights))]
+    seeds = [seed for seed in first if all(seed in measured[arm] for arm in weights)]
+    documents = [measured[arm][seed] for arm in weights for seed in seeds]
+    if not seeds or any(each.names != documents[0].names for each in documents):
         return None
-    w_N = np.mean([_shares(documents, name) for documents in (*ours, *theirs)], axis=0)
+    w_N = np.mean([_shares(each, name) for each in documents], axis=0)
 
-    of_arm, of_baseline = judgement.scaled[arm], judgement.scaled[baseline]
-    added_SN = np.array(
-        [
-            _contributions(here, of_arm[seed], name, metric) - _contributions(there, of_baseline[seed], name, metric)
-            for seed, here, there in zip(seeds, ours, theirs, strict=True)
-        ]
-    )
-    differences_S1 = np.array([[of_arm[seed] - of_baseline[seed]] for seed in seeds])
+    def added(arm, seed):
+        return _contributions(measured[arm][seed], scaled[arm][seed], name, metric)
+
+    added_SN = np.array([sum(weight * added(arm, seed) for arm, weight in weights.items()) for seed in seeds])
+    differences_S1 = np.array([[sum(weight * scaled[arm][seed] for arm, weight in weights.items())] for seed in seeds])
     # A document without a token of this metric adds nothing.
     values_SN = differences_S1 + np.divide(added_SN, w_N, where=w_N > 0, out=np.zeros_like(added_SN))
     return two_way(values_SN, w_N, level)

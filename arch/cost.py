@@ -41,8 +41,60 @@ TORCH = str(Path(torch.__file__).parent)
 OPTIMIZER_BYTES = 8  # AdamW: two float32 moments per parameter
 
 
+def outline(spec, context, dtype="float32"):
+    """The costs of `summary` that need shapes alone, without running any block: a hundred times as fast. As plain data.
+
+    flops_per_token: `ideal` alone.
+
+    state_bytes: for one stream, of the mixers whose state does not grow with the context (`state_size: constant`): 0 for a
+    model of attention, which has a cache alone. decode_bytes: what one stream reads for the next token after a context of N
+    tokens: every weight once, and the whole cache; of an embedding that is not tied to the head, one row. Both in `dtype`,
+    except what a mixer keeps in float32; None for a non-causal model. Raises SpecError as `summary`.
+    """
+    _check(context, dtype)
+    layers, size = spec.layer_blocks(), DTYPES[dtype].itemsize
+    counts = Counter(layers)
+    blocks = {name: _block(spec, name, layers.index(name)) for name in counts}
+    sizes = {name: sum(weight.numel() for weight in block.parameters()) for name, block in blocks.items()}
+    frame, head = _frame(spec, DTYPES[dtype]), spec.dim * spec.vocab_size
+    parameters = sum(weight.numel() for weight in frame.parameters()) + sum(counts[name] * sizes[name] for name in counts)
+    embedding = head if spec.tie_embeddings else 2 * head
+    cache = cache_bytes(spec, context, dtype)
+    state = {name: _state(_mixer(block), DTYPES[dtype]) for name, block in blocks.items()}
+    read = parameters if spec.tie_embeddings else parameters - head + spec.dim
+    ideal = {name: _ideal(block, context) for name, block in blocks.items()}
+    return {
+        "parameters": {
+            "total": parameters,
+            "embedding": embedding,
+            "non_embedding": parameters - embedding,
+            "layers": [sizes[name] for name in layers],
+        },
+        "flops_per_token": {"ideal": _by_token(_ideal_of_model(ideal, counts, head, context), context)},
+        "cache_bytes": cache,
+        "state_bytes": None if cache["total"] is None else sum(counts[name] * state[name] for name in counts),
+        "decode_bytes": None if cache["total"] is None else read * size + cache["total"],
+        "layers": layers,
+        "context": context,
+        "dtype": dtype,
+    }
+
+
+def _ideal_of_model(blocks, counts, head, context):
+    """Ideal FLOPs over the context from those of each block. head: its weights."""
+    prefill = _total({name: each["prefill"] for name, each in blocks.items()}, counts, 2 * head * context)
+    decode = _total({name: each["decode"] for name, each in blocks.items()}, counts, 2 * head)
+    return {"prefill": prefill, "decode": decode, "train": 3 * prefill}
+
+
+def _total(parts, counts, extra):
+    """The sum over all layers; None if a block has none. parts: {block: of one layer}."""
+    return None if None in parts.values() else extra + sum(counts[name] * each for name, each in parts.items())
+
+
 def summary(spec, context, dtype="float32"):
-    """All costs of a resolved ModelSpec at a context of N tokens, as plain data.
+    """All costs of a resolved ModelSpec at a context of N tokens, as plain data: those of `outline`, and what running
+    every block on the meta device shows.
 
     parameters: `embedding` is the embedding matrix plus the head if it is not tied; `layers` has one number per layer.
     cache_bytes: for one stream with capacity N, in `dtype`, except what a mixer keeps in float32. A non-causal model
@@ -53,52 +105,30 @@ def summary(spec, context, dtype="float32"):
     rounding up by the allocator, a second copy of the weights for mixed precision.
     notes: why a number is too low or absent. Raises SpecError for an unknown dtype or a context below 1.
     """
-    _check(context, dtype)
-    layers = spec.layer_blocks()
-    counts = Counter(layers)
-    frame, head = _frame(spec, DTYPES[dtype]), spec.dim * spec.vocab_size
+    known = outline(spec, context, dtype)
+    layers, size = known["layers"], DTYPES[dtype].itemsize
+    counts, frame = Counter(layers), _frame(spec, DTYPES[dtype])
     layout = TokenLayout.whole(1, context, device="meta")
     tokens_BT = torch.empty(1, context, dtype=torch.long, device="meta")
     outside = _measured_frame(frame, tokens_BT)
     blocks = {name: _measured_block(_block(spec, name, layers.index(name)).to(DTYPES[dtype]), spec.dim, layout) for name in counts}
 
     def whole(part, extra):
-        parts = {name: part(block) for name, block in blocks.items()}
-        return None if None in parts.values() else extra + sum(counts[name] * each for name, each in parts.items())
+        return _total({name: part(block) for name, block in blocks.items()}, counts, extra)
 
-    ideal = {
-        "prefill": whole(lambda block: block.ideal["prefill"], 2 * head * context),
-        "decode": whole(lambda block: block.ideal["decode"], 2 * head),
-    }
-    ideal["train"] = 3 * ideal["prefill"]
     executed = {path: whole(lambda block, path=path: block.executed[path], flops) for path, flops in outside.executed.items()}
-    parameters = whole(lambda block: block.parameters, outside.parameters)
-    embedding = head if spec.tie_embeddings else 2 * head
     shared = {key: size for block in blocks.values() for key, size in block.shared.items()}
-    size = DTYPES[dtype].itemsize
+    parameters = known["parameters"]["total"]
     training = {
         "weights": parameters * size,
         "gradients": parameters * size,
         "optimizer": parameters * OPTIMIZER_BYTES,
         "activations": whole(lambda block: block.activations, outside.activations + sum(shared.values())),
     }
-    cache = whole(lambda block: block.cache, 0)
     return {
-        "parameters": {
-            "total": parameters,
-            "embedding": embedding,
-            "non_embedding": parameters - embedding,
-            "layers": [blocks[name].parameters for name in layers],
-        },
-        "flops_per_token": {"ideal": _by_token(ideal, context), "executed": _by_token(executed, context)},
-        "cache_bytes": {
-            "total": cache,
-            "layers": [None if cache is None else blocks[name].cache for name in layers],
-        },
+        **known,
+        "flops_per_token": known["flops_per_token"] | {"executed": _by_token(executed, context)},
         "training_bytes": {**training, "total": sum(training.values())},
-        "layers": layers,
-        "context": context,
-        "dtype": dtype,
         "notes": [note for name, block in blocks.items() for note in _notes(name, block)],
     }
 
@@ -172,63 +202,78 @@ class _Measured:
     """Measurements of one block, or of the model without its blocks. FLOPs are over the whole context.
 
     activations, shared: bytes that are kept for the backward pass. shared: {storage: bytes} of tensors that are made
-    once for all layers (positions, masks, rotary angles). cache: bytes, or None for a non-causal mixer.
+    once for all layers (positions, masks, rotary angles). decodes: False for a non-causal mixer.
     """
 
-    parameters: int
     ideal: dict
     executed: dict
     activations: int
     shared: dict
-    cache: int | None
+    decodes: bool = True
     says_mixing: bool = True
 
 
 def _measured_block(block, dim, layout):
-    tokens, dtype = layout.shape[1], next(block.parameters()).dtype
-    mixer = block.mixer and block.mixer.component
+    tokens, dtype, mixer = layout.shape[1], next(block.parameters()).dtype, _mixer(block)
 
     def run(tokens, layout, state=None):
         x_BTD = torch.empty(1, tokens, dim, dtype=dtype, device="meta", requires_grad=torch.is_grad_enabled())
         return block(x_BTD, layout, state)
 
-    maps = 2 * sum(weight.numel() for weight in _maps(block))
-    ideal = {"prefill": maps * tokens + _mixing(mixer, tokens), "decode": None}
     executed = {
         "train": _backward(lambda: run(tokens, layout)[0]),
         "prefill": _forward(lambda: run(tokens, layout)),
         "decode": None,
     }
-    cache = None
-    if mixer is None or getattr(mixer, "state_size", None) is not None:
-        ideal["decode"] = maps + _mixing(mixer, tokens) - _mixing(mixer, tokens - 1)
-        executed["decode"], cache = _decoding(run, mixer, tokens, dtype)
+    if _decodes(mixer):
+        executed["decode"] = _decoding(run, mixer, tokens, dtype)
     kept = _kept(lambda: run(tokens, layout)[0], block)
     shared = {_storage(tensor) for tensor in tensors([layout.doc_BT, layout.pos_BT, *layout._memo.values()])}
     return _Measured(
-        parameters=sum(weight.numel() for weight in block.parameters()),
-        ideal=ideal,
+        ideal=_ideal(block, tokens),
         executed=executed,
         activations=sum(size for key, size in kept.items() if key not in shared),
         shared={key: size for key, size in kept.items() if key in shared},
-        cache=cache,
+        decodes=_decodes(mixer),
         says_mixing=mixer is None or hasattr(mixer, "mixing_flops"),
     )
 
 
+def _ideal(block, tokens):
+    """Ideal FLOPs of a layer: `prefill` over all tokens, `decode` of the last one; None for a non-causal mixer."""
+    mixer, maps = _mixer(block), 2 * sum(weight.numel() for weight in _maps(block))
+    mixing = _mixing(mixer, tokens)
+    decode = maps + mixing - _mixing(mixer, tokens - 1) if _decodes(mixer) else None
+    return {"prefill": maps * tokens + mixing, "decode": decode}
+
+
+def _mixer(block):
+    return block.mixer and block.mixer.component
+
+
+def _decodes(mixer):
+    """Whether a layer with this mixer keeps a state; one without a mixer needs none."""
+    return mixer is None or getattr(mixer, "state_size", None) is not None
+
+
+def _state(mixer, dtype):
+    """Bytes of the state of a mixer whose state does not grow; 0 for any other."""
+    return _cache(mixer, 1, dtype)[1] if mixer is not None and getattr(mixer, "state_size", None) == "constant" else 0
+
+
 def _decoding(run, mixer, tokens, dtype):
-    """(FLOPs of the last of `tokens` tokens, with a state that has seen the others; bytes of that state)."""
-    state, cache = _cache(mixer, tokens, dtype)
+    """FLOPs of the last of `tokens` tokens, with a state that has seen the others."""
+    state, _ = _cache(mixer, tokens, dtype)
     if tokens > 1:
         with torch.no_grad():
             state = run(tokens - 1, TokenLayout.whole(1, tokens - 1, device="meta"), state)[1]
     last = TokenLayout.whole(1, 1, device="meta", first=tokens - 1)
-    return _forward(lambda: run(1, last, state)), cache
+    return _forward(lambda: run(1, last, state))
 
 
 def _cache(mixer, tokens, dtype):
     """(empty state of capacity `tokens` on the meta device, its bytes); (None, None) for a non-causal mixer."""
-    if mixer is not None and getattr(mixer, "state_size", None) is None:
+    if not _decodes(mixer):
         return None, None
     state = mixer and mixer.init_state(1, tokens, dtype, torch.device("meta"))
     return state, sum(tensor.nbytes for tensor in tensors(state))
@@ -247,8 +292,7 @@ def _measured_frame(frame, tokens_BT):
         "decode": _forward(lambda: frame(tokens_BT[:, -1:])),
     }
     kept = _kept(loss, frame)
-    parameters = sum(weight.numel() for weight in frame.parameters())
-    return _Measured(parameters, {}, executed, sum(kept.values()), shared={}, cache=None)
+    return _Measured({}, executed, sum(kept.values()), shared={})
 
 
 def _check(context, dtype):
@@ -347,7 +391,7 @@ def _divided(total, by):
 
 def _notes(name, block):
     ideal, executed = block.ideal, block.executed
-    if block.cache is None:
+    if not block.decodes:
         yield f"block {name!r} sees ahead: it keeps no state, so the model has no cache and does not decode"
     if not block.says_mixing:
         yield f"block {name!r}: its mixer has no `mixing_flops`, so `ideal` counts its maps only"

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from arch.errors import SpecError, nearest
+from arch.words import listed
 
 EXPECTED = {
     "int_type": "a whole number",
@@ -18,6 +19,9 @@ EXPECTED = {
     "tuple_type": "a list",
     "list_type": "a list",
 }
+
+# The tags of unions by the form of a value, in words.
+FORMS = {"Number": "a number", "Text": "text", "List": "a list", "Mapping": "a mapping"}
 
 
 def spec_error(error, root, path):
@@ -58,6 +62,11 @@ def _located(item, root, path):
         if isinstance(got, str):
             options = re.findall(r"'([^']*)'", item["ctx"]["expected"])
             reason = f"{got!r} is not one of them{nearest(got, options)}"
+    elif item["type"] == "union_tag_invalid":
+        forms = [FORMS[tag] for tag in FORMS if f"'{tag}'" in item["ctx"]["expected_tags"]]
+        reason = f"expected {listed(forms, 'or')}, got {_described(got)}"
+    elif item["type"] == "too_short" and not got:
+        reason = "expected at least one, got none"
     elif not isinstance(got, (dict, list)):
         reason = f"{reason.removeprefix('Value error, ').removeprefix('Input ')}, got {_described(got)}"
     else:

@@ -113,7 +113,7 @@ def train(
     """
     heard, told = progress or (lambda _: None), None
     stop = stop or (lambda: None)
-    with _started(plan, seed, folder, runs_at_once, home) as group:
+    with _started(plan, seed, folder, {"runs_at_once": runs_at_once, "home": home and str(home)}) as group:
         first = group.first
         while first.record is None:
             try:
@@ -170,14 +170,13 @@ def _how(code):
 
 
 @contextlib.contextmanager
-def _started(plan: Any, seed: int, folder: Path, runs_at_once: int | None, home: Path | None) -> Iterator[_Group]:
+def _started(plan: Any, seed: int, folder: Path, further: Mapping[str, Any]) -> Iterator[_Group]:
     """Context manager: the running ranks; none is left when it ends."""
     from torch.distributed import TCPStore
 
     spec, group = plan.spec.train, _Group()
     store = TCPStore(ADDRESS, 0, is_master=True, wait_for_workers=False)
-    about = {"plan": plan.dump(), "parent": os.getpid()}
-    about |= {"run": {"seed": seed, "folder": str(folder), "runs_at_once": runs_at_once, "home": home}}
+    about = {"plan": plan.dump(), "seed": seed, "folder": str(folder), "further": further, "parent": os.getpid()}
     context = multiprocessing.get_context("spawn")
     try:
         for number in range(spec.processes):
@@ -241,7 +240,7 @@ def _trained(conn, threads, about):
     texts.remember(plan.texts)
     first = os.environ["RANK"] == "0"
     progress = (lambda state: _send(conn, "progress", dict(state))) if first else None
-    return train(plan, progress=progress, stop=_Told(conn) if first else None, **about["run"]).dump()
+    return train(plan, about["seed"], about["folder"], progress, _Told(conn) if first else None, **about["further"]).dump()
 
 
 class _Told:

@@ -24,16 +24,24 @@ OF_RUNS = {
     "memory/peak_bytes": Metric(unit="B", compare="ratio", any_tokenizer=True),
 }
 
-# What `arch.cost` computes of a spec: exact numbers, the same for every seed (`sweeps.costs`). The cache is of one stream
-# of N tokens. training_memory_bytes: weights, gradients, optimizer and the activations of one row.
+# What `arch.cost` computes of a spec: exact numbers, the same for every seed (`sweeps.costs`). training_memory_bytes:
+# weights, gradients, optimizer and the activations of one row. state_bytes: what a stream keeps of earlier tokens where that
+# does not grow with them; 0 for attention, so it is compared by difference. decode_bytes: what one stream reads for the next
+# token, every weight and its whole cache, after a row of the training context, or after N tokens (`cost/decode_bytes@N`).
+# cache_bytes@N: of one stream of N tokens.
 COSTS = {
     "cost/parameters": Metric(unit="parameters", compare="ratio"),
     "cost/parameters_non_embedding": Metric(unit="parameters", compare="ratio"),
     "cost/flops_per_token": Metric(unit="FLOP per token", compare="ratio"),
     "cost/train_flops": Metric(unit="FLOP", compare="ratio"),
     "cost/training_memory_bytes": Metric(unit="B", compare="ratio"),
+    "cost/state_bytes": Metric(unit="B"),
+    "cost/decode_bytes": Metric(unit="B", compare="ratio"),
 }
-CACHE = "cost/cache_bytes"
+CACHE, DECODE = "cost/cache_bytes", "cost/decode_bytes"
+AT_CONTEXT = (CACHE, DECODE)
+# Other names of costs: {name: the name that records and tables have}.
+OTHER_NAMES = {"cost/non_embedding": "cost/parameters_non_embedding", "cost/flops": "cost/flops_per_token"}
 
 TITLES = {
     "speed/tokens_per_second": "training speed",
@@ -43,6 +51,8 @@ TITLES = {
     "cost/flops_per_token": "training FLOPs per token",
     "cost/train_flops": "training FLOPs",
     "cost/training_memory_bytes": "memory of training one row",
+    "cost/state_bytes": "constant state",
+    "cost/decode_bytes": "bytes read per decoded token",
 }
 
 
@@ -64,20 +74,26 @@ def is_measured_once(name: str) -> bool:
 
 
 def cost(name: str) -> Metric | None:
-    """What a cost is: one of COSTS, or `cost/cache_bytes@N`; None for any other name."""
+    """What a cost is: one of COSTS, `cost/cache_bytes@N` or `cost/decode_bytes@N`; None for any other name."""
+    name = canonical(name)
     return COSTS.get(name) or (Metric(unit="B", compare="ratio") if context_of(name) else None)
 
 
+def canonical(name: str) -> str:
+    """The name of a metric in records and tables: `cost/flops` is `cost/flops_per_token`."""
+    return OTHER_NAMES.get(name, name)
+
+
 def context_of(name: str) -> int | None:
-    """The N of `cost/cache_bytes@N`, a number of tokens of at least 1; None for any other name."""
+    """The N of `cost/cache_bytes@N` or `cost/decode_bytes@N`, tokens of at least 1; None for any other name."""
     start, at, number = name.partition("@")
-    tokens = int(number) if start == CACHE and at and number.isascii() and number.isdecimal() else 0
+    tokens = int(number) if start in AT_CONTEXT and at and number.isascii() and number.isdecimal() else 0
     return tokens or None
 
 
 def unknown_cost(name: str) -> str:
     """The reason to refuse a cost that does not exist, with the nearest names."""
-    return f"no cost {name!r}{nearest(name, [*COSTS, f'{CACHE}@N'])} (N is a number of tokens)"
+    return f"no cost {name!r}{nearest(name, [*COSTS, *(f'{start}@N' for start in AT_CONTEXT)])} (N is a number of tokens)"
 
 
 def objective_costs(added: Mapping[str, float]) -> str:
@@ -102,4 +118,7 @@ def _objective_cost(name: str, value: float) -> str:
 def title(name: str) -> str | None:
     """How a metric is called where there is room for words; None where its own name is best."""
     tokens = context_of(name)
-    return f"cache at {tokens:,}\N{NO-BREAK SPACE}tokens" if tokens else TITLES.get(name)
+    if tokens is None:
+        return TITLES.get(canonical(name))
+    what = TITLES[DECODE] if name.startswith(DECODE) else "cache"
+    return f"{what} at {tokens:,}\N{NO-BREAK SPACE}tokens"

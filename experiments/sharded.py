@@ -105,6 +105,23 @@ def latest(folder: Path) -> Path | None:
     return folder / pointed["folder"] if pointed and (folder / pointed["folder"]).is_dir() else None
 
 
+def step_of(folder: Path) -> int | None:
+    """The optimizer step of the checkpoint that counts; None if there is none, or a file of it was cut short."""
+    from torch.distributed.checkpoint import FileSystemReader
+
+    try:
+        place = latest(folder)
+        if place is None:
+            return None
+        parts: dict[str, int] = {}
+        for part in FileSystemReader(place).read_metadata().storage_data.values():
+            parts[part.relative_path] = max(parts.get(part.relative_path, 0), part.offset + part.length)
+        whole = all((place / name).stat().st_size >= size for name, size in parts.items())
+        return int(place.name.removeprefix(PREFIX)) if whole else None
+    except Exception:  # whatever reading a damaged pickle raises
+        return None
+
+
 def check(folder: Path, processes: int) -> None:
     """Raises DataError if the checkpoint in a run's folder is one of another number of processes."""
     pointed = _pointed(folder)

@@ -42,13 +42,18 @@ def spread(runs, name, scale, metric_name, scales=()):
         if sds:
             seeds = max(n for n, _ in sds)
             place = "" if folder == here else f", at the scale {record.scale or '-'}"
-            source = f"the median of {times(len(sds), 'arm')} with up to {times(seeds, 'seed')} in {folder}{place}"
+            kind = "comparison" if _names_contrasts(record) else "arm"
+            source = f"the median of {times(len(sds), kind)} with up to {times(seeds, 'seed')} in {folder}{place}"
             return Spread(median(sd for _, sd in sds), source)
     return None
 
 
+def _names_contrasts(record):
+    return any(claim.get("contrasts") for claim in record.claims.values())
+
+
 def _paired_sds(record, folder, name):
-    """(seeds, sd) of the difference from the first arm of every arm with enough seeds."""
+    """(seeds, sd) of every comparison with enough seeds: those of the record's claims, else every arm with the first."""
     runs = {key: run for key, run in runs_of(record, folder).items() if run.status == "finished" and name in run.metrics}
     infos = (run.metric_info[name] for run in runs.values() if name in run.metric_info)
     values: dict[str, dict[int, float]] = {arm: {} for arm in record.arms}
@@ -56,7 +61,9 @@ def _paired_sds(record, folder, name):
         values[arm][seed] = run.metrics[name]
     measured = Measured(next(infos, None) or known(name) or Metric(), values)
     baseline, *arms = record.arms
-    samples = [paired.difference(measured, arm, baseline) for arm in arms]
+    named = [getattr(built(claim).config, "contrasts", {}) for claim in record.claims.values() if claim.get("metric") == name]
+    weights = [each.weights for each in next(filter(None, named), {}).values()] or [{arm: 1.0, baseline: -1.0} for arm in arms]
+    samples = [paired.weighted(measured, each) for each in weights]
     return [(sample.n, sample.sd) for sample in samples if sample.testable]
 
 

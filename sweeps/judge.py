@@ -118,7 +118,8 @@ def _decided(verdicts, subject):
 
 def built(resolved):
     """The claim component; built once per content, since a study asks again after every look."""
-    return _build(json.dumps(resolved, sort_keys=True))
+    # In the order of its keys: which group or comparison is the first may matter.
+    return _build(json.dumps(resolved))
 
 
 @cache

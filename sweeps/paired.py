@@ -10,7 +10,7 @@ from pydantic import Field
 
 from arch.contracts import UNDECIDED, Verdict
 from arch.errors import SpecError, nearest
-from sweeps import stats
+from sweeps import contrasts, stats
 from sweeps.compare import at_harm, effect_text, interval_text, margin_text, on_scale
 
 # A difference that is too small to matter; planning refuses one above a fifth for a metric with relative differences.
@@ -35,7 +35,10 @@ def known(arms, known_arms, path):
 
 
 def two_arms(arm, than, known_arms):
-    """Raise SpecError unless both are arms, and not the same one. than: None for the first."""
+    """Raise SpecError unless both are arms, and not the same one. arm: None for all others; than: None for the first."""
+    if arm is None:
+        known(than or next(iter(known_arms)), known_arms, ("than",))
+        return
     known(arm, known_arms, ("arm",))
     known(than or next(iter(known_arms)), known_arms, ("than",))
     if arm == (than or next(iter(known_arms))):
@@ -52,7 +55,12 @@ def scaled(measured, arm):
 
 def difference(measured, arm, baseline):
     """The Sample of an arm minus another on the scale of the metric."""
-    return stats.paired(scaled(measured, arm), scaled(measured, baseline), measured.exact)
+    return weighted(measured, {arm: 1.0, baseline: -1.0})
+
+
+def weighted(measured, weights):
+    """The Sample of the sum of weight x arm on the scale of the metric, over the seeds that all of {arm: weight} have."""
+    return stats.weighted({arm: scaled(measured, arm) for arm in weights}, weights, measured.exact)
 
 
 def p_worse(sample, effect, metric):
@@ -129,9 +137,31 @@ def by(effect, metric):
     return f" by more than {margin_text(effect, metric)}" if effect else ""
 
 
-def of_arm(config, evidence, effect, worse):
-    """{arm: Verdict} of a claim on one arm against another (`config.than`, by default the first), see `one_sided`."""
+def compared(config, arms):
+    """{subject: Contrast} of a claim with the options `arm`, `than` and `contrasts`: what it asks about.
+
+    Its contrasts, if it has any; else the arm against `than` (by default the first); without an arm every other one.
+    """
+    if config.contrasts:
+        return dict(config.contrasts)
+    than = config.than or next(iter(arms))
+    return {arm: contrasts.against(arm, than) for arm in ([config.arm] if config.arm else arms) if arm != than}
+
+
+def check_compared(config, arms):
+    """Raise SpecError unless all that a claim with these options compares is there."""
+    if config.contrasts and (config.arm or config.than):
+        raise SpecError("the claim has `contrasts`, which say what is compared", ("arm" if config.arm else "than",))
+    contrasts.check(config.contrasts, arms)
+    two_arms(config.arm, config.than, arms)
+
+
+def one_sided_of(config, evidence, effect, worse):
+    """{subject: Verdict} of a claim on one side of a bound, for each of `compared`, see `one_sided`."""
     measured = evidence.measured[config.metric]
-    than = config.than or next(iter(measured.values))
-    sample = difference(measured, config.arm, than)
-    return {config.arm: one_sided(sample, effect, measured.metric, worse, evidence.level, than)}
+    verdicts = {}
+    for subject, contrast in compared(config, list(measured.values)).items():
+        against = contrast.pair[0] if contrast.pair else ""
+        sample = weighted(measured, contrast.weights)
+        verdicts[subject] = one_sided(sample, effect, measured.metric, worse, evidence.level, against)
+    return verdicts

@@ -1,6 +1,6 @@
 """Run a planned study: tuning if the study asks for it, then every reported run that is missing, then the record."""
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,8 +8,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from arch.errors import SpecError
 from arch.words import listed, times
-from experiments.orders import ABANDON
+from experiments.orders import ABANDON, PRUNE
 from sweeps import devices, looking, space
 from sweeps import study as studies
 from sweeps.folders import safe_name
@@ -60,14 +61,22 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
     if storage is not None:
         from sweeps import shared_queue
 
+        if study.spec.tune:
+            raise SpecError("several drivers cannot share a study with `tune`; write it as a `search`", ("tune",))
+
         shared = shared_queue.opened(storage, study, lambda text: _say(console, text, "yellow"), again)
         logs /= safe_name(shared_queue.HOST)
     logs.mkdir(parents=True, exist_ok=True)
     for remark in study.remarks():
         _say(console, f"warning: {remark}", "yellow")
+    for arm in (each.arm for each in study.arms):
+        for match in arm.matched:
+            _say(console, f"matched: arm {arm.label!r}: {match.words}")
+        if arm.budget:
+            _say(console, f"budget: arm {arm.label!r}: {arm.budget.words}")
     counts = looking.first_counts(study.spec)
     # Before tuning, keep the record of an earlier start: it knows more than this start does so far.
-    if study.spec.tune and not (study.folder / NAME).exists():
+    if (study.spec.tune or study.spec.search) and not (study.folder / NAME).exists():
         _write(study.record(dict.fromkeys(counts, 0)), study, shared)
     with _Workers(sample, workers, prepare, logs, study.folder, shared, again, gpus) as pools:
         tuning: dict[str, Any] = {"trials": [], "edges": []}
@@ -75,6 +84,10 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
             study, trials, edges, untuned = _tune(study, pools, console)
             tuning = {"trials": trials, "edges": edges}
             counts = {arm: 0 if arm in untuned else number for arm, number in counts.items()}
+        elif study.spec.search:
+            study, trials, absent = _search(study, pools, console)
+            tuning = {"trials": trials, "edges": []}
+            counts = {arm: 0 if arm in absent else number for arm, number in counts.items()}
         outcomes = _look_by_look(study, counts, tuning, pools, console)
     untuned = [arm for arm, number in counts.items() if not number]
     return Result(study, outcomes, tuning["trials"], tuning["edges"], untuned)
@@ -169,6 +182,8 @@ def _work(queue, pools, console):
 
         def report(event):
             show(event)
+            if event.kind == "progress" and hasattr(queue, "progressed") and queue.progressed(event.job, event.progress):
+                pool.tell(event.job, PRUNE)
             if event.outcome:
                 for outcome in queue.told(event.outcome):
                     show(Event("ended", outcome.job, outcome=outcome))
@@ -199,8 +214,8 @@ def _work_together(source, pools, console):
                 shared.told(event.outcome)
                 drain()
                 return
-            if event.kind == "progress":
-                shared.progress(event.job, event.progress)
+            if event.kind == "progress" and shared.progress(event.job, event.progress):
+                pool.tell(event.job, PRUNE)
             show(event)
 
         def tick():
@@ -213,6 +228,31 @@ def _work_together(source, pools, console):
             pool.run(shared.take, report, tick)
         finally:
             shared.leave()
+
+
+def _search(study, pools, console):
+    """Search. Returns (the study with its winners, trials, labels of the winners that there are not)."""
+    from sweeps import tune
+    from sweeps.search import arms, queue, storage
+
+    with nullcontext() if pools.shared else tune.only_one(study.folder, lambda text: _say(console, text)):
+        old = StudyRecord.read_whole(study.folder)
+        kept = pools.shared.storage if pools.shared else storage.of_folder(study.folder)
+        search = queue.Search(study, kept, alone=not pools.shared)
+
+        def keep(trials):
+            # It stays until the runs start: what was looked at must not be forgotten.
+            if not (old and looking.begun(old)):
+                nothing = dict.fromkeys(study.spec.arms, 0)
+                _write(study.record(nothing, trials, search=arms.facts(search, arms.found(search))), study, pools.shared)
+
+        search.keep = keep
+        _work(search, pools, console)
+        result = arms.found(search)
+        study = arms.with_winners(study, search, result)
+        for line in result.notes:
+            _say(console, line, "yellow")
+        return study, search.records(), [label for label in study.spec.search.winners if label not in result.winners]
 
 
 def _tune(study, pools, console):

@@ -5,13 +5,15 @@ from itertools import groupby
 from arch import units
 from arch.errors import DataError, SpecError
 from arch.spec import spelt
-from arch.words import times
+from arch.words import listed, times
 from experiments import plan as experiments
 from experiments import references, remarks
 from experiments.metrics import objective_costs
-from sweeps import foreseen, space
+from sweeps import budget, foreseen, ladder, space
 from sweeps.arms import unused_runs
-from sweeps.record import packed, unpacked
+from sweeps.contrasts import what
+from sweeps.judge import built
+from sweeps.record import BudgetRecord, MatchRecord, packed, unpacked
 from sweeps.scale import at_scale
 from sweeps.study import arm_cost, overridden
 
@@ -26,26 +28,38 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
     runs_folder, paired_sd: see `sweeps.foreseen`.
     """
     shown = {arm.label: _arm(spec, arm) for arm in arms}
+    specs = {arm.label: arm.spec for arm in arms}
+    counts = {label: arm["parameters_non_embedding"] for label, arm in shown.items()}
     helpers = _helpers(spec, arms)
     runs = [arm for arm in shown.values() for _ in range(spec.most_seeds)]
     runs += [helper for helper in helpers.values() for _ in helper["seeds"]]
     search = {key: sum(arm["tuning"][key] for arm in shown.values()) for key in ("runs", "tokens", "training_flops")}
+    unmeasured = budget.unmeasured(spec, arms)
     return {
         "name": name,
         "scale": scale,
         "question": spec.question,
         "seeds": list(range(spec.most_seeds)),
+        **({"unmeasured": unmeasured} if unmeasured else {}),
         "arms": shown,
         "helpers": helpers,
-        "remarks": [*remarks.of_arms({arm.label: arm.spec for arm in arms}), *unused_runs(spec, arms)],
+        "remarks": [*remarks.of_arms(specs), *ladder.remarks(spec, specs), *unused_runs(spec, arms)],
+        "ladder": [ladder.said(spec.ladder, each) for each in ladder.rungs(spec.ladder, specs, counts)],
         "total": {
             "runs": len(runs),
             "tokens": sum(run["tokens"] for run in runs) + search["tokens"],
             "training_flops": sum(run["training_flops"] for run in runs) + search["training_flops"],
             "tuning": search,
         },
+        "compared": _compared(spec),
         "power": foreseen.foreseen(name, scale, spec, arms, runs_folder, paired_sd),
     }
+
+
+def _compared(spec):
+    """What a study compares in place of every arm with the first, in words: {claim: [comparison]}."""
+    claims = {name: getattr(built(claim).config, "contrasts", {}) for name, claim in spec.claims.items()}
+    return {name: [what(*each) for each in asked.items()] for name, asked in claims.items() if asked}
 
 
 def _helpers(spec, arms):
@@ -74,9 +88,12 @@ def _arm(spec, arm):
     return {
         "changes": packed(arm.changes),
         "unwritten": list(arm.unwritten),
+        **({"matched": [each.dump() for each in arm.matched]} if arm.matched else {}),
+        **({"budget": arm.budget.dump()} if arm.budget else {}),
         "layers": {name: blocks.count(name) for name in dict.fromkeys(blocks)},
         "pattern": [f"{n}*{name}" if (n := len(list(run))) > 1 else name for name, run in groupby(blocks)],
         "parameters": cost["parameters"]["total"],
+        "parameters_non_embedding": cost["parameters"].get("non_embedding"),
         "tokens": experiment.tokens,
         "context": experiment.data.context,
         "flops_per_token": flops,
@@ -129,9 +146,20 @@ def printed(data, console):
         for key, (before, after) in unpacked(arm["changes"]).items():
             if key not in arm["unwritten"]:
                 say(f"    {key}: {spelt(before)} -> {spelt(after)}")
+        for each in arm.get("matched", ()):
+            say(f"    matched: {MatchRecord.parse(each).words}")
+        if "budget" in arm:
+            say(f"    budget: {BudgetRecord.parse(arm['budget']).words}")
         if arm["objective"]:
             named = ", ".join(f"{option} {name}" for option, name in arm["uses"].items())
             say(f"    its objective ({named}) adds per run: {objective_costs(arm['objective'])}")
+    if data["ladder"]:
+        say("")
+        say("ladder (every run of a size):")
+        for line in data["ladder"]:
+            say(f"    {line}")
+    if waiting := data.get("unmeasured"):
+        say(f"budget: `study run` first measures a training step of {listed(map(repr, waiting))}; here their steps are as written")
     say("")
     context = next(iter(data["arms"].values()))["long"]["context"]
     table = Table(title="runs", title_justify="left")
@@ -148,6 +176,10 @@ def printed(data, console):
             spent = units.count(arm["tuning"]["tokens"]), "", units.flops(arm["tuning"]["training_flops"])
             table.add_row(f"{label} tuning, {times(search, 'run')} together", "", *spent, "", "")
     console.print(table)
+    for claim, compared in data["compared"].items():
+        say(f"{claim} compares, within each seed:")
+        for text in compared:
+            say(f"    {text}")
     if data["power"]:
         foreseen.printed(data["power"], say, console)
         say("")

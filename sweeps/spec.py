@@ -6,9 +6,14 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from arch import document, registry
 from arch.errors import SpecError, nearest
-from arch.spec import Component, Count, Kind, List, Spec, later
+from arch.spec import Component, Count, Inner, Kind, List, Positive, Spec, later
+from experiments.metrics import canonical, cost, unknown_cost
 from experiments.spec import ExperimentSpec
+from sweeps.comparisons import claims_on_ladder, with_contrasts
+from sweeps.grid import with_cells
+from sweeps.ladder import LadderSpec, with_sizes
 from sweeps.looks import looks
+from sweeps.search.spec import SearchSpec, with_winners
 
 Seeds = Annotated[int, Field(ge=1, le=1000)]
 
@@ -95,6 +100,103 @@ class SeedsSpec(Spec):
         return self
 
 
+def _form(value):
+    """The branch of a union by the form of a value. Tags have a capital letter, as `arch.spec_errors` knows them."""
+    if isinstance(value, (dict, Spec)):
+        return "Mapping"
+    return "List" if isinstance(value, (list, tuple)) else "Text" if isinstance(value, str) else "Number"
+
+
+Key = Annotated[str, Field(min_length=1)]
+_Text = Annotated[Key, Tag("Text")]
+_Keys = Annotated[List[Key], Field(min_length=1), Tag("List")]
+_Number = Annotated[Positive, Tag("Number")]
+Keys = Annotated[_Text | _Keys, Discriminator(_form)]
+Vary = Annotated[_Text | _Keys | Annotated[dict[str, Keys], Field(min_length=1), Tag("Mapping")], Discriminator(_form)]
+Target = Annotated[_Text | _Number, Discriminator(_form)]
+Targets = Annotated[_Text | _Number | Annotated[dict[str, Target], Tag("Mapping")], Discriminator(_form)]
+Multiple = Annotated[Annotated[Count, Tag("Number")] | Annotated[dict[str, Count], Tag("Mapping")], Discriminator(_form)]
+
+
+class MatchSpec(Spec):
+    """A cost that is made equal over the arms, by whole numbers that are solved on the cost model before anything is trained.
+
+    quantity: `cost/parameters`, `cost/parameters_non_embedding` (or `cost/non_embedding`), `cost/flops_per_token` (or
+    `cost/flops`), `cost/cache_bytes@N`, `cost/state_bytes`, `cost/decode_bytes`, or any other cost (docs/design.md).
+    vary: the dotted key of a whole number, or several, which keep their ratio to each other. An arm varies those of them
+    that it has and that its layers use. Or {ARM: its key or keys}: then the other arms stay as they are written.
+    to: the arm that is matched and itself left alone (by default the first), a number, or {ARM: one of both}.
+    tolerance: the largest difference, as a fraction of the target. multiple_of: of what the values are multiples, or {key: of
+    what}, for keys that it does not name 1.
+
+    An arm that has the target's cost already stays as it is. What an arm or the base writes for a varied key is where the
+    search starts; an arm that overrides exactly this key is refused. Helper runs (`runs`) stay as written, unless `vary`
+    names them.
+    """
+
+    quantity: str
+    vary: Vary
+    to: Targets | None = None
+    tolerance: Inner = 0.005
+    multiple_of: Multiple = 8
+
+    @field_validator("quantity")
+    @classmethod
+    def _by_its_name(cls, quantity: str) -> str:
+        return canonical(quantity)
+
+    def paths(self, label):
+        """The dotted keys that an arm may vary; none if it stays as it is written."""
+        vary = self.vary.get(label, ()) if isinstance(self.vary, dict) else self.vary
+        return (vary,) if isinstance(vary, str) else tuple(vary)
+
+    def target(self, label, baseline):
+        """What an arm is matched to: the label of another arm, or a number. None if it is not matched to anything."""
+        to = self.to.get(label) if isinstance(self.to, dict) else baseline if self.to is None else self.to
+        return None if to == label else to
+
+    def multiple(self, path):
+        """Of what a varied value is a multiple."""
+        return self.multiple_of.get(path, 1) if isinstance(self.multiple_of, dict) else self.multiple_of
+
+
+Matches = Annotated[
+    Annotated[MatchSpec, Tag("Mapping")] | Annotated[List[MatchSpec], Field(min_length=1), Tag("List")], Discriminator(_form)
+]
+
+
+class BudgetSpec(Spec):
+    """What every arm may spend on training, in place of equal steps: a number, or the name of the arm whose own steps say it.
+
+    flops: `cost/train_flops`, ideal FLOPs with those that the objective adds (a teacher reads every row in every step).
+    tokens: of the training rows. seconds: of training steps alone on this machine, as a few steps of every distinct arm
+    measure it before the study starts; the study's record keeps the measurement, so that it never changes its mind.
+
+    Each arm gets the nearest whole number of `train.steps`. An arm that writes `train.steps` itself is refused, but for the
+    arm that the budget names and for `train.steps: 0`. Helper runs (`runs`) keep their steps.
+    """
+
+    flops: Target | None = None
+    tokens: Target | None = None
+    seconds: Target | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self):
+        if len(self.dump(neutral=True)) - [self.flops, self.tokens, self.seconds].count(None) != 1:
+            raise ValueError("expected one of `flops`, `tokens` and `seconds`")
+        return self
+
+    @property
+    def kind(self):
+        """`flops`, `tokens` or `seconds`."""
+        return next(key for key in self.keys() if getattr(self, key) is not None)
+
+    @property
+    def amount(self):
+        """The number, or the name of an arm."""
+        return getattr(self, self.kind)
+
+
 class FiguresSpec(Spec):
     """What the report draws. x: the axes against which quality is drawn, a figure each.
 
@@ -108,12 +210,17 @@ class FiguresSpec(Spec):
 class StudySpec(Spec):
     """The study's own keys. Every other key of the file belongs to the base experiment.
 
-    arms: label -> dotted overrides; the first is the baseline. runs: the same for helper runs, which are made only because
+    arms: label -> dotted overrides; the first is the baseline. grid: factor -> level -> dotted overrides; every combination
+    becomes an arm, `W=4 cap=on`, before those of `arms`. ladder: sizes at which every arm is run. compare: what claims
+    compare instead of every arm with the first: `factors` (main effects and two-factor interactions of `grid`), or pairs
+    [A, B] of arms, where B is compared with A. runs: the same as arms for helper runs, which are made only because
     an arm needs them (`init_from`) and are not reported. seeds: the number of seeds, which count from 0; or SeedsSpec.
     claims: name -> a component that judges; the first decides what the report's main table shows.
     scales: name -> dotted overrides of the study or its experiment; `arms: {LABEL: null}` drops an arm.
     long_context: tokens at which the cache is costed. laptop_scale: the scale that a report of a smaller scale suggests.
-    figures: what the report draws.
+    figures: what the report draws. match: a cost that is made equal over the arms, or several.
+    search: a search whose winners become further arms (`best 1`, `best 2`, ...).
+    budget: what every arm may spend on training, in place of equal steps.
     """
 
     question: str
@@ -123,12 +230,24 @@ class StudySpec(Spec):
         Discriminator(lambda value: "plan" if isinstance(value, (dict, SeedsSpec)) else "number"),
     ] = 5
     scales: dict[str, dict[str, Any]] = {}
+    grid: dict[str, dict[str, dict[str, Any]]] = later({})
+    compare: (
+        Annotated[
+            Annotated[Literal["factors"], Tag("Factors")] | Annotated[List[List[str]], Tag("Pairs")],
+            Discriminator(lambda value: "Factors" if isinstance(value, str) else "Pairs"),
+        ]
+        | None
+    ) = later(None)
+    ladder: LadderSpec | None = later(None)
     runs: dict[str, dict[str, Any]] = later({})
     tune: TuneSpec | None = None
     claims: dict[str, Annotated[Component, Kind("claim")]] = {"quality": {"type": DEFAULT_CLAIM}}
     long_context: Count = 131072
     laptop_scale: str = "laptop"
     figures: FiguresSpec = later(FiguresSpec())
+    match: Matches | None = later(None)
+    search: SearchSpec | None = later(None)
+    budget: BudgetSpec | None = later(None)
 
     @model_validator(mode="after")
     def _has_arms(self):
@@ -144,6 +263,13 @@ class StudySpec(Spec):
     def looks(self):
         """The numbers of seeds at which the verdicts may be read, ascending."""
         return looks(self.seeds.min, self.seeds.max) if isinstance(self.seeds, SeedsSpec) else (self.seeds,)
+
+    @property
+    def matches(self):
+        """[(its place in the study, MatchSpec)] of `match`."""
+        if isinstance(self.match, MatchSpec):
+            return [(("match",), self.match)]
+        return [(("match", i), each) for i, each in enumerate(self.match or ())]
 
     @property
     def most_seeds(self):
@@ -165,7 +291,7 @@ def split(source, scale=None):
         if not isinstance(chosen.value, dict):
             raise root.error("expected a mapping of dotted keys", ("scales", scale))
         root = document.overridden(root, chosen)
-    root = _without_dropped_arms(root)
+    root = _without_dropped_arms(with_sizes(with_cells(root)))
     own = [*StudySpec.keys(), "claim"]
     known = {*own, *ExperimentSpec.keys()}
     for key in root.value:
@@ -173,13 +299,42 @@ def split(source, scale=None):
             raise root.error(f"unknown key{nearest(key, known)}", (key,))
     study = document.Node({k: v for k, v in root.value.items() if k in own}, root.file, root.line)
     base = document.Node({k: v for k, v in root.value.items() if k not in own}, root.file, root.line)
-    study = _with_claims(study)
+    study = with_winners(_with_claims(study))
     spec = StudySpec.parse(study)
+    study = claims_on_ladder(study, spec.ladder)
     claims = {name: registry.resolve_component("claim", study, ("claims", name)) for name in spec.claims}
     for name, claim in claims.items():
         if not isinstance(claim.get("metric"), str):
             raise study.error(f"the claim {claim['type']!r} has no option `metric`", ("claims", name, "type"))
-    return spec.model_copy(update={"claims": claims}), study, base
+    _check_costs(spec, study)
+    return spec.model_copy(update={"claims": with_contrasts(claims, spec, study)}), study, base
+
+
+def _check_costs(spec, study):
+    """Raise SpecError, at its line, for a match or a budget with a cost or an arm that does not exist."""
+
+    def check(name, known, path):
+        if isinstance(name, str) and name not in known:
+            raise study.error(f"no arm {name!r}{nearest(name, known)}", path)
+
+    for where, match in spec.matches:
+        if cost(match.quantity) is None:
+            raise study.error(unknown_cost(match.quantity), (*where, "quantity"))
+        if spec.budget and match.quantity == "cost/train_flops":
+            reason = "`budget` decides the steps after this; expected cost/flops_per_token"
+            raise study.error(reason, (*where, "quantity"))
+        for label, to in match.to.items() if isinstance(match.to, dict) else ():
+            check(label, spec.arms, (*where, "to", label))
+            check(to, spec.arms, (*where, "to", label))
+            if to in match.to:
+                raise study.error(f"{to!r} is matched itself; expected an arm that is not", (*where, "to", label))
+        check(None if isinstance(match.to, dict) else match.to, spec.arms, (*where, "to"))
+        for label in match.vary if isinstance(match.vary, dict) else ():
+            check(label, [*spec.arms, *spec.runs], (*where, "vary", label))
+            if match.target(label, next(iter(spec.arms))) is None:
+                raise study.error(f"{label!r} is matched to nothing (`to`), so it varies nothing", (*where, "vary", label))
+    if spec.budget:
+        check(spec.budget.amount, spec.arms, ("budget", spec.budget.kind))
 
 
 def _without_dropped_arms(root):

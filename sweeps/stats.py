@@ -101,6 +101,13 @@ def paired(arm, baseline, exact=False):
     return Sample({seed: float(arm[seed] - baseline[seed]) for seed in arm if seed in baseline}, exact)
 
 
+def weighted(values, weights, exact=False):
+    """The Sample of the sum of weight x value over the seeds that all arms have. values: {arm: {seed: value}}."""
+    first = values[next(iter(weights))]
+    seeds = [seed for seed in first if all(seed in values[arm] for arm in weights)]
+    return Sample({seed: float(sum(weight * values[arm][seed] for arm, weight in weights.items())) for seed in seeds}, exact)
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean of `n` values and its t interval, of this mean alone; no verdict depends on it."""

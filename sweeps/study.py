@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from arch import cost, document
+from arch.errors import SpecError
+from arch.words import listed
 from experiments import evaluations, references, remarks
 from experiments import plan as experiment
 from experiments.spec import ExperimentSpec
-from sweeps import folders, looking, origin
+from sweeps import budget, folders, ladder, looking, matching, origin
 from sweeps.arms import Arm, Family, unused_runs
 from sweeps.costs import costs_of
 from sweeps.job import Job
@@ -16,6 +18,7 @@ from sweeps.judge import metrics_of
 from sweeps.metrics import check_claims, check_metrics, measured_by
 from sweeps.record import ArmRecord, Origin, StudyRecord, packed
 from sweeps.scale import larger_scale
+from sweeps.search.check import check_search
 from sweeps.space import bounds, check_space
 from sweeps.spec import StudySpec, arm_document, split
 
@@ -50,7 +53,7 @@ class ArmPlan:
 class StudyPlan:
     """A study at one scale, ready to run. The first arm is the baseline; `runs` is the folder of all studies.
 
-    choices: as in a StudyRecord. written: the study's Origin; None for one that was made in Python.
+    choices, search: as in a StudyRecord. written: the study's Origin; None for one that was made in Python.
     """
 
     name: str
@@ -61,6 +64,7 @@ class StudyPlan:
     command: str = ""
     written: Origin | None = None
     choices: tuple[str, ...] = ()
+    search: dict[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self):
@@ -118,13 +122,16 @@ class StudyPlan:
 
     def remarks(self):
         """Sentences on what is probably not meant: a window that does nothing, arms that are the same (`remarks.of_arms`)."""
-        specs = {each.arm.label: each.plans[0].spec for each in self.arms}
-        identities = {each.arm.label: tuple(each.identities) for each in self.arms}
-        return [*remarks.of_arms(specs, identities), *unused_runs(self.spec, [each.arm for each in self.arms])]
+        unknown = set(self.spec.search.winners if self.spec.search else ()) - set(self.search.get("winners", ()))
+        known = [each for each in self.arms if each.arm.label not in unknown]
+        specs = {each.arm.label: each.plans[0].spec for each in known}
+        identities = {each.arm.label: tuple(each.identities) for each in known}
+        own = [*ladder.remarks(self.spec, specs), *unused_runs(self.spec, [each.arm for each in self.arms])]
+        return [*remarks.of_arms(specs, identities), *own]
 
-    def record(self, counts=None, trials=(), edges=(), looks=(), earlier=()):
+    def record(self, counts=None, trials=(), edges=(), looks=(), earlier=(), search=None):
         """The StudyRecord. counts: {arm label: number of seeds so far}, by default those of the first look; an arm that is
-        not yet tuned has none.
+        not yet tuned has none. search: what is known of the search so far.
         """
         counts = looking.first_counts(self.spec) if counts is None else counts
         jobs, labels = self.jobs(counts), [each.arm.label for each in self.arms]
@@ -173,12 +180,18 @@ class StudyPlan:
             earlier=list(earlier),
             origin=origin.seen_from(self.folder, self.written),
             remarks=self.remarks(),
+            matched=[match for each in self.arms for match in each.arm.matched],
+            search=self.search if search is None else search,
+            budget=[each.arm.budget for each in self.arms if each.arm.budget],
         )
 
 
-def check(root, scale=None):
+def check(root, scale=None, paces=None):
     """(StudySpec, [Arm]) of a study document. Resolves every arm, also at both ends of every tuning range, and runs its
-    model at small size (`experiments.plan.probed`).
+    model at small size (`experiments.plan.probed`). Arms have the values and steps that `match` and `budget` give them.
+
+    paces: {`sweeps.paces.key`: seconds of a step} for a budget of seconds; an arm that it lacks keeps its written steps, and
+    `plan` then refuses the study.
 
     The keys and values of the other scales are checked too, so that a mistake there shows up now. Raises SpecError.
     """
@@ -187,7 +200,11 @@ def check(root, scale=None):
             spec, study, base = split(root, other)
             ExperimentSpec.parse(arm_document(study, base, next(iter(spec.arms))))
     spec, study, base = split(root, scale)
-    family = Family(spec, study, base)
+    spec, study, found = matching.matched(spec, study, base)
+    study = ladder.solved(spec, study, base)
+    spec = spec.model_copy(update={"arms": study.value["arms"].plain()})
+    spec, study, spending = budget.budgeted(spec, study, base, paces or {})
+    family = Family(spec, study, base, found, spending)
     arms = [family.arm(label) for label in spec.arms]
     for label in spec.runs:
         family.arm(label)
@@ -200,6 +217,9 @@ def check(root, scale=None):
                 reason = "a study with `tune` cannot make the run that an arm needs; give the folder of a finished run"
                 raise arm.document.error(reason, key)
         check_space(study, spec, arms)
+        matching.check_tuned(study, spec, found, arms)
+        budget.check_tuned(study, spec, arms)
+    check_search(study, spec, arms)
     for arm in family.arms.values():
         experiment.probed(arm.resolved)
     return spec, arms
@@ -211,6 +231,8 @@ def plan(name, scale, spec, arms, runs, command="", written=None):
     written: the study's Origin. SpecError is also raised where its folder holds the record of another study.
     """
     origin.check(folders.study_folder(runs, name, scale, spec.scales), name, scale, written)
+    if unmeasured := budget.unmeasured(spec, arms):
+        raise SpecError(f"the time of a step is not measured for {listed(map(repr, unmeasured))}", ("budget", "seconds"))
     planned: dict[str, ArmPlan] = {}
 
     def of(arm):

@@ -42,7 +42,7 @@ def trainer(threads):
         texts.remember(job.plan.texts)
         try:
             if job.home:
-                attempts.begin(job.folder, job.home, job.plan.identity, job.seed, checkpoint.step_of, checkpoint.is_whole)
+                attempts.begin(job.folder, job.home, job.plan.identity, job.seed, checkpoint.newest, checkpoint.is_whole)
             return train(job.plan, job.seed, job.folder, progress, stop, runs_at_once, home=job.home).dump()
         finally:
             device.release_memory()  # other processes share the machine: do not keep a large run's memory

@@ -1,4 +1,4 @@
-"""Every arm against the first: no difference that matters, worse, better, or undecided.
+"""Every arm against the first, or other comparisons: no difference that matters, worse, better, or undecided.
 
 "No difference" is a claim too. It needs an interval inside the margin that was stated beforehand (two one-sided tests,
 Schuirmann 1987), and a sign that the study can see differences: every arm that is known to be worse (a *control*) is
@@ -9,10 +9,11 @@ excludes zero. What is shown to be smaller than the margin does not matter, so t
 from arch.contracts import UNDECIDED, Metric, Verdict
 from arch.errors import SpecError
 from arch.registry import claim
-from arch.spec import List, Spec
+from arch.spec import List, Spec, later
 from arch.words import listed
-from sweeps import paired, stats
+from sweeps import contrasts, paired, stats
 from sweeps.compare import bounds, harm, margin_text
+from sweeps.contrasts import Contrast, against
 
 WORSE, BETTER, SAME, BASELINE = "worse", "better", "no difference", "baseline"
 
@@ -27,7 +28,9 @@ class Equivalent:
         The margin is a fraction (0.01 is 1 %) of what the metric is shown as (perplexity for a loss), or in the metric's
         unit for a metric that is compared by difference. known_worse: arms known to be worse than the baseline by more
         than the margin. A study that does not find them worse could not have seen a difference. arms: the arms that are
-        asked about; by default all others. to: the arm that they are compared with; by default the first.
+        asked about; by default all others. to: the arm that they are compared with; by default the first. contrasts: what
+        is compared instead, {subject: Contrast}; `compare` of a study fills them in. A control is then compared with what
+        its pair names, or else with the first arm.
         """
 
         metric: str = "report/loss"
@@ -35,6 +38,7 @@ class Equivalent:
         known_worse: List[str] = ()
         arms: List[str] = ()
         to: str | None = None
+        contrasts: dict[str, Contrast] = later({})
 
     def __init__(self, config: Config):
         self.config = config
@@ -42,6 +46,9 @@ class Equivalent:
     def check(self, arms):
         """Raises SpecError for an arm that does not exist, and for a baseline that is to be compared with itself."""
         labels = list(arms)
+        if self.config.contrasts and (self.config.arms or self.config.to):
+            raise SpecError("the claim has `contrasts`, which say what is compared", ("arms" if self.config.arms else "to",))
+        contrasts.check(self.config.contrasts, labels)
         if self.config.to is not None:
             paired.known(self.config.to, labels, ("to",))
         for key in ("known_worse", "arms"):
@@ -54,32 +61,51 @@ class Equivalent:
     def _baseline(self, arms):
         return self.config.to or arms[0]
 
-    def questions(self, arms):
-        """One question for each arm that is asked about; the controls are gates, unless there is nothing else to ask.
+    def controls(self, arms):
+        """{arm: Contrast} of the controls: each against what its pair names, or else against the baseline."""
+        named = {contrast.pair[1]: contrast for contrast in self.config.contrasts.values() if contrast.pair}
+        baseline = self._baseline(arms)
+        return {arm: named.get(arm) or against(arm, baseline) for arm in self.config.known_worse}
 
-        It needs the runs of the baseline and of the controls too.
+    def compared(self, arms):
+        """{subject: Contrast} of all that is asked: every arm against the baseline, or the claim's contrasts; no controls."""
+        if self.config.contrasts:
+            gates = [contrast.weights for contrast in self.controls(arms).values()]
+            return {subject: each for subject, each in self.config.contrasts.items() if each.weights not in gates}
+        baseline = self._baseline(arms)
+        asked = [arm for arm in self.config.arms or arms if arm not in (baseline, *self.config.known_worse)]
+        return {arm: against(arm, baseline) for arm in asked}
+
+    def questions(self, arms):
+        """One question for each comparison; the controls are gates, unless there is nothing else to ask.
+
+        It needs the runs of the controls, and of what they are compared with, too.
         """
-        baseline, controls = self._baseline(arms), self.config.known_worse
-        asked = [arm for arm in self.config.arms or arms if arm not in (baseline, *controls)]
-        return {arm: (baseline, *controls, arm) for arm in asked} or {arm: (baseline, arm) for arm in controls}
+        asked, gates = self.compared(arms), self.controls(arms)
+        if not asked:
+            return {arm: contrast.arms for arm, contrast in gates.items()}
+        opened = dict.fromkeys(arm for contrast in gates.values() for arm in contrast.arms)
+        return {subject: tuple(dict.fromkeys((*each.negative, *opened, *each.arms))) for subject, each in asked.items()}
 
     def judge(self, evidence):
-        """{arm: Verdict} of every arm asked about, of the controls and of the baseline."""
+        """{subject: Verdict} of every comparison, of the controls and, where all have the same, of the baseline."""
         measured = evidence.measured[self.config.metric]
         arms = list(measured.values)
         baseline, metric = self._baseline(arms), measured.metric
-        samples = {arm: paired.difference(measured, arm, baseline) for arm in arms}
-        verdicts = {baseline: Verdict(BASELINE, n=samples[baseline].n)}
-        controls = self.config.known_worse
+        asked, gates = self.compared(arms), self.controls(arms)
+        verdicts = {} if self.config.contrasts else {baseline: Verdict(BASELINE, n=len(measured.values[baseline]))}
         # Where nothing else is asked, the controls are the questions. Either way they share the error.
-        only = set(self.questions(arms)) <= set(controls)
-        level = evidence.level if only else evidence.control / max(1, len(controls))
-        for arm in controls:
-            verdicts[arm] = evidence.before.get(arm) or self._control(samples[arm], metric, level, baseline)
-        missed = [arm for arm in self.config.known_worse if verdicts[arm].word != WORSE]
-        for arm in [arm for arm in self.questions(arms) if arm not in verdicts]:
-            verdicts[arm] = self._verdict(samples[arm], metric, evidence.level, baseline, missed)
-        return {arm: verdicts[arm] for arm in arms if arm in verdicts}
+        level = evidence.control / max(1, len(gates)) if asked else evidence.level
+        for arm, contrast in gates.items():
+            sample = paired.weighted(measured, contrast.weights)
+            verdicts[arm] = evidence.before.get(arm) or self._control(sample, metric, level, contrast.arms[0])
+        missed = [arm for arm in gates if verdicts[arm].word != WORSE]
+        for subject, contrast in asked.items():
+            sample = paired.weighted(measured, contrast.weights)
+            reference = contrast.pair[0] if contrast.pair else ""
+            verdicts[subject] = self._verdict(sample, metric, evidence.level, reference, missed)
+        order = [*asked, *gates] if self.config.contrasts else arms
+        return {subject: verdicts[subject] for subject in order if subject in verdicts}
 
     def _control(self, sample, metric, level, baseline):
         """A control is no question but a gate: worse by more than the margin, or not found so."""

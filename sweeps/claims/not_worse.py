@@ -1,9 +1,10 @@
 """An arm is not worse than another by a margin or more (non-inferiority): a one-sided paired t test."""
 
 from arch.registry import claim
-from arch.spec import Spec
+from arch.spec import Spec, later
 from sweeps import paired
 from sweeps.compare import margin_text
+from sweeps.contrasts import Contrast, against, stated
 
 
 @claim
@@ -11,33 +12,36 @@ class NotWorse:
     """ARM is better than the first arm (or `than`), or worse by less than `margin`."""
 
     class Config(Spec):
-        """arm: the arm. than: the arm that it is compared with; by default the first. metric: SPLIT/METRIC.
+        """arm: the arm; by default every other one. than: what it is compared with; by default the first. metric: SPLIT/METRIC.
 
+        contrasts: what is compared instead, {subject: Contrast}; `compare` of a study fills them in.
         margin: how much worse does not matter, as a fraction (0.01 is 1 %) of what the metric is shown as, or in the
         metric's unit for a metric that is compared by difference. source: who claims it; a verdict then says `reproduced`.
         """
 
-        arm: str
+        arm: str | None = None
         than: str | None = None
         metric: str = "report/loss"
         margin: paired.Margin = 0.01
         source: str = ""
+        contrasts: dict[str, Contrast] = later({})
 
     def __init__(self, config: Config):
         self.config = config
 
     def check(self, arms):
         """Raises SpecError for an arm that does not exist, and for one that is compared with itself."""
-        paired.two_arms(self.config.arm, self.config.than, arms)
+        paired.check_compared(self.config, arms)
 
     def questions(self, arms):
-        """One question, about the arm."""
-        return {self.config.arm: (self.config.than or arms[0], self.config.arm)}
+        """One question about each comparison."""
+        return {subject: contrast.arms for subject, contrast in paired.compared(self.config, arms).items()}
 
     def statement(self, subject, verdict, metric):
         """The claim in words."""
-        return f"{subject} is not worse than {verdict.against} by {margin_text(self.config.margin, metric)} or more"
+        contrast = self.config.contrasts.get(subject) or against(subject, verdict.against)
+        return stated(subject, contrast, "not worse", f" by {margin_text(self.config.margin, metric)} or more")
 
     def judge(self, evidence):
         """Supported, contradicted or undecided."""
-        return paired.of_arm(self.config, evidence, self.config.margin, worse=False)
+        return paired.one_sided_of(self.config, evidence, self.config.margin, worse=False)

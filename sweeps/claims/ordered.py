@@ -12,7 +12,7 @@ import numpy as np
 from arch.contracts import UNDECIDED, Verdict
 from arch.registry import claim
 from arch.spec import List, Spec
-from sweeps import compare, paired, stats
+from sweeps import compare, paired
 from sweeps.paired import CONTRADICTED, SUPPORTED
 
 
@@ -73,12 +73,9 @@ class Ordered:
 
     def _contrast(self, measured):
         """The slope over the arms' places, one per seed that all arms have, on the scale of the metric."""
-        values = [paired.scaled(measured, arm) for arm in self.config.arms]
-        places = np.arange(len(values)) - (len(values) - 1) / 2
-        weights = places / (places**2).sum()
-        seeds = [seed for seed in values[0] if all(seed in each for each in values)]
-        slopes = {seed: float(sum(w * each[seed] for w, each in zip(weights, values, strict=True))) for seed in seeds}
-        return stats.Sample(slopes, measured.exact)
+        arms = self.config.arms
+        places = np.arange(len(arms)) - (len(arms) - 1) / 2
+        return paired.weighted(measured, dict(zip(arms, places / (places**2).sum(), strict=True)))
 
     def _step(self, pair, step, metric):
         return f"{pair[0]} to {pair[1]} {compare.effect_text(step.mean, metric)}"

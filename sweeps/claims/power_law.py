@@ -122,9 +122,8 @@ class PowerLaw:
         if self._sizes(evidence, labels) < SIZES or not all(losses.get(arm) for arm in labels):
             return stats.Sample()
         seeds = [seed for seed in losses[labels[0]] if all(seed in losses[arm] for arm in labels)]
-        x = {arm: np.log(float(np.mean(list(sizes[arm].values())))) for arm in labels}
-        slope = lambda seed: float(np.polyfit(list(x.values()), [np.log(losses[arm][seed]) for arm in labels], 1)[0])  # noqa: E731
-        return stats.Sample({seed: slope(seed) for seed in seeds})
+        points = [(float(np.mean(list(sizes[arm].values()))), {seed: losses[arm][seed] for seed in seeds}) for arm in labels]
+        return stats.Sample({seed: slope for seed, (slope, _) in fits(points).items()})
 
     def _compared(self, change, level):
         shown = f"difference of the exponents {_shown(change, level)}"
@@ -135,6 +134,20 @@ class PowerLaw:
         word = SUPPORTED if p <= level else CONTRADICTED if p_not <= level else UNDECIDED
         facts = {"p": p, "difference": change.mean, "interval": change.interval(2 * level), "n": change.n, "level": level}
         return Verdict(word, reason=paired.untestable(change) or shown, **facts)
+
+
+def fits(points):
+    """{seed: (exponent, log of the value at size 1)} of [(size, {seed: value})], over the seeds that all sizes have.
+
+    Empty for fewer than SIZES different sizes.
+    """
+    ascending = sorted(size for size, _ in points)
+    if 1 + sum(after > ONE_SIZE * before for before, after in pairwise(ascending)) < SIZES:
+        return {}
+    first, x = points[0][1], [np.log(size) for size, _ in points]
+    seeds = [seed for seed in first if all(seed in values for _, values in points)]
+    lines = {seed: np.polyfit(x, [np.log(values[seed]) for _, values in points], 1) for seed in seeds}
+    return {seed: (float(slope), float(level)) for seed, (slope, level) in lines.items()}
 
 
 def _within(away, tolerance, level, shown):

@@ -69,6 +69,30 @@ def test_cache_equals_the_bytes_of_a_real_state(name, dtype):
     assert summary["cache_bytes"] == {"total": sum(sizes), "layers": sizes} and sum(sizes) > 0
 
 
+@each_spec
+@each_dtype
+def test_state_and_bytes_read_equal_those_of_a_real_model(name, dtype):
+    """state_bytes: what does not grow with the capacity. decode_bytes: the weights (of an untied embedding one row), the cache."""
+    spec, known = SPECS[name], cost.outline(SPECS[name], N, dtype)
+    model = Model(spec).to(cost.DTYPES[dtype])
+    if not decodes(name):
+        assert known["state_bytes"] is None is known["decode_bytes"]
+        return
+    state = [list(cost.tensors(layer)) for layer in model.init_state(1, N).layers]
+    fixed = [block.mixer is not None and block.mixer.component.state_size == "constant" for block in model.blocks]
+    assert known["state_bytes"] == sum(t.nbytes for each, is_fixed in zip(state, fixed, strict=True) if is_fixed for t in each)
+    weights = sum(weight.nbytes for weight in model.parameters())
+    unread = 0 if spec.tie_embeddings else (spec.vocab_size - 1) * spec.dim * cost.DTYPES[dtype].itemsize
+    assert known["decode_bytes"] == weights - unread + sum(t.nbytes for each in state for t in each)
+
+
+@each_spec
+def test_the_outline_is_what_the_summary_says_of_shapes(name):
+    known, whole = cost.outline(SPECS[name], N), summarised(name)
+    assert known.pop("flops_per_token")["ideal"] == whole["flops_per_token"]["ideal"]
+    assert known == {key: whole[key] for key in known}
+
+
 def pairs(mixer, tokens):
     """The number of keys that each position sees, counted pair by pair."""
     if mixer["type"] != "attention":
@@ -176,7 +200,8 @@ def test_costs_are_the_same_where_gradients_are_off():
 def test_summary_has_the_promised_keys_and_is_json():
     summary = json.loads(json.dumps(cost.summary(hybrid(), N, "bfloat16")))
     assert set(summary) == {
-        *("parameters", "flops_per_token", "cache_bytes", "training_bytes", "layers", "context", "dtype", "notes")
+        *("parameters", "flops_per_token", "cache_bytes", "state_bytes", "decode_bytes"),
+        *("training_bytes", "layers", "context", "dtype", "notes"),
     }
     assert summary["layers"] == ["b0", "b1", "b2", "b0", "b1"]
     assert set(summary["flops_per_token"]["ideal"]) == {"train", "prefill", "decode"}

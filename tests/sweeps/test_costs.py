@@ -29,6 +29,8 @@ def test_every_cost_has_the_number_that_the_cost_model_computes(resolved):
         "cost/flops_per_token": flops,
         "cost/train_flops": flops * 12 * 4 * 32,
         "cost/training_memory_bytes": known["training_bytes"]["total"],
+        "cost/state_bytes": known["state_bytes"],
+        "cost/decode_bytes": known["decode_bytes"],
     }
     assert all(isinstance(value, float) and value > 0 for value in values.values())
 

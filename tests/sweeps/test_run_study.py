@@ -157,7 +157,7 @@ if __name__ == "__main__":
     import sweeps.run
 
     experiments.plan.plan = sweeps_fakes.plan
-    sweeps.run.run_study.__defaults__ = (sweeps_fakes.prepare,)
+    sweeps.run.run_study.__defaults__ = (sweeps_fakes.prepare, None, False)
     cli.main(command.app, "sweeps")
 """
 

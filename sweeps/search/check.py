@@ -1,0 +1,130 @@
+"""Whether a search is sound, before anything runs: every choice resolves, every objective and limit can be known."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+from arch.document import Node
+from arch.errors import SpecError, nearest
+from arch.spec import spelt
+from experiments import plan as experiment
+from experiments.metrics import cost, is_cost, unknown_cost
+from sweeps.metrics import declared, metric_of
+from sweeps.search import samplers
+from sweeps.search import space as spaces
+from sweeps.search.space import Axis
+from sweeps.spec import StudySpec
+
+WORDS = {"minimise": "lower", "maximise": "higher"}
+
+
+def check_search(study: Node, spec: StudySpec, arms: list[Any]) -> None:
+    """Raise SpecError, at its line, for a search that cannot be done as it is written. arms: sweeps.study.Arm."""
+    search = spec.search
+    if search is None:
+        return
+    if spec.tune:
+        reason = "`tune` and `search` do not stand together; put what is to be tuned into the space of the search"
+        raise study.error(reason, ("tune",))
+    base = base_of(study, spec, arms)
+    if search.first_seed < spec.most_seeds:
+        reason = f"{search.first_seed} is a reported seed; expected at least seeds = {spec.most_seeds}: trials use separate seeds"
+        raise study.error(reason, ("search", "first_seed"))
+    _check_objectives(study, search, base)
+    for name in search.subject_to:
+        _check_limit(study, name)
+    axes = spaces.axes(search.space, base.document, study)
+    _check_axes(study, base, axes)
+    _check_names(study, axes)
+    samplers.check_sampler(study, search, axes)
+    samplers.check_pruner(study, search, base.spec)
+
+
+def base_of(study: Node, spec: StudySpec, arms: list[Any]) -> Any:
+    """The Arm that a search overrides. Raises SpecError for a name that is no arm."""
+    assert spec.search is not None
+    written = {arm.label: arm for arm in arms if arm.label not in spec.search.winners}
+    label = spec.search.base if spec.search.base is not None else next(iter(written))
+    if label not in written:
+        raise study.error(f"no arm {label!r}{nearest(label, written)}", ("search", "base"))
+    return written[label]
+
+
+def _check_objectives(study, search, base):
+    for name, way in search.objectives.items():
+        where = ("search", way, getattr(search, way).index(name))
+        if name.startswith("report/"):
+            raise study.error(f"{name}: the report split is not for choosing; expected select/METRIC", where)
+        if is_cost(name):
+            if cost(name) is None:
+                raise study.error(unknown_cost(name), where)
+        elif not name.startswith(("select/", "speed/", "memory/")):
+            raise study.error(f"{name!r} is no objective; expected select/METRIC, cost/NAME, speed/NAME or memory/NAME", where)
+        else:
+            known = declared(base.spec)
+            if known is not None and name not in known:
+                raise study.error(f"no run of arm {base.label!r} has the metric {name!r}{nearest(name, known)}", where)
+        metric = metric_of(base.spec, name)
+        if metric is not None and metric.better != WORDS[way]:
+            better = {"lower": "minimise", "higher": "maximise"}.get(metric.better)
+            reason = (
+                f"of {name}, {metric.better} is better; expected `{better}`" if better else f"neither side of {name!r} is better"
+            )
+            raise study.error(reason, where)
+
+
+def _check_limit(study, name):
+    where = ("search", "subject_to", name)
+    if not is_cost(name):
+        raise study.error(f"{name!r} is not known before training; expected a cost, such as cost/parameters", where)
+    if cost(name) is None:
+        raise study.error(unknown_cost(name), where)
+
+
+def _check_axes(study, base, axes: tuple[Axis, ...]):
+    """Each value alone on the base arm, below the choices that bring it."""
+    for axis, given in spaces.every(axes):
+        span = axis.numbers
+        if span is not None and axis.whole and not all(float(end).is_integer() for end in (span.low, span.high, span.step or 1)):
+            raise study.error(f"{axis.name} holds whole numbers; expected whole numbers for low, high and step", axis.path)
+        taken = {above.name: name for above, name in given}
+        for value in axis.ends():
+            where = (*axis.path, "choices", value) if axis.branches else axis.path
+            place = study.at(where)
+            try:
+                experiment.resolve(spaces.overridden(base.document, axes, {**taken, axis.name: value}, place))
+            except SpecError as error:
+                raise spaces.misfit(study, where, f"{axis.name} = {spelt(value)}", error) from None
+
+
+def _check_names(study, axes):
+    """No key is set twice in one trial, and a name that occurs in several branches means the same in each."""
+    everywhere = list(spaces.every(axes))
+    for (one, given), (other, among) in combinations(everywhere, 2):
+        if one.name != other.name:
+            continue
+        if _together(given, among):
+            raise study.error(f"{one.name} is a dimension twice; expected one range for it", other.path)
+        if _content(one) != _content(other):
+            raise study.error(f"{one.name} has another range in another choice; expected the same in both", other.path)
+    keys = [(axis.name, given, axis.path) for axis, given in everywhere if not axis.branches]
+    for axis, given in everywhere:
+        for name, branch in axis.branches.items():
+            keys += [(key, (*given, (axis, name)), (*axis.path, "choices", name)) for key in branch.overrides]
+    for (key, given, _), (again, among, path) in combinations(keys, 2):
+        if key == again and _together(given, among):
+            raise study.error(f"{key} is set by two dimensions at once; expected one of them to set it", path)
+
+
+def _together(given, among):
+    """Whether the choices that bring two dimensions can be taken in one trial."""
+    first = {axis.name: name for axis, name in given}
+    return all(first.get(axis.name, name) == name for axis, name in among)
+
+
+def _content(axis):
+    branches = {
+        name: ([*each.overrides.items()], [_content(below) for below in each.below]) for name, each in axis.branches.items()
+    }
+    return axis.numbers, axis.whole, axis.values, branches
