@@ -56,9 +56,9 @@ def shard(model: Model, mesh: Any) -> Root:
     from torch.distributed.fsdp import fully_shard
 
     root = Root(model)
-    for block in model.blocks:
-        fully_shard(block, mesh=mesh)
-    return fully_shard(root, mesh=mesh)
+    for part in (*model.blocks, root):  # the blocks first: the root then holds what is left
+        fully_shard(part, mesh=mesh)
+    return root
 
 
 def local(tensor: Tensor) -> Tensor:

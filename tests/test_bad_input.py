@@ -209,9 +209,13 @@ BAD = {
         "study.yaml:27: tune.space.optimizer.lr: low = 0.01 must be below high = 0.01",
     ),
     "tuning an unknown key": (STUDY + TUNE.replace("optimizer.lr", "optimizer.rate") % ("1e-3", "1e-2"), "unknown key"),
-    "several devices in a study": (
-        line(19, "train: {steps: 2, devices: 2, strategy: ddp}"),
-        "study.yaml:19: train.devices: 2 devices, but a run of a study uses one",
+    "several nodes in a study": (
+        line(19, "train: {steps: 2, nodes: 2, strategy: ddp}"),
+        "study.yaml:19: train.nodes: 2 nodes, but a run of a study uses one machine",
+    ),
+    "an unknown strategy": (
+        line(19, "train: {steps: 2, strategy: fsdp}"),
+        "study.yaml:19: train.strategy: 'fsdp' is not one of them; did you mean 'fsdp2' or 'ddp'",
     ),
     "an unknown accelerator": (line(19, "train: {steps: 2, accelerator: gpuu}"), "study.yaml:19: train.accelerator: 'gpuu' is not"),
     "an unknown metric in a claim": (STUDY + "claim: {metric: report/los}\n", "study.yaml:27: claims.claim.metric: no run of arm"),

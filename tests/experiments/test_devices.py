@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 import os
 import signal
 import subprocess
@@ -225,33 +224,40 @@ def test_a_run_on_several_devices_is_a_checkpoint_like_any_other(ran):
 
 @pytest.mark.slow
 def test_a_pool_starts_the_processes_itself_and_goes_on_after_one_dies(small, ran, tmp_path, monkeypatch):
-    """A process that is killed ends its run within seconds; the run goes on from its sharded checkpoint, bit for bit."""
+    """A process that is killed ends its run within seconds; the run goes on from its sharded checkpoint, bit for bit, and is
+    told a word.
+    """
+    from pandas import read_parquet
+    from pandas.testing import assert_frame_equal
+
     from sweeps.job import Job
     from sweeps.pool import Pool
 
     root, _ = ran
     monkeypatch.setenv("ARCHBENCH_CACHE", str(root / "cache"))
-    planned = plan(on_two(small, "fsdp2"))
-    jobs = [Job("killed", 0, planned, tmp_path / "killed"), Job("pruned", 1, planned, tmp_path / "pruned")]
-    left, outcomes, again, killed = list(jobs), {}, [], []
+    job = Job("a", 0, plan(on_two(small, "fsdp2")), tmp_path / "a")
+    left, events, killed = [job], [], []
 
     def report(event):
-        if event.kind == "progress" and event.progress["step"] >= 4 and event.job.arm == "killed" and not killed:
-            os.kill(a_rank(pool.workers[0].process.pid), signal.SIGKILL)
-            killed.append(time.monotonic())
-        if event.kind == "progress" and event.job.arm == "pruned":
-            pool.tell(event.job, PRUNE)
-        if event.kind == "again":
-            again.append((event.message, time.monotonic() - killed[0]))
-        if event.outcome:
-            outcomes[event.job.arm] = event.outcome
+        events.append((event, time.monotonic()))
+        if event.kind == "progress" and event.progress["step"] >= 4:
+            if not killed:
+                os.kill(a_rank(pool.workers[0].process.pid), signal.SIGKILL)
+                killed.append(time.monotonic())
+            elif event.progress["step"] < 8:
+                pool.tell(job, PRUNE)
 
     with Pool(1) as pool:
-        pool.run(lambda: left.pop(0) if left else None, report)
-    assert {arm: outcome.status for arm, outcome in outcomes.items()} == {"killed": "finished", "pruned": "pruned"}
-    ((message, seconds),) = again
-    assert "of 2 died of SIGKILL" in message and math.isfinite(seconds)
-    assert (tmp_path / "killed/model.safetensors").read_bytes() == (root / "hybrid-fsdp2/model.safetensors").read_bytes()
+        pool.run(lambda: left.pop() if left else None, report)
+    ((again, at),) = [each for each in events if each[0].kind == "again"]
+    assert "of 2 died of SIGKILL" in again.message and at - killed[0] < 30
+    outcome = events[-1][0].outcome
+    # A run this short may have ended before it hears the word.
+    assert outcome.status in ("pruned", "finished") and RunRecord.read(job.folder).status == outcome.status
+    columns = ["step", "train/loss", "grad_norm", "select/loss"]
+    curve, undisturbed = (read_parquet(each / "history.parquet")[columns] for each in (job.folder, root / "hybrid-fsdp2"))
+    assert len(curve) > 4
+    assert_frame_equal(curve, undisturbed[: len(curve)], check_exact=True)
 
 
 def a_rank(worker):

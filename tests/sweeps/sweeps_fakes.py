@@ -145,3 +145,12 @@ def prunable(job, progress, stop):
     kept = RunRecord(status=status, identity=plan["identity"], seed=seed, spec=plan["spec"], steps=4, metrics=metrics)
     kept.write(folder)
     return kept.dump()
+
+
+def saying_gpus(threads):
+    """What a worker's environment says of its GPUs, as an error that the pool passes on."""
+
+    def fails(data, progress, stop):
+        raise RuntimeError(f"GPUs {os.environ.get('CUDA_VISIBLE_DEVICES')}")
+
+    return fails
