@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from arch.cli import main, new_app
+from arch.errors import DataError
 
 app = new_app("What a study found: a report, a table, figures, TensorBoard. `performance` summarizes benchmark records.")
 Folder = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="The folder with study.json; `archbench study run` prints it.")]
@@ -44,28 +45,40 @@ def written(folder, label=""):
 
 
 @app.command()
-def table(folder: Folder, format: Literal["text", "csv", "latex", "markdown"] = "text"):
-    """Print the results table."""
-    from analysis import tables
+def table(
+    folder: Folder,
+    format: Literal["text", "csv", "latex", "markdown"] = "text",
+    trials: Annotated[bool, typer.Option("--trials", help="the trials of the study's search instead")] = False,
+):
+    """Print the results table, or that of a search's trials."""
+    from analysis import search, tables
     from analysis.claims import judge
     from analysis.runs import load
 
     study = load(folder)
-    print(getattr(tables, format)(tables.results(study, judge(study))), end="")
+    if trials:
+        if (found := search.table(study)) is None:
+            raise DataError(f"{folder}: the study has no search, so it has no trials")
+        print(search.text(study) if format == "text" else tables.any_frame(found, format), end="")
+    else:
+        print(getattr(tables, format)(tables.results(study, judge(study))), end="")
     _warn(study.problems)
 
 
 @app.command()
 def figures(folder: Folder):
     """Write the report's figures as PNG files into STUDY_DIR/figures."""
-    from analysis import charts, plots
+    from analysis import charts, crowd, plots, search_figures
     from analysis.claims import judge
     from analysis.runs import load
 
     study = load(folder)
     out = folder / "figures"
     out.mkdir(exist_ok=True)
-    for name, figure in (plots.figures(study, judge(study)) | charts.figures(study.evaluated, study.record.arms)).items():
+    judgement = judge(study)
+    few = crowd.few(study, judgement)
+    drawn = plots.figures(study, judgement) | search_figures.figures(study)
+    for name, figure in (drawn | charts.figures([each.only(few) for each in study.evaluated], few)).items():
         figure.savefig(out / f"{name}.png", dpi=120, facecolor="white")
         print(out / f"{name}.png")
 

@@ -6,21 +6,24 @@ from arch import units
 from arch.words import listed, times
 from experiments.metrics import objective_costs
 
-TOTAL, HELPERS = "total", "helper runs"
+TOTAL, HELPERS, TRIALS = "total", "helper runs", "trials of the search"
 
 
 def bill(study):
-    """One row per arm, one for helper runs if there are any, and the total: arm, runs, training_flops, wall_seconds, then
-    the same of the search: tuning_runs, tuning_flops, tuning_wall_seconds.
+    """One row per arm, one for the search and one for helper runs if there are any, and the total: arm, runs,
+    training_flops, wall_seconds, then the same of the search: tuning_runs, tuning_flops, tuning_wall_seconds.
 
     It counts every run that has a record, also failed ones and those that another study made. A run that arms share
     counts for each of them, and once in the total. Arms that resolve to the same experiment share one search, which
     counts for the first of them.
     """
     started = study.runs[study.runs.status != "missing"]
-    search, helpers = (study.unreported[study.unreported.role == role] for role in ("tuning", "helper"))
+    helps = study.unreported.role == "helper"
+    search, helpers = study.unreported[~helps], study.unreported[helps]
     search, helpers = (frame[frame.folder.isin(study.other_records)] for frame in (search, helpers))
     rows = [_row(arm, started[started.arm == arm], search[search.arm == arm]) for arm in study.record.arms]
+    if len(trials := search[search.role == "trial"]):
+        rows.append(_row(TRIALS, started.iloc[:0], trials))
     if len(helpers):
         rows.append(_row(HELPERS, helpers, search.iloc[:0]))
     once = pd.concat([started[PAID], helpers[PAID]]).drop_duplicates("folder")
@@ -42,8 +45,15 @@ def _row(label, runs, search):
     }
 
 
-def readable(frame):
-    """The bill for reading: every cell is text. Without a search it has no columns for one."""
+def readable(frame, together=()):
+    """The bill for reading: every cell is text. Without a search it has no columns for one.
+
+    together: arms that share a row, before the total.
+    """
+    if len(together):
+        named, others = frame[~frame.arm.isin(together)], frame[frame.arm.isin(together)]
+        row = others.drop(columns="arm").sum().to_frame().T.assign(arm=f"{len(others)} other arms")[frame.columns]
+        frame = pd.concat([named.iloc[:-1], row.astype(frame.dtypes), named.iloc[-1:]])
     shown = pd.DataFrame(
         {
             "runs": frame.runs.map(str),

@@ -8,7 +8,7 @@ from typing import Any
 
 from arch.errors import SpecError
 from arch.spec import diff, spelt
-from arch.words import listed, times
+from arch.words import MOST, listed, times
 from experiments.spec import ExperimentSpec
 from sweeps.record import packed
 
@@ -73,7 +73,8 @@ def _runs(runs):
     for arm, seed in runs:
         by_arm.setdefault(arm, []).append(seed)
     seeds = {arm: f"seed{'s' if len(each) > 1 else ''} {', '.join(map(str, each))}" for arm, each in by_arm.items()}
-    return ", ".join(f"{arm} ({text})" for arm, text in seeds.items())
+    named = [f"{arm} ({text})" for arm, text in seeds.items()]
+    return ", ".join(named if len(named) <= MOST + 1 else [*named[:MOST], f"{len(named) - MOST} more"])
 
 
 def unlisted(study):

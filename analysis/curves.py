@@ -10,15 +10,15 @@ from sweeps.compare import effect, off_scale, on_scale
 from sweeps.stats import half_width
 
 
-def bands(study, metric, over="tokens"):
-    """{arm: DataFrame of mean, low, high, n, indexed by `over`}. low and high are NaN with one seed."""
+def bands(study, metric, over="tokens", arms=None):
+    """{arm: DataFrame of mean, low, high, n, indexed by `over`}, of some arms or all. low and high are NaN with one seed."""
     kind = study.metric(metric)
-    return {arm: _shown(_band(values), lambda x: off_scale(x, kind)) for arm, values in _by_seed(study, metric, over).items()}
+    return {arm: _shown(_band(values), lambda x: off_scale(x, kind)) for arm, values in _by_seed(study, metric, over, arms).items()}
 
 
-def difference_bands(study, metric, over="tokens"):
+def difference_bands(study, metric, over="tokens", arms=None):
     """Like `bands`, for the effect of the difference to the baseline (`sweeps.compare.effect`), paired by seed."""
-    kind, by_seed = study.metric(metric), _by_seed(study, metric, over)
+    kind, by_seed = study.metric(metric), _by_seed(study, metric, over, arms)
     baseline = by_seed.pop(study.baseline, None)
     found = {}
     for arm, values in by_seed.items():
@@ -37,7 +37,7 @@ def _shown(band, show):
     return band.assign(**band[ends].map(show))
 
 
-def _by_seed(study, metric, over):
+def _by_seed(study, metric, over, arms):
     """{arm: DataFrame} of the metric on its scale; empty if no run has such a curve.
 
     One row per value of `over` that all finished seeds of the arm have, one column per seed.
@@ -46,13 +46,15 @@ def _by_seed(study, metric, over):
         return {}
     kind = study.metric(metric)
     finished = study.runs.loc[study.runs.status == "finished", ["arm", "seed"]]
-    curves = study.curves.dropna(subset=[metric]).merge(finished, on=["arm", "seed"])
+    columns = list(dict.fromkeys(["arm", "seed", over, metric]))
+    curves = study.curves.loc[study.curves[metric].notna(), columns].merge(finished, on=["arm", "seed"])
+    arms = study.record.arms if arms is None else {study.baseline, *arms}
+    by_arm = dict(iter(curves[curves.arm.isin(arms)].groupby("arm", sort=False)))
     found = {}
     for arm in study.record.arms:
-        own = curves[curves.arm == arm]
-        if len(own):
+        if arm in by_arm:
             # A resumed run may have logged a point twice; it continued from the later one.
-            values = own.pivot_table(index=over, columns="seed", values=metric, aggfunc="last").dropna()
+            values = by_arm[arm].pivot_table(index=over, columns="seed", values=metric, aggfunc="last").dropna()
             found[arm] = values.map(lambda x: on_scale(x, kind))
     return found
 

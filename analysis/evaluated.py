@@ -8,7 +8,7 @@ table is drawn, its charts say (`arch.contracts.Chart`); nothing here knows an e
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,6 +80,12 @@ class Evaluated:
             for row in record.table
         ]
         return pd.DataFrame(rows)
+
+    def only(self, arms: Iterable[str]) -> "Evaluated":
+        """The same of some arms only."""
+        kept = set(arms)
+        records = {arm: runs for arm, runs in self.records.items() if arm in kept}
+        return replace(self, records=records, absent=tuple(arm for arm in self.absent if arm in kept))
 
     def of(self, arm: str) -> list[EvaluationRecord]:
         """The records of an arm, by seed."""

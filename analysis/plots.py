@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from analysis import claims
+from analysis import claims, crowd
 from analysis.curves import bands, difference_bands
 from analysis.shown import Shown
 from arch import units
@@ -137,25 +137,36 @@ def differences(study, judgement):
     its thick bar lies inside the margin. None if no arm has a seed in common with the baseline.
     """
     subjects = judgement.differences.items()
-    arms = [arm for arm, difference in subjects if (judgement.contrasts or arm != judgement.baseline) and difference.n]
-    if not arms:
+    compared = [arm for arm, difference in subjects if (judgement.contrasts or arm != judgement.baseline) and difference.n]
+    if not compared:
         return None
+    named = crowd.named(study, judgement)
+    arms = compared if judgement.contrasts else [arm for arm in compared if arm in named]
+    if others := [arm for arm in compared if arm not in arms]:
+        order = {arm: place for place, arm in enumerate(crowd.ranked(judgement))}
+        arms.sort(key=lambda arm: order[arm])
+        arms.insert(sum(order[arm] < len(order) / 2 for arm in arms), f"{len(others)} others")
     figure = Figure(figsize=(WIDTH, 1.25 + 0.52 * len(arms)), layout="constrained")
     axes, shown, margin = figure.subplots(), judgement.shown, judgement.margin
-    style = looks(["", *arms]) if judgement.contrasts else looks(study.record.arms)
+    style = looks(["", *arms]) if judgement.contrasts else looks(named)
     if margin is not None:
         axes.axvspan(*map(shown.effect, bounds(margin, shown.metric)), color=MUTED, alpha=0.13, lw=0)
     axes.axvline(0, color=INK, lw=1.2)
     for row, arm in enumerate(arms):
-        _difference(axes, row, judgement, arm, style[arm])
+        if arm in judgement.differences:
+            _difference(axes, row, judgement, arm, style[arm])
+        else:
+            _crowd(axes, row, [shown.effect(judgement.differences[other].mean) for other in others])
     axes.set_yticks(range(len(arms)), arms, color=INK)
     axes.set_ylim(len(arms) - 0.45, -0.6)
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _signed(x)))
     side = f" ({shown.on_the_right})" if shown.on_the_right else ""
     verdicts = [verdict for arm in arms if (verdict := judgement.about(arm))]
+    notes_of_others = ["of the others each dot is an arm's mean, bars their quartiles and median"] if others else []
     notes = ["thin bar: excludes zero if worse or better"] if any(each.interval for each in verdicts) else []
     notes += ["thick bar: inside the shaded margin if no different"] if any(each.inner for each in verdicts) else []
+    notes += notes_of_others
     axis = ", ".join(filter(None, [f"difference in {shown.quantity}", shown.unit]))
     axis = axis if judgement.contrasts else shown.axis(judgement.baseline)
     axes.set_xlabel(f"{axis}{side}; small dots are single seeds\n{'; '.join(notes)}".rstrip())
@@ -178,6 +189,14 @@ def _difference(axes, row, judgement, arm, look):
     )
 
 
+def _crowd(axes, row, effects):
+    """Many arms in one row: a dot each, with the quartiles and the median of their means."""
+    low, middle, high = np.quantile(effects, [0.25, 0.5, 0.75])
+    axes.plot(effects, np.full(len(effects), row + 0.2), ".", color=MUTED, ms=3, alpha=0.35, mew=0)
+    axes.plot([low, high], [row, row], color=MUTED, lw=3.4, solid_capstyle="round")
+    axes.plot([middle], [row], "|", color=INK, ms=11, mew=1.6)
+
+
 def quality_axes(study):
     """{name of a figure: the metric or cost on its x axis}, as the study's spec asks; by default cache and speed."""
     cache = f"{CACHE}@{study.record.long_context}"
@@ -198,14 +217,19 @@ def quality_against(study, judgement, name):
     A metric that was measured has a bar from the least to the most of the finished runs. The x axis is logarithmic where
     it spans more than a factor of three.
     """
-    scaled, shown, style = judgement.scaled, judgement.shown, looks(study.record.arms)
-    x = {arm: _on_axis(study, arm, name) for arm in scaled}
+    scaled, shown, named = judgement.scaled, judgement.shown, crowd.named(study, judgement)
+    style, x = looks(named), _on_axis(study, scaled, name)
     points = {arm: mean_interval(list(scaled[arm].values())) for arm in scaled if scaled[arm] and x[arm]}
     if not points:
         return None
     figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
     axes = figure.subplots()
+    if others := [arm for arm in points if arm not in style]:
+        means = [shown.headline(points[arm].mean) for arm in others]
+        axes.plot([x[arm][1] for arm in others], means, ".", color=MUTED, ms=5, alpha=0.45, mew=0)
     for arm, estimate in points.items():
+        if arm in others:
+            continue
         mean, look, (low_x, at, high_x) = shown.headline(estimate.mean), style[arm], x[arm]
         low, high = shown.headline(estimate.low), shown.headline(estimate.high)
         bars = None if low is None else [[mean - low], [high - mean]]
@@ -217,19 +241,19 @@ def quality_against(study, judgement, name):
     axes.set_xlabel(_x_label(study, name, any(x[arm][0] < x[arm][2] for arm in points)))
     axes.set_ylabel(f"{shown.quantity} ({shown.better})" if shown.better else shown.quantity)
     titled(axes, f"Quality against {axis_title(study, name)}: {counted_seeds(estimate.n for estimate in points.values())}")
-    _label(figure, axes, {arm: (x[arm][1], shown.headline(e.mean), style[arm].colour) for arm, e in points.items()})
+    labelled = {arm: e for arm, e in points.items() if arm in style}
+    _label(figure, axes, {arm: (x[arm][1], shown.headline(e.mean), style[arm].colour) for arm, e in labelled.items()})
     return figure
 
 
-def _on_axis(study, arm, name):
-    """(least, mean, most) of a metric over an arm's finished runs, or of its cost; None if the arm has none."""
+def _on_axis(study, arms, name):
+    """{arm: (least, mean, most)} of a metric over an arm's finished runs, or of its cost; None for an arm that has none."""
     if is_cost(name):
-        value = study.cost(arm, name)
-        return None if value is None else (value, value, value)
-    values, metric = list(study.values(name)[arm].values()), study.metric(name)
-    if not values:
-        return None
-    return min(values), off_scale(float(np.mean([on_scale(value, metric) for value in values])), metric), max(values)
+        costs = {arm: study.cost(arm, name) for arm in arms}
+        return {arm: None if value is None else (value, value, value) for arm, value in costs.items()}
+    metric, found = study.metric(name), {arm: list(values.values()) for arm, values in study.values(name).items()}
+    mean = lambda values: off_scale(float(np.mean([on_scale(value, metric) for value in values])), metric)  # noqa: E731
+    return {arm: (min(found[arm]), mean(found[arm]), max(found[arm])) if found[arm] else None for arm in arms}
 
 
 def _x_label(study, name, spread):
@@ -271,10 +295,11 @@ def learning_curves(study, judgement):
     """
     name = curve_of(study, judgement.shown)
     shown = Shown(name, study.metric(name))
-    curves, paired = bands(study, name), difference_bands(study, name)
+    named = crowd.named(study, judgement)
+    curves, paired = bands(study, name, arms=named), difference_bands(study, name, arms=named)
     if not curves:
         return None
-    style = looks(study.record.arms)
+    style = looks(named)
     figure = Figure(figsize=(WIDTH, 4.1), layout="constrained")
     left, right = figure.subplots(1, 2) if paired else (figure.subplots(), None)
     figure.get_layout_engine().set(wspace=0.09)

@@ -7,7 +7,7 @@ import shlex
 
 import pandas as pd
 
-from analysis import bill, interaction, measurements, plots, scaling, style, tables
+from analysis import bill, crowd, interaction, measurements, plots, scaling, search, style, tables
 from analysis.claims import judgements, lines, tuning_warnings
 from analysis.conditions import rest
 from analysis.runs import load, reason
@@ -19,6 +19,8 @@ from sweeps.claims.equivalent import Equivalent
 from sweeps.folders import safe_names
 
 NAME = "report.html"
+# A list of what went wrong is shown up to this length.
+LONGEST = 200
 
 CAPTIONS = {
     "differences": "Difference from the baseline",
@@ -52,6 +54,8 @@ def write(study, judged):
     write_atomically(study.folder / "claims.csv", tables.frame_csv(tables.claims(judged)).encode())
     write_atomically(study.folder / "runs.csv", tables.frame_csv(study.runs).encode())
     measurements.write_csv(study.evaluated, study.folder)
+    if (trials := search.table(study)) is not None:
+        write_atomically(study.folder / search.CSV, tables.frame_csv(trials).encode())
     write_atomically(path, page(study, judged, raw).encode())
     return path
 
@@ -68,18 +72,24 @@ def tabled(judged):
 
 def page(study, judged, raw):
     """The whole page as HTML text. The figures show the first claim."""
-    figures = plots.figures(study, judged[0])
+    figures, named = plots.figures(study, judged[0]), crowd.named(study, judged[0])
+    few = crowd.few(study, judged[0])
+    evaluated = [each.only(few) for each in study.evaluated]
     parts = [
         _answer(study, judged, [text for table in raw for text in table.for_texts.sentences]),
         _claims(judged),
-        *(_results(judgement, table, len(tabled(judged)) > 1) for judgement, table in zip(tabled(judged), raw, strict=True)),
+        *(
+            _results(judgement, table, len(tabled(judged)) > 1, _named(study, named))
+            for judgement, table in zip(tabled(judged), raw, strict=True)
+        ),
         *(_figure(name, figure, study, judged[0]) for name, figure in figures.items()),
-        measurements.section(study.evaluated, study.record.arms, _told(judged), "What else was measured"),
-        _differences(study),
-        _bill(study),
+        search.section(study),
+        measurements.section(evaluated, few, _told(judged), "What else was measured"),
+        _differences(study, named),
+        _bill(study, named),
         _provenance(study),
         _unfinished(study),
-        _samples(study),
+        _samples(study, named),
         _notes(study),
         _again(study),
     ]
@@ -115,8 +125,17 @@ def _claims(judged):
     return f"<section><h2>Claims</h2><div class=scroll>{tables.claims_html(stated)}</div></section>"
 
 
-def _results(judgement, raw, named):
-    """A claim's table and what its columns mean. named: whether the heading names the claim."""
+def _named(study, arms):
+    """The arms of a crowd that tables name, or None where they name all."""
+    return None if len(arms) == len(study.record.arms) else arms
+
+
+def _folded(what, content):
+    return f"<details><summary>{html.escape(what)}</summary>{content}</details>"
+
+
+def _results(judgement, raw, named, arms):
+    """A claim's table and what its columns mean. named: whether the heading names the claim. arms: those to name first."""
     shown, metric = judgement.shown, f"<code>{html.escape(judgement.shown.name)}</code>"
     quantity = html.escape(shown.quantity)
     mean = {"log": f"exp of the mean of {metric}" if shown.metric.exponential else f"the mean of {metric}"}
@@ -155,7 +174,12 @@ def _results(judgement, raw, named):
     compared = ""
     if raw.comparisons is not None:
         compared = f"<div class=scroll>{tables.comparisons_html(raw, judgement)}</div><h3>The arms</h3>"
-    table = f"{compared}<div class=scroll>{tables.results_html(raw)}</div>"
+    table = f"<div class=scroll>{tables.results_html(raw, arms)}</div>"
+    if arms is not None:
+        every = f"<div class=scroll>{tables.results_html(raw)}</div>"
+        shown = f"The baseline, the best {crowd.BEST} and the worst {crowd.WORST} of {len(raw.frame)} arms, and the controls."
+        table = f"<p class=note>{shown}</p>{table}{_folded(f'All {len(raw.frame)} arms', every)}"
+    table = f"{compared}{table}"
     return f"<section><h2>{heading}</h2>{table}<p class=note>{note}</p></section>"
 
 
@@ -175,31 +199,38 @@ def _figure(name, figure, study, judgement):
     return f"<section><h2>{caption}</h2>{edges}{drawn}{below}</section>"
 
 
-def _differences(study):
+def _differences(study, named):
     """How the resolved specs differ, and what else is or is not the same. An arm alone differs from nothing."""
     if len(study.record.arms) == 1:
         return ""
-    frame = tables.changes(study)
+    frame = tables.changes(study, named)
     table = "<p>In nothing.</p>"
     if not frame.empty:
         table = f"<div class=scroll>{tables.plain_html(frame).replace('<table>', '<table class=specs>')}</div>"
     said, is_warning = rest(study)
     note = "".join(f"<p class={'warning' if is_warning else 'note'}>{html.escape(sentence)}</p>" for sentence in said)
     dashes = f"<p class=note>{units.DASH}: the arm has no such option.</p>" if units.DASH in frame.to_numpy() else ""
-    return f"<section><h2>How the specs differ</h2>{table}{dashes}{note}</section>"
+    others = len(study.record.arms) - len(named)
+    left = (
+        f"<p class=note>{times(others, 'other arm')}: the column <code>changes</code> of <code>results.csv</code>.</p>"
+        if others
+        else ""
+    )
+    return f"<section><h2>How the specs differ</h2>{table}{left}{dashes}{note}</section>"
 
 
-def _bill(study):
+def _bill(study, named):
     frame = bill.bill(study)
+    others = _named(study, named) and [arm for arm in study.record.arms if arm not in named]
     if not frame.iloc[-1][["runs", "tuning_runs"]].sum():
         return ""
     search = ""
-    if frame.iloc[-1].tuning_runs:
+    if (study.unreported.role == "tuning").any():
         search = "The search tried the same values with the same seeds in every arm; its runs are never reported. "
     added = "".join(f"<li>{html.escape(said)}</li>" for said in [*bill.objectives(study), *bill.helpers(study)])
     added = f"<ul>{added}</ul>" if added else ""
     return (
-        f"<section><h2>What it cost</h2><div class=scroll>{tables.plain_html(bill.readable(frame))}</div>{added}"
+        f"<section><h2>What it cost</h2><div class=scroll>{tables.plain_html(bill.readable(frame, others or ()))}</div>{added}"
         f"<p class=note>{search}Runs as recorded, also those that failed and those that another study made. Training is "
         "counted as executed. A run that arms share counts for each of them, and once in the total.</p></section>"
     )
@@ -272,13 +303,15 @@ def _unfinished(study):
         if run is not None and run.status != "finished":
             rows.append(_ended(study, f"{label}, seed {seed} (helper run)", run.status, reason(run), study.folder / folder, run))
     for trial in study.record.trials:
-        if trial.state != "finished":
+        if trial.state != "finished" and trial.arm:  # those of the study's own search are in its section
             name, run = f"{trial.arm}, trial {tables.pairs(trial.values)}, seed {trial.seed}", _trial(study, trial)
             rows.append(_ended(study, name, trial.state, reason(run) if run else "", study.folder / trial.run, run))
-    problems = "".join(f"<li>{html.escape(problem)}</li>" for problem in study.problems)
+    problems = "".join(f"<li>{html.escape(problem)}</li>" for problem in study.problems[:LONGEST])
+    problems += f"<li>and {len(study.problems) - LONGEST} more</li>" if len(study.problems) > LONGEST else ""
     if not rows and not problems:
         return ""
-    table = f"<div class=scroll>{tables.plain_html(pd.DataFrame(rows), index=False)}</div>" if rows else ""
+    table = f"<div class=scroll>{tables.plain_html(pd.DataFrame(rows[:LONGEST]), index=False)}</div>" if rows else ""
+    table += f"<p class=note>The first {LONGEST} of {len(rows)}; runs.csv has all.</p>" if len(rows) > LONGEST else ""
     listed = f"<h3>Files that are missing, unreadable or inconsistent</h3><ul>{problems}</ul>" if problems else ""
     return f"<section><h2>Runs that did not finish</h2>{_failed(study)}{table or '<p>None.</p>'}{listed}</section>"
 
@@ -311,11 +344,11 @@ def _below(study, folder):
     return units.DASH if folder is None else os.path.relpath(folder, study.folder)
 
 
-def _samples(study):
-    """The text sample of one trained model per arm, if its record has one."""
+def _samples(study, named):
+    """The text sample of one trained model per arm that is named, if its record has one."""
     found: dict[str, tuple[int, str]] = {}
     for (arm, seed), run in study.records.items():
-        if run.sample:
+        if run.sample and arm in named:
             found.setdefault(arm, (seed, run.sample))
     texts = "".join(
         f"<h3>{html.escape(arm)}, seed {seed}</h3><pre>{html.escape(text)}</pre>" for arm, (seed, text) in found.items()
@@ -342,6 +375,8 @@ def _again(study):
     ]
     items = "".join(f"<dt>{name}</dt><dd><code>{html.escape(text)}</code></dd>" for name, text in commands if text)
     files = {"results.csv": "row per arm", "claims.csv": "row per verdict", "runs.csv": "row per run", "results.tex": ""}
+    if study.record.search:
+        files[search.CSV] = "row per trial of the search"
     if study.evaluated:
         files[measurements.NUMBERS] = "row per metric of a run"
     files |= {f"evaluation-{each.key}.csv": "table of each run" for each in study.evaluated if len(each.frame)}

@@ -50,8 +50,8 @@ class StudyData:
     same with what the study measured, speed and memory among its metrics. metrics: what was measured of each run that has a
     record, {SPLIT/METRIC: number}, with speed and memory if it has finished. metric_info: what each of these metrics is, as
     the records say. curves: one row per run and logged step, with every column that some run has (NaN for a run without it).
-    unreported: one row per tuning run and per helper run: role (`tuning` or `helper`), arm (or the helper run's name),
-    seed, status, folder, wall_seconds, steps, tokens, training_flops, and `values`, what a tuning run tried.
+    unreported: one row per tuning run, trial of a search and helper run: role (`tuning`, `trial`, `helper`), arm (or the
+    helper run's name), seed, status, folder, wall_seconds, steps, tokens, training_flops, and `values`, what a tuning run tried.
     other_records: {folder as in `unreported`: RunRecord} of those that have a record.
     evaluated: everything that was measured of the finished runs, also of evaluators that no arm's spec asks for.
     problems: sentences about files that are missing, unreadable or inconsistent.
@@ -223,7 +223,8 @@ def _unreported(folder, record):
 
     A tuning run whose trial could not be built has no folder, and was no run.
     """
-    planned = [("tuning", each.arm, each.seed, each.run, each.state, each.values) for each in record.trials if each.run]
+    trials = [each for each in record.trials if each.run]
+    planned = [(role_of(each), each.arm, each.seed, each.run, each.state, each.values) for each in trials]
     helpers = [(label, seed, place) for label, places in record.helpers.items() for seed, place in places.items()]
     planned += [("helper", label, int(seed), place, "missing", {}) for label, seed, place in helpers]
     rows, records = [], {}
@@ -236,6 +237,11 @@ def _unreported(folder, record):
             spent = [run.status, path, run.wall_seconds, run.steps, run.tokens]
         rows.append([role, arm, seed, *spent, training_flops(run), values])
     return pd.DataFrame(rows, columns=UNREPORTED), records
+
+
+def role_of(trial):
+    """What a TrialRecord's run is: `tuning` of an arm, or `trial` of the study's own search."""
+    return "tuning" if trial.arm else "trial"
 
 
 def reason(run):
@@ -253,7 +259,7 @@ def _curve(path, run, problems):
 
     file = path / HISTORY_NAME
     if not file.is_file():
-        if run.status == "finished":
+        if run is not None and run.status == "finished":
             problems.append(f"{file}: missing")
         return None
     try:
@@ -266,6 +272,12 @@ def _curve(path, run, problems):
         problems.append(f"{file}: has no column {', '.join(absent)}")
         return None
     return table
+
+
+def curve_of_run(folder):
+    """The curves of one run as a DataFrame; None if it has none that can be read."""
+    table = _curve(Path(folder), None, [])
+    return None if table is None else table.to_pandas(ignore_metadata=True)
 
 
 def _stacked(curves):

@@ -53,9 +53,10 @@ def results(study, judgement):
     `difference` for an accuracy.
     """
     spent = bill(study).drop(columns=["arm", "runs"]).to_dict("records")
+    measured = {name: study.values(name) for name in OF_RUNS}
     others = texts.of(study, judgement)
     rows = [
-        _row(study, judgement, arm, costs) | _for_texts(judgement.shown, others, arm)
+        _row(study, judgement, arm, costs, measured) | _for_texts(judgement.shown, others, arm)
         for arm, costs in zip(study.record.arms, spent, strict=False)
     ]
     compared = _comparisons(judgement, others) if judgement.contrasts else None
@@ -99,7 +100,7 @@ def _for_texts(shown, others, arm):
     return {f"{_difference(shown)}_texts_low": low, f"{_difference(shown)}_texts_high": high}
 
 
-def _row(study, judgement, arm, spent):
+def _row(study, judgement, arm, spent, measured):
     record, verdict = study.record.arms[arm], judgement.verdicts.get(arm, Verdict(""))
     mean, difference = mean_interval(list(judgement.scaled[arm].values())), judgement.differences.get(arm, Sample())
     compared = arm in judgement.differences if judgement.contrasts else arm != judgement.baseline
@@ -121,7 +122,7 @@ def _row(study, judgement, arm, spent):
         "exploratory": judgement.exploratory,
         **_cost(study, arm),
         **matched.raw(study, arm),
-        **_measured(study, arm),
+        **_measured(measured, arm),
         "wall_seconds_mean": runs.loc[runs.status == "finished", "wall_seconds"].mean(),
         **spent,
     }
@@ -196,11 +197,14 @@ def _cost(study, arm):
     }
 
 
-def _measured(study, arm):
-    """Mean, least and most over an arm's finished runs of the speed and the memory of training; None without any."""
+def _measured(measured, arm):
+    """Mean, least and most over an arm's finished runs of the speed and the memory of training; None without any.
+
+    measured: {metric: {arm: {seed: value}}}.
+    """
     columns: dict[str, float | None] = {}
     for name, metric in OF_RUNS.items():
-        values, column = list(study.values(name)[arm].values()), name.rpartition("/")[2]
+        values, column = list(measured[name][arm].values()), name.rpartition("/")[2]
         mean = mean_interval([on_scale(value, metric) for value in values]).mean
         columns |= {f"{column}_mean": off_scale(mean, metric) if values else None}
         columns |= {f"{column}_min": min(values, default=None), f"{column}_max": max(values, default=None)}
@@ -234,13 +238,13 @@ def _listed(arm):
     return [key for key in _all_changes(arm) if key not in arm.unwritten]
 
 
-def changes(study):
-    """How the resolved specs differ: one row per key, one column per arm, every cell a value as `spelt`.
+def changes(study, arms=None):
+    """How the resolved specs differ: one row per key, one column per arm (or some), every cell a value as `spelt`.
 
     A default is its value, `null` is null, and a dash says that the arm's component has no such option.
     """
     keys = list(dict.fromkeys(key for arm in study.record.arms.values() for key in _listed(arm)))
-    return pd.DataFrame({arm: [_value(study, arm, key) for key in keys] for arm in study.record.arms}, index=keys)
+    return pd.DataFrame({arm: [_value(study, arm, key) for key in keys] for arm in arms or study.record.arms}, index=keys)
 
 
 def _value(study, label, key):
@@ -501,7 +505,18 @@ LATEX = {
 
 def latex(raw):
     """The readable table as a booktabs tabular."""
-    shown = readable(raw)
+    return _latex(readable(raw))
+
+
+def any_frame(frame, form):
+    """Any DataFrame as `csv`, `markdown` or `latex`; rounded in the latter two."""
+    if form == "csv":
+        return frame_csv(frame)
+    cell = lambda value: units.DASH if units.absent(value) else f"{value:.4g}" if isinstance(value, float) else str(value)  # noqa: E731
+    return (_markdown if form == "markdown" else _latex)(frame.map(cell))
+
+
+def _latex(shown):
     escaped = lambda line: " & ".join("".join(LATEX.get(char, char) for char in cell) for cell in line)  # noqa: E731
     return "\n".join(
         [
@@ -517,13 +532,16 @@ def latex(raw):
     )
 
 
-def results_html(raw):
-    """The readable table as HTML: verdicts as badges, differences under the arm's name, intervals on their own line."""
+def results_html(raw, arms=None):
+    """The readable table as HTML: verdicts as badges, differences under the arm's name, intervals on their own line.
+
+    arms: the rows to show; None for all.
+    """
     shown = readable(raw).drop(columns="differs in")
     numeric = lambda name: name not in ("arm", "verdict")  # noqa: E731
     head = "".join(f"<th{' class=number' if numeric(name) else ''}>{html.escape(name)}</th>" for name in shown)
     both = zip(_records(raw.frame), shown.to_dict("records"), strict=True)
-    rows = [_html_row(row, not i, cells) for i, (row, cells) in enumerate(both)]
+    rows = [_html_row(row, not i, cells) for i, (row, cells) in enumerate(both) if arms is None or row["arm"] in arms]
     return f"<table class=results><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 

@@ -3,11 +3,14 @@
     study/              the HParams experiment, the layout of the margin charts, the report's figures
     ARM/seed-N/         a run's curves, its HParams row, its final metrics and the curves of its evaluations' tables
     ARM/tuning/N/       the HParams row and the final metrics of a tuning run, and likewise HELPER/helper/seed-N/
+    search/trial-N/     a trial of the search: its HParams row, its curves, also where it was pruned; N is Optuna's number
     ARM/over-seeds/     mean and 95 % band over seeds, which the margin charts show
 
 The HParams tab needs one list of columns for all rows. torch's `add_hparams` writes one list per run, of which only the
 first found counts, and puts each row into a separate run. So this module writes the plugin's three messages itself. An
 arm that lacks a key, or a run without metrics, still gets its row.
+
+The curves of a large study are thinned (`analysis.thinning`), so that TensorBoard can load them.
 """
 
 import datetime
@@ -19,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis import charts, plots
+from analysis import charts, crowd, plots, search_figures, thinning
 from analysis.claims import judge
 from analysis.curves import bands, difference_bands
-from analysis.runs import load
+from analysis.runs import curve_of_run, load
 from analysis.shown import Shown
 from analysis.tables import TUNED
 from arch.spec import ABSENT, spelt
@@ -62,35 +65,45 @@ def serve(folder, port=6006):
 
 def run_names(arms):
     """{arm: folder name}; unique, and without characters that a file system or TensorBoard's run filter cannot take."""
-    return safe_names(arms, taken=("study",))
+    return safe_names(arms, taken=("study", "search"))
 
 
 def _write(study, logs):
     from torch.utils.tensorboard import SummaryWriter
 
     names, judgement = run_names(dict.fromkeys([*study.record.arms, *study.record.helpers])), judge(study)
-    table, others = _hparams(study)
+    table, others, trials = _hparams(study)
     column = plots.curve_of(study, judgement.shown)
     shown = Shown(column, study.metric(column))
     with SummaryWriter(str(logs / "study")) as writer:
-        writer.file_writer.add_summary(_experiment([*table.values(), *others], _metrics(study)))
+        writer.file_writer.add_summary(_experiment([*table.values(), *others, *trials], _metrics(study)))
         writer.add_custom_scalars(_layout(study, shown))
-        for name, figure in plots.figures(study, judgement).items():
+        for name, figure in (plots.figures(study, judgement) | search_figures.figures(study)).items():
             writer.add_figure(f"report/{name}", figure, close=False)
-        for name, figure in charts.figures(study.evaluated, study.record.arms).items():
+        few = crowd.few(study, judgement)
+        for name, figure in charts.figures([each.only(few) for each in study.evaluated], few).items():
             writer.add_figure(name.replace("-", "/", 1), figure, close=False)
+    curves, of_trials = _curves(study), _trial_curves(study)
+    most = _most_points([*curves.values(), *of_trials.values()])
     for row in study.runs.to_dict("records"):
         key = row["arm"], row["seed"]
         with SummaryWriter(str(logs / names[row["arm"]] / f"seed-{row['seed']}")) as writer:
-            _run(writer, row, table[key], study.records.get(key), study.metrics.get(key, {}), _own_curve(study, *key))
+            _run(writer, row, table[key], study.records.get(key), study.metrics.get(key, {}), curves.get(key), most)
             for tag, points in charts.scalars(study.evaluated, *key).items():
-                for step, value in points.items():
-                    writer.add_scalar(tag, value, step)
-    for i, (row, hparams) in enumerate(zip(study.unreported.to_dict("records"), others, strict=True)):
+                steps, values = np.array(list(points)), np.array(list(points.values()))
+                for at in thinning.thinned(steps, values, most) if np.isfinite(values).all() else range(len(steps)):
+                    writer.add_scalar(tag, values[at], int(steps[at]))
+    for trial, hparams in zip(_trials(study), trials, strict=True):
+        record = study.other_records.get(str(study.folder / trial.run))
+        seed = "" if study.record.search.get("seeds", 1) == 1 or trial.seed is None else f"/seed-{trial.seed}"
+        row = {"arm": f"trial {trial.number}", "seed": trial.seed, "status": trial.state}
+        with SummaryWriter(str(logs / "search" / f"trial-{trial.number}{seed}")) as writer:
+            _run(writer, row, hparams, record, _of_trial(trial, record), of_trials.get(trial.run), most)
+    for i, (row, hparams) in enumerate(zip(_others(study), others, strict=True)):
         place = f"tuning/{i}" if row["role"] == "tuning" else f"helper/seed-{row['seed']}"
         record = study.other_records.get(row["folder"])
         with SummaryWriter(str(logs / names[row["arm"]] / place)) as writer:
-            _run(writer, row, hparams, record, _measured(row["role"], record), study.curves.iloc[:0])
+            _run(writer, row, hparams, record, _measured(row["role"], record))
     values, differences = bands(study, column, "step"), difference_bands(study, column, "step")
     scale = 100 if shown.relative else 1
     for arm, band in values.items():
@@ -108,12 +121,43 @@ def _difference_tag(shown):
     return "over_seeds/difference_percent" if shown.relative else "over_seeds/difference"
 
 
-def _own_curve(study, arm, seed):
-    return study.curves[(study.curves.arm == arm) & (study.curves.seed == seed)]
+NO_VALUES = ("arm", "seed", "step", "seconds")
 
 
-def _run(writer, row, hparams, record, metrics, curve):
-    """One run's events: its row in HParams, its curves, its final metrics."""
+def _curves(study):
+    """{(arm, seed): its rows of the curves}."""
+    return dict(iter(study.curves.groupby(["arm", "seed"], sort=False))) if len(study.curves) else {}
+
+
+def _most_points(curves):
+    """How many points a curve may have, so that all curves together stay readable (`analysis.thinning`); None for all."""
+    counts = [curve[name].count() for curve in curves for name in curve if name not in NO_VALUES]
+    return thinning.most_points(len(counts), int(sum(counts)))
+
+
+def _others(study):
+    """The rows of `study.unreported` that are no trials of the search."""
+    return study.unreported[study.unreported.role != "trial"].to_dict("records")
+
+
+def _trials(study):
+    """The TrialRecords of the study's own search, also of trials that trained nothing."""
+    return [trial for trial in study.record.trials if not trial.arm]
+
+
+def _trial_curves(study):
+    """{the folder of a trial's run: its curves}, of the runs that have some."""
+    found = {trial.run: curve_of_run(study.folder / trial.run) for trial in _trials(study) if trial.run}
+    return {run: curve for run, curve in found.items() if curve is not None}
+
+
+def _of_trial(trial, record):
+    """The final numbers of a trial: its objectives, and what its run measured on the select split."""
+    return _measured("trial", record) | dict(trial.objectives)
+
+
+def _run(writer, row, hparams, record, metrics, curve=None, most=None):
+    """One run's events: its row in HParams, its curves with at most `most` points each, its final metrics."""
     # The public `hparams.api` would import TensorFlow for its Keras callback.
     from tensorboard.plugins.hparams import summary_v2
 
@@ -122,23 +166,40 @@ def _run(writer, row, hparams, record, metrics, curve):
     if row.get("role"):
         trial = ", ".join([f"{row['role']}: {trial}", *(f"{key} = {value:g}" for key, value in row["values"].items())])
     writer.file_writer.add_summary(summary_v2.hparams_pb(hparams, trial_id=trial, start_time_secs=start))
-    for point in curve.to_dict("records"):
-        seconds = point.get("seconds", np.nan)
-        when = start + (seconds if np.isfinite(seconds) else 0)
-        for name, value in point.items():
-            if name not in ("arm", "seed", "step", "seconds") and np.isfinite(value):
-                writer.add_scalar(name, value, int(point["step"]), walltime=when)
+    if curve is not None:
+        _curve(writer, curve, start, most)
     if record is not None:
         for name, value in metrics.items():
             # The prefix `final/` keeps a metric from being appended to a curve of the same name.
             writer.add_scalar(_final(name), value, record.steps, walltime=start + record.wall_seconds)
+    else:
+        for name, value in metrics.items():  # of a trial that trained nothing: its costs
+            writer.add_scalar(_final(name), value, 0)
     writer.file_writer.add_summary(_session_end(row["status"], start + (record.wall_seconds if record else 0)))
+
+
+def _curve(writer, curve, start, most):
+    """The curves of one run. What several have at the same step is one event, which takes a third of the room."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    steps = curve.step.to_numpy()
+    seconds = curve.seconds.fillna(0).to_numpy() if "seconds" in curve else np.zeros(len(steps))
+    at: dict[int, list[Summary.Value]] = {}
+    for name in [name for name in curve if name not in NO_VALUES]:
+        values = curve[name].to_numpy(dtype=float)
+        rows = np.flatnonzero(np.isfinite(values))
+        for row in rows[thinning.thinned(steps[rows], values[rows], most)]:
+            at.setdefault(int(row), []).append(Summary.Value(tag=name, simple_value=values[row]))
+    for row, found in sorted(at.items()):
+        event = Event(summary=Summary(value=found), step=int(steps[row]), wall_time=start + seconds[row])
+        writer.file_writer.event_writer.add_event(event)
 
 
 def _measured(role, record):
     """The metrics of a run that is not reported. What chose values is no result, so a search shows no report split."""
     metrics = record.metrics if record else {}
-    return {name: value for name, value in metrics.items() if role != "tuning" or not name.startswith("report/")}
+    return {name: value for name, value in metrics.items() if role not in ("tuning", "trial") or not name.startswith("report/")}
 
 
 def _final(name):
@@ -164,15 +225,15 @@ def _layout(study, shown):
 
 
 def _hparams(study):
-    """({(arm, seed): row} of the reported runs, the rows of `study.unreported`); a row is {column: value}.
+    """({(arm, seed): row} of the reported runs, the rows of `_others`, those of `_trials`); a row is {column: value}.
 
-    The columns are role, arm, seed, every tuned key with the value of this run, and every other key in which arms
-    differ. The values of a column have one type; in a column of text, `null` is null and a dash says that the arm's
-    component has no such option.
+    Of a trial: its number, its state, whether it is feasible, and every dimension. The other columns are role, arm,
+    seed, every tuned key with the value of this run, and every other key in which arms differ. The values of a column have
+    one type; in a column of text, `null` is null and a dash says that the arm's component has no such option.
     """
     arms = study.record.arms
     tuned = dict.fromkeys(key for arm in arms.values() for key in arm.tuned)
-    tuned |= dict.fromkeys(key for trial in study.record.trials for key in trial.values)
+    tuned |= dict.fromkeys(key for trial in study.record.trials for key in trial.values if trial.arm)
     keys = [key for key in dict.fromkeys(key for arm in arms.values() for key in arm.listed) if key not in tuned]
     base = {key: next(arm.differences[key][0] for arm in arms.values() if key in arm.differences) for key in keys}
 
@@ -187,13 +248,21 @@ def _hparams(study):
         (each.arm, each.seed): row("reported", each.arm, each.seed, arms[each.arm].tuned_of(each.seed))
         for each in study.runs.itertuples()
     }
-    others = [row(each.role, each.arm, each.seed, each.values) for each in study.unreported.itertuples()]
-    every = [*reported.values(), *others]
+    others = [row(each["role"], each["arm"], each["seed"], each["values"]) for each in _others(study)]
+    trials = [_trial_row(trial) for trial in _trials(study)]
+    every = [*reported.values(), *others, *trials]
     for key in dict.fromkeys(key for values in every for key in values):
         if not all(_is_number(values.get(key, 0)) for values in every):
             for values in every:
                 values[key] = spelt(values.get(key, ABSENT))
-    return reported, others
+    return reported, others, trials
+
+
+def _trial_row(trial):
+    feasible = "no" if any(excess > 0 for excess in trial.constraints.values()) else "yes"
+    seed = {} if trial.seed is None else {"seed": float(trial.seed)}
+    about = {"role": "trial", "arm": "search", **seed, "trial": float(trial.number), "state": trial.state, "feasible": feasible}
+    return about | dict(trial.values)
 
 
 def _is_number(value):
@@ -202,8 +271,8 @@ def _is_number(value):
 
 def _metrics(study):
     """The tags of all final metrics, those of the report split first."""
-    rows = study.unreported.to_dict("records")
-    others = [_measured(row["role"], study.other_records.get(row["folder"])) for row in rows]
+    others = [_measured(row["role"], study.other_records.get(row["folder"])) for row in _others(study)]
+    others += [_of_trial(trial, study.other_records.get(str(study.folder / trial.run))) for trial in _trials(study)]
     tags = dict.fromkeys(_final(name) for metrics in [*study.metrics.values(), *others] for name in metrics)
     return sorted(tags, key=lambda tag: not tag.startswith("report/"))
 

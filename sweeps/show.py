@@ -9,7 +9,7 @@ from arch.words import listed, times
 from experiments import plan as experiments
 from experiments import references, remarks
 from experiments.metrics import objective_costs
-from sweeps import budget, foreseen, ladder, space, unmatched
+from sweeps import budget, foreseen, ladder, shown_search, space, unmatched
 from sweeps.arms import unused_runs
 from sweeps.contrasts import what
 from sweeps.judge import built
@@ -41,6 +41,9 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
         for label, arm in shown.items()
     }
     hints = unmatched.hints(spec, arms, costs)
+    found = _study_search(spec, shown)
+    for key in search if found else ():
+        search[key] += found[key]
     return {
         "name": name,
         "scale": scale,
@@ -50,6 +53,7 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
         **({"unmatched": hints} if hints else {}),
         "arms": shown,
         "helpers": helpers,
+        "search": found,
         "remarks": [*remarks.of_arms(specs), *ladder.remarks(spec, specs), *unused_runs(spec, arms)],
         "ladder": [ladder.said(spec.ladder, each) for each in ladder.rungs(spec.ladder, specs, counts)],
         "total": {
@@ -61,6 +65,14 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
         "compared": _compared(spec),
         "power": foreseen.foreseen(name, scale, spec, arms, runs_folder, paired_sd),
     }
+
+
+def _study_search(spec, shown):
+    """The preview of the study's own search; None without one."""
+    if spec.search is None:
+        return None
+    base = spec.search.base or next(iter(shown))
+    return shown_search.preview(spec.search, base, shown[base])
 
 
 def _compared(spec):
@@ -173,6 +185,8 @@ def printed(data, console):
         say(f"budget: `study run` first measures a training step of {listed(map(repr, waiting))}; here their steps are as written")
     say("")
     context = next(iter(data["arms"].values()))["long"]["context"]
+    if data["search"]:
+        shown_search.printed(data["search"], say, console)
     table = Table(title="runs", title_justify="left")
     for heading in ("run", "parameters", "tokens", "FLOPs per token", "FLOPs", "cache", f"cache at {units.context(context)}"):
         table.add_column(heading, justify="left" if heading == "run" else "right", no_wrap=True)

@@ -1,6 +1,7 @@
 """The progress of a study, from its records alone: no experiment spec is parsed and no data is read."""
 
 from experiments.record import Failure, shown
+from sweeps import shown_search
 from sweeps.folders import record_of
 from sweeps.progress import Cell, final_loss
 from sweeps.record import StudyRecord
@@ -76,8 +77,9 @@ def printed(folder, console):
     for (row, column), cell in found.items():
         if cell.state == "failed":
             say(f"failed: {row} {column}: {cell.message}")
-    if record.trials:
-        states = [trial.state for trial in record.trials]
+    if record.search:
+        shown_search.status(record, say)
+    if states := [trial.state for trial in record.trials if trial.arm]:
         say("tuning runs: " + ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
     for line in [*record.edges, *record.choices]:
         say(line)
