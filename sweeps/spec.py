@@ -9,7 +9,7 @@ from arch.errors import SpecError, nearest
 from arch.spec import Component, Count, Inner, Kind, List, Positive, Spec, later
 from experiments.metrics import canonical, cost, unknown_cost
 from experiments.spec import ExperimentSpec
-from sweeps.comparisons import claims_on_ladder, with_contrasts
+from sweeps.comparisons import claims_on_ladder, match_on_ladder, with_contrasts
 from sweeps.grid import with_cells
 from sweeps.ladder import LadderSpec, sized, with_sizes
 from sweeps.looks import looks
@@ -322,6 +322,7 @@ def split(source, scale=None):
     study = with_winners(_with_claims(study))
     spec = StudySpec.parse(study)
     study = claims_on_ladder(study, spec.ladder)
+    spec = match_on_ladder(spec)
     claims = {name: registry.resolve_component("claim", study, ("claims", name)) for name in spec.claims}
     for name, claim in claims.items():
         if not isinstance(claim.get("metric"), str):

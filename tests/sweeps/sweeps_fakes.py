@@ -113,6 +113,19 @@ def _waited(stop):
     return True
 
 
+STEP_SECONDS = 0.25
+
+
+def timer(threads):
+    """A fake `sweeps.paces.timer`: every step takes the same time."""
+
+    def timed(job, progress, stop):
+        about = {"identity": job["plan"]["identity"], "seed": job["seed"], "spec": job["plan"]["spec"]}
+        return RunRecord(status="finished", timing={"step_seconds": STEP_SECONDS}, **about).dump()
+
+    return timed
+
+
 def prepare_pruned(threads):
     """The `prepare` function of a worker whose trials get worse and worse: each reports a loss and can be pruned."""
     return prunable
@@ -132,16 +145,3 @@ def prunable(job, progress, stop):
     kept = RunRecord(status=status, identity=plan["identity"], seed=seed, spec=plan["spec"], steps=4, metrics=metrics)
     kept.write(folder)
     return kept.dump()
-
-
-STEP_SECONDS = 0.25
-
-
-def timer(threads):
-    """A fake `sweeps.paces.timer`: every step takes the same time."""
-
-    def timed(job, progress, stop):
-        about = {"identity": job["plan"]["identity"], "seed": job["seed"], "spec": job["plan"]["spec"]}
-        return RunRecord(status="finished", timing={"step_seconds": STEP_SECONDS}, **about).dump()
-
-    return timed
