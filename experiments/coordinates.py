@@ -163,7 +163,7 @@ def slopes(found: Sequence[Coordinate], rate: float) -> list[Slope]:
     for layer, place in dict.fromkeys((each.layer, each.place) for each in here):
         mine = [each for each in here if (each.layer, each.place) == (layer, place)]
         ends = [{each.width: each.rms for each in mine if each.step == step} for step in (0, last)]
-        made.append(Slope(place, layer, *map(_slope, ends), ends[1]))
+        made.append(Slope(place, layer, _slope(ends[0]), _slope(ends[1]), ends[1]))
     return made
 
 

@@ -194,6 +194,7 @@ def coordinate_check(
     runs: Runs = RUNS,
 ):
     """Train a few steps at several widths: does the learning rate carry over? A table, a verdict, a record and a figure."""
+    from analysis.__main__ import drawn  # as for a report, only the command imports it
     from sweeps import coordinates
     from sweeps.folders import safe_name, study_name
     from sweeps.scale import default_scale
@@ -209,24 +210,11 @@ def coordinate_check(
     folder = runs / "coordinate-check" / safe_name(name)
     try:
         print(coordinates.write(data, folder))
-        for path in _drawn(data, folder):
+        for path in drawn(data, folder):
             print(path)
     except OSError as error:
         print(f"cannot write {folder}: {error}", file=sys.stderr)
         return 1
-
-
-def _drawn(data, folder):
-    """Draw the figures of a coordinate check. As for a report, only the command imports `analysis`."""
-    from analysis.coordinates import figure
-
-    for i, rate in enumerate(data["rates"]):
-        rows = [row for row in data["coordinates"] if f"{row['rate']:g}" == rate]
-        drawn = figure(rows, f"Scale of activations at the rate {rate}")
-        for ending in ("svg", "png"):
-            path = folder / f"coordinates{f'-{i}' if i else ''}.{ending}"
-            drawn.savefig(path, dpi=120, facecolor="white")
-            yield path
 
 
 @app.command()

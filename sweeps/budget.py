@@ -31,12 +31,13 @@ def budgeted(spec: StudySpec, study: Node, base: Node, seconds: Mapping[str, flo
     if budget is None:
         return spec, study, []
     where, family = ("budget", budget.kind), Family(spec, study, base)
-    named = budget.amount if isinstance(budget.amount, str) else ""
-    labels = [label for label in spec.arms if not _keeps_its_steps(study, label, label == named)]
+    of = {label: spec.beside(budget.amount, label) if isinstance(budget.amount, str) else "" for label in spec.arms}
+    labels = [label for label in spec.arms if not _keeps_its_steps(study, label, label == of[label])]
     spending = {label: _spent(family.arm(label), budget.kind, seconds) for label in labels}
-    amount = budget.amount if not named else _of_arm(named, family, spending, study, where)
     found = []
     for label, spent in spending.items():
+        named = of[label]
+        amount = _of_arm(named, family, spending, study, where) if named else budget.amount
         if spent is None or amount is None:
             continue
         steps = family.arm(label).spec.train.steps if label == named else _steps(amount, spent)
@@ -57,7 +58,7 @@ def budgeted(spec: StudySpec, study: Node, base: Node, seconds: Mapping[str, flo
                 pace=pace,
             )
         )
-    steps = {each.arm: {KEY: each.steps} for each in found if each.arm != named}
+    steps = {each.arm: {KEY: each.steps} for each in found if each.arm != each.to}
     return *with_overrides(spec, study, steps, study.at(where)), found
 
 

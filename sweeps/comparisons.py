@@ -132,3 +132,46 @@ def _on_ladder(claim, groups, labels):
         ]
         claim = Node({**claim.value, "known_worse": Node(each, named.file, named.line)}, claim.file, claim.line)
     return claim
+
+
+def match_on_ladder(spec: Any) -> Any:
+    """A StudySpec of a ladder in which each `match` is within a size: by default to the first arm of the same size.
+
+    Arms named without a size stand for those of every size.
+    """
+    if spec.ladder is None or spec.match is None:
+        return spec
+    labels, sizes = list(spec.arms), list(spec.ladder.sizes)
+    several = isinstance(spec.match, tuple)
+    matches = tuple(_within_size(match, labels, sizes) for match in (spec.match if several else (spec.match,)))
+    return spec.model_copy(update={"match": matches if several else matches[0]})
+
+
+def _within_size(match, labels, sizes):
+    size_of = {label: sized(label, sizes)[1] for label in labels}
+
+    def at(name, size):
+        """The label of an arm at a size; a number, and a label that has a size, as they are."""
+        return f"{name} {size}" if f"{name} {size}" in labels else name
+
+    def everywhere(by_name):
+        """{label: value} of {name: value}, each name at every size."""
+        found: dict[str, Any] = {}
+        for name, value in by_name.items():
+            here = [label for label in labels if label != name and sized(label, sizes)[0] == name]
+            found |= {label: at(value, size_of[label]) if isinstance(value, str) else value for label in here or [name]}
+        return found
+
+    to = match.to
+    if isinstance(to, dict):
+        to = everywhere(to)
+    elif to is None or (isinstance(to, str) and to not in labels):
+        firsts: dict[str, str] = {}
+        for label in labels:
+            firsts.setdefault(size_of[label], label)
+        targets = {label: firsts[size] if to is None else at(to, size) for label, size in size_of.items()}
+        to = {label: target for label, target in targets.items() if label != target}
+    vary = match.vary
+    if isinstance(vary, dict):
+        vary = {label: vary[name] for name in vary for label in everywhere({name: 0})}
+    return match.model_copy(update={"to": to, "vary": vary})

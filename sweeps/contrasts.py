@@ -110,14 +110,17 @@ def factorial(grid: Mapping[str, Sequence[str]], arms: Iterable[str], size: str 
         """The mean of sum(sign x arm) over the cells of the other factors. signs: [({factor: level}, sign)]."""
         varied = list(signs[0][0])
         others = {factor: levels for factor, levels in grid.items() if factor not in varied}
-        groups = []
-        for rest in product(*others.values()):
+        groups, rests = [], list(product(*others.values()))
+        for rest in rests:
             fixed = dict(zip(others, rest, strict=True))
             keys = [tuple((factor, {**fixed, **levels}[factor]) for factor in grid) for levels, _ in signs]
             if all(key in arm_of for key in keys):
                 groups.append([(arm_of[key], sign) for key, (_, sign) in zip(keys, signs, strict=True)])
         weights = {arm: sign / len(groups) for group in groups for arm, sign in group}
-        return Contrast(weights=weights, over=tuple(others), size=size, **words) if groups else None
+        over = list(others)
+        if over and len(groups) < len(rests):
+            over[-1] += " where complete"
+        return Contrast(weights=weights, over=tuple(over), size=size, **words) if groups else None
 
     made: dict[str, Contrast | None] = {}
     after = f"{AT_SIZE}{size}" if size else ""

@@ -61,11 +61,8 @@ def check(
         rates = [searched.low, searched.high]
     rule = spec.ladder.rule if spec is not None and spec.ladder is not None else None
 
-    def factor(here, base):
-        sizes = {each: ladder.non_embedding(each) if rule.of == ladder.PARAMETERS else each.model.dim for each in (here, base)}
-        return (sizes[here] / sizes[base]) ** rule.power
-
-    found = coordinates.measure(experiment, widths, steps, rates, factor if rule else lambda here, base: 1.0, told)
+    factor = (lambda here, base: 1.0) if rule is None else (lambda here, base: ladder.factor(rule, here, base))
+    found = coordinates.measure(experiment, widths, steps, rates, factor, told)
     verdicts = {}
     for rate in rates:
         slopes = coordinates.slopes(found, rate)

@@ -88,23 +88,20 @@ class _Job:
 
 def _jobs(where: Place, match: MatchSpec, spec: StudySpec, study: Node, family: Family) -> Iterator[_Job]:
     """Yields a _Job for every arm that is compared with a target. Raises SpecError for keys that an arm cannot vary."""
-    baseline = next(iter(spec.arms))
-    labels = [
-        label for label in (*spec.arms, *spec.runs) if label in spec.arms or (isinstance(match.vary, dict) and match.paths(label))
-    ]
-    arms = {label: family.arm(label) for label in labels}
+    labels = [*spec.arms, *(label for label in spec.runs if isinstance(match.vary, dict) and spec.varied(match, label))]
+    arms, keys = {label: family.arm(label) for label in labels}, {label: spec.varied(match, label) for label in labels}
     place = study.at((*where, "vary"))
-    _check_known(where, match, study, arms)
+    _check_known(where, match, study, arms, keys)
     for label, arm in arms.items():
-        to = match.target(label, baseline)
+        to = spec.matched_to(match, label)
         if to is not None:
-            paths = tuple(_varied(where, match, study, arm)) if match.paths(label) else ()
+            paths = tuple(_varied(where, match, study, arm, keys[label])) if keys[label] else ()
             yield _Job((*where,), match, arm, to, paths, place)
 
 
-def _check_known(where: Place, match: MatchSpec, study: Node, arms: dict[str, Arm]) -> None:
+def _check_known(where: Place, match: MatchSpec, study: Node, arms: dict[str, Arm], keys: dict[str, tuple[str, ...]]) -> None:
     """Raise SpecError for a key of `vary` or `multiple_of` that no arm has."""
-    every = {path: (*where, "vary") for label in arms for path in match.paths(label)}
+    every = {path: (*where, "vary") for paths in keys.values() for path in paths}
     several = match.multiple_of if isinstance(match.multiple_of, dict) else {}
     for path in several:
         if path not in every:
@@ -115,11 +112,11 @@ def _check_known(where: Place, match: MatchSpec, study: Node, arms: dict[str, Ar
             raise study.error(f"no arm has the key {path!r}{nearest(path, known)}", place)
 
 
-def _varied(where: Place, match: MatchSpec, study: Node, arm: Arm) -> Iterator[str]:
+def _varied(where: Place, match: MatchSpec, study: Node, arm: Arm, keys: tuple[str, ...]) -> Iterator[str]:
     """Yields the keys that an arm varies: those of `vary` that it has and that its layers use."""
     place, found = (*where, "vary"), False
     own = study.at(("arms", arm.label)) if arm.label in study.value["arms"].value else study.at(("runs", arm.label))
-    for path in match.paths(arm.label):
+    for path in keys:
         if not _has(arm.spec, path):
             continue
         value = _value(arm.spec, path)
@@ -135,8 +132,9 @@ def _varied(where: Place, match: MatchSpec, study: Node, arm: Arm) -> Iterator[s
             found = True
             yield path
     if not found:
-        keys = " or ".join(match.paths(arm.label))
-        raise study.error(f"arm {arm.label!r} has no layer with {keys}; give each arm its own: `vary: {{ARM: KEY}}`", place)
+        raise study.error(
+            f"arm {arm.label!r} has no layer with {' or '.join(keys)}; give each arm its own: `vary: {{ARM: KEY}}`", place
+        )
 
 
 def _is_used(arm: Arm, path: str, value: int, multiple: int) -> bool:

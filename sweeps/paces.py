@@ -55,9 +55,11 @@ def measured(arms: Iterable[Arm], say: Callable[[str], None]) -> dict[str, float
     """
     from sweeps.pool import Pool
 
-    distinct = {key(arm): arm for arm in reversed(list(arms))}
+    distinct: dict[str, Arm] = {}
+    for arm in arms:
+        distinct.setdefault(key(arm), arm)
     found: dict[str, float] = {}
-    for number, (pace, arm) in enumerate(reversed(distinct.items()), 1):
+    for number, (pace, arm) in enumerate(distinct.items(), 1):
         say(f"measuring a step, {number} of {len(distinct)}: arm {arm.label!r}")
         with tempfile.TemporaryDirectory(prefix="archbench-") as scratch, Pool(1, timer, Path(scratch)) as pool:
             jobs, ended = iter(_jobs(arm, Path(scratch))), list[Any]()

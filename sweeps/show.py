@@ -9,7 +9,7 @@ from arch.words import listed, times
 from experiments import plan as experiments
 from experiments import references, remarks
 from experiments.metrics import objective_costs
-from sweeps import budget, foreseen, ladder, space
+from sweeps import budget, foreseen, ladder, space, unmatched
 from sweeps.arms import unused_runs
 from sweeps.contrasts import what
 from sweeps.judge import built
@@ -35,12 +35,18 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
     runs += [helper for helper in helpers.values() for _ in helper["seeds"]]
     search = {key: sum(arm["tuning"][key] for arm in shown.values()) for key in ("runs", "tokens", "training_flops")}
     unmeasured = budget.unmeasured(spec, arms)
+    costs = {
+        label: {"cost/parameters": arm["parameters"], "cost/flops_per_token": arm["flops_per_token"]["ideal"]}
+        for label, arm in shown.items()
+    }
+    hints = unmatched.hints(spec, arms, costs)
     return {
         "name": name,
         "scale": scale,
         "question": spec.question,
         "seeds": list(range(spec.most_seeds)),
         **({"unmeasured": unmeasured} if unmeasured else {}),
+        **({"unmatched": hints} if hints else {}),
         "arms": shown,
         "helpers": helpers,
         "remarks": [*remarks.of_arms(specs), *ladder.remarks(spec, specs), *unused_runs(spec, arms)],
@@ -158,6 +164,8 @@ def printed(data, console):
         say("ladder (every run of a size):")
         for line in data["ladder"]:
             say(f"    {line}")
+    for hint in data.get("unmatched", ()):
+        say(hint)
     if waiting := data.get("unmeasured"):
         say(f"budget: `study run` first measures a training step of {listed(map(repr, waiting))}; here their steps are as written")
     say("")

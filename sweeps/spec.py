@@ -9,9 +9,9 @@ from arch.errors import SpecError, nearest
 from arch.spec import Component, Count, Inner, Kind, List, Positive, Spec, later
 from experiments.metrics import canonical, cost, unknown_cost
 from experiments.spec import ExperimentSpec
-from sweeps.comparisons import claims_on_ladder, with_contrasts
+from sweeps.comparisons import claims_on_ladder, match_on_ladder, with_contrasts
 from sweeps.grid import with_cells
-from sweeps.ladder import LadderSpec, with_sizes
+from sweeps.ladder import LadderSpec, sized, with_sizes
 from sweeps.looks import looks
 from sweeps.search.spec import SearchSpec, with_winners
 
@@ -125,7 +125,8 @@ class MatchSpec(Spec):
     `cost/flops`), `cost/cache_bytes@N`, `cost/state_bytes`, `cost/decode_bytes`, or any other cost (docs/design.md).
     vary: the dotted key of a whole number, or several, which keep their ratio to each other. An arm varies those of them
     that it has and that its layers use. Or {ARM: its key or keys}: then the other arms stay as they are written.
-    to: the arm that is matched and itself left alone (by default the first), a number, or {ARM: one of both}.
+    to: the arm that is matched and itself left alone (by default the first), a number, or {ARM: one of both}. On a ladder, the
+    name of an arm means the arm of the same size.
     tolerance: the largest difference, as a fraction of the target. multiple_of: of what the values are multiples, or {key: of
     what}, for keys that it does not name 1.
 
@@ -144,16 +145,6 @@ class MatchSpec(Spec):
     @classmethod
     def _by_its_name(cls, quantity: str) -> str:
         return canonical(quantity)
-
-    def paths(self, label):
-        """The dotted keys that an arm may vary; none if it stays as it is written."""
-        vary = self.vary.get(label, ()) if isinstance(self.vary, dict) else self.vary
-        return (vary,) if isinstance(vary, str) else tuple(vary)
-
-    def target(self, label, baseline):
-        """What an arm is matched to: the label of another arm, or a number. None if it is not matched to anything."""
-        to = self.to.get(label) if isinstance(self.to, dict) else baseline if self.to is None else self.to
-        return None if to == label else to
 
     def multiple(self, path):
         """Of what a varied value is a multiple."""
@@ -271,6 +262,30 @@ class StudySpec(Spec):
             return [(("match",), self.match)]
         return [(("match", i), each) for i, each in enumerate(self.match or ())]
 
+    def without_size(self, label):
+        """An arm's name without the size that a ladder gave it."""
+        return sized(label, self.ladder.sizes)[0] if self.ladder else label
+
+    def beside(self, name, label):
+        """The arm that a name means for another arm: on a ladder, `griffin` is `griffin s` for `global s`."""
+        size = label.removeprefix(self.without_size(label))
+        return name if name in self.arms else f"{name}{size}"
+
+    def varied(self, match, label):
+        """The dotted keys that a MatchSpec lets an arm vary; none if it stays as it is written."""
+        vary = match.vary
+        if isinstance(vary, dict):
+            vary = vary.get(label) or vary.get(self.without_size(label), ())
+        return (vary,) if isinstance(vary, str) else tuple(vary)
+
+    def matched_to(self, match, label):
+        """What a MatchSpec matches an arm to: the label of another arm, or a number. None if it is not matched to anything."""
+        to = self.without_size(next(iter(self.arms))) if match.to is None else match.to
+        if isinstance(to, dict):
+            to = to.get(label) or to.get(self.without_size(label))
+        to = self.beside(to, label) if isinstance(to, str) else to
+        return None if to == label else to
+
     @property
     def most_seeds(self):
         """The most seeds that an arm can have."""
@@ -302,6 +317,7 @@ def split(source, scale=None):
     study = with_winners(_with_claims(study))
     spec = StudySpec.parse(study)
     study = claims_on_ladder(study, spec.ladder)
+    spec = match_on_ladder(spec)
     claims = {name: registry.resolve_component("claim", study, ("claims", name)) for name in spec.claims}
     for name, claim in claims.items():
         if not isinstance(claim.get("metric"), str):
@@ -312,6 +328,7 @@ def split(source, scale=None):
 
 def _check_costs(spec, study):
     """Raise SpecError, at its line, for a match or a budget with a cost or an arm that does not exist."""
+    arms = {*spec.arms, *(spec.without_size(label) for label in spec.arms)}
 
     def check(name, known, path):
         if isinstance(name, str) and name not in known:
@@ -324,17 +341,18 @@ def _check_costs(spec, study):
             reason = "`budget` decides the steps after this; expected cost/flops_per_token"
             raise study.error(reason, (*where, "quantity"))
         for label, to in match.to.items() if isinstance(match.to, dict) else ():
-            check(label, spec.arms, (*where, "to", label))
-            check(to, spec.arms, (*where, "to", label))
+            check(label, arms, (*where, "to", label))
+            check(to, arms, (*where, "to", label))
             if to in match.to:
                 raise study.error(f"{to!r} is matched itself; expected an arm that is not", (*where, "to", label))
-        check(None if isinstance(match.to, dict) else match.to, spec.arms, (*where, "to"))
-        for label in match.vary if isinstance(match.vary, dict) else ():
-            check(label, [*spec.arms, *spec.runs], (*where, "vary", label))
-            if match.target(label, next(iter(spec.arms))) is None:
-                raise study.error(f"{label!r} is matched to nothing (`to`), so it varies nothing", (*where, "vary", label))
+        check(None if isinstance(match.to, dict) else match.to, arms, (*where, "to"))
+        for name in match.vary if isinstance(match.vary, dict) else ():
+            check(name, [*arms, *spec.runs], (*where, "vary", name))
+            labels = [label for label in (*spec.arms, *spec.runs) if name in (label, spec.without_size(label))]
+            if all(spec.matched_to(match, label) is None for label in labels):
+                raise study.error(f"{name!r} is matched to nothing (`to`), so it varies nothing", (*where, "vary", name))
     if spec.budget:
-        check(spec.budget.amount, spec.arms, ("budget", spec.budget.kind))
+        check(spec.budget.amount, arms, ("budget", spec.budget.kind))
 
 
 def _without_dropped_arms(root):

@@ -119,6 +119,24 @@ def test_arms_of_different_width_that_share_a_rate_are_remarked(laddered):
     assert not said(plain | {"arms": {"1:1": {}, "wide": {"model.dim": 64, "optimizer.lr": 5e-4}}}), "its own rate"
 
 
+def test_a_match_on_a_ladder_is_within_each_size(laddered):
+    """Matched to the first arm of the first size, all sizes would be one."""
+    ffn = "model.blocks.local.ffn.hidden"
+    arms = {"1:1": {}, "rec": {"model.pattern": ["rec"]}}
+    quantity = {"quantity": "cost/parameters", "vary": ffn}
+    by_default = split(laddered(arms=arms) | {"match": quantity})[0].match
+    assert by_default.to == {f"rec {size}": f"1:1 {size}" for size in SIZES}
+    named = split(laddered(arms=arms) | {"match": quantity | {"to": "rec", "vary": {"1:1": ffn}}})[0].match
+    assert named.to == {f"1:1 {size}": f"rec {size}" for size in SIZES}
+    assert named.vary == {f"1:1 {size}": ffn for size in SIZES}
+    each = split(laddered(arms=arms) | {"match": [quantity | {"to": {"rec": "1:1"}}, quantity | {"to": {"rec s": 5000}}]})[0].match
+    assert each[0].to == by_default.to and each[1].to == {"rec s": 5000}
+    with pytest.raises(SpecError, match="no arm '1:2'"):
+        split(laddered(arms=arms) | {"match": quantity | {"to": "1:2"}})
+    with pytest.raises(SpecError, match="`budget` computes train"):
+        solved(laddered(arms=arms, tokens_per_parameter=1) | {"budget": {"tokens": 4096}})
+
+
 BAD = {
     "sizes that are a list": ({"sizes": ["s", "m"]}, "ladder.sizes: expected a mapping of sizes"),
     "no sizes": ({"sizes": {}}, "ladder.sizes: no size; a ladder needs two sizes"),
