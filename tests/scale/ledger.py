@@ -13,7 +13,7 @@ from experiments.record import RunRecord
 @dataclass
 class Findings:
     """What was found. faults: sentences on what must not be. overlaps: executions of one run at once, of which `fenced` are by
-    attempts that lost their lease. again: steps that were done more than once.
+    attempts that lost their lease. again: steps that were done more than once. unfinished: {run: its trials, with their state}.
     """
 
     jobs: int = 0
@@ -24,6 +24,7 @@ class Findings:
     fenced: int = 0
     again: int = 0
     attempts: int = 0
+    unfinished: dict = field(default_factory=dict)
     trials: dict = field(default_factory=dict)
     faults: list = field(default_factory=list)
 
@@ -51,6 +52,8 @@ def check(jobs, ledger, rows, folder, spoiled=(), steps_of=None):
     for job in jobs:
         run = f"{job.folder.parent.name}/{job.folder.name}"
         _run(job, run, by_run[run], found)
+        if rows is not None and not _is_finished(job):
+            found.unfinished[run] = [f"{row.number} {row.state}" for row in rows if row.run == run]
         if rows is not None:
             _trials(job, run, rows, by_run[run], found, run in spoiled)
     if rows is not None:
@@ -68,9 +71,14 @@ def check(jobs, ledger, rows, folder, spoiled=(), steps_of=None):
     return found
 
 
+def _is_finished(job):
+    record = RunRecord.read_whole(job.folder)
+    return record is not None and (record.status, record.identity, record.seed) == ("finished", job.plan.identity, job.seed)
+
+
 def _run(job, run, lines, found):
     record = RunRecord.read_whole(job.folder)
-    if record is None or (record.status, record.identity, record.seed) != ("finished", job.plan.identity, job.seed):
+    if not _is_finished(job):
         found.lost += 1
         found.faults.append(f"{run}: not finished ({record and record.status})")
         return
