@@ -32,7 +32,7 @@ def budgeted(spec: StudySpec, study: Node, base: Node, seconds: Mapping[str, flo
         return spec, study, []
     where, family = ("budget", budget.kind), Family(spec, study, base)
     of = {label: spec.beside(budget.amount, label) if isinstance(budget.amount, str) else "" for label in spec.arms}
-    labels = [label for label in spec.arms if not _keeps_its_steps(study, label, label == of[label])]
+    labels = [label for label in spec.arms if label not in spec.winners and not _keeps_its_steps(study, label, label == of[label])]
     spending = {label: _spent(family.arm(label), budget.kind, seconds) for label in labels}
     found = []
     for label, spent in spending.items():
@@ -59,6 +59,7 @@ def budgeted(spec: StudySpec, study: Node, base: Node, seconds: Mapping[str, flo
             )
         )
     steps = {each.arm: {KEY: each.steps} for each in found if each.arm != each.to}
+    steps |= {label: steps[arm] for label, arm in spec.winners.items() if arm in steps}
     return *with_overrides(spec, study, steps, study.at(where)), found
 
 
@@ -66,7 +67,7 @@ def unmeasured(spec: StudySpec, arms: list[Arm]) -> list[str]:
     """The labels of the arms whose steps a budget of seconds cannot say yet, because the time of a step is not known."""
     if spec.budget is None or spec.budget.kind != "seconds":
         return []
-    return [arm.label for arm in arms if arm.budget is None and arm.spec.train.steps]
+    return [arm.label for arm in arms if arm.budget is None and arm.spec.train.steps and arm.label not in spec.winners]
 
 
 def check_tuned(study: Node, spec: StudySpec, arms: list[Arm]) -> None:

@@ -52,6 +52,7 @@ def matched(spec: StudySpec, study: Node, base: Node) -> tuple[StudySpec, Node, 
         if job.paths and abs(record.residual) > job.match.tolerance:
             reason = f"arm {job.arm.label!r}: the other matches move {record.quantity} to {_relative(record)}"
             raise study.error(f"{reason}, over the tolerance of {job.match.tolerance:g}", job.where)
+    chosen |= {label: chosen[arm] for label, arm in spec.winners.items() if arm in chosen}
     return *with_overrides(spec, study, chosen, study.at(("match",))), found
 
 
@@ -88,7 +89,8 @@ class _Job:
 
 def _jobs(where: Place, match: MatchSpec, spec: StudySpec, study: Node, family: Family) -> Iterator[_Job]:
     """Yields a _Job for every arm that is compared with a target. Raises SpecError for keys that an arm cannot vary."""
-    labels = [*spec.arms, *(label for label in spec.runs if isinstance(match.vary, dict) and spec.varied(match, label))]
+    labels = [*(label for label in spec.arms if label not in spec.winners)]
+    labels += [*(label for label in spec.runs if isinstance(match.vary, dict) and spec.varied(match, label))]
     arms, keys = {label: family.arm(label) for label in labels}, {label: spec.varied(match, label) for label in labels}
     place = study.at((*where, "vary"))
     _check_known(where, match, study, arms, keys)

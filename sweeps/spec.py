@@ -137,7 +137,7 @@ class MatchSpec(Spec):
 
     An arm that has the target's cost already stays as it is. What an arm or the base writes for a varied key is where the
     search starts; an arm that overrides exactly this key is refused. Helper runs (`runs`) stay as written, unless `vary`
-    names them.
+    names them. The winners of a `search` have the values of the arm that it starts from.
     """
 
     quantity: str
@@ -169,7 +169,8 @@ class BudgetSpec(Spec):
     measure it before the study starts; the study's record keeps the measurement, so that it never changes its mind.
 
     Each arm gets the nearest whole number of `train.steps`. An arm that writes `train.steps` itself is refused, but for the
-    arm that the budget names and for `train.steps: 0`. Helper runs (`runs`) keep their steps.
+    arm that the budget names and for `train.steps: 0`. Helper runs (`runs`) keep their steps; the winners of a `search` have
+    those of the arm that it starts from.
     """
 
     flops: Target | None = None
@@ -266,6 +267,12 @@ class StudySpec(Spec):
         if isinstance(self.match, MatchSpec):
             return [(("match",), self.match)]
         return [(("match", i), each) for i, each in enumerate(self.match or ())]
+
+    @property
+    def winners(self):
+        """{label of an arm that a winner of the search becomes: the arm that the search starts from}."""
+        base = self.search and (self.search.base or next(iter(self.arms)))
+        return dict.fromkeys(self.search.winners, base) if self.search else {}
 
     def without_size(self, label):
         """An arm's name without the size that a ladder gave it."""

@@ -185,3 +185,9 @@ def test_the_preview_says_what_an_arm_may_spend(study_data, console):
     show.printed(json.loads(json.dumps(show.preview("asked", None, spec, arms))), console)
     said = console.file.getvalue().replace("\N{NO-BREAK SPACE}", " ")
     assert "budget: train.steps = 50 takes 6.40 k tokens, +0.00 % from 6.40 k tokens" in said
+
+
+def test_winners_of_a_search_have_the_steps_of_the_arm_that_it_starts_from(study_data):
+    search = {"space": {"optimizer.lr": {"low": 1e-3, "high": 1e-2}}, "trials": 4, "judge": 1, "minimise": "select/loss"}
+    specs, records = spent(with_budget(study_data, {"tokens": 50 * TOKENS}) | {"search": search})
+    assert "best 1" not in records and specs["best 1"].train.steps == specs["1:1"].train.steps == 50
