@@ -1,6 +1,8 @@
 # make ablation     sets everything up, runs a small study on real text, writes report.html and prints its path
 # make test         sets everything up, runs the tests
 # make test-slow    the tests that take over ten seconds each, which `make test` leaves out
+# make test-scale   several drivers of one study are killed and stopped, and their database too: nothing is lost (minutes)
+# make chaos        the same at length, with full disks, damaged files, other clocks and real runs; writes results/chaos.json
 # make simulate     how often the verdicts of simulated studies are wrong and right; writes the tables of docs/statistics.md
 # make check        lint, format, types and import rules: what must hold before a commit
 # make test-cpus    the tests under settings that stand in for other CPUs; CPUS="avx2 plain" picks some of them
@@ -20,7 +22,7 @@ cpu-avx512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
 cpu-avx512-bf16 := ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16
 cpu-plain := ARCHBENCH_NATIVE=0
 
-.PHONY: ablation laptop simulate test test-slow test-cpus test-triton test-lm-eval check format clean
+.PHONY: ablation laptop simulate test test-slow test-scale chaos test-cpus test-triton test-lm-eval check format clean
 
 ablation: .venv/installed
 	$(BIN)/archbench study run gemma3/local_global --scale demo
@@ -32,16 +34,23 @@ simulate: .venv/installed
 	$(BIN)/archbench study simulate --write
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST)
+	$(BIN)/python -m pytest -n 2 -m "not slow and not scale" $(PYTEST)
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -n 2 -m slow $(PYTEST)
+
+# ARCHBENCH_NEEDS_POSTGRESQL=1: a machine where no PostgreSQL can be started is an error and no reason to skip.
+test-scale: .venv/installed
+	$(BIN)/python -m pytest -m scale tests/scale $(PYTEST)
+
+chaos: .venv/installed
+	$(BIN)/python tests/scale/long.py --write results/chaos.json
 
 test-cpus: $(CPUS:%=test-cpu-%)
 
 test-cpu-%: .venv/installed
 	@test -n "$(cpu-$*)" || { echo "no settings for $*: choose from default avx2 avx512 avx512-bf16 plain"; exit 2; }
-	$(cpu-$*) $(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST)
+	$(cpu-$*) $(BIN)/python -m pytest -n 2 -m "not slow and not scale" $(PYTEST)
 
 test-triton: .venv/installed
 	$(INSTALL) '.[test,triton]'

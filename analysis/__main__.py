@@ -83,6 +83,19 @@ def figures(folder: Folder):
         print(out / f"{name}.png")
 
 
+def drawn(data, folder):
+    """Draw the record of a coordinate check (`sweeps.coordinates.check`), a figure per rate; yields the files."""
+    from analysis.coordinates import figure
+
+    for i, rate in enumerate(data["rates"]):
+        rows = [row for row in data["coordinates"] if f"{row['rate']:g}" == rate]
+        made = figure(rows, f"Scale of activations at the rate {rate}")
+        for ending in ("svg", "png"):
+            path = folder / f"coordinates{f'-{i}' if i else ''}.{ending}"
+            made.savefig(path, dpi=120, facecolor="white")
+            yield path
+
+
 @app.command()
 def performance(
     records: Annotated[list[Path], typer.Argument(metavar="RECORD...", help="bench.json files or the folders that hold them.")],

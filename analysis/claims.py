@@ -18,7 +18,7 @@ from sweeps import judge as court
 from sweeps.claims.equivalent import BASELINE, BETTER, SAME, WORSE, Equivalent
 from sweeps.comparable import NOT_COMPARABLE
 from sweeps.compare import on_scale
-from sweeps.contrasts import Contrast, what
+from sweeps.contrasts import Contrast, what, where
 from sweeps.looks import ALPHA, levels
 from sweeps.paired import CONTRADICTED, SUPPORTED
 from sweeps.stats import MOST_SEEDS, Sample, paired, weighted
@@ -192,9 +192,9 @@ def summary(judgement):
         groups: dict[str, list[str]] = {}
         for subject in judgement.verdicts:
             groups.setdefault(judgement.word(subject), []).append(subject)
-        said = (
-            f"{listed(them) if len(them) <= NAMED else times(len(them), 'comparison')}: {word}" for word, them in groups.items()
-        )
+        said = [f"{listed(them)}: {word}" for word, them in groups.items()]
+        if len(judgement.verdicts) >= NAMED:
+            said = [f"{len(them)} {word}" for word, them in groups.items()]
         return f"{'; '.join(said)}{' (exploratory)' if judgement.exploratory else ''}"
     parts = []
     for word, arms in _grouped(judgement).items():
@@ -276,10 +276,10 @@ def in_words(judgement, subject):
     if not contrast.at or sample.mean is None:
         return what(subject, contrast)
     there, before = (shown.change(shown.effect(each.mean)) for each in simple_effects(judgement, subject))
-    size = f" at size {contrast.size}" if contrast.size else ""
     amount = shown.change(abs(shown.effect(sample.mean))).lstrip("+")
     side = "larger" if sample.mean > 0 else "smaller"
-    return f"the effect of {contrast.effect} is {amount} {side} at {contrast.at} ({there}) than at {contrast.than} ({before}){size}"
+    levels = f"at {contrast.at} ({there}) than at {contrast.than} ({before})"
+    return f"the effect of {contrast.effect} is {amount} {side} {levels}{where(contrast)}"
 
 
 def simple_effects(judgement, subject):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from analysis import plots
 from arch import units
@@ -86,12 +86,15 @@ def figure(study, judgement):
 def _log_axes(axes, shown, values):
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: units.flops(x)))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left, right = axes.get_xlim()
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: units.flops(x).replace(".00", "").replace(".0", "")))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if right / left < 100 else (1,)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     low, high = min(values), max(values)
-    ticks = np.linspace(low, high, 5) if high > low else [low]
+    ticks = [tick for tick in MaxNLocator(6).tick_values(low, high) if tick > 0] if high > low else [low]
     axes.set_yticks(ticks, [shown.number(tick) for tick in ticks])
+    room = (high / low) ** 0.06
+    axes.set_ylim(low / room, high * room)
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.minorticks_off()
     axes.xaxis.minorticks_off()

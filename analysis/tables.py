@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis import texts
+from analysis import matched, texts
 from analysis.bill import bill
 from analysis.claims import seeds_needed
 from analysis.shown import Shown
@@ -36,13 +36,14 @@ class Results:
     """The results table. frame: one row per arm, unrounded. shown: the metric of its claim.
 
     for_texts: what the arms are for other texts. comparisons: one row per comparison of a claim that does not compare every
-    arm with the first, for reading; None for one that does.
+    arm with the first, for reading; None for one that does. matched: the cells of each arm on what `match` and `budget` gave it.
     """
 
     frame: pd.DataFrame
     shown: Shown
     for_texts: texts.Texts
     comparisons: pd.DataFrame | None = None
+    matched: tuple[dict[str, str], ...] = ()
 
 
 def results(study, judgement):
@@ -58,7 +59,9 @@ def results(study, judgement):
         _row(study, judgement, arm, costs, measured) | _for_texts(judgement.shown, others, arm)
         for arm, costs in zip(study.record.arms, spent, strict=False)
     ]
-    return Results(pd.DataFrame(rows), judgement.shown, others, _comparisons(judgement, others) if judgement.contrasts else None)
+    compared = _comparisons(judgement, others) if judgement.contrasts else None
+    cells = tuple(matched.readable(study.record.matched, study.record.budget, arm) for arm in study.record.arms)
+    return Results(pd.DataFrame(rows), judgement.shown, others, compared, cells)
 
 
 def _comparisons(judgement, others):
@@ -118,6 +121,7 @@ def _row(study, judgement, arm, spent, measured):
         "reason": verdict.reason or judgement.missing.get(arm, ""),
         "exploratory": judgement.exploratory,
         **_cost(study, arm),
+        **matched.raw(study, arm),
         **_measured(measured, arm),
         "wall_seconds_mean": runs.loc[runs.status == "finished", "wall_seconds"].mean(),
         **spent,
@@ -260,7 +264,10 @@ def readable(raw):
         for_texts = None
     rows = _records(raw.frame)
     frame = pd.DataFrame(
-        [_readable_row(row, not i, context, raw.shown, measured, searched, for_texts) for i, row in enumerate(rows)]
+        [
+            _readable_row(row, not i, context, raw.shown, measured, searched, for_texts) | (raw.matched[i] if raw.matched else {})
+            for i, row in enumerate(rows)
+        ]
     )
     # What is compared stands in a table of its own; only controls have a difference here.
     empty = [name for name in (DIFFERENCE, "p", "verdict") if frame[name].isin(["", units.DASH]).all()]
@@ -542,7 +549,7 @@ def _html_row(row, first, cells):
     same = "the first arm" if first and row["pairs"] is not None else "baseline" if first else "the same spec as the first arm"
     differs = html.escape(_shortened(row["changes"])) or same
     kind = row["verdict"].replace(" ", "-")
-    aside = html.escape(cells["verdict"].removeprefix(row["verdict"]).strip(" ()"))
+    aside = html.escape(cells.get("verdict", "").removeprefix(row["verdict"]).strip(" ()"))
     parts = {
         "arm": f"<th scope=row>{html.escape(row['arm'])}<small>{differs}</small></th>",
         "verdict": f"<td><span class='badge {kind}'>{html.escape(row['verdict'])}</span><small>{aside}</small></td>",
@@ -553,7 +560,7 @@ def _html_row(row, first, cells):
 
 def two_lines(cell):
     """A cell with its interval or ratio on a second, smaller line."""
-    for mark in (" [", " (×"):
+    for mark in (" [", " (×", " (+", f" ({units.MINUS}"):
         if mark in cell:
             first, rest = cell.split(mark, 1)
             return f"{html.escape(first)}<small>{html.escape((mark + rest).strip())}</small>"

@@ -59,7 +59,7 @@ def outline(spec, context, dtype="float32"):
     frame, head = _frame(spec, DTYPES[dtype]), spec.dim * spec.vocab_size
     parameters = sum(weight.numel() for weight in frame.parameters()) + sum(counts[name] * sizes[name] for name in counts)
     embedding = head if spec.tie_embeddings else 2 * head
-    cache = cache_bytes(spec, context, dtype)
+    cache = _by_layer(layers, {name: _cache(_mixer(block), context, DTYPES[dtype])[1] for name, block in blocks.items()})
     state = {name: _state(_mixer(block), DTYPES[dtype]) for name, block in blocks.items()}
     read = parameters if spec.tie_embeddings else parameters - head + spec.dim
     ideal = {name: _ideal(block, context) for name, block in blocks.items()}
@@ -138,7 +138,11 @@ def cache_bytes(spec, context, dtype="float32"):
     _check(context, dtype)
     layers = spec.layer_blocks()
     mixers = {name: _block(spec, name, layers.index(name)).mixer for name in set(layers)}
-    each = {name: _cache(mixer and mixer.component, context, DTYPES[dtype])[1] for name, mixer in mixers.items()}
+    return _by_layer(layers, {name: _cache(mixer and mixer.component, context, DTYPES[dtype])[1] for name, mixer in mixers.items()})
+
+
+def _by_layer(layers, each):
+    """{total, layers} of the bytes `each` of a layer of every block; all are None if a block has none."""
     if None in each.values():
         return {"total": None, "layers": [None] * len(layers)}
     return {"total": sum(each[name] for name in layers), "layers": [each[name] for name in layers]}

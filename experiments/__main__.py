@@ -1,7 +1,6 @@
 """`python -m experiments`: train one run from a spec, compare with other implementations, measure speed and memory."""
 
 import json
-import os
 import signal
 import sys
 from datetime import datetime
@@ -68,14 +67,20 @@ def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = 
     from filelock import FileLock, Timeout
 
     from arch.errors import DataError
-    from experiments import device, remarks
+    from experiments import device, gpus, ranks, remarks
+    from experiments.launch import RankLost
     from experiments.metrics import OF_RUNS
     from experiments.train import train
 
-    device.setup(planned.spec.train.threads)
+    settings = planned.spec.train
+    with ranks.at_its_line(document):
+        ranks.check_started(settings)
+        if settings.accelerator == "gpu":
+            gpus.check(settings, gpus.visible())
+    device.setup(settings.threads)
     folder = runs / "single" / Path(spec).stem / f"run-{planned.identity[:12]}" / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # Lightning starts this command once per further device
+    first = ranks.number(settings) == 0  # torchrun or srun may have started this command once per device
     lock = FileLock(folder / ".lock")
     try:
         if first:
@@ -91,7 +96,11 @@ def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = 
         for note in planned.notes:
             if note not in said:
                 print(note)
-    record = train(planned, seed, folder, progress=Bar() if first else None, stop=lambda: bool(asked))
+    try:
+        record = train(planned, seed, folder, progress=Bar() if first else None, stop=lambda: bool(asked))
+    except RankLost as lost:
+        print(f"{folder}: {lost}; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise typer.Exit(1) from None
     if not first:
         return
     print(f"\n{record.status}: {folder}")

@@ -39,8 +39,19 @@ class DurableCheckpointIO(TorchCheckpointIO):
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
 
 
-def step_of(path):
-    """The optimizer step at which a checkpoint was written; None if it cannot be read, because it was cut short, say."""
+def newest(folder):
+    """(step, names) of the newest checkpoint in a run's folder that can be read: its optimizer step, and the files and folders
+    that it consists of. None if there is none, or it was cut short.
+    """
+    folder = Path(folder)
+    latest = sharded.step_of(folder)
+    if latest is not None:
+        return latest, [sharded.POINTER, sharded.latest(folder).name]
+    step = _step_of(folder / NAME)
+    return None if step is None else (step, [NAME])
+
+
+def _step_of(path):
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:

@@ -73,7 +73,8 @@ class _Group:
             died = each.process.exitcode is not None  # looked at first: what it sent before is read below
             try:
                 while not each.conn.closed and each.conn.poll():
-                    self._understand(each, *each.conn.recv(), progress)
+                    word, content, at = each.conn.recv()
+                    self._understand(each, word, content, at, progress)
             except (EOFError, OSError):
                 each.conn.close()
                 each.process.join(GRACE)

@@ -86,7 +86,8 @@ class TrainingModule(pl.LightningModule):
         ranks.own_seed()
 
     def on_train_end(self):
-        self.trained = self.whole()
+        if self.root:  # while all ranks are there to give their parts
+            self.trained = self.whole()
 
     def train_dataloader(self):
         return DataLoader(self.batches, batch_size=None)

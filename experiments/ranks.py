@@ -7,7 +7,8 @@ on one device has one process and no group: then these functions give back at on
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -57,6 +58,15 @@ def check_started(train: TrainSpec) -> None:
         raise SpecError(
             f"{train.nodes} nodes, but nothing started this process as one of {train.processes}; {how}", ("train", "nodes")
         )
+
+
+@contextmanager
+def at_its_line(root: Any) -> Iterator[None]:
+    """Context manager: a SpecError gets its line of the document `root`."""
+    try:
+        yield
+    except SpecError as error:
+        raise root.error(error.reason, error.path) from None
 
 
 def _sizes(train):

@@ -56,9 +56,9 @@ def shard(model: Model, mesh: Any) -> Root:
     from torch.distributed.fsdp import fully_shard
 
     root = Root(model)
-    for block in model.blocks:
-        fully_shard(block, mesh=mesh)
-    return fully_shard(root, mesh=mesh)
+    for part in (*model.blocks, root):  # the blocks first: the root then holds what is left
+        fully_shard(part, mesh=mesh)
+    return root
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -103,6 +103,23 @@ def latest(folder: Path) -> Path | None:
     """The folder of the checkpoint that counts, or None."""
     pointed = _pointed(folder)
     return folder / pointed["folder"] if pointed and (folder / pointed["folder"]).is_dir() else None
+
+
+def step_of(folder: Path) -> int | None:
+    """The optimizer step of the checkpoint that counts; None if there is none, or a file of it was cut short."""
+    from torch.distributed.checkpoint import FileSystemReader
+
+    try:
+        place = latest(folder)
+        if place is None:
+            return None
+        parts: dict[str, int] = {}
+        for part in FileSystemReader(place).read_metadata().storage_data.values():
+            parts[part.relative_path] = max(parts.get(part.relative_path, 0), part.offset + part.length)
+        whole = all((place / name).stat().st_size >= size for name, size in parts.items())
+        return int(place.name.removeprefix(PREFIX)) if whole else None
+    except Exception:  # whatever reading a damaged pickle raises
+        return None
 
 
 def check(folder: Path, processes: int) -> None:

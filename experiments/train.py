@@ -114,7 +114,7 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None, home=
             ranks.disconnect()
             if rank:
                 return record
-            model = module.trained
+            model = module.trained if module.root else model
 
         where = trainer.strategy.root_device
         model = trainer.precision_plugin.convert_module(model).to(where)  # where nothing was trained, nobody did it yet

@@ -1,4 +1,4 @@
-"""`python -m sweeps list | show | run | status | simulate`."""
+"""`python -m sweeps list | show | run | status | simulate | coordinate-check`."""
 
 import sys
 from pathlib import Path
@@ -50,7 +50,7 @@ def show(
     """Show every arm and run of a study, what each would cost, and what its seeds can find, before anything runs."""
     from sweeps import show as shown
 
-    name, scale, spec, arms, _ = _checked(study, scale)
+    name, scale, spec, arms, _ = _checked(study, scale, runs)
     data = shown.preview(name, scale, spec, arms, runs, paired_sd)
     if json:
         import json as to_json
@@ -107,12 +107,13 @@ def _driven(word, study, scale, workers, runs, storage, again):
     url = storages.chosen(storage)
     if again and not url:
         raise SpecError("expected a storage; without one, every start tries again what failed", file="--again")
-    name, scale, spec, arms, written = _checked(study, scale)
+    console = _console()
+    said = lambda text: console.print(text, highlight=False, markup=False)  # noqa: E731
+    name, scale, spec, arms, written = _checked(study, scale, runs, said)
     opened = storages.opened(url) if url else None
     from sweeps import study as studies
     from sweeps.run import run_study
 
-    console = _console()
     command = " ".join([_command(word, study, scale, runs), *storages.words(storage)])
     planned = studies.plan(name, scale, spec, arms, runs, command, written)
     try:
@@ -131,20 +132,26 @@ def _finished(result):
 
 
 @app.command()
-def status(study: Study, scale: Scale = None, runs: Runs = RUNS):
-    """Show which runs of a study are finished, failed or still to do, with their losses."""
+def status(study: Study, scale: Scale = None, runs: Runs = RUNS, storage: Storage = None):
+    """Show which runs of a study are finished, failed or still to do, with their losses; with a storage also who works on what."""
     from arch import document
     from sweeps import origin
     from sweeps import status as stand
+    from sweeps import storage as storages
     from sweeps.folders import study_folder, study_name
     from sweeps.scale import default_scale
     from sweeps.spec import split
 
+    url = storages.chosen(storage)
     root = document.load(study, "sweeps")
     scale = scale or default_scale(root)
     folder = study_folder(runs, study_name(study), scale, split(root, scale)[0].scales)
     origin.check(folder, study_name(study), scale, origin.of(study, root))
     stand.printed(folder, _console())
+    if url:
+        from sweeps import queue_status
+
+        queue_status.printed(url, study_name(study), scale, _console())
 
 
 @app.command()
@@ -177,6 +184,39 @@ def _told(part):
         print(f"\r{part:.0%}", end="" if part < 1 else "\n", file=sys.stderr, flush=True)
 
 
+@app.command("coordinate-check")
+def coordinate_check(
+    study: Annotated[str, typer.Argument(help="a study or an experiment: a shipped name, or a path", metavar="STUDY|EXPERIMENT")],
+    scale: Scale = None,
+    arm: Annotated[str | None, typer.Option(help="an arm of the study (default: the first)")] = None,
+    widths: Annotated[str, typer.Option(help="values of model.dim, with heads and hidden units in proportion")] = "32,64,128",
+    steps: Annotated[int, typer.Option(min=1, max=100, help="training steps at each width")] = 4,
+    runs: Runs = RUNS,
+):
+    """Train a few steps at several widths: does the learning rate carry over? A table, a verdict, a record and a figure."""
+    from analysis.__main__ import drawn  # as for a report, only the command imports it
+    from sweeps import coordinates
+    from sweeps.folders import safe_name, study_name
+    from sweeps.scale import default_scale
+
+    root = coordinates.document_of(study)
+    chosen = scale or default_scale(root)
+    label, written, spec = coordinates.arm_of(root, chosen, arm)
+    numbers = coordinates.widths_of(widths)
+    data = coordinates.check(written, spec, numbers, steps, lambda text: print(text, file=sys.stderr, flush=True))
+    console = _console()
+    coordinates.printed(data, lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True), console)
+    name = "-".join(filter(None, [study_name(study), chosen, label]))
+    folder = runs / "coordinate-check" / safe_name(name)
+    try:
+        print(coordinates.write(data, folder))
+        for path in drawn(data, folder):
+            print(path)
+    except OSError as error:
+        print(f"cannot write {folder}: {error}", file=sys.stderr)
+        return 1
+
+
 @app.command()
 def schema():
     """Print the JSON Schema of a study, for editors: the study's own keys and those of its base experiment."""
@@ -191,20 +231,35 @@ def schema():
     print(json.dumps(merged, indent=2))
 
 
-def _checked(study, scale):
-    """(name, scale, StudySpec, arms, Origin) after every check that needs no data."""
+def _checked(study, scale, runs=RUNS, measure=None):
+    """(name, scale, StudySpec, arms, Origin) after every check that needs no data.
+
+    measure: told what happens while the steps of arms are timed, for a budget of seconds; None: none are timed.
+    """
     from arch import document
     from sweeps import origin
-    from sweeps.folders import study_name
+    from sweeps.folders import study_folder, study_name
     from sweeps.scale import default_scale
     from sweeps.spec import split
 
     root = document.load(study, "sweeps")
     scale = scale or default_scale(root)
     split(root, scale)  # Report errors in the study itself before the slow import of torch.
+    from sweeps import budget, paces
     from sweeps import study as studies
 
-    return study_name(study), scale, *studies.check(root, scale), origin.of(study, root)
+    name, written = study_name(study), origin.of(study, root)
+    spec, arms = studies.check(root, scale)
+    if unmeasured := budget.unmeasured(spec, arms):
+        folder = study_folder(runs, name, scale, spec.scales)
+        timed = [arm for arm in arms if arm.label in unmeasured]
+        seconds = paces.known(folder, timed)
+        missing = [arm for arm in timed if paces.key(arm) not in seconds]
+        if measure and missing:
+            origin.check(folder, name, scale, written)
+            seconds |= paces.measured(missing, measure)
+        spec, arms = studies.check(root, scale, seconds)
+    return name, scale, spec, arms, written
 
 
 def _command(word, study, scale, runs):

@@ -1,6 +1,6 @@
 """The arms and helper runs of a study as a graph: which run needs the weights of which (`init_from`, a teacher)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from experiments import references
 from experiments.spec import RunReference
 from experiments.start import is_spec
 from sweeps import folders
-from sweeps.record import MatchRecord
+from sweeps.record import BudgetRecord, MatchRecord
 from sweeps.spec import arm_document
 
 
@@ -23,6 +23,7 @@ class Arm:
     name: its label as a file name. changes: how its resolved spec differs from the baseline's, {dotted key: (baseline
     value, own value)}, as `arch.spec.diff` compares. unwritten: the keys among them that only follow from the type of a
     component (see `arch.spec.unwritten`). matched: what `match` made of it.
+    budget: the steps that `budget` gave it, if it did.
     needs: {position in `experiments.references.of(spec)`: the Arm that it starts from, or that its objective uses}; folders
     are not in it.
     """
@@ -34,6 +35,7 @@ class Arm:
     needs: dict[int, "Arm"]
     unwritten: tuple[str, ...] = ()
     matched: tuple[MatchRecord, ...] = ()
+    budget: BudgetRecord | None = None
 
     @property
     def document(self):
@@ -54,6 +56,25 @@ class Arm:
             yield need, at
 
 
+def with_overrides(spec, study, values, place):
+    """(StudySpec, study node) with {label: {dotted key: value}} as further overrides of arms and helper runs.
+
+    place: the Node whose file and line errors about these values name.
+    """
+
+    def more(node):
+        new = {
+            label: replace(arm, value={**arm.value, **document.node(values.get(label, {}), place.file, place.line).value})
+            for label, arm in node.value.items()
+        }
+        return replace(node, value=new)
+
+    labels = {key: getattr(spec, key) for key in ("arms", "runs")}
+    update = {key: {label: {**arm, **values.get(label, {})} for label, arm in arms.items()} for key, arms in labels.items()}
+    nodes = {key: more(study.value[key]) for key in labels if key in study.value}
+    return spec.model_copy(update=update), replace(study, value={**study.value, **nodes})
+
+
 def unused_runs(spec, arms):
     """Sentences on the helper runs of a StudySpec that none of the arms needs: they are not made."""
     everyone = [*arms, *(need for arm in arms for need, _ in arm.runs(0))]
@@ -65,9 +86,9 @@ def unused_runs(spec, arms):
 class Family:
     """The arms and helper runs of a study document. Each is resolved once, when it is first asked for."""
 
-    def __init__(self, spec, study, base, matched=()):
-        """matched: the MatchRecords of all arms."""
-        self.matched = matched
+    def __init__(self, spec, study, base, matched=(), budget=()):
+        """matched, budget: the MatchRecords and BudgetRecords of all arms."""
+        self.matched, self.budget = matched, {each.arm: each for each in budget}
         self.spec, self.study, self.base = spec, study, base
         self.labels, self.arms = [*spec.arms, *spec.runs], {}
         self.baseline = experiment.resolved(arm_document(study, base, next(iter(spec.arms))))
@@ -99,7 +120,7 @@ class Family:
         changes = diff(experiment.whole(self.baseline.spec), experiment.whole(resolved.spec))
         follow = tuple(unwritten(changes, self.baseline.written, resolved.written))
         matched = tuple(each for each in self.matched if each.arm == label)
-        self.arms[label] = Arm(label, name, resolved, changes, needs, follow, matched)
+        self.arms[label] = Arm(label, name, resolved, changes, needs, follow, matched, self.budget.get(label))
         return self.arms[label]
 
     def _document(self, written, key, reference):

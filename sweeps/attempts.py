@@ -16,9 +16,9 @@ from pathlib import Path
 from experiments.record import NAME, RunRecord
 
 PREFIX = "attempt-"
-CHECKPOINT, MARKER = "checkpoint.ckpt", "checkpoint.identity"
-# What belongs to the process that writes, or to an unfinished run only.
-OWN = (".lock", CHECKPOINT, MARKER)
+MARKER = "checkpoint.identity"
+# What an unfinished run is resumed from; all such files and folders begin so.
+UNFINISHED = ("checkpoint", "ckpt-")
 # How a run ends that has a result.
 ENDS = ("finished", "pruned")
 
@@ -39,30 +39,31 @@ def begin(
     home: Path,
     identity: str,
     seed: int,
-    step_of: Callable[[Path], int | None],
+    newest: Callable[[Path], tuple[int, list[str]] | None],
     is_whole: Callable[[Path], bool],
 ) -> str:
     """Put into the folder of a new attempt what the best earlier one left: its result, or its newest checkpoint.
 
-    step_of: the step of a checkpoint, None for one that cannot be read. is_whole: whether the weights of a finished run can
-    be opened. Returns what was taken, in words; empty if there was nothing. Raises OSError.
+    newest: (step, files and folders) of the checkpoint in a folder, None if there is none that can be read. is_whole: whether
+    the weights of a finished run can be opened. Returns what was taken, in words; empty if there was nothing. Raises OSError.
     """
     earlier = others(home, attempt)
     for each in earlier:
         # Finished, but its driver died before it could say so.
         if has_result(each, identity, seed) and is_whole(each):
-            _take(each, attempt, [file for file in _files(each, attempt) if file.name != NAME])
+            _take(each, attempt, [file for file in _files(each) if file.name != NAME])
             shutil.copyfile(each / NAME, attempt / f".{NAME}.taken")
             os.replace(attempt / f".{NAME}.taken", attempt / NAME)
             return f"the result of {each.name}"
-    steps = {each: step_of(each / CHECKPOINT) for each in earlier if _is_of(each, f"{identity} {seed}")}
-    steps = {each: step for each, step in steps.items() if step is not None}
+    found = {each: newest(each) for each in earlier if _is_of(each, f"{identity} {seed}")}
+    steps = {each: checkpoint for each, checkpoint in found.items() if checkpoint is not None}
     if not steps:
         return ""
-    best = max(steps, key=lambda each: steps[each])
-    names = [CHECKPOINT, MARKER, "history.parquet", *(path.name for path in best.glob("events.out.*"))]
-    _take(best, attempt, [Path(name) for name in names if (best / name).is_file()])
-    return f"the checkpoint of {best.name} at step {steps[best]}"
+    best = max(steps, key=lambda each: steps[each][0])
+    step, names = steps[best]
+    names = [MARKER, "history.parquet", *(path.name for path in best.glob("events.out.*")), *names]
+    _take(best, attempt, [Path(name) for name in names])
+    return f"the checkpoint of {best.name} at step {step}"
 
 
 def has_result(place: Path, identity: str, seed: int) -> bool:
@@ -77,8 +78,9 @@ def promote(attempt: Path, home: Path) -> None:
         if file.name != NAME:
             _move(attempt / file, home / file)
     _move(attempt / NAME, home / NAME)
-    for name in (CHECKPOINT, MARKER):
-        (home / name).unlink(missing_ok=True)
+    for path in home.iterdir():
+        if path.name.startswith(UNFINISHED):  # of a start without a storage
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     clear(home)
 
 
@@ -111,21 +113,25 @@ def _is_of(place, marker):
         return False
 
 
-def _files(place: Path, but: Path | None = None) -> Iterator[Path]:
+def _files(place: Path) -> Iterator[Path]:
     """The files of a run's folder, as paths below it, without its attempts and what only its writer uses."""
     for path in sorted(place.rglob("*")):
         below = path.relative_to(place)
-        if path.is_file() and not below.parts[0].startswith(PREFIX) and below.name not in OWN and not below.name.startswith("."):
+        hidden = any(part.startswith(".") for part in below.parts)
+        if path.is_file() and not below.parts[0].startswith((PREFIX, *UNFINISHED)) and not hidden:
             yield below
 
 
 def _take(source, target, names):
-    """Copy files, but link a checkpoint: it is only ever replaced as a whole, and may be large."""
+    """Copy files and folders, but link weights and checkpoints: they are only ever replaced as a whole, and may be large."""
     for name in names:
+        if (source / name).is_dir():
+            _take(source, target, [path.relative_to(source) for path in (source / name).rglob("*") if path.is_file()])
+            continue
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).unlink(missing_ok=True)
-        with suppress(FileNotFoundError):  # that attempt was just cleared away
-            if name.suffix in (".ckpt", ".safetensors"):
+        with suppress(FileNotFoundError):  # it has none, or that attempt was just cleared away
+            if name.suffix == ".safetensors" or (name.parts[0].startswith(UNFINISHED) and name != Path(MARKER)):
                 _linked(source / name, target / name)
             else:
                 shutil.copyfile(source / name, target / name)

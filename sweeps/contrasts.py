@@ -110,14 +110,17 @@ def factorial(grid: Mapping[str, Sequence[str]], arms: Iterable[str], size: str 
         """The mean of sum(sign x arm) over the cells of the other factors. signs: [({factor: level}, sign)]."""
         varied = list(signs[0][0])
         others = {factor: levels for factor, levels in grid.items() if factor not in varied}
-        groups = []
-        for rest in product(*others.values()):
+        groups, rests = [], list(product(*others.values()))
+        for rest in rests:
             fixed = dict(zip(others, rest, strict=True))
             keys = [tuple((factor, {**fixed, **levels}[factor]) for factor in grid) for levels, _ in signs]
             if all(key in arm_of for key in keys):
                 groups.append([(arm_of[key], sign) for key, (_, sign) in zip(keys, signs, strict=True)])
         weights = {arm: sign / len(groups) for group in groups for arm, sign in group}
-        return Contrast(weights=weights, over=tuple(others), size=size, **words) if groups else None
+        over = list(others)
+        if over and len(groups) < len(rests):
+            over[-1] += " where complete"
+        return Contrast(weights=weights, over=tuple(over), size=size, **words) if groups else None
 
     made: dict[str, Contrast | None] = {}
     after = f"{AT_SIZE}{size}" if size else ""
@@ -150,25 +153,27 @@ def check(contrasts: Contrasts, known: Iterable[str], path: tuple[Any, ...] = ("
 
 
 def what(subject: str, contrast: Contrast) -> str:
-    """A comparison in words, as the subject of a sentence: `B against A`, `cap=on against cap=off, over W`."""
-    size = f" at size {contrast.size}" if contrast.size else ""
+    """A comparison in words, as the subject of a sentence: `B against A`, `cap=on against cap=off, averaged over W`."""
     if contrast.at:
-        return f"the effect of {contrast.effect} at {contrast.at} against that at {contrast.than}{size}"
+        return f"the effect of {contrast.effect} at {contrast.at} against that at {contrast.than}{where(contrast)}"
     if contrast.effect:
-        over = f", averaged over {listed(contrast.over)}" if contrast.over else ""
-        return f"{contrast.effect} against {contrast.base}{over}{size}"
+        return f"{contrast.effect} against {contrast.base}{where(contrast)}"
     return subject
 
 
 def stated(subject: str, contrast: Contrast, word: str, by: str = "") -> str:
     """A claim about a comparison: `B is better than A by more than 1 %`. word: `better`; by: ` by more than 1 %`."""
-    size = f" at size {contrast.size}" if contrast.size else ""
     if contrast.at:
-        return f"the effect of {contrast.effect} is {word} at {contrast.at} than at {contrast.than}{by}{size}"
+        return f"the effect of {contrast.effect} is {word} at {contrast.at} than at {contrast.than}{by}{where(contrast)}"
     if contrast.effect:
-        over = f", averaged over {listed(contrast.over)}" if contrast.over else ""
-        return f"{contrast.effect} is {word} than {contrast.base}{by}{over}{size}"
+        return f"{contrast.effect} is {word} than {contrast.base}{by}{where(contrast)}"
     if contrast.pair:
         baseline, arm = contrast.pair
         return f"{arm} is {word} than {baseline}{by}"
     return f"{subject} is {word}{by}"
+
+
+def where(contrast: Contrast) -> str:
+    """What a comparison is averaged over, and its size on a ladder; empty for a plain one."""
+    over = f", averaged over {listed(contrast.over)}" if contrast.over else ""
+    return f"{over}{f', at size {contrast.size}' if contrast.size else ''}"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 from arch.document import Node, override
-from arch.errors import SpecError
+from arch.errors import SpecError, nearest
 from arch.spec import spelt
 from sweeps.contrasts import cell, cells
 
@@ -32,11 +32,20 @@ def with_cells(root: Node) -> Node:
         for node in (part for part in [*parts, written.get(label)] if part is not None):
             before = arms.get(label)
             arms[label] = node if before is None or node.value is None else Node(before.value | node.value, node.file, node.line)
-    others = {label: arm for label, arm in written.items() if label not in arms}
     grid = root.value["grid"]
+    others = {label: arm for label, arm in written.items() if label not in arms}
+    for label in [label for label in others if "=" in label]:
+        if not _drops(grid):
+            raise root.error(f"no cell {label!r}{nearest(label, arms)}", ("arms", label))
+        del others[label]  # what is said of a cell that this scale has not
     kept = {factor: Node(dict(levels), grid.at((factor,)).file, grid.at((factor,)).line) for factor, levels in factors.items()}
     root = replaced(root, "grid", Node(kept, grid.file, grid.line))
     return replaced(root, "arms", Node(arms | others, grid.file, grid.line))
+
+
+def _drops(node):
+    """Whether a mapping has a null: a factor or a level that is dropped."""
+    return node.value is None or (isinstance(node.value, dict) and any(map(_drops, node.value.values())))
 
 
 def arms_of(root: Node) -> dict[str, Node]:

@@ -56,8 +56,18 @@ class Job:
 
     @property
     def threads(self):
-        """The CPU threads that the run's process is pinned to, and so the number of cores it keeps busy."""
+        """The CPU threads that a process of the run is pinned to."""
         return self.plan.spec.train.threads
+
+    @property
+    def cores(self):
+        """The number of cores that the run keeps busy, with a process for each of its devices."""
+        return self.threads * self.plan.spec.train.processes
+
+    @property
+    def gpus(self):
+        """How many GPUs the run is handed."""
+        return self.plan.spec.train.devices if self.plan.spec.train.accelerator == "gpu" else 0
 
     @property
     def flops(self):

@@ -25,11 +25,14 @@ RUN_FAILED = "failed"
 
 @dataclass(frozen=True)
 class Question:
-    """One question of a claim. arms: those whose runs it needs, the baseline first."""
+    """One question of a claim. arms: those whose runs it needs, the baseline first. held: those of a contrast, which it
+    needs at every look, also where an arm has had a final word of its own (as a control).
+    """
 
     claim: str
     subject: str
     arms: tuple[str, ...]
+    held: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,9 @@ def questions(claims, arms):
         else:
             first, *others = arms
             subjects = {arm: (first, arm) for arm in others}
-        asked[name] = [Question(name, subject, tuple(needed)) for subject, needed in subjects.items()]
+        named = getattr(claim.config, "contrasts", {})
+        held = {subject: contrast.arms for subject, contrast in named.items()}
+        asked[name] = [Question(name, subject, tuple(needed), held.get(subject, ())) for subject, needed in subjects.items()]
     return asked
 
 
@@ -108,7 +113,7 @@ def undecided_arms(record, rulings):
             has_runs = all(record.arms[arm].runs for arm in question.arms)
             if has_runs and (question.subject in ruling.missing or (verdict and not verdict.decided)):
                 baseline, *others = question.arms
-                needed |= {baseline, *(arm for arm in others if not _decided(ruling.verdicts, arm))}
+                needed |= {baseline, *question.held, *(arm for arm in others if not _decided(ruling.verdicts, arm))}
     return [arm for arm in record.arms if arm in needed]
 
 
@@ -118,7 +123,8 @@ def _decided(verdicts, subject):
 
 def built(resolved):
     """The claim component; built once per content, since a study asks again after every look."""
-    return _build(json.dumps(resolved, sort_keys=True))
+    # In the order of its keys: which group or comparison is the first may matter.
+    return _build(json.dumps(resolved))
 
 
 @cache
@@ -155,7 +161,8 @@ class _Hearing:
 
     def _needed(self, question):
         baseline, *others = question.arms
-        return [baseline, *(arm for arm in others if arm == question.subject or arm not in self.decided)]
+        own = (question.subject, *question.held)
+        return [baseline, *(arm for arm in others if arm in own or arm not in self.decided)]
 
     def _missing(self, question, number):
         """Which of the runs up to a look have not ended, in words."""

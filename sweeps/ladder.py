@@ -130,6 +130,8 @@ def solved(spec: Any, study: Node, base: Node) -> Node:
     from experiments.plan import resolve
     from sweeps.spec import arm_document
 
+    if spec.ladder.tokens_per_parameter and spec.budget is not None:
+        raise study.error(f"`budget` computes {STEPS} too; drop one of the two", ("ladder", "tokens_per_parameter"))
     ladder, arms, first = spec.ladder, dict(study.value["arms"].value), None
     for size in ladder.sizes:
         labels = [label for label in arms if sized(label, ladder.sizes)[1] == size]
@@ -137,21 +139,25 @@ def solved(spec: Any, study: Node, base: Node) -> Node:
             continue
         written = {label: resolve(arm_document(study, base, label)) for label in labels}
         head = written[labels[0]]
-        scale = {PARAMETERS: non_embedding(head), WIDTH: head.model.dim}
-        first = first or scale
+        first = first or head
         values: dict[str, Node] = {}
         if ladder.tokens_per_parameter is not None:
-            values[STEPS] = _steps(study, ladder, size, scale[PARAMETERS], head)
+            values[STEPS] = _steps(study, ladder, size, non_embedding(head), head)
         for label in labels:
             own = dict(values)
             rule = ladder.rule
-            if rule and scale != first:
-                factor = (scale[rule.of] / first[rule.of]) ** rule.power
-                place = study.at(("ladder", "scale_lr"))
-                own[LR] = node(float(written[label].optimizer["lr"]) * factor, place.file, place.line)
+            if rule and head is not first:
+                place, rate = study.at(("ladder", "scale_lr")), float(written[label].optimizer["lr"])
+                own[LR] = node(rate * factor(rule, head, first), place.file, place.line)
             arms[label] = Node({**arms[label].value, **own}, arms[label].file, arms[label].line)
     place = study.value["arms"]
     return replaced(study, "arms", Node(arms, place.file, place.line))
+
+
+def factor(rule: LrRule, here: Any, base: Any) -> float:
+    """By how much a rule scales the rate of one resolved ExperimentSpec from that of another."""
+    size = non_embedding if rule.of == PARAMETERS else lambda spec: spec.model.dim
+    return float((size(here) / size(base)) ** rule.power)
 
 
 def _steps(study, ladder, size, parameters, experiment):
@@ -169,10 +175,14 @@ def _steps(study, ladder, size, parameters, experiment):
 
 def non_embedding(experiment: Any) -> int:
     """The parameters of a resolved ExperimentSpec without the embedding and the head."""
-    from experiments import costs
-    from experiments.plan import identity_plugins
+    import torch
 
-    return costs.summary(experiment.model, experiment.data.context, identity_plugins(experiment))["parameters"]["non_embedding"]
+    from arch.model import Model
+
+    with torch.device("meta"):
+        parameters = sum(weight.numel() for weight in Model(experiment.model).parameters())
+    head = experiment.model.dim * experiment.model.vocab_size
+    return parameters - (head if experiment.model.tie_embeddings else 2 * head)
 
 
 def rungs(ladder: LadderSpec | None, specs: Mapping[str, Any], parameters: Mapping[str, int]) -> list[Rung]:

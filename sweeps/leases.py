@@ -5,7 +5,7 @@ Clocks of two machines are never compared. A watcher counts on its own monotonic
 
 import os
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 
@@ -36,10 +36,10 @@ class Watch:
     def __init__(self, longest: float, clock: Callable[[], float] = time.monotonic):
         """longest: seconds that one gap between two looks counts at most: a watcher that stood still has not watched."""
         self.longest, self.clock = longest, clock
-        self.seen: dict[Hashable, tuple[Any, float]] = {}
+        self.seen: dict[int, tuple[Any, float]] = {}
         self.looked: float | None = None
 
-    def ages(self, beats: Mapping[Hashable, Any]) -> dict[Hashable, float]:
+    def ages(self, beats: Mapping[int, Any]) -> dict[int, float]:
         """{key: age} of the beats as they stand now. Keys that are not there any more are forgotten."""
         now = self.clock()
         passed = 0.0 if self.looked is None else min(now - self.looked, self.longest)

@@ -4,7 +4,7 @@ The solved values become overrides of the arms, so that whatever comes after see
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from arch import document
@@ -15,7 +15,7 @@ from experiments import plan as experiment
 from experiments import references
 from experiments.spec import ExperimentSpec
 from sweeps import space
-from sweeps.arms import Arm, Family
+from sweeps.arms import Arm, Family, with_overrides
 from sweeps.costs import exact_cost
 from sweeps.nearest_whole import REACH, Nearest
 from sweeps.nearest_whole import nearest as nearest_whole
@@ -52,7 +52,8 @@ def matched(spec: StudySpec, study: Node, base: Node) -> tuple[StudySpec, Node, 
         if job.paths and abs(record.residual) > job.match.tolerance:
             reason = f"arm {job.arm.label!r}: the other matches move {record.quantity} to {_relative(record)}"
             raise study.error(f"{reason}, over the tolerance of {job.match.tolerance:g}", job.where)
-    return _overridden(spec, chosen), _with_values(study, chosen, dict(reversed(spec.matches))), found
+    chosen |= {label: chosen[arm] for label, arm in spec.winners.items() if arm in chosen}
+    return *with_overrides(spec, study, chosen, study.at(("match",))), found
 
 
 def check_tuned(study: Node, spec: StudySpec, found: list[MatchRecord], arms: list[Arm]) -> None:
@@ -68,7 +69,7 @@ def check_tuned(study: Node, spec: StudySpec, found: list[MatchRecord], arms: li
                 continue
             assert spec.tune is not None
             for value in space.points(spec.tune, arm.spec):
-                tried = _resolved(arm.document, {key: value[key]}, None)
+                tried = resolved(arm.document, {key: value[key]})
                 if tried is not None and exact_cost(record.quantity, tried) != exact_cost(record.quantity, arm.spec):
                     reason = f"{record.quantity} of arm {record.arm!r} changes with it, which `match` makes equal"
                     raise study.error(f"{reason}; tune what changes no cost, or leave out `match`", where)
@@ -88,23 +89,21 @@ class _Job:
 
 def _jobs(where: Place, match: MatchSpec, spec: StudySpec, study: Node, family: Family) -> Iterator[_Job]:
     """Yields a _Job for every arm that is compared with a target. Raises SpecError for keys that an arm cannot vary."""
-    baseline = next(iter(spec.arms))
-    labels = [
-        label for label in (*spec.arms, *spec.runs) if label in spec.arms or (isinstance(match.vary, dict) and match.paths(label))
-    ]
-    arms = {label: family.arm(label) for label in labels}
+    labels = [*(label for label in spec.arms if label not in spec.winners)]
+    labels += [*(label for label in spec.runs if isinstance(match.vary, dict) and spec.varied(match, label))]
+    arms, keys = {label: family.arm(label) for label in labels}, {label: spec.varied(match, label) for label in labels}
     place = study.at((*where, "vary"))
-    _check_known(where, match, study, arms)
+    _check_known(where, match, study, arms, keys)
     for label, arm in arms.items():
-        to = match.target(label, baseline)
+        to = spec.matched_to(match, label)
         if to is not None:
-            paths = tuple(_varied(where, match, study, arm)) if match.paths(label) else ()
+            paths = tuple(_varied(where, match, study, arm, keys[label])) if keys[label] else ()
             yield _Job((*where,), match, arm, to, paths, place)
 
 
-def _check_known(where: Place, match: MatchSpec, study: Node, arms: dict[str, Arm]) -> None:
+def _check_known(where: Place, match: MatchSpec, study: Node, arms: dict[str, Arm], keys: dict[str, tuple[str, ...]]) -> None:
     """Raise SpecError for a key of `vary` or `multiple_of` that no arm has."""
-    every = {path: (*where, "vary") for label in arms for path in match.paths(label)}
+    every = {path: (*where, "vary") for paths in keys.values() for path in paths}
     several = match.multiple_of if isinstance(match.multiple_of, dict) else {}
     for path in several:
         if path not in every:
@@ -115,11 +114,11 @@ def _check_known(where: Place, match: MatchSpec, study: Node, arms: dict[str, Ar
             raise study.error(f"no arm has the key {path!r}{nearest(path, known)}", place)
 
 
-def _varied(where: Place, match: MatchSpec, study: Node, arm: Arm) -> Iterator[str]:
+def _varied(where: Place, match: MatchSpec, study: Node, arm: Arm, keys: tuple[str, ...]) -> Iterator[str]:
     """Yields the keys that an arm varies: those of `vary` that it has and that its layers use."""
     place, found = (*where, "vary"), False
     own = study.at(("arms", arm.label)) if arm.label in study.value["arms"].value else study.at(("runs", arm.label))
-    for path in match.paths(arm.label):
+    for path in keys:
         if not _has(arm.spec, path):
             continue
         value = _value(arm.spec, path)
@@ -135,8 +134,9 @@ def _varied(where: Place, match: MatchSpec, study: Node, arm: Arm) -> Iterator[s
             found = True
             yield path
     if not found:
-        keys = " or ".join(match.paths(arm.label))
-        raise study.error(f"arm {arm.label!r} has no layer with {keys}; give each arm its own: `vary: {{ARM: KEY}}`", place)
+        raise study.error(
+            f"arm {arm.label!r} has no layer with {' or '.join(keys)}; give each arm its own: `vary: {{ARM: KEY}}`", place
+        )
 
 
 def _is_used(arm: Arm, path: str, value: int, multiple: int) -> bool:
@@ -145,7 +145,7 @@ def _is_used(arm: Arm, path: str, value: int, multiple: int) -> bool:
         return True
     step = (value // multiple + 1) * multiple
     for other in (value + i for i in (*range(step - value, step - value + multiple * REACH, multiple), *range(-1, -REACH, -1))):
-        tried = _resolved(arm.document, {path: other}, None) if other > 0 else None
+        tried = resolved(arm.document, {path: other}) if other > 0 else None
         if tried is not None:
             return _of_layers(tried) != _of_layers(arm.spec)
     return True
@@ -258,14 +258,16 @@ def _record(job: _Job, chosen: Chosen, family: Family) -> MatchRecord:
 
 def _cost(arm: Arm, values: dict[str, int], quantity: str, place: Node, refused: list[str]) -> float | None:
     """The cost of an arm with other values; None where they do not resolve (`refused` then gets the reason), or it has none."""
-    spec = _resolved(arm.document, values, place, refused) if values else arm.spec
+    spec = resolved(arm.document, values, place, refused) if values else arm.spec
     if spec is None:
         return None
     used = references.referred(spec, {position: need.spec for position, need in arm.needs.items()})
     return exact_cost(quantity, spec, references.costs(spec, None, used))
 
 
-def _resolved(root: Node, values: dict[str, Any], place: Node | None, refused: list[str] | None = None) -> ExperimentSpec | None:
+def resolved(
+    root: Node, values: dict[str, Any], place: Node | None = None, refused: list[str] | None = None
+) -> ExperimentSpec | None:
     """An arm's resolved spec with other values of dotted keys, or None if it cannot be."""
     at = (place.file, place.line) if place else (None, None)
     try:
@@ -297,24 +299,3 @@ def _whole_keys(data: dict[str, Any], prefix: str) -> Iterator[str]:
             yield from _whole_keys(value, f"{prefix}{key}.")
         elif type(value) is int and key != "schema":
             yield f"{prefix}{key}"
-
-
-def _overridden(spec: StudySpec, chosen: Chosen) -> StudySpec:
-    """The StudySpec with the solved values among the overrides of its arms and helper runs."""
-    more = lambda arms: {label: {**changes, **chosen.get(label, {})} for label, changes in arms.items()}  # noqa: E731
-    return spec.model_copy(update={"arms": more(spec.arms), "runs": more(spec.runs)})
-
-
-def _with_values(study: Node, chosen: Chosen, matches: dict[Place, MatchSpec]) -> Node:
-    """The study node with the solved values among the overrides; each is at the line of `match`."""
-    place = study.at(next(iter(matches)))
-
-    def more(key: str) -> Node:
-        arms = study.value[key]
-        new = {
-            label: replace(arm, value={**arm.value, **document.node(chosen.get(label, {}), place.file, place.line).value})
-            for label, arm in arms.value.items()
-        }
-        return replace(arms, value=new)
-
-    return replace(study, value={**study.value, **{key: more(key) for key in ("arms", "runs") if key in study.value}})

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 
 from arch.errors import SpecError
+from experiments.gpus import Device
+from experiments.launch import variables
 from experiments.orders import STOP
 from experiments.record import RunRecord
 from sweeps import worker
+from sweeps.devices import variables as variables_of
 from sweeps.job import Event, Job, Outcome, record_failure
 
 TICK = 0.2
@@ -36,21 +39,25 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def worker_count(jobs, asked=None, total=None, available=None):
+def worker_count(jobs, asked=None, total=None, available=None, devices=None):
     """The number of workers to start for `total` jobs like these: as many as the cores allow, and at least one.
 
-    Runs on an accelerator go one at a time unless `asked` is larger, because they would share it. Raises SpecError if
-    `asked` workers need more cores than there are: runs that share cores are slower than runs one after the other.
+    devices: what `sweeps.devices` hands to runs on GPUs: then there are as many workers as runs that these are enough for.
+    Runs on another accelerator go one at a time unless `asked` is larger, because they would share it. Raises SpecError if
+    `asked` workers need more cores or GPUs than there are: runs that share cores are slower than runs one after the other.
     """
     available = available or cores()
-    a_run = max((job.threads for job in jobs), default=1)
-    most = max(1, available // a_run)
+    a_run = max((job.cores for job in jobs), default=1)
+    most, what = max(1, available // a_run), f"{a_run} thread(s) per run (train.threads) on {available} core(s)"
+    if any(job.threads < job.cores for job in jobs):
+        what = f"{a_run} threads per run (train.threads x train.devices) on {available} core(s)"
+    if devices is not None:
+        gpus = max(job.gpus for job in jobs)
+        if (fit := max(1, devices.runs(gpus))) < most:
+            most, what = fit, f"{gpus} GPU(s) per run (train.devices) of {len(devices.devices)}"
     if asked is not None and asked > most:
-        raise SpecError(
-            f"--workers {asked}: at most {most}, with {a_run} thread(s) per run (train.threads) on {available} core(s); "
-            "more workers would only wait for each other"
-        )
-    alone = any(job.plan.spec.train.accelerator != "cpu" for job in jobs)
+        raise SpecError(f"--workers {asked}: at most {most}, with {what}; more workers would only wait for each other")
+    alone = devices is None and any(job.plan.spec.train.accelerator != "cpu" for job in jobs)
     return max(1, min(asked or (1 if alone else most), len(jobs) if total is None else total))
 
 
@@ -60,6 +67,7 @@ class _Worker:
     conn: multiprocessing.connection.Connection
     threads: int
     log: str | None
+    devices: list[Device]
     job: Job | None = None
 
 
@@ -68,11 +76,12 @@ class Pool:
 
     prepare: an importable function like `sweeps.worker.trainer`. logs: the folder
     for the workers' output (None: they write to this process's output). retries: whether the pool tries a run once more
-    whose worker died; if not, its outcome is `lost` at once, and whoever gave the job decides.
+    whose worker died; if not, its outcome is `lost` at once, and whoever gave the job decides. devices: the
+    `sweeps.devices.Handing` of a study on GPUs; a worker has its own of them as long as it lives.
     """
 
-    def __init__(self, size, prepare=worker.trainer, logs=None, retries=True):
-        self.size, self.prepare, self.logs, self.retries = size, prepare, logs, retries
+    def __init__(self, size, prepare=worker.trainer, logs=None, retries=True, devices=None):
+        self.size, self.prepare, self.logs, self.retries, self.devices = size, prepare, logs, retries, devices
         self.workers, self.started, self.attempts = [], 0, {}
         self.again, self.signals = deque(), 0
         self._context = multiprocessing.get_context("spawn")
@@ -137,30 +146,31 @@ class Pool:
         return bool(self.again)
 
     def _worker_for(self, job):
-        """An idle worker with the job's thread count, or a new one.
+        """An idle worker with the job's thread count and number of GPUs, or a new one.
 
-        torch's threads are pinned once per process, so before a new one starts, idle workers are stopped.
+        Both are fixed once per process, so before a new one starts, idle workers are stopped.
         """
+        wanted = job.gpus if self.devices else 0
         idle = [each for each in self.workers if not each.job and each.process.is_alive()]
         for each in idle:
-            if each.threads == job.threads:
+            if each.threads == job.threads and len(each.devices) == wanted:
                 return each
         for each in [each for each in self.workers if not each.job]:
             self._tell(each, STOP)
             self._forget(each)
-        return self._start(job.threads)
+        return self._start(job.threads, self.devices.take(wanted) if wanted else [])
 
-    def _start(self, threads):
+    def _start(self, threads, devices):
         self.started += 1
         log = None if self.logs is None else str(self.logs / f"worker-{os.getpid()}-{self.started}.log")
         mine, theirs = self._context.Pipe()
         process = self._context.Process(
             target=worker.serve, args=(theirs, self.prepare, threads, log), name=f"worker-{self.started}"
         )
-        with _thread_variables(threads):
+        with variables(dict.fromkeys(THREAD_VARIABLES, threads) | variables_of(devices)):
             process.start()
         theirs.close()
-        self.workers.append(_Worker(process, mine, threads, log))
+        self.workers.append(_Worker(process, mine, threads, log, devices))
         return self.workers[-1]
 
     def _tell(self, each, message):
@@ -170,6 +180,8 @@ class Pool:
     def _forget(self, each):
         each.conn.close()
         self.workers.remove(each)
+        if each.devices:
+            self.devices.give(each.devices)
 
     def _hear(self, report):
         if not self.workers:
@@ -206,6 +218,9 @@ class Pool:
             each.job = None
             self.again.append((time.monotonic() + BUSY_FOLDER_PAUSE, job))
             report(Event("waiting", job, message="another process is writing this run; waiting for it"))
+        elif word == "lost":
+            each.job = None
+            self._try_again(job, f"its {content}" + (f"; see {each.log}" if each.log else ""), report)
         elif word == "crashed":
             each.job = None
             report(Event("ended", job, outcome=Outcome(job, "failed", message=content)))
@@ -277,15 +292,3 @@ def _outcome(job, record):
         message = failure.reason if failure else "failed"
         return Outcome(job, "failed", record, message)
     return Outcome(job, record.status, record)
-
-
-@contextlib.contextmanager
-def _thread_variables(threads):
-    """Set the thread variables that a child process inherits: its libraries read them when they are first imported."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)

@@ -141,6 +141,41 @@ class MatchRecord(Spec):
         return f"{many} {self.quantity} {self.value:,.0f}, {units.percent(self.residual)} from {self.target:,.0f}{of}"
 
 
+class BudgetRecord(Spec):
+    """The steps that `budget` gives an arm. kind: `flops`, `tokens` or `seconds`. amount: what it may spend; to: the arm whose
+    own steps say so, or empty. spent: by these steps; residual: how far that is above the amount, as a fraction of it.
+    step_seconds: of a step, as it was measured, and pace: the digest of what was measured; for `seconds` alone.
+    """
+
+    arm: str
+    kind: Literal["flops", "tokens", "seconds"]
+    amount: float
+    to: str
+    steps: Count
+    spent: float
+    residual: float
+    step_seconds: float | None = None
+    pace: str = ""
+
+    @property
+    def words(self):
+        """`train.steps = 412 takes 1.93 TFLOP, +0.02 % from 1.93 TFLOP of 'base'`."""
+        of = f" of {self.to!r}" if self.to else ""
+        each = f" at {units.duration(self.step_seconds)} a step" if self.step_seconds else ""
+        took = f"train.steps = {self.steps} takes {self.taken}{each}"
+        return f"{took}, {units.percent(self.residual)} from {self._printed(self.amount)}{of}"
+
+    @property
+    def taken(self):
+        """What was spent, with its unit."""
+        return self._printed(self.spent)
+
+    def _printed(self, number):
+        if self.kind == "tokens":
+            return f"{units.count(number)} tokens"
+        return units.flops(number) if self.kind == "flops" else units.duration(number)
+
+
 class PlanRecord(Spec):
     """When the verdicts may be read: the numbers of seeds of its looks, and how many questions share the error."""
 
@@ -189,9 +224,9 @@ class StudyRecord(Spec):
     command: the command that starts the study again. seeds: those that some arm has had so far. plan: when its verdicts
     may be read, as stated before the runs; none in older records, which were read once. looks: those that were taken.
     earlier: plans that were looked at before this one, at some of the same runs: the study is then exploratory.
-    matched: what `match` made of each arm.
-    search: of a study with `search`: {objectives, constraints, space (with ranges that grew), sampler, pruner, trials, seeds,
-    front: numbers of trials, winners: {label: number of its trial}, study: the name of the Optuna study, widened}.
+    matched: what `match` made of each arm. budget: the steps that `budget` gave it.
+    search: of a study with `search`: {objectives, constraints, space, base: the arm, sampler, pruner, trials, seeds, front:
+    numbers of trials, winners: {label: number of its trial}, widened: {dimension: its range now}, study: Optuna's name of it}.
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -217,6 +252,7 @@ class StudyRecord(Spec):
     remarks: list[str] = later([])
     matched: list[MatchRecord] = later([])
     search: dict[str, Any] = later({})
+    budget: list[BudgetRecord] = later([])
 
     @model_validator(mode="before")
     @classmethod

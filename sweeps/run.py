@@ -1,6 +1,7 @@
 """Run a planned study: tuning if the study asks for it, then every reported run that is missing, then the record."""
 
-from contextlib import suppress
+import time
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from arch.words import listed, times
 from experiments.orders import ABANDON, PRUNE
-from sweeps import looking, space
+from sweeps import devices, looking, space
 from sweeps import study as studies
 from sweeps.folders import safe_name
 from sweeps.job import Event, Outcome, record_failure
@@ -54,7 +55,8 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
     folder cannot be written, KeyboardInterrupt when interrupted: the same call then resumes the study.
     """
     sample = study.jobs()
-    worker_count(sample, workers)
+    gpus = devices.of_study(study.arms, sample, lambda text: _say(console, text, "yellow"))
+    worker_count(sample, workers, devices=gpus)
     logs, shared = study.folder / LOGS, None
     if storage is not None:
         from sweeps import shared_queue
@@ -64,13 +66,16 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
     logs.mkdir(parents=True, exist_ok=True)
     for remark in study.remarks():
         _say(console, f"warning: {remark}", "yellow")
-    for match in (match for each in study.arms for match in each.arm.matched):
-        _say(console, f"matched: arm {match.arm!r}: {match.words}")
+    for arm in (each.arm for each in study.arms):
+        for match in arm.matched:
+            _say(console, f"matched: arm {arm.label!r}: {match.words}")
+        if arm.budget:
+            _say(console, f"budget: arm {arm.label!r}: {arm.budget.words}")
     counts = looking.first_counts(study.spec)
     # Before tuning, keep the record of an earlier start: it knows more than this start does so far.
     if (study.spec.tune or study.spec.search) and not (study.folder / NAME).exists():
         _write(study.record(dict.fromkeys(counts, 0)), study, shared)
-    with _Workers(sample, workers, prepare, logs, study.folder, shared, again) as pools:
+    with _Workers(sample, workers, prepare, logs, study.folder, shared, again, gpus) as pools:
         tuning: dict[str, Any] = {"trials": [], "edges": []}
         if study.spec.tune:
             study, trials, edges, untuned = _tune(study, pools, console)
@@ -117,11 +122,29 @@ def _look_by_look(study, counts, tuning, pools, console):
     return list(outcomes.values())
 
 
-def _write(record, study, shared):
-    """Write the study's record. Of several drivers, one that has just begun does not replace a record of more seeds."""
+def _write(record, study, shared, waits=True):
+    """Write the study's record. Of several drivers, one that has just begun does not replace a record of more seeds.
+
+    waits: whether a driver with a storage waits while the record cannot be written, as on a full disk.
+    """
     if not shared:
         record.write(study.folder)
         return
+    said = False
+    while True:
+        try:
+            _write_in_turn(record, study)
+            return
+        except OSError as error:
+            if not waits:
+                raise
+            if not said:
+                shared.say(f"cannot write in {study.folder} ({error.strerror or error}); trying again")
+            said = True
+            time.sleep(shared.terms.poll)
+
+
+def _write_in_turn(record, study):
     lock = FileLock(study.folder / RECORD_LOCK, timeout=LOCK_SECONDS)
     with suppress(Timeout, NotImplementedError):  # a driver that stands still holds it; each write is whole anyway
         lock.acquire()
@@ -140,10 +163,10 @@ def _say(console, text, style=None):
 class _Workers:
     """One pool for tuning and reported runs, created for the first job. With nothing to do, no pool is created."""
 
-    def __init__(self, sample, asked, prepare, logs, folder, shared=None, again=False):
+    def __init__(self, sample, asked, prepare, logs, folder, shared=None, again=False, gpus=None):
         """sample: jobs like those to come, which say how many cores a run takes. shared: the SharedQueue of several drivers."""
         self.sample, self.asked, self.prepare, self.logs, self.pool = sample, asked, prepare, logs, None
-        self.folder, self.shared, self.again = folder, shared, again
+        self.folder, self.shared, self.again, self.gpus = folder, shared, again, gpus
 
     def __enter__(self):
         return self
@@ -154,9 +177,9 @@ class _Workers:
 
     def sized(self, total):
         """The pool, sized for `total` jobs."""
-        size = worker_count(self.sample, self.asked, total)
+        size = worker_count(self.sample, self.asked, total, devices=self.gpus)
         if self.pool is None:
-            self.pool = Pool(size, self.prepare, self.logs, retries=self.shared is None)
+            self.pool = Pool(size, self.prepare, self.logs, retries=self.shared is None, devices=self.gpus)
         self.pool.size = size
         return self.pool
 
@@ -206,8 +229,8 @@ def _work_together(source, pools, console):
                 shared.told(event.outcome)
                 drain()
                 return
-            if event.kind == "progress":
-                shared.progress(event.job, event.progress)
+            if event.kind == "progress" and shared.progress(event.job, event.progress):
+                pool.tell(event.job, PRUNE)
             show(event)
 
         def tick():
@@ -222,23 +245,42 @@ def _work_together(source, pools, console):
             shared.leave()
 
 
+def _make(study, planned, seeds, pools, console):
+    """Make the helper runs that trials with these seeds need, before the trials."""
+    jobs = {job.folder: job for each in planned for job in study.needed(each, seeds)}
+    failed = partial(record_failure, replaces=False) if pools.shared else record_failure
+    _work(Runs(f"{study.name}{at_scale(study.scale)}, before its trials", list(jobs.values()), failed), pools, console)
+
+
+def _until_over(queue, pools, console):
+    """Do the trials of a search until there are no more. Another driver may be about to begin one: it is waited for."""
+    _work(queue, pools, console)
+    while pools.shared and not queue.is_over:
+        time.sleep(pools.shared.terms.poll)
+        _work(queue, pools, console)
+
+
 def _search(study, pools, console):
     """Search. Returns (the study with its winners, trials, labels of the winners that there are not)."""
     from sweeps import tune
     from sweeps.search import arms, queue, storage
 
-    with tune.only_one(study.folder, lambda text: _say(console, text)):
+    with nullcontext() if pools.shared else tune.only_one(study.folder, lambda text: _say(console, text)):
         old = StudyRecord.read_whole(study.folder)
-        search = queue.Search(study, storage.of_folder(study.folder))
+        kept = pools.shared.storage if pools.shared else storage.of_folder(study.folder)
+        _make(study, [queue.base_of(study)], study.spec.search.tuning_seeds, pools, console)
+        search = queue.Search(study, kept, alone=not pools.shared)
 
         def keep(trials):
             # It stays until the runs start: what was looked at must not be forgotten.
             if not (old and looking.begun(old)):
                 nothing = dict.fromkeys(study.spec.arms, 0)
-                study.record(nothing, trials, search=arms.facts(search, arms.found(search))).write(study.folder)
+                _write(
+                    study.record(nothing, trials, search=arms.facts(search, arms.found(search))), study, pools.shared, waits=False
+                )
 
         search.keep = keep
-        _work(search, pools, console)
+        _until_over(search, pools, console)
         result = arms.found(search)
         study = arms.with_winners(study, search, result)
         for line in result.notes:
@@ -250,12 +292,13 @@ def _tune(study, pools, console):
     """Tune. Returns (the study with the best values, trials, sentences about edges, arms without a finished trial)."""
     from sweeps import tune
 
-    with tune.only_one(study.folder, lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)):
-        tuners = {}
+    with nullcontext() if pools.shared else tune.only_one(study.folder, lambda text: _say(console, text)):
+        _make(study, study.arms, study.spec.tune.tuning_seeds, pools, console)
+        tuners, storage = {}, pools.shared.storage if pools.shared else None
         for each in study.arms:
             # Arms that resolve to the same experiment share one search.
             if each.identities[0] not in tuners:
-                tuners[each.identities[0]] = tune.Tuner(study, each)
+                tuners[each.identities[0]] = tune.Tuner(study, each, storage)
         by_label = {each.arm.label: tuners[each.identities[0]] for each in study.arms}
 
         old = StudyRecord.read_whole(study.folder)
@@ -263,9 +306,9 @@ def _tune(study, pools, console):
         def keep(trials):
             # It stays until the runs start: what was looked at must not be forgotten.
             if not (old and looking.begun(old)):
-                study.record(dict.fromkeys(by_label, 0), trials).write(study.folder)
+                _write(study.record(dict.fromkeys(by_label, 0), trials), study, pools.shared)
 
-        _work(tune.Search(study, list(tuners.values()), keep), pools, console)
+        _until_over(tune.Search(study, list(tuners.values()), keep), pools, console)
         trials = [record for tuner in tuners.values() for record in tuner.records()]
         chosen = {label: tuner.chosen(label) for label, tuner in by_label.items()}
     study = studies.tuned(study, chosen)

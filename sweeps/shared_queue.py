@@ -11,7 +11,8 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -159,6 +160,18 @@ class SharedQueue:
             who = f"{row.beat.get('host')}, process {row.beat.get('pid')}"
             self.fail(row.number, LOST, f"its driver ({who}) has not been heard of for {self.terms.lease:g} s")
 
+    def tried(self, call: Callable[[], Any]) -> Any:
+        """What a call that may use the storage returns; None while it is away. An error of a file is raised: OSError."""
+        if self.is_away and time.monotonic() < self.next_try:
+            return None
+        try:
+            return call()
+        except storages.away() as error:
+            if type(error).__module__ == "builtins":
+                raise
+            self._went(error)
+            return None
+
     def note(self, key: str, value: Any) -> None:
         """Say something of the whole queue, for those who look at it."""
         self._try(lambda: self.study.set_user_attr(key, value))
@@ -234,6 +247,12 @@ def row_of(trial: Any) -> Row:
     """The Row of one of Optuna's trials."""
     get = trial.user_attrs.get
     return Row(trial.number, trial.state.name, get("run"), get("beat"), get("attempt"), get("why"), get("note", ""))
+
+
+def counts(rows: list[Row]) -> Iterator[tuple[str, int]]:
+    """(what, how many) of a queue's trials: waiting, running, complete, and failed by why."""
+    names = Counter(row.state.lower() if row.state != "FAIL" else f"failed ({row.why or 'no reason'})" for row in rows)
+    yield from sorted(names.items())
 
 
 def name_of(study: str, scale: str | None) -> str:

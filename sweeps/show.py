@@ -5,15 +5,15 @@ from itertools import groupby
 from arch import units
 from arch.errors import DataError, SpecError
 from arch.spec import spelt
-from arch.words import times
+from arch.words import listed, times
 from experiments import plan as experiments
 from experiments import references, remarks
 from experiments.metrics import objective_costs
-from sweeps import foreseen, ladder, shown_search, space
+from sweeps import budget, foreseen, ladder, shown_search, space, unmatched
 from sweeps.arms import unused_runs
 from sweeps.contrasts import what
 from sweeps.judge import built
-from sweeps.record import MatchRecord, packed, unpacked
+from sweeps.record import BudgetRecord, MatchRecord, packed, unpacked
 from sweeps.scale import at_scale
 from sweeps.study import arm_cost, overridden
 
@@ -28,14 +28,19 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
     runs_folder, paired_sd: see `sweeps.foreseen`.
     """
     shown = {arm.label: _arm(spec, arm) for arm in arms}
-    # What a winner will be nobody knows: until then it is like its base.
-    winners = spec.search.winners if spec.search else []
-    specs = {arm.label: arm.spec for arm in arms if arm.label not in winners}
+    unknown = spec.search.winners if spec.search else ()  # until then they are like the arm that is searched
+    specs = {arm.label: arm.spec for arm in arms if arm.label not in unknown}
     counts = {label: arm["parameters_non_embedding"] for label, arm in shown.items()}
     helpers = _helpers(spec, arms)
     runs = [arm for arm in shown.values() for _ in range(spec.most_seeds)]
     runs += [helper for helper in helpers.values() for _ in helper["seeds"]]
     search = {key: sum(arm["tuning"][key] for arm in shown.values()) for key in ("runs", "tokens", "training_flops")}
+    unmeasured = budget.unmeasured(spec, arms)
+    costs = {
+        label: {"cost/parameters": arm["parameters"], "cost/flops_per_token": arm["flops_per_token"]["ideal"]}
+        for label, arm in shown.items()
+    }
+    hints = unmatched.hints(spec, arms, costs)
     found = _study_search(spec, shown)
     for key in search if found else ():
         search[key] += found[key]
@@ -44,10 +49,12 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
         "scale": scale,
         "question": spec.question,
         "seeds": list(range(spec.most_seeds)),
+        **({"unmeasured": unmeasured} if unmeasured else {}),
+        **({"unmatched": hints} if hints else {}),
         "arms": shown,
         "helpers": helpers,
         "search": found,
-        "winners": winners,
+        "winners": list(unknown),
         "remarks": [*remarks.of_arms(specs), *ladder.remarks(spec, specs), *unused_runs(spec, arms)],
         "ladder": [ladder.said(spec.ladder, each) for each in ladder.rungs(spec.ladder, specs, counts)],
         "total": {
@@ -79,7 +86,9 @@ def _helpers(spec, arms):
     """{label: its cost, and the seeds} of the runs that are made only because an arm needs them."""
     helpers: dict[str, dict] = {}
     labels = [arm.label for arm in arms]
-    needed = dict.fromkeys((need.label, at) for arm in arms for seed in range(spec.most_seeds) for need, at in arm.runs(seed))
+    search = spec.tune or spec.search
+    seeds = [*range(spec.most_seeds), *(search.tuning_seeds if search else ())]
+    needed = dict.fromkeys((need.label, at) for arm in arms for seed in seeds for need, at in arm.runs(seed))
     by_label = {need.label: need for arm in arms for need, _ in arm.runs(0)}
     for label, seed in needed:
         # An arm with another seed than the reported ones is a helper run too.
@@ -102,6 +111,7 @@ def _arm(spec, arm):
         "changes": packed(arm.changes),
         "unwritten": list(arm.unwritten),
         **({"matched": [each.dump() for each in arm.matched]} if arm.matched else {}),
+        **({"budget": arm.budget.dump()} if arm.budget else {}),
         "layers": {name: blocks.count(name) for name in dict.fromkeys(blocks)},
         "pattern": [f"{n}*{name}" if (n := len(list(run))) > 1 else name for name, run in groupby(blocks)],
         "parameters": cost["parameters"]["total"],
@@ -163,6 +173,8 @@ def printed(data, console):
                 say(f"    {key}: {spelt(before)} -> {spelt(after)}")
         for each in arm.get("matched", ()):
             say(f"    matched: {MatchRecord.parse(each).words}")
+        if "budget" in arm:
+            say(f"    budget: {BudgetRecord.parse(arm['budget']).words}")
         if arm["objective"]:
             named = ", ".join(f"{option} {name}" for option, name in arm["uses"].items())
             say(f"    its objective ({named}) adds per run: {objective_costs(arm['objective'])}")
@@ -171,6 +183,10 @@ def printed(data, console):
         say("ladder (every run of a size):")
         for line in data["ladder"]:
             say(f"    {line}")
+    for hint in data.get("unmatched", ()):
+        say(hint)
+    if waiting := data.get("unmeasured"):
+        say(f"budget: `study run` first measures a training step of {listed(map(repr, waiting))}; here their steps are as written")
     say("")
     context = next(iter(data["arms"].values()))["long"]["context"]
     if data["search"]:

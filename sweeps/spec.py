@@ -11,7 +11,7 @@ from experiments.metrics import canonical, cost, unknown_cost
 from experiments.spec import ExperimentSpec
 from sweeps.comparisons import claims_on_ladder, with_contrasts
 from sweeps.grid import with_cells
-from sweeps.ladder import LadderSpec, with_sizes
+from sweeps.ladder import LadderSpec, sized, with_sizes
 from sweeps.looks import looks
 from sweeps.search.spec import SearchSpec, with_winners
 
@@ -56,6 +56,11 @@ class TuneSpec(Spec):
     seeds: Count = 1
     first_seed: Count = 1000
     metric: str = "select/loss"
+
+    @property
+    def tuning_seeds(self) -> list[int]:
+        """The seeds of a trial's runs."""
+        return [self.first_seed + i for i in range(self.seeds)]
 
     @field_validator("metric")
     @classmethod
@@ -125,13 +130,14 @@ class MatchSpec(Spec):
     `cost/flops`), `cost/cache_bytes@N`, `cost/state_bytes`, `cost/decode_bytes`, or any other cost (docs/design.md).
     vary: the dotted key of a whole number, or several, which keep their ratio to each other. An arm varies those of them
     that it has and that its layers use. Or {ARM: its key or keys}: then the other arms stay as they are written.
-    to: the arm that is matched and itself left alone (by default the first), a number, or {ARM: one of both}.
+    to: the arm that is matched and itself left alone (by default the first), a number, or {ARM: one of both}. On a ladder, the
+    name of an arm means the arm of the same size.
     tolerance: the largest difference, as a fraction of the target. multiple_of: of what the values are multiples, or {key: of
     what}, for keys that it does not name 1.
 
     An arm that has the target's cost already stays as it is. What an arm or the base writes for a varied key is where the
     search starts; an arm that overrides exactly this key is refused. Helper runs (`runs`) stay as written, unless `vary`
-    names them.
+    names them. The winners of a `search` have the values of the arm that it starts from.
     """
 
     quantity: str
@@ -145,16 +151,6 @@ class MatchSpec(Spec):
     def _by_its_name(cls, quantity: str) -> str:
         return canonical(quantity)
 
-    def paths(self, label):
-        """The dotted keys that an arm may vary; none if it stays as it is written."""
-        vary = self.vary.get(label, ()) if isinstance(self.vary, dict) else self.vary
-        return (vary,) if isinstance(vary, str) else tuple(vary)
-
-    def target(self, label, baseline):
-        """What an arm is matched to: the label of another arm, or a number. None if it is not matched to anything."""
-        to = self.to.get(label) if isinstance(self.to, dict) else baseline if self.to is None else self.to
-        return None if to == label else to
-
     def multiple(self, path):
         """Of what a varied value is a multiple."""
         return self.multiple_of.get(path, 1) if isinstance(self.multiple_of, dict) else self.multiple_of
@@ -163,6 +159,39 @@ class MatchSpec(Spec):
 Matches = Annotated[
     Annotated[MatchSpec, Tag("Mapping")] | Annotated[List[MatchSpec], Field(min_length=1), Tag("List")], Discriminator(_form)
 ]
+
+
+class BudgetSpec(Spec):
+    """What every arm may spend on training, in place of equal steps: a number, or the name of the arm whose own steps say it.
+
+    flops: `cost/train_flops`, ideal FLOPs with those that the objective adds (a teacher reads every row in every step).
+    tokens: of the training rows. seconds: of training steps alone on this machine, as a few steps of every distinct arm
+    measure it before the study starts; the study's record keeps the measurement, so that it never changes its mind.
+
+    Each arm gets the nearest whole number of `train.steps`. An arm that writes `train.steps` itself is refused, but for the
+    arm that the budget names and for `train.steps: 0`. Helper runs (`runs`) keep their steps; the winners of a `search` have
+    those of the arm that it starts from.
+    """
+
+    flops: Target | None = None
+    tokens: Target | None = None
+    seconds: Target | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self):
+        if len(self.dump(neutral=True)) - [self.flops, self.tokens, self.seconds].count(None) != 1:
+            raise ValueError("expected one of `flops`, `tokens` and `seconds`")
+        return self
+
+    @property
+    def kind(self):
+        """`flops`, `tokens` or `seconds`."""
+        return next(key for key in self.keys() if getattr(self, key) is not None)
+
+    @property
+    def amount(self):
+        """The number, or the name of an arm."""
+        return getattr(self, self.kind)
 
 
 class FiguresSpec(Spec):
@@ -188,6 +217,7 @@ class StudySpec(Spec):
     long_context: tokens at which the cache is costed. laptop_scale: the scale that a report of a smaller scale suggests.
     figures: what the report draws. match: a cost that is made equal over the arms, or several.
     search: a search whose winners become further arms (`best 1`, `best 2`, ...).
+    budget: what every arm may spend on training, in place of equal steps.
     """
 
     question: str
@@ -214,6 +244,7 @@ class StudySpec(Spec):
     figures: FiguresSpec = later(FiguresSpec())
     match: Matches | None = later(None)
     search: SearchSpec | None = later(None)
+    budget: BudgetSpec | None = later(None)
 
     @model_validator(mode="after")
     def _has_arms(self):
@@ -236,6 +267,36 @@ class StudySpec(Spec):
         if isinstance(self.match, MatchSpec):
             return [(("match",), self.match)]
         return [(("match", i), each) for i, each in enumerate(self.match or ())]
+
+    @property
+    def winners(self):
+        """{label of an arm that a winner of the search becomes: the arm that the search starts from}."""
+        base = self.search and (self.search.base or next(iter(self.arms)))
+        return dict.fromkeys(self.search.winners, base) if self.search else {}
+
+    def without_size(self, label):
+        """An arm's name without the size that a ladder gave it."""
+        return sized(label, self.ladder.sizes)[0] if self.ladder else label
+
+    def beside(self, name, label):
+        """The arm that a name means for another arm: on a ladder, `griffin` is `griffin s` for `global s`."""
+        size = label.removeprefix(self.without_size(label))
+        return name if name in self.arms else f"{name}{size}"
+
+    def varied(self, match, label):
+        """The dotted keys that a MatchSpec lets an arm vary; none if it stays as it is written."""
+        vary = match.vary
+        if isinstance(vary, dict):
+            vary = vary.get(label) or vary.get(self.without_size(label), ())
+        return (vary,) if isinstance(vary, str) else tuple(vary)
+
+    def matched_to(self, match, label):
+        """What a MatchSpec matches an arm to: the label of another arm, or a number. None if it is not matched to anything."""
+        to = self.without_size(next(iter(self.arms))) if match.to is None else match.to
+        if isinstance(to, dict):
+            to = to.get(label) or to.get(self.without_size(label))
+        to = self.beside(to, label) if isinstance(to, str) else to
+        return None if to == label else to
 
     @property
     def most_seeds(self):
@@ -272,27 +333,37 @@ def split(source, scale=None):
     for name, claim in claims.items():
         if not isinstance(claim.get("metric"), str):
             raise study.error(f"the claim {claim['type']!r} has no option `metric`", ("claims", name, "type"))
-    _check_matches(spec, study)
+    _check_costs(spec, study)
     return spec.model_copy(update={"claims": with_contrasts(claims, spec, study)}), study, base
 
 
-def _check_matches(spec, study):
-    """Raise SpecError, at its line, for a match of a cost or an arm that does not exist."""
+def _check_costs(spec, study):
+    """Raise SpecError, at its line, for a match or a budget with a cost or an arm that does not exist."""
+    arms = {*spec.arms, *(spec.without_size(label) for label in spec.arms)}
+
+    def check(name, known, path):
+        if isinstance(name, str) and name not in known:
+            raise study.error(f"no arm {name!r}{nearest(name, known)}", path)
+
     for where, match in spec.matches:
         if cost(match.quantity) is None:
             raise study.error(unknown_cost(match.quantity), (*where, "quantity"))
-        named = match.to if isinstance(match.to, dict) else {None: match.to}
-        for label, to in named.items():
-            path = (*where, "to") if label is None else (*where, "to", label)
-            if isinstance(to, str) and to not in spec.arms:
-                raise study.error(f"no arm {to!r}{nearest(to, spec.arms)}", path)
-            if label is not None and label not in spec.arms:
-                raise study.error(f"no arm {label!r}{nearest(label, spec.arms)}", path)
-        for label in match.vary if isinstance(match.vary, dict) else ():
-            if label not in spec.arms and label not in spec.runs:
-                raise study.error(f"no arm {label!r}{nearest(label, [*spec.arms, *spec.runs])}", (*where, "vary", label))
-            if match.target(label, next(iter(spec.arms))) is None:
-                raise study.error(f"{label!r} is what is matched, so it varies nothing", (*where, "vary", label))
+        if spec.budget and match.quantity == "cost/train_flops":
+            reason = "`budget` decides the steps after this; expected cost/flops_per_token"
+            raise study.error(reason, (*where, "quantity"))
+        for label, to in match.to.items() if isinstance(match.to, dict) else ():
+            check(label, arms, (*where, "to", label))
+            check(to, arms, (*where, "to", label))
+            if to in match.to:
+                raise study.error(f"{to!r} is matched itself; expected an arm that is not", (*where, "to", label))
+        check(None if isinstance(match.to, dict) else match.to, arms, (*where, "to"))
+        for name in match.vary if isinstance(match.vary, dict) else ():
+            check(name, [*arms, *spec.runs], (*where, "vary", name))
+            labels = [label for label in (*spec.arms, *spec.runs) if name in (label, spec.without_size(label))]
+            if all(spec.matched_to(match, label) is None for label in labels):
+                raise study.error(f"{name!r} is matched to nothing (`to`), so it varies nothing", (*where, "vary", name))
+    if spec.budget:
+        check(spec.budget.amount, arms, ("budget", spec.budget.kind))
 
 
 def _without_dropped_arms(root):

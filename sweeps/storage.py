@@ -18,6 +18,7 @@ SCHEMES = ("postgresql+psycopg", "postgresql", "postgres")
 JOURNAL = "journal:"
 # scheme://user, password and the rest; what a password in the query looks like.
 USER, QUERY = r"(?s)([A-Za-z][A-Za-z+0-9]*://[^:/@]*):(.*)@([^@]*)$", r"([?&]password=)([^&]*)"
+OTHER = "use that version, or another database"
 # Seconds. A connection that does not answer is given up, so that beats of other runs are not late.
 CONNECT, SILENT = 5, 20
 # "Create the tables once": drivers that start together wait for each other behind this number of PostgreSQL's locks.
@@ -48,14 +49,15 @@ def words(option: str | None) -> list[str]:
     return [] if option is None else ["--storage", shown(option)]
 
 
-def opened(url: str, lease: float = 180.0) -> Any:
+def opened(url: str, lease: float = 180.0, make: bool = True) -> Any:
     """The `optuna.storages` object of a URL. lease: seconds; a lock on a journal is broken well before a lease ends.
 
+    make: whether it is set up where there is none; else None is returned then.
     Raises SpecError, in one line and before anything is written, for a URL of another form, SQLite, a package or a server
     that is not there, a wrong password, a storage of another version of Optuna, and a folder that cannot be written.
     """
     if url.startswith(JOURNAL):
-        return _journal(url, lease)
+        return _journal(url, lease, make)
     scheme = url.partition("://")[0]
     if scheme.startswith("sqlite"):
         raise _error(url, f"SQLite hands out the same run to two drivers; expected {FORMS}")
@@ -63,7 +65,14 @@ def opened(url: str, lease: float = 180.0) -> Any:
         raise _error(url, f"expected {FORMS}")
     if importlib.util.find_spec("psycopg") is None:
         raise _error(url, "needs the package psycopg: pip install 'archbench[postgresql]'")
-    return _database(url)
+    return _database(url, make)
+
+
+def close(storage: Any) -> None:
+    """End the connections of a storage."""
+    if hasattr(storage, "engine"):
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def away() -> tuple[type[BaseException], ...]:
@@ -81,26 +90,38 @@ def why_away(error: BaseException) -> str:
     return _brief(error)
 
 
-def _database(url):
+def _database(url, make):
+    import optuna
     import sqlalchemy
     from optuna.storages import RDBStorage
 
     full = "postgresql+psycopg" + url[url.index("://") :]
+    # What is written in the URL comes before these.
     arguments = {"connect_timeout": CONNECT, "keepalives_idle": 30, "tcp_user_timeout": SILENT * 1000}
     engine_options = {"pool_pre_ping": True, "pool_size": 2, "connect_args": arguments}
     try:
         engine = sqlalchemy.create_engine(full, **engine_options)
-        with engine.connect() as connection, _alone(connection):
-            exists = sqlalchemy.inspect(connection).has_table("alembic_version")
-            # Optuna fills the URL in with `str.format`.
-            made = full.replace("{", "{{").replace("}", "}}")
-            storage = RDBStorage(made, engine_kwargs=engine_options, skip_table_creation=exists)
-        engine.dispose()
-        return storage
-    except RuntimeError as error:  # a database of another version of Optuna
-        raise _error(url, _versions(str(error))) from None
     except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
         raise _error(url, f"cannot be used: {_brief(error)}") from None
+    try:
+        with engine.connect() as connection, _alone(connection):
+            exists = sqlalchemy.inspect(connection).has_table("alembic_version")
+            if not exists and not make:
+                return None
+            # Optuna fills the URL in with `str.format`.
+            made = full.replace("{", "{{").replace("}", "}}")
+            storage = RDBStorage(made, engine_options, skip_compatibility_check=True, skip_table_creation=exists)
+            if storage.get_current_version() != storage.get_head_version():
+                close(storage)
+                found = connection.execute(sqlalchemy.text("SELECT library_version FROM version_info")).scalar()
+                raise _error(url, f"set up by Optuna {found}, and here is Optuna {optuna.__version__}: {OTHER}")
+        return storage
+    except SpecError:
+        raise
+    except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
+        raise _error(url, f"cannot be used: {_brief(error)}") from None
+    finally:
+        engine.dispose()
 
 
 @contextmanager
@@ -116,27 +137,21 @@ def _alone(connection) -> Iterator[None]:
             connection.execute(sqlalchemy.text(f"SELECT pg_advisory_unlock({CREATING})"))
 
 
-def _versions(text):
-    import optuna
-
-    made = re.search(r"set up by optuna ([\w.]+)", text)
-    by = f"by Optuna {made[1]}" if made else "by another version of Optuna"
-    return f"this database was set up {by}, and here is Optuna {optuna.__version__}: use that version, or another database"
-
-
-def _journal(url, lease):
+def _journal(url, lease, make):
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
     path = Path(url.removeprefix(JOURNAL).removeprefix("//")).absolute()
     if path.name in ("", "..") or path.is_dir():
         raise _error(url, "expected the path of a file")
+    if not make and not path.exists():
+        return None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab"):
             pass
         lock = Repairing(JournalFileSymlinkLock(str(path), grace_period=max(3, min(30, int(lease / 4)))), path)
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))  # type: ignore[arg-type]
     except OSError as error:
         raise _error(url, f"cannot be written: {error.strerror or error}") from None
     except (ValueError, KeyError, AssertionError) as error:

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from arch import cost, document
+from arch.errors import SpecError
+from arch.words import listed
 from experiments import evaluations, references, remarks
 from experiments import plan as experiment
 from experiments.spec import ExperimentSpec
-from sweeps import folders, ladder, looking, matching, origin
+from sweeps import budget, folders, ladder, looking, matching, origin
 from sweeps.arms import Arm, Family, unused_runs
 from sweeps.costs import costs_of
 from sweeps.job import Job
@@ -77,28 +79,41 @@ class StudyPlan:
         needed is not made again.
         """
         counts = looking.first_counts(self.spec) if counts is None else counts
-        jobs, finished = {}, folders.Finished(self.runs)
-
-        def add(each, seed, wanted=True):
-            plan = each.plan_of(seed)
-            key = plan.identity, seed
-            if key in jobs:
-                return
-            folder = self._run_folder(each, seed, finished)
-            done = folders.is_finished(folder, *key)
-            for need, (_, at) in zip(each.needs, plan.needs(seed), strict=True):
-                add(need, at, wanted and not done)
-            if done or wanted:
-                places = {need: job.folder for need, job in jobs.items()}
-                located = plan if done else plan.located(seed, places)
-                located = located.model_copy(update={"evaluations": self._evaluations(each, seed)})
-                jobs[key] = Job(self._same(each, seed).arm.label, seed, located, folder)
-
+        jobs: dict[tuple[str, int], Job] = {}
+        finished = folders.Finished(self.runs)
         for seed in range(max(counts.values(), default=0)):
             for each in self.arms:
                 if seed < counts.get(each.arm.label, 0):
-                    add(each, seed)
+                    self._add(jobs, finished, each, seed)
         return list(jobs.values())
+
+    def needed(self, each, seeds):
+        """The runs that the trials of an arm with these tuning seeds need, each after those it needs.
+
+        `seed: same` is then the tuning seed: every tuning seed has a run of its own.
+        """
+        jobs: dict[tuple[str, int], Job] = {}
+        finished = folders.Finished(self.runs)
+        for seed in seeds:
+            for need, (_, at) in zip(each.needs, each.plans[0].needs(seed), strict=True):
+                self._add(jobs, finished, need, at)
+        return list(jobs.values())
+
+    def _add(self, jobs, finished, each, seed, wanted=True):
+        """Add the run of an arm with a seed to {(identity, seed): Job}, after those that it needs."""
+        plan = each.plan_of(seed)
+        key = plan.identity, seed
+        if key in jobs:
+            return
+        folder = self._run_folder(each, seed, finished)
+        done = folders.is_finished(folder, *key)
+        for need, (_, at) in zip(each.needs, plan.needs(seed), strict=True):
+            self._add(jobs, finished, need, at, wanted and not done)
+        if done or wanted:
+            places = {need: job.folder for need, job in jobs.items()}
+            located = plan if done else plan.located(seed, places)
+            located = located.model_copy(update={"evaluations": self._evaluations(each, seed)})
+            jobs[key] = Job(self._same(each, seed).arm.label, seed, located, folder)
 
     def _evaluations(self, each, seed):
         """The evaluations of every arm that shares this run of `each`: arms may differ in what is measured alone."""
@@ -180,12 +195,16 @@ class StudyPlan:
             remarks=self.remarks(),
             matched=[match for each in self.arms for match in each.arm.matched],
             search=self.search if search is None else search,
+            budget=[each.arm.budget for each in self.arms if each.arm.budget],
         )
 
 
-def check(root, scale=None):
+def check(root, scale=None, paces=None):
     """(StudySpec, [Arm]) of a study document. Resolves every arm, also at both ends of every tuning range, and runs its
-    model at small size (`experiments.plan.probed`).
+    model at small size (`experiments.plan.probed`). Arms have the values and steps that `match` and `budget` give them.
+
+    paces: {`sweeps.paces.key`: seconds of a step} for a budget of seconds; an arm that it lacks keeps its written steps, and
+    `plan` then refuses the study.
 
     The keys and values of the other scales are checked too, so that a mistake there shows up now. Raises SpecError.
     """
@@ -197,7 +216,8 @@ def check(root, scale=None):
     spec, study, found = matching.matched(spec, study, base)
     study = ladder.solved(spec, study, base)
     spec = spec.model_copy(update={"arms": study.value["arms"].plain()})
-    family = Family(spec, study, base, found)
+    spec, study, spending = budget.budgeted(spec, study, base, paces or {})
+    family = Family(spec, study, base, found, spending)
     arms = [family.arm(label) for label in spec.arms]
     for label in spec.runs:
         family.arm(label)
@@ -205,16 +225,23 @@ def check(root, scale=None):
     check_claims(study, spec, arms)
     if spec.tune:
         for arm in arms:
-            for position in arm.needs:
-                key = references.of(arm.spec)[position].key
-                reason = "a study with `tune` cannot make the run that an arm needs; give the folder of a finished run"
-                raise arm.document.error(reason, key)
+            for position, need in arm.needs.items():
+                _check_untuned(spec, arm, references.of(arm.spec)[position].key, need)
         check_space(study, spec, arms)
         matching.check_tuned(study, spec, found, arms)
+        budget.check_tuned(study, spec, arms)
     check_search(study, spec, arms)
     for arm in family.arms.values():
         experiment.probed(arm.resolved)
     return spec, arms
+
+
+def _check_untuned(spec, arm, key, need):
+    """Raise SpecError where a tuned arm needs the run of another tuned arm: which of its values would be meant?"""
+    for each in (need, *(other for other, _ in need.runs(0))):
+        if each.label in spec.arms:
+            reason = f"the arm {each.label!r} is tuned itself; name the run that is needed under `runs`, which are not tuned"
+            raise arm.document.error(reason, key)
 
 
 def plan(name, scale, spec, arms, runs, command="", written=None):
@@ -223,15 +250,17 @@ def plan(name, scale, spec, arms, runs, command="", written=None):
     written: the study's Origin. SpecError is also raised where its folder holds the record of another study.
     """
     origin.check(folders.study_folder(runs, name, scale, spec.scales), name, scale, written)
+    if unmeasured := budget.unmeasured(spec, arms):
+        raise SpecError(f"the time of a step is not measured for {listed(map(repr, unmeasured))}", ("budget", "seconds"))
     planned: dict[str, ArmPlan] = {}
 
     def of(arm):
         if arm.label not in planned:
-            if arm.spec.train.devices > 1:
-                reason = f"{arm.spec.train.devices} devices, but a run of a study uses one (`archbench run` can use more)"
-                raise arm.document.error(reason, ("train", "devices"))
+            if arm.spec.train.nodes > 1:
+                reason = f"{arm.spec.train.nodes} nodes, but a run of a study uses one machine (`archbench run` can use more)"
+                raise arm.document.error(reason, ("train", "nodes"))
             needs = {position: of(need) for position, need in arm.needs.items()}
-            # A study with a search has no needs, so that each need has one plan for all seeds.
+            # Helper runs are not tuned, so that each need has one plan for all seeds.
             made = experiment.plan(arm.resolved, {position: need.plans[0] for position, need in needs.items()})
             planned[arm.label] = ArmPlan(arm, (made,), _cost(spec, made), tuple(needs.values()))
         return planned[arm.label]
@@ -260,7 +289,8 @@ def _tuned(spec, planned, choices):
     plans: list[experiment.RunPlan] = []
     for values in choices:
         same = next((plan for plan, other in zip(plans, choices, strict=False) if other == values), None)
-        plans.append(same or experiment.plan(overridden(planned.arm.document, values)))
+        made = {position: need.plans[0] for position, need in zip(planned.arm.needs, planned.needs, strict=True)}
+        plans.append(same or experiment.plan(overridden(planned.arm.document, values), made))
     by_key = {key: [float(values[key]) for values in choices] for key in choices[0]}
     at_bounds = bounds(spec.tune, planned.arm, choices)
     return replace(planned, plans=tuple(plans), cost=_cost(spec, plans[0]), tuned=by_key, bounds=at_bounds)

@@ -4,15 +4,19 @@ On a grid, every tuning seed chooses by its own runs (`sweeps.vertex`); of TPE's
 
 Trials go through Optuna's ask-and-tell interface one by one, so that the trials of all arms share the pool. A trial
 that a killed process left running is resumed: its values are stored, and its runs continue from their checkpoints.
+What a search of the whole study keeps in storage (`sweeps.search.stored`) an arm's search keeps too, and several processes
+drive it in the same way.
 """
 
 import contextlib
 import statistics
+import time
 from collections import deque
 from dataclasses import dataclass, field
 
 import optuna
 from filelock import FileLock, Timeout
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from arch.errors import SpecError
@@ -25,18 +29,12 @@ from sweeps.job import Job, Outcome
 from sweeps.metrics import metric_of
 from sweeps.queues import measured
 from sweeps.record import TrialRecord
+from sweeps.search import storage as storages
+from sweeps.search.queue import HALF_ASKED
+from sweeps.search.stored import AGAIN, REPLACES, STATES, SURPLUS, replaced, set_attribute
 from sweeps.study import overridden
 
-DATABASE = "study.db"
 LOCK = ".tune.lock"
-STATES = {
-    TrialState.COMPLETE: "finished",
-    TrialState.FAIL: "failed",
-    TrialState.PRUNED: "pruned",
-    TrialState.RUNNING: "running",
-}
-# AGAIN: the machine made the trial fail, not the values tried. It is tried again when the study is started again.
-AGAIN, REPLACES = "again", "replaces"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -85,6 +83,29 @@ class Search:
                 return job
         return None
 
+    def ready(self):
+        """Yields the jobs that could start now, of all arms."""
+        for tuner in self.tuners:
+            yield from tuner.ready()
+
+    def ask(self):
+        """Begin one more trial, of each arm in turn. Returns False if there is none to begin."""
+        for _ in range(len(self.turns)):
+            self.turns.rotate(-1)
+            if self.turns[-1].ask():
+                return True
+        return False
+
+    def settle(self):
+        """Tell Optuna of every trial whose runs have all ended, according to their records."""
+        for tuner in self.tuners:
+            tuner.settle()
+
+    @property
+    def is_over(self):
+        """Whether every trial of every arm is told."""
+        return all(tuner.is_over for tuner in self.tuners)
+
     def told(self, outcome):
         """Tell the arm's tuner how a run of one of its trials ended."""
         next(tuner for tuner in self.tuners if tuner.label == outcome.job.arm).told(outcome)
@@ -93,15 +114,22 @@ class Search:
 
 
 class Tuner:
-    """The search of one arm. `take` gives its jobs, to be run by a pool; `told` takes their outcomes."""
+    """The search of one arm. `take` gives its jobs, to be run by a pool; `told` takes their outcomes.
 
-    def __init__(self, study, arm_plan):
+    storage: Optuna's, if other processes drive the same search; by default a file in the study's folder.
+    """
+
+    def __init__(self, study, arm_plan, storage=None):
+        self.alone = storage is None
+        self.storage = storages.of_folder(study.folder) if storage is None else storage
+        self.places = {(job.plan.identity, job.seed): job.folder for job in study.needed(arm_plan, study.spec.tune.tuning_seeds)}
+        self.plans, self.half_asked = {}, {}
         self.study, self.arm_plan, self.tune = study, arm_plan, study.spec.tune
-        self.seeds = [self.tune.first_seed + i for i in range(self.tune.seeds)]
+        self.seeds = self.tune.tuning_seeds
         self.metric = metric_of(arm_plan.arm.spec, self.tune.metric)
         self.distributions = {key: self._distribution(key) for key in self.tune.space}
         self.search = self._open()
-        self.jobs, self.values = deque(), {}
+        self.jobs = deque()
         self.left = deque(self._taken_up_again())
         if self.tune.sampler == "grid":
             for values in space.points(self.tune, arm_plan.plans[0].spec):
@@ -128,12 +156,76 @@ class Tuner:
             return
         value = outcome.record.metrics.get(self.tune.metric) if outcome.status == "finished" else None
         self._note(number, seed, outcome, value)
-        if len(self.values[number]) < len(self.seeds):
+        self._tell_if_ended(number)
+
+    def ready(self):
+        """Yields the jobs that could start now: runs of running trials that have not ended."""
+        for trial in self.search.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            yield from (job for job in self._jobs(trial) if job.seed not in self._ended(trial))
+
+    def ask(self):
+        """Begin one more trial. Returns False if there is none to begin."""
+        trial = self._ask()
+        if trial is not None:
+            self._begin(trial)
+        return trial is not None
+
+    def settle(self):
+        """Tell Optuna of every running trial whose runs have all ended, according to their records."""
+        for trial in self.search.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if not {"runs", "error"} & trial.user_attrs.keys():
+                since = self.half_asked.setdefault(trial.number, time.monotonic())
+                if time.monotonic() - since > HALF_ASKED:
+                    self._give_up(trial)
+                continue
+            for job in self._jobs(trial):
+                record = folders.record_of(job.folder)
+                mine = record is not None and (record.identity, record.seed) == (job.plan.identity, job.seed)
+                if job.seed in self._ended(trial) or not mine:
+                    continue
+                if record.status == "failed" and not (record.failure and record.failure.by_machine):
+                    self._note(trial.number, job.seed, Outcome(job, "failed", record, _reason(record)), None)
+                elif self._is_done(job):
+                    self._note(trial.number, job.seed, Outcome(job, "finished", measured(job)), self._value(job))
+            self._tell_if_ended(trial.number)
+
+    @property
+    def is_over(self):
+        """Whether every trial is told, and no more is to be begun."""
+        trials = self.search.get_trials(deepcopy=False)
+        return all(trial.state.is_finished() for trial in trials) and not self._may_ask(trials)
+
+    def _value(self, job):
+        return measured(job).metrics.get(self.tune.metric)
+
+    def _is_done(self, job):
+        finished = folders.is_finished(job.folder, job.plan.identity, job.seed)
+        return finished and not evaluations.missing(job.plan.evaluations, job.folder)
+
+    def _ended(self, trial):
+        """{tuning seed: value, or None of a run that failed} of the runs of a trial that have ended."""
+        attrs = trial.user_attrs
+        return {seed: attrs.get(f"value {seed}") for seed in self.seeds if {f"value {seed}", f"failed {seed}"} & attrs.keys()}
+
+    def _tell_if_ended(self, number):
+        trial = self._trial(number)
+        ended = self._ended(trial)
+        if trial.state.is_finished() or len(ended) < len(self.seeds):
             return
-        if None in self.values[number].values():
-            self.search.tell(number, state=TrialState.FAIL)
+        if None in ended.values():
+            self._tell(number, state=TrialState.FAIL)
         else:
-            self.search.tell(number, statistics.fmean(self.values[number].values()))
+            self._tell(number, statistics.fmean(ended.values()))
+
+    def _trial(self, number):
+        return next(trial for trial in self.search.get_trials(deepcopy=False) if trial.number == number)
+
+    def _tell(self, number, value=None, state=None):
+        try:
+            self.search.tell(number, value, state)
+        except (ValueError, UpdateFinishedTrialError):
+            if not self._trial(number).state.is_finished():  # else another process told it first
+                raise
 
     def runs_left(self):
         """Roughly how many trial runs are left: an interrupted trial counts in full."""
@@ -215,7 +307,8 @@ class Tuner:
         content = {key: value for key, value in self.tune.dump().items() if key != "trials"}
         content["evaluations"] = [each.file for each in evaluations.planned(self.arm_plan.plans[0].spec) if each.split == "select"]
         name = f"{self.arm_plan.plans[0].identity[:12]}-{digest(content)[:12]}"
-        self.storage = optuna.storages.RDBStorage(f"sqlite:///{self.study.folder.resolve() / DATABASE}")
+        if not self.alone:  # other studies may be in the same storage
+            name = f"{self.study.folder.parent.name}/{self.study.folder.name}/tune-{name}"
         direction = "maximize" if self.metric.better == "higher" else "minimize"
         search = optuna.create_study(storage=self.storage, study_name=name, load_if_exists=True, direction=direction)
         # With a fixed seed, every start would propose the first random trials again.
@@ -231,66 +324,101 @@ class Tuner:
     def _taken_up_again(self):
         """Yield the trials that a killed process left running; enqueue again those that the machine made fail."""
         trials = self.search.get_trials(deepcopy=False)
-        replaced = _replaced(trials)
+        gone = replaced(trials)
         for trial in trials:
-            if trial.state == TrialState.RUNNING and set(trial.params) == set(self.tune.space):
+            if trial.state == TrialState.RUNNING and self.alone and set(trial.params) == set(self.tune.space):
                 yield trial.number, dict(trial.params)
-            elif trial.state == TrialState.RUNNING:
-                # The process was killed before the trial had its values: nothing was run.
-                self.search.tell(trial.number, state=TrialState.FAIL)
-                if "fixed_params" in trial.system_attrs:
-                    self.search.enqueue_trial(trial.system_attrs["fixed_params"])
-            elif trial.user_attrs.get(AGAIN) and trial.number not in replaced:
+            elif trial.state == TrialState.RUNNING and self.alone:
+                self._give_up(trial)
+            elif trial.user_attrs.get(AGAIN) and trial.number not in gone:
                 self.search.enqueue_trial(dict(trial.params), user_attrs={REPLACES: trial.number})
 
+    def _give_up(self, trial):
+        """Fail a trial whose process was killed before the trial had its values: nothing was run."""
+        self._tell(trial.number, state=TrialState.FAIL)
+        if "fixed_params" in trial.system_attrs:
+            self.search.enqueue_trial(trial.system_attrs["fixed_params"])
+
+    def _may_ask(self, trials):
+        if any(trial.state == TrialState.WAITING for trial in trials):
+            return True
+        gone = replaced(trials)
+        begun = [trial for trial in trials if trial.number not in gone and {"runs", "error"} & trial.user_attrs.keys()]
+        return self.tune.sampler != "grid" and len(begun) < self.tune.trials
+
     def _ask(self):
-        trials = self.search.get_trials(deepcopy=False)
-        waiting = any(trial.state == TrialState.WAITING for trial in trials)
-        replaced = _replaced(trials)
-        begun = [trial for trial in trials if trial.number not in replaced and {"runs", "error"} & trial.user_attrs.keys()]
-        if not waiting and (self.tune.sampler == "grid" or len(begun) >= self.tune.trials):
+        if not self._may_ask(self.search.get_trials(deepcopy=False)):
             return None
         trial = self.search.ask(fixed_distributions=self.distributions)
         return trial.number, dict(trial.params)
 
+    def _is_surplus(self, number, values):
+        """Whether another process began the same point of the grid before, or the last trial that was left."""
+        trials = self.search.get_trials(deepcopy=False)
+        gone = replaced(trials)
+        open_states = (TrialState.RUNNING, TrialState.COMPLETE)
+        others = [each for each in trials if each.number < number and each.number not in gone and not each.user_attrs.get(SURPLUS)]
+        if self.tune.sampler == "grid":
+            return any(each.params == values and each.state in open_states for each in others)
+        begun = [each for each in others if {"runs", "error"} & each.user_attrs.keys() or each.state == TrialState.RUNNING]
+        return len(begun) >= self.tune.trials
+
+    def _planned(self, values):
+        made = {position: need.plans[0] for position, need in zip(self.arm_plan.arm.needs, self.arm_plan.needs, strict=True)}
+        return experiment.plan(overridden(self.arm_plan.arm.document, values), made)
+
+    def _jobs(self, trial):
+        """The Jobs of a trial that was begun."""
+        if "runs" not in trial.user_attrs:
+            return []
+        if trial.number not in self.plans:
+            self.plans[trial.number] = self._planned(trial.params)
+        plan, runs = self.plans[trial.number], trial.user_attrs["runs"].items()
+        return [self._job(trial.number, int(seed), plan, self.study.folder / run) for seed, run in runs]
+
+    def _job(self, number, seed, plan, folder):
+        return Job(self.label, seed, plan.located(seed, self.places), folder, number)
+
     def _begin(self, trial):
         number, values = trial
-        self.values[number] = {}
+        if not self.alone and self._is_surplus(number, values):
+            self._set(number, SURPLUS, True)
+            self._tell(number, state=TrialState.FAIL)
+            return
         try:
-            plan = experiment.plan(overridden(self.arm_plan.arm.document, values))
+            plan = self.plans[number] = self._planned(values)
         except SpecError as error:
             # The ends of every range were checked, so a point between them cannot be built.
             self._set(number, "error", str(error))
-            self.search.tell(number, state=TrialState.FAIL)
+            self._tell(number, state=TrialState.FAIL)
             return
         parent = self.study.folder / folders.TUNE
         runs, finished = {}, folders.Finished(self.study.runs, trials=True)
+        ended = self._ended(self._trial(number))
         for seed in self.seeds:
             folder = folders.run_folder(parent, self.arm_plan.arm.name, plan.identity, seed)
             folder = finished.folder(plan.identity, seed, folder) or folder
             runs[str(seed)] = folders.relative(folder, self.study.folder)
-            self.jobs.append(Job(self.label, seed, plan, folder, number))
+            if seed not in ended:
+                self.jobs.append(self._job(number, seed, plan, folder))
         self._set(number, "runs", runs)
-        for job in [job for job in self.jobs if folders.is_finished(job.folder, plan.identity, job.seed)]:
-            if not evaluations.missing(plan.evaluations, job.folder):
-                self.jobs.remove(job)
-                self.told(Outcome(job, "finished", measured(job), reused=True))
+        for job in [job for job in self.jobs if self._is_done(job)]:
+            self.jobs.remove(job)
+            self.told(Outcome(job, "finished", measured(job), reused=True))
 
     def _note(self, number, seed, outcome, value):
-        self.values[number][seed] = value
         if value is not None:
             self._set(number, f"value {seed}", value)
             return
+        self._set(number, f"failed {seed}", True)
         self._set(number, "error", outcome.message or f"its record has no {self.tune.metric}")
         failure = outcome.record.failure if outcome.record else None
         if outcome.record is None or (failure and failure.by_machine):
             self._set(number, AGAIN, True)
 
     def _set(self, number, key, value):
-        trial = self.storage.get_trial_id_from_study_id_trial_number(
-            self.storage.get_study_id_from_name(self.search.study_name), number
-        )
-        self.storage.set_trial_user_attr(trial, key, value)
+        with contextlib.suppress(UpdateFinishedTrialError):  # another process was first, and said the same
+            set_attribute(self.storage, self.search, number, key, value)
 
 
 def _nearest(values, value):
@@ -302,6 +430,5 @@ def _spelt(values):
     return ", ".join(f"{key} = {value:g}" for key, value in values.items())
 
 
-def _replaced(trials):
-    """The numbers of the trials that later trials replace."""
-    return {trial.user_attrs[REPLACES] for trial in trials if REPLACES in trial.user_attrs}
+def _reason(record):
+    return record.failure.reason if record.failure else "failed"

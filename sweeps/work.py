@@ -7,9 +7,9 @@ what was lost too often, and queues the next run if none waits. So no driver is 
 
 import random
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,11 +95,14 @@ class Shared:
                 self.events.append(Event("again", job, message=outcome.message))
         self.looked = float("-inf")
 
-    def progress(self, job: Job, state: dict[str, Any]) -> None:
-        """Remember how far a run of this driver is, for those who look at the queue."""
+    def progress(self, job: Job, state: dict[str, Any]) -> bool:
+        """Remember how far a run of this driver is, for those who look at the queue. Returns whether it is to be pruned."""
         for number, each in self.mine.items():
             if each.attempt is job and "step" in state:
                 self.steps[number] = int(state["step"])
+                if hasattr(self.source, "progressed"):
+                    return bool(self.queue.tried(partial(self.source.progressed, each.job, state)))
+        return False
 
     def tick(self) -> bool:
         """Beat and look when it is time. Returns whether something may still be to do."""
@@ -140,7 +143,8 @@ class Shared:
         self.rows = (self.queue.read() if late else rows) or rows
         self._abandon_lost()
         try:
-            self._settle()
+            if not self.queue.tried(self._settle):
+                return False
         except OSError as error:
             self.queue.say(f"cannot write in {self.folder} ({error.strerror or error}); trying again")
             return False
@@ -164,13 +168,16 @@ class Shared:
         if hasattr(self.source, "settle"):
             self.source.settle()
         self.ready, busy = self._sorted(by_run)
-        if not self.ready and hasattr(self.source, "ask") and self.source.ask():
-            self.ready, busy = self._sorted(by_run)
+        while not self.ready and hasattr(self.source, "ask") and self.source.ask():
+            self.ready, busy = self._sorted(by_run)  # a trial that is infeasible has no runs: then the next one
         self.over = not (self.ready or busy or self.mine or self.queue.pending)
+        return True
 
     def _sorted(self, by_run):
         """(jobs that can be queued, those that wait or run), after every end was told to the study's queue."""
-        ended, free, busy = True, [], []
+        free: list[Job] = []
+        busy: list[Job] = []
+        ended = True
         while ended:
             ended, free, busy = False, [], []
             for job in list(self.source.ready()):
@@ -282,7 +289,7 @@ def has_result(job: Job) -> bool:
     if not attempts.has_result(job.folder, job.plan.identity, job.seed):
         return False
     record = folders.record_of(job.folder)
-    return record.status == "pruned" or not evaluations.missing(job.plan.evaluations, job.folder)
+    return record.status == "pruned" or not evaluations.missing(list(job.plan.evaluations), job.folder)
 
 
 def forgive(jobs: list[Job]) -> None:
@@ -291,9 +298,3 @@ def forgive(jobs: list[Job]) -> None:
         record = folders.record_of(job.folder)
         if record is not None and record.status == "failed":
             (job.folder / NAME).unlink(missing_ok=True)
-
-
-def counts(rows: list[Row]) -> Iterator[tuple[str, int]]:
-    """(what, how many) of a queue's trials: waiting, running, complete, and failed by why."""
-    names = Counter(row.state.lower() if row.state != "FAIL" else f"failed ({row.why or 'no reason'})" for row in rows)
-    yield from sorted(names.items())

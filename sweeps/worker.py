@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from experiments.launch import RankLost
 from experiments.orders import ABANDON, PRUNE, STOP
 
 LOCK = ".lock"
@@ -41,7 +42,7 @@ def trainer(threads):
         texts.remember(job.plan.texts)
         try:
             if job.home:
-                attempts.begin(job.folder, job.home, job.plan.identity, job.seed, checkpoint.step_of, checkpoint.is_whole)
+                attempts.begin(job.folder, job.home, job.plan.identity, job.seed, checkpoint.newest, checkpoint.is_whole)
             return train(job.plan, job.seed, job.folder, progress, stop, runs_at_once, home=job.home).dump()
         finally:
             device.release_memory()  # other processes share the machine: do not keep a large run's memory
@@ -83,6 +84,8 @@ def _do(job, train, conn, stop):
             record = train(job, progress=lambda state: _send(conn, "progress", dict(state)), stop=stop)
     except Timeout:
         _send(conn, "locked", None)
+    except RankLost as lost:
+        _send(conn, "lost", str(lost))
     except Exception as error:
         # train() turns a failure into a record. This one could not be recorded, e.g. because the disk is full.
         traceback.print_exc()

@@ -64,6 +64,17 @@ TUNE = "tune: {space: {optimizer.lr: {low: %s, high: %s, points: 2}}}\n"
 # name: (text of study.yaml, what the message must contain: where the mistake is, then what it is)
 BAD = {
     "unknown key at the top": (STUDY + "sedes: 3\n", "study.yaml:27: sedes: unknown key; did you mean 'seeds'"),
+    "a comparison with an unknown arm": (
+        STUDY + "compare: [[both, local]]\n",
+        "study.yaml:27: compare.0.1: no arm 'local'; did you mean 'local-only'",
+    ),
+    "factors without a grid": (STUDY + "compare: factors\n", "study.yaml:27: compare: expected a `grid` of factors"),
+    "a level that is no mapping": (STUDY + "grid: {W: {4: 4, 8: {}}}\n", "study.yaml:27: grid.W.4: expected a mapping"),
+    "sizes that are no mapping": (STUDY + "ladder: {sizes: [s, m]}\n", "study.yaml:27: ladder.sizes: expected a mapping of sizes"),
+    "a budget below one step": (
+        STUDY + "ladder: {sizes: {s: {model.dim: 16}, m: {model.dim: 32}}, tokens_per_parameter: 0.001}\n",
+        "study.yaml:27: ladder.tokens_per_parameter: 0.001 x ",
+    ),
     "unknown key of training": (line(19, "train: {stpes: 2}"), "study.yaml:19: train.stpes: unknown key; did you mean 'steps'"),
     "unknown key of the model": (line(6, "  layres: 2"), "study.yaml:6: model.layres: unknown key; did you mean 'layers'"),
     "unknown key of a mixer": (
@@ -198,9 +209,13 @@ BAD = {
         "study.yaml:27: tune.space.optimizer.lr: low = 0.01 must be below high = 0.01",
     ),
     "tuning an unknown key": (STUDY + TUNE.replace("optimizer.lr", "optimizer.rate") % ("1e-3", "1e-2"), "unknown key"),
-    "several devices in a study": (
-        line(19, "train: {steps: 2, devices: 2, strategy: ddp}"),
-        "study.yaml:19: train.devices: 2 devices, but a run of a study uses one",
+    "several nodes in a study": (
+        line(19, "train: {steps: 2, nodes: 2, strategy: ddp}"),
+        "study.yaml:19: train.nodes: 2 nodes, but a run of a study uses one machine",
+    ),
+    "an unknown strategy": (
+        line(19, "train: {steps: 2, strategy: fsdp}"),
+        "study.yaml:19: train.strategy: 'fsdp' is not one of them; did you mean 'fsdp2' or 'ddp'",
     ),
     "an unknown accelerator": (line(19, "train: {steps: 2, accelerator: gpuu}"), "study.yaml:19: train.accelerator: 'gpuu' is not"),
     "an unknown metric in a claim": (STUDY + "claim: {metric: report/los}\n", "study.yaml:27: claims.claim.metric: no run of arm"),

@@ -62,8 +62,8 @@ class Equivalent:
         return self.config.to or arms[0]
 
     def controls(self, arms):
-        """{arm: Contrast} of the controls: each against what its pair names, or else against the baseline."""
-        named = {contrast.pair[1]: contrast for contrast in self.config.contrasts.values() if contrast.pair}
+        """{arm: Contrast} of the controls: each as in its first pair, or else against the baseline."""
+        named = {contrast.pair[1]: contrast for contrast in reversed(self.config.contrasts.values()) if contrast.pair}
         baseline = self._baseline(arms)
         return {arm: named.get(arm) or against(arm, baseline) for arm in self.config.known_worse}
 

@@ -9,7 +9,8 @@ from arch.spec import diff, unwritten
 from arch.words import listed, times
 from experiments import plan as experiment
 from sweeps.search import space as spaces
-from sweeps.search.queue import Search
+from sweeps.search import widen
+from sweeps.search.queue import Search, made_for
 from sweeps.search.winners import chosen, front
 from sweeps.study import ArmPlan, StudyPlan, arm_cost
 
@@ -39,7 +40,30 @@ def found(search: Search) -> Found:
             f"the search has {there} that finished and {'differ' if len(best) > 1 else 'differs'} from the others: "
             f"{listed(absent)} {'has' if len(absent) == 1 else 'have'} no runs"
         )
+    notes += [_grew(search, name, span) for name, span in search.ranges.items()]
+    if len(search.spec.objectives) == 1:
+        notes += [each for label, number in winners.items() for each in _edges(search, label, search.values(number))]
     return Found(tuple(each.number for each in front(candidates)), winners, tuple(notes))
+
+
+def _grew(search, name, span):
+    written = next(axis.numbers for axis, _ in spaces.every(search.axes) if axis.name == name and axis.numbers is not None)
+    return f"the range of {name} grew from {written.low:g} to {written.high:g} to {span.low:g} to {span.high:g}"
+
+
+def _edges(search, label, values):
+    """A sentence for each end of a range at which a winner lies."""
+    for axis, _ in spaces.every(search.axes):
+        span = search.ranges.get(axis.name, axis.numbers)
+        if span is None or axis.name not in values:
+            continue
+        end = widen.end_of(span, values[axis.name])
+        if end:
+            word, side = ("lowest", "below") if end == "low" else ("highest", "above")
+            yield (
+                f"{label}: {axis.name} = {values[axis.name]:g} is at the {word} end of {span.low:g} to {span.high:g}; "
+                f"the true best may lie {side}"
+            )
 
 
 def facts(search: Search, so_far: Found) -> dict[str, Any]:
@@ -52,6 +76,7 @@ def facts(search: Search, so_far: Found) -> dict[str, Any]:
             name: {k: v for k, v in limits.dump().items() if v is not None} for name, limits in spec.subject_to.items()
         },
         "space": {name: _dimension(each) for name, each in plain["space"].items()},
+        "widened": {name: [span.low, span.high] for name, span in search.ranges.items()},
         "base": search.base.arm.label,
         "sampler": plain["sampler"],
         "pruner": plain["pruner"],
@@ -92,6 +117,6 @@ def _winner(study, search, planned, number):
     changes = diff(experiment.whole(baseline.spec), experiment.whole(resolved.spec))
     follow = tuple(unwritten(changes, baseline.written, resolved.written))
     arm = replace(planned.arm, resolved=resolved, changes=changes, unwritten=follow)
-    plan = experiment.plan(resolved)
+    plan = experiment.plan(resolved, made_for(search.base))
     cost = arm_cost(plan.spec, study.spec.long_context, plan.cost)
     return ArmPlan(arm, (plan,), cost, planned.needs)

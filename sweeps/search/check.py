@@ -9,7 +9,9 @@ from arch.document import Node
 from arch.errors import SpecError, nearest
 from arch.spec import spelt
 from experiments import plan as experiment
+from experiments import references
 from experiments.metrics import cost, is_cost, unknown_cost
+from experiments.spec import RunReference
 from sweeps.metrics import declared, metric_of
 from sweeps.search import samplers
 from sweeps.search import space as spaces
@@ -38,6 +40,15 @@ def check_search(study: Node, spec: StudySpec, arms: list[Any]) -> None:
     _check_axes(study, base, axes)
     _check_names(study, axes)
     samplers.check_sampler(study, search, axes)
+    if search.widen and len(search.objectives) > 1:
+        reason = "with several objectives the best lie everywhere along the front; expected one objective, or no `widen`"
+        raise study.error(reason, ("search", "widen"))
+    if spec.budget and spec.budget.kind != "tokens":
+        reason = f"`budget` and `search` do not stand together: trials would not get the same {spec.budget.kind}"
+        raise study.error(f"{reason}; limit cost/train_flops by `subject_to`", ("budget",))
+    if spec.match:
+        reason = "`match` and `search` do not stand together: the trials would not be matched; limit the cost by `subject_to`"
+        raise study.error(reason, ("match",))
     samplers.check_pruner(study, search, base.spec)
 
 
@@ -84,6 +95,7 @@ def _check_limit(study, name):
 
 def _check_axes(study, base, axes: tuple[Axis, ...]):
     """Each value alone on the base arm, below the choices that bring it."""
+    before = [each.reference for each in references.of(base.spec)]
     for axis, given in spaces.every(axes):
         span = axis.numbers
         if span is not None and axis.whole and not all(float(end).is_integer() for end in (span.low, span.high, span.step or 1)):
@@ -93,9 +105,16 @@ def _check_axes(study, base, axes: tuple[Axis, ...]):
             where = (*axis.path, "choices", value) if axis.branches else axis.path
             place = study.at(where)
             try:
-                experiment.resolve(spaces.overridden(base.document, axes, {**taken, axis.name: value}, place))
+                spec = experiment.resolve(spaces.overridden(base.document, axes, {**taken, axis.name: value}, place))
             except SpecError as error:
                 raise spaces.misfit(study, where, f"{axis.name} = {spelt(value)}", error) from None
+            if [each.reference for each in references.of(spec)] != before and _made(spec):
+                what = f"{axis.name} = {spelt(value)} changes which run the arm needs"
+                raise study.error(f"{what}; a search makes the runs that its base needs", where)
+
+
+def _made(spec):
+    return any(isinstance(each.reference, RunReference) for each in references.of(spec))
 
 
 def _check_names(study, axes):

@@ -33,9 +33,10 @@ from sweeps import folders
 from sweeps.costs import cost_metric
 from sweeps.job import Job, Outcome
 from sweeps.record import TrialRecord
-from sweeps.search import samplers, stored
+from sweeps.search import samplers, stored, widen
 from sweeps.search import space as spaces
-from sweeps.search.winners import Candidate
+from sweeps.search.spec import Numbers
+from sweeps.search.winners import Candidate, chosen
 
 # What a search's jobs have in place of an arm.
 ARM = "search"
@@ -43,6 +44,16 @@ ARM = "search"
 HALF_ASKED = 300.0
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def base_of(study: Any) -> Any:
+    """The ArmPlan that a study's search overrides."""
+    return next(each for each in study.arms if each.arm.label == (study.spec.search.base or study.arms[0].arm.label))
+
+
+def made_for(planned: Any) -> dict[int, experiment.RunPlan]:
+    """{position of a reference: RunPlan} of the runs that are made because an ArmPlan needs them."""
+    return {position: need.plans[0] for position, need in zip(planned.arm.needs, planned.needs, strict=True)}
 
 
 class Search:
@@ -55,10 +66,12 @@ class Search:
     def __init__(self, study: Any, storage: Any, keep: Callable[[list[TrialRecord]], None] | None = None, alone: bool = True):
         self.study, self.storage, self.keep = study, storage, keep or (lambda records: None)
         self.spec = study.spec.search
-        self.base = next(each for each in study.arms if each.arm.label == (self.spec.base or study.arms[0].arm.label))
+        self.base = base_of(study)
         self.axes = spaces.axes(self.spec.space, self.base.arm.document, document.node({}))
         self.seeds = self.spec.tuning_seeds
+        self.places = {(job.plan.identity, job.seed): job.folder for job in study.needed(self.base, self.seeds)}
         self.metrics = [name for name in self.spec.objectives if not is_cost(name)]
+        self.alone = alone
         self.optuna = self._open()
         self.plans: dict[int, experiment.RunPlan] = {}
         self.given: dict[Any, tuple[int, int]] = {}
@@ -137,20 +150,48 @@ class Search:
                             break
 
     def ask(self) -> bool:
-        """Begin one more trial. Returns False if there is none to begin now."""
+        """Begin trials until one has something to run. Returns False if there is none to begin now."""
+        while True:
+            trials = self._trials()
+            waiting = any(trial.state == TrialState.WAITING for trial in trials)
+            if not waiting and self.limit is not None and len(self._counted(trials)) >= self.limit:
+                return False
+            self._widen(trials)
+            self.optuna.sampler = samplers.sampler(self.spec, self.axes, len(trials))
+            try:
+                with samplers.quiet():
+                    trial = self.optuna.ask()
+                    # Whoever asks at the same moment has another number, and draws other values.
+                    self.optuna.sampler = samplers.sampler(self.spec, self.axes, trial.number)
+                    values = spaces.suggested(self.axes, trial, self.ranges)
+            finally:
+                self.optuna.sampler = _no_sampler()
+            if self._begin(trial, values):
+                return True
+
+    @property
+    def ranges(self) -> dict[str, Numbers]:
+        """{dimension: its range} of those that grew (`sweeps.search.widen`)."""
+        return widen.ranges(self.axes, self.optuna.user_attrs.get(widen.WIDENED, {})) if self.spec.widen else {}
+
+    def _widen(self, trials):
+        """After each quarter of the trials, let ranges grow whose best lies at an end."""
+        if not self.spec.widen or self.limit is None:
+            return
+        kept = self.optuna.user_attrs.get(widen.WIDENED, {})
+        at = widen.quarter(sum(trial.state.is_finished() for trial in self._counted(trials)), self.limit)
+        candidates = self.candidates()
+        if at == 0 or str(at) in kept or not candidates:
+            return
+        best = self.values(chosen(candidates, 1)[0].number)
+        wider = widen.grown(self.base.arm.document, self.axes, best, self.spec.widen, self.ranges)
+        self.optuna.set_user_attr(widen.WIDENED, {**kept, str(at): wider})
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every trial is told, and no more is to be begun: what other processes still ask for counts too."""
         trials = self._trials()
-        waiting = any(trial.state == TrialState.WAITING for trial in trials)
-        if not waiting and self.limit is not None and len(self._counted(trials)) >= self.limit:
-            return False
-        self.optuna.sampler = samplers.sampler(self.spec, self.axes, len(trials))
-        try:
-            with samplers.experimental():
-                trial = self.optuna.ask()
-                values = spaces.suggested(self.axes, trial)
-        finally:
-            self.optuna.sampler = _no_sampler()
-        self._begin(trial, values)
-        return True
+        return all(trial.state.is_finished() for trial in trials) and len(self._counted(trials)) >= (self.limit or 0)
 
     def settle(self) -> None:
         """Tell Optuna of every running trial whose runs have all ended, according to their records."""
@@ -198,7 +239,7 @@ class Search:
         )
         # Words for those who look at it with Optuna's own tools.
         if study.metric_names != list(self.spec.objectives):
-            with samplers.experimental():
+            with samplers.quiet():
                 study.set_metric_names(list(self.spec.objectives))
         return study
 
@@ -239,25 +280,23 @@ class Search:
                 marks = {key: trial.user_attrs[key] for key in (stored.REPLACES,) if key in trial.user_attrs}
                 self.optuna.enqueue_trial(values, user_attrs=marks)
 
-    def _begin(self, trial: Trial, values: dict[str, spaces.Value]) -> None:
-        """Give a trial its runs, or say why it has none."""
+    def _begin(self, trial: Trial, values: dict[str, spaces.Value]) -> bool:
+        """Give a trial its runs, or say why it has none. Returns whether it has runs."""
         if self._is_surplus(trial.number):
             trial.set_user_attr(stored.SURPLUS, True)
-            self._tell(trial.number, state=TrialState.FAIL)
-            return
+            return self._without_runs(trial, TrialState.FAIL)
         try:
             plan = self._planned(values)
         except SpecError as error:
             # Each value fits alone, but these together do not. As a broken constraint, it teaches the sampler something.
             trial.set_user_attr(stored.WHY, str(error))
             trial.set_constraint(stored.BUILDS, 1.0)
-            self._tell(trial.number, state=TrialState.PRUNED)
-            return
+            return self._without_runs(trial, TrialState.PRUNED)
         costs = self._costs(plan)
         absent = [name for name in (*self.spec.subject_to, *self.spec.objectives) if is_cost(name) and name not in costs]
         if absent:
-            self._fail(trial.number, f"it has no {absent[0]}")
-            return
+            trial.set_user_attr(stored.WHY, f"it has no {absent[0]}")
+            return self._without_runs(trial, TrialState.FAIL)
         trial.set_user_attr(stored.IDENTITY, plan.identity)
         why = []
         for name, limits in self.spec.subject_to.items():
@@ -267,12 +306,10 @@ class Search:
         if why:
             trial.set_user_attr(stored.WHY, "; ".join(why))
             trial.set_user_attr(stored.COSTS, costs)
-            self._tell(trial.number, state=TrialState.PRUNED)
-            return
+            return self._without_runs(trial, TrialState.PRUNED)
         trial.set_user_attr(stored.COSTS, costs)
         if not self.metrics:
-            self._tell(trial.number, [costs[name] for name in self.spec.objectives])
-            return
+            return self._without_runs(trial, TrialState.COMPLETE, [costs[name] for name in self.spec.objectives])
         self.plans[trial.number] = plan
         finished, runs = folders.Finished(self.study.runs, trials=True), {}
         for seed in self.seeds:
@@ -280,6 +317,11 @@ class Search:
             folder = finished.folder(plan.identity, seed, folder) or folder
             runs[str(seed)] = folders.relative(folder, self.study.folder)
         trial.set_user_attr(stored.RUNS, runs)
+        return True
+
+    def _without_runs(self, trial, state, values=None):
+        self._tell(trial.number, values, state)
+        return False
 
     def _is_surplus(self, number):
         """Whether enough trials were begun before this one: two processes may have asked at once where one was left."""
@@ -288,7 +330,7 @@ class Search:
 
     def _planned(self, values):
         root = spaces.overridden(self.base.arm.document, self.axes, values)
-        plan = experiment.plan(root)
+        plan = experiment.plan(root, made_for(self.base))
         # A trial reads nothing of the report split.
         return plan.model_copy(update={"evaluations": tuple(each for each in plan.evaluations if each.split == "select")})
 
@@ -307,7 +349,7 @@ class Search:
             self.plans[trial.number] = self._planned(trial.params)
         plan = self.plans[trial.number]
         return [
-            Job(ARM, int(seed), plan, (self.study.folder / run), trial.number)
+            Job(ARM, int(seed), plan.located(int(seed), self.places), (self.study.folder / run), trial.number)
             for seed, run in trial.user_attrs[stored.RUNS].items()
         ]
 

@@ -54,10 +54,12 @@ ALL_AT_ONCE = ("gp", "qmc", "cmaes")
 
 
 @contextlib.contextmanager
-def experimental():
-    """Context manager: Optuna does not warn that what we use of it may change; constraints.txt pins its version."""
+def quiet():
+    """Context manager: Optuna does not warn that what we use of it may change (constraints.txt pins its version), nor that
+    a parameter is drawn without the others."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", message=".*independent", category=UserWarning)
         yield
 
 
@@ -157,15 +159,15 @@ def sampler(search: Any, axes: tuple[Axis, ...], number: int) -> optuna.samplers
     seed = given.pop("seed", None) or 0
     given["seed"] = seed if kind in FIXED_SEED else int(digest([seed, number])[:8], 16)
     parameters = inspect.signature(component.__init__).parameters  # type: ignore[misc]
-    for quiet in ("warn_independent_sampling", "warn_asynchronous_seeding"):
-        if quiet in parameters:
-            given[quiet] = False
+    for warns in ("warn_independent_sampling", "warn_asynchronous_seeding"):
+        if warns in parameters and kind != "tpe":  # there it is deprecated, and `ask` is quiet
+            given[warns] = False
     if kind == "grid":
         given["search_space"] = {axis.name: axis.grid() for axis in axes}
     if kind == "tpe" and spaces.is_conditional(axes) and "group" not in given and given.get("multivariate") is not False:
         # Otherwise dimensions that not every trial has would be drawn one by one, without the others.
         given |= {"multivariate": True, "group": True}
-    with experimental():
+    with quiet():
         return component(**given)
 
 
@@ -216,7 +218,7 @@ def _pruner(written, spec):
         inner = written.get("wrapped")
         inner = {"type": inner} if isinstance(inner, str) else inner
         given["wrapped_pruner"] = _pruner(inner, spec) if inner else None
-    with experimental():
+    with quiet():
         return PRUNERS[kind](**given)
 
 

@@ -209,25 +209,15 @@ def test_the_loss_without_logits_is_that_of_the_logits(precision, tiny):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_curve_of_one(tiny, tmp_path):
-    """Data parallelism over two CPU processes adds up the same losses and the same weights."""
-    import json
-    import subprocess
-    import sys
-
-    alone = train(plan(tiny), 0, tmp_path / "alone").metrics
-    tiny["train"] |= {"devices": 2, "strategy": "ddp"}
-    (tmp_path / "spec.json").write_text(json.dumps(tiny))
-    (tmp_path / "run.py").write_text(
-        "import json, sys; from experiments.plan import plan; from experiments.train import train\n"
-        "record = train(plan(json.load(open('spec.json'))), 0, 'ddp'); sys.exit(record.status != 'finished')"
-    )
-    done = subprocess.run([sys.executable, "run.py"], cwd=tmp_path, check=False, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr + (tmp_path / "ddp/record.json").read_text()[-600:]
-    together = json.loads((tmp_path / "ddp/record.json").read_text())["metrics"]
-    assert together["report/loss"] == pytest.approx(alone["report/loss"], rel=1e-3)
-    assert together["train/perplexity"] == pytest.approx(math.exp(together["train/loss"]), rel=1e-3)
-    assert together["train/bits_per_byte"] == pytest.approx(alone["train/bits_per_byte"], rel=1e-2)
+def test_train_starts_the_processes_of_a_run_on_two_devices(tiny, tmp_path):
+    """What they compute is in test_devices.py. Where nothing is trained, one process measures."""
+    told = []
+    tiny["train"] |= {"devices": 2, "steps": 2}
+    record = train(plan(tiny), 0, tmp_path / "run", progress=told.append)
+    assert record.status == "finished", record.failure
+    assert record == RunRecord.read(tmp_path / "run") and told[-1]["step"] == 2
+    tiny["train"]["steps"] = 0
+    assert "processes" not in train(plan(tiny), 0, tmp_path / "untrained").timing
 
 
 def test_evaluation_is_in_evaluation_mode_and_leaves_no_trace():

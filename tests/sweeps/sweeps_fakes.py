@@ -12,6 +12,7 @@ from pathlib import Path
 
 from arch.spec import digest
 from experiments import evaluations
+from experiments.orders import PRUNE
 from experiments.record import EVALUATIONS, Failure, RunRecord
 from experiments.spec import ExperimentSpec
 
@@ -110,3 +111,46 @@ def _waited(stop):
             return False
         time.sleep(0.02)
     return True
+
+
+STEP_SECONDS = 0.25
+
+
+def timer(threads):
+    """A fake `sweeps.paces.timer`: every step takes the same time."""
+
+    def timed(job, progress, stop):
+        about = {"identity": job["plan"]["identity"], "seed": job["seed"], "spec": job["plan"]["spec"]}
+        return RunRecord(status="finished", timing={"step_seconds": STEP_SECONDS}, **about).dump()
+
+    return timed
+
+
+def prepare_pruned(threads):
+    """The `prepare` function of a worker whose trials get worse and worse: each reports a loss and can be pruned."""
+    return prunable
+
+
+def prunable(job, progress, stop):
+    """Report a loss at step 4, higher with every trial; a trial that is then told to ends as pruned."""
+    seed, folder, loss = job["seed"], Path(job["folder"]), 1.0 + (job["trial"] or 0)
+    progress({"step": 4, "steps": 12, "loss": loss, "tokens_per_second": 10.0, "selected": {"select/loss": loss}})
+    until, word = time.monotonic() + 1.0, None
+    while job["trial"] is not None and word is None and time.monotonic() < until:
+        word = stop()
+        time.sleep(0.02)
+    status = "pruned" if word == PRUNE else "finished"
+    metrics = {} if word else {"select/loss": loss, "report/loss": loss}
+    plan = job["plan"]
+    kept = RunRecord(status=status, identity=plan["identity"], seed=seed, spec=plan["spec"], steps=4, metrics=metrics)
+    kept.write(folder)
+    return kept.dump()
+
+
+def saying_gpus(threads):
+    """What a worker's environment says of its GPUs, as an error that the pool passes on."""
+
+    def fails(data, progress, stop):
+        raise RuntimeError(f"GPUs {os.environ.get('CUDA_VISIBLE_DEVICES')}")
+
+    return fails

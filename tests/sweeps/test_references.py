@@ -117,7 +117,7 @@ def test_show_counts_helper_runs(study_data):
         (
             {"arms": {"a": {}, "b": {"init_from": {"run": "a"}}}, "tune": {"space": {"optimizer.lr": {"low": 1e-3, "high": 1e-2}}}},
             "init_from",
-            "a study with `tune`",
+            "is tuned itself; name the run that is needed under `runs`",
         ),
     ],
 )

@@ -399,3 +399,59 @@ def test_points_that_change_the_model_are_costed_one_by_one(study_data):
         return show.preview("asked", None, spec, arms)["arms"]["only"]["training_flops"]
 
     assert search["runs"] == 4 and search["training_flops"] == sum(flops(layers) for layers in (1, 2, 3, 4))
+
+
+def test_trials_start_from_a_helper_run_that_is_made_before_them(plan_study, study_data, console):
+    """`seed: same` is a tuning seed in a trial, and a reported seed afterwards; a fixed seed is the same run for all."""
+    helped = study_data | {
+        "runs": {"pretrained": {"optimizer.weight_decay": 0.3}},
+        "arms": {
+            "own": {"init_from": {"run": "pretrained"}},
+            "shared": {"init_from": {"run": "pretrained", "seed": 7}, "optimizer.weight_decay": 0.2},
+        },
+        "tune": {**GRID, "seeds": 2},
+    }
+    planned = plan_study(helped)
+    own, shared = planned.arms
+    assert [(job.arm, job.seed) for job in planned.needed(own, [1000, 1001])] == [("pretrained", 1000), ("pretrained", 1001)]
+    assert [(job.arm, job.seed) for job in planned.needed(shared, [1000, 1001])] == [("pretrained", 7)]
+    planned.folder.mkdir(parents=True)
+    for arm, seeds in ((own, {1000: 1000, 1001: 1001}), (shared, {1000: 7, 1001: 7})):
+        for job in jobs_of(Tuner(planned, arm)):
+            assert [folder.name for folder in job.needs] == [f"seed-{seeds[job.seed]}"]
+    result = run_study(planned, 1, console, fakes.prepare)
+    record = StudyRecord.read(planned.folder)
+    assert result.complete and {trial.state for trial in record.trials} == {"finished"}
+    assert sorted(record.helpers["pretrained"]) == ["0", "1", "7"], "those of the reported runs"
+    trained = {path.parent.name for path in planned.folder.glob("pretrained-*/*/record.json")}
+    assert trained == {"seed-0", "seed-1", "seed-7", "seed-1000", "seed-1001"}
+    for arm in record.arms.values():
+        assert arm.tuned and len(set(arm.identities)) == len(arm.identities)
+
+
+def test_a_tuned_arm_may_not_need_another_tuned_arm(plan_study, study_data):
+    arms = {"a": {}, "b": {"init_from": {"run": "helper"}}}
+    helper = {"runs": {"helper": {"init_from": {"run": "a"}}}}
+    with pytest.raises(SpecError, match="the arm 'a' is tuned itself; name the run that is needed under `runs`"):
+        plan_study(study_data | helper | {"arms": arms, "tune": GRID})
+
+
+@pytest.mark.parametrize("tune", [{}, {"sampler": "tpe", "trials": 3}])
+def test_two_processes_tune_together_and_choose_alike(tuned_study, tune):
+    import optuna
+
+    planned, storage = tuned_study(**tune), optuna.storages.InMemoryStorage()
+    one, other = (Tuner(planned, planned.arms[0], storage) for _ in range(2))
+    while one.ask() | other.ask():
+        pass
+    ready = list(one.ready())
+    assert [job.folder for job in ready] == [job.folder for job in other.ready()] and len(ready) == 3
+    assert not one.is_over
+    for i, job in enumerate(ready):
+        job.folder.mkdir(parents=True, exist_ok=True)
+        metrics = {"select/loss": abs(job.plan.spec.optimizer["lr"] - 2e-2)}
+        fakes.record(job.plan, job.seed, "finished", metrics=metrics).write(job.folder)
+        (one, other)[i % 2].settle()
+    one.settle()
+    assert one.is_over and other.is_over and not list(other.ready()) and len(one.records()) == 3
+    assert one.chosen() == other.chosen() and one.chosen().values

@@ -1,0 +1,341 @@
+"""One run on several devices: two processes on the CPU compute what one computes, end together and resume bit for bit."""
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from arch.errors import DataError, SpecError
+from experiments import ranks, sharded
+from experiments.orders import ABANDON, PRUNE, STOP
+from experiments.plan import plan, resolve
+from experiments.record import RunRecord
+
+STRATEGIES = ("ddp", "fsdp2")
+# Sums in another order: rounding of float32 after some steps of AdamW, in weights of about 1 and losses of about 5.
+WEIGHTS, LOSSES = 1e-5, 1e-5
+
+BAD_MIXER = """
+import os
+import torch
+from torch import nn
+from arch.registry import mixer
+from arch.spec import Spec
+
+@mixer
+class BadOnOneRank(nn.Module):
+    class Config(Spec):
+        after: int = 3
+
+    causal, state_size = True, "constant"
+
+    def __init__(self, config, context):
+        super().__init__()
+        self.config, self.passes = config, 0
+        self.scale = nn.Parameter(torch.ones(context.dim))
+        self.scale.kind, self.scale.draw = "vector", lambda tensor, generator: tensor.fill_(1.0)
+
+    def init_state(self, batch, capacity, dtype=torch.float32, device=None):
+        return ()
+
+    def forward(self, x_BTD, layout, state=None):
+        if self.training and not x_BTD.is_meta and os.environ.get("RANK") == "1":
+            self.passes += 1
+            if self.passes > self.config.after:
+                return x_BTD * self.scale * float("inf"), state
+        noise = 0.1 * torch.randn_like(x_BTD) if self.training and "RANK" in os.environ else 0.0
+        return x_BTD * self.scale + noise, state
+"""
+
+
+def on_two(spec, strategy, **more):
+    """The spec on two processes."""
+    spec = copy.deepcopy(spec)
+    spec["train"] |= {"devices": 2, "strategy": strategy, **more}
+    return spec
+
+
+@pytest.fixture(scope="module")
+def small(corpus_file):
+    """A complete experiment as plain data: attention and a recurrence, tied embeddings, clipping that takes effect."""
+    attention = {"type": "attention", "heads": 2, "kv_heads": 1, "head_dim": 8, "window": 4}
+    return {
+        "model": {
+            "dim": 16,
+            "vocab_size": 300,
+            "layers": 3,
+            "pattern": ["rec", "local", "global"],
+            "blocks": {
+                "local": {"mixer": attention, "ffn": {"type": "gated", "hidden": 24}},
+                "global": {"like": "local", "mixer": {"window": None}},
+                "rec": {"like": "local", "mixer": {"type": "rg_lru", "blocks": 2}},
+            },
+        },
+        "data": {
+            "source": {"type": "text", "files": [str(corpus_file)], "field": "text"},
+            "tokenizer": {"type": "byte"},
+            "context": 32,
+            "rows": 4,
+        },
+        "optimizer": {"lr": 3e-3, "clip": 0.5},
+        "train": {"steps": 8, "checkpoint_every": 3},
+        "evaluate": {"every": 4, "select_rows": 4, "report_rows": 4, "sample_tokens": 0},
+    }
+
+
+@pytest.fixture(scope="module")
+def ran(small, tmp_path_factory):
+    """(folder of all runs, {rank: {run: [status, failure, steps] of each start}}) of the cases below, in one start of two
+    processes by torchrun.
+    """
+    from experiments.train import train
+
+    root = tmp_path_factory.mktemp("devices")
+    (root / "bad_mixer.py").write_text(BAD_MIXER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARCHBENCH_CACHE", str(root / "cache"))
+        specs = {"hybrid": copy.deepcopy(small), "attention": copy.deepcopy(small), "distill": copy.deepcopy(small)}
+        specs["attention"]["model"] |= {"pattern": ["local", "global"], "layers": 2, "tie_embeddings": False}
+        specs["attention"]["train"]["accumulate"] = 2
+        specs["distill"]["objective"] = {
+            "type": "distill",
+            "teacher": str(root / "hybrid"),
+            "mode": "top_k",
+            "k": 16,
+            "cache": True,
+        }
+        for name, spec in specs.items():
+            assert train(plan(spec), 0, root / name).status == "finished"
+        specs["bad"] = copy.deepcopy(small)
+        specs["bad"]["model"]["blocks"]["noisy"] = {"mixer": {"type": "bad_mixer:BadOnOneRank"}}
+        specs["bad"]["model"] |= {"pattern": ["local", "noisy"], "layers": 2}
+        # A cache of its own: the two processes fill it.
+        specs["distill"]["objective"]["k"] = 17
+        patch.syspath_prepend(str(root))
+        fine = copy.deepcopy(specs["bad"])
+        fine["model"]["blocks"]["noisy"]["mixer"]["after"] = 1000
+        cases = []
+        for strategy in STRATEGIES:
+            cases += [{"folder": f"{name}-{strategy}", "spec": on_two(specs[name], strategy)} for name in ("hybrid", "attention")]
+            cases.append({"folder": f"distill-{strategy}", "spec": on_two(specs["distill"], strategy)})
+            cases.append({"folder": f"bad-{strategy}", "spec": on_two(specs["bad"], strategy)})
+            noisy = on_two(fine, strategy)
+            cases.append({"folder": f"noisy-{strategy}", "spec": noisy})
+            cases += [
+                {"folder": f"halted-{strategy}", "spec": noisy, "at": 5, "word": STOP},
+                {"folder": f"halted-{strategy}", "spec": noisy},
+            ]
+            cases.append({"folder": f"pruned-{strategy}", "spec": noisy, "at": 2, "word": PRUNE})
+            cases.append({"folder": f"abandoned-{strategy}", "spec": noisy, "at": 4, "word": ABANDON})
+        for case in cases:  # planned here: what the mixer does in a rank is nothing that planning must see
+            case["plan"] = plan(case.pop("spec")).dump()
+        (root / "cases.json").write_text(json.dumps(cases))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command += [str(Path(__file__).with_name("rank_cases.py")), "cases.json"]
+        path = os.pathsep.join([str(Path(__file__).parents[2]), str(root), os.environ.get("PYTHONPATH", "")])
+        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=root, check=False, capture_output=True, text=True, timeout=300, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        distill = copy.deepcopy(specs["distill"])
+        assert train(plan(distill), 0, root / "distill-17").status == "finished"
+    return root, {rank: json.loads((root / f"ends-{rank}.json").read_text()) for rank in (0, 1)}
+
+
+def differences(one, two):
+    """The largest difference of two runs' weights, and of their metrics as a share."""
+    weights, others = (load_file(folder / "model.safetensors") for folder in (one, two))
+    assert weights.keys() == others.keys()
+    metrics, other = (RunRecord.read(folder).metrics for folder in (one, two))
+    assert metrics.keys() == other.keys()
+    of_metrics = max(abs(metrics[name] - other[name]) / max(1.0, abs(metrics[name])) for name in metrics)
+    return max(float((weights[name] - others[name]).abs().max()) for name in weights), of_metrics
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("case", ["hybrid", "attention", "distill"])
+def test_two_processes_compute_what_one_computes(case, strategy, ran):
+    """Weights and all metrics, with accumulation, clipping, tied and untied embeddings, a teacher and its cache."""
+    root, ends = ran
+    assert ends[0][f"{case}-{strategy}"][0][0] == "finished", ends[0][f"{case}-{strategy}"]
+    one, two = root / {"distill": "distill-17"}.get(case, case), root / f"{case}-{strategy}"
+    weights, metrics = differences(one, two)
+    assert weights < WEIGHTS and metrics < LOSSES
+    from pandas import read_parquet
+
+    curves = [read_parquet(folder / "history.parquet") for folder in (one, two)]
+    for column in ("train/loss", "grad_norm", "select/loss"):
+        assert (curves[0][column] - curves[1][column]).abs().max() < 1e-4, column
+    assert (curves[1]["grad_norm"] > 0.5).any()  # clipping took effect
+    record = RunRecord.read(two)
+    assert record.timing["processes"] == 2 and record.timing["memory/peak_bytes"] > 1e7 and record.threads == 1
+    assert not [path.name for path in two.iterdir() if path.name.startswith(("ckpt-", ".ckpt-", "checkpoint"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_all_processes_end_at_the_same_step_and_a_stopped_run_resumes_bit_for_bit(strategy, ran):
+    """Also the random numbers of each process, which are its own."""
+    root, ends = ran
+    assert [end[0] for end in ends[0][f"halted-{strategy}"]] == ["interrupted", "finished"]
+    assert (root / f"halted-{strategy}/model.safetensors").read_bytes() == (
+        root / f"noisy-{strategy}/model.safetensors"
+    ).read_bytes()
+    assert RunRecord.read(root / f"halted-{strategy}").metrics == RunRecord.read(root / f"noisy-{strategy}").metrics
+    pruned = RunRecord.read(root / f"pruned-{strategy}")
+    assert (pruned.status, pruned.steps) == ("pruned", 2) and not (root / f"pruned-{strategy}/model.safetensors").exists()
+    assert RunRecord.read(root / f"abandoned-{strategy}").status == "running"  # nothing was written any more
+    left = [path.name for path in (root / f"abandoned-{strategy}").iterdir()]
+    if strategy == "fsdp2":  # what step 3 left, and nothing of step 4
+        assert sharded.latest(root / "abandoned-fsdp2").name == "ckpt-3" and [name for name in left if "ckpt-" in name] == [
+            "ckpt-3"
+        ]
+    else:
+        assert "checkpoint.ckpt" in left
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_number_that_is_not_finite_on_one_process_ends_all_with_one_record(strategy, ran):
+    root, ends = ran
+    for rank in (0, 1):
+        status, failure, _ = ends[rank][f"bad-{strategy}"][0]
+        assert status == "failed" and failure["what"] == "loss" and failure["where"] == "blocks.1.mixer", failure
+    assert RunRecord.read(root / f"bad-{strategy}").failure.dump() == ends[0][f"bad-{strategy}"][0][1]
+
+
+@pytest.mark.slow
+def test_a_run_on_several_devices_is_a_checkpoint_like_any_other(ran):
+    from arch import checkpoint
+    from experiments.checkpoint import load_model
+
+    root, _ = ran
+    model = load_model(root / "hybrid-fsdp2")
+    assert set(model.state_dict()) == set(load_file(root / "hybrid-fsdp2/model.safetensors"))
+    assert checkpoint.open_checkpoint(root / "hybrid-fsdp2")[0] == model.spec
+
+
+@pytest.mark.slow
+def test_a_pool_starts_the_processes_itself_and_goes_on_after_one_dies(small, ran, tmp_path, monkeypatch):
+    """A process that is killed ends its run within seconds; the run goes on from its sharded checkpoint, bit for bit, and is
+    told a word.
+    """
+    from pandas import read_parquet
+    from pandas.testing import assert_frame_equal
+
+    from sweeps.job import Job
+    from sweeps.pool import Pool
+
+    root, _ = ran
+    monkeypatch.setenv("ARCHBENCH_CACHE", str(root / "cache"))
+    job = Job("a", 0, plan(on_two(small, "fsdp2")), tmp_path / "a")
+    left, events, killed = [job], [], []
+
+    def report(event):
+        events.append((event, time.monotonic()))
+        if event.kind == "progress" and event.progress["step"] >= 4:
+            if not killed:
+                os.kill(a_rank(pool.workers[0].process.pid), signal.SIGKILL)
+                killed.append(time.monotonic())
+            elif event.progress["step"] < 8:
+                pool.tell(job, PRUNE)
+
+    with Pool(1) as pool:
+        pool.run(lambda: left.pop() if left else None, report)
+    ((again, at),) = [each for each in events if each[0].kind == "again"]
+    assert "of 2 died of SIGKILL" in again.message and at - killed[0] < 30
+    outcome = events[-1][0].outcome
+    # A run this short may have ended before it hears the word.
+    assert outcome.status in ("pruned", "finished") and RunRecord.read(job.folder).status == outcome.status
+    columns = ["step", "train/loss", "grad_norm", "select/loss"]
+    curve, undisturbed = (read_parquet(each / "history.parquet")[columns] for each in (job.folder, root / "hybrid-fsdp2"))
+    assert len(curve) > 4
+    assert_frame_equal(curve, undisturbed[: len(curve)], check_exact=True)
+
+
+def a_rank(worker):
+    """The process id of the last rank that a worker started."""
+    ranks_of = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = path.read_text().rpartition(")")[2].split()[1]
+            if parent == str(worker) and b"spawn_main" in (path.parent / "cmdline").read_bytes():
+                ranks_of.append(int(path.parent.name))
+        except OSError:
+            continue
+    return max(ranks_of)
+
+
+def test_devices_nodes_and_sharding_decide_the_identity(small):
+    def dumped(**train):
+        spec = copy.deepcopy(small)
+        spec["train"] |= train
+        return plan(spec).identity
+
+    one = dumped()
+    assert one == dumped(strategy="ddp") == dumped(strategy="fsdp2") == dumped(nodes=1)
+    two = dumped(devices=2)
+    assert two == dumped(devices=2, strategy="ddp")
+    assert len({one, two, dumped(devices=2, strategy="fsdp2"), dumped(nodes=2), dumped(devices=2, nodes=2)}) == 5
+
+
+@pytest.mark.parametrize(
+    "train, reason",
+    [
+        ({"strategy": "fsdp"}, "train.strategy: 'fsdp' is not one of them; did you mean 'fsdp2'"),
+        ({"devices": 3}, "train.accumulate * train.devices = 3 must divide data.rows = 4"),
+        ({"devices": 2, "nodes": 4}, "train.accumulate * train.devices * train.nodes = 8 must divide data.rows = 4"),
+        ({"nodes": 0}, "train.nodes: "),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(train, reason, small):
+    spec = copy.deepcopy(small)
+    spec["train"] |= train
+    with pytest.raises(SpecError) as refused:
+        resolve(spec)
+    assert reason in str(refused.value)
+
+
+def test_nodes_need_somebody_who_starts_them_and_as_many_processes_as_the_spec_says(small, monkeypatch):
+    spec = resolve(on_two(small, "ddp", nodes=2)).train
+    with pytest.raises(SpecError, match=r"2 nodes, but nothing started this process as one of 4; start this command .*torchrun"):
+        ranks.check_started(spec)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(SpecError, match="2 devices on 2 nodes need 4 processes, but 3 were started by torchrun"):
+        ranks.check_started(spec)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    ranks.check_started(spec)
+    assert ranks.number(spec) == 2
+
+
+def test_a_checkpoint_of_another_number_of_processes_is_refused_and_kept(small, tmp_path):
+    from experiments.train import train
+
+    (tmp_path / "ckpt-3").mkdir()
+    (tmp_path / sharded.POINTER).write_text(json.dumps({"folder": "ckpt-3", "processes": 4}))
+    with pytest.raises(DataError, match="its checkpoint is of a run on 4 processes, this one has 1"):
+        train(plan(small), 0, tmp_path)
+    assert sharded.latest(tmp_path) == tmp_path / "ckpt-3" and RunRecord.read(tmp_path) is None
+    sharded.discard(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pointer_that_was_moved_names_the_checkpoint_that_counts(tmp_path):
+    for step in (3, 6):
+        scratch = tmp_path / f".ckpt-{step}.1"
+        scratch.mkdir()
+        (scratch / "part").write_text(str(step))
+        if step == 6:  # as a process leaves it that is killed before it moves the pointer
+            assert sharded.latest(tmp_path).name == "ckpt-3"
+        sharded._point(tmp_path, scratch, f"ckpt-{step}", 2)
+    assert sharded.latest(tmp_path) == tmp_path / "ckpt-6" and (tmp_path / "ckpt-6/part").read_text() == "6"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [sharded.POINTER, "ckpt-6"]
