@@ -412,6 +412,14 @@ def test_tune_and_search_do_not_stand_together(study_data):
         studies.check(document.node(study_data | {"search": SEARCH, "arms": {"a": {}, "best 1": {}}}))
 
 
+def test_trials_spend_the_tokens_of_the_budget(study_data):
+    asked = study_data | {"budget": {"tokens": 1000}}
+    studies.check(document.node(asked | {"search": SEARCH}))
+    for varied in ({"data.rows": {"choices": [2, 4]}}, {"r": {"choices": {"a": {}, "b": {"set": {"train.steps": 3}}}}}):
+        with pytest.raises(SpecError, match="how many tokens a trial trains on, which `budget` makes equal"):
+            studies.check(document.node(asked | {"search": {**SEARCH, "space": varied}}))
+
+
 def test_the_shipped_search_is_sound_at_every_scale():
     root = document.load("search/quality_vs_cache", "sweeps")
     for scale in ("smoke", "demo"):
