@@ -111,10 +111,12 @@ class SearchSpec(Spec):
 
     base: the arm that the space overrides, by default the first. space: dotted key, or the name of a dimension with named
     choices -> its values. minimise, maximise: the objectives: metrics of the select split, costs, speed or memory.
-    subject_to: {cost: limits}; a trial beyond them trains nothing. sampler, pruner: Optuna's, by name, or
-    `{type: NAME, OPTION: ...}`. trials: how many points are tried (grid and brute_force: all, by default). seeds: runs per
-    trial, from `first_seed` up; a trial counts by their mean. judge: so many winners become the arms `best 1`, `best 2`,
-    ..., which train on the reported seeds. widen: a range of numbers whose best lies at an end grows by this factor.
+    subject_to: {cost: limits}; a trial beyond them trains nothing. sampler: Optuna's, by name, or `{type: NAME, OPTION: ...}`:
+    tpe, gp, nsgaii, nsgaiii, qmc, grid, brute_force, random, cmaes. pruner, for a single objective: median, percentile,
+    hyperband, successive_halving, wilcoxon, patient, threshold, nop. trials: how many points are tried (grid and
+    brute_force: all, by default). seeds: runs per trial, from `first_seed` up; a trial counts by their mean. judge: so many
+    winners become the arms `best 1`, `best 2`, ..., which train on the reported seeds. widen: a range of numbers whose best
+    lies at an end grows by this factor.
     """
 
     base: str | None = None
