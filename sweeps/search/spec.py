@@ -176,7 +176,8 @@ def with_winners(study: document.Node) -> document.Node:
 
     So all that counts or names arms knows them from the start. Raises SpecError.
     """
-    if "search" not in study.value or not isinstance(study.value.get("arms", document.node(None)).value, dict):
+    dropped = document.node(None)
+    if study.value.get("search", dropped).value is None or not isinstance(study.value.get("arms", dropped).value, dict):
         return study
     search, arms = SearchSpec.parse(study, ("search",)), study.value["arms"]
     base = next(iter(arms.value), None) if search.base is None else search.base
