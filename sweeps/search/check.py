@@ -13,7 +13,6 @@ from experiments import references
 from experiments.metrics import cost, is_cost, unknown_cost
 from experiments.spec import RunReference
 from sweeps.metrics import declared, metric_of
-from sweeps.search import samplers
 from sweeps.search import space as spaces
 from sweeps.search.space import Axis
 from sweeps.spec import StudySpec
@@ -26,6 +25,8 @@ def check_search(study: Node, spec: StudySpec, arms: list[Any]) -> None:
     search = spec.search
     if search is None:
         return
+    from sweeps.search import samplers  # it imports Optuna, which a study without a search does not need
+
     if spec.tune:
         reason = "`tune` and `search` do not stand together; put what is to be tuned into the space of the search"
         raise study.error(reason, ("tune",))
