@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -94,9 +94,10 @@ def searched(record: StudyRecord) -> Searched | None:
     found: Mapping[str, Any] = record.search
     if not found:
         return None
+    dimensions, widened = tuple(_dimensions(found.get("space", {}))), found.get("widened") or {}
     return Searched(
         objectives=found.get("objectives", {}),
-        dimensions=tuple(_dimensions(found.get("space", {}))),
+        dimensions=tuple(_grown(each, widened) for each in dimensions),
         constraints=found.get("constraints", {}),
         trials=tuple(_trials(record.trials)),
         front=tuple(found.get("front", ())),
@@ -106,7 +107,7 @@ def searched(record: StudyRecord) -> Searched | None:
         sampler=_named(found.get("sampler")),
         pruner=_named(found.get("pruner")),
         study=found.get("study", ""),
-        widened=tuple(_widened(found.get("widened"))),
+        widened=tuple(_widened(dimensions, widened)),
     )
 
 
@@ -159,19 +160,20 @@ def _trials(records: list[TrialRecord]) -> Iterator[Trial]:
         yield Trial(number, first.values, means, first.state, why, first.constraints, folders)
 
 
-def _widened(widened: Any) -> Iterator[str]:
-    """Sentences on the ranges that grew: `optimizer.lr grew from 0.001 to 0.03 to 0.001 to 0.06`."""
-    if isinstance(widened, Mapping):
-        for name, ranges in widened.items():
-            spans = [each if isinstance(each, str) else _span(each) for each in ranges]
-            yield f"{name} grew: {', then '.join(spans)}"
-    elif widened:
-        yield from map(str, widened)
+def _widened(dimensions: tuple[Dimension, ...], widened: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences on the ranges that grew; the dimensions are those of the spec."""
+    for each in dimensions:
+        if each.is_range and each.name in widened:
+            before, after = (f"{low:g} to {high:g}" for low, high in ((each.low, each.high), widened[each.name]))
+            yield f"The range of {each.name} grew from {before} to {after}, since the best lay at its end"
 
 
-def _span(each: Any) -> str:
-    low, high = (each["low"], each["high"]) if isinstance(each, Mapping) else each[:2]
-    return f"{low:g} to {high:g}"
+def _grown(each: Dimension, widened: Mapping[str, Any]) -> Dimension:
+    """A dimension with its range as it is now."""
+    if not each.is_range or each.name not in widened:
+        return each
+    low, high = widened[each.name]
+    return replace(each, low=low, high=high)
 
 
 def frame(found: Searched) -> pd.DataFrame:
