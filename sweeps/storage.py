@@ -128,8 +128,8 @@ def _database(url, make):
         return storage
     except SpecError:
         raise
-    except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
-        raise _error(url, f"cannot be used: {_brief(error)}") from None
+    except (*away(), ValueError) as error:  # a server that goes away between two of these calls is Optuna's own error
+        raise _error(url, f"cannot be used: {why_away(error)}") from None
     finally:
         engine.dispose()
 
