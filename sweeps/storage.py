@@ -105,6 +105,8 @@ def _database(url, make):
     import sqlalchemy
     from optuna.storages import RDBStorage
 
+    # ValueError: a server that goes away between two of the calls below becomes Optuna's own error.
+    unusable: tuple[type[BaseException], ...] = (*away(), ValueError)
     full = "postgresql+psycopg" + url[url.index("://") :]
     # What is written in the URL comes before these.
     arguments = {"connect_timeout": CONNECT, "keepalives_idle": 30, "tcp_user_timeout": SILENT * 1000}
@@ -128,7 +130,7 @@ def _database(url, make):
         return storage
     except SpecError:
         raise
-    except (*away(), ValueError) as error:  # a server that goes away between two of these calls is Optuna's own error
+    except unusable as error:
         raise _error(url, f"cannot be used: {why_away(error)}") from None
     finally:
         engine.dispose()
