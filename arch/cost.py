@@ -262,18 +262,19 @@ def _measured_block(block, dim, tokens):
         x_BTD = torch.empty(1, tokens, dim, dtype=dtype, device="meta", requires_grad=torch.is_grad_enabled())
         return block(x_BTD, layout, state)
 
+    trained, kept = _backward(lambda: run(tokens, layout)[0], block)
+    # At once: a later tensor may get the storage, and so the key, of one that is gone.
+    names: dict[int, tuple] = {}
+    for key, made in [("layout", (layout.doc_BT, layout.pos_BT)), *layout._memo.items()]:
+        for i, tensor in enumerate(tensors(made)):
+            names.setdefault(_storage(tensor), (key, i))
     executed = {
-        "train": _backward(lambda: run(tokens, layout)[0]),
+        "train": trained,
         "prefill": _forward(lambda: run(tokens, layout)),
         "decode": None,
     }
     if _decodes(mixer):
         executed["decode"] = _decoding(run, mixer, tokens, dtype)
-    kept = _kept(lambda: run(tokens, layout)[0], block)
-    names: dict[int, tuple] = {}
-    for key, made in [("layout", (layout.doc_BT, layout.pos_BT)), *layout._memo.items()]:
-        for i, tensor in enumerate(tensors(made)):
-            names.setdefault(_storage(tensor), (key, i))
     return _Measured(
         ideal={},
         executed=executed,
@@ -335,12 +336,12 @@ def _measured_frame(frame, context):
         hidden_ND = frame.trunk(tokens_BT)[0].flatten(0, 1)
         return chunked(hidden_ND, frame.head_weight, Targets(tokens_BT.flatten()), frame.spec.logit_softcap)
 
+    trained, kept = _backward(loss, frame)
     executed = {
-        "train": _backward(loss),
+        "train": trained,
         "prefill": _forward(lambda: frame(tokens_BT)),
         "decode": _forward(lambda: frame(tokens_BT[:, -1:])),
     }
-    kept = _kept(loss, frame)
     return _Measured({}, executed, sum(kept.values()), shared={})
 
 
@@ -386,26 +387,24 @@ def _forward(run):
     return counter.get_total_flops()
 
 
-def _backward(run):
-    """FLOPs of the forward and the backward pass together."""
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        y = run()
-        y.backward(torch.empty_like(y))
-    return counter.get_total_flops()
+def _backward(run, module):
+    """(FLOPs of the forward and the backward pass together, {storage: bytes} of what the former keeps for the latter).
 
-
-def _kept(run, module):
-    """{storage: bytes} of what the forward pass keeps for the backward pass, without parameters."""
+    What is kept is without parameters. Keys are valid while their tensors live.
+    """
     kept = {}
 
     def pack(tensor):
         kept.setdefault(_storage(tensor), tensor)
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        run()
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            y = run()
+        y.backward(torch.empty_like(y))
     weights = {_storage(weight) for weight in module.parameters()}
-    return {key: tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights}
+    sizes = {key: tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights}
+    return counter.get_total_flops(), sizes
 
 
 def _storage(tensor):

@@ -1,9 +1,12 @@
 """What planning asks of a model before anything is trained: its parts do what they say, and it is causal if it must be.
 
 A model is run at small size, in about a second (`arch.probe_model`). What passed is kept in the cache folder, keyed by all
-that decides it, so that a study which is started again does not run its models again. Models of shipped components that
-differ only in numbers that are not whole (a base of rotary angles, a cap) count as one: no such number moves what a token
-sees, which the tests of each component hold, and a large study would otherwise run hundreds of models.
+that decides it, so that a study which is started again does not run its models again.
+
+Models of shipped components whose blocks differ in numbers alone (a window, a width, a base of rotary angles) count as one. The
+tests ask every shipped component at many sizes, and every run is asked again when it has trained (`check_trained`); what is
+left to planning is how parts are put together, which no number decides. Otherwise a large study would run hundreds of models.
+With a plug-in in it, a model is asked with exactly its numbers.
 """
 
 from typing import Any
@@ -39,7 +42,7 @@ def check(spec: ExperimentSpec, root: Node) -> list[str]:
     model = spec.model.dump()
     sources = plugin_sources(model)
     asked = {
-        "model": model if sources else _without_fractions(model),
+        "model": model if sources else _alike(model),
         "causal": causal,
         "tokens": tokens,
         "gpu": gpu and torch.cuda.is_available(),
@@ -48,10 +51,14 @@ def check(spec: ExperimentSpec, root: Node) -> list[str]:
     return costs.kept(cache_folder() / FOLDER / f"{digest({**asked, **made_of})}.json", run)["notes"]
 
 
-def _without_fractions(value: Any) -> Any:
-    """Plain data in which every number that is not whole by its type is 0.0."""
+def _alike(model: dict[str, Any]) -> dict[str, Any]:
+    """A model as plain data, with 0 for every number in its blocks."""
+    return {**model, "blocks": _without_numbers(model["blocks"])}
+
+
+def _without_numbers(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_fractions(each) for key, each in value.items()}
+        return {key: _without_numbers(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_without_fractions(each) for each in value]
-    return 0.0 if isinstance(value, float) else value
+        return [_without_numbers(each) for each in value]
+    return 0 if isinstance(value, (int, float)) and not isinstance(value, bool) else value
