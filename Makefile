@@ -23,7 +23,7 @@ cpu-avx512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
 cpu-avx512-bf16 := ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16
 cpu-plain := ARCHBENCH_NATIVE=0
 
-.PHONY: ablation laptop simulate test test-slow test-scale chaos test-cpus test-triton test-lm-eval check format clean
+.PHONY: ablation laptop simulate test test-slow test-large test-scale chaos test-cpus test-triton test-lm-eval check format clean
 
 ablation: .venv/installed
 	$(BIN)/archbench study run gemma3/local_global --scale demo
