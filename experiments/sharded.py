@@ -140,7 +140,7 @@ def discard(folder: Path) -> None:
 def _pointed(folder):
     try:
         return json.loads((folder / POINTER).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # what is wrong with the folder is said by whoever writes there
         return None
     except ValueError as error:
         raise DataError(f"{folder / POINTER}: cannot be read: {error}", key=None) from None

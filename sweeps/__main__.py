@@ -16,7 +16,13 @@ Scale = Annotated[str | None, typer.Option(help="a scale of the study (default: 
 Runs = Annotated[Path, typer.Option(help="the folder that holds the runs of all studies")]
 RUNS = Path("runs")
 Workers = Annotated[int | None, typer.Option(min=1, help="worker processes (default: as many as the cores allow)")]
-Storage = Annotated[str | None, typer.Option(help="share the runs with other drivers (docs/scale.md); also $ARCHBENCH_STORAGE")]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        help="the queue shared with other drivers: journal:PATH, or postgresql+psycopg://USER@HOST/DATABASE; by default "
+        "$ARCHBENCH_STORAGE (docs/scale.md)"
+    ),
+]
 Again = Annotated[bool, typer.Option("--again", help="with a storage: try again what failed or was lost before")]
 PairedSd = Annotated[float | None, typer.Option(min=1e-9, help="spread over seeds of an arm's difference (0.012: 1.2 %)")]
 

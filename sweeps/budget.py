@@ -17,6 +17,8 @@ from sweeps.record import BudgetRecord
 from sweeps.spec import StudySpec
 
 KEY = "train.steps"
+# More steps than any run takes: a budget of more is a slip of the keyboard, and numbers beyond this are not exact.
+MOST_STEPS = 10**12
 
 Spent = Callable[[int], float]
 
@@ -40,6 +42,8 @@ def budgeted(spec: StudySpec, study: Node, base: Node, seconds: Mapping[str, flo
         amount = _of_arm(named, family, spending, study, where) if named else budget.amount
         if spent is None or amount is None:
             continue
+        if label != named and amount / spent(1) > MOST_STEPS:
+            raise study.error(f"arm {label!r}: {amount / spent(1):.3g} steps; expected at most {MOST_STEPS:.0e}", where)
         steps = family.arm(label).spec.train.steps if label == named else _steps(amount, spent)
         if steps < 1:
             least = BudgetRecord(arm=label, kind=budget.kind, amount=amount, to=named, steps=1, spent=spent(1), residual=0.0)

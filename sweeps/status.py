@@ -79,10 +79,10 @@ def printed(folder, console):
             say(f"failed: {row} {column}: {cell.message}")
     if record.search:
         shown_search.status(record, say)
-    if states := [trial.state for trial in record.trials if trial.arm]:
-        say("tuning runs: " + ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
+    if tried := [trial.state for trial in record.trials if trial.arm]:
+        say("tuning runs: " + ", ".join(f"{tried.count(state)} {state}" for state in dict.fromkeys(tried)))
     for line in [*record.edges, *record.choices]:
         say(line)
-    if states and set(count) != {"finished"}:
+    if set(count) != {"finished"}:
         say(f"resume with: {record.command}")
     return True

@@ -16,8 +16,11 @@ VARIABLE = "ARCHBENCH_STORAGE"
 FORMS = "postgresql+psycopg://USER@HOST/DATABASE, or journal:PATH for a file that all machines share"
 SCHEMES = ("postgresql+psycopg", "postgresql", "postgres")
 JOURNAL = "journal:"
-# scheme://user, password and the rest; what a password in the query looks like.
-USER, QUERY = r"(?s)([A-Za-z][A-Za-z+0-9]*://[^:/@]*):(.*)@([^@]*)$", r"([?&]password=)([^&]*)"
+# scheme://user, password and the rest, also where the scheme is mistyped; a password in place of a port, because `@HOST` is
+# missing; what a password in the query looks like.
+USER = r"(?s)((?!journal:)(?:[A-Za-z][A-Za-z+0-9]*:/+)?[^:/@]*):(?!/)(.*)@([^@]*)$"
+NO_HOST = r"(?s)([A-Za-z][A-Za-z+0-9]*:/+[^:/@?]*):(?!\d+(?:[/?]|$))([^@/?]+)([^@]*)$"
+QUERY = r"(?i)([?&](?:ssl)?passw(?:or)?d=)([^&]*)"
 OTHER = "use that version, or another database"
 # Seconds. A connection that does not answer is given up, so that beats of other runs are not late.
 CONNECT, SILENT = 5, 20
@@ -41,6 +44,8 @@ def shown(url: str) -> str:
     found = re.match(USER, url)
     if found:
         url = f"{found[1]}@{found[3]}"
+    elif found := re.match(NO_HOST, url):
+        url = f"{found[1]}:***{found[3]}"
     return re.sub(QUERY, r"\1***", url)
 
 
@@ -63,6 +68,11 @@ def opened(url: str, lease: float = 180.0, make: bool = True) -> Any:
         raise _error(url, f"SQLite hands out the same run to two drivers; expected {FORMS}")
     if scheme not in SCHEMES:
         raise _error(url, f"expected {FORMS}")
+    # Else the driver's own message would quote a part of the password.
+    if re.match(NO_HOST, url):
+        raise _error(url, f"no @HOST after the password; expected {FORMS}")
+    if (found := re.match(USER, url)) and "@" in found[2]:
+        raise _error(url, "a password with @ in it must have %40 in its place")
     if importlib.util.find_spec("psycopg") is None:
         raise _error(url, "needs the package psycopg: pip install 'archbench[postgresql]'")
     return _database(url, make)
@@ -118,8 +128,8 @@ def _database(url, make):
         return storage
     except SpecError:
         raise
-    except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
-        raise _error(url, f"cannot be used: {_brief(error)}") from None
+    except (*away(), ValueError) as error:  # a server that goes away between two of these calls is Optuna's own error
+        raise _error(url, f"cannot be used: {why_away(error)}") from None
     finally:
         engine.dispose()
 
@@ -217,7 +227,7 @@ def _brief(error):
 
 def _secrets(url):
     """The passwords in a URL, as they are written there."""
-    found = re.match(USER, url)
+    found = re.match(USER, url) or re.match(NO_HOST, url)
     return [*([found[2]] if found and found[2] else []), *(secret for _, secret in re.findall(QUERY, url) if secret)]
 
 

@@ -13,7 +13,6 @@ from experiments import references
 from experiments.metrics import cost, is_cost, unknown_cost
 from experiments.spec import RunReference
 from sweeps.metrics import declared, metric_of
-from sweeps.search import samplers
 from sweeps.search import space as spaces
 from sweeps.search.space import Axis
 from sweeps.spec import StudySpec
@@ -26,6 +25,8 @@ def check_search(study: Node, spec: StudySpec, arms: list[Any]) -> None:
     search = spec.search
     if search is None:
         return
+    from sweeps.search import samplers  # it imports Optuna, which a study without a search does not need
+
     if spec.tune:
         reason = "`tune` and `search` do not stand together; put what is to be tuned into the space of the search"
         raise study.error(reason, ("tune",))
@@ -37,7 +38,7 @@ def check_search(study: Node, spec: StudySpec, arms: list[Any]) -> None:
     for name in search.subject_to:
         _check_limit(study, name)
     axes = spaces.axes(search.space, base.document, study)
-    _check_axes(study, base, axes)
+    _check_axes(study, base, axes, bool(spec.budget))
     _check_names(study, axes)
     samplers.check_sampler(study, search, axes)
     if search.widen and len(search.objectives) > 1:
@@ -93,8 +94,8 @@ def _check_limit(study, name):
         raise study.error(unknown_cost(name), where)
 
 
-def _check_axes(study, base, axes: tuple[Axis, ...]):
-    """Each value alone on the base arm, below the choices that bring it."""
+def _check_axes(study, base, axes: tuple[Axis, ...], same_tokens: bool):
+    """Each value alone on the base arm, below the choices that bring it. same_tokens: of training, whatever the value."""
     before = [each.reference for each in references.of(base.spec)]
     for axis, given in spaces.every(axes):
         span = axis.numbers
@@ -108,6 +109,9 @@ def _check_axes(study, base, axes: tuple[Axis, ...]):
                 spec = experiment.resolve(spaces.overridden(base.document, axes, {**taken, axis.name: value}, place))
             except SpecError as error:
                 raise spaces.misfit(study, where, f"{axis.name} = {spelt(value)}", error) from None
+            if same_tokens and spec.tokens != base.spec.tokens:
+                reason = f"{axis.name} = {spelt(value)} changes how many tokens a trial trains on, which `budget` makes equal"
+                raise study.error(reason, where)
             if [each.reference for each in references.of(spec)] != before and _made(spec):
                 what = f"{axis.name} = {spelt(value)} changes which run the arm needs"
                 raise study.error(f"{what}; a search makes the runs that its base needs", where)

@@ -111,10 +111,12 @@ class SearchSpec(Spec):
 
     base: the arm that the space overrides, by default the first. space: dotted key, or the name of a dimension with named
     choices -> its values. minimise, maximise: the objectives: metrics of the select split, costs, speed or memory.
-    subject_to: {cost: limits}; a trial beyond them trains nothing. sampler, pruner: Optuna's, by name, or
-    `{type: NAME, OPTION: ...}`. trials: how many points are tried (grid and brute_force: all, by default). seeds: runs per
-    trial, from `first_seed` up; a trial counts by their mean. judge: so many winners become the arms `best 1`, `best 2`,
-    ..., which train on the reported seeds. widen: a range of numbers whose best lies at an end grows by this factor.
+    subject_to: {cost: limits}; a trial beyond them trains nothing. sampler: Optuna's, by name, or `{type: NAME, OPTION: ...}`:
+    tpe, gp, nsgaii, nsgaiii, qmc, grid, brute_force, random, cmaes. pruner, for a single objective: median, percentile,
+    hyperband, successive_halving, wilcoxon, patient, threshold, nop. trials: how many points are tried (grid and
+    brute_force: all, by default). seeds: runs per trial, from `first_seed` up; a trial counts by their mean. judge: so many
+    winners become the arms `best 1`, `best 2`, ..., which train on the reported seeds. widen: a range of numbers whose best
+    lies at an end grows by this factor.
     """
 
     base: str | None = None
@@ -174,7 +176,8 @@ def with_winners(study: document.Node) -> document.Node:
 
     So all that counts or names arms knows them from the start. Raises SpecError.
     """
-    if "search" not in study.value or not isinstance(study.value.get("arms", document.node(None)).value, dict):
+    dropped = document.node(None)
+    if study.value.get("search", dropped).value is None or not isinstance(study.value.get("arms", dropped).value, dict):
         return study
     search, arms = SearchSpec.parse(study, ("search",)), study.value["arms"]
     base = next(iter(arms.value), None) if search.base is None else search.base

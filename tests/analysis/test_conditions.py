@@ -70,7 +70,7 @@ def test_they_are_in_the_labels_and_the_csv(compared):
 
 
 def test_they_are_in_the_hparams(compared):
-    rows, _ = _hparams(load(compared))
+    rows, *_ = _hparams(load(compared))
     column = lambda key: [rows[arm, 0][key] for arm in ARMS]  # noqa: E731
     assert column("optimizer.clip") == ["1", "null", "1", "1"]
     assert column("optimizer.memory") == [DASH, DASH, "0.9", DASH] and "optimizer.eps" not in rows["base", 0]

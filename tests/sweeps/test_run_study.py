@@ -31,6 +31,7 @@ def test_a_study_ends_with_its_record_and_runs(plan_study, study_data, console):
     assert out.count("finished in") == 4 and "fails seed 0 failed" in out and "nan" in out
     assert {cell.state for cell in status.cells(planned.folder, record).values()} == {"finished", "failed"}
     assert status.printed(planned.folder, console) and "4 finished, 2 failed" in console.file.getvalue()
+    assert "resume with: " in console.file.getvalue()
 
 
 def test_what_has_no_effect_is_a_warning_of_the_run_and_in_the_record(plan_study, study_data, console):

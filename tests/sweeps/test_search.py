@@ -17,6 +17,7 @@ from sweeps.record import StudyRecord
 from sweeps.run import run_study
 from sweeps.search import arms, space, winners
 from sweeps.search.queue import Search
+from sweeps.spec import split
 
 WINDOW = "model.blocks.local.mixer.window"
 SPACE = {
@@ -410,6 +411,20 @@ def test_tune_and_search_do_not_stand_together(study_data):
         studies.check(document.node(study_data | {"search": SEARCH, "tune": tune}))
     with pytest.raises(SpecError, match="are the winners of the search"):
         studies.check(document.node(study_data | {"search": SEARCH, "arms": {"a": {}, "best 1": {}}}))
+
+
+def test_a_scale_may_drop_the_search(study_data):
+    asked = document.node(study_data | {"search": SEARCH, "scales": {"small": {"search": None}}})
+    spec, _, _ = split(asked, "small")
+    assert spec.search is None and list(spec.arms) == [label for label in split(asked)[0].arms if label != "best 1"]
+
+
+def test_trials_spend_the_tokens_of_the_budget(study_data):
+    asked = study_data | {"budget": {"tokens": 1000}}
+    studies.check(document.node(asked | {"search": SEARCH}))
+    for varied in ({"data.rows": {"choices": [2, 4]}}, {"r": {"choices": {"a": {}, "b": {"set": {"train.steps": 3}}}}}):
+        with pytest.raises(SpecError, match="how many tokens a trial trains on, which `budget` makes equal"):
+            studies.check(document.node(asked | {"search": {**SEARCH, "space": varied}}))
 
 
 def test_the_shipped_search_is_sound_at_every_scale():

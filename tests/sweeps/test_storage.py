@@ -20,6 +20,12 @@ HERE = "postgresql+psycopg://sweeps@127.0.0.1:1/sweeps"
     ("url", "expected"),
     [
         (f"postgresql+psycopg://sweeps:{SECRET}@db.lab/sweeps", "postgresql+psycopg://sweeps@db.lab/sweeps"),
+        (f"postgresql+psycopg://sweeps:{SECRET}/sweeps", "postgresql+psycopg://sweeps:***/sweeps"),
+        (f"postgresql:/sweeps:{SECRET}@db.lab/x", "postgresql:/sweeps@db.lab/x"),
+        (f"sweeps:{SECRET}@db.lab/x", "sweeps@db.lab/x"),
+        (f"postgresql://db.lab/x?user=a&sslpassword={SECRET}", "postgresql://db.lab/x?user=a&sslpassword=***"),
+        ("postgresql://db.lab:5432/x", "postgresql://db.lab:5432/x"),
+        ("journal:/a:b@c/q.journal", "journal:/a:b@c/q.journal"),
         ("postgresql://a:b:c@d/e@db/x", "postgresql://a@db/x"),
         ("postgresql://a@db/x?password=secret&sslmode=require", "postgresql://a@db/x?password=***&sslmode=require"),
         (HERE, HERE),
@@ -35,6 +41,8 @@ def test_a_url_is_shown_without_its_password(url, expected):
     ("url", "reason"),
     [
         ("sqlite:///runs/study.db", "SQLite hands out the same run to two drivers; expected postgresql"),
+        (f"postgresql://a:{SECRET}/x", "no @HOST after the password"),
+        (f"postgresql://a:{SECRET}@{SECRET}@db/x", "a password with @ in it must have %40 in its place"),
         (f"mysql://a:{SECRET}@db/x", "expected postgresql+psycopg://USER@HOST/DATABASE, or journal:PATH"),
         ("runs/queue.journal", "expected postgresql"),
         ("journal:", "expected the path of a file"),
