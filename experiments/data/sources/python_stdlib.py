@@ -53,7 +53,7 @@ class PythonStdlib:
 
     def files(self):
         """Every file that `documents` reads, sorted by path."""
-        return list(_files(self.config.tests))
+        return list(_files(Path(sysconfig.get_path("stdlib")), self.config.tests))
 
     def _read(self, path):
         try:
@@ -66,10 +66,9 @@ class PythonStdlib:
 
 
 @cache
-def _files(tests):
+def _files(root, tests):
     """The paths, listed once per process: which files the library of this Python has does not change while it runs."""
     # Look up each module instead of walking the folder: site-packages lies in it and may be a hundred times larger.
-    root = Path(sysconfig.get_path("stdlib"))
     modules = {*sys.stdlib_module_names, *(["test"] if tests else [])}
     paths = (path for name in modules for path in [root / f"{name}.py", *(root / name).rglob("*.py")])
     inside = (path for path in paths if path.is_file() and (tests or not _is_test(path.relative_to(root))))
