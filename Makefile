@@ -3,6 +3,7 @@
 # make test-slow    the tests that take over ten seconds each, which `make test` leaves out
 # make test-scale   several drivers of one study are killed and stopped, and their database too: nothing is lost (minutes)
 # make chaos        the same at length, with full disks, damaged files, other clocks and real runs; writes results/chaos.json
+# make test-large   the report, TensorBoard and the status of a made-up study of 1,500 runs: prints times, holds sizes
 # make simulate     how often the verdicts of simulated studies are wrong and right; writes the tables of docs/statistics.md
 # make check        lint, format, types and import rules: what must hold before a commit
 # make test-cpus    the tests under settings that stand in for other CPUs; CPUS="avx2 plain" picks some of them
@@ -22,7 +23,7 @@ cpu-avx512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
 cpu-avx512-bf16 := ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16
 cpu-plain := ARCHBENCH_NATIVE=0
 
-.PHONY: ablation laptop simulate test test-slow test-scale chaos test-cpus test-triton test-lm-eval check format clean
+.PHONY: ablation laptop simulate test test-slow test-large test-scale chaos test-cpus test-triton test-lm-eval check format clean
 
 ablation: .venv/installed
 	$(BIN)/archbench study run gemma3/local_global --scale demo
@@ -45,6 +46,9 @@ test-scale: .venv/installed
 
 chaos: .venv/installed
 	$(BIN)/python tests/scale/long.py --write results/chaos.json
+
+test-large: .venv/installed
+	$(BIN)/python -m pytest -s tests/analysis/test_large_study.py -k 1500
 
 test-cpus: $(CPUS:%=test-cpu-%)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from arch.contracts import Chart, Metric
@@ -70,16 +71,21 @@ class Evaluated:
         return f"{name} ({self.options})" if self.options else name
 
     @property
+    def has_rows(self) -> bool:
+        """Whether some table has a row."""
+        return any(record.table for records in self.records.values() for record in records.values())
+
+    @property
     def frame(self) -> pd.DataFrame:
         """Every row of every table: arm, seed, then the table's columns (`table.arm` if a table has an `arm` of its own)."""
         clash = {"arm": "table.arm", "seed": "table.seed"}
-        rows = [
-            {"arm": arm, "seed": seed} | {clash.get(key, key): value for key, value in row.items()}
-            for arm, records in self.records.items()
-            for seed, record in records.items()
-            for row in record.table
-        ]
-        return pd.DataFrame(rows)
+        runs = [(arm, seed, record.table) for arm, records in self.records.items() for seed, record in records.items()]
+        rows = pd.DataFrame([row for _, _, table in runs for row in table]).rename(columns=clash)
+        if self.has_rows:
+            counts = [len(table) for _, _, table in runs]
+            rows.insert(0, "arm", np.repeat(np.array([arm for arm, _, _ in runs], dtype=object), counts))
+            rows.insert(1, "seed", np.repeat([seed for _, seed, _ in runs], counts))
+        return rows
 
     def only(self, arms: Iterable[str]) -> "Evaluated":
         """The same of some arms only."""

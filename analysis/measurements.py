@@ -171,7 +171,7 @@ def write_csv(evaluated: Sequence[Evaluated], folder: Path) -> list[str]:
     """
     files: dict[str, pd.DataFrame] = {}
     for key in dict.fromkeys(each.key for each in evaluated):
-        parts = [_with_options(each) for each in evaluated if each.key == key and len(each.frame)]
+        parts = [_with_options(each) for each in evaluated if each.key == key and each.has_rows]
         if parts:
             files[f"evaluation-{key}.csv"] = pd.concat(parts, ignore_index=True)
     if evaluated:

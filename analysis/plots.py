@@ -166,10 +166,10 @@ def differences(study, judgement):
     notes_of_others = ["of the others each dot is an arm's mean, bars their quartiles and median"] if others else []
     notes = ["thin bar: excludes zero if worse or better"] if any(each.interval for each in verdicts) else []
     notes += ["thick bar: inside the shaded margin if no different"] if any(each.inner for each in verdicts) else []
-    notes += notes_of_others
     axis = ", ".join(filter(None, [f"difference in {shown.quantity}", shown.unit]))
     axis = axis if judgement.contrasts else shown.axis(judgement.baseline)
-    axes.set_xlabel(f"{axis}{side}; small dots are single seeds\n{'; '.join(notes)}".rstrip())
+    below = "\n".join(filter(None, ["; ".join(notes), *notes_of_others]))
+    axes.set_xlabel(f"{axis}{side}; small dots are single seeds\n{below}".rstrip())
     titled(axes, claims.summary(judgement))
     return figure
 
@@ -318,8 +318,13 @@ def learning_curves(study, judgement):
     label = f"tokens ({counted_seeds(band.n.iloc[-1] for band in curves.values())})"
     figure.supxlabel(label, fontsize=9.5, color=MUTED)
     handles = {line.get_label(): line for line in left.get_lines()}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=min(6, len(handles)), labelcolor=INK)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=_columns(handles), labelcolor=INK)
     return figure
+
+
+def _columns(labels):
+    """How many columns a legend below a whole figure has, so that it is not wider."""
+    return max(1, min(6, len(labels), 110 // (8 + max(map(len, labels), default=1))))
 
 
 def curve_of(study, shown):
@@ -369,7 +374,7 @@ def tuning(study):
         _tuned(axes, study, done, key)
     panels[0].set_ylabel(_tuned_on(study).values)
     handles = {line.get_label(): line for line in panels[0].get_lines() if not line.get_label().startswith("_")}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=min(6, len(handles)), labelcolor=INK)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=_columns(handles), labelcolor=INK)
     return figure
 
 

@@ -379,7 +379,7 @@ def _again(study):
         files[search.CSV] = "row per trial of the search"
     if study.evaluated:
         files[measurements.NUMBERS] = "row per metric of a run"
-    files |= {f"evaluation-{each.key}.csv": "table of each run" for each in study.evaluated if len(each.frame)}
+    files |= {f"evaluation-{each.key}.csv": "table of each run" for each in study.evaluated if each.has_rows}
     beside = ", ".join(f"<code>{name}</code>{f' ({text})' if text else ''}" for name, text in files.items())
     beside = f"In the same folder: {beside}."
     return f"<section><h2>Commands and files</h2><dl>{items}</dl><p class=note>{beside}</p></section>"

@@ -89,7 +89,8 @@ def _write(study, logs):
         key = row["arm"], row["seed"]
         with SummaryWriter(str(logs / names[row["arm"]] / f"seed-{row['seed']}")) as writer:
             _run(writer, row, table[key], study.records.get(key), study.metrics.get(key, {}), curves.get(key), most)
-            for tag, points in charts.scalars(study.evaluated, *key).items():
+            # In a crowd, tables are curves of the arms alone whose charts are drawn.
+            for tag, points in (charts.scalars(study.evaluated, *key) if row["arm"] in few else {}).items():
                 steps, values = np.array(list(points)), np.array(list(points.values()))
                 for at in thinning.thinned(steps, values, most) if np.isfinite(values).all() else range(len(steps)):
                     writer.add_scalar(tag, values[at], int(steps[at]))

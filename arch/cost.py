@@ -18,9 +18,10 @@ executed  what `torch.utils.flop_counter` sees on the path that the meta device 
 A map is a parameter of the kind `matrix`, a stack of small ones included.
 """
 
+import functools
 import traceback
 from collections import Counter
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,9 +33,10 @@ from arch.errors import SpecError, nearest
 from arch.kernels.cross_entropy import Targets, chunked
 from arch.layout import TokenLayout
 from arch.model import Block, Model
-from arch.model_spec import BlockSpec
+from arch.model_spec import SUBLAYERS, BlockSpec
 from arch.parameters import Context
 from arch.plugins import is_plugin
+from arch.spec import digest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TORCH = str(Path(torch.__file__).parent)
@@ -108,10 +110,14 @@ def summary(spec, context, dtype="float32"):
     known = outline(spec, context, dtype)
     layers, size = known["layers"], DTYPES[dtype].itemsize
     counts, frame = Counter(layers), _frame(spec, DTYPES[dtype])
-    layout = TokenLayout.whole(1, context, device="meta")
-    tokens_BT = torch.empty(1, context, dtype=torch.long, device="meta")
-    outside = _measured_frame(frame, tokens_BT)
-    blocks = {name: _measured_block(_block(spec, name, layers.index(name)).to(DTYPES[dtype]), spec.dim, layout) for name in counts}
+    outside = _measured_once(_outside(spec), context, dtype, lambda: _measured_frame(frame, context))
+    blocks = {}
+    for name in counts:
+        block = _block(spec, name, layers.index(name)).to(DTYPES[dtype])
+        measured = _measured_once(
+            _decides(spec, name, block), context, dtype, functools.partial(_measured_block, block, spec.dim, context)
+        )
+        blocks[name] = replace(measured, ideal=_ideal(block, context), says_mixing=_says_mixing(block))
 
     def whole(part, extra):
         return _total({name: part(block) for name, block in blocks.items()}, counts, extra)
@@ -131,6 +137,37 @@ def summary(spec, context, dtype="float32"):
         "training_bytes": {**training, "total": sum(training.values())},
         "notes": [note for name, block in blocks.items() for note in _notes(name, block)],
     }
+
+
+# {all that decides it: _Measured}. The arms of a study share most of their blocks, and running one takes a third of a second.
+_MEASURED: dict[tuple, "_Measured"] = {}
+
+
+def _measured_once(decides, context, dtype, measure):
+    key = (*decides, context, dtype)
+    if key not in _MEASURED:
+        _MEASURED[key] = measure()
+    return _MEASURED[key]
+
+
+def _decides(spec, name, block):
+    """What decides the cost of a layer's block, beside context and dtype. A plug-in is its class, which a test may replace."""
+    classes = tuple(type(sublayer.component) for kind in SUBLAYERS if (sublayer := getattr(block, kind)))
+    place = _context(spec, spec.layer_blocks().index(name))
+    return (
+        classes,
+        digest(spec.blocks[name].dump()),
+        place.dim,
+        place.layer,
+        place.layers,
+        place.norm_eps,
+        digest(place.init.dump()),
+    )
+
+
+def _outside(spec):
+    """What decides the cost of the model without its layers."""
+    return (digest({key: value for key, value in spec.dump().items() if key not in ("blocks", "pattern", "layers")}),)
 
 
 def cache_bytes(spec, context, dtype="float32"):
@@ -181,7 +218,7 @@ def failure(kind, resolved, context, tokens, dtype="float32"):
         with torch.device("meta"):
             block = Block(BlockSpec(**{kind: resolved}), context).to(DTYPES[dtype])
         doing = "forward"
-        _measured_block(block, context.dim, TokenLayout.whole(1, tokens, device="meta"))
+        _measured_block(block, context.dim, tokens)
     except Exception as error:
         return _uncosted(error, doing)
     return ""
@@ -205,8 +242,8 @@ def _uncosted(error, doing):
 class _Measured:
     """Measurements of one block, or of the model without its blocks. FLOPs are over the whole context.
 
-    activations, shared: bytes that are kept for the backward pass. shared: {storage: bytes} of tensors that are made
-    once for all layers (positions, masks, rotary angles). decodes: False for a non-causal mixer.
+    activations, shared: bytes that are kept for the backward pass. shared: {key: bytes} of tensors that are made once for all
+    layers (positions, masks, rotary angles), with the key of the layout's memo. decodes: False for a non-causal mixer.
     """
 
     ideal: dict
@@ -217,30 +254,38 @@ class _Measured:
     says_mixing: bool = True
 
 
-def _measured_block(block, dim, layout):
-    tokens, dtype, mixer = layout.shape[1], next(block.parameters()).dtype, _mixer(block)
+def _measured_block(block, dim, tokens):
+    layout = TokenLayout.whole(1, tokens, device="meta")
+    dtype, mixer = next(block.parameters()).dtype, _mixer(block)
 
     def run(tokens, layout, state=None):
         x_BTD = torch.empty(1, tokens, dim, dtype=dtype, device="meta", requires_grad=torch.is_grad_enabled())
         return block(x_BTD, layout, state)
 
+    trained, kept = _backward(lambda: run(tokens, layout)[0], block)
+    # At once: a later tensor may get the storage, and so the key, of one that is gone.
+    names: dict[int, tuple] = {}
+    for key, made in [("layout", (layout.doc_BT, layout.pos_BT)), *layout._memo.items()]:
+        for i, tensor in enumerate(tensors(made)):
+            names.setdefault(_storage(tensor), (key, i))
     executed = {
-        "train": _backward(lambda: run(tokens, layout)[0]),
+        "train": trained,
         "prefill": _forward(lambda: run(tokens, layout)),
         "decode": None,
     }
     if _decodes(mixer):
         executed["decode"] = _decoding(run, mixer, tokens, dtype)
-    kept = _kept(lambda: run(tokens, layout)[0], block)
-    shared = {_storage(tensor) for tensor in tensors([layout.doc_BT, layout.pos_BT, *layout._memo.values()])}
     return _Measured(
-        ideal=_ideal(block, tokens),
+        ideal={},
         executed=executed,
-        activations=sum(size for key, size in kept.items() if key not in shared),
-        shared={key: size for key, size in kept.items() if key in shared},
+        activations=sum(size for key, size in kept.items() if key not in names),
+        shared={names[key]: size for key, size in kept.items() if key in names},
         decodes=_decodes(mixer),
-        says_mixing=mixer is None or hasattr(mixer, "mixing_flops"),
     )
+
+
+def _says_mixing(block):
+    return _mixer(block) is None or hasattr(_mixer(block), "mixing_flops")
 
 
 def _ideal(block, tokens):
@@ -283,19 +328,20 @@ def _cache(mixer, tokens, dtype):
     return state, sum(tensor.nbytes for tensor in tensors(state))
 
 
-def _measured_frame(frame, tokens_BT):
+def _measured_frame(frame, context):
     """Measure embedding, final norm, head and loss. The loss is element-wise work, which FLOPs do not include."""
+    tokens_BT = torch.empty(1, context, dtype=torch.long, device="meta")
 
     def loss():
         hidden_ND = frame.trunk(tokens_BT)[0].flatten(0, 1)
         return chunked(hidden_ND, frame.head_weight, Targets(tokens_BT.flatten()), frame.spec.logit_softcap)
 
+    trained, kept = _backward(loss, frame)
     executed = {
-        "train": _backward(loss),
+        "train": trained,
         "prefill": _forward(lambda: frame(tokens_BT)),
         "decode": _forward(lambda: frame(tokens_BT[:, -1:])),
     }
-    kept = _kept(loss, frame)
     return _Measured({}, executed, sum(kept.values()), shared={})
 
 
@@ -341,26 +387,24 @@ def _forward(run):
     return counter.get_total_flops()
 
 
-def _backward(run):
-    """FLOPs of the forward and the backward pass together."""
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        y = run()
-        y.backward(torch.empty_like(y))
-    return counter.get_total_flops()
+def _backward(run, module):
+    """(FLOPs of the forward and the backward pass together, {storage: bytes} of what the former keeps for the latter).
 
-
-def _kept(run, module):
-    """{storage: bytes} of what the forward pass keeps for the backward pass, without parameters."""
+    What is kept is without parameters. Keys are valid while their tensors live.
+    """
     kept = {}
 
     def pack(tensor):
         kept.setdefault(_storage(tensor), tensor)
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        run()
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            y = run()
+        y.backward(torch.empty_like(y))
     weights = {_storage(weight) for weight in module.parameters()}
-    return {key: tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights}
+    sizes = {key: tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights}
+    return counter.get_total_flops(), sizes
 
 
 def _storage(tensor):

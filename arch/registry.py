@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import pkgutil
 import traceback
+from functools import cache
 
 from arch.document import ROOT, Node, node
 from arch.errors import SpecError, nearest
@@ -50,6 +51,11 @@ mixer, ffn, source, tokenizer, objective, optimizer, schedule, evaluator, claim 
 
 def names(kind):
     """The names of the shipped components of a kind, without importing them."""
+    return list(_names(kind))
+
+
+@cache
+def _names(kind):
     folder = ROOT.joinpath(*FOLDERS[kind].split("."))
     return sorted(module.name for module in pkgutil.iter_modules([str(folder)]) if not module.name.startswith("_"))
 

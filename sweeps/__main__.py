@@ -1,4 +1,4 @@
-"""`python -m sweeps list | show | run | status | simulate | coordinate-check`."""
+"""`python -m sweeps list | show | run | status | dashboard | simulate | coordinate-check`."""
 
 import sys
 from pathlib import Path
@@ -158,6 +158,28 @@ def status(study: Study, scale: Scale = None, runs: Runs = RUNS, storage: Storag
         from sweeps import queue_status
 
         queue_status.printed(url, study_name(study), scale, _console())
+
+
+@app.command()
+def dashboard(
+    study: Study,
+    scale: Scale = None,
+    runs: Runs = RUNS,
+    storage: Storage = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+):
+    """Start optuna-dashboard on the trials of a study's search (extra `dashboard`)."""
+    from arch import document
+    from sweeps import dashboard as board
+    from sweeps import storage as storages
+    from sweeps.folders import study_folder, study_name
+    from sweeps.scale import default_scale
+    from sweeps.spec import split
+
+    root = document.load(study, "sweeps")
+    scale = scale or default_scale(root)
+    folder = study_folder(runs, study_name(study), scale, split(root, scale)[0].scales)
+    board.serve(folder, storages.chosen(storage), port)
 
 
 @app.command()

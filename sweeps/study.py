@@ -6,8 +6,9 @@ from typing import Any
 
 from arch import cost, document
 from arch.errors import SpecError
+from arch.plugins import plugin_sources
 from arch.words import listed
-from experiments import evaluations, references, remarks
+from experiments import costs, evaluations, references, remarks
 from experiments import plan as experiment
 from experiments.spec import ExperimentSpec
 from sweeps import budget, folders, ladder, looking, matching, origin
@@ -307,4 +308,5 @@ def arm_cost(spec, long_context, at_training=None):
     at_training: the cost at the training context if it is known already.
     """
     long = {"context": long_context, "cache_bytes": cost.cache_bytes(spec.model, long_context)["total"]}
-    return {**(at_training or cost.summary(spec.model, spec.data.context)), "long": long}
+    known = at_training or costs.summary(spec.model, spec.data.context, plugin_sources(spec.model.dump()))
+    return {**known, "long": long}

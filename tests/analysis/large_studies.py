@@ -1,7 +1,7 @@
 """Studies as large as nobody trains for a test: the committed records of a real run, copied to hundreds of arms and seeds.
 
-Every arm has a resolved spec, a cost, curves of a thousand steps, and what eight evaluators measured, documents included. Only
-the numbers are drawn anew, so files have the sizes of real ones.
+Every arm has a resolved spec, a cost, curves of a thousand steps, and what evaluators measured, documents included. Only the
+numbers are drawn anew, so files have the sizes of real ones.
 """
 
 import json
@@ -15,15 +15,21 @@ from sweeps.record import StudyRecord
 
 RESULTS = Path(__file__).parents[2] / "results" / "gemma3-local_global" / "demo"
 ARM = "5:1"
-WINDOWS, THETAS = 20, 15
+WINDOWS = 20
+# What an experiment measures unless its spec asks for more; `None` is everything that the real run measured.
+USUAL = ("select.loss", "report.loss", "report.sample")
 
 
-def plant_large(folder, arms=300, seeds=5, steps=1000, failed=7, trials=()):
-    """Write a study's folder with arms x seeds runs. failed: how many of the runs ended half-way."""
+def plant_large(folder, arms=300, seeds=5, steps=1000, failed=7, evaluators=USUAL):
+    """Write a study's folder with arms x seeds runs. failed: how many of the runs ended half-way. evaluators: by SPLIT.NAME."""
     study = StudyRecord.read(RESULTS)
     template = study.arms[ARM]
     source = RESULTS / template.runs["0"]
     run, files = RunRecord.read(source), {path.name: path.read_text() for path in (source / EVALUATIONS).glob("*.json")}
+    if evaluators is not None:
+        files = {name: text for name, text in files.items() if name.partition("-")[0] in evaluators}
+        kept = {key: file for key, file in template.evaluations.items() if key in evaluators}
+        template = template.model_copy(update={"evaluations": kept})
     curve = pd.read_parquet(source / HISTORY_NAME)
     random, planted = np.random.default_rng(0), {}
     shared, effects = random.normal(0, 0.02, seeds), np.r_[0, random.normal(0.02, 0.03, arms - 1)]
@@ -47,7 +53,7 @@ def plant_large(folder, arms=300, seeds=5, steps=1000, failed=7, trials=()):
             }
         )
     claims = {"quality": {"type": "equivalent", "metric": "report/loss", "margin": 0.01, "known_worse": []}}
-    changed = {"arms": planted, "seeds": list(range(seeds)), "claims": claims, "plan": None, "looks": [], "trials": list(trials)}
+    changed = {"arms": planted, "seeds": list(range(seeds)), "claims": claims, "plan": None, "looks": []}
     changed |= {"spec": {**study.spec, "arms": {label: {} for label in planted}}, "question": "Which window and which base?"}
     StudyRecord(**study.model_copy(update=changed).dump()).write(folder)
     return folder

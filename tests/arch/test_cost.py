@@ -270,3 +270,18 @@ def test_cache_bytes_alone_are_those_of_the_summary(dtype):
         root = document.load(name, "arch")
         spec = registry.resolve(ModelSpec.parse(root), root)
         assert cost.cache_bytes(spec, 4096, dtype) == cost.summary(spec, 4096, dtype)["cache_bytes"]
+
+
+def test_blocks_that_models_share_are_measured_once_and_cost_the_same(monkeypatch):
+    names = [name for name in SPECS if name in WHOLE]
+    fresh = {}
+    for name in names:
+        monkeypatch.setattr(cost, "_MEASURED", {})
+        fresh[name] = cost.summary(SPECS[name], N)
+    monkeypatch.setattr(cost, "_MEASURED", {})
+    run = []
+    monkeypatch.setattr(cost, "_measured_block", lambda *given, measure=cost._measured_block: run.append(1) or measure(*given))
+    assert {name: cost.summary(SPECS[name], N) for name in names} == fresh
+    once = len(run)
+    assert {name: cost.summary(SPECS[name], N) for name in reversed(names)} == fresh and len(run) == once
+    assert once < sum(len(SPECS[name].blocks) for name in names)

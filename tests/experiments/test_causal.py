@@ -36,3 +36,20 @@ def test_an_honest_run_is_as_it_was_without_the_question(steps, tiny, plugins, t
         assert record.status == "finished", record.failure
         measured.append((record.metrics, record.sample))
     assert measured[0] == measured[1]
+
+
+def test_models_of_shipped_parts_that_differ_in_numbers_are_asked_once(tiny, plugins, monkeypatch, tmp_path):
+    monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path / "empty"))
+    asked = []
+    monkeypatch.setattr(probe_model, "check_causal", lambda spec, *about: asked.append(spec) or [])
+    attention = {"type": "attention", "heads": 2, "kv_heads": 1, "head_dim": 8, "window": 4}
+    for window in (4, 5, 7):
+        planned(tiny, {**attention, "window": window})
+    assert len(asked) == 1
+    planned(tiny, {**attention, "window": None})  # another kind of value
+    assert len(asked) == 2
+    planned(tiny, {**attention, "window": 4}, "model.layers=3")
+    assert len(asked) == 3
+    for hidden in (20, 28):  # with a user's own component, with exactly its numbers
+        planned(tiny, {"type": "own_cheats:Later", "honest": True}, f"model.blocks.mine.ffn.hidden={hidden}")
+    assert len(asked) == 5

@@ -3,6 +3,7 @@
 import re
 import sys
 import sysconfig
+from functools import cache
 from pathlib import Path
 
 from arch.errors import DataError
@@ -52,12 +53,7 @@ class PythonStdlib:
 
     def files(self):
         """Every file that `documents` reads, sorted by path."""
-        # Look up each module instead of walking the folder: site-packages lies in it and may be a hundred times larger.
-        root = Path(sysconfig.get_path("stdlib"))
-        modules = {*sys.stdlib_module_names, *(["test"] if self.config.tests else [])}
-        paths = (path for name in modules for path in [root / f"{name}.py", *(root / name).rglob("*.py")])
-        inside = (path for path in paths if path.is_file() and (self.config.tests or not _is_test(path.relative_to(root))))
-        return sorted(inside, key=Path.as_posix)
+        return list(_files(Path(sysconfig.get_path("stdlib")), self.config.tests))
 
     def _read(self, path):
         try:
@@ -67,6 +63,16 @@ class PythonStdlib:
             if _is_test(path.relative_to(sysconfig.get_path("stdlib"))):
                 return ""
             raise
+
+
+@cache
+def _files(root, tests):
+    """The paths, listed once per process: which files the library of this Python has does not change while it runs."""
+    # Look up each module instead of walking the folder: site-packages lies in it and may be a hundred times larger.
+    modules = {*sys.stdlib_module_names, *(["test"] if tests else [])}
+    paths = (path for name in modules for path in [root / f"{name}.py", *(root / name).rglob("*.py")])
+    inside = (path for path in paths if path.is_file() and (tests or not _is_test(path.relative_to(root))))
+    return sorted(inside, key=Path.as_posix)
 
 
 def _is_test(path):
