@@ -13,6 +13,7 @@ from arch.model_spec import ModelSpec
 from arch.spec import spelt
 from arch.tensors import As, Entry, Tensors
 from arch.tokenizer import special_tokens
+from arch.words import listed
 
 CONFIG = "config.json"
 
@@ -22,7 +23,7 @@ class Found:
     """A foreign checkpoint, with its tensors under our names.
 
     ignored: names of tensors that do not belong to the model. notes: sentences that say where a given spec contradicts
-    the folder's own config.
+    the folder's own config, and which of its weights are not read.
     """
 
     spec: ModelSpec
@@ -87,7 +88,7 @@ def find(path, spec=None, family=None):
     config = _config(Path(path) / CONFIG)
     given = _loaded(spec)
     chosen = families.named(family) if family else _family(path, config, held, given)
-    own, notes = None, []
+    own, notes = None, _set_aside(path)
     if config and hasattr(chosen, "Config"):
         try:
             own = _spec_of(chosen, config)
@@ -108,6 +109,14 @@ def find(path, spec=None, family=None):
     ignored = [name for name in held.entries if _ignored(name, chosen, spec)]
     _check(path, expected, sources, held, ignored)
     return Found(spec, tensors.renamed(held, sources), families.title(chosen), ignored, notes)
+
+
+def _set_aside(path):
+    """A sentence about the weights of a folder that are not read, in a list; an empty list if there are none."""
+    others = tensors.set_aside(path)
+    if not others:
+        return []
+    return [f"{tensors.SINGLE} is read, as transformers does; set aside: {listed(others)}"]
 
 
 def _config(path):

@@ -465,9 +465,35 @@ def test_a_config_that_cannot_be_is_said_with_its_line(config, text, gemma3, tmp
 @pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": {"a": 1}}', '{"weight_map": null}'])
 def test_an_index_that_is_none_is_said(text, gemma3, tmp_path):
     source = copied(gemma3, tmp_path / "a")
+    (source / "model.safetensors").rename(source / "model-00001-of-00001.safetensors")
     (source / "model.safetensors.index.json").write_text(text)
     with pytest.raises(DataError, match="expected JSON with a `weight_map`"):
         hf.find(source)
+
+
+def test_a_folder_that_was_saved_twice_is_read_as_transformers_reads_it(gemma3, tmp_path):
+    """Shards with their index, then one file over them: the file counts, whatever the index says. And what is set aside is named."""
+    save("gemma3", tmp_path / "a", max_shard_size="40KB")
+    shards = sorted(path.name for path in (tmp_path / "a").glob("*.safetensors"))
+    held = {name: tensor + 1 for name, tensor in load_file(gemma3 / "model.safetensors").items()}
+    save_file(held, tmp_path / "a" / "model.safetensors", {"format": "pt"})
+    theirs = peers.transformers().AutoModelForCausalLM.from_pretrained(tmp_path / "a", attn_implementation="eager")
+    found = hf.find(tmp_path / "a")
+    assert torch.equal(dict(found.tensors.read())["norm.weight"], theirs.state_dict()["model.norm.weight"])
+    assert found.notes[0].startswith(f"model.safetensors is read, as transformers does; set aside: {shards[0]}")
+    for path in (tmp_path / "a").glob("model-*"):  # the index is stale: what it names is gone
+        path.unlink()
+    assert hf.find(tmp_path / "a").notes == [] and len(hf.find(tmp_path / "a").tensors.entries) == len(held)
+
+
+def test_what_lies_beside_the_weights_is_no_part_of_them(gemma3, tmp_path):
+    """An adapter, or the same weights in another format: `transformers` reads `model.safetensors` alone."""
+    source = copied(gemma3, tmp_path / "a")
+    for name in ("adapter_model", "consolidated", "model.fp16"):
+        save_file({"model.norm.weight": torch.zeros(48)}, source / f"{name}.safetensors")
+    found = hf.find(source)
+    assert torch.equal(dict(found.tensors.read())["norm.weight"], load_file(gemma3 / "model.safetensors")["model.norm.weight"])
+    assert "set aside: adapter_model.safetensors, consolidated.safetensors and model.fp16.safetensors" in found.notes[0]
 
 
 @pytest.mark.parametrize(
