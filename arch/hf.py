@@ -74,12 +74,21 @@ def export(source, out, progress=None):
     theirs = {_rooted(to.name, root): As(ours, to.write) for ours, to in named.items()}
     types = {entry.dtype for entry in found.entries.values()}
     dtype = str(max(types, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
-    written = {"architectures": [config.architecture()], "dtype": dtype, **config.written(), **special_tokens(source)}
+    written = {"architectures": [config.architecture()], "dtype": dtype, "torch_dtype": dtype}  # torch_dtype: before 4.56
+    written |= config.written() | special_tokens(source)
     with checkpoint.appearing(out) as scratch:
         checkpoint.copy_text_files(source, scratch)
         (scratch / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
         tensors.write(tensors.renamed(found, theirs), scratch / checkpoint.WEIGHTS, progress)
     return config.architecture()
+
+
+def since(folder):
+    """{what an exported model has: the first release of `transformers` that computes it}; a folder that `export` wrote."""
+    config = document.node(json.loads((Path(folder) / CONFIG).read_text()))
+    family = _family(folder, config, None, None)
+    known = document.Node({key: value for key, value in config.value.items() if key in family.Config.keys()})  # noqa: SIM118
+    return family.Config.parse(known).since()
 
 
 def find(path, spec=None, family=None):

@@ -250,7 +250,14 @@ def test_a_bad_spec_is_refused_where_it_is_wrong(name, tmp_path, monkeypatch):
     assert reason in first, first
 
 
-@pytest.mark.parametrize("content, reason", [(b"\xff\xfed\0i\0m\0", "not UTF-8 text (it is UTF-16)"), (b"dim: \xff", "not UTF-8 text (byte 5)"), (b"dim: \x00", "not valid YAML")])
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"\xff\xfed\0i\0m\0", "not UTF-8 text (it is UTF-16)"),
+        (b"dim: \xff", "not UTF-8 text (byte 5)"),
+        (b"dim: \x00", "not valid YAML"),
+    ],
+)
 def test_a_binary_file_is_refused(content, reason, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("bad.yaml").write_bytes(content)
@@ -275,7 +282,9 @@ def test_an_override_is_read_like_a_file(text, reason):
 
 
 def test_tags_that_say_what_a_value_is_anyway_are_no_error(tmp_path):
-    (tmp_path / "a.yaml").write_text("a: !!str 3\nb: !!int '4'\nc: !!map {d: !!seq [!!null ~, !!float 1e3]}\ne: =\n", encoding="utf-8-sig")
+    (tmp_path / "a.yaml").write_text(
+        "a: !!str 3\nb: !!int '4'\nc: !!map {d: !!seq [!!null ~, !!float 1e3]}\ne: =\n", encoding="utf-8-sig"
+    )
     assert document.read(tmp_path / "a.yaml").plain() == {"a": "3", "b": 4, "c": {"d": [None, 1000.0]}, "e": "="}
 
 
