@@ -21,7 +21,6 @@ from arch import registry
 from arch.errors import DataError
 from arch.plugins import plugin_sources
 from arch.spec import digest
-from arch.words import times
 from experiments.data import cache as cached
 from experiments.data import left_out, loss, texts
 from experiments.data.batch import Batch
@@ -36,7 +35,7 @@ FORMAT = 1
 FILES = 3
 # Documents tokenized at once: enough to keep all cores busy, few enough to keep the extra memory small.
 CHUNK = 64
-CHANGED = "document that the tokenizer changes"
+CHANGED = "documents that the tokenizer changes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +85,7 @@ class Corpus:
         if self.on_loss == "skip":
             reasons = {**self.left_out.get("skipped", {}), CHANGED: {"count": self.lost, "first": []}}
             return {**self.left_out, "skipped": reasons}
-        said = f"{times(self.lost, CHANGED)}: kept as changed (data.on_loss: keep)"
+        said = f"kept (data.on_loss: keep): {CHANGED}: {self.lost}"
         return {**self.left_out, "remarks": [*self.left_out.get("remarks", []), said]}
 
     def rows(self, split, context):

@@ -10,7 +10,7 @@ FIRST = 3
 
 @dataclass
 class LeftOut:
-    """reasons: {`empty file`, ...: [count, the first names]}. folders: {a folder that was asked for: the files taken in it}.
+    """reasons: {`empty files`, ...: [count, the first names]}. folders: {a folder that was asked for: the files taken in it}.
 
     remarks: further sentences about the texts.
     """
@@ -37,11 +37,10 @@ def sentences(summary: dict[str, Any]) -> list[str]:
     """What `LeftOut.summary` says, for a person: a sentence for each reason and each folder."""
     said = list(summary.get("remarks", []))
     for folder, about in summary.get("folders", {}).items():
-        said.append(
-            f"data.source: {folder} is a folder; read from it: {_some(times(about['files'], 'file'), about['first'], about['files'])}"
-        )
+        files = _some(times(about["files"], "file"), about["first"], about["files"])
+        said.append(f"data.source: {folder} is a folder; read from it: {files}")
     for reason, about in summary.get("skipped", {}).items():
-        said.append(f"skipped: {_some(times(about['count'], reason), about['first'], about['count'])}")
+        said.append(f"skipped: {reason}: {_some(str(about['count']), about['first'], about['count'])}")
     return said
 
 

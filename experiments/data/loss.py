@@ -55,9 +55,8 @@ def described(trained: tokenizers.Tokenizer, name: str, text: str, numbers: Sequ
         return f"{name}: the tokenizer gives tokens for {total:,} bytes of a text that has {len(text.encode()):,}"
     at = next((i for i, (one, other) in enumerate(zip(text, back, strict=False)) if one != other), min(len(text), len(back)))
     line = text.count("\n", 0, at) + 1
-    place = (
-        f"{name}, line {line} of it" if name.endswith("]") or "#" in name or name.rpartition(":")[2].isdigit() else f"{name}:{line}"
-    )
+    is_part = name.endswith("]") or "#" in name or name.rpartition(":")[2].isdigit()  # of a file: FILE[ROW], FILE#PIECE, FILE:LINE
+    place = f"{name}, line {line} of it" if is_part else f"{name}:{line}"
     shown = [repr(each[at : at + SHOWN]) for each in (text, back)]
     return f"{place}: the tokenizer changes this text: {shown[0]} comes back as {shown[1]} ({_why(trained, text)})"
 

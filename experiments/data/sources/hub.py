@@ -51,7 +51,7 @@ class Hub:
             if text is not None and text.strip():
                 yield name, text
             else:
-                self.left_out.add("null row" if text is None else "row without text", name)
+                self.left_out.add("null rows" if text is None else "rows without text", name)
 
     def files(self):
         """Every file of a local folder; empty for a name on the hub, which is read once per process.

@@ -90,7 +90,7 @@ class Text:
                     raise DataError(f"{pattern}: a folder without a file of text; expected {READ}")
                 self.left_out.folders[pattern] = [str(each.relative_to(path)) for each in texts]
                 for other in others:
-                    self.left_out.add("file of another kind", str(other))
+                    self.left_out.add("files of another kind", str(other))
                 found |= dict.fromkeys(texts)
                 continue
             # A path that exists is taken literally, even if it contains brackets.
@@ -111,7 +111,7 @@ class Text:
         else:
             text = read_text(path).removeprefix(BOM)
             if not text.strip():
-                self.left_out.add("empty file", str(path))
+                self.left_out.add("empty files", str(path))
                 return
             read = ROWS.get(kind)
             rows = read(path, text, self.config.field) if read else [(str(path), text)]
@@ -119,7 +119,7 @@ class Text:
             if text is not None and text.strip():
                 yield name, text
             else:
-                self.left_out.add("null row" if text is None else "row without text", name)
+                self.left_out.add("null rows" if text is None else "rows without text", name)
 
 
 def _kind(path):

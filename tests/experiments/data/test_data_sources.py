@@ -271,12 +271,12 @@ def test_what_has_no_text_is_left_out_and_counted(tmp_path):
     assert [text for _, text in found.documents()] == ["text", "one", "three", "five"]  # and counted once
     assert found.left_out.summary() == {
         "skipped": {
-            "empty file": {"count": 2, "first": ["b.txt", "c.txt.gz"]},
-            "null row": {"count": 4, "first": ["d.jsonl:2", "d.jsonl:5", "e.csv:3"]},
-            "row without text": {"count": 2, "first": ["d.jsonl:3", "e.csv:2"]},
+            "empty files": {"count": 2, "first": ["b.txt", "c.txt.gz"]},
+            "null rows": {"count": 4, "first": ["d.jsonl:2", "d.jsonl:5", "e.csv:3"]},
+            "rows without text": {"count": 2, "first": ["d.jsonl:3", "e.csv:2"]},
         }
     }
-    assert "skipped: 4 null rows (d.jsonl:2, d.jsonl:5, e.csv:3 and 1 more)" in sentences(found.left_out.summary())
+    assert "skipped: null rows: 4 (d.jsonl:2, d.jsonl:5, e.csv:3 and 1 more)" in sentences(found.left_out.summary())
 
 
 def test_a_folder_stands_for_its_text_files(tmp_path):
@@ -290,8 +290,8 @@ def test_a_folder_stands_for_its_text_files(tmp_path):
     assert [text for _, text in found.documents()] == ["b.txt", "deep/LICENSE", "deep/a.jsonl", "deep/er/c.md"]
     assert found.left_out.summary() == {
         "skipped": {
-            "file of another kind": {"count": 2, "first": ["texts/all.zip", "texts/picture.png"]},
-            "empty file": {"count": 1, "first": ["texts/empty.txt"]},
+            "files of another kind": {"count": 2, "first": ["texts/all.zip", "texts/picture.png"]},
+            "empty files": {"count": 1, "first": ["texts/empty.txt"]},
         },
         "folders": {"texts": {"files": 5, "first": ["b.txt", "deep/LICENSE", "deep/a.jsonl"]}},
     }
