@@ -386,6 +386,10 @@ def quantised(path):
         (lambda said: said | {"rope_scaling": {"rope_type": "linear", "factor": None}}, "needs a `factor`"),
         (lambda said: said | {"layer_types": ["full_attention"]}, r"config.json:\d+: layer_types: 1 of them for"),
         (lambda said: said | {"sliding_window": None}, r"config.json:\d+: sliding_window: null, but there are layers"),
+        (
+            lambda said: said | {"use_bidirectional_attention": True, "sliding_window": 257},
+            r"config.json:\d+: sliding_window: 257 may have been 512, of which some releases save the half",
+        ),
         (lambda said: said | {"num_hidden_layers": 10**9}, r"config.json:\d+: num_hidden_layers"),
         (lambda said: said | {"text_config": None}, "config.json: expected a mapping of keys"),
         (lambda said: [said], "config.json: the file is a list|config.json: expected a mapping"),

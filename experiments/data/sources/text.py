@@ -2,6 +2,7 @@
 
 import glob
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -106,6 +107,7 @@ class Text:
         kind = _kind(path)
         if kind in NOT_READ:
             raise DataError(f"{path}: files that end in {kind} are not read; expected {READ}")
+        rows: Iterable[text_rows.Row]
         if kind in PARQUET:
             rows = text_rows.parquet(path, self.config.field)
         else:
@@ -115,11 +117,11 @@ class Text:
                 return
             read = ROWS.get(kind)
             rows = read(path, text, self.config.field) if read else [(str(path), text)]
-        for name, text in rows:
-            if text is not None and text.strip():
-                yield name, text
+        for name, value in rows:
+            if value is not None and value.strip():
+                yield name, value
             else:
-                self.left_out.add("null rows" if text is None else "rows without text", name)
+                self.left_out.add("null rows" if value is None else "rows without text", name)
 
 
 def _kind(path):

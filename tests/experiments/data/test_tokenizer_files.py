@@ -239,3 +239,34 @@ def test_words_in_pieces_count_the_bytes_of_the_pieces():
     assert component.byte_lengths(pieces).tolist()[1:] == [4, 3]
     ends = tokenizers.Tokenizer(models.BPE({"a": 0, "b</w>": 1, "ab</w>": 2}, [("a", "b</w>")], end_of_word_suffix="</w>"))
     assert component.byte_lengths(ends).tolist() == [1, 1, 2]
+
+
+def test_a_run_says_what_was_left_out_and_how_its_texts_begin_and_end(tiny, tmp_path):
+    """Its record counts what has no text. Its folder can be sampled from and measured, though no token is called <bos>."""
+    from arch.tokenizer import TextTokens
+    from experiments.measuring import of_checkpoint
+    from experiments.plan import plan
+    from experiments.train import train
+
+    settled = data(gpt2(), bos=None, eos="<|endoftext|>")
+    with open("texts.jsonl", "a") as file:
+        file.write('{"text": null}\n{"text": ""}\n')
+    (tmp_path / "empty.txt").write_text("")
+    source = {"type": "text", "files": ["texts.jsonl", "empty.txt"]}
+    written = {**tiny, "data": {**settled.dump(), "source": source}, "train": {"steps": 2}}
+    record = train(plan(written), 0, tmp_path / "run")
+    assert record.status == "finished" and record.sample and record.metrics["report/bits_per_byte"] > 0
+    assert record.data["skipped"] == {
+        "null rows": {"count": 1, "first": ["texts.jsonl:121"]},
+        "rows without text": {"count": 1, "first": ["texts.jsonl:122"]},
+        "empty files": {"count": 1, "first": ["empty.txt"]},
+    }
+    assert "skipped: null rows: 1 (texts.jsonl:121)" in record.notes
+    spoken = TextTokens(tmp_path / "run")
+    assert spoken.begin is None and spoken.ends == {256}
+    section = node({"report": {"loss": {"type": "objective", "rows": 2}}})
+    measured = of_checkpoint(tmp_path / "run", section, node({"context": 16}), ["texts.jsonl"])
+    assert measured.spec.data.tokenizer == {"type": "file", "path": str(tmp_path / "run" / "tokenizer.json")} | {
+        "bos": None,
+        "eos": "<|endoftext|>",
+    }
