@@ -232,6 +232,24 @@ def test_a_space_in_front_that_is_taken_away_again_is_no_loss():
     assert prepared.notes == [] and sum(sizes["documents"] for sizes in prepared.sizes.values()) == 121
 
 
+def test_truncation_and_padding_that_a_file_holds_are_of_other_batches():
+    built = gemma()
+    built.enable_truncation(8)
+    built.enable_padding(length=64, pad_id=0)
+    assert prepare(data(built), 400).fingerprint == prepare(data(gemma()), 400).fingerprint
+
+
+def test_a_text_that_has_the_token_which_ends_one_is_lost():
+    """A unigram model (T5) has `</s>` among its pieces, so it takes these four characters for it."""
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), *((character, -2.0) for character in [*ASCII, "\n", SPACE])]
+    built = tokenizers.Tokenizer(models.Unigram(pieces, 0, False))
+    built.normalizer, built.decoder = normalizers.Replace(" ", SPACE), decoders.Replace(SPACE, " ")
+    built.add_special_tokens(["</s>"])
+    assert prepare(data(built, bos=None, eos="</s>"), 200).notes == []
+    with pytest.raises(DataError, match=r"texts.jsonl:121: the tokenizer reads '</s>' in this text as the token that begins or"):
+        prepare(data(built, [*TEXTS, "a</s>b"], bos=None, eos="</s>"), 200)
+
+
 def test_words_in_pieces_count_the_bytes_of_the_pieces():
     """WordPiece (BERT) marks what continues a word, and an end of a word may be marked too: marks are no text."""
     component = registry.build("tokenizer", {"type": "file", "path": "none.json"})
