@@ -322,6 +322,7 @@ def test_whatever_goes_out_computes_the_same_there(name, tmp_path):
     [
         (lambda f: f / "nowhere", "nowhere: no such file or folder"),
         (lambda f: (f / "empty").mkdir() or f / "empty", "no .safetensors file in it"),
+        (lambda f: save_file({"lora_A": torch.ones(2)}, f / "adapter_model.safetensors") or f, "is an adapter without its model"),
         (lambda f: write(f / "w.safetensors", b"\x10\0\0\0\0\0\0\0{}"), "not a whole safetensors file"),
         (lambda f: write(f / "w.pt", b"nonsense"), "refused: it is no file of tensors alone"),
         (lambda f: write(f / "w.pt", b""), "neither safetensors nor a file of torch.save"),
