@@ -2,7 +2,7 @@
 
 from itertools import groupby
 
-from arch import units
+from arch import document, units
 from arch.errors import DataError, SpecError
 from arch.spec import spelt
 from arch.words import listed, times
@@ -15,6 +15,7 @@ from sweeps.contrasts import what
 from sweeps.judge import built
 from sweeps.record import BudgetRecord, MatchRecord, packed, unpacked
 from sweeps.scale import at_scale
+from sweeps.search import space as spaces
 from sweeps.study import arm_cost, overridden
 
 NO_SEARCH = {"runs": 0, "tokens": 0, "training_flops": 0}
@@ -41,7 +42,7 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
         for label, arm in shown.items()
     }
     hints = unmatched.hints(spec, arms, costs)
-    found = _study_search(spec, shown)
+    found = _study_search(spec, arms, shown)
     for key in search if found else ():
         search[key] += found[key]
     return {
@@ -68,12 +69,13 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
     }
 
 
-def _study_search(spec, shown):
+def _study_search(spec, arms, shown):
     """The preview of the study's own search; None without one."""
     if spec.search is None:
         return None
-    base = spec.search.base or next(iter(shown))
-    return shown_search.preview(spec.search, base, shown[base])
+    base = next(arm for arm in arms if spec.search.base in (None, arm.label))
+    trials = spaces.limit(spec.search, spaces.axes(spec.search.space, base.document, document.node({})))
+    return shown_search.preview(spec.search, base.label, shown[base.label], trials)
 
 
 def _compared(spec):
