@@ -54,6 +54,7 @@ def show(
     paired_sd: PairedSd = None,
 ):
     """Show every arm and run of a study, what each would cost, and what its seeds can find, before anything runs."""
+    from sweeps import duration
     from sweeps import show as shown
 
     name, scale, spec, arms, _ = _checked(study, scale, runs)
@@ -63,7 +64,7 @@ def show(
 
         print(to_json.dumps(data, indent=1))
     else:
-        shown.printed(data, _console())
+        shown.printed(data, _console(), duration.estimate(data, arms))
 
 
 @app.command()
@@ -145,6 +146,7 @@ def status(study: Study, scale: Scale = None, runs: Runs = RUNS, storage: Storag
     from sweeps import status as stand
     from sweeps import storage as storages
     from sweeps.folders import study_folder, study_name
+    from sweeps.record import StudyRecord
     from sweeps.scale import default_scale
     from sweeps.spec import split
 
@@ -152,8 +154,15 @@ def status(study: Study, scale: Scale = None, runs: Runs = RUNS, storage: Storag
     root = document.load(study, "sweeps")
     scale = scale or default_scale(root)
     folder = study_folder(runs, study_name(study), scale, split(root, scale)[0].scales)
-    origin.check(folder, study_name(study), scale, origin.of(study, root))
-    stand.printed(folder, _console())
+    written = origin.of(study, root)
+    origin.check(folder, study_name(study), scale, written)
+    edited = None
+    if origin.is_edited(folder, written):
+        from sweeps import edited as edits  # it imports torch, which a file that is as it was does not need
+
+        _, _, spec, arms, _ = _checked(study, scale, runs)
+        edited = edits.since(folder, StudyRecord.read(folder), spec, arms)
+    stand.printed(folder, _console(), edited)
     if url:
         from sweeps import queue_status
 
