@@ -364,8 +364,7 @@ class Tuner:
         return len(begun) >= self.tune.trials
 
     def _planned(self, values):
-        made = {position: need.plans[0] for position, need in zip(self.arm_plan.arm.needs, self.arm_plan.needs, strict=True)}
-        return experiment.plan(overridden(self.arm_plan.arm.document, values), made)
+        return experiment.plan(overridden(self.arm_plan.arm.document, values), self.arm_plan.made)
 
     def _jobs(self, trial):
         """The Jobs of a trial that was begun."""

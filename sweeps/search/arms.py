@@ -10,7 +10,7 @@ from arch.words import listed, times
 from experiments import plan as experiment
 from sweeps.search import space as spaces
 from sweeps.search import widen
-from sweeps.search.queue import Search, made_for
+from sweeps.search.queue import Search
 from sweeps.search.winners import chosen, front
 from sweeps.study import ArmPlan, StudyPlan, arm_cost
 
@@ -117,6 +117,6 @@ def _winner(study, search, planned, number):
     changes = diff(experiment.whole(baseline.spec), experiment.whole(resolved.spec))
     follow = tuple(unwritten(changes, baseline.written, resolved.written))
     arm = replace(planned.arm, resolved=resolved, changes=changes, unwritten=follow)
-    plan = experiment.plan(resolved, made_for(search.base))
+    plan = experiment.plan(resolved, search.base.made)
     cost = arm_cost(plan.spec, study.spec.long_context, plan.cost)
     return ArmPlan(arm, (plan,), cost, planned.needs)

@@ -51,11 +51,6 @@ def base_of(study: Any) -> Any:
     return next(each for each in study.arms if each.arm.label == (study.spec.search.base or study.arms[0].arm.label))
 
 
-def made_for(planned: Any) -> dict[int, experiment.RunPlan]:
-    """{position of a reference: RunPlan} of the runs that are made because an ArmPlan needs them."""
-    return {position: need.plans[0] for position, need in zip(planned.arm.needs, planned.needs, strict=True)}
-
-
 class Search:
     """The queue of a study's search (`study.spec.search`). storage: Optuna's, from the caller.
 
@@ -330,7 +325,7 @@ class Search:
 
     def _planned(self, values):
         root = spaces.overridden(self.base.arm.document, self.axes, values)
-        plan = experiment.plan(root, made_for(self.base))
+        plan = experiment.plan(root, self.base.made)
         # A trial reads nothing of the report split.
         return plan.model_copy(update={"evaluations": tuple(each for each in plan.evaluations if each.split == "select")})
 
