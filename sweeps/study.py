@@ -105,6 +105,12 @@ class StudyPlan:
                 self._add(jobs, finished, need, at)
         return list(jobs.values())
 
+    def trial_folders(self, arm, identity, seeds):
+        """{seed: the folder of its run} of a trial of an ArmPlan: of a run that finished in any study, else of this study's own."""
+        finished, own = folders.Finished(self.runs, trials=True), self.folder / folders.TUNE
+        places = {seed: folders.run_folder(own, arm.arm.name, identity, seed) for seed in seeds}
+        return {seed: finished.folder(identity, seed, place) or place for seed, place in places.items()}
+
     def _add(self, jobs, finished, each, seed, wanted=True):
         """Add the run of an arm with a seed to {(identity, seed): Job}, after those that it needs."""
         plan = each.plan_of(seed)

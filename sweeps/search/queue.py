@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,8 +39,6 @@ from sweeps.search.winners import Candidate, chosen
 
 # What a search's jobs have in place of an arm.
 ARM = "search"
-# Seconds after which a trial that somebody began to ask for, without getting its values, is given up.
-HALF_ASKED = 300.0
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -195,10 +192,8 @@ class Search:
                 continue
             if stored.RUNS in trial.user_attrs:
                 self._settle(trial)
-            elif not stored.begun(trial):
-                since = self.half_asked.setdefault(trial.number, time.monotonic())
-                if time.monotonic() - since > HALF_ASKED:
-                    self._give_up(trial)
+            elif not stored.begun(trial) and stored.is_given_up(trial, self.half_asked):
+                self._give_up(trial)
 
     def records(self) -> list[TrialRecord]:
         """One TrialRecord per run of every trial, and one for a trial that trained nothing."""
@@ -220,7 +215,7 @@ class Search:
 
     def values(self, number: int) -> dict[str, spaces.Value]:
         """{dimension: value} of a trial."""
-        return dict(next(trial for trial in self._trials() if trial.number == number).params)
+        return dict(stored.trial(self.storage, self.optuna, number).params)
 
     def _open(self):
         ways = {"minimise": StudyDirection.MINIMIZE, "maximise": StudyDirection.MAXIMIZE}
@@ -306,11 +301,8 @@ class Search:
         if not self.metrics:
             return self._without_runs(trial, TrialState.COMPLETE, [costs[name] for name in self.spec.objectives])
         self.plans[trial.number] = plan
-        finished, runs = folders.Finished(self.study.runs, trials=True), {}
-        for seed in self.seeds:
-            folder = folders.run_folder(self.study.folder / folders.TUNE, self.base.arm.name, plan.identity, seed)
-            folder = finished.folder(plan.identity, seed, folder) or folder
-            runs[str(seed)] = folders.relative(folder, self.study.folder)
+        places = self.study.trial_folders(self.base, plan.identity, self.seeds)
+        runs = {str(seed): folders.relative(folder, self.study.folder) for seed, folder in places.items()}
         trial.set_user_attr(stored.RUNS, runs)
         return True
 
@@ -421,20 +413,10 @@ class Search:
         self._tell(number, state=TrialState.PRUNED)
 
     def _set(self, number, key, value):
-        try:
-            stored.set_attribute(self.storage, self.optuna, number, key, value)
-        except UpdateFinishedTrialError:  # another process was first, and said the same
-            return
+        stored.set_attribute(self.storage, self.optuna, number, key, value)
 
     def _tell(self, number, values=None, state=None):
-        """Tell Optuna how a trial ended. Returns False if somebody else told it first."""
-        try:
-            self.optuna.tell(number, values, state)
-        except (ValueError, UpdateFinishedTrialError):
-            if self.storage.get_trial(stored.trial_id(self.storage, self.optuna, number)).state.is_finished():
-                return False
-            raise
-        return True
+        return stored.tell(self.storage, self.optuna, number, values, state)
 
     def _records(self, trial):
         attrs, state = trial.user_attrs, stored.state_of(trial)
