@@ -4,9 +4,15 @@
     known, done               for the display: the jobs that are known already; (job, record) of runs done before
     take() -> Job | None      the next job, or None if there is none now; asked again after every outcome
     told(outcome)             how one of its jobs ended; returns the outcomes that follow from it without a run
-    ready()                   the jobs that could start now; several drivers share a queue by this and `told` (`sweeps.work`)
+    progressed(job, state)    how far one of its jobs is; returns whether the run is to be pruned
 
-`Runs` gives the reported runs, `sweeps.tune.Search` the trials of a search.
+Drivers that share a queue (`sweeps.work`) do not `take`:
+
+    ready()                   the jobs that could start now
+    settle()                  keeps what the records of runs say that ended elsewhere
+    ask()                     makes further jobs, for `ready`; returns False if there are none to make
+
+`Runs` gives the reported runs, `sweeps.search.queue.Search` the trials of a search, `sweeps.tune.Search` those of tuning.
 """
 
 from experiments import evaluations
@@ -60,6 +66,17 @@ class Runs:
             user = Outcome(job, "failed", self.failed(job, "NeedFailed", message, machine), message)
             ended += [user, *self.told(user)]
         return ended
+
+    def progressed(self, job, state):
+        """No reported run is pruned."""
+        return False
+
+    def settle(self):
+        """Nothing: `told` hears of every end."""
+
+    def ask(self):
+        """No: all jobs are known from the start."""
+        return False
 
     def _finished(self, folder):
         return folder in self.ended and self.ended[folder].status == "finished"

@@ -8,13 +8,11 @@ What a search of the whole study keeps in storage (`sweeps.search.stored`) an ar
 drive it in the same way.
 """
 
-import contextlib
 import statistics
 from collections import deque
 from dataclasses import dataclass, field
 
 import optuna
-from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 
 from arch.errors import SpecError
@@ -32,24 +30,7 @@ from sweeps.search import stored
 from sweeps.search.stored import AGAIN, REPLACES, RUNS, STATES, SURPLUS, WHY, begun, replaced
 from sweeps.study import overridden
 
-LOCK = ".tune.lock"
-
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-@contextlib.contextmanager
-def only_one(folder, say):
-    """Hold the lock of the search in a study's folder. Another process waits for it and then finds the trials done."""
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"another process is tuning in {folder}; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @dataclass(frozen=True)
@@ -70,6 +51,10 @@ class Search:
         self.title = f"{study.name}: tuning {', '.join(study.spec.tune.space)}"
         self.tuners, self.keep, self.turns = tuners, keep, deque(tuners)
         self.total, self.known, self.done = sum(tuner.runs_left() for tuner in tuners), [], []
+
+    def progressed(self, job, state):
+        """No trial is pruned."""
+        return False
 
     def take(self):
         """The next job, from each arm in turn, so that an interrupted search has treated all arms alike."""

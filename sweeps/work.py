@@ -35,8 +35,7 @@ class Mine(NamedTuple):
 class Shared:
     """The jobs of a study's queue, shared with other drivers: `take`, `told` and `tick` for a `Pool`.
 
-    source: has `ready()`, the Jobs that could start now by what the records say, and `told(outcome)`; a search also has
-    `settle()` and `ask()`. queue: the SharedQueue. abandon: called with the Job of a run that is somebody else's now.
+    source: the study's queue. queue: the SharedQueue. abandon: called with the Job of a run that is somebody else's now.
     events: what there is to show, of runs that ended here or elsewhere; whoever shows them empties the list.
     """
 
@@ -100,8 +99,7 @@ class Shared:
         for number, each in self.mine.items():
             if each.attempt is job and "step" in state:
                 self.steps[number] = int(state["step"])
-                if hasattr(self.source, "progressed"):
-                    return bool(self.queue.tried(partial(self.source.progressed, each.job, state)))
+                return bool(self.queue.tried(partial(self.source.progressed, each.job, state)))
         return False
 
     def tick(self) -> bool:
@@ -165,10 +163,9 @@ class Shared:
         for row in self.rows:
             if row.run is not None:
                 by_run.setdefault(row.run, []).append(row)
-        if hasattr(self.source, "settle"):
-            self.source.settle()
+        self.source.settle()
         self.ready, busy = self._sorted(by_run)
-        while not self.ready and hasattr(self.source, "ask") and self.source.ask():
+        while not self.ready and self.source.ask():
             self.ready, busy = self._sorted(by_run)  # a trial that is infeasible has no runs: then the next one
         self.over = not (self.ready or busy or self.mine or self.queue.pending)
         return True

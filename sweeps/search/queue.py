@@ -2,11 +2,6 @@
 
 Everything it knows is in Optuna's storage and in the records of the runs, so several processes can drive one search, and
 a process that was killed loses nothing: trials that were running go on from the checkpoints of their runs.
-
-    ready()     the jobs that could start now
-    ask()       begin one more trial, if there is one
-    settle()    tell Optuna of every trial whose runs have ended
-    take(), told(outcome), progressed(job, progress)     the same for the pool of this process
 """
 
 from __future__ import annotations
@@ -49,7 +44,7 @@ def base_of(study: Any) -> Any:
 
 
 class Search:
-    """The queue of a study's search (`study.spec.search`). storage: Optuna's, from the caller.
+    """The queue (`sweeps.queues`) of a study's search (`study.spec.search`). storage: Optuna's, from the caller.
 
     keep: called with the TrialRecords after every outcome. alone: whether no other process drives this search; what a
     killed process left half done is then taken up at once.
@@ -121,11 +116,11 @@ class Search:
         self.keep(self.records())
         return []
 
-    def progressed(self, job: Job, progress: dict[str, Any]) -> bool:
+    def progressed(self, job: Job, state: dict[str, Any]) -> bool:
         """Report an evaluation of a running job to Optuna. Returns whether the run is to be pruned."""
         pruner, name = self.optuna.pruner, next(iter(self.spec.objectives))
-        value, step = (progress.get("selected") or {}).get(name), progress.get("step", 0)
-        late = step >= progress.get("steps", 0)
+        value, step = (state.get("selected") or {}).get(name), state.get("step", 0)
+        late = step >= state.get("steps", 0)
         if not self._prunes or samplers.by_seed(self.spec) or job.seed != self.seeds[0] or value is None or late:
             return False
         trial = self._reported(job.trial, step, value)
