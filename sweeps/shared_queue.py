@@ -244,6 +244,21 @@ def row_of(trial: Any) -> Row:
     return Row(trial.number, trial.state.name, get("run"), get("beat"), get("attempt"), get("why"), get("note", ""))
 
 
+def by_run(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """{run: its trials in order}; those that Optuna made up are of none."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.run is not None:
+            found.setdefault(row.run, []).append(row)
+    return found
+
+
+def failures(rows: Iterable[Row], forgiven: int) -> tuple[Row | None, list[Row]]:
+    """(the first trial of a run that failed by itself, those that were lost), of the trials after the last forgiven one."""
+    failed = [row for row in rows if row.state == "FAIL" and row.number > forgiven]
+    return next((row for row in failed if row.why == FAILED), None), [row for row in failed if row.why in COUNTED]
+
+
 def counts(rows: list[Row]) -> Iterator[tuple[str, int]]:
     """(what, how many) of a queue's trials: waiting, running, complete, and failed by why."""
     names = Counter(row.state.lower() if row.state != "FAIL" else f"failed ({row.why or 'no reason'})" for row in rows)

@@ -18,7 +18,7 @@ from experiments import evaluations
 from experiments.record import NAME
 from sweeps import attempts, folders, shared_queue
 from sweeps.job import Event, Job, Outcome, record_failure
-from sweeps.shared_queue import COUNTED, FAILED, INTERRUPTED, LOST, MACHINE, UNKNOWN, Row, SharedQueue
+from sweeps.shared_queue import FAILED, INTERRUPTED, LOST, MACHINE, UNKNOWN, Row, SharedQueue
 
 NO_ROOM = ("No space left on device", "Disk quota exceeded", "[Errno 28]", "[Errno 122]")
 # Bytes that must be writable before another run starts, after the disk was full.
@@ -159,10 +159,7 @@ class Shared:
 
     def _settle(self):
         """Bring the study's queue up to what the trials and the records say; find what could start."""
-        by_run: dict[str, list[Row]] = {}
-        for row in self.rows:
-            if row.run is not None:
-                by_run.setdefault(row.run, []).append(row)
+        by_run = shared_queue.by_run(self.rows)
         self.source.settle()
         self.ready, busy = self._sorted(by_run)
         while not self.ready and self.source.ask():
@@ -204,12 +201,10 @@ class Shared:
             return Outcome(job, record.status, record, reused=self.key(job) not in self.here)
         if any(row.is_live for row in rows):
             return None
-        counted = [row for row in rows if row.state == "FAIL" and row.number > self.queue.forgiven]
-        failed = next((row for row in counted if row.why == FAILED), None)
+        failed, lost = shared_queue.failures(rows, self.queue.forgiven)
         if failed:
             attempts.record_failed(attempts.folder(job.folder, failed.number), job.folder)
             return Outcome(job, "failed", folders.record_of(job.folder), failed.note)
-        lost = [row for row in counted if row.why in COUNTED]
         if len(lost) < self.queue.terms.losses:
             return None
         message = f"{lost[-1].note}; lost {times(len(lost), 'time')}"
