@@ -31,7 +31,7 @@ class Runs:
         """failed: records that a run cannot start (`sweeps.job.record_failure`)."""
         self.failed = failed
         trained = [job for job in jobs if folders.is_finished(job.folder, job.plan.identity, job.seed)]
-        done = [job for job in trained if not _unmeasured(job)]
+        done = [job for job in trained if is_done(job)]
         self.jobs, self.done = jobs, [(job, measured(job)) for job in done]
         self.known = [job for job in jobs if job.folder not in {each.folder for each in done}]
         self.left, self.total = list(self.known), len(self.known)
@@ -86,9 +86,16 @@ class Runs:
         return [self.ended[job.folder] for job in self.jobs]
 
 
-def _unmeasured(job):
-    """Whether a finished run lacks an evaluation that its study asks for: its worker then does it, and trains nothing."""
-    return bool(evaluations.missing(job.plan.evaluations, job.folder))
+def run_record(job):
+    """The record of a job's run; None if its folder has none that can be read, or that of another run."""
+    record = folders.record_of(job.folder)
+    return record if record and (record.identity, record.seed) == (job.plan.identity, job.seed) else None
+
+
+def is_done(job):
+    """Whether a job's run is finished and measured. If only a measurement is missing, its worker trains nothing."""
+    record = run_record(job)
+    return record is not None and record.status == "finished" and not evaluations.missing(job.plan.evaluations, job.folder)
 
 
 def measured(job):

@@ -23,7 +23,7 @@ from sweeps import folders, space, vertex
 from sweeps.compare import harm
 from sweeps.job import Job, Outcome
 from sweeps.metrics import metric_of
-from sweeps.queues import measured
+from sweeps.queues import is_done, measured, run_record
 from sweeps.record import TrialRecord
 from sweeps.search import storage as storages
 from sweeps.search import stored
@@ -161,13 +161,12 @@ class Tuner:
                     self._give_up(trial)
                 continue
             for job in self._jobs(trial):
-                record = folders.record_of(job.folder)
-                mine = record is not None and (record.identity, record.seed) == (job.plan.identity, job.seed)
-                if job.seed in self._ended(trial) or not mine:
+                record = run_record(job)
+                if job.seed in self._ended(trial) or record is None:
                     continue
                 if record.status == "failed" and not (record.failure and record.failure.by_machine):
                     self._note(trial.number, job.seed, Outcome(job, "failed", record, _reason(record)), None)
-                elif self._is_done(job):
+                elif is_done(job):
                     self._note(trial.number, job.seed, Outcome(job, "finished", measured(job)), self._value(job))
             self._tell_if_ended(trial.number)
 
@@ -179,10 +178,6 @@ class Tuner:
 
     def _value(self, job):
         return measured(job).metrics.get(self.tune.metric)
-
-    def _is_done(self, job):
-        finished = folders.is_finished(job.folder, job.plan.identity, job.seed)
-        return finished and not evaluations.missing(job.plan.evaluations, job.folder)
 
     def _ended(self, trial):
         """{tuning seed: value, or None of a run that failed} of the runs of a trial that have ended."""
@@ -372,7 +367,7 @@ class Tuner:
         ended = self._ended(self._trial(number))
         self.jobs += [self._job(number, seed, plan, folder) for seed, folder in places.items() if seed not in ended]
         self._set(number, RUNS, {str(seed): folders.relative(folder, self.study.folder) for seed, folder in places.items()})
-        for job in [job for job in self.jobs if self._is_done(job)]:
+        for job in [job for job in self.jobs if is_done(job)]:
             self.jobs.remove(job)
             self.told(Outcome(job, "finished", measured(job), reused=True))
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arch.words import times
-from experiments import evaluations
 from experiments.record import NAME
 from sweeps import attempts, folders, shared_queue
 from sweeps.job import Event, Job, Outcome, record_failure
+from sweeps.queues import is_done, run_record
 from sweeps.shared_queue import FAILED, INTERRUPTED, LOST, MACHINE, UNKNOWN, Row, SharedQueue
 
 NO_ROOM = ("No space left on device", "Disk quota exceeded", "[Errno 28]", "[Errno 122]")
@@ -278,10 +278,8 @@ def _why(outcome: Outcome) -> str:
 
 def has_result(job: Job) -> bool:
     """Whether a job's run has its result, and everything that is to be measured of it."""
-    if not attempts.has_result(job.folder, job.plan.identity, job.seed):
-        return False
-    record = folders.record_of(job.folder)
-    return record.status == "pruned" or not evaluations.missing(list(job.plan.evaluations), job.folder)
+    record = run_record(job)
+    return record is not None and (record.status == "pruned" or is_done(job))
 
 
 def forgive(jobs: list[Job]) -> None:

@@ -26,6 +26,7 @@ from experiments.record import shown, with_performance
 from sweeps import folders
 from sweeps.costs import cost_metric
 from sweeps.job import Job, Outcome
+from sweeps.queues import is_done, run_record
 from sweeps.record import TrialRecord
 from sweeps.search import samplers, stored, widen
 from sweeps.search import space as spaces
@@ -337,13 +338,12 @@ class Search:
 
     def _ended(self, job):
         """The record of a job's run, with what is measured of it, if the run has ended for good; else None."""
-        record = folders.record_of(job.folder)
-        if record is None or (record.identity, record.seed) != (job.plan.identity, job.seed):
+        record = run_record(job)
+        if record is None:
             return None
         if record.status == "finished":
-            missing = evaluations.missing(job.plan.evaluations, job.folder)
             files = {each.key: each.file for each in job.plan.evaluations}
-            return None if missing else with_performance(shown(record, job.folder, files, []))
+            return with_performance(shown(record, job.folder, files, [])) if is_done(job) else None
         if record.status == "failed":
             return None if record.failure and record.failure.by_machine else record
         return record if record.status == "pruned" else None
