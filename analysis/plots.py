@@ -237,12 +237,12 @@ def quality_against(study, judgement, name):
         point = {"color": look.colour, "marker": look.marker, "ms": 9, "mec": PAPER, "mew": 0.8}
         axes.errorbar([at], [mean], xerr=wide, yerr=bars, elinewidth=1.6, **point)
     axes.margins(y=0.12)
-    _scale_x(axes, Shown(name, study.metric(name)), min(x[arm][0] for arm in points), max(x[arm][2] for arm in points))
+    scale_x(axes, Shown(name, study.metric(name)), min(x[arm][0] for arm in points), max(x[arm][2] for arm in points))
     axes.set_xlabel(_x_label(study, name, any(x[arm][0] < x[arm][2] for arm in points)))
     axes.set_ylabel(f"{shown.quantity} ({shown.better})" if shown.better else shown.quantity)
     titled(axes, f"Quality against {axis_title(study, name)}: {counted_seeds(estimate.n for estimate in points.values())}")
     labelled = {arm: e for arm, e in points.items() if arm in style}
-    _label(figure, axes, {arm: (x[arm][1], shown.headline(e.mean), style[arm].colour) for arm, e in labelled.items()})
+    name_points(figure, axes, {arm: (x[arm][1], shown.headline(e.mean), style[arm].colour) for arm, e in labelled.items()})
     return figure
 
 
@@ -266,7 +266,7 @@ def _x_label(study, name, spread):
     return f"{shown.values}{side}{bars}"
 
 
-def _scale_x(axes, shown, low, high):
+def scale_x(axes, shown, low, high):
     """Limits and labels of an x axis from `low` to `high`, logarithmic where that spans more than a factor of three."""
     form = FuncFormatter(lambda x, _: shown.number(x).replace(".00", "").replace(".0", ""))
     if low > 0 and high / low > 3:
@@ -422,7 +422,7 @@ def _tuning_means(done, arm, key):
     return {value: float(np.mean(values[value])) for value in sorted(values)}
 
 
-def _label(figure, axes, points):
+def name_points(figure, axes, points):
     """Write names beside points {name: (x, y, colour)}, placed to overlap little with other points, bars and names."""
     renderer, taken = FigureCanvasAgg(figure).get_renderer(), []
     figure.draw(renderer)

@@ -62,7 +62,7 @@ def front(study, found: Searched):
     panels[0].set_ylabel(_label(study, found, first))
     on = sum(trial.number in found.front for trial in done)
     plots.titled(panels[0], f"{times(len(done), 'finished trial')}; {on} on the front, which no other beats in every objective")
-    figure.legend(handles=_handles(found), loc="outside lower left", ncols=6, labelcolor=INK, fontsize=8.5, handletextpad=0.2)
+    _legend(figure, found)
     return figure
 
 
@@ -76,24 +76,38 @@ def _front(figure, axes, study, found, done, first, other):
         where = "post" if found.harm(other) > 0 else "pre"
         axes.step(*_columns(best), where=where, color=BLUE, lw=1.3, alpha=0.7)
     axes.plot(*_columns(best), "o", color=BLUE, ms=6.5, mec=PAPER, mew=0.7)
-    for i, (state, marker) in enumerate(WITHOUT.items()):
-        known = [trial.objectives[other] for trial in found.of(state) if other in trial.objectives]
-        axes.plot(known, np.full(len(known), 0.02 + 0.035 * i), marker, color=MUTED, ms=5, transform=axes.get_xaxis_transform())
     shown, every = _shown(study, other), [trial.objectives[other] for trial in found.trials if other in trial.objectives]
-    plots._scale_x(axes, shown, min(every), max(every))
-    axes.margins(y=0.14)
-    if any(found.of(state) for state in WITHOUT):
-        low, high = axes.get_ylim()
-        axes.set_ylim(low - 0.1 * (high - low), high)
+    plots.scale_x(axes, shown, min(every), max(every))
+    _marks_below(axes, found, {trial.number: trial.objectives[other] for trial in found.trials if other in trial.objectives})
     axes.set_xlabel(_label(study, found, other))
-    winners = {label: at[number] for label, number in found.winners.items() if number in at}
-    for x, y in winners.values():
-        axes.plot([x], [y], "o", color=ORANGE, mfc="none", ms=12, mew=1.6)
-    plots._label(figure, axes, {label: (*xy, ORANGE) for label, xy in winners.items()})
+    _winners(figure, axes, found, at)
 
 
 # How a trial is marked that has no value of the first objective.
 WITHOUT = {"infeasible": "x", "pruned": "v", "failed": "s"}
+
+
+def _marks_below(axes, found, at):
+    """Below the points of a panel, a mark for each trial without a value of the first objective. at: {trial: its x}."""
+    axes.margins(y=0.14)
+    if any(found.of(state) for state in WITHOUT):
+        low, high = axes.get_ylim()
+        axes.set_ylim(low - 0.1 * (high - low), high)
+    for i, (state, marker) in enumerate(WITHOUT.items()):
+        known = [at[trial.number] for trial in found.of(state) if trial.number in at]
+        axes.plot(known, np.full(len(known), 0.02 + 0.035 * i), marker, color=MUTED, ms=5, transform=axes.get_xaxis_transform())
+
+
+def _winners(figure, axes, found, at):
+    """A ring around each winner, and its label beside it. at: {trial: (x, y)}."""
+    winners = {label: at[number] for label, number in found.winners.items() if number in at}
+    for x, y in winners.values():
+        axes.plot([x], [y], "o", color=ORANGE, mfc="none", ms=12, mew=1.6)
+    plots.name_points(figure, axes, {label: (*xy, ORANGE) for label, xy in winners.items()})
+
+
+def _legend(figure, found):
+    figure.legend(handles=_handles(found), loc="outside lower left", ncols=6, labelcolor=INK, fontsize=8.5, handletextpad=0.2)
 
 
 def _columns(points):
@@ -125,22 +139,13 @@ def progress(study, found: Searched):
     steps = best_so_far(found)
     last = max(trial.number for trial in found.trials)
     axes.step([*(at for at, _ in steps), last], [*(value for _, value in steps), steps[-1][1]], where="post", color=BLUE)
-    for i, (state, marker) in enumerate(WITHOUT.items()):
-        numbers = [trial.number for trial in found.of(state)]
-        axes.plot(numbers, np.full(len(numbers), 0.02 + 0.035 * i), marker, color=MUTED, ms=5, transform=axes.get_xaxis_transform())
-    at = {trial.number: trial.objectives[name] for trial in done}
-    winners = {label: (number, at[number]) for label, number in found.winners.items() if number in at}
-    for x, y in winners.values():
-        axes.plot([x], [y], "o", color=ORANGE, mfc="none", ms=12, mew=1.6)
-    axes.margins(y=0.14)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low - 0.1 * (high - low), high)
+    _marks_below(axes, found, {trial.number: trial.number for trial in found.trials})
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_xlabel("trial")
     axes.set_ylabel(_label(study, found, name))
     plots.titled(axes, f"Best so far over {times(len(found.trials), 'trial')}: the last improvement came at trial {steps[-1][0]}")
-    plots._label(figure, axes, {label: (*xy, ORANGE) for label, xy in winners.items()})
-    figure.legend(handles=_handles(found), loc="outside lower left", ncols=6, labelcolor=INK, fontsize=8.5, handletextpad=0.2)
+    _winners(figure, axes, found, {trial.number: (trial.number, trial.objectives[name]) for trial in done})
+    _legend(figure, found)
     return figure
 
 
