@@ -7,7 +7,7 @@ import shlex
 
 import pandas as pd
 
-from analysis import bill, crowd, interaction, measurements, plots, scaling, search, style, tables
+from analysis import bill, crowd, drawing, interaction, measurements, plots, scaling, search, style, tables
 from analysis.claims import judgements, lines, tuning_warnings
 from analysis.conditions import rest
 from analysis.runs import load, reason
@@ -195,7 +195,7 @@ def _figure(name, figure, study, judgement):
         below = interaction.tables_html(study, judgement)
     if name == "scaling":
         below = scaling.table_html(study, judgement)
-    drawn = f"<figure role=img aria-label='{caption}'>{plots.themed(figure, name)}</figure>"
+    drawn = f"<figure role=img aria-label='{caption}'>{drawing.themed(figure, name)}</figure>"
     return f"<section><h2>{caption}</h2>{edges}{drawn}{below}</section>"
 
 

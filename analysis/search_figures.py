@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis import plots, thinning
+from analysis import drawing, thinning
+from analysis.drawing import COLOURS, GRID, INK, MUTED, PAPER, WIDTH, styled
 from analysis.importance import FEW, importances
-from analysis.plots import COLOURS, GRID, INK, MUTED, PAPER, WIDTH, styled
 from analysis.shown import Shown
 from analysis.trials import Searched, best_so_far, searched, value_text
-from arch.words import times
+from arch.words import listed, times
 from experiments.record import HISTORY_NAME
 
 BLUE, ORANGE, GREEN = COLOURS[0], COLOURS[1], COLOURS[2]
@@ -61,7 +61,7 @@ def front(study, found: Searched):
         _front(figure, axes, study, found, done, first, other)
     panels[0].set_ylabel(_label(study, found, first))
     on = sum(trial.number in found.front for trial in done)
-    plots.titled(panels[0], f"{times(len(done), 'finished trial')}; {on} on the front, which no other beats in every objective")
+    drawing.titled(panels[0], f"{times(len(done), 'finished trial')}; {on} on the front, which no other beats in every objective")
     _legend(figure, found)
     return figure
 
@@ -77,7 +77,7 @@ def _front(figure, axes, study, found, done, first, other):
         axes.step(*_columns(best), where=where, color=BLUE, lw=1.3, alpha=0.7)
     axes.plot(*_columns(best), "o", color=BLUE, ms=6.5, mec=PAPER, mew=0.7)
     shown, every = _shown(study, other), [trial.objectives[other] for trial in found.trials if other in trial.objectives]
-    plots.scale_x(axes, shown, min(every), max(every))
+    drawing.scale_x(axes, shown, min(every), max(every))
     _marks_below(axes, found, {trial.number: trial.objectives[other] for trial in found.trials if other in trial.objectives})
     axes.set_xlabel(_label(study, found, other))
     _winners(figure, axes, found, at)
@@ -103,7 +103,7 @@ def _winners(figure, axes, found, at):
     winners = {label: at[number] for label, number in found.winners.items() if number in at}
     for x, y in winners.values():
         axes.plot([x], [y], "o", color=ORANGE, mfc="none", ms=12, mew=1.6)
-    plots.name_points(figure, axes, {label: (*xy, ORANGE) for label, xy in winners.items()})
+    drawing.name_points(figure, axes, {label: (*xy, ORANGE) for label, xy in winners.items()})
 
 
 def _legend(figure, found):
@@ -143,7 +143,7 @@ def progress(study, found: Searched):
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_xlabel("trial")
     axes.set_ylabel(_label(study, found, name))
-    plots.titled(axes, f"Best so far over {times(len(found.trials), 'trial')}: the last improvement came at trial {steps[-1][0]}")
+    drawing.titled(axes, f"Best so far over {times(len(found.trials), 'trial')}: the last improvement came at trial {steps[-1][0]}")
     _winners(figure, axes, found, {trial.number: (trial.number, trial.objectives[name]) for trial in done})
     _legend(figure, found)
     return figure
@@ -237,7 +237,7 @@ def importance(found: Searched):
     done = len(found.of("finished"))
     few = f"; {done} trials are few" if done < FEW else ""
     seen = [short[each.name] for each in rows if each.is_seen]
-    said = f"More than chance: {plots.listed(seen)}" if seen else "No dimension is more important than chance explains"
+    said = f"More than chance: {listed(seen)}" if seen else "No dimension is more important than chance explains"
     heading = textwrap.fill(f"{said} ({times(done, 'finished trial')}{few})", 84)
     figure.suptitle(heading, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
     return figure
@@ -279,7 +279,7 @@ def curves(study, found: Searched):
     axes.set_xlabel(f"step; orange: chosen{'; green, to a triangle: pruned' if found.of('pruned') else ''}")
     axes.set_ylabel(_shown(study, name).values)
     left = len([trial for trial in found.trials if trial.runs]) - len(drawn)
-    plots.titled(axes, f"Curves of {times(len(drawn), 'trial')}{f' ({left} more are not drawn)' if left > 0 else ''}")
+    drawing.titled(axes, f"Curves of {times(len(drawn), 'trial')}{f' ({left} more are not drawn)' if left > 0 else ''}")
     axes.spines["bottom"].set_color(GRID)
     return figure
 
@@ -287,7 +287,7 @@ def curves(study, found: Searched):
 def _later_part(axes, drawn, pruned):
     """Limit y to what curves show after the first part of training, in which the loss falls by far more, and to pruned ends."""
     last = max(steps[-1] for steps, _ in drawn.values())
-    late = [values[steps >= plots.SKIPPED * last] for steps, values in drawn.values()]
+    late = [values[steps >= drawing.SKIPPED * last] for steps, values in drawn.values()]
     late = np.concatenate([each for each in late if len(each)])
     low, high = late.min(), max([np.quantile(late, 0.98), *(drawn[number][1][-1] for number in pruned)])
     if len(late) > 3 and high > low:
