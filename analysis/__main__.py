@@ -51,7 +51,7 @@ def table(
     trials: Annotated[bool, typer.Option("--trials", help="the trials of the study's search instead")] = False,
 ):
     """Print the results table, or that of a search's trials."""
-    from analysis import search, tables
+    from analysis import forms, search, tables
     from analysis.claims import judge
     from analysis.runs import load
 
@@ -59,7 +59,7 @@ def table(
     if trials:
         if (found := search.table(study)) is None:
             raise DataError(f"{folder}: the study has no search, so it has no trials")
-        print(search.text(study) if format == "text" else tables.any_frame(found, format), end="")
+        print(search.text(study) if format == "text" else forms.any_frame(found, format), end="")
     else:
         print(getattr(tables, format)(tables.results(study, judge(study))), end="")
     _warn(study.problems)
