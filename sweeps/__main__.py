@@ -109,9 +109,12 @@ def work(
 
 def _driven(word, study, scale, workers, runs, storage, again):
     """The Result of a study after running what is missing; None if its folder cannot be written. word: of the command."""
+    from sweeps import leases
     from sweeps import storage as storages
 
     url = storages.chosen(storage)
+    if url:
+        leases.Terms.of_environment()  # what is wrong with it is said before anything is written
     if again and not url:
         raise SpecError("expected a storage; without one, every start tries again what failed", file="--again")
     console = _console()
