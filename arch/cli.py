@@ -3,6 +3,7 @@
 0: success. 1: a run failed. 2: an error that the user can correct, shown as one message. 130: interrupted.
 """
 
+import re
 import signal
 import sys
 
@@ -49,6 +50,10 @@ def _explained(error):
         return error.exit_code
     if place := blame.own_place(error):  # a component of the user's own
         print(f"{place}: {blame.words(error)}", file=sys.stderr)
+        return 2
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):  # as torch says it
+        asked = re.search(r"allocate ([\d,.]+) ?(\w+)", str(error))
+        print(f"not enough memory{f' for {asked[1]} {asked[2]}' if asked else ''}", file=sys.stderr)
         return 2
     if isinstance(error, OSError) and error.strerror:
         print(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}", file=sys.stderr)

@@ -182,6 +182,10 @@ def _by_layer(layers, each):
     return {"total": sum(each[name] for name in layers), "layers": [each[name] for name in layers]}
 
 
+# The most values of a tensor: bytes are counted in 64 bits.
+LARGEST, TOO_LARGE = 2**60, "is too large for a tensor on any machine"
+
+
 def check_builds(spec, root, path=()):
     """Check that the components of every block can be built, by building them on the meta device.
 
@@ -189,6 +193,8 @@ def check_builds(spec, root, path=()):
     which the model is at `path`. If the reason begins with an option's name and a colon, the error is at that option.
     So does whatever a plug-in raises that cannot be built on the meta device.
     """
+    if spec.vocab_size * spec.dim >= LARGEST:
+        raise root.error(f"{spec.vocab_size:,} tokens x {spec.dim:,} values {TOO_LARGE}", (*path, "vocab_size"))
     for layer, (name, block) in enumerate(spec.blocks.items()):
         for kind, resolved in block.sublayers().items():
             try:
@@ -198,12 +204,14 @@ def check_builds(spec, root, path=()):
                 raise
             except (Exception, SystemExit) as error:
                 where = (*path, "blocks", name, kind)
+                if "overflow" in str(error).lower():  # how torch says it
+                    raise root.error(f"with model.dim = {spec.dim:,}, one of its tensors {TOO_LARGE}", where) from None
                 if isinstance(error, ValueError):
                     option, colon, reason = str(error).partition(": ")
                     if colon and option in resolved:
                         raise root.error(reason, (*where, option)) from None
-                    if not is_plugin(resolved["type"]):
-                        raise root.error(str(error), where) from None
+                    place = f" ({blame.place(error)})" if is_plugin(resolved["type"]) else ""
+                    raise root.error(f"{error}".partition("\n")[0] + place, where) from None
                 if not is_plugin(resolved["type"]):
                     raise
                 raise root.error(f"{resolved['type']} {_uncosted(error, '__init__')}", where) from None

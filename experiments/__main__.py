@@ -56,7 +56,7 @@ def diff(a: Spec, b: Spec):
 
 
 @app.command()
-def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = Path("runs")):
+def run(spec: Spec, seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0, runs: Runs = Path("runs")):
     """Train one run, or resume it. If it is finished already, print its metrics."""
     from arch.document import load
     from experiments.plan import plan

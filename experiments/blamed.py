@@ -26,7 +26,8 @@ def blamed(error: BaseException) -> Blamed:
     message = blame.words(error) + " was called" if isinstance(error, SystemExit) else compiled.explained(error)
     if not own:
         return Blamed(type(error).__name__, message)
-    named = f"{where}: {type(component).__name__}, " if component is not None else ""
+    kind = type(component)
+    named = f"{where}: {kind.__module__}:{kind.__name__}, " if component is not None else ""
     return Blamed(type(error).__name__, f"{message} ({named}{own})", where)
 
 
