@@ -56,7 +56,7 @@ def diff(a: Spec, b: Spec):
 
 
 @app.command()
-def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = Path("runs")):
+def run(spec: Spec, seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0, runs: Runs = Path("runs")):
     """Train one run, or resume it. If it is finished already, print its metrics."""
     from arch.document import load
     from experiments.plan import plan
@@ -180,6 +180,7 @@ def _data_section(spec):
 
 def _measured(plan, seed, folder):
     """Measure what a plan lacks, and print all of it. Exits with 1 where an evaluator fails by itself."""
+    from arch import blame
     from arch.errors import DataError, SpecError
     from experiments import device
     from experiments.train import measure
@@ -189,8 +190,9 @@ def _measured(plan, seed, folder):
         new = {f"{measured.split}.{measured.name}" for measured in measure(plan, seed, folder)}
     except (DataError, SpecError, KeyboardInterrupt):
         raise
-    except Exception as error:  # an evaluator's own
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    except (Exception, SystemExit) as error:  # an evaluator's own
+        place = blame.own_place(error)
+        print(f"{blame.words(error)}{place and f' at {place}'}", file=sys.stderr)
         raise typer.Exit(1) from None
     for evaluation in plan.evaluations:
         measured = evaluation.record(folder)
@@ -247,6 +249,9 @@ class Bar:
         self.task = self.preparing = None
 
     def __call__(self, told):
+        if "warning" in told:
+            warn([told["warning"]])
+            return
         if self.task is None:
             self.bar.start()
         if "preparing" in told:

@@ -128,8 +128,9 @@ def _driven(word, study, scale, workers, runs, storage, again):
     planned = studies.plan(name, scale, spec, arms, runs, command, written)
     try:
         return run_study(planned, workers, console, storage=opened, again=again)
-    except OSError as error:
-        print(f"cannot write the study in {planned.folder}: {error}", file=sys.stderr)
+    except storages.away() as error:
+        reason = storages.why_away(error) if not isinstance(error, OSError) else error
+        print(f"cannot write the study in {planned.folder}: {reason}", file=sys.stderr)
         return None
 
 

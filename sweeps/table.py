@@ -47,7 +47,7 @@ class LiveTable:
 
     def __call__(self, event):
         self.progress.take(event)
-        if event.kind in ("again", "waiting", "stopping"):
+        if event.kind in ("again", "waiting", "stopping") or (event.message and not event.outcome):
             self.console.print(Text(_said(event), style="yellow"))
         elif event.outcome and event.outcome.status in ("failed", "lost"):
             self.console.print(Text(_said(event), style="red"))
@@ -72,7 +72,7 @@ class Lines:
 
     def __call__(self, event):
         self.progress.take(event)
-        if event.kind in ("ended", "again", "waiting", "stopping"):
+        if event.kind in ("ended", "again", "waiting", "stopping") or event.message:
             self._print(_said(event, self.progress))
         elif time.monotonic() - self.last >= EVERY:
             running = [
