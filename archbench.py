@@ -17,6 +17,7 @@ import experiments.__main__ as experiments
 import sweeps.__main__ as sweeps
 from arch.cli import main as end_with
 from arch.cli import new_app, warn
+from arch.errors import SpecError
 
 app = new_app("What happens to quality, speed and memory of a language model if its architecture changes?")
 study = new_app("Studies: several arms, several seeds, one question.")
@@ -32,15 +33,19 @@ def show(
     dtype: Annotated[str, typer.Option(help="Of a model: float32, bfloat16 or float16.")] = "float32",
     scale: Annotated[str | None, typer.Option(help="Of a study; by default `demo` where it has one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print only JSON, with exact numbers.")] = False,
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, max=1000, help="Of a study: the number of seeds.")] = None,
 ):
     """What a spec would cost before anything runs: a model, an experiment (with --json: whole), or a study, run by run."""
-    kind = _kind(spec)
+    kind, changes = _kind(spec), changes or []
+    if seeds is not None and kind != "study":
+        raise SpecError(f"a study has seeds, and {spec} is of the kind {kind}", file="--seeds")
     if kind == "study":
-        sweeps.show(spec, scale, as_json)
+        sweeps.show(spec, scale, as_json, changes=changes, seeds=seeds)
     elif kind == "experiment":
-        _show_experiment(spec, as_json)
+        _show_experiment(spec, as_json, changes)
     else:
-        arch.show(spec, context, dtype, as_json)
+        arch.show(spec, context, dtype, as_json, changes)
 
 
 @app.command(rich_help_panel=MODELS)
@@ -53,8 +58,6 @@ def diff(
     if kinds == ["experiment", "experiment"]:
         experiments.diff(a, b)
     elif "study" in kinds or kinds[0] != kinds[1]:
-        from arch.errors import SpecError
-
         raise SpecError(f"{a} is of the kind {kinds[0]} and {b} of the kind {kinds[1]}; expected two models or two experiments")
     else:
         arch.diff(a, b)
@@ -95,8 +98,6 @@ def evaluate(
     if runs is None:
         experiments.evaluate(folder, spec, *options)
         return
-    from arch.errors import SpecError
-
     refused, measured = None, []
     for i, (title, run) in enumerate(runs):
         print(f"[{i + 1}/{len(runs)}] {title}")
@@ -155,7 +156,7 @@ def _kind(reference, beside=None, above=()):
     A shipped name without its folder is looked up in that order. Raises SpecError where there is no such spec.
     """
     from arch import document
-    from arch.errors import SpecError, nearest
+    from arch.errors import nearest
     from experiments.spec import ExperimentSpec
     from sweeps.spec import StudySpec
 
@@ -182,16 +183,16 @@ def _kind(reference, beside=None, above=()):
     return max(kinds, key=[*SHELVES.values()][::-1].index)
 
 
-def _show_experiment(reference, as_json):
+def _show_experiment(reference, as_json, changes):
     if as_json:
-        experiments.show(reference)
+        experiments.show(reference, changes)
         return
     from arch.document import load
     from experiments import references, remarks
     from experiments.metrics import objective_costs
     from experiments.plan import at_its_line, probed, resolved
 
-    document = load(reference, "experiments")
+    document = load(reference, "experiments", changes)
     spec = probed(resolved(document)).spec
     with at_its_line(document):
         used = references.referred(spec, {})

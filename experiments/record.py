@@ -73,6 +73,7 @@ class RunRecord(Spec):
         mean with warm-up and compilation, and peak_memory_bytes, of all runs that the process had done.
     sample: text sampled from the trained model.
     runs: {option of the objective: the run that it used}, as `experiments.start.Parent`; folders as seen from this run's.
+    command: of a single run, the command that does it again.
     All times are in seconds.
     """
 
@@ -100,6 +101,7 @@ class RunRecord(Spec):
     notes: list[str] = []
     failure: Failure | None = None
     runs: dict[str, dict[str, Any]] = later({})
+    command: str = later("")
 
     @property
     def measured(self) -> dict[str, float]:

@@ -24,6 +24,13 @@ Storage = Annotated[
     ),
 ]
 Again = Annotated[bool, typer.Option("--again", help="with a storage: try again what failed or was lost before")]
+Changes = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a dotted key, e.g. train.steps=50; last, after the scale")
+]
+Seeds = Annotated[int | None, typer.Option(min=1, max=1000, help="the number of seeds, in place of the study's `seeds`")]
+Name = Annotated[
+    str | None, typer.Option(help="the study's name and folder; by default the file's name, with the overrides if there are some")
+]
 PairedSd = Annotated[float | None, typer.Option(min=1e-9, help="spread over seeds of an arm's difference (0.012: 1.2 %)")]
 
 
@@ -52,12 +59,18 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
     runs: Runs = RUNS,
     paired_sd: PairedSd = None,
+    changes: Changes = (),
+    seeds: Seeds = None,
+    name: Name = None,
 ):
     """Show every arm and run of a study, what each would cost, and what its seeds can find, before anything runs."""
     from sweeps import show as shown
+    from sweeps.overrides import selected
 
-    name, scale, spec, arms, _ = _checked(study, scale, runs)
-    data = shown.preview(name, scale, spec, arms, runs, paired_sd)
+    chosen = selected(study, scale, changes, seeds, name)
+    spec, arms = _checked(chosen, runs)
+    data = shown.preview(chosen.name, chosen.scale, spec, arms, runs, paired_sd)
+    data["remarks"] = [*chosen.remarks(spec), *data["remarks"]]
     if json:
         import json as to_json
 
@@ -74,9 +87,14 @@ def run(
     runs: Runs = RUNS,
     storage: Storage = None,
     again: Again = False,
+    changes: Changes = (),
+    seeds: Seeds = None,
+    name: Name = None,
 ):
     """Run what is missing of a study, then write its report. After an interruption, the same command resumes."""
-    result = _driven("run", study, scale, workers, runs, storage, again)
+    from sweeps.overrides import selected
+
+    result = _driven("run", selected(study, scale, changes, seeds, name), workers, runs, storage, again)
     if result is None:
         return 1
     return 0 if _report(result.study.folder) and _finished(result) else 1
@@ -90,23 +108,27 @@ def work(
     runs: Runs = RUNS,
     storage: Storage = None,
     again: Again = False,
+    changes: Changes = (),
+    seeds: Seeds = None,
+    name: Name = None,
 ):
     """Work on a study together with every other process that does so, here or on other machines, until nothing is left to do.
 
     Start it any number of times; all of them need the same storage and the same folder of runs. It writes no report.
     """
     from sweeps import storage as storages
+    from sweeps.overrides import selected
 
     if not storages.chosen(storage):
         raise SpecError(f"several drivers need a storage: --storage or ${storages.VARIABLE}: {storages.FORMS}")
-    result = _driven("work", study, scale, workers, runs, storage, again)
+    result = _driven("work", selected(study, scale, changes, seeds, name), workers, runs, storage, again)
     if result is None:
         return 1
     print(f"report: archbench report {result.study.folder}")
     return 0 if _finished(result) else 1
 
 
-def _driven(word, study, scale, workers, runs, storage, again):
+def _driven(word, chosen, workers, runs, storage, again):
     """The Result of a study after running what is missing; None if its folder cannot be written. word: of the command."""
     from sweeps import storage as storages
 
@@ -115,13 +137,16 @@ def _driven(word, study, scale, workers, runs, storage, again):
         raise SpecError("expected a storage; without one, every start tries again what failed", file="--again")
     console = _console()
     said = lambda text: console.print(text, highlight=False, markup=False)  # noqa: E731
-    name, scale, spec, arms, written = _checked(study, scale, runs, said)
+    spec, arms = _checked(chosen, runs, said)
     opened = storages.opened(url) if url else None
     from sweeps import study as studies
     from sweeps.run import run_study
 
-    command = " ".join([_command(word, study, scale, runs), *storages.words(storage)])
-    planned = studies.plan(name, scale, spec, arms, runs, command, written)
+    further = [*(["--runs", str(runs)] if runs != RUNS else []), *storages.words(storage)]
+    command = chosen.command(word, further)
+    for remark in chosen.remarks(spec):
+        said(f"warning: {remark}")
+    planned = studies.plan(chosen.name, chosen.scale, spec, arms, runs, command, chosen.origin)
     try:
         return run_study(planned, workers, console, storage=opened, again=again)
     except OSError as error:
@@ -138,26 +163,30 @@ def _finished(result):
 
 
 @app.command()
-def status(study: Study, scale: Scale = None, runs: Runs = RUNS, storage: Storage = None):
+def status(
+    study: Study,
+    scale: Scale = None,
+    runs: Runs = RUNS,
+    storage: Storage = None,
+    changes: Changes = (),
+    seeds: Seeds = None,
+    name: Name = None,
+):
     """Show which runs of a study are finished, failed or still to do, with their losses; with a storage also who works on what."""
-    from arch import document
     from sweeps import origin
     from sweeps import status as stand
     from sweeps import storage as storages
-    from sweeps.folders import study_folder, study_name
-    from sweeps.scale import default_scale
-    from sweeps.spec import split
+    from sweeps.overrides import selected
 
     url = storages.chosen(storage)
-    root = document.load(study, "sweeps")
-    scale = scale or default_scale(root)
-    folder = study_folder(runs, study_name(study), scale, split(root, scale)[0].scales)
-    origin.check(folder, study_name(study), scale, origin.of(study, root))
+    chosen = selected(study, scale, changes, seeds, name)
+    folder = chosen.folder(runs)
+    origin.check(folder, chosen.name, chosen.scale, chosen.origin)
     stand.printed(folder, _console())
     if url:
         from sweeps import queue_status
 
-        queue_status.printed(url, study_name(study), scale, _console())
+        queue_status.printed(url, chosen.name, chosen.scale, _console())
 
 
 @app.command()
@@ -167,19 +196,16 @@ def dashboard(
     runs: Runs = RUNS,
     storage: Storage = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    changes: Changes = (),
+    seeds: Seeds = None,
+    name: Name = None,
 ):
     """Start optuna-dashboard on the trials of a study's search (extra `dashboard`)."""
-    from arch import document
     from sweeps import dashboard as board
     from sweeps import storage as storages
-    from sweeps.folders import study_folder, study_name
-    from sweeps.scale import default_scale
-    from sweeps.spec import split
+    from sweeps.overrides import selected
 
-    root = document.load(study, "sweeps")
-    scale = scale or default_scale(root)
-    folder = study_folder(runs, study_name(study), scale, split(root, scale)[0].scales)
-    board.serve(folder, storages.chosen(storage), port)
+    board.serve(selected(study, scale, changes, seeds, name).folder(runs), storages.chosen(storage), port)
 
 
 @app.command()
@@ -259,42 +285,30 @@ def schema():
     print(json.dumps(merged, indent=2))
 
 
-def _checked(study, scale, runs=RUNS, measure=None):
-    """(name, scale, StudySpec, arms, Origin) after every check that needs no data.
+def _checked(chosen, runs=RUNS, measure=None):
+    """(StudySpec, arms) of a Selected study after every check that needs no data.
 
     measure: told what happens while the steps of arms are timed, for a budget of seconds; None: none are timed.
     """
-    from arch import document
     from sweeps import origin
-    from sweeps.folders import study_folder, study_name
-    from sweeps.scale import default_scale
     from sweeps.spec import split
 
-    root = document.load(study, "sweeps")
-    scale = scale or default_scale(root)
+    root, scale = chosen.root, chosen.scale
     split(root, scale)  # Report errors in the study itself before the slow import of torch.
     from sweeps import budget, paces
     from sweeps import study as studies
 
-    name, written = study_name(study), origin.of(study, root)
     spec, arms = studies.check(root, scale)
     if unmeasured := budget.unmeasured(spec, arms):
-        folder = study_folder(runs, name, scale, spec.scales)
+        folder = chosen.folder(runs)
         timed = [arm for arm in arms if arm.label in unmeasured]
         seconds = paces.known(folder, timed)
         missing = [arm for arm in timed if paces.key(arm) not in seconds]
         if measure and missing:
-            origin.check(folder, name, scale, written)
+            origin.check(folder, chosen.name, scale, chosen.origin)
             seconds |= paces.measured(missing, measure)
         spec, arms = studies.check(root, scale, seconds)
-    return name, scale, spec, arms, written
-
-
-def _command(word, study, scale, runs):
-    words = ["archbench study", word, study]
-    words += ["--scale", scale] if scale else []
-    words += ["--runs", str(runs)] if runs != RUNS else []
-    return " ".join(words)
+    return spec, arms
 
 
 def _report(folder):
