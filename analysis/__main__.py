@@ -44,6 +44,13 @@ def written(folder, label=""):
     print(f"{label}{path}")
 
 
+def indexed(runs, every=None):
+    """Write RUNS/index.html, the list of all studies (`every` Entry, if they are known); returns its path. Raises OSError."""
+    from analysis.index import write
+
+    return write(runs, every)
+
+
 @app.command()
 def table(
     folder: Folder,

@@ -1,8 +1,8 @@
-"""`python -m sweeps list | show | run | status | dashboard | simulate | coordinate-check`."""
+"""`python -m sweeps COMMAND`: the commands of `archbench study`."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,25 +31,170 @@ Seeds = Annotated[int | None, typer.Option(min=1, max=1000, help="the number of 
 Name = Annotated[
     str | None, typer.Option(help="the study's name and folder; by default the file's name, with the overrides if there are some")
 ]
+Begun = Annotated[str, typer.Argument(metavar="STUDY", help="the folder of a study that has begun, or its name in `study list`")]
+Studies = Annotated[list[str], typer.Argument(metavar="STUDY...", help="folders of studies, or their names in `study list`")]
+Yes = Annotated[bool, typer.Option("--yes", help="without a question")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="only say what it would do")]
 PairedSd = Annotated[float | None, typer.Option(min=1e-9, help="spread over seeds of an arm's difference (0.012: 1.2 %)")]
 
 
 @app.command("list")
-def list_studies():
-    """List the claims with their options, and the shipped studies with their questions and scales."""
+def list_studies(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[WORD]...", help="only studies in which each of these occurs")
+    ] = None,
+    state: Annotated[
+        Literal["finished", "running", "stopped", "failed", "damaged"] | None, typer.Option(help="only your studies in this state")
+    ] = None,
+    sort: Annotated[Literal["last", "name", "disk", "state", "verdict"], typer.Option(help="the order of your studies")] = "last",
+    archived: Annotated[bool, typer.Option("--archived", help="with those that are archived")] = False,
+    json: Annotated[bool, typer.Option("--json", help="your studies as JSON")] = False,
+    runs: Runs = RUNS,
+):
+    """List your studies with what came of each, then the shipped ones. The same is written to RUNS/index.html."""
+    from sweeps import catalog, listing
+
+    every = catalog.entries(runs)
+    kept = [each for each in every if archived or not each.marks.archived]
+    shown = catalog.chosen(kept, words or (), state, sort)
+    if json:
+        import json as to_json
+
+        print(to_json.dumps([each.dump() for each in shown], indent=1))
+        return
+    listing.printed(shown, every, runs, _console())
+    if every and (path := _indexed(runs, every)):
+        print(f"all of them, with links to the reports: {path}")
+    if state is None:
+        listing.shipped(words or ())
+
+
+def list_shipped():
+    """List the claims with their options, and the shipped studies."""
     from rich.console import Console
 
-    from arch import document
     from arch.show import components
+    from sweeps import listing
 
     console = Console(highlight=False)
     for shown in components("sweeps"):
         console.print(shown)
-    for name in document.shipped("sweeps"):
-        root = document.load(name, "sweeps")
-        scales = root.value.get("scales", document.node({})).plain()
-        print(f"{name}: {root.value.get('question', document.node('')).plain()}")
-        print(f"    scales: {', '.join(scales) or '(none)'}")
+    listing.shipped(())
+
+
+@app.command()
+def archive(
+    studies: Studies,
+    undo: Annotated[bool, typer.Option("--undo", help="list them again")] = False,
+    runs: Runs = RUNS,
+):
+    """Leave studies out of lists. Nothing is removed, and their runs are still reused."""
+    from sweeps import catalog
+    from sweeps.marks import Marks
+
+    for folder in [catalog.find(each, runs) for each in studies]:
+        Marks.read(folder).model_copy(update={"archived": not undo}).write(folder)
+        print(f"{folder}: {'listed again' if undo else 'archived'}")
+    _indexed(runs)
+
+
+@app.command()
+def note(
+    study: Begun,
+    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="what to remember; without it, notes are printed")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="remove the notes that there are")] = False,
+    runs: Runs = RUNS,
+):
+    """Write a note beside a study, which lists and RUNS/index.html show; or print its notes."""
+    from sweeps import catalog
+    from sweeps.marks import Marks
+
+    folder = catalog.find(study, runs)
+    marks = Marks.read(folder)
+    if clear:
+        marks = marks.model_copy(update={"notes": []})
+    if text is not None:
+        marks = marks.noted(text)
+    if clear or text is not None:
+        marks.write(folder)
+        _indexed(runs)
+    for each in marks.notes:
+        print(f"{each.time}  {each.text}")
+
+
+@app.command()
+def rm(
+    studies: Studies,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    runs: Runs = RUNS,
+):
+    """Remove studies with their runs and reports. Runs that another study uses stay."""
+    from arch import units
+    from sweeps import catalog, removal
+
+    folders = [catalog.find(each, runs) for each in studies]
+    for folder in folders:
+        about = catalog.entry(folder, runs)
+        print(f"{folder}: {about.progress}, {units.size(about.disk)}: {about.question}")
+    taken = removal.of_studies(folders, runs)
+    for sentence in taken.sentences:
+        print(sentence)
+    return _removed([taken.waste], f"remove {units.size(taken.waste.bytes)}", yes, dry_run, runs)
+
+
+@app.command()
+def gc(
+    runs: Runs = RUNS,
+    days: Annotated[float, typer.Option(min=0, help="what of the cache counts as unused; 0: all of it")] = 30,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+):
+    """Free what nothing needs: runs that no study refers to, checkpoints of runs that have ended, unused parts of the cache."""
+    from arch import units
+    from sweeps import listing, removal
+
+    parts, sentences = removal.collectable(runs, days)
+    for line in [*listing.wasted(parts), *sentences]:
+        print(line)
+    if not parts:
+        print("nothing to free")
+        return 0
+    return _removed(parts, f"free {units.size(sum(part.bytes for part in parts))}", yes, dry_run, runs)
+
+
+def _removed(parts, what, yes, dry_run, runs):
+    """Ask, remove and say what came of it; returns the exit code."""
+    from sweeps import removal
+
+    if dry_run:
+        print(f"would {what}; nothing is removed")
+        return 0
+    if not yes:
+        try:
+            answer = input(f"{what}? [y/N] ")
+        except EOFError:
+            raise SpecError("nobody answers here; expected --yes or --dry-run") from None
+        if answer.strip().casefold() not in ("y", "yes"):
+            print("nothing is removed")
+            return 1
+    problems = removal.remove(parts)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    _indexed(runs)
+    print("done" if not problems else "not all of it was removed")
+    return 1 if problems else 0
+
+
+def _indexed(runs, every=None):
+    """Write RUNS/index.html; returns its path, or None where the folder cannot be written."""
+    from analysis.__main__ import indexed  # as for a report, only the command imports it
+
+    try:
+        return indexed(runs, every)
+    except OSError as error:
+        print(f"no index.html in {runs}: {error.strerror or error}", file=sys.stderr)
+        return None
 
 
 @app.command()
@@ -320,6 +465,7 @@ def _report(folder):
 
     try:
         written(folder, "report: ")
+        _indexed(folder.parent.parent)
         return True
     except (DataError, SpecError, OSError) as error:
         print(f"no report ({error}); try again: archbench report {folder}", file=sys.stderr)
