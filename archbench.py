@@ -50,17 +50,30 @@ def show(
 
 @app.command(rich_help_panel=MODELS)
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="A model or an experiment: a path ending in .yaml, or a shipped name.")],
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="A model, experiment, run or study: a YAML file, a shipped name, a folder.")
+    ],
     b: Annotated[str, typer.Argument(metavar="B", help="What to compare it with, of the same kind.")],
+    scale: Annotated[str | None, typer.Option(help="Of two studies; by default `demo` where they have one.")] = None,
 ):
-    """How two models or two experiments differ once every default is filled in."""
+    """How two models, experiments, runs or studies differ once every default is filled in.
+
+    The folder of a run or of a study stands for what was run.
+    """
     kinds = [_kind(reference) for reference in (a, b)]
-    if kinds == ["experiment", "experiment"]:
+    if kinds[0] != kinds[1]:
+        raise SpecError(f"{a} is of the kind {kinds[0]} and {b} of the kind {kinds[1]}; expected two of one kind")
+    if kinds[0] == "study":
+        sweeps.diff(a, b, scale)
+    elif kinds[0] == "experiment":
         experiments.diff(a, b)
-    elif "study" in kinds or kinds[0] != kinds[1]:
-        raise SpecError(f"{a} is of the kind {kinds[0]} and {b} of the kind {kinds[1]}; expected two models or two experiments")
     else:
-        arch.diff(a, b)
+        arch.diff(*(_model_file(reference) for reference in (a, b)))
+
+
+def _model_file(reference):
+    """The spec of a model: of a checkpoint's folder, the file in it."""
+    return str(Path(reference) / "spec.yaml") if Path(reference).is_dir() else reference
 
 
 @app.command("list", rich_help_panel=MODELS)
@@ -120,6 +133,7 @@ study.command()(sweeps.status)
 study.command()(sweeps.simulate)
 study.command("coordinate-check")(sweeps.coordinate_check)
 study.command("list")(sweeps.list_studies)
+study.command()(sweeps.diff)
 study.command()(sweeps.archive)
 study.command()(sweeps.note)
 study.command()(sweeps.rm)
@@ -164,6 +178,10 @@ def _kind(reference, beside=None, above=()):
     from experiments.spec import ExperimentSpec
     from sweeps.spec import StudySpec
 
+    if Path(reference).is_dir():
+        inside = {"study.json": "study", "record.json": "experiment", "spec.yaml": "model"}
+        if kind := next((kind for name, kind in inside.items() if (Path(reference) / name).is_file()), None):
+            return kind
     if not reference.endswith((".yaml", ".yml")):
         first, _, rest = reference.partition("/")
         if first in SHELVES and rest:

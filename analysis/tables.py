@@ -452,10 +452,11 @@ def _markdown(shown):
 def text(raw):
     """The readable table for a terminal; after it the comparisons, if there are any."""
     shown = [readable(raw).drop(columns="differs in"), *([] if raw.comparisons is None else [raw.comparisons])]
-    return "\n".join(map(_text, shown))
+    return "\n".join(map(text_of, shown))
 
 
-def _text(shown):
+def text_of(shown):
+    """Any DataFrame of text as a table for a terminal."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

@@ -48,14 +48,39 @@ def show(spec: Spec, changes: Changes = ()):
 
 
 @app.command()
-def diff(a: Spec, b: Spec):
-    """How two experiments differ once every default is filled in."""
-    from arch.document import load
+def diff(
+    a: Annotated[str, typer.Argument(help="path or name of an experiment spec, or the folder of a run")],
+    b: Annotated[str, typer.Argument(help="what to compare it with")],
+):
+    """How two experiments or runs differ once every default is filled in; of two runs, also in where and on what they ran."""
     from arch.show import differences
-    from experiments.plan import resolved, whole
+    from arch.spec import diff as compared
+    from experiments.record import RunRecord
 
-    first, second = (resolved(load(reference, "experiments")) for reference in (a, b))
-    differences(whole(first.spec), whole(second.spec), first.written, second.written)
+    (first, written_first), (second, written_second) = (_resolved(reference) for reference in (a, b))
+    differences(first, second, written_first, written_second)
+    if Path(a).is_dir() and Path(b).is_dir():
+        one, other = (RunRecord.read(reference) for reference in (a, b))
+        facts = [{"seed": str(record.seed), **record.facts} for record in (one, other)]
+        for name, (before, after) in compared(*facts).items():
+            print(f"{name}: {before} -> {after}")
+
+
+def _resolved(reference):
+    """(the whole resolved experiment, what was written of it) of a spec, or of the folder of a run. Raises SpecError, DataError."""
+    from arch.document import load
+    from arch.errors import DataError
+    from experiments.plan import resolved, whole
+    from experiments.record import RunRecord
+    from experiments.spec import ExperimentSpec
+
+    if Path(reference).is_dir():
+        record = RunRecord.read(reference)
+        if record is None:
+            raise DataError(f"{reference}: no record of a run in it", key=None)
+        return whole(ExperimentSpec.parse(record.spec)), record.spec
+    complete = resolved(load(reference, "experiments"))
+    return whole(complete.spec), complete.written
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from arch.contracts import Chart, Documents, Metric
-from arch.spec import Spec, later
+from arch.spec import Spec, later, spelt
 from experiments.files import write_atomically, write_first
 from experiments.metrics import OF_RUNS
 
@@ -20,6 +20,8 @@ HISTORY_NAME = "history.parquet"
 EVALUATIONS = "evaluations"
 
 
+SHORT = 12  # characters of a commit or a digest in `RunRecord.facts`
+THREADS = "threads per run"
 # Errors that the machine or its files cause and not the model: another start may go well. Names of exception classes.
 MACHINE = ("WorkerLost", "OSError", "PermissionError", "FileNotFoundError", "MemoryError", "DataError", "NotMeasured")
 
@@ -108,6 +110,18 @@ class RunRecord(Spec):
         """Speed and memory of the training as metrics (`experiments.metrics.OF_RUNS`); none before they were recorded."""
         return {name: self.timing[name] for name in OF_RUNS if name in self.timing}
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """{name: value as text} of what may decide a result beside the spec: machine, threads, code, versions, plug-ins, data."""
+        facts: dict[str, Any] = {f"the machine's {name}": value for name, value in self.hardware.items()}
+        facts[THREADS] = self.threads
+        facts |= {"the code's commit": str(self.git["commit"])[:SHORT]} if "commit" in self.git else {}
+        facts |= {"uncommitted changes of the code": self.git["dirty"]} if "dirty" in self.git else {}
+        facts |= {_in_words(name): value for name, value in self.versions.items()}
+        facts |= {f"the source of {module}": sha256[:SHORT] for module, sha256 in self.plugins.items()}
+        facts |= {"the data": str(self.data["fingerprint"])[:SHORT]} if "fingerprint" in self.data else {}
+        return {name: spelt(value) for name, value in facts.items()}
+
     def write(self, folder):
         """Write `record.json` atomically: a reader never sees a partial file."""
         write_record(self, Path(folder) / NAME)
@@ -128,6 +142,11 @@ class RunRecord(Spec):
             return cls.read(folder)
         except (OSError, ValueError):
             return None
+
+
+def _in_words(name):
+    """The name of an entry of `RunRecord.versions`: a package, the path of a kernel, or how the blocks run."""
+    return "how the blocks run" if name == "blocks" else f"the {'path' if name.startswith('kernel ') else 'version'} of {name}"
 
 
 class EvaluationRecord(Spec):

@@ -335,6 +335,19 @@ def status(
 
 
 @app.command()
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="a study: a shipped name, a YAML file, or the folder of one that began")],
+    b: Annotated[str, typer.Argument(metavar="B", help="what to compare it with")],
+    scale: Scale = None,
+):
+    """How two studies differ: in what they ask, in their arms, and in the resolved specs of the arms that both have."""
+    from sweeps import differing
+
+    for line in differing.differences(differing.side(a, scale), differing.side(b, scale)):
+        print(line)
+
+
+@app.command()
 def dashboard(
     study: Study,
     scale: Scale = None,
