@@ -43,14 +43,15 @@ def _cell(record, run):
         unreadable = run is not None and (run / NAME).is_file()
         return Cell(state="unreadable", message=f"{run / NAME} cannot be read; the run is done again") if unreadable else Cell()
     state = record.status
-    if state == "running" and not _is_held(run):
+    if state == "running" and not is_held(run):
         state = "interrupted"
     message = record.failure.message if record.failure else ""
     share = 1.0 if state == "finished" else 0.0
     return Cell(state=state, share=share, loss=final_loss(record), message=message)
 
 
-def _is_held(run):
+def is_held(run):
+    """Whether a process works on the run in a folder: whether its lock is held."""
     from filelock import FileLock, Timeout
 
     from sweeps.worker import LOCK
