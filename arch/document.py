@@ -147,6 +147,8 @@ def shipped(kind):
 def find(reference, kind, beside=None):
     """The file of a spec: a path ending in .yaml (relative to `beside`, else the working folder) or a shipped name.
 
+    `.yaml` may be left out where no shipped spec has this name.
+
     A shipped name may begin with the package it belongs to (`experiments/tiny_gemma3`); without one it is looked up
     among the specs of `kind`. Raises SpecError with the nearest names.
     """
@@ -161,6 +163,8 @@ def find(reference, kind, beside=None):
     kind, name = (first, rest) if first in SHELVES and rest else (kind, reference)
     path = SHELVES[kind] / f"{name}.yaml"
     if name not in shipped(kind):
+        if (near := (Path(beside).parent if beside else Path()) / f"{reference}.yaml").is_file():
+            return near
         raise SpecError(f"no shipped spec {reference!r} (a path must end in .yaml){nearest(name, shipped(kind))}")
     return path
 

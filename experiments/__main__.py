@@ -97,7 +97,7 @@ def run(
     from experiments.plan import plan
 
     document = load(spec, "experiments", changes)
-    _refuse("arms" in document.value, f"{spec}: it has `arms`, so it is a study: archbench study run {spec}")
+    _refuse("arms" in document.value, f"{spec}: this is a study: archbench study run {spec}")
     _refuse(seeds is not None and seed is not None, "give --seed for one run, or --seeds for several, not both")
     _refuse(name is not None and Path(name).name != name, f"--name {name}: expected the name of a folder, without `/`")
     planned = plan(document)
