@@ -69,7 +69,7 @@ def record_folder(result, run):
 
 def test_a_second_start_runs_no_trial_again(tuned_study, console, monkeypatch):
     first = run_study(tuned_study(), 2, console, fakes.prepare)
-    monkeypatch.setattr("sweeps.run.Pool", None)  # with nothing to do, no pool is made
+    monkeypatch.setattr("sweeps.workers.Pool", None)  # with nothing to do, no pool is made
     second = run_study(tuned_study(), None, console, fakes.prepare)
     assert second.trials == first.trials and second.complete
     assert StudyRecord.read(second.study.folder) == StudyRecord.read(first.study.folder)
