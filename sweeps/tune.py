@@ -10,7 +10,6 @@ drive it in the same way.
 
 import statistics
 from collections import deque
-from dataclasses import dataclass, field
 
 import optuna
 from optuna.trial import TrialState
@@ -19,7 +18,7 @@ from arch.errors import SpecError
 from arch.spec import digest
 from experiments import evaluations
 from experiments import plan as experiment
-from sweeps import folders, space, vertex
+from sweeps import choice, folders, space
 from sweeps.compare import harm
 from sweeps.job import Job, Outcome
 from sweeps.metrics import metric_of
@@ -31,17 +30,6 @@ from sweeps.search.stored import AGAIN, REPLACES, RUNS, STATES, SURPLUS, WHY, be
 from sweeps.study import overridden
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a search chose for an arm. values: {dotted key: value} of each tuning seed; empty if nothing can be chosen.
-
-    notes: sentences on values that were not chosen in the usual way.
-    """
-
-    values: list[dict[str, float]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 class Search:
@@ -211,52 +199,10 @@ class Tuner:
     def chosen(self, label=None):
         """The Choice. label: of the arm in its notes; by default the tuner's, whose search other arms may share."""
         if self.tune.sampler == "grid":
-            return self._from_grid(label or self.label)
+            points = [(trial.params, self._ended(trial)) for trial in self.search.get_trials(deepcopy=False)]
+            return choice.of_grid(self.arm_plan, self.tune, self.metric, points, label or self.label)
         done = self.search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return Choice([dict(min(done, key=lambda trial: harm(trial.value, self.metric)).params)] if done else [])
-
-    def _from_grid(self, label):
-        keys, axes = list(self.tune.space), [self._axis(key) for key in self.tune.space]
-        values, notes = [], []
-        for seed, chosen in vertex.by_seed(axes, self._curves(axes)).items():
-            optimum = chosen.optimum
-            at = {key: axis.values[i] for key, axis, i in zip(keys, axes, optimum.point, strict=True)}
-            best = dict(zip(keys, optimum.values, strict=True))
-            if chosen.others:
-                why = f"runs of tuning seed {seed} failed, so the mean of the other tuning seeds chose for it"
-                notes.append(f"arm {label!r}: {why}")
-            for key in [keys[k] for k in optimum.missing]:
-                near = f"next to the best {key} = {at[key]:g}, a run of tuning seed {seed} failed"
-                notes.append(f"arm {label!r}: {near}, so this grid point is used as it is")
-            if best != at and not self._resolves(best):
-                notes.append(f"arm {label!r}: {_spelt(best)} cannot be built, so the best grid point {_spelt(at)} is used")
-                best = at
-            values.append(best)
-        return Choice(values, list(dict.fromkeys(notes)))
-
-    def _axis(self, key):
-        span, is_whole = self.tune.space[key], space.whole(self.arm_plan.plans[0].spec, key)
-        return vertex.Axis(space.grid(span, is_whole), span.log, is_whole)
-
-    def _curves(self, axes):
-        """{tuning seed: {index on each axis: harm}} of all runs that finished, also those of trials with a failed one."""
-        curves: dict[int, dict[tuple[int, ...], float]] = {seed: {} for seed in self.seeds}
-        for trial in self.search.get_trials(deepcopy=False):
-            if set(trial.params) != set(self.tune.space):
-                continue
-            point = tuple(_nearest(axis.values, trial.params[key]) for key, axis in zip(self.tune.space, axes, strict=True))
-            for seed in self.seeds:
-                value = trial.user_attrs.get(f"value {seed}")
-                if value is not None:
-                    curves[seed][point] = harm(value, self.metric)
-        return curves
-
-    def _resolves(self, values):
-        try:
-            experiment.resolve(overridden(self.arm_plan.arm.document, values))
-        except SpecError:
-            return False
-        return True
+        return choice.Choice([dict(min(done, key=lambda trial: harm(trial.value, self.metric)).params)] if done else [])
 
     def records(self):
         """One TrialRecord per trial and seed that was started."""
@@ -383,15 +329,6 @@ class Tuner:
 
     def _set(self, number, key, value):
         stored.set_attribute(self.storage, self.search, number, key, value)
-
-
-def _nearest(values, value):
-    """The index of the value on a grid, which storage may have rounded."""
-    return min(range(len(values)), key=lambda i: abs(values[i] - value))
-
-
-def _spelt(values):
-    return ", ".join(f"{key} = {value:g}" for key, value in values.items())
 
 
 def _reason(record):

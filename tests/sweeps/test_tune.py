@@ -11,11 +11,12 @@ from optuna.trial import TrialState
 from arch import document
 from arch.errors import SpecError
 from sweeps import folders, show, space, study
+from sweeps.choice import Choice
 from sweeps.job import Outcome
 from sweeps.record import StudyRecord
 from sweeps.run import run_study
 from sweeps.spec import Range, TuneSpec
-from sweeps.tune import Choice, Tuner
+from sweeps.tune import Tuner
 
 GRID = {"space": {"optimizer.lr": {"low": 1e-3, "high": 1e-1, "points": 3}}}
 # The vertex of the losses abs(lr - 2e-2) at 1e-3, 1e-2 and 1e-1.
