@@ -221,7 +221,7 @@ def _tune(study, pools, console):
             if each.identities[0] not in tuners:
                 tuners[each.identities[0]] = tune.Tuner(study, each, storage)
         by_label = {each.arm.label: tuners[each.identities[0]] for each in study.arms}
-        _until_over(tune.Search(study, list(tuners.values()), _keeper(study, pools)), pools, console)
+        _until_over(tune.Tuning(study, list(tuners.values()), _keeper(study, pools)), pools, console)
         trials = [record for tuner in tuners.values() for record in tuner.records()]
         chosen = {label: tuner.chosen(label) for label, tuner in by_label.items()}
     study = studies.tuned(study, chosen)

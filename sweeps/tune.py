@@ -32,7 +32,7 @@ from sweeps.study import overridden
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-class Search:
+class Tuning:
     """The queue of all arms' trials (see `sweeps.queues`). keep: called with all TrialRecords after every outcome."""
 
     def __init__(self, study, tuners, keep):
@@ -99,12 +99,12 @@ class Tuner:
         self.seeds = self.tune.tuning_seeds
         self.metric = metric_of(arm_plan.arm.spec, self.tune.metric)
         self.distributions = {key: self._distribution(key) for key in self.tune.space}
-        self.search = self._open()
+        self.optuna = self._open()
         self.jobs = deque()
         self.left = deque(self._taken_up_again())
         if self.tune.sampler == "grid":
             for values in space.points(self.tune, arm_plan.plans[0].spec):
-                self.search.enqueue_trial(values, skip_if_exists=True)
+                self.optuna.enqueue_trial(values, skip_if_exists=True)
 
     @property
     def label(self):
@@ -131,7 +131,7 @@ class Tuner:
 
     def ready(self):
         """Yields the jobs that could start now: runs of running trials that have not ended."""
-        for trial in self.search.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             yield from (job for job in self._jobs(trial) if job.seed not in self._ended(trial))
 
     def ask(self):
@@ -143,7 +143,7 @@ class Tuner:
 
     def settle(self):
         """Tell Optuna of every running trial whose runs have all ended, according to their records."""
-        for trial in self.search.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if not begun(trial):
                 if stored.is_given_up(trial, self.half_asked):
                     self._give_up(trial)
@@ -161,7 +161,7 @@ class Tuner:
     @property
     def is_over(self):
         """Whether every trial is told, and no more is to be begun."""
-        trials = self.search.get_trials(deepcopy=False)
+        trials = self.optuna.get_trials(deepcopy=False)
         return all(trial.state.is_finished() for trial in trials) and not self._may_ask(trials)
 
     def _value(self, job):
@@ -183,31 +183,31 @@ class Tuner:
             self._tell(number, statistics.fmean(ended.values()))
 
     def _trial(self, number):
-        return stored.trial(self.storage, self.search, number)
+        return stored.trial(self.storage, self.optuna, number)
 
     def _tell(self, number, value=None, state=None):
-        stored.tell(self.storage, self.search, number, value, state)
+        stored.tell(self.storage, self.optuna, number, value, state)
 
     def runs_left(self):
         """Roughly how many trial runs are left: an interrupted trial counts in full."""
         grid = self.tune.sampler == "grid"
         trials = len(space.points(self.tune, self.arm_plan.plans[0].spec)) if grid else self.tune.trials
-        done = [trial for trial in self.search.get_trials(deepcopy=False) if trial.state.is_finished()]
+        done = [trial for trial in self.optuna.get_trials(deepcopy=False) if trial.state.is_finished()]
         done = [trial for trial in done if begun(trial) and not trial.user_attrs.get(AGAIN)]
         return max(0, trials - len(done)) * len(self.seeds)
 
     def chosen(self, label=None):
         """The Choice. label: of the arm in its notes; by default the tuner's, whose search other arms may share."""
         if self.tune.sampler == "grid":
-            points = [(trial.params, self._ended(trial)) for trial in self.search.get_trials(deepcopy=False)]
+            points = [(trial.params, self._ended(trial)) for trial in self.optuna.get_trials(deepcopy=False)]
             return choice.of_grid(self.arm_plan, self.tune, self.metric, points, label or self.label)
-        done = self.search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        done = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return choice.Choice([dict(min(done, key=lambda trial: harm(trial.value, self.metric)).params)] if done else [])
 
     def records(self):
         """One TrialRecord per trial and seed that was started."""
         found = []
-        for trial in self.search.get_trials(deepcopy=False):
+        for trial in self.optuna.get_trials(deepcopy=False):
             unbuilt = dict.fromkeys(map(str, self.seeds), "") if WHY in trial.user_attrs else {}
             for seed, run in trial.user_attrs.get(RUNS, unbuilt).items():
                 value = trial.user_attrs.get(f"value {seed}")
@@ -242,7 +242,7 @@ class Tuner:
 
     def _taken_up_again(self):
         """Yield the trials that a killed process left running; enqueue again those that the machine made fail."""
-        trials = self.search.get_trials(deepcopy=False)
+        trials = self.optuna.get_trials(deepcopy=False)
         gone = replaced(trials)
         for trial in trials:
             if trial.state == TrialState.RUNNING and self.alone and set(trial.params) == set(self.tune.space):
@@ -250,13 +250,13 @@ class Tuner:
             elif trial.state == TrialState.RUNNING and self.alone:
                 self._give_up(trial)
             elif trial.user_attrs.get(AGAIN) and trial.number not in gone:
-                self.search.enqueue_trial(dict(trial.params), user_attrs={REPLACES: trial.number})
+                self.optuna.enqueue_trial(dict(trial.params), user_attrs={REPLACES: trial.number})
 
     def _give_up(self, trial):
         """Fail a trial whose process was killed before the trial had its values: nothing was run."""
         self._tell(trial.number, state=TrialState.FAIL)
         if "fixed_params" in trial.system_attrs:
-            self.search.enqueue_trial(trial.system_attrs["fixed_params"])
+            self.optuna.enqueue_trial(trial.system_attrs["fixed_params"])
 
     def _may_ask(self, trials):
         if any(trial.state == TrialState.WAITING for trial in trials):
@@ -266,14 +266,14 @@ class Tuner:
         return self.tune.sampler != "grid" and len(counted) < self.tune.trials
 
     def _ask(self):
-        if not self._may_ask(self.search.get_trials(deepcopy=False)):
+        if not self._may_ask(self.optuna.get_trials(deepcopy=False)):
             return None
-        trial = self.search.ask(fixed_distributions=self.distributions)
+        trial = self.optuna.ask(fixed_distributions=self.distributions)
         return trial.number, dict(trial.params)
 
     def _is_surplus(self, number, values):
         """Whether another process began the same point of the grid before, or the last trial that was left."""
-        trials = self.search.get_trials(deepcopy=False)
+        trials = self.optuna.get_trials(deepcopy=False)
         gone = replaced(trials)
         open_states = (TrialState.RUNNING, TrialState.COMPLETE)
         others = [each for each in trials if each.number < number and each.number not in gone and not each.user_attrs.get(SURPLUS)]
@@ -328,7 +328,7 @@ class Tuner:
             self._set(number, AGAIN, True)
 
     def _set(self, number, key, value):
-        stored.set_attribute(self.storage, self.search, number, key, value)
+        stored.set_attribute(self.storage, self.optuna, number, key, value)
 
 
 def _reason(record):

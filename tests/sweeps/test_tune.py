@@ -120,14 +120,14 @@ def test_a_search_that_was_killed_goes_on_where_it_was(tuned_study, tune):
     first, second = killed.take(), killed.take()
     done(killed, first)
     done(killed, second, "interrupted")
-    killed.search.ask()  # a trial without values
+    killed.optuna.ask()  # a trial without values
     left = Tuner(planned, planned.arms[0])
     assert left.runs_left() == 2
     jobs = jobs_of(left)
     assert jobs[0].folder == second.folder and len(jobs) == 2
     for job in jobs:
         done(left, job)
-    finished = [trial for trial in left.search.trials if trial.state == TrialState.COMPLETE]
+    finished = [trial for trial in left.optuna.trials if trial.state == TrialState.COMPLETE]
     assert len(finished) == 3 == len({trial.params["optimizer.lr"] for trial in finished})
     assert left.runs_left() == 0
     assert left.take() is None and Tuner(planned, planned.arms[0]).take() is None
