@@ -57,10 +57,10 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
     worker_count(sample, workers, devices=gpus)
     logs, shared = study.folder / LOGS, None
     if storage is not None:
-        from sweeps import shared_queue
+        from sweeps import open_queue
 
-        shared = shared_queue.opened(storage, study, lambda text: _say(console, text, "yellow"), again)
-        logs /= safe_name(shared_queue.HOST)
+        shared = open_queue.opened(storage, study, lambda text: _say(console, text, "yellow"), again)
+        logs /= safe_name(open_queue.HOST)
     logs.mkdir(parents=True, exist_ok=True)
     for remark in study.remarks():
         _say(console, f"warning: {remark}", "yellow")
