@@ -231,7 +231,7 @@ def _serve(conn, threads, about):
     _end_with(about["parent"])
     try:
         record = _trained(conn, threads, about)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _send(conn, "crashed", f"{type(error).__name__}: {error}")
         raise
     _send(conn, "record", record)

@@ -205,7 +205,7 @@ class Pool:
         if word == "started":
             report(Event("started", job))
         elif word == "progress":
-            report(Event("progress", job, progress=content))
+            report(Event("progress", job, progress=content, message=content.get("warning", "")))
         elif word == "locked":
             each.job = None
             self.again.append((time.monotonic() + BUSY_FOLDER_PAUSE, job))

@@ -24,7 +24,8 @@ from sweeps.job import Outcome, record_failure
 class Runs:
     """Runs in the order given, each after the runs that it needs. Those that are finished and measured are reused.
 
-    A run that fails ends the runs that need it: they cannot start, and their records say so.
+    A run that fails ends the runs that need it: they cannot start, and their records say so. One whose record is removed or
+    destroyed while others still need it is done again.
     """
 
     def __init__(self, title, jobs, failed=record_failure):
@@ -38,11 +39,16 @@ class Runs:
         self.title = f"{title}: {self.total} of {len(jobs)} runs to do"
         self.ended = {job.folder: Outcome(job, "finished", record, reused=True) for job, record in self.done}
         # A run that is trained, but not yet measured, needs nothing more, and those that start from it can.
-        ready = [job.folder for job in trained]
-        self.needs = {job.folder: [] if job.folder in ready else [need for need in job.needs if need not in ready] for job in jobs}
+        self.trained = {job.folder for job in trained}
+        self.by_folder = {job.folder: job for job in jobs}
+        self.needs = {
+            job.folder: [] if job.folder in self.trained else [need for need in job.needs if need not in self.trained]
+            for job in jobs
+        }
 
     def ready(self):
         """The Jobs that have not ended, by what was told, and whose needs are finished."""
+        self._revive()
         return [job for job in self.left if all(map(self._finished, self.needs[job.folder]))]
 
     def take(self):
@@ -77,6 +83,19 @@ class Runs:
     def ask(self):
         """No: all jobs are known from the start."""
         return False
+
+    def _revive(self):
+        """Put back the runs that others wait for and that are finished no more, unless they need runs that are not planned."""
+        users = [job for job in self.left if job.folder not in self.trained]
+        for folder in {need for job in users for need in job.needs}:
+            job, ended = self.by_folder.get(folder), self.ended.get(folder)
+            if not job or not ended or ended.status != "finished" or not all(need in self.by_folder for need in job.needs):
+                continue
+            if not folders.is_finished(folder, job.plan.identity, job.seed):
+                del self.ended[folder]
+                self.trained.discard(folder)
+                self.left.append(job)
+                self.needs |= {each.folder: each.needs for each in (job, *(user for user in users if folder in user.needs))}
 
     def _finished(self, folder):
         return folder in self.ended and self.ended[folder].status == "finished"

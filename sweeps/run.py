@@ -61,6 +61,8 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
 
         shared = open_queue.opened(storage, study, lambda text: _say(console, text, "yellow"), again)
         logs /= safe_name(open_queue.HOST)
+    if (study.spec.tune or study.spec.search) and not shared and (result := _without_database(study, console)):
+        return result
     logs.mkdir(parents=True, exist_ok=True)
     for remark in study.remarks():
         _say(console, f"warning: {remark}", "yellow")
@@ -86,6 +88,24 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
         outcomes = _look_by_look(study, counts, tuning, pools, console)
     untuned = [arm for arm, number in counts.items() if not number]
     return Result(study, outcomes, tuning["trials"], tuning["edges"], untuned)
+
+
+def _without_database(study, console):
+    """The Result of a study whose database cannot be used, where nothing is left to do; None where it can be used."""
+    from sweeps import recorded
+    from sweeps.search import storage
+
+    if not (study.folder / storage.DATABASE).exists():
+        return None
+    try:
+        storage.of_folder(study.folder)
+        return None
+    except storage.Unusable as error:
+        if not (known := recorded.outcomes(study)):
+            raise
+        record, outcomes = known
+        _say(console, f"{error} (it is not needed: all {len(outcomes)} runs are finished)", "yellow")
+        return Result(study, outcomes, record.trials, record.edges, [])
 
 
 def _look_by_look(study, counts, tuning, pools, console):

@@ -16,6 +16,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from arch.errors import SpecError
 from sweeps import storage as storages
 from sweeps.leases import Terms, Watch
 from sweeps.queue_rows import LOST, MADE_UP, UNSTARTED, Row, row_of
@@ -31,7 +32,7 @@ class SharedQueue:
     """A study's queue. `read` gives its Rows; every other method may find that a trial is somebody else's by now.
 
     say: called with a sentence when the storage goes away or comes back. Calls made meanwhile return None or False, and
-    nothing is lost by them: what was to be told is told later (`finish`, `fail`).
+    nothing is lost by them: what was to be told is told later (`finish`, `fail`). code, token: of this driver's code and folder.
     """
 
     study: Any
@@ -39,6 +40,8 @@ class SharedQueue:
     terms: Terms
     forgiven: int = -1
     say: Callable[[str], None] = print
+    code: str = ""
+    token: str = ""
     watch: Watch = field(init=False)
     trials: dict[int, Any] = field(default_factory=dict)
     beats: dict[int, int] = field(default_factory=dict)
@@ -59,6 +62,13 @@ class SharedQueue:
         """The trials in order; None while the storage is away."""
         found = self._try(lambda: self.study.get_trials(deepcopy=False))
         return None if found is None else [row_of(trial) for trial in found]
+
+    def check_place(self) -> None:
+        """Raise SpecError in a driver that stood still for so long that drivers of other code or another folder came instead."""
+        attrs = self._try(lambda: self.study.user_attrs) if self.code else None
+        if attrs and (attrs["code"]["sources"], attrs["token"]) != (self.code, self.token):
+            now = f"the code of {commit_of(attrs['code'])} in {attrs['host']}:{attrs['folder']}"
+            raise SpecError(f"{self.study.study_name} goes on with {now}: this driver stood still for longer than its lease")
 
     def add(self, run: str) -> None:
         """Queue a run."""
@@ -201,3 +211,8 @@ HOST = socket.gethostname()
 def now() -> str:
     """The wall clock, for display only."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def commit_of(code: dict[str, Any]) -> str:
+    """The version of code that a queue is of, in words."""
+    return f"{code.get('commit', 'no commit')[:12]}{' with changes' if code.get('dirty') else ''}"

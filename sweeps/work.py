@@ -136,6 +136,7 @@ class Shared:
         rows = self.queue.read()
         if rows is None:
             return False
+        self.queue.check_place()
         late = self.queue.stale(rows, {*self.mine, *self.queue.pending})
         for row in late:
             self.queue.lose(row)

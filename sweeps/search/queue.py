@@ -89,9 +89,7 @@ class Search:
     @property
     def limit(self) -> int | None:
         """The number of trials."""
-        every = spaces.size(self.axes) if self.spec.sampler["type"] in ("grid", "brute_force") else None
-        numbers = [number for number in (self.spec.trials, every) if number is not None]
-        return min(numbers) if numbers else None
+        return spaces.limit(self.spec, self.axes)
 
     def take(self) -> Job | None:
         """The next Job for the pool of this process, or None if there is none now."""
