@@ -3,8 +3,8 @@
 import time
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -52,20 +52,20 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
     Raises SpecError for too many workers or a storage of another study (before anything is written), OSError if the study's
     folder cannot be written, KeyboardInterrupt when interrupted: the same call then resumes the study.
     """
-    sample = study.jobs()
-    gpus = devices.of_study(study.arms, sample, lambda text: _say(console, text, "yellow"))
+    sample, warn = study.jobs(), partial(_say, console, style="yellow")
+    gpus = devices.of_study(study.arms, sample, warn)
     worker_count(sample, workers, devices=gpus)
     logs, shared = study.folder / LOGS, None
     if storage is not None:
         from sweeps import open_queue
 
-        shared = open_queue.opened(storage, study, lambda text: _say(console, text, "yellow"), again)
+        shared = open_queue.opened(storage, study, warn, again)
         logs /= safe_name(open_queue.HOST)
     if (study.spec.tune or study.spec.search) and not shared and (result := _without_database(study, console)):
         return result
     logs.mkdir(parents=True, exist_ok=True)
     for remark in study.remarks():
-        _say(console, f"warning: {remark}", "yellow")
+        warn(f"warning: {remark}")
     for arm in (each.arm for each in study.arms):
         for match in arm.matched:
             _say(console, f"matched: arm {arm.label!r}: {match.words}")
@@ -76,18 +76,12 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
     if (study.spec.tune or study.spec.search) and not (study.folder / NAME).exists():
         _write(study.record(dict.fromkeys(counts, 0)), study, shared)
     with Workers(sample, workers, prepare, logs, study.folder, shared, again, gpus) as pools:
-        tuning: dict[str, Any] = {"trials": [], "edges": []}
-        if study.spec.tune:
-            study, trials, edges, untuned = _tune(study, pools, console)
-            tuning = {"trials": trials, "edges": edges}
-            counts = {arm: 0 if arm in untuned else number for arm, number in counts.items()}
-        elif study.spec.search:
-            study, trials, absent = _search(study, pools, console)
-            tuning = {"trials": trials, "edges": []}
-            counts = {arm: 0 if arm in absent else number for arm, number in counts.items()}
-        outcomes = _look_by_look(study, counts, tuning, pools, console)
-    untuned = [arm for arm, number in counts.items() if not number]
-    return Result(study, outcomes, tuning["trials"], tuning["edges"], untuned)
+        trials, edges, absent = [], [], []
+        if study.spec.tune or study.spec.search:
+            study, trials, edges, absent = (_tune if study.spec.tune else _search)(study, pools, console)
+        counts = {arm: 0 if arm in absent else number for arm, number in counts.items()}
+        outcomes = _look_by_look(study, counts, {"trials": trials, "edges": edges}, pools, console)
+    return Result(study, outcomes, trials, edges, [arm for arm, number in counts.items() if not number])
 
 
 def _without_database(study, console):
@@ -213,7 +207,10 @@ def _until_over(queue, pools, console):
 
 
 def _search(study, pools, console):
-    """Search. Returns (the study with its winners, trials, labels of the winners that there are not)."""
+    """Search. Returns (the study with its winners, trials, no edges, labels of the winners that there are not).
+
+    That a winner lies at an end of a range is among the study's `choices`.
+    """
     from sweeps.search import arms, queue, storage
 
     with _searching(study, pools, console):
@@ -226,7 +223,7 @@ def _search(study, pools, console):
         study = arms.with_winners(study, search, result)
         for line in result.notes:
             _say(console, line, "yellow")
-        return study, search.records(), [label for label in study.spec.search.winners if label not in result.winners]
+        return study, search.records(), [], [label for label in study.spec.search.winners if label not in result.winners]
 
 
 def _tune(study, pools, console):
@@ -250,7 +247,7 @@ def _tune(study, pools, console):
         edges += space.edges(tuned, each.arm.label, chosen[each.arm.label].values, each.bounds)
     untuned = [label for label, choice in chosen.items() if not choice.values]
     for label in untuned:
-        console.print(f"arm {label!r}: no trial finished, so it has no reported runs", style="red", markup=False, highlight=False)
+        _say(console, f"arm {label!r}: no trial finished, so it has no reported runs", "red")
     for line in [*edges, *study.choices]:
-        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        _say(console, line, "yellow")
     return study, trials, edges, untuned
