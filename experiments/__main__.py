@@ -75,8 +75,7 @@ def run(spec: Spec, seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0
     settings = planned.spec.train
     with ranks.at_its_line(document):
         ranks.check_started(settings)
-        if settings.accelerator == "gpu":
-            gpus.check(settings, gpus.visible())
+        gpus.check_there(settings)
     device.setup(settings.threads)
     folder = runs / "single" / Path(spec).stem / f"run-{planned.identity[:12]}" / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -182,9 +181,10 @@ def _measured(plan, seed, folder):
     """Measure what a plan lacks, and print all of it. Exits with 1 where an evaluator fails by itself."""
     from arch import blame
     from arch.errors import DataError, SpecError
-    from experiments import device
+    from experiments import device, gpus
     from experiments.train import measure
 
+    gpus.check_there(plan.spec.train)
     device.setup(plan.spec.train.threads)
     try:
         new = {f"{measured.split}.{measured.name}" for measured in measure(plan, seed, folder)}

@@ -1,6 +1,7 @@
 """A pool of worker processes. It survives the death of any worker, and when stopped every run can be resumed."""
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
@@ -83,7 +84,7 @@ class Pool:
     def __init__(self, size, prepare=worker.trainer, logs=None, retries=True, devices=None):
         self.size, self.prepare, self.logs, self.retries, self.devices = size, prepare, logs, retries, devices
         self.workers, self.started, self.attempts = [], 0, {}
-        self.again, self.signals = deque(), 0
+        self.again, self.signals, self.full = deque(), 0, False
         self._context = multiprocessing.get_context("spawn")
 
     def __enter__(self):
@@ -97,7 +98,8 @@ class Pool:
 
         `take` is called again after each outcome, so it may return None when it has no job for now. The method returns
         when `take` gives None and no job is running. tick: called several times a second, also while the pool stops; while
-        it returns True there may be a job later, and the pool waits. On SIGINT or SIGTERM every worker saves its run and
+        it returns True there may be a job later, and the pool waits. Where a run fails because the disk is full, no further one
+        is begun, and OSError is raised when the others have ended (with `retries`; else whoever gave the job waits for room). On SIGINT or SIGTERM every worker saves its run and
         ends, then KeyboardInterrupt is raised; a second signal kills the workers.
         """
         tick = tick or (lambda: False)
@@ -108,6 +110,8 @@ class Pool:
                     raise KeyboardInterrupt
                 later = tick()
                 more = self._dispatch(take)
+                if self.full and not self._busy():
+                    raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}; make room, and the same command goes on")
                 if not more and not self._busy() and not later:
                     return
                 self._hear(report)
@@ -135,7 +139,7 @@ class Pool:
 
     def _dispatch(self, take):
         """Hand out jobs while workers are free. Returns whether a job is waiting to be tried again."""
-        while len(self._busy()) < self.size:
+        while len(self._busy()) < self.size and not self.full:
             now = time.monotonic()
             job = self.again.popleft()[1] if self.again and self.again[0][0] <= now else take()
             if job is None:
@@ -223,7 +227,7 @@ class Pool:
             self._try_again(job, f"its {content}" + (f"; see {each.log}" if each.log else ""), report)
         elif word == "crashed":
             each.job = None
-            report(Event("ended", job, outcome=Outcome(job, "failed", message=content)))
+            self._ended(Outcome(job, "failed", message=content), report)
         elif word == "abandoned":
             each.job = None
             report(Event("ended", job, outcome=Outcome(job, "abandoned", message="another process does this run now")))
@@ -233,7 +237,13 @@ class Pool:
             if record.status == "interrupted" and not self.signals:
                 self._try_again(job, "its worker was told to stop", report, stopped=True)
             else:
-                report(Event("ended", job, outcome=_outcome(job, record)))
+                self._ended(_outcome(job, record), report)
+
+    def _ended(self, outcome, report):
+        if outcome.no_room and self.retries:
+            self.full = True  # said once, when all have ended; the run is to do again
+        else:
+            report(Event("ended", outcome.job, outcome=outcome))
 
     def _lost(self, each, report):
         code = each.process.exitcode
