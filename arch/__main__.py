@@ -35,9 +35,10 @@ def show(
     context: Annotated[int, typer.Option(help="Context in tokens, for FLOPs, cache and activations.")] = 8192,
     dtype: Annotated[str, typer.Option(help="Type of weights, activations and cache: float32, bfloat16 or float16.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print only JSON, with exact numbers.")] = False,
+    changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key, e.g. layers=4.")] = (),
 ):
     """Show what a model costs before any weight exists: parameters, FLOPs per token, cache, training memory."""
-    root, resolved = _load(spec)
+    root, resolved = _load(spec, changes)
 
     from arch import cost, probe_model, remarks
     from arch.spec import digest
@@ -160,12 +161,12 @@ def schema():
     print(json.dumps(json_schema(ModelSpec), indent=2))
 
 
-def _load(reference):
-    """(document, resolved ModelSpec) of a path or shipped name. Raises SpecError."""
+def _load(reference, changes=()):
+    """(document, resolved ModelSpec) of a path or shipped name, with the KEY=VALUE texts of `--set`. Raises SpecError."""
     from arch import document, registry
     from arch.model_spec import ModelSpec
 
-    root = document.load(reference, "arch")
+    root = document.load(reference, "arch", changes)
     return root, registry.resolve(ModelSpec.parse(root), root)
 
 

@@ -145,16 +145,17 @@ def unwritten(changes, a, b):
     return [
         key
         for key, (before, after) in changes.items()
-        if key.startswith(replaced) and (before is ABSENT or after is ABSENT) and not _has(b if before is ABSENT else a, key)
+        if key.startswith(replaced) and ABSENT in (before, after) and value_at(b if before is ABSENT else a, key) is ABSENT
     ]
 
 
-def _has(data, dotted):
+def value_at(data, dotted):
+    """The value at a dotted key of plain data; ABSENT where there is none."""
     for part in dotted.split("."):
         if not isinstance(data, dict) or part not in data:
-            return False
+            return ABSENT
         data = data[part]
-    return True
+    return data
 
 
 def spelt(value):

@@ -96,7 +96,17 @@ def test_after_damage_a_run_ends_as_one_that_nobody_disturbed(halted, tmp_path):
         (lambda folder: (folder / resume.MARKER).unlink(), 8, ""),
         (lambda folder: shortened(folder / resume.MARKER, 5), 8, ""),
     ],
-    ids=["whole", "killed-between-two-names", "one-only", "cut", "flipped-in-its-directory", "text", "another-file", "no-marker", "marker-cut"],
+    ids=[
+        "whole",
+        "killed-between-two-names",
+        "one-only",
+        "cut",
+        "flipped-in-its-directory",
+        "text",
+        "another-file",
+        "no-marker",
+        "marker-cut",
+    ],
 )
 def test_the_newest_state_that_can_be_read_counts(damage, step, warning, halted):
     planned, folder = halted
