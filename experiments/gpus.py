@@ -103,7 +103,7 @@ def usable(devices: Sequence[Device], wanted: float) -> tuple[list[Device], list
 def check(train: Any, devices: Sequence[Device], where: Callable[..., SpecError] = SpecError) -> None:
     """Raises SpecError for a TrainSpec that wants more GPUs than this machine has. where: makes the error of a document."""
     if train.accelerator == "gpu" and train.devices > len(devices):
-        has = times(len(devices), "GPU") if devices else "no GPU" + ("" if _built() else ", and this torch was built without CUDA")
+        has = times(len(devices), "GPU") if devices else "no GPU"
         key = ("train", "devices" if devices else "accelerator")
         raise where(f"{times(train.devices, 'GPU')} for a run, but this machine has {has}", key)
 
@@ -113,6 +113,9 @@ def check_there(train: Any, where: Callable[..., SpecError] = SpecError) -> None
     import torch
 
     if train.accelerator == "gpu":
+        if not _built():
+            reason = f"{times(train.devices, 'GPU')} for a run, but this machine has none that torch can use: it was built without CUDA"
+            raise where(reason, ("train", "accelerator"))
         check(train, visible(), where)
     there = {"mps": torch.backends.mps.is_available(), "tpu": importlib.util.find_spec("torch_xla") is not None}
     if not there.get(train.accelerator, True):

@@ -20,7 +20,7 @@ def of_study(
     jobs leave too little of its memory.
     """
     for each in arms:
-        if each.arm.spec.train.accelerator != "gpu":
+        if devices is None:
             gpus.check_there(each.arm.spec.train, each.arm.document.error)
     on_gpus = [job for job in jobs if job.plan.spec.train.accelerator == "gpu"]
     if not on_gpus:
