@@ -21,7 +21,6 @@ from sweeps.queue_rows import DISK, DUPLICATE, FAILED, INTERRUPTED, LOST, MACHIN
 from sweeps.queues import is_done, run_record
 from sweeps.shared_queue import HOST, SharedQueue
 
-NO_ROOM = ("No space left on device", "Disk quota exceeded", "[Errno 28]", "[Errno 122]")
 # Bytes that must be writable before another run starts, after the disk was full.
 ROOM = 1 << 22
 
@@ -272,8 +271,7 @@ def _why(outcome: Outcome) -> str:
     if outcome.status in ("interrupted", "lost"):
         return INTERRUPTED if outcome.status == "interrupted" else LOST
     failure = outcome.record.failure if outcome.record else None
-    text = f"{outcome.message} {failure.message if failure else ''}"
-    if any(words in text for words in NO_ROOM):
+    if outcome.no_room:
         return DISK
     return FAILED if failure and not failure.by_machine else MACHINE
 
