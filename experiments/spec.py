@@ -22,6 +22,9 @@ class DataSpec(Spec):
     `tokenizer`: how texts become tokens; a task needs none.
     `splits`: `by_content` gives every document to one split; `all` gives every document to every split, to measure a
     model on texts that it was not trained on.
+    `on_loss`: what is done with a document that the tokenizer does not give back as it was: `refuse` names the first one,
+    `skip` leaves them out and counts them, `keep` takes them as the tokenizer changes them; then bits per byte count the
+    bytes of the changed texts.
     """
 
     source: Annotated[Component, Kind("source")] = place(...)
@@ -29,6 +32,7 @@ class DataSpec(Spec):
     context: Annotated[int, Field(ge=2)]
     rows: Count
     splits: Literal["by_content", "all"] = later("by_content")
+    on_loss: Literal["refuse", "skip", "keep"] = later("refuse")
 
 
 class TrainSpec(Spec):
