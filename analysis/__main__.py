@@ -9,12 +9,22 @@ from arch.cli import main, new_app
 from arch.errors import DataError
 
 app = new_app("What a study found: a report, a table, figures, TensorBoard. `performance` summarizes benchmark records.")
+Format = Literal["csv", "parquet", "latex", "markdown", "wandb-offline", "mlflow"]
 Folder = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="The folder with study.json; `archbench study run` prints it.")]
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="STUDY_DIR|RUN", help="The folder of a study, a run or a checkpoint.")]):
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="STUDY_DIR|RUN", help="The folder of a study, a run or a checkpoint.")],
+    to: Annotated[Format | None, typer.Option("--to", help="instead, export a study or a run in this format")] = None,
+    out: Annotated[Path | None, typer.Option(help="of --to: the folder to write (default: STUDY_DIR/export/FORMAT)")] = None,
+):
     """Write a study's report.html (self-contained) and its tables, or a run's or checkpoint's evaluations.html, into the folder."""
+    if to is not None:
+        _exported(folder, to, out)
+        return
+    if out is not None:
+        raise DataError("--out is for an export; expected --to FORMAT", key=None)
     from analysis import run_report
     from sweeps.record import NAME
 
@@ -24,6 +34,16 @@ def report(folder: Annotated[Path, typer.Argument(metavar="STUDY_DIR|RUN", help=
         print(path)
         return
     written(folder)
+
+
+def _exported(folder, form, out):
+    """Write an export, and print where it is and what to do with it."""
+    from analysis.exports.write import write
+
+    path, hint = write(folder, form, out)
+    print(path)
+    if hint:
+        print(hint)
 
 
 def written(folder, label=""):

@@ -517,15 +517,20 @@ def any_frame(frame, form):
     return (_markdown if form == "markdown" else _latex)(frame.map(cell))
 
 
+def escaped(text):
+    """A text as LaTeX prints it."""
+    return "".join(LATEX.get(char, char) for char in text)
+
+
 def _latex(shown):
-    escaped = lambda line: " & ".join("".join(LATEX.get(char, char) for char in cell) for cell in line)  # noqa: E731
+    cells = lambda line: " & ".join(map(escaped, line))  # noqa: E731
     return "\n".join(
         [
             rf"\begin{{tabular}}{{{'l' * shown.shape[1]}}}",
             r"\toprule",
-            rf"{escaped(shown.columns)} \\",
+            rf"{cells(shown.columns)} \\",
             r"\midrule",
-            *(rf"{escaped(line)} \\" for line in shown.values.tolist()),
+            *(rf"{cells(line)} \\" for line in shown.values.tolist()),
             r"\bottomrule",
             r"\end{tabular}",
             "",
