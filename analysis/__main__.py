@@ -82,7 +82,7 @@ def table(
 
     Studies with other data, another metric or another tokenizer are not joined; the message says why.
     """
-    from analysis import search, tables
+    from analysis import forms, search, tables
     from analysis.claims import judge
     from analysis.runs import load
 
@@ -95,7 +95,7 @@ def table(
     if trials:
         if (found := search.table(study)) is None:
             raise DataError(f"{folders[0]}: the study has no search, so it has no trials")
-        print(search.text(study) if format == "text" else tables.any_frame(found, format), end="")
+        print(search.text(study) if format == "text" else forms.any_frame(found, format), end="")
     elif metric is not None:
         _joined(folders, format, metric)
         return
@@ -106,16 +106,16 @@ def table(
 
 def _joined(folders, format, metric):
     """Print one table of the arms of some studies, in a metric."""
-    from analysis import joined, tables
+    from analysis import forms, joined
     from analysis.runs import load
 
     studies = [load(folder) for folder in folders]
     both = joined.joined(studies, metric)
     if format == "text":
-        print(tables.text_of(both.readable.drop(columns="differs in")), end="")
+        print(forms.text(both.readable.drop(columns="differs in")), end="")
         print(joined.NOTE)
     else:
-        print(tables.any_frame(both.frame if format == "csv" else both.readable, format), end="")
+        print(forms.any_frame(both.frame if format == "csv" else both.readable, format), end="")
     _warn(problem for study in studies for problem in study.problems)
 
 

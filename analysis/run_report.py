@@ -7,7 +7,7 @@ from pathlib import Path
 
 from analysis import evaluated, measurements, style
 from analysis.evaluated import Evaluated
-from analysis.tables import pairs
+from analysis.forms import pairs
 from arch import units
 from arch.errors import DataError
 from experiments.files import write_atomically

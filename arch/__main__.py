@@ -130,7 +130,7 @@ def export(
 def generate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint in our format, or a Hugging Face folder.")],
     prompt: Annotated[str, typer.Option(help="The text to continue; - reads it from standard input.")],
-    tokens: Annotated[int, typer.Option(min=0, help="Generate at most this many tokens.")] = 100,
+    tokens: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Generate at most this many tokens.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 takes the likeliest token.")] = 1.0,
     top_k: Annotated[int | None, typer.Option(min=1, help="Sample among the k likeliest tokens.")] = None,
     top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Sample among the likeliest tokens of this share.")] = None,

@@ -86,7 +86,7 @@ def _resolved(reference):
 @app.command()
 def run(
     spec: Spec,
-    seed: Annotated[int | None, typer.Option(min=0, help="the seed of the run (default: 0)")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="the seed of the run (default: 0)")] = None,
     runs: Runs = RUNS,
     changes: Changes = (),
     seeds: Annotated[int | None, typer.Option(min=1, help="so many runs instead, one after another, with seeds from 0")] = None,
@@ -243,6 +243,7 @@ def _data_section(spec):
 
 def _measured(plan, seed, folder):
     """Measure what a plan lacks, and print all of it. Exits with 1 where an evaluator fails by itself."""
+    from arch import blame
     from arch.errors import DataError, SpecError
     from experiments import device
     from experiments.train import measure
@@ -252,8 +253,9 @@ def _measured(plan, seed, folder):
         new = {f"{measured.split}.{measured.name}" for measured in measure(plan, seed, folder)}
     except (DataError, SpecError, KeyboardInterrupt):
         raise
-    except Exception as error:  # an evaluator's own
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    except (Exception, SystemExit) as error:  # an evaluator's own
+        place = blame.own_place(error)
+        print(f"{blame.words(error)}{place and f' at {place}'}", file=sys.stderr)
         raise typer.Exit(1) from None
     for evaluation in plan.evaluations:
         measured = evaluation.record(folder)
@@ -310,6 +312,9 @@ class Bar:
         self.task = self.preparing = None
 
     def __call__(self, told):
+        if "warning" in told:
+            warn([told["warning"]])
+            return
         if self.task is None:
             self.bar.start()
         if "preparing" in told:

@@ -32,7 +32,8 @@ class Failure(Spec):
     step: the optimizer step, -1 before the first. error: the exception's class. For a number that is not finite
     (`experiments.nonfinite`): what it was (`loss`, `gradient`, `weight`, or a metric's name); where, the first part of the
     pass that gave such a number, e.g. `blocks.0.mixer`, empty if not known; parameters, the names of that part's tensors
-    that have one. machine: whether the machine caused it; None in records that do not say.
+    that have one. where, of an error in a component of a user's own: the part in which it ran. machine: whether the machine
+    caused it; None in records that do not say.
     """
 
     step: int
@@ -75,6 +76,7 @@ class RunRecord(Spec):
         mean with warm-up and compilation, and peak_memory_bytes, of all runs that the process had done.
     sample: text sampled from the trained model.
     runs: {option of the objective: the run that it used}, as `experiments.start.Parent`; folders as seen from this run's.
+    resumed: the optimizer step from which each later start of the run went on; 0 where no checkpoint could be used (`notes`).
     command: of a single run, the command that does it again.
     All times are in seconds.
     """
@@ -103,6 +105,7 @@ class RunRecord(Spec):
     notes: list[str] = []
     failure: Failure | None = None
     runs: dict[str, dict[str, Any]] = later({})
+    resumed: list[int] = later([])
     command: str = later("")
 
     @property

@@ -209,6 +209,7 @@ def show(
     name: Name = None,
 ):
     """Show every arm and run of a study, what each would cost, and what its seeds can find, before anything runs."""
+    from sweeps import duration
     from sweeps import show as shown
     from sweeps.overrides import selected
 
@@ -221,7 +222,7 @@ def show(
 
         print(to_json.dumps(data, indent=1))
     else:
-        shown.printed(data, _console())
+        shown.printed(data, _console(), duration.estimate(data, arms))
 
 
 @app.command()
@@ -275,9 +276,12 @@ def work(
 
 def _driven(word, chosen, workers, runs, storage, again):
     """The Result of a study after running what is missing; None if its folder cannot be written. word: of the command."""
+    from sweeps import leases
     from sweeps import storage as storages
 
     url = storages.chosen(storage)
+    if url:
+        leases.Terms.of_environment()  # what is wrong with it is said before anything is written
     if again and not url:
         raise SpecError("expected a storage; without one, every start tries again what failed", file="--again")
     console = _console()
@@ -294,8 +298,9 @@ def _driven(word, chosen, workers, runs, storage, again):
     planned = studies.plan(chosen.name, chosen.scale, spec, arms, runs, command, chosen.origin)
     try:
         return run_study(planned, workers, console, storage=opened, again=again)
-    except OSError as error:
-        print(f"cannot write the study in {planned.folder}: {error}", file=sys.stderr)
+    except storages.away() as error:
+        reason = storages.why_away(error) if not isinstance(error, OSError) else error
+        print(f"cannot write the study in {planned.folder}: {reason}", file=sys.stderr)
         return None
 
 
@@ -322,12 +327,18 @@ def status(
     from sweeps import status as stand
     from sweeps import storage as storages
     from sweeps.overrides import selected
+    from sweeps.record import StudyRecord
 
     url = storages.chosen(storage)
     chosen = selected(study, scale, changes, seeds, name)
     folder = chosen.folder(runs)
     origin.check(folder, chosen.name, chosen.scale, chosen.origin)
-    stand.printed(folder, _console())
+    edited = None
+    if origin.is_edited(folder, chosen.origin):
+        from sweeps import edited as edits  # it imports torch, which a file that is as it was does not need
+
+        edited = edits.since(folder, StudyRecord.read(folder), *_checked(chosen, runs))
+    stand.printed(folder, _console(), edited)
     if url:
         from sweeps import queue_status
 

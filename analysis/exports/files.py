@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import bill, measurements, search, tables
+from analysis import bill, forms, measurements, search, tables
 from analysis.conditions import rest
 from analysis.exports.runs import Exported
 from analysis.report import tabled
@@ -37,7 +37,7 @@ def frames(exported: Exported) -> dict[str, pd.DataFrame]:
 def csv(exported: Exported, folder: Path) -> None:
     """A file per table."""
     for name, frame in frames(exported).items():
-        (folder / f"{name}.csv").write_text(tables.frame_csv(frame), encoding="utf-8")
+        (folder / f"{name}.csv").write_text(forms.csv(frame), encoding="utf-8")
 
 
 def parquet(exported: Exported, folder: Path) -> None:
@@ -57,8 +57,8 @@ def latex(exported: Exported, folder: Path) -> None:
     """A booktabs tabular per table for reading, and `tables.tex`, which shows them all."""
     shown = readable(exported)
     for name, (_, frame) in shown.items():
-        (folder / f"{name}.tex").write_text(tables.any_frame(frame, "latex"), encoding="utf-8")
-    parts = [rf"\section*{{{tables.escaped(title)}}}" "\n" rf"\input{{{name}}}" for name, (title, _) in shown.items()]
+        (folder / f"{name}.tex").write_text(forms.any_frame(frame, "latex"), encoding="utf-8")
+    parts = [rf"\section*{{{forms.escaped(title)}}}" "\n" rf"\input{{{name}}}" for name, (title, _) in shown.items()]
     head = "% pdflatex tables.tex\n\\documentclass{article}\n\\usepackage{booktabs}\n\\usepackage[landscape,margin=1cm]{geometry}\n"
     text = f"{head}\\begin{{document}}\\small\n{chr(10).join(parts)}\n\\end{{document}}\n"
     (folder / "tables.tex").write_text(text, encoding="utf-8")
@@ -69,7 +69,7 @@ def markdown(exported: Exported, folder: Path) -> None:
     question, *said = exported.about or (exported.name,)
     parts = [f"# {_one_line(question)}", *map(_one_line, said[:1]), "\n".join(f"- {_one_line(text)}" for text in said[1:])]
     for title, frame in readable(exported).values():
-        parts.append(f"## {title}\n\n{tables.any_frame(frame, 'markdown').rstrip()}")
+        parts.append(f"## {title}\n\n{forms.any_frame(frame, 'markdown').rstrip()}")
     if exported.study is not None:
         sentences, _ = rest(exported.study)
         parts += ["## What else is the same", "\n".join(f"- {_one_line(text)}" for text in sentences)]
