@@ -27,7 +27,7 @@ def file(study_data, tmp_path, monkeypatch):
 
 
 def of_arm(chosen, label, *path):
-    spec, own, base = split(chosen.root, chosen.scale)
+    _, own, base = split(chosen.root, chosen.scale)
     return arm_document(own, base, label).at(path).plain()
 
 
@@ -58,7 +58,6 @@ BAD = {
     ("train.stepz=50",): "--set train.stepz=50: train.stepz: unknown key; did you mean 'steps'? known: ",
     ("trian.steps=50",): "--set trian.steps=50: trian: unknown key; did you mean 'train'? known: ",
     ("train.steps=ten",): "--set train.steps=ten: train.steps: expected a whole number, got the text 'ten'",
-    ("optimizer.lr=.nan",): "--set optimizer.lr=.nan: ",
     ("claims.quality={type: betterr}",): "--set claims.quality={type: betterr}: claims.quality.type: ",
     ("seeds=0",): "--set seeds=0: seeds: ",
     ("train.steps",): "--set train.steps: expected KEY=VALUE",
@@ -66,7 +65,7 @@ BAD = {
     ("train.steps=[1",): "--set train.steps=[1: not valid YAML: ",
     ("extends=other.yaml",): "--set extends=other.yaml: extends cannot be set on the command line: a file says what it extends",
     ("scales.demo.seeds=3",): "--set scales.demo.seeds=3: scales.demo.seeds cannot be set on the command line: --scale chooses one",
-    ("train.steps=1", "train={steps: 2}"): "--set train={steps: 2}: `train.steps` is set as well; expected one of the two",
+    ("train.steps=1", "train={steps: 2}"): "--set train.steps=1: `train` is set as well; expected one of the two",
     ("train={steps: 2}", "train.steps=1"): "--set train.steps=1: `train` is set as well; expected one of the two",
 }
 
@@ -82,7 +81,7 @@ def test_a_bad_override_is_one_line_that_names_it(changes, file):
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 61, "///"])
 def test_a_name_without_letters_is_refused(name, file):
-    with pytest.raises(SpecError, match="^--name .*: expected at most 60 characters, with a letter"):
+    with pytest.raises(SpecError, match=r"^--name .*: expected at most 60 characters, with a letter"):
         selected(file, name=name)
 
 
@@ -191,6 +190,7 @@ def test_a_single_run_records_the_command_that_does_it_again(tiny, tmp_path, mon
     from experiments.record import RunRecord
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # those of this process stay as they are
     data = tiny | {"evaluate": {"every": 4, "select_rows": 2, "report_rows": 2, "sample_tokens": 0}}
     Path("one.yaml").write_text(json.dumps({"schema": 1, **data}))
     experiments.run("one.yaml", changes=["train.steps=2"], seeds=2, name="short")
