@@ -124,9 +124,11 @@ class Removal:
 
 
 def of_studies(studies: Sequence[Path], runs: Path | str) -> Removal:
-    """The Removal of some studies' folders. Raises DataError while one of them is worked on."""
+    """The Removal of some studies' folders. Raises DataError while one of them is worked on, and for one that is not below RUNS."""
     resolved = [folder.resolve() for folder in studies]
     for folder, named in zip(resolved, studies, strict=True):
+        if not folder.is_relative_to(Path(runs).resolve()):
+            raise DataError(f"{named}: it is not below {runs}, so nobody knows who uses its runs; give its --runs", key=None)
         if any(is_held(run) for run in _run_folders(folder)):
             raise DataError(f"{named}: it runs now; stop it first", key=None)
     refer, unreadable = users(runs)

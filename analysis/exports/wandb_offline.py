@@ -41,11 +41,11 @@ def write(exported: Exported, folder: Path) -> None:
         for run in exported.runs:
             _write(wandb, settings, exported, run, folder)
         wandb.teardown()
-    for link in (folder / "wandb").glob("*"):  # to the log files of this process
-        if link.is_symlink():
-            link.unlink()
-    for scratch in (folder / "wandb").glob("offline-run-*/tmp"):
-        shutil.rmtree(scratch)
+    for path in [*(folder / "wandb").iterdir(), *(folder / "wandb").glob("offline-run-*/*")]:
+        if path.is_symlink():  # to the log files of this process
+            path.unlink()
+        elif path.name in ("logs", "tmp"):
+            shutil.rmtree(path)
 
 
 def _write(wandb: Any, settings: Any, exported: Exported, run: ExportedRun, folder: Path) -> None:

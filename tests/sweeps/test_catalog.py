@@ -233,6 +233,8 @@ def test_a_study_that_runs_is_not_removed(runs, made):
     folder = made("now", ("finished", "running"))
     with FileLock(next(folder.glob("b-*/seed-0")) / ".lock"), pytest.raises(DataError, match="it runs now; stop it first"):
         commands.rm(["now"], yes=True, runs=runs)
+    with pytest.raises(DataError, match=r"is not below other, so nobody knows who uses its runs; give its --runs"):
+        commands.rm([str(folder)], yes=True, runs=Path("other"))
     assert folder.exists()
 
 
