@@ -108,10 +108,9 @@ def overridden(base, overrides):
 def assignments(texts):
     """`KEY=VALUE` texts of a command line as a node {dotted key: value} for `overridden`. A value is written as in YAML.
 
-    Errors name the text in place of a file. Raises SpecError for a text of another form, for what is not YAML, and for a key
-    that lies inside another one, because the two would depend on their order.
+    Errors name the text in place of a file. Raises SpecError for a text of another form and for what is not YAML.
     """
-    values: dict[str, Node] = {}
+    values = {}
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
         shown = f"--set {text}"
@@ -125,10 +124,6 @@ def assignments(texts):
             raise SpecError(f"not valid YAML: {getattr(error, 'problem', None) or error}", file=shown) from None
         except SpecError as error:
             raise SpecError(error.reason, (key, *error.path), shown) from None
-        if around := next((other for other in values if f"{key}.".startswith(f"{other}.") and key != other), None):
-            raise SpecError(f"`{around}` is set as well; expected one of the two", file=shown)
-        if inside := next((other for other in values if other.startswith(f"{key}.")), None):
-            raise SpecError(f"`{inside}` is set as well; expected one of the two", file=shown)
     return Node(values)
 
 
@@ -137,11 +132,15 @@ OF_FILES = {"extends": "a file says what it extends", "scales": "--scale chooses
 
 
 def changes_of(texts):
-    """`assignments` of a whole spec, without the keys in OF_FILES. Raises SpecError."""
+    """`assignments` of a whole spec. Raises SpecError for a key in OF_FILES, and for one that lies inside another: which of the
+    two counts would depend on their order.
+    """
     values = assignments(texts)
     for key, value in values.value.items():
         if why := OF_FILES.get(key.partition(".")[0]):
             raise SpecError(f"{key} cannot be set on the command line: {why}", file=value.file)
+        if around := next((other for other in values.value if key.startswith(f"{other}.")), None):
+            raise SpecError(f"`{around}` is set as well; expected one of the two", file=value.file)
     return values
 
 
