@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import charts, plots
+from analysis import charts, drawing, forms
 from analysis.evaluated import Evaluated, height, label, number, places, title
+from analysis.forms import two_lines
 from analysis.shown import Shown
-from analysis.tables import frame_csv, two_lines
 from arch import units
 from arch.contracts import Chart, Metric
 from arch.spec import spelt
@@ -57,7 +57,7 @@ def _one(each: Evaluated, figures: dict[str, Figure], metrics: Sequence[str]) ->
     remarks = list(_remarks(each))
     for name, chart in charts.named(each).items():
         if name in figures:
-            drawn, named = plots.themed(figures[name], name), html.escape(title(chart), quote=True)
+            drawn, named = drawing.themed(figures[name], name), html.escape(title(chart), quote=True)
             means = each.over_seeds(chart)
             parts.append(f"<figure role=img aria-label='{named}'>{drawn}</figure><p class=note>{_caption(each, chart, means)}</p>")
             parts.append(_details(chart, means))
@@ -177,7 +177,7 @@ def write_csv(evaluated: Sequence[Evaluated], folder: Path) -> list[str]:
     if evaluated:
         files[NUMBERS] = numbers(evaluated)
     for name, frame in files.items():
-        write_atomically(folder / name, frame_csv(frame).encode())
+        write_atomically(folder / name, forms.csv(frame).encode())
     return list(files)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from analysis import evaluated, measurements, style
 from analysis.evaluated import Evaluated
-from analysis.tables import pairs
+from analysis.forms import pairs
 from arch import units
 from arch.errors import DataError
 from experiments.files import write_atomically
@@ -110,6 +110,7 @@ def _facts(record: RunRecord | None) -> str:
         "hardware": pairs(record.hardware),
         "versions": pairs(record.versions),
         "code": pairs(record.git),
+        "command": record.command,
     }
     shown = "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in rows.items() if text)
     return f"<section><h2>The run</h2><dl>{shown}</dl></section>"

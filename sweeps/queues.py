@@ -4,9 +4,15 @@
     known, done               for the display: the jobs that are known already; (job, record) of runs done before
     take() -> Job | None      the next job, or None if there is none now; asked again after every outcome
     told(outcome)             how one of its jobs ended; returns the outcomes that follow from it without a run
-    ready()                   the jobs that could start now; several drivers share a queue by this and `told` (`sweeps.work`)
+    progressed(job, state)    how far one of its jobs is; returns whether the run is to be pruned
 
-`Runs` gives the reported runs, `sweeps.tune.Search` the trials of a search.
+Drivers that share a queue (`sweeps.work`) do not `take`:
+
+    ready()                   the jobs that could start now
+    settle()                  keeps what the records of runs say that ended elsewhere
+    ask()                     makes further jobs, for `ready`; returns False if there are none to make
+
+`Runs` gives the reported runs, `sweeps.search.queue.Search` the trials of a search, `sweeps.tune.Search` those of tuning.
 """
 
 from experiments import evaluations
@@ -26,7 +32,7 @@ class Runs:
         """failed: records that a run cannot start (`sweeps.job.record_failure`)."""
         self.failed = failed
         trained = [job for job in jobs if folders.is_finished(job.folder, job.plan.identity, job.seed)]
-        done = [job for job in trained if not _unmeasured(job)]
+        done = [job for job in trained if is_done(job)]
         self.jobs, self.done = jobs, [(job, measured(job)) for job in done]
         self.known = [job for job in jobs if job.folder not in {each.folder for each in done}]
         self.left, self.total = list(self.known), len(self.known)
@@ -67,6 +73,17 @@ class Runs:
             ended += [user, *self.told(user)]
         return ended
 
+    def progressed(self, job, state):
+        """No reported run is pruned."""
+        return False
+
+    def settle(self):
+        """Nothing: `told` hears of every end."""
+
+    def ask(self):
+        """No: all jobs are known from the start."""
+        return False
+
     def _revive(self):
         """Put back the runs that others wait for and that are finished no more, unless they need runs that are not planned."""
         users = [job for job in self.left if job.folder not in self.trained]
@@ -88,9 +105,16 @@ class Runs:
         return [self.ended[job.folder] for job in self.jobs]
 
 
-def _unmeasured(job):
-    """Whether a finished run lacks an evaluation that its study asks for: its worker then does it, and trains nothing."""
-    return bool(evaluations.missing(job.plan.evaluations, job.folder))
+def run_record(job):
+    """The record of a job's run; None if its folder has none that can be read, or that of another run."""
+    record = folders.record_of(job.folder)
+    return record if record and (record.identity, record.seed) == (job.plan.identity, job.seed) else None
+
+
+def is_done(job):
+    """Whether a job's run is finished and measured. If only a measurement is missing, its worker trains nothing."""
+    record = run_record(job)
+    return record is not None and record.status == "finished" and not evaluations.missing(job.plan.evaluations, job.folder)
 
 
 def measured(job):

@@ -28,6 +28,7 @@ from experiments.code import CODE, sources
 from sweeps import gone
 from sweeps import storage as storages
 from sweeps.leases import Terms, Watch
+from sweeps.search.stored import set_attribute
 
 # lost: nobody beat for it, or its worker died. machine: the machine or its files made it fail. failed: by itself. The
 # others were not tried: `interrupted` on purpose, no room on the `disk`, `duplicate` of another trial, `made up` by Optuna,
@@ -211,13 +212,7 @@ class SharedQueue:
         return True
 
     def _set(self, number, key, value):
-        def write():
-            study_id = self.storage.get_study_id_from_name(self.study.study_name)
-            trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
-            self.storage.set_trial_user_attr(trial_id, key, value)
-            return True
-
-        return self._try(write)
+        return self._try(lambda: set_attribute(self.storage, self.study, number, key, value))
 
     def _try(self, call):
         """What a call returns; None if it is refused, or while the storage is away. Then it is asked again every few seconds."""
@@ -257,6 +252,21 @@ def row_of(trial: Any) -> Row:
     """The Row of one of Optuna's trials."""
     get = trial.user_attrs.get
     return Row(trial.number, trial.state.name, get("run"), get("beat"), get("attempt"), get("why"), get("note", ""))
+
+
+def by_run(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """{run: its trials in order}; those that Optuna made up are of none."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.run is not None:
+            found.setdefault(row.run, []).append(row)
+    return found
+
+
+def failures(rows: Iterable[Row], forgiven: int) -> tuple[Row | None, list[Row]]:
+    """(the first trial of a run that failed by itself, those that were lost), of the trials after the last forgiven one."""
+    failed = [row for row in rows if row.state == "FAIL" and row.number > forgiven]
+    return next((row for row in failed if row.why == FAILED), None), [row for row in failed if row.why in COUNTED]
 
 
 def counts(rows: list[Row]) -> Iterator[tuple[str, int]]:
