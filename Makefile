@@ -10,6 +10,7 @@
 # make test-triton  the Triton kernels through Triton's interpreter, on the CPU
 # make test-transformers  older releases of transformers compute the same from what we export; RELEASES="4.57.6" picks some
 # make test-lm-eval the evaluator lm_eval, with EleutherAI's harness
+# make test-trackers  the exports to Weights & Biases and MLflow, opened with their own libraries
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
@@ -24,7 +25,7 @@ cpu-avx512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
 cpu-avx512-bf16 := ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16
 cpu-plain := ARCHBENCH_NATIVE=0
 
-.PHONY: ablation laptop simulate test test-slow test-large test-scale chaos test-cpus test-triton test-transformers test-lm-eval check format clean
+.PHONY: ablation laptop simulate test test-slow test-large test-scale chaos test-cpus test-triton test-transformers test-lm-eval test-trackers check format clean
 
 ablation: .venv/installed
 	$(BIN)/archbench study run gemma3/local_global --scale demo
@@ -77,6 +78,11 @@ test-transformers: $(RELEASES:%=.venv/transformers/%/installed)
 test-lm-eval: .venv/installed
 	$(INSTALL) '.[test,lm-eval]'
 	$(BIN)/python -m pytest tests/experiments/test_evaluator_lm_eval.py
+
+# ARCHBENCH_NEEDS_TRACKERS=1: a tracker that is not installed is an error and no reason to skip.
+test-trackers: .venv/installed
+	$(INSTALL) '.[test,wandb,mlflow]'
+	ARCHBENCH_NEEDS_TRACKERS=1 $(BIN)/python -m pytest tests/analysis/test_exports.py
 
 check: .venv/checks
 	$(BIN)/ruff check .

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import charts, plots
+from analysis import charts, drawing, forms
 from analysis.evaluated import Evaluated, height, label, number, places, title
+from analysis.forms import two_lines
 from analysis.shown import Shown
-from analysis.tables import frame_csv, two_lines
 from arch import units
 from arch.contracts import Chart, Metric
 from arch.spec import spelt
@@ -57,7 +57,7 @@ def _one(each: Evaluated, figures: dict[str, Figure], metrics: Sequence[str]) ->
     remarks = list(_remarks(each))
     for name, chart in charts.named(each).items():
         if name in figures:
-            drawn, named = plots.themed(figures[name], name), html.escape(title(chart), quote=True)
+            drawn, named = drawing.themed(figures[name], name), html.escape(title(chart), quote=True)
             means = each.over_seeds(chart)
             parts.append(f"<figure role=img aria-label='{named}'>{drawn}</figure><p class=note>{_caption(each, chart, means)}</p>")
             parts.append(_details(chart, means))
@@ -169,16 +169,20 @@ def write_csv(evaluated: Sequence[Evaluated], folder: Path) -> list[str]:
     evaluation-SPLIT.NAME.csv: every row of the tables, with arm and seed before its columns, and the options that differ
     where there are several. evaluations.csv: a row per arm, seed and metric.
     """
-    files: dict[str, pd.DataFrame] = {}
+    files = {f"{name}.csv": frame for name, frame in frames(evaluated).items()}
+    for name, frame in files.items():
+        write_atomically(folder / name, forms.csv(frame).encode())
+    return list(files)
+
+
+def frames(evaluated: Sequence[Evaluated]) -> dict[str, pd.DataFrame]:
+    """{name of a file of `write_csv`, without its ending: its rows}."""
+    found: dict[str, pd.DataFrame] = {}
     for key in dict.fromkeys(each.key for each in evaluated):
         parts = [_with_options(each) for each in evaluated if each.key == key and each.has_rows]
         if parts:
-            files[f"evaluation-{key}.csv"] = pd.concat(parts, ignore_index=True)
-    if evaluated:
-        files[NUMBERS] = numbers(evaluated)
-    for name, frame in files.items():
-        write_atomically(folder / name, frame_csv(frame).encode())
-    return list(files)
+            found[f"evaluation-{key}"] = pd.concat(parts, ignore_index=True)
+    return found | ({Path(NUMBERS).stem: numbers(evaluated)} if evaluated else {})
 
 
 def _with_options(each: Evaluated) -> pd.DataFrame:

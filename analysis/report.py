@@ -7,7 +7,7 @@ import shlex
 
 import pandas as pd
 
-from analysis import bill, crowd, interaction, measurements, plots, scaling, search, style, tables
+from analysis import bill, crowd, drawing, forms, interaction, measurements, plots, scaling, search, style, tables, tables_html
 from analysis.claims import judgements, lines, tuning_warnings
 from analysis.conditions import rest
 from analysis.runs import load, reason
@@ -41,21 +41,25 @@ def write_report(folder):
     return write(study, judgements(study))
 
 
-def write(study, judged):
-    """Like `write_report`, from a StudyData and its Judgements. The files of further claims have the claim's name."""
-    path = study.folder / NAME
+def write(study, judged, out=None):
+    """Like `write_report`, from a StudyData and its Judgements. The files of further claims have the claim's name.
+
+    out: the folder to write into, by default the study's.
+    """
+    out = study.folder if out is None else out
+    path = out / NAME
     shown = tabled(judged)
     raw = [tables.results(study, judgement) for judgement in shown]
     names = safe_names(judgement.name for judgement in shown)
     for i, (judgement, table) in enumerate(zip(shown, raw, strict=True)):
         stem = f"results-{names[judgement.name]}" if i else "results"
-        write_atomically(study.folder / f"{stem}.csv", tables.csv(table).encode())
-        write_atomically(study.folder / f"{stem}.tex", tables.latex(table).encode())
-    write_atomically(study.folder / "claims.csv", tables.frame_csv(tables.claims(judged)).encode())
-    write_atomically(study.folder / "runs.csv", tables.frame_csv(study.runs).encode())
-    measurements.write_csv(study.evaluated, study.folder)
+        write_atomically(out / f"{stem}.csv", tables.csv(table).encode())
+        write_atomically(out / f"{stem}.tex", tables.latex(table).encode())
+    write_atomically(out / "claims.csv", forms.csv(tables.claims(judged)).encode())
+    write_atomically(out / "runs.csv", forms.csv(study.runs).encode())
+    measurements.write_csv(study.evaluated, out)
     if (trials := search.table(study)) is not None:
-        write_atomically(study.folder / search.CSV, tables.frame_csv(trials).encode())
+        write_atomically(out / search.CSV, forms.csv(trials).encode())
     write_atomically(path, page(study, judged, raw).encode())
     return path
 
@@ -122,7 +126,7 @@ def _claims(judged):
     stated = [judgement for judgement in judged if not judgement.per_arm]
     if not stated:
         return ""
-    return f"<section><h2>Claims</h2><div class=scroll>{tables.claims_html(stated)}</div></section>"
+    return f"<section><h2>Claims</h2><div class=scroll>{tables_html.claims(stated)}</div></section>"
 
 
 def _named(study, arms):
@@ -173,10 +177,10 @@ def _results(judgement, raw, named, arms):
     heading = f"Results: {html.escape(judgement.name)}" if named else "Results"
     compared = ""
     if raw.comparisons is not None:
-        compared = f"<div class=scroll>{tables.comparisons_html(raw, judgement)}</div><h3>The arms</h3>"
-    table = f"<div class=scroll>{tables.results_html(raw, arms)}</div>"
+        compared = f"<div class=scroll>{tables_html.comparisons(raw, judgement)}</div><h3>The arms</h3>"
+    table = f"<div class=scroll>{tables_html.results(raw, arms)}</div>"
     if arms is not None:
-        every = f"<div class=scroll>{tables.results_html(raw)}</div>"
+        every = f"<div class=scroll>{tables_html.results(raw)}</div>"
         shown = f"The baseline, the best {crowd.BEST} and the worst {crowd.WORST} of {len(raw.frame)} arms, and the controls."
         table = f"<p class=note>{shown}</p>{table}{_folded(f'All {len(raw.frame)} arms', every)}"
     table = f"{compared}{table}"
@@ -195,7 +199,7 @@ def _figure(name, figure, study, judgement):
         below = interaction.tables_html(study, judgement)
     if name == "scaling":
         below = scaling.table_html(study, judgement)
-    drawn = f"<figure role=img aria-label='{caption}'>{plots.themed(figure, name)}</figure>"
+    drawn = f"<figure role=img aria-label='{caption}'>{drawing.themed(figure, name)}</figure>"
     return f"<section><h2>{caption}</h2>{edges}{drawn}{below}</section>"
 
 
@@ -206,7 +210,7 @@ def _differences(study, named):
     frame = tables.changes(study, named)
     table = "<p>In nothing.</p>"
     if not frame.empty:
-        table = f"<div class=scroll>{tables.plain_html(frame).replace('<table>', '<table class=specs>')}</div>"
+        table = f"<div class=scroll>{forms.plain_html(frame).replace('<table>', '<table class=specs>')}</div>"
     said, is_warning = rest(study)
     note = "".join(f"<p class={'warning' if is_warning else 'note'}>{html.escape(sentence)}</p>" for sentence in said)
     dashes = f"<p class=note>{units.DASH}: the arm has no such option.</p>" if units.DASH in frame.to_numpy() else ""
@@ -230,7 +234,7 @@ def _bill(study, named):
     added = "".join(f"<li>{html.escape(said)}</li>" for said in [*bill.objectives(study), *bill.helpers(study)])
     added = f"<ul>{added}</ul>" if added else ""
     return (
-        f"<section><h2>What it cost</h2><div class=scroll>{tables.plain_html(bill.readable(frame, others or ()))}</div>{added}"
+        f"<section><h2>What it cost</h2><div class=scroll>{forms.plain_html(bill.readable(frame, others or ()))}</div>{added}"
         f"<p class=note>{search}Runs as recorded, also those that failed and those that another study made. Training is "
         "counted as executed. A run that arms share counts for each of them, and once in the total.</p></section>"
     )
@@ -246,12 +250,12 @@ def _provenance(study):
         "steps per run": _distinct(f"{run.steps:,}" for run in runs if run.status == "finished"),
         "tokens per run": _distinct(units.count(run.tokens) for run in runs if run.status == "finished"),
         "wall time": bill.sentence(bill.bill(study)),
-        "data": _distinct(tables.pairs(run.data) for run in runs),
-        "hardware": _distinct(tables.pairs(run.hardware) for run in runs),
+        "data": _distinct(forms.pairs(run.data) for run in runs),
+        "hardware": _distinct(forms.pairs(run.hardware) for run in runs),
         "threads per run": _distinct(str(run.threads) for run in runs),
         "speed and memory": _performance(runs),
-        "versions": _distinct(tables.pairs(run.versions) for run in runs),
-        "code": _distinct(tables.pairs(run.git) for run in runs),
+        "versions": _distinct(forms.pairs(run.versions) for run in runs),
+        "code": _distinct(forms.pairs(run.git) for run in runs),
         "started": min((run.started for run in runs if run.started), default=None),
         "ended": max((run.ended for run in runs if run.ended), default=None),
     }
@@ -304,13 +308,13 @@ def _unfinished(study):
             rows.append(_ended(study, f"{label}, seed {seed} (helper run)", run.status, reason(run), study.folder / folder, run))
     for trial in study.record.trials:
         if trial.state != "finished" and trial.arm:  # those of the study's own search are in its section
-            name, run = f"{trial.arm}, trial {tables.pairs(trial.values)}, seed {trial.seed}", _trial(study, trial)
+            name, run = f"{trial.arm}, trial {forms.pairs(trial.values)}, seed {trial.seed}", _trial(study, trial)
             rows.append(_ended(study, name, trial.state, reason(run) if run else "", study.folder / trial.run, run))
     problems = "".join(f"<li>{html.escape(problem)}</li>" for problem in study.problems[:LONGEST])
     problems += f"<li>and {len(study.problems) - LONGEST} more</li>" if len(study.problems) > LONGEST else ""
     if not rows and not problems:
         return ""
-    table = f"<div class=scroll>{tables.plain_html(pd.DataFrame(rows[:LONGEST]), index=False)}</div>" if rows else ""
+    table = f"<div class=scroll>{forms.plain_html(pd.DataFrame(rows[:LONGEST]), index=False)}</div>" if rows else ""
     table += f"<p class=note>The first {LONGEST} of {len(rows)}; runs.csv has all.</p>" if len(rows) > LONGEST else ""
     listed = f"<h3>Files that are missing, unreadable or inconsistent</h3><ul>{problems}</ul>" if problems else ""
     return f"<section><h2>Runs that did not finish</h2>{_failed(study)}{table or '<p>None.</p>'}{listed}</section>"

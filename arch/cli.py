@@ -3,44 +3,87 @@
 0: success. 1: a run failed. 2: an error that the user can correct, shown as one message. 130: interrupted.
 """
 
+import os
+import re
 import signal
 import sys
 
 import typer
+from rich.console import Console
 
+from arch import blame
 from arch.errors import DataError, SpecError
 
 
 def new_app(help):
     """A Typer app without Typer's tracebacks and shell completion."""
-    return typer.Typer(help=help, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    settings = {"help_option_names": ["-h", "--help"]}
+    return typer.Typer(
+        help=help, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, context_settings=settings
+    )
 
 
 def main(app, command, interrupted="interrupted; the same command resumes"):
     """Run `app`, started as `command`, and exit with one of the codes above. interrupted: the message for code 130."""
     signal.signal(signal.SIGTERM, _interrupt)
+    Console.on_broken_pipe = _broken_pipe  # type: ignore[method-assign]  # rich would end the process with code 1
     try:
         code = app(prog_name=command, standalone_mode=False)
+        sys.stdout.flush()
     except (SpecError, DataError) as error:
         print(error, file=sys.stderr)
         code = 2
     except BrokenPipeError:
-        code = 0
-    except Exception as error:
-        if not hasattr(error, "exit_code"):
+        code = _unread()
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # Click's answer to it
+            sys.exit(_unread())
+        if not (place := blame.own_place(error)):
             raise
-        if hasattr(error, "show"):
-            error.show()
-        code = error.exit_code
+        print(f"{place}: {blame.words(error)} was called", file=sys.stderr)
+        code = 2
+    except Exception as error:
+        code = _explained(error)
+        if code is None:
+            raise
     if code == 130:  # Typer returns this code for a KeyboardInterrupt
         print(interrupted, file=sys.stderr)
     sys.exit(code or 0)
+
+
+def _explained(error):
+    """The code for an error, after one message on it; None for one that only a developer of this project can correct."""
+    if hasattr(error, "exit_code"):
+        if hasattr(error, "show"):
+            error.show()
+        return error.exit_code
+    if place := blame.own_place(error):  # a component of the user's own
+        print(f"{place}: {blame.words(error)}", file=sys.stderr)
+        return 2
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):  # as torch says it
+        asked = re.search(r"allocate ([\d,.]+) ?(\w+)", str(error))
+        print(f"not enough memory{f' for {asked[1]} {asked[2]}' if asked else ''}", file=sys.stderr)
+        return 2
+    if isinstance(error, OSError) and error.strerror:
+        print(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}", file=sys.stderr)
+        return 2
+    return None
 
 
 def warn(sentences, file=None):
     """Print each sentence as a warning, on a line of its own; to standard output, unless a file is given."""
     for sentence in sentences:
         print(f"warning: {sentence}", file=file)
+
+
+def _unread():
+    """The code where whoever reads, such as `head`, has enough. What is left to be written goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _broken_pipe(console):
+    raise BrokenPipeError
 
 
 def _interrupt(signum, frame):

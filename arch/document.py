@@ -77,7 +77,8 @@ def node(value, file=None, line=None):
 def lay(base, top):
     """Override `base` with `top`: mappings are merged key by key, any other value is replaced.
 
-    Where `top` names a different component `type`, the old component's options are dropped, not inherited.
+    Where `top` names a different component `type`, the old component's options are dropped, not inherited. A mapping of which
+    the command line changes a part stays at its place: what is wrong with the rest of it is not the command line's fault.
     """
     if not (isinstance(base.value, dict) and isinstance(top.value, dict)):
         return top
@@ -86,7 +87,8 @@ def lay(base, top):
     merged = dict(base.value)
     for key, child in top.value.items():
         merged[key] = lay(merged[key], child) if key in merged else child
-    return Node(merged, top.file, top.line)
+    place = base if top.line is None and base.line is not None else top
+    return Node(merged, place.file, place.line)
 
 
 def override(base, dotted, top):
@@ -126,6 +128,23 @@ def assignments(texts):
     return Node(values)
 
 
+# Keys that the command line cannot change: what they mean is over before a value is overridden.
+OF_FILES = {"extends": "a file says what it extends", "scales": "--scale chooses one of them", "schema": "a file says its form"}
+
+
+def changes_of(texts):
+    """`assignments` of a whole spec. Raises SpecError for a key in OF_FILES, and for one that lies inside another: which of the
+    two counts would depend on their order.
+    """
+    values = assignments(texts)
+    for key, value in values.value.items():
+        if why := OF_FILES.get(key.partition(".")[0]):
+            raise SpecError(f"{key} cannot be set on the command line: {why}", file=value.file)
+        if around := next((other for other in values.value if key.startswith(f"{other}.")), None):
+            raise SpecError(f"`{around}` is set as well; expected one of the two", file=value.file)
+    return values
+
+
 def shipped(kind):
     """Names, without `.yaml`, of the specs shipped with the package `kind`; `_NAME.yaml` only serves as a base."""
     shelf = SHELVES[kind]
@@ -135,6 +154,8 @@ def shipped(kind):
 
 def find(reference, kind, beside=None):
     """The file of a spec: a path ending in .yaml (relative to `beside`, else the working folder) or a shipped name.
+
+    `.yaml` may be left out where no shipped spec has this name.
 
     A shipped name may begin with the package it belongs to (`experiments/tiny_gemma3`); without one it is looked up
     among the specs of `kind`. Raises SpecError with the nearest names.
@@ -150,13 +171,15 @@ def find(reference, kind, beside=None):
     kind, name = (first, rest) if first in SHELVES and rest else (kind, reference)
     path = SHELVES[kind] / f"{name}.yaml"
     if name not in shipped(kind):
+        if (near := (Path(beside).parent if beside else Path()) / f"{reference}.yaml").is_file():
+            return near
         raise SpecError(f"no shipped spec {reference!r} (a path must end in .yaml){nearest(name, shipped(kind))}")
     return path
 
 
-def load(reference, kind):
-    """A complete spec as a Node, with every `extends:` resolved. Raises SpecError."""
-    return _load(find(reference, kind), kind, ())
+def load(reference, kind, changes=()):
+    """A complete spec as a Node, with every `extends:` resolved. changes: KEY=VALUE texts that override it. Raises SpecError."""
+    return overridden(_load(find(reference, kind), kind, ()), changes_of(changes))
 
 
 def _load(path, kind, above):

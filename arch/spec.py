@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from arch import document
+from arch import document, explained
 from arch.errors import nearest
 from arch.spec_errors import spec_error
 
@@ -35,6 +35,15 @@ class Spec(BaseModel):
                 if key not in known:
                     raise PydanticCustomError("unknown_key", "unknown key{hint}", {"key": key, "hint": nearest(key, known)})
         return data
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema, handler):
+        """The JSON Schema, in which every key has its explanation (`arch.explained`)."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        for key, text in explained.options(cls).items():
+            if key in schema.get("properties", {}):
+                schema["properties"][key]["description"] = text
+        return schema
 
     @classmethod
     def keys(cls):
@@ -145,16 +154,17 @@ def unwritten(changes, a, b):
     return [
         key
         for key, (before, after) in changes.items()
-        if key.startswith(replaced) and (before is ABSENT or after is ABSENT) and not _has(b if before is ABSENT else a, key)
+        if key.startswith(replaced) and ABSENT in (before, after) and value_at(b if before is ABSENT else a, key) is ABSENT
     ]
 
 
-def _has(data, dotted):
+def value_at(data, dotted):
+    """The value at a dotted key of plain data; ABSENT where there is none."""
     for part in dotted.split("."):
         if not isinstance(data, dict) or part not in data:
-            return False
+            return ABSENT
         data = data[part]
-    return True
+    return data
 
 
 def spelt(value):
@@ -188,6 +198,7 @@ def _reads_as_another(text):
 # between 0 and 1, neither included.
 # List: a list in YAML, a tuple in Python.
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy takes
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Inner = Annotated[float, Field(gt=0, lt=1)]

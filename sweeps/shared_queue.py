@@ -2,62 +2,29 @@
 
 A trial waits, runs, and is then complete or failed. A finished trial can never be written again, so whoever lost its trial
 cannot finish, fail or beat for the next one. The queue holds nothing that the plan and the records do not say again.
-
-    user attributes   `run`: the run's folder, seen from the study's; `beat`: changed by its driver; `attempt`: the folder
-    of a trial        with its result; `why`: why it failed, a word of WHYS, and `note` in words
 """
 
 import os
 import socket
 import time
-import uuid
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from arch.errors import SpecError
-from experiments.code import CODE, sources
 from sweeps import storage as storages
 from sweeps.leases import Terms, Watch
+from sweeps.queue_rows import LOST, MADE_UP, UNSTARTED, Row, row_of
+from sweeps.search.stored import set_attribute
 
-# lost: nobody beat for it, or its worker died. machine: the machine or its files made it fail. failed: by itself. The
-# others were not tried: `interrupted` on purpose, no room on the `disk`, `duplicate` of another trial, `made up` by Optuna,
-# `unknown` to every driver, `unstarted`: its driver died before it began.
-LOST, MACHINE, FAILED, INTERRUPTED = "lost", "machine", "failed", "interrupted"
-DISK, DUPLICATE, MADE_UP, UNKNOWN, UNSTARTED = "disk", "duplicate", "made up", "unknown", "unstarted"
-COUNTED = (LOST, MACHINE)
-WHYS = (LOST, MACHINE, FAILED, INTERRUPTED, DISK, DUPLICATE, MADE_UP, UNKNOWN, UNSTARTED)
-# In the study's folder: which queue its runs belong to.
-TOKEN = ".queue"
-LIVE = (TrialState.WAITING, TrialState.RUNNING)
 OPTUNA = (UpdateFinishedTrialError, ValueError, KeyError, RuntimeError)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-class Row(NamedTuple):
-    """A trial of the queue as plain data. state: the name of Optuna's state. run: None of one that Optuna made up."""
-
-    number: int
-    state: str
-    run: str | None
-    beat: dict[str, Any] | None
-    attempt: str | None
-    why: str | None
-    note: str
-
-    @property
-    def is_live(self) -> bool:
-        """Whether it waits or runs."""
-        return self.state in ("WAITING", "RUNNING")
 
 
 @dataclass
@@ -65,7 +32,7 @@ class SharedQueue:
     """A study's queue. `read` gives its Rows; every other method may find that a trial is somebody else's by now.
 
     say: called with a sentence when the storage goes away or comes back. Calls made meanwhile return None or False, and
-    nothing is lost by them: what was to be told is told later (`finish`, `fail`).
+    nothing is lost by them: what was to be told is told later (`finish`, `fail`). code, token: of this driver's code and folder.
     """
 
     study: Any
@@ -73,6 +40,8 @@ class SharedQueue:
     terms: Terms
     forgiven: int = -1
     say: Callable[[str], None] = print
+    code: str = ""
+    token: str = ""
     watch: Watch = field(init=False)
     trials: dict[int, Any] = field(default_factory=dict)
     beats: dict[int, int] = field(default_factory=dict)
@@ -93,6 +62,13 @@ class SharedQueue:
         """The trials in order; None while the storage is away."""
         found = self._try(lambda: self.study.get_trials(deepcopy=False))
         return None if found is None else [row_of(trial) for trial in found]
+
+    def check_place(self) -> None:
+        """Raise SpecError in a driver that stood still for so long that drivers of other code or another folder came instead."""
+        attrs = self._try(lambda: self.study.user_attrs) if self.code else None
+        if attrs and (attrs["code"]["sources"], attrs["token"]) != (self.code, self.token):
+            now = f"the code of {commit_of(attrs['code'])} in {attrs['host']}:{attrs['folder']}"
+            raise SpecError(f"{self.study.study_name} goes on with {now}: this driver stood still for longer than its lease")
 
     def add(self, run: str) -> None:
         """Queue a run."""
@@ -201,13 +177,7 @@ class SharedQueue:
         return True
 
     def _set(self, number, key, value):
-        def write():
-            study_id = self.storage.get_study_id_from_name(self.study.study_name)
-            trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
-            self.storage.set_trial_user_attr(trial_id, key, value)
-            return True
-
-        return self._try(write)
+        return self._try(lambda: set_attribute(self.storage, self.study, number, key, value))
 
     def _try(self, call):
         """What a call returns; None if it is refused, or while the storage is away. Then it is asked again every few seconds."""
@@ -243,110 +213,6 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def row_of(trial: Any) -> Row:
-    """The Row of one of Optuna's trials."""
-    get = trial.user_attrs.get
-    return Row(trial.number, trial.state.name, get("run"), get("beat"), get("attempt"), get("why"), get("note", ""))
-
-
-def counts(rows: list[Row]) -> Iterator[tuple[str, int]]:
-    """(what, how many) of a queue's trials: waiting, running, complete, and failed by why."""
-    names = Counter(row.state.lower() if row.state != "FAIL" else f"failed ({row.why or 'no reason'})" for row in rows)
-    yield from sorted(names.items())
-
-
-def name_of(study: str, scale: str | None) -> str:
-    """The name of a study's queue."""
-    return f"{study}/{scale or 'base'}/runs"
-
-
-def opened(storage: Any, study: Any, say: Callable[[str], None], again: bool = False) -> SharedQueue:
-    """The queue of a StudyPlan, made if there is none. again: forgive what failed so far.
-
-    Raises SpecError where the queue is of another study, of another folder of runs, of other code, or of another Optuna.
-    """
-    code = {**CODE, "sources": sources()}
-    name = name_of(study.name, study.scale)
-    sampler = optuna.samplers.RandomSampler()  # there is nothing to sample
-    try:
-        queue = optuna.create_study(storage=storage, study_name=name, load_if_exists=True, sampler=sampler)
-        attrs = queue.user_attrs
-        live = [trial for trial in queue.get_trials(deepcopy=False) if trial.state in LIVE]
-        about = _about(study, attrs, live)
-        _check_code(name, attrs.get("code"), code, live)
-        _check_optuna(name, attrs.get("optuna"))
-        for key, value in {**about, "code": code, "optuna": optuna.__version__}.items():
-            if attrs.get(key) != value:
-                queue.set_user_attr(key, value)
-        if "terms" not in attrs:
-            queue.set_user_attr("terms", list(Terms.of_environment()))
-        if again:
-            numbers = [trial.number for trial in queue.get_trials(deepcopy=False) if trial.state == TrialState.FAIL]
-            queue.set_user_attr("forgiven", max(numbers, default=-1))
-        attrs = queue.user_attrs
-    except storages.away() as error:
-        raise SpecError(f"the storage is away: {storages.why_away(error)}") from None
-    terms = attrs["terms"]
-    return SharedQueue(queue, storage, Terms(float(terms[0]), float(terms[1]), int(terms[2])), attrs.get("forgiven", -1), say)
-
-
-def _about(study, attrs, live):
-    """The attributes that tie a queue to a study and its folder. Raises SpecError where they are of another."""
-    token = _token(study.folder)
-    if attrs.get("token") and attrs["token"] != token:
-        where = f"{attrs.get('host')}:{attrs.get('folder')}"
-        content = study.written.content if study.written else None
-        if attrs.get("content") != content or attrs.get("question") != study.spec.question:
-            raise SpecError(
-                f"the storage has another study {study.name!r} ({attrs.get('question')!r}, runs in {where}): "
-                "rename one of the two, or use another database"
-            )
-        if live:
-            raise SpecError(
-                f"{study.folder} is not the folder in which this study's drivers write ({where}): all of them need the same "
-                "--runs, on a file system that they share; if that folder is gone, use another database"
-            )
-    made = {
-        "token": token or uuid.uuid4().hex,
-        "question": study.spec.question,
-        "content": study.written.content if study.written else None,
-        "folder": str(study.folder.resolve()),
-        "host": HOST,
-    }
-    if token is None:
-        made["token"] = _new_token(study.folder, made["token"])
-    if attrs.get("token") == made["token"]:  # an edited study goes on; the first place stays
-        made |= {key: attrs[key] for key in ("folder", "host") if key in attrs}
-    return made
-
-
-def _token(folder):
-    try:
-        return (Path(folder) / TOKEN).read_text().strip() or None
-    except OSError:
-        return None
-
-
-def _new_token(folder, token):
-    """Name the queue of a folder. Of several drivers that start together the first one does. Raises OSError."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f"{TOKEN}.{uuid.uuid4().hex}"
-    scratch.write_text(token + "\n")
-    with suppress(FileExistsError):
-        os.link(scratch, folder / TOKEN)
-    scratch.unlink()
-    return _token(folder) or token
-
-
-def _check_code(name, other, code, live):
-    if not other or other.get("sources") == code["sources"]:
-        return
-    if live:
-        named = [f"{each.get('commit', 'no commit')[:12]}{' with changes' if each.get('dirty') else ''}" for each in (other, code)]
-        raise SpecError(f"the drivers of {name} run the code of {named[0]}, and this is {named[1]}: one study needs one version")
-
-
-def _check_optuna(name, other):
-    if other and other.split(".")[0] != optuna.__version__.split(".")[0]:
-        raise SpecError(f"{name} was made by Optuna {other}, and here is Optuna {optuna.__version__}: use that version")
+def commit_of(code: dict[str, Any]) -> str:
+    """The version of code that a queue is of, in words."""
+    return f"{code.get('commit', 'no commit')[:12]}{' with changes' if code.get('dirty') else ''}"

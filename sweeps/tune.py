@@ -8,70 +8,41 @@ What a search of the whole study keeps in storage (`sweeps.search.stored`) an ar
 drive it in the same way.
 """
 
-import contextlib
 import statistics
-import time
 from collections import deque
-from dataclasses import dataclass, field
 
 import optuna
-from filelock import FileLock, Timeout
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from arch.errors import SpecError
 from arch.spec import digest
 from experiments import evaluations
 from experiments import plan as experiment
-from sweeps import folders, space, vertex
+from sweeps import choice, folders, space
 from sweeps.compare import harm
 from sweeps.job import Job, Outcome
 from sweeps.metrics import metric_of
-from sweeps.queues import measured
+from sweeps.queues import is_done, measured, run_record
 from sweeps.record import TrialRecord
 from sweeps.search import storage as storages
-from sweeps.search.queue import HALF_ASKED
-from sweeps.search.stored import AGAIN, REPLACES, STATES, SURPLUS, replaced, set_attribute
+from sweeps.search import stored
+from sweeps.search.stored import AGAIN, REPLACES, RUNS, STATES, SURPLUS, WHY, begun, replaced
 from sweeps.study import overridden
-
-LOCK = ".tune.lock"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-@contextlib.contextmanager
-def only_one(folder, say):
-    """Hold the lock of the search in a study's folder. Another process waits for it and then finds the trials done."""
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"another process is tuning in {folder}; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a search chose for an arm. values: {dotted key: value} of each tuning seed; empty if nothing can be chosen.
-
-    notes: sentences on values that were not chosen in the usual way.
-    """
-
-    values: list[dict[str, float]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-class Search:
+class Tuning:
     """The queue of all arms' trials (see `sweeps.queues`). keep: called with all TrialRecords after every outcome."""
 
     def __init__(self, study, tuners, keep):
         self.title = f"{study.name}: tuning {', '.join(study.spec.tune.space)}"
         self.tuners, self.keep, self.turns = tuners, keep, deque(tuners)
         self.total, self.known, self.done = sum(tuner.runs_left() for tuner in tuners), [], []
+
+    def progressed(self, job, state):
+        """No trial is pruned."""
+        return False
 
     def take(self):
         """The next job, from each arm in turn, so that an interrupted search has treated all arms alike."""
@@ -128,12 +99,12 @@ class Tuner:
         self.seeds = self.tune.tuning_seeds
         self.metric = metric_of(arm_plan.arm.spec, self.tune.metric)
         self.distributions = {key: self._distribution(key) for key in self.tune.space}
-        self.search = self._open()
+        self.optuna = self._open()
         self.jobs = deque()
         self.left = deque(self._taken_up_again())
         if self.tune.sampler == "grid":
             for values in space.points(self.tune, arm_plan.plans[0].spec):
-                self.search.enqueue_trial(values, skip_if_exists=True)
+                self.optuna.enqueue_trial(values, skip_if_exists=True)
 
     @property
     def label(self):
@@ -160,7 +131,7 @@ class Tuner:
 
     def ready(self):
         """Yields the jobs that could start now: runs of running trials that have not ended."""
-        for trial in self.search.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             yield from (job for job in self._jobs(trial) if job.seed not in self._ended(trial))
 
     def ask(self):
@@ -172,35 +143,29 @@ class Tuner:
 
     def settle(self):
         """Tell Optuna of every running trial whose runs have all ended, according to their records."""
-        for trial in self.search.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if not {"runs", "error"} & trial.user_attrs.keys():
-                since = self.half_asked.setdefault(trial.number, time.monotonic())
-                if time.monotonic() - since > HALF_ASKED:
+        for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if not begun(trial):
+                if stored.is_given_up(trial, self.half_asked):
                     self._give_up(trial)
                 continue
             for job in self._jobs(trial):
-                record = folders.record_of(job.folder)
-                mine = record is not None and (record.identity, record.seed) == (job.plan.identity, job.seed)
-                if job.seed in self._ended(trial) or not mine:
+                record = run_record(job)
+                if job.seed in self._ended(trial) or record is None:
                     continue
                 if record.status == "failed" and not (record.failure and record.failure.by_machine):
                     self._note(trial.number, job.seed, Outcome(job, "failed", record, _reason(record)), None)
-                elif self._is_done(job):
+                elif is_done(job):
                     self._note(trial.number, job.seed, Outcome(job, "finished", measured(job)), self._value(job))
             self._tell_if_ended(trial.number)
 
     @property
     def is_over(self):
         """Whether every trial is told, and no more is to be begun."""
-        trials = self.search.get_trials(deepcopy=False)
+        trials = self.optuna.get_trials(deepcopy=False)
         return all(trial.state.is_finished() for trial in trials) and not self._may_ask(trials)
 
     def _value(self, job):
         return measured(job).metrics.get(self.tune.metric)
-
-    def _is_done(self, job):
-        finished = folders.is_finished(job.folder, job.plan.identity, job.seed)
-        return finished and not evaluations.missing(job.plan.evaluations, job.folder)
 
     def _ended(self, trial):
         """{tuning seed: value, or None of a run that failed} of the runs of a trial that have ended."""
@@ -218,79 +183,33 @@ class Tuner:
             self._tell(number, statistics.fmean(ended.values()))
 
     def _trial(self, number):
-        return next(trial for trial in self.search.get_trials(deepcopy=False) if trial.number == number)
+        return stored.trial(self.storage, self.optuna, number)
 
     def _tell(self, number, value=None, state=None):
-        try:
-            self.search.tell(number, value, state)
-        except (ValueError, UpdateFinishedTrialError):
-            if not self._trial(number).state.is_finished():  # else another process told it first
-                raise
+        stored.tell(self.storage, self.optuna, number, value, state)
 
     def runs_left(self):
         """Roughly how many trial runs are left: an interrupted trial counts in full."""
         grid = self.tune.sampler == "grid"
         trials = len(space.points(self.tune, self.arm_plan.plans[0].spec)) if grid else self.tune.trials
-        done = [trial for trial in self.search.get_trials(deepcopy=False) if trial.state.is_finished()]
-        done = [trial for trial in done if {"runs", "error"} & trial.user_attrs.keys() and not trial.user_attrs.get(AGAIN)]
+        done = [trial for trial in self.optuna.get_trials(deepcopy=False) if trial.state.is_finished()]
+        done = [trial for trial in done if begun(trial) and not trial.user_attrs.get(AGAIN)]
         return max(0, trials - len(done)) * len(self.seeds)
 
     def chosen(self, label=None):
         """The Choice. label: of the arm in its notes; by default the tuner's, whose search other arms may share."""
         if self.tune.sampler == "grid":
-            return self._from_grid(label or self.label)
-        done = self.search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return Choice([dict(min(done, key=lambda trial: harm(trial.value, self.metric)).params)] if done else [])
-
-    def _from_grid(self, label):
-        keys, axes = list(self.tune.space), [self._axis(key) for key in self.tune.space]
-        values, notes = [], []
-        for seed, chosen in vertex.by_seed(axes, self._curves(axes)).items():
-            optimum = chosen.optimum
-            at = {key: axis.values[i] for key, axis, i in zip(keys, axes, optimum.point, strict=True)}
-            best = dict(zip(keys, optimum.values, strict=True))
-            if chosen.others:
-                why = f"runs of tuning seed {seed} failed, so the mean of the other tuning seeds chose for it"
-                notes.append(f"arm {label!r}: {why}")
-            for key in [keys[k] for k in optimum.missing]:
-                near = f"next to the best {key} = {at[key]:g}, a run of tuning seed {seed} failed"
-                notes.append(f"arm {label!r}: {near}, so this grid point is used as it is")
-            if best != at and not self._resolves(best):
-                notes.append(f"arm {label!r}: {_spelt(best)} cannot be built, so the best grid point {_spelt(at)} is used")
-                best = at
-            values.append(best)
-        return Choice(values, list(dict.fromkeys(notes)))
-
-    def _axis(self, key):
-        span, is_whole = self.tune.space[key], space.whole(self.arm_plan.plans[0].spec, key)
-        return vertex.Axis(space.grid(span, is_whole), span.log, is_whole)
-
-    def _curves(self, axes):
-        """{tuning seed: {index on each axis: harm}} of all runs that finished, also those of trials with a failed one."""
-        curves: dict[int, dict[tuple[int, ...], float]] = {seed: {} for seed in self.seeds}
-        for trial in self.search.get_trials(deepcopy=False):
-            if set(trial.params) != set(self.tune.space):
-                continue
-            point = tuple(_nearest(axis.values, trial.params[key]) for key, axis in zip(self.tune.space, axes, strict=True))
-            for seed in self.seeds:
-                value = trial.user_attrs.get(f"value {seed}")
-                if value is not None:
-                    curves[seed][point] = harm(value, self.metric)
-        return curves
-
-    def _resolves(self, values):
-        try:
-            experiment.resolve(overridden(self.arm_plan.arm.document, values))
-        except SpecError:
-            return False
-        return True
+            points = [(trial.params, self._ended(trial)) for trial in self.optuna.get_trials(deepcopy=False)]
+            return choice.of_grid(self.arm_plan, self.tune, self.metric, points, label or self.label)
+        done = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return choice.Choice([dict(min(done, key=lambda trial: harm(trial.value, self.metric)).params)] if done else [])
 
     def records(self):
         """One TrialRecord per trial and seed that was started."""
         found = []
-        for trial in self.search.get_trials(deepcopy=False):
-            unbuilt = dict.fromkeys(map(str, self.seeds), "") if "error" in trial.user_attrs else {}
-            for seed, run in trial.user_attrs.get("runs", unbuilt).items():
+        for trial in self.optuna.get_trials(deepcopy=False):
+            unbuilt = dict.fromkeys(map(str, self.seeds), "") if WHY in trial.user_attrs else {}
+            for seed, run in trial.user_attrs.get(RUNS, unbuilt).items():
                 value = trial.user_attrs.get(f"value {seed}")
                 state = STATES[trial.state]
                 if value is not None and state == "failed":
@@ -323,7 +242,7 @@ class Tuner:
 
     def _taken_up_again(self):
         """Yield the trials that a killed process left running; enqueue again those that the machine made fail."""
-        trials = self.search.get_trials(deepcopy=False)
+        trials = self.optuna.get_trials(deepcopy=False)
         gone = replaced(trials)
         for trial in trials:
             if trial.state == TrialState.RUNNING and self.alone and set(trial.params) == set(self.tune.space):
@@ -331,49 +250,47 @@ class Tuner:
             elif trial.state == TrialState.RUNNING and self.alone:
                 self._give_up(trial)
             elif trial.user_attrs.get(AGAIN) and trial.number not in gone:
-                self.search.enqueue_trial(dict(trial.params), user_attrs={REPLACES: trial.number})
+                self.optuna.enqueue_trial(dict(trial.params), user_attrs={REPLACES: trial.number})
 
     def _give_up(self, trial):
         """Fail a trial whose process was killed before the trial had its values: nothing was run."""
         self._tell(trial.number, state=TrialState.FAIL)
         if "fixed_params" in trial.system_attrs:
-            self.search.enqueue_trial(trial.system_attrs["fixed_params"])
+            self.optuna.enqueue_trial(trial.system_attrs["fixed_params"])
 
     def _may_ask(self, trials):
         if any(trial.state == TrialState.WAITING for trial in trials):
             return True
         gone = replaced(trials)
-        begun = [trial for trial in trials if trial.number not in gone and {"runs", "error"} & trial.user_attrs.keys()]
-        return self.tune.sampler != "grid" and len(begun) < self.tune.trials
+        counted = [trial for trial in trials if trial.number not in gone and begun(trial)]
+        return self.tune.sampler != "grid" and len(counted) < self.tune.trials
 
     def _ask(self):
-        if not self._may_ask(self.search.get_trials(deepcopy=False)):
+        if not self._may_ask(self.optuna.get_trials(deepcopy=False)):
             return None
-        trial = self.search.ask(fixed_distributions=self.distributions)
+        trial = self.optuna.ask(fixed_distributions=self.distributions)
         return trial.number, dict(trial.params)
 
     def _is_surplus(self, number, values):
         """Whether another process began the same point of the grid before, or the last trial that was left."""
-        trials = self.search.get_trials(deepcopy=False)
+        trials = self.optuna.get_trials(deepcopy=False)
         gone = replaced(trials)
         open_states = (TrialState.RUNNING, TrialState.COMPLETE)
         others = [each for each in trials if each.number < number and each.number not in gone and not each.user_attrs.get(SURPLUS)]
         if self.tune.sampler == "grid":
             return any(each.params == values and each.state in open_states for each in others)
-        begun = [each for each in others if {"runs", "error"} & each.user_attrs.keys() or each.state == TrialState.RUNNING]
-        return len(begun) >= self.tune.trials
+        return sum(begun(each) or each.state == TrialState.RUNNING for each in others) >= self.tune.trials
 
     def _planned(self, values):
-        made = {position: need.plans[0] for position, need in zip(self.arm_plan.arm.needs, self.arm_plan.needs, strict=True)}
-        return experiment.plan(overridden(self.arm_plan.arm.document, values), made)
+        return experiment.plan(overridden(self.arm_plan.arm.document, values), self.arm_plan.made)
 
     def _jobs(self, trial):
         """The Jobs of a trial that was begun."""
-        if "runs" not in trial.user_attrs:
+        if RUNS not in trial.user_attrs:
             return []
         if trial.number not in self.plans:
             self.plans[trial.number] = self._planned(trial.params)
-        plan, runs = self.plans[trial.number], trial.user_attrs["runs"].items()
+        plan, runs = self.plans[trial.number], trial.user_attrs[RUNS].items()
         return [self._job(trial.number, int(seed), plan, self.study.folder / run) for seed, run in runs]
 
     def _job(self, number, seed, plan, folder):
@@ -389,20 +306,14 @@ class Tuner:
             plan = self.plans[number] = self._planned(values)
         except SpecError as error:
             # The ends of every range were checked, so a point between them cannot be built.
-            self._set(number, "error", str(error))
+            self._set(number, WHY, str(error))
             self._tell(number, state=TrialState.FAIL)
             return
-        parent = self.study.folder / folders.TUNE
-        runs, finished = {}, folders.Finished(self.study.runs, trials=True)
+        places = self.study.trial_folders(self.arm_plan, plan.identity, self.seeds)
         ended = self._ended(self._trial(number))
-        for seed in self.seeds:
-            folder = folders.run_folder(parent, self.arm_plan.arm.name, plan.identity, seed)
-            folder = finished.folder(plan.identity, seed, folder) or folder
-            runs[str(seed)] = folders.relative(folder, self.study.folder)
-            if seed not in ended:
-                self.jobs.append(self._job(number, seed, plan, folder))
-        self._set(number, "runs", runs)
-        for job in [job for job in self.jobs if self._is_done(job)]:
+        self.jobs += [self._job(number, seed, plan, folder) for seed, folder in places.items() if seed not in ended]
+        self._set(number, RUNS, {str(seed): folders.relative(folder, self.study.folder) for seed, folder in places.items()})
+        for job in [job for job in self.jobs if is_done(job)]:
             self.jobs.remove(job)
             self.told(Outcome(job, "finished", measured(job), reused=True))
 
@@ -411,23 +322,13 @@ class Tuner:
             self._set(number, f"value {seed}", value)
             return
         self._set(number, f"failed {seed}", True)
-        self._set(number, "error", outcome.message or f"its record has no {self.tune.metric}")
+        self._set(number, WHY, outcome.message or f"its record has no {self.tune.metric}")
         failure = outcome.record.failure if outcome.record else None
         if outcome.record is None or (failure and failure.by_machine):
             self._set(number, AGAIN, True)
 
     def _set(self, number, key, value):
-        with contextlib.suppress(UpdateFinishedTrialError):  # another process was first, and said the same
-            set_attribute(self.storage, self.search, number, key, value)
-
-
-def _nearest(values, value):
-    """The index of the value on a grid, which storage may have rounded."""
-    return min(range(len(values)), key=lambda i: abs(values[i] - value))
-
-
-def _spelt(values):
-    return ", ".join(f"{key} = {value:g}" for key, value in values.items())
+        stored.set_attribute(self.storage, self.optuna, number, key, value)
 
 
 def _reason(record):

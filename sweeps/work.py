@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arch.words import times
-from experiments import evaluations
 from experiments.record import NAME
-from sweeps import attempts, folders, shared_queue
+from sweeps import attempts, folders, queue_rows
 from sweeps.job import Event, Job, Outcome, record_failure
-from sweeps.shared_queue import COUNTED, FAILED, INTERRUPTED, LOST, MACHINE, UNKNOWN, Row, SharedQueue
+from sweeps.queue_rows import DISK, DUPLICATE, FAILED, INTERRUPTED, LOST, MACHINE, UNKNOWN, Row
+from sweeps.queues import is_done, run_record
+from sweeps.shared_queue import HOST, SharedQueue
 
-NO_ROOM = ("No space left on device", "Disk quota exceeded", "[Errno 28]", "[Errno 122]")
 # Bytes that must be writable before another run starts, after the disk was full.
 ROOM = 1 << 22
 
@@ -35,8 +35,7 @@ class Mine(NamedTuple):
 class Shared:
     """The jobs of a study's queue, shared with other drivers: `take`, `told` and `tick` for a `Pool`.
 
-    source: has `ready()`, the Jobs that could start now by what the records say, and `told(outcome)`; a search also has
-    `settle()` and `ask()`. queue: the SharedQueue. abandon: called with the Job of a run that is somebody else's now.
+    source: the study's queue. queue: the SharedQueue. abandon: called with the Job of a run that is somebody else's now.
     events: what there is to show, of runs that ended here or elsewhere; whoever shows them empties the list.
     """
 
@@ -85,7 +84,7 @@ class Shared:
             self.queue.finish(number, self.key(outcome.job))
         elif outcome.status != "abandoned":
             why = _why(outcome)
-            if why == shared_queue.DISK and not self.room_at:
+            if why == DISK and not self.room_at:
                 self.room_at = time.monotonic() + self.queue.terms.poll
                 self.queue.say(f"no room on the disk of {self.folder}: waiting for some")
             self.queue.fail(number, why, outcome.message)
@@ -100,8 +99,7 @@ class Shared:
         for number, each in self.mine.items():
             if each.attempt is job and "step" in state:
                 self.steps[number] = int(state["step"])
-                if hasattr(self.source, "progressed"):
-                    return bool(self.queue.tried(partial(self.source.progressed, each.job, state)))
+                return bool(self.queue.tried(partial(self.source.progressed, each.job, state)))
         return False
 
     def tick(self) -> bool:
@@ -137,6 +135,7 @@ class Shared:
         rows = self.queue.read()
         if rows is None:
             return False
+        self.queue.check_place()
         late = self.queue.stale(rows, {*self.mine, *self.queue.pending})
         for row in late:
             self.queue.lose(row)
@@ -161,14 +160,10 @@ class Shared:
 
     def _settle(self):
         """Bring the study's queue up to what the trials and the records say; find what could start."""
-        by_run: dict[str, list[Row]] = {}
-        for row in self.rows:
-            if row.run is not None:
-                by_run.setdefault(row.run, []).append(row)
-        if hasattr(self.source, "settle"):
-            self.source.settle()
+        by_run = queue_rows.by_run(self.rows)
+        self.source.settle()
         self.ready, busy = self._sorted(by_run)
-        while not self.ready and hasattr(self.source, "ask") and self.source.ask():
+        while not self.ready and self.source.ask():
             self.ready, busy = self._sorted(by_run)  # a trial that is infeasible has no runs: then the next one
         self.over = not (self.ready or busy or self.mine or self.queue.pending)
         return True
@@ -207,12 +202,10 @@ class Shared:
             return Outcome(job, record.status, record, reused=self.key(job) not in self.here)
         if any(row.is_live for row in rows):
             return None
-        counted = [row for row in rows if row.state == "FAIL" and row.number > self.queue.forgiven]
-        failed = next((row for row in counted if row.why == FAILED), None)
+        failed, lost = queue_rows.failures(rows, self.queue.forgiven)
         if failed:
             attempts.record_failed(attempts.folder(job.folder, failed.number), job.folder)
             return Outcome(job, "failed", folders.record_of(job.folder), failed.note)
-        lost = [row for row in counted if row.why in COUNTED]
         if len(lost) < self.queue.terms.losses:
             return None
         message = f"{lost[-1].note}; lost {times(len(lost), 'time')}"
@@ -249,7 +242,7 @@ class Shared:
             return None
         same = [each for each in rows if each.run == row.run and each.number != row.number]
         if any(each.is_live and each.number < row.number for each in same) or self._ended(job, same) is not None:
-            self.queue.fail(row.number, shared_queue.DUPLICATE, "another trial is for this run")
+            self.queue.fail(row.number, DUPLICATE, "another trial is for this run")
             return None
         attempt = replace(job, folder=attempts.folder(job.folder, row.number), home=job.folder)
         self.mine[row.number] = Mine(job, attempt)
@@ -262,7 +255,7 @@ class Shared:
         if time.monotonic() < self.room_at:
             return False
         self.room_at = time.monotonic() + self.queue.terms.poll
-        probe = self.folder / f".room-{shared_queue.HOST}-{id(self)}"
+        probe = self.folder / f".room-{HOST}-{id(self)}"
         try:
             probe.write_bytes(b"\0" * ROOM)
         except OSError:
@@ -278,18 +271,15 @@ def _why(outcome: Outcome) -> str:
     if outcome.status in ("interrupted", "lost"):
         return INTERRUPTED if outcome.status == "interrupted" else LOST
     failure = outcome.record.failure if outcome.record else None
-    text = f"{outcome.message} {failure.message if failure else ''}"
-    if any(words in text for words in NO_ROOM):
-        return shared_queue.DISK
+    if outcome.no_room:
+        return DISK
     return FAILED if failure and not failure.by_machine else MACHINE
 
 
 def has_result(job: Job) -> bool:
     """Whether a job's run has its result, and everything that is to be measured of it."""
-    if not attempts.has_result(job.folder, job.plan.identity, job.seed):
-        return False
-    record = folders.record_of(job.folder)
-    return record.status == "pruned" or not evaluations.missing(list(job.plan.evaluations), job.folder)
+    record = run_record(job)
+    return record is not None and (record.status == "pruned" or is_done(job))
 
 
 def forgive(jobs: list[Job]) -> None:

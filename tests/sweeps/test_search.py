@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from arch import document
 from arch.errors import SpecError
 from experiments import plan as experiment
+from sweeps import show
 from sweeps import study as studies
 from sweeps.job import Outcome
 from sweeps.record import StudyRecord
@@ -357,6 +358,9 @@ REFUSED = {
     "set by two dimensions at once": {
         "space": {WINDOW: {"choices": [2, 4]}, "m": {"choices": {"a": {"set": {WINDOW: 8}}, "b": {}}}}
     },
+    "lies within model.blocks.local.mixer, which another dimension sets as a whole": {
+        "space": {WINDOW: {"choices": [2, 4]}, "m": {"choices": {"a": {"set": {"model.blocks.local.mixer": {}}}, "b": {}}}}
+    },
     "the report split is not for choosing": {"minimise": "report/loss"},
     "no run of arm '1:1' has the metric 'select/los'; did you mean 'select/loss'": {"minimise": "select/los"},
     "no cost 'cost/parameter'; did you mean 'cost/parameters'": {"minimise": ["cost/parameter"]},
@@ -380,10 +384,32 @@ REFUSED = {
     "several objectives has no pruner": {"pruner": "median", "minimise": ["select/loss", "cost/parameters"]},
     "is not measured while a run trains": {"pruner": "median", "minimise": "cost/parameters"},
     "expected `seeds` of at least 2": {"pruner": "wilcoxon"},
+    "expected 1 <= min_resource <= max_resource": {"pruner": {"type": "hyperband", "min_resource": 0}},
+    "min_resource = 99, and a run has 12 steps: it would never prune": {
+        "pruner": {"type": "patient", "wrapped": {"type": "hyperband", "min_resource": 99}, "patience": 1}
+    },
+    "a reduction_factor of at least 2": {"pruner": {"type": "hyperband", "reduction_factor": 1}},
+    "Optuna refuses it: ": {"pruner": {"type": "successive_halving", "min_resource": 0}},
+    "4 winners of 3 trials; expected at most as many as trials": {"trials": 3, "judge": 4},
     "1 is a reported seed": {"first_seed": 1},
     "no arm '1:2'; did you mean '1:1'": {"base": "1:2"},
     "cannot follow a range that grows": {"widen": 2, "sampler": "nsgaii"},
 }
+
+
+def test_a_choice_may_set_a_mixer_and_bring_a_width_of_it(study_data):
+    brings = {"set": {"model.blocks.local.mixer": {}}, "space": {WINDOW: {"choices": [2, 4]}}}
+    search = {**SEARCH, "space": {"m": {"choices": {"a": brings, "b": {}}}}}
+    studies.check(document.node(study_data | {"search": search}))
+
+
+def test_the_preview_counts_the_points_of_a_grid(study_data):
+    """Without `trials`, a grid is searched whole: three points below one choice and one below the other, two seeds each."""
+    branches = {"a": {"space": {WINDOW: {"choices": [2, 4, 6]}}}, "b": {}}
+    search = {**SEARCH, "space": {"m": {"choices": branches}}, "sampler": "brute_force", "trials": None, "seeds": 2}
+    spec, arms = studies.check(document.node(study_data | {"search": search}))
+    data = show.preview("asked", None, spec, arms)["search"]
+    assert data["trials"] == 4 and data["runs"] == 8 and data["tokens"] > 0
 
 
 @pytest.mark.parametrize("reason", REFUSED)
@@ -409,6 +435,9 @@ def test_tune_and_search_do_not_stand_together(study_data):
     tune = {"space": {"optimizer.lr": {"low": 1e-3, "high": 1e-2}}}
     with pytest.raises(SpecError, match="do not stand together"):
         studies.check(document.node(study_data | {"search": SEARCH, "tune": tune}))
+    ladder = {"sizes": {"s": {"model.dim": 8}, "m": {}}}
+    with pytest.raises(SpecError, match="`ladder` and `search` do not stand together: a winner has one size; search in a study of"):
+        studies.check(document.node(study_data | {"search": SEARCH, "ladder": ladder}))
     with pytest.raises(SpecError, match="are the winners of the search"):
         studies.check(document.node(study_data | {"search": SEARCH, "arms": {"a": {}, "best 1": {}}}))
 
