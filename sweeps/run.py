@@ -49,8 +49,8 @@ class Result:
 def run_study(study, workers, console, prepare=trainer, storage=None, again=False):
     """Run what is missing of a StudyPlan and keep its study.json up to date.
 
-    workers: the number of workers, or None for as many as the cores allow. storage: of `sweeps.storage.opened`; the runs are
-    then shared with all other drivers of this study that have it. again: what failed there before is tried once more.
+    workers: the number of workers, or None for as many as the cores allow. storage: of `sweeps.storage.opened`, or a function
+    that opens it; the runs are then shared with all other drivers that have it. again: what failed before is tried once more.
     Raises SpecError for too many workers or a storage of another study (before anything is written), OSError if the study's
     folder cannot be written, KeyboardInterrupt when interrupted: the same call then resumes the study.
     """
@@ -61,6 +61,7 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
     if storage is not None:
         from sweeps import shared_queue
 
+        storage = storage() if callable(storage) else storage
         shared = shared_queue.opened(storage, study, lambda text: _say(console, text, "yellow"), again)
         logs /= safe_name(shared_queue.HOST)
     if (study.spec.tune or study.spec.search) and not shared and (result := _without_database(study, console)):

@@ -56,6 +56,9 @@ def test_the_teacher_is_part_of_what_a_student_spends(study_data):
     big = experiment.resolve(arm_document(node, base, "big"))
     teacher = references.Referred("big", big.model, big.data, None)
     assert big.train.steps == 12  # a helper run keeps its steps
+    assert " FLOP (ideal), " in records["student"].words.replace("M", "").replace("k", "").replace("G", "").replace(
+        "\N{NO-BREAK SPACE}", " "
+    )
     assert records["student"].spent == train_flops(specs["student"], teacher) > train_flops(specs["student"])
     assert records["student"].spent == pytest.approx(train_flops(specs["1:1"]), rel=0.1)
     assert specs["student"].train.steps < 12
