@@ -26,7 +26,7 @@ def new_app(help):
 def main(app, command, interrupted="interrupted; the same command resumes"):
     """Run `app`, started as `command`, and exit with one of the codes above. interrupted: the message for code 130."""
     signal.signal(signal.SIGTERM, _interrupt)
-    Console.on_broken_pipe = _broken_pipe  # rich would end the process with code 1
+    Console.on_broken_pipe = _broken_pipe  # type: ignore[method-assign]  # rich would end the process with code 1
     try:
         code = app(prog_name=command, standalone_mode=False)
         sys.stdout.flush()

@@ -250,7 +250,7 @@ def _tokenizer(trained, begin=None):
     from transformers import PreTrainedTokenizerFast
 
     copy = tokenizers.Tokenizer.from_str(trained.to_str())
-    first = BOS if begin is None else copy.id_to_token(begin)
+    first = (None if begin is None else copy.id_to_token(begin)) or BOS
     last = EOS if copy.token_to_id(EOS) is not None else first
     parts = [{"SpecialToken": {"id": first, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
     named = [(first, copy.token_to_id(first))]
