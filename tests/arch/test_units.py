@@ -66,10 +66,19 @@ def test_durations(seconds, text):
 
 @pytest.mark.parametrize(
     ("fraction", "text"),
-    [(0.0123, "+1.23 %"), (0.09999, "+10.0 %"), (0.9999, "+100 %"), (-0.05, f"{units.MINUS}5.00 %"), (None, units.DASH)],
+    [
+        (0.0123, "+1.23 %"),
+        (0.09999, "+10.0 %"),
+        (0.9999, "+100 %"),
+        (-0.05, f"{units.MINUS}5.00 %"),
+        (None, units.DASH),
+        (1e250, ">+999,999 %"),
+        (float("inf"), ">+999,999 %"),
+    ],
 )
 def test_percents(fraction, text):
     assert plain(units.percent(fraction)) == text
+    assert fraction is None or plain(units.percent_interval(-0.5, fraction)).endswith(f"{text.removesuffix(' %')}]")
 
 
 def test_numbers_without_a_unit_keep_their_digits():
