@@ -11,6 +11,7 @@ from arch.cli import main, new_app
 from arch.errors import DataError
 
 app = new_app("What a study found: a report, a table, figures, TensorBoard. `performance` summarizes benchmark records.")
+Format = Literal["csv", "parquet", "latex", "markdown", "wandb-offline", "mlflow"]
 Folder = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="The folder with study.json; `archbench study run` prints it.")]
 Out = Annotated[Path | None, typer.Option(help="Another folder to write into, such as where that one cannot be written.")]
 
@@ -35,9 +36,13 @@ def _into(folder, out):
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="STUDY_DIR|RUN", help="The folder of a study, a run or a checkpoint.")],
+    to: Annotated[Format | None, typer.Option("--to", help="instead, export a study or a run in this format")] = None,
     out: Out = None,
 ):
     """Write a study's report.html (self-contained) and its tables, or a run's or checkpoint's evaluations.html, into the folder."""
+    if to is not None:
+        _exported(folder, to, out)
+        return
     from analysis import run_report
     from sweeps.record import NAME
 
@@ -48,6 +53,16 @@ def report(
         print(path)
         return
     written(folder, out=out)
+
+
+def _exported(folder, form, out):
+    """Write an export, and print where it is and what to do with it."""
+    from analysis.exports.write import write
+
+    path, hint = write(folder, form, out)
+    print(path)
+    if hint:
+        print(hint)
 
 
 def written(folder, label="", out=None):

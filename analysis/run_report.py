@@ -32,7 +32,7 @@ def write(folder: Path | str, out: Path | None = None) -> tuple[Path, list[str]]
     problems: list[str] = []
     folder = Path(folder)
     record = _record(folder, problems)
-    name = _name(folder.resolve())
+    name = called(folder.resolve())
     run = evaluated.Run(folder, record.identity if record else None)
     found = evaluated.read({(name, record.seed if record else 0): run}, [name], problems)
     if not found:
@@ -43,7 +43,7 @@ def write(folder: Path | str, out: Path | None = None) -> tuple[Path, list[str]]
     return path, problems
 
 
-def _name(folder: Path) -> str:
+def called(folder: Path) -> str:
     """What a folder is called: of a seed also its run; of a single run its spec."""
     if not folder.name.startswith("seed-"):
         return folder.name

@@ -70,16 +70,18 @@ def diff(
 def _resolved(reference):
     """(the whole resolved experiment, what was written of it) of a spec, or of the folder of a run. Raises SpecError, DataError."""
     from arch.document import load
-    from arch.errors import DataError
-    from experiments.plan import resolved, whole
+    from arch.errors import DataError, SpecError
+    from experiments.plan import resolve, resolved, whole
     from experiments.record import RunRecord
-    from experiments.spec import ExperimentSpec
 
     if Path(reference).is_dir():
         record = RunRecord.read(reference)
         if record is None:
             raise DataError(f"{reference}: no record of a run in it", key=None)
-        return whole(ExperimentSpec.parse(record.spec)), record.spec
+        try:
+            return whole(resolve(record.spec)), record.spec
+        except SpecError as error:
+            raise DataError(f"{reference}: this release cannot read its spec: {error}", key=None) from None
     complete = resolved(load(reference, "experiments"))
     return whole(complete.spec), complete.written
 
@@ -98,7 +100,7 @@ def run(
     from experiments.plan import plan
 
     document = load(spec, "experiments", changes)
-    _refuse("arms" in document.value, f"{spec}: it has `arms`, so it is a study: archbench study run {spec}")
+    _refuse("arms" in document.value, f"{spec}: this is a study: archbench study run {spec}")
     _refuse(seeds is not None and seed is not None, "give --seed for one run, or --seeds for several, not both")
     _refuse(name is not None and Path(name).name != name, f"--name {name}: expected the name of a folder, without `/`")
     planned = plan(document)

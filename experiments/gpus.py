@@ -114,7 +114,8 @@ def check_there(train: Any, where: Callable[..., SpecError] = SpecError) -> None
 
     if train.accelerator == "gpu":
         if not _built():
-            reason = f"{times(train.devices, 'GPU')} for a run, but this machine has none that torch can use: it was built without CUDA"
+            what = times(train.devices, "GPU")
+            reason = f"{what} for a run, but this machine has none that torch can use: it was built without CUDA"
             raise where(reason, ("train", "accelerator"))
         check(train, visible(), where)
     there = {"mps": torch.backends.mps.is_available(), "tpu": importlib.util.find_spec("torch_xla") is not None}

@@ -96,7 +96,7 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None, home=
         corpus = prepare(spec.data, spec.model.vocab_size)
         _unchanged(corpus, plan)
         if corpus.tokenizer is not None:
-            checkpoint.save_tokenizer(corpus.tokenizer, folder)
+            checkpoint.save_tokenizer(corpus.tokenizer, folder, getattr(corpus, "ends", None))
         model = new_model(spec.model, seed)
         if plan.start:
             plan.start.fill(model)

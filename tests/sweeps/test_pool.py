@@ -182,9 +182,9 @@ def test_a_worker_that_has_nothing_to_save_is_not_waited_for(prepare, lr, job):
 
     def tick():
         begun = any(event.kind == "started" for event in events)
-        if prepare is fakes.prepare_slowly or (begun and (one.folder / "visits").exists()):
-            if not any(event.kind == "stopping" for event in events) and not pool.signals:
-                os.kill(os.getpid(), signal.SIGINT)
+        trains = prepare is fakes.prepare_slowly or (begun and (one.folder / "visits").exists())
+        if trains and not pool.signals and not any(event.kind == "stopping" for event in events):
+            os.kill(os.getpid(), signal.SIGINT)
         return False
 
     with pytest.raises(KeyboardInterrupt), pool:

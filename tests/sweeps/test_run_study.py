@@ -60,7 +60,7 @@ def test_with_nothing_left_no_worker_is_made(plan_study, study_data, console, mo
     planned = plan_study(study_data)
     for job in planned.jobs():
         fakes.finish(job)
-    monkeypatch.setattr("sweeps.run.Pool", None)
+    monkeypatch.setattr("sweeps.workers.Pool", None)
     assert run_study(planned, None, console).complete
     assert "all 4 runs are finished already" in console.file.getvalue()
 
