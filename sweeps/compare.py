@@ -10,6 +10,9 @@ from arch import units
 from arch.contracts import Metric
 from arch.errors import DataError
 
+# The largest exponent; as for the perplexity of a loss (`next_token`).
+LARGEST = 700.0
+
 
 def on_scale(value: float, metric: Metric) -> float:
     """A value on the scale on which differences are taken. Raises DataError for a ratio of what is not positive."""
@@ -22,7 +25,12 @@ def on_scale(value: float, metric: Metric) -> float:
 
 def off_scale(value: float | None, metric: Metric) -> float | None:
     """The inverse of `on_scale`. None stays None."""
-    return math.exp(value) if value is not None and metric.compare == "ratio" else value
+    return exp(value) if value is not None and metric.compare == "ratio" else value
+
+
+def exp(value: float) -> float:
+    """e^value, but never more than a float can hold: an interval over very few seeds or texts may end anywhere."""
+    return math.exp(min(value, LARGEST))
 
 
 def is_relative(metric: Metric) -> bool:
@@ -32,7 +40,7 @@ def is_relative(metric: Metric) -> bool:
 
 def effect(difference: float | None, metric: Metric) -> float | None:
     """What a difference on the scale is shown as. None stays None."""
-    return math.expm1(difference) if difference is not None and is_relative(metric) else difference
+    return math.expm1(min(difference, LARGEST)) if difference is not None and is_relative(metric) else difference
 
 
 def bounds(margin: float, metric: Metric) -> tuple[float, float]:
