@@ -8,6 +8,7 @@
 # make check        lint, format, types and import rules: what must hold before a commit
 # make test-cpus    the tests under settings that stand in for other CPUs; CPUS="avx2 plain" picks some of them
 # make test-triton  the Triton kernels through Triton's interpreter, on the CPU
+# make test-transformers  older releases of transformers compute the same from what we export; RELEASES="4.57.6" picks some
 # make test-lm-eval the evaluator lm_eval, with EleutherAI's harness
 # make test-trackers  the exports to Weights & Biases and MLflow, opened with their own libraries
 PYTHON ?= python3
@@ -24,7 +25,7 @@ cpu-avx512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
 cpu-avx512-bf16 := ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16
 cpu-plain := ARCHBENCH_NATIVE=0
 
-.PHONY: ablation laptop simulate test test-slow test-large test-scale chaos test-cpus test-triton test-lm-eval test-trackers check format clean
+.PHONY: ablation laptop simulate test test-slow test-large test-scale chaos test-cpus test-triton test-transformers test-lm-eval test-trackers check format clean
 
 ablation: .venv/installed
 	$(BIN)/archbench study run gemma3/local_global --scale demo
@@ -60,6 +61,19 @@ test-cpu-%: .venv/installed
 test-triton: .venv/installed
 	$(INSTALL) '.[test,triton]'
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/arch/test_triton.py
+
+# Each release in an environment of its own; torch and safetensors are those of the project's.
+RELEASES ?= 4.50.3 4.53.3 4.57.6 5.0.0
+test-transformers: $(RELEASES:%=.venv/transformers/%/installed)
+	ARCHBENCH_TRANSFORMERS=$$(echo $(RELEASES:%=$(CURDIR)/.venv/transformers/%/bin/python) | tr ' ' ':') \
+	$(BIN)/python -m pytest -s tests/arch/test_older_transformers.py
+
+.venv/transformers/%/installed: .venv/installed
+	$(PYTHON) -m venv .venv/transformers/$*
+	.venv/transformers/$*/bin/python -m pip install --quiet --disable-pip-version-check transformers==$*
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	> $$(.venv/transformers/$*/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/shared.pth
+	touch $@
 
 test-lm-eval: .venv/installed
 	$(INSTALL) '.[test,lm-eval]'

@@ -1,5 +1,7 @@
 """`python -m analysis`: what a study found. Commands import pandas and matplotlib themselves, for a fast start."""
 
+import errno
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,29 +13,46 @@ from arch.errors import DataError
 app = new_app("What a study found: a report, a table, figures, TensorBoard. `performance` summarizes benchmark records.")
 Format = Literal["csv", "parquet", "latex", "markdown", "wandb-offline", "mlflow"]
 Folder = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="The folder with study.json; `archbench study run` prints it.")]
+Out = Annotated[Path | None, typer.Option(help="Another folder to write into, such as where that one cannot be written.")]
+
+
+@contextmanager
+def _into(folder, out):
+    """Context manager: `out`, which is made, for what is written there; None where it goes into the folder itself.
+
+    Where nothing can be written, the error is a DataError.
+    """
+    try:
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+        yield out
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST):
+            raise
+        other = "" if out else "; --out FOLDER writes elsewhere"
+        raise DataError(f"{out or folder}: cannot be written ({error.strerror}){other}", key=None) from None
 
 
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="STUDY_DIR|RUN", help="The folder of a study, a run or a checkpoint.")],
     to: Annotated[Format | None, typer.Option("--to", help="instead, export a study or a run in this format")] = None,
-    out: Annotated[Path | None, typer.Option(help="of --to: the folder to write (default: STUDY_DIR/export/FORMAT)")] = None,
+    out: Out = None,
 ):
     """Write a study's report.html (self-contained) and its tables, or a run's or checkpoint's evaluations.html, into the folder."""
     if to is not None:
         _exported(folder, to, out)
         return
-    if out is not None:
-        raise DataError("--out is for an export; expected --to FORMAT", key=None)
     from analysis import run_report
     from sweeps.record import NAME
 
     if not (folder / NAME).is_file() and run_report.is_run(folder):
-        path, problems = run_report.write(folder)
+        with _into(folder, out):
+            path, problems = run_report.write(folder, out)
         _warn(problems)
         print(path)
         return
-    written(folder)
+    written(folder, out=out)
 
 
 def _exported(folder, form, out):
@@ -46,8 +65,11 @@ def _exported(folder, form, out):
         print(hint)
 
 
-def written(folder, label=""):
-    """Write a study's report, print its sentences and, after `label`, the report's path. Raises DataError, OSError."""
+def written(folder, label="", out=None):
+    """Write a study's report, print its sentences and, after `label`, the report's path. Raises DataError.
+
+    out: the folder to write into, by default the study's.
+    """
     from analysis import texts
     from analysis.claims import judgements, lines, tuning_warnings
     from analysis.report import write
@@ -55,7 +77,8 @@ def written(folder, label=""):
 
     study = load(folder)
     judged = judgements(study)
-    path = write(study, judged)
+    with _into(folder, out):
+        path = write(study, judged, out)
     print(study.record.question)
     of_texts = (text for each in judged for text in texts.of(study, each).sentences)
     for line in dict.fromkeys([*lines(judged), *of_texts, *tuning_warnings(study)]):
@@ -120,21 +143,22 @@ def _joined(folders, format, metric):
 
 
 @app.command()
-def figures(folder: Folder):
+def figures(folder: Folder, out: Out = None):
     """Write the report's figures as PNG files into STUDY_DIR/figures."""
     from analysis import charts, crowd, plots, search_figures
     from analysis.claims import judge
     from analysis.runs import load
 
     study = load(folder)
-    out = folder / "figures"
-    out.mkdir(exist_ok=True)
     judgement = judge(study)
     few = crowd.few(study, judgement)
     drawn = plots.figures(study, judgement) | search_figures.figures(study)
     for name, figure in (drawn | charts.figures([each.only(few) for each in study.evaluated], few)).items():
-        figure.savefig(out / f"{name}.png", dpi=120, facecolor="white")
-        print(out / f"{name}.png")
+        with _into(folder, out):
+            place = (out or folder) / "figures"
+            place.mkdir(exist_ok=True)
+            figure.savefig(place / f"{name}.png", dpi=120, facecolor="white")
+        print(place / f"{name}.png")
 
 
 def drawn(data, folder):
@@ -167,14 +191,16 @@ def tensorboard(
     folder: Folder,
     port: Annotated[int, typer.Option(min=0, max=65535)] = 6006,
     write_only: Annotated[bool, typer.Option("--write-only", help="Write the logs and print their folder; start nothing.")] = False,
+    out: Out = None,
 ):
     """Start TensorBoard for a study: curves, HParams with every run, margin charts, the report's figures."""
     from analysis.tensorboard import serve, write_logs
 
-    if write_only:
-        print(write_logs(folder))
-        return
-    code = serve(folder, port)
+    with _into(folder, out):
+        if write_only:
+            print(write_logs(folder, out))
+            return
+        code = serve(folder, port, out)
     if code:
         raise typer.Exit(1)
 

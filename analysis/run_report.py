@@ -23,8 +23,9 @@ def is_run(folder: Path | str) -> bool:
     return any((folder / name).exists() for name in ("record.json", EVALUATIONS, WEIGHTS))
 
 
-def write(folder: Path | str) -> tuple[Path, list[str]]:
-    """Write the page into the folder of a run or of a checkpoint; returns its path, and what could not be read or drawn.
+def write(folder: Path | str, out: Path | None = None) -> tuple[Path, list[str]]:
+    """Write the page of a run or of a checkpoint into its folder, or into `out`; returns its path, and what could not be read
+    or drawn.
 
     Raises DataError where nothing was measured.
     """
@@ -37,7 +38,7 @@ def write(folder: Path | str) -> tuple[Path, list[str]]:
     if not found:
         reason = f"; {problems[0]}" if problems else f"; `archbench evaluate {shlex.quote(str(folder))} --with NAME` measures it"
         raise DataError(f"{folder}: nothing was measured of it{reason}", key=None)
-    path = folder / NAME
+    path = (folder if out is None else out) / NAME
     write_atomically(path, page(name, folder, record, found, problems).encode())
     return path, problems
 

@@ -35,11 +35,15 @@ FOLDER = "tensorboard"
 BAND = ("mean", "low", "high")
 
 
-def write_logs(folder):
-    """Write the log directory of a study anew and return its path. Raises DataError if the folder has no study."""
+def write_logs(folder, out=None):
+    """Write the log directory of a study anew and return its path. Raises DataError if the folder has no study.
+
+    out: the folder to write it into, by default the study's.
+    """
     study = load(folder)
-    final = study.folder / FOLDER
-    scratch = study.folder / f".{FOLDER}.{os.getpid()}"
+    place = study.folder if out is None else out
+    final = place / FOLDER
+    scratch = place / f".{FOLDER}.{os.getpid()}"
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         _write(study, scratch)
@@ -50,9 +54,9 @@ def write_logs(folder):
     return final
 
 
-def serve(folder, port=6006):
+def serve(folder, port=6006, out=None):
     """Write the logs, start TensorBoard on them and wait until it ends or is interrupted. Returns its exit code."""
-    logs = write_logs(folder)
+    logs = write_logs(folder, out)
     print(f"TensorBoard: http://localhost:{port}/  (Ctrl-C ends it)", flush=True)
     process = subprocess.Popen([sys.executable, "-m", "tensorboard.main", "--logdir", str(logs), "--port", str(port)])
     try:
