@@ -17,15 +17,21 @@ LARGE = ("", "k", "M", "G", "T", "P", "E", "Z")
 COUNTS = ("", "k", "M", "B", "T", "Qd")
 
 
+# From here on a number has an exponent: what is that long is no measurement, but the end of an interval over too few seeds.
+HUGE = 1e15
+
+
 def absent(value: object) -> bool:
     """Whether a value is missing: None or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def number(value: Number, digits: int = 4) -> str:
-    """A number to `digits` significant digits, without an exponent: `3,092`, `0.01230`."""
+    """A number to `digits` significant digits: `3,092`, `0.01230`; with an exponent only from 10^15 on."""
     if value is None or math.isnan(value):
         return DASH
+    if abs(value) >= HUGE:
+        return f"{value:.{digits - 1}e}".replace("-", MINUS)
     decimals = max(0, digits - 1 - _exponent(value, digits)) if value else 0
     return f"{value:,.{decimals}f}".replace("-", MINUS)
 
