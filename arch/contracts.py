@@ -259,7 +259,8 @@ class Source(Protocol):
     documents: texts, which `data.tokenizer` turns into a corpus. dataset: rows of its own; it takes no tokenizer, unless
     its class says `tokenizes = True`: then it needs `data.tokenizer` and makes its rows from texts, of which `texts` may say
     the (resolved) source.
-    A source of texts may also offer `files()`, every file that it reads: texts are then read again only if one changed.
+    A source of texts may also offer `files()`, every file that it reads: texts are then read again only if one changed. And
+    `left_out` (`experiments.data.left_out.LeftOut`), what `documents` left out, which a run's record counts.
     A source of rows whose class says `exact = True` knows the true probability of each target: its rows have
     `extra["nats"]` (B, T), -log of it, 0 where there is no target. One whose class says `recalls = True` asks in each target
     for something that came before in the row: `extra["distance"]`, the tokens from there to the question, and
@@ -277,7 +278,8 @@ class Dataset(Protocol):
     """Gives batches: a tokenized corpus is one, a generated task another.
 
     fingerprint: digest (hex) of all that decides its rows beside its source's code. vocabulary: number of token ids.
-    tokenizer: None where there is no text. One with `long_documents` has `context`, the tokens per row in training.
+    tokenizer: None where there is no text. One with `long_documents` has `context`, the tokens per row in training. One of
+    texts may have `begin`, the id of the token that begins a text (else `<bos>`), and `notes`, sentences for a run's record.
     """
 
     fingerprint: str
@@ -313,7 +315,12 @@ class Dataset(Protocol):
 
 
 class Tokenizer(Protocol):
-    """Text to tokens. `__init__(config)`."""
+    """Text to tokens. `__init__(config)`.
+
+    Optional: `specials`, {bos, eos, unk: the name of the token that stands before and after a document, and of the one for
+    unknown text; None for none}; without it they are `<bos>`, `<eos>` and `<unk>`. `content()`, a digest of the file that it
+    reads.
+    """
 
     def train(self, texts: list[str]) -> tokenizers.Tokenizer:
         """A tokenizer of the `tokenizers` library, trained on these texts or read from a file."""

@@ -285,12 +285,13 @@ def _build(splits, content, data, vocab_size, fractions, folder):
     vocabulary = highest(trained, around) + 1
     _check_vocabulary(trained, vocabulary, data.tokenizer, vocab_size)
     lengths = component.byte_lengths(trained)[:vocabulary]
+    dtype = np.uint16 if vocabulary <= 2**16 else np.uint32
     stored = trained.to_str(pretty=True)
     sizes, changed = {}, []
     for split, documents in splits.items():
         chunks = [documents[first : first + CHUNK] for first in range(0, len(documents), CHUNK)]
         shown = track(chunks, f"Tokenizing {split}", console=console, transient=True, disable=not console.is_terminal)
-        taken, lost = _tokenized(shown, trained, lengths, around)
+        taken, lost = _tokenized(shown, trained, lengths, around, dtype)
         changed += lost
         if data.on_loss == "keep":
             taken = sorted((*taken, *lost), key=lambda each: each.place)
@@ -298,7 +299,7 @@ def _build(splits, content, data, vocab_size, fractions, folder):
             if data.on_loss == "refuse":
                 continue  # what is lost is counted in all splits
             raise DataError(f"the tokenizer changes every document of the {split} split, so data.on_loss: skip leaves none")
-        stream = _stream(taken, around, vocabulary)
+        stream = _stream(taken, around, dtype)
         digests = np.stack([np.frombuffer(each.document.digest[:8], np.uint8) for each in taken])
         for name, array in (("tokens", stream.tokens), ("starts", stream.starts), ("digests", digests)):
             np.save(folder / f"{split}.{name}.npy", array)
@@ -327,7 +328,7 @@ class _Taken:
     bytes: int
 
 
-def _tokenized(chunks, trained, lengths, around):
+def _tokenized(chunks, trained, lengths, around, dtype):
     """(the documents in `chunks` that survive their tokenizer, those that do not).
 
     The result does not depend on the chunk size or the number of threads.
@@ -338,17 +339,16 @@ def _tokenized(chunks, trained, lengths, around):
         written = [item.text for item in chunk]
         ids = [encoding.ids for encoding in trained.encode_batch_fast(written, add_special_tokens=False)]
         for item, numbers, whole in zip(chunk, ids, loss.survives(trained, written, ids, lengths, around), strict=True):
-            array = np.array(numbers, dtype=np.int64)
+            array = np.array(numbers, dtype=dtype)
             size = item.bytes if whole else int(lengths[array].sum())
             (kept if whole else lost).append(_Taken(len(kept) + len(lost), item, array, size))
     return kept, lost
 
 
-def _stream(taken, around, vocabulary):
+def _stream(taken, around, dtype):
     """One Stream of all documents, each between the tokens that stand around it."""
-    dtype = np.uint16 if vocabulary <= 2**16 else np.uint32
-    before, after = ([] if number is None else [number] for number in (around.bos, around.eos))
-    pieces = [np.concatenate([before, each.ids, after]).astype(dtype) for each in taken]
+    before, after = (np.array([] if number is None else [number], dtype=dtype) for number in (around.bos, around.eos))
+    pieces = [np.concatenate([before, each.ids, after]) for each in taken]
     starts = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
     return Stream(np.concatenate(pieces), starts)
 
