@@ -98,6 +98,10 @@ def duration(seconds: Number) -> str:
     return f"{minutes // 60}{SPACE}h{SPACE}{minutes % 60:02d}{SPACE}min"
 
 
+# The end of an interval of few seeds may be any number, also infinite.
+MOST_PERCENT = 999_999
+
+
 def percent(fraction: Number) -> str:
     """A relative difference, with its sign: 0.0123 is `+1.23 %`."""
     return DASH if fraction is None or math.isnan(fraction) else f"{_percent(fraction)}{SPACE}%"
@@ -123,10 +127,10 @@ def p_value(p: Number) -> str:
 
 
 def _percent(fraction: float) -> str:
-    """Two decimals near zero, none for large values, where decimals are noise."""
+    """Two decimals near zero, none for large values, where decimals are noise; `>+999,999` for those that mean nothing."""
     percents = 100 * fraction
-    if abs(percents) >= HUGE:
-        return f"{percents:+.2e}".replace("-", MINUS)
+    if percents > MOST_PERCENT:
+        return f">+{MOST_PERCENT:,}"
     decimals = 2 if abs(percents) < 9.995 else 1 if abs(percents) < 99.95 else 0
     return f"{percents:+,.{decimals}f}".replace("-", MINUS)
 

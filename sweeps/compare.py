@@ -5,13 +5,11 @@ Differences are taken on a *scale*: the natural logarithm for `ratio`, the value
 """
 
 import math
+from collections.abc import Callable
 
 from arch import units
 from arch.contracts import Metric
 from arch.errors import DataError
-
-# The largest exponent; as for the perplexity of a loss (`next_token`).
-LARGEST = 700.0
 
 
 def on_scale(value: float, metric: Metric) -> float:
@@ -28,11 +26,6 @@ def off_scale(value: float | None, metric: Metric) -> float | None:
     return exp(value) if value is not None and metric.compare == "ratio" else value
 
 
-def exp(value: float) -> float:
-    """e^value, but never more than a float can hold: an interval over very few seeds or texts may end anywhere."""
-    return math.exp(min(value, LARGEST))
-
-
 def is_relative(metric: Metric) -> bool:
     """Whether an effect is a fraction (0.01 is 1 %) and not in the metric's unit."""
     return metric.compare != "difference"
@@ -40,7 +33,15 @@ def is_relative(metric: Metric) -> bool:
 
 def effect(difference: float | None, metric: Metric) -> float | None:
     """What a difference on the scale is shown as. None stays None."""
-    return math.expm1(min(difference, LARGEST)) if difference is not None and is_relative(metric) else difference
+    return exp(difference, math.expm1) if difference is not None and is_relative(metric) else difference
+
+
+def exp(value: float, function: Callable[[float], float] = math.exp) -> float:
+    """e ** value; infinite where no number is as large: the end of an interval of few seeds may lie there."""
+    try:
+        return function(value)
+    except OverflowError:
+        return math.inf
 
 
 def bounds(margin: float, metric: Metric) -> tuple[float, float]:
