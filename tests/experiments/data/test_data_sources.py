@@ -61,7 +61,7 @@ def test_json_lines_give_a_document_a_line(tmp_path, packed):
     rows = [{"text": "one\u2028line"}, {"text": "  "}, {"text": "two"}]
     content = ("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n").encode()
     name = "a.jsonl.gz" if packed else "a.jsonl"
-    (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
+    (tmp_path / name).write_bytes(gzip.compress(content, mtime=0) if packed else content)
     assert read(name) == [(f"{name}:1", "one\u2028line"), (f"{name}:3", "two")]
 
 
@@ -86,7 +86,7 @@ def test_parquet_without_pyarrow_says_how_to_get_it(tmp_path, monkeypatch):
 def test_bad_files_are_named(tmp_path):
     (tmp_path / "nul.txt").write_bytes(b"abc\x00def")
     (tmp_path / "latin.txt").write_bytes("größer".encode("latin-1"))
-    (tmp_path / "short.txt.gz").write_bytes(gzip.compress(b"abc" * 100)[:-9])
+    (tmp_path / "short.txt.gz").write_bytes(gzip.compress(b"abc" * 100, mtime=0)[:-9])
     (tmp_path / "plain.txt.gz").write_bytes(b"abc")
     refused(r"no file matches '\*.md' \(looked from .*\)", "*.md")
     refused("no file matches 'gone.txt'", "gone.txt")
@@ -235,9 +235,9 @@ def test_several_compressed_parts_are_one_file(tmp_path):
         refused(f"b.txt{ending}: not a whole", f"b.txt{ending}")
 
 
-@pytest.mark.parametrize("ending", [".docx", ".zip", ".tar.gz", ".feather", ".warc.gz", ".PDF"])
+@pytest.mark.parametrize("ending", [".docx", ".zip", ".tar.gz", ".feather", ".warc.gz", ".PDF", ".jsonl.br", ".csv.1"])
 def test_what_is_not_read_is_named_by_its_ending(tmp_path, ending):
-    (tmp_path / f"a{ending}").write_bytes(gzip.compress(b"text"))
+    (tmp_path / f"a{ending}").write_bytes(gzip.compress(b"text", mtime=0))
     kind = ending.lower().removesuffix(".gz")
     refused(f"a{ending}: files that end in {kind} are not read; expected text, .jsonl, .ndjson", f"a{ending}")
 
@@ -261,7 +261,7 @@ def test_a_table_that_is_none_is_named_with_its_line(tmp_path):
 def test_what_has_no_text_is_left_out_and_counted(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     (tmp_path / "b.txt").write_text("")
-    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b""))
+    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"", mtime=0))
     (tmp_path / "d.jsonl").write_text('{"text": "one"}\n{"text": null}\n{"text": " "}\n\n{"text": null}\n')
     (tmp_path / "e.csv").write_text("id,text\n1,\n2\n3,three\n\n")
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -336,7 +336,7 @@ def test_a_separator_that_is_nowhere_is_said(tmp_path):
         ("Hello, world".encode("utf-16-le"), "a.txt: UTF-16LE text"),
         ("Hello, world".encode("utf-16-be"), "a.txt: UTF-16BE text"),
         ("größer".encode("utf-32"), "a.txt: UTF-32LE text"),
-        (gzip.compress(b"text"), "it is compressed with gzip, and its name does not end so"),
+        (gzip.compress(b"text", mtime=0), "it is compressed with gzip, and its name does not end so"),
         (b"PAR1\0\0", "it is Parquet, and its name does not end so"),
         (b"%PDF-1.4\n%\xe2\xe3\xcf\xd3", "it is PDF, and its name does not end so"),
     ],
@@ -344,3 +344,27 @@ def test_a_separator_that_is_nowhere_is_said(tmp_path):
 def test_what_a_file_is_instead_of_utf_8_is_said(tmp_path, content, match):
     (tmp_path / "a.txt").write_bytes(content)
     refused(match, "a.txt")
+
+
+def test_tables_as_spreadsheets_write_them(tmp_path):
+    """With a line that names the separator, and with a separator at the end of every row."""
+    (tmp_path / "a.csv").write_text("sep=|\nid|text\n1|one, two|\n2|three||\n")
+    assert read("a.csv") == [("a.csv:3", "one, two"), ("a.csv:4", "three")]
+
+
+def test_json_lines_under_another_name_are_one_text_and_said(tmp_path):
+    (tmp_path / "part-00000").write_text('{"text": "one"}\n{"text": "two"}\n')
+    found = source(type="text", files=["part-00000"])
+    assert len(list(found.documents())) == 1
+    assert sentences(found.left_out.summary()) == [
+        "part-00000 begins like JSON lines, but its name does not end so: it is read as one text"
+    ]
+
+
+def test_a_link_to_a_folder_is_not_followed_and_said(tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("a")
+    (tmp_path / "texts" / "again").symlink_to("../texts")
+    found = source(type="text", files=["texts"])
+    assert [text for _, text in found.documents()] == ["a"]
+    assert found.left_out.summary()["skipped"] == {"links to folders": {"count": 1, "first": ["texts/again"]}}
