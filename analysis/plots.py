@@ -30,6 +30,8 @@ INK, MUTED, GRID, PAPER = "#1c2026", "#6a717b", "#dfe2e7", "#fefefe"
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 LINES = ["-", "--", ":", "-."]
+# {variable of a page's theme (`analysis.style`): the colour in whose place it stands}
+VARIABLES = {"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER} | {f"arm{i}": each for i, each in enumerate(COLOURS, 1)}
 WIDTH = 7.6
 # In the first part of training the loss falls by far more than the arms differ; the axes show only the rest.
 SKIPPED = 1 / 3
@@ -112,8 +114,7 @@ def svg(figure, name):
 def themed(figure, name):
     """`svg`, in the colours of the page's theme: the single colours become variables of `analysis.style`."""
     drawn = svg(figure, name)
-    inks = {"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER}
-    for variable, colour in (inks | {f"arm{i}": colour for i, colour in enumerate(COLOURS, 1)}).items():
+    for variable, colour in VARIABLES.items():
         drawn = drawn.replace(colour, f"var(--{variable})")
     return drawn
 
@@ -177,12 +178,12 @@ def differences(study, judgement):
 def _difference(axes, row, judgement, arm, look):
     difference, verdict, effect = judgement.differences[arm], judgement.about(arm), judgement.shown.effect
     seeds = [effect(value) for value in difference.by_seed.values()]
-    axes.plot(seeds, np.full(len(seeds), row + 0.2), ".", color=look.colour, ms=5, alpha=0.55, mew=0)
+    axes.plot(seeds, np.full(len(seeds), row + 0.2), ".", color=look.colour, ms=5, alpha=0.55, mew=0, label=arm)
     for interval, width in [(verdict.interval, 1.3), (verdict.inner, 3.4)] if verdict else []:
         if interval is not None:
-            axes.plot(list(map(effect, interval)), [row, row], color=look.colour, lw=width, solid_capstyle="round")
+            axes.plot(list(map(effect, interval)), [row, row], color=look.colour, lw=width, solid_capstyle="round", label=arm)
     mean = effect(difference.mean)
-    axes.plot([mean], [row], look.marker, color=look.colour, ms=9, mec=PAPER, mew=0.8)
+    axes.plot([mean], [row], look.marker, color=look.colour, ms=9, mec=PAPER, mew=0.8, label=arm)
     note = ", ".join(filter(None, [judgement.word(arm), f"n = {difference.n}"]))
     axes.annotate(
         note, (1.01, row), xycoords=("axes fraction", "data"), va="center", color=MUTED, fontsize=8.5, annotation_clip=False
@@ -235,7 +236,7 @@ def quality_against(study, judgement, name):
         bars = None if low is None else [[mean - low], [high - mean]]
         wide = None if low_x == high_x else [[at - low_x], [high_x - at]]
         point = {"color": look.colour, "marker": look.marker, "ms": 9, "mec": PAPER, "mew": 0.8}
-        axes.errorbar([at], [mean], xerr=wide, yerr=bars, elinewidth=1.6, **point)
+        axes.errorbar([at], [mean], xerr=wide, yerr=bars, elinewidth=1.6, label=arm, **point)
     axes.margins(y=0.12)
     _scale_x(axes, Shown(name, study.metric(name)), min(x[arm][0] for arm in points), max(x[arm][2] for arm in points))
     axes.set_xlabel(_x_label(study, name, any(x[arm][0] < x[arm][2] for arm in points)))
@@ -338,7 +339,7 @@ def _bands(axes, curves, style, scale=1):
         look, x = style[arm], band.index.to_numpy()
         axes.plot(x, scale * band["mean"], look.line, color=look.colour, label=arm, zorder=3)
         if band.low.notna().any():
-            axes.fill_between(x, scale * band.low, scale * band.high, color=look.colour, alpha=0.13, lw=0)
+            axes.fill_between(x, scale * band.low, scale * band.high, color=look.colour, alpha=0.13, lw=0, label=arm)
     last = max(band.index.max() for band in curves.values())
     late = [scale * band[band.index >= SKIPPED * last] for band in curves.values()]
     _limit(axes, late)

@@ -7,7 +7,7 @@ import shlex
 
 import pandas as pd
 
-from analysis import bill, crowd, interaction, measurements, plots, scaling, search, style, tables
+from analysis import bill, crowd, interaction, live, measurements, plots, scaling, search, style, tables
 from analysis.claims import judgements, lines, tuning_warnings
 from analysis.conditions import rest
 from analysis.runs import load, reason
@@ -188,15 +188,14 @@ def _figure(name, figure, study, judgement):
     if name == "tuning":
         edges = "".join(f"<p class=warning>{html.escape(text)}</p>" for text in tuning_warnings(study))
     axis = plots.quality_axes(study).get(name)
-    caption = html.escape(f"Quality against {plots.axis_title(study, axis)}" if axis else CAPTIONS[name])
+    caption = f"Quality against {plots.axis_title(study, axis)}" if axis else CAPTIONS[name]
     if name == "differences" and judgement.contrasts:
         caption = "Comparisons"
     if name == "interaction":
         below = interaction.tables_html(study, judgement)
     if name == "scaling":
         below = scaling.table_html(study, judgement)
-    drawn = f"<figure role=img aria-label='{caption}'>{plots.themed(figure, name)}</figure>"
-    return f"<section><h2>{caption}</h2>{edges}{drawn}{below}</section>"
+    return f"<section><h2>{html.escape(caption)}</h2>{edges}{live.pictured(figure, name, caption)}{below}</section>"
 
 
 def _differences(study, named):
