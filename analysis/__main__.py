@@ -28,18 +28,22 @@ def report(folder: Annotated[Path, typer.Argument(metavar="STUDY_DIR|RUN", help=
 
 def written(folder, label=""):
     """Write a study's report, print its sentences and, after `label`, the report's path. Raises DataError, OSError."""
-    from analysis import texts
+    from analysis import crowd, tables
     from analysis.claims import judgements, lines, tuning_warnings
-    from analysis.report import write
+    from analysis.report import tabled, write
     from analysis.runs import load
 
     study = load(folder)
     judged = judgements(study)
     path = write(study, judged)
-    print(study.record.question)
-    of_texts = (text for each in judged for text in texts.of(study, each).sentences)
+    answers = [line for line in lines(judged) if any(line.endswith(each.answer) for each in judged)]
+    raw = [tables.results(study, each) for each in tabled(judged)]
+    of_texts = [text for each in raw for text in each.for_texts.sentences]
+    print(study.record.question, *answers, "", sep="\n")
+    print(tables.words_first(judged, raw, crowd.named(study, judged[0])))
     for line in dict.fromkeys([*lines(judged), *of_texts, *tuning_warnings(study)]):
-        print(line)
+        if line not in answers:
+            print(line)
     _warn(study.problems)
     print(f"{label}{path}")
 

@@ -292,14 +292,18 @@ def _ticks(span):
 def learning_curves(study, judgement):
     """A claim's metric on the select split over tokens, and the paired difference to the baseline during training.
 
-    Bands are 95 % over seeds. None if no finished run has a curve.
+    Bands are 95 % over seeds. With fewer than two evaluations, the curves are those of the training loss. None if no finished
+    run has a curve of two points.
     """
-    name = curve_of(study, judgement.shown)
-    shown = Shown(name, study.metric(name))
     named = crowd.named(study, judgement)
-    curves, paired = bands(study, name, arms=named), difference_bands(study, name, arms=named)
-    if not curves:
+    for name in (curve_of(study, judgement.shown), "train/loss"):
+        curves = {arm: band for arm, band in bands(study, name, arms=named).items() if len(band) > 1}
+        if curves:
+            break
+    else:
         return None
+    shown = Shown(name, study.metric(name))
+    paired = {arm: band for arm, band in difference_bands(study, name, arms=named).items() if len(band) > 1}
     style = looks(named)
     figure = Figure(figsize=(WIDTH, 4.1), layout="constrained")
     left, right = figure.subplots(1, 2) if paired else (figure.subplots(), None)

@@ -7,7 +7,7 @@ import shlex
 
 import pandas as pd
 
-from analysis import bill, crowd, interaction, live, measurements, plots, scaling, search, style, tables
+from analysis import bill, crowd, interaction, live, measurements, plots, ran, scaling, search, style, tables
 from analysis.claims import judgements, lines, tuning_warnings
 from analysis.conditions import rest
 from analysis.runs import load, reason
@@ -238,29 +238,26 @@ def _bill(study, named):
 def _provenance(study):
     """What was run, where and with which code. If runs differ in a value, all its values are shown."""
     runs = list(study.records.values())
+    told = ran.sentences(study.records, len(study.runs))
     rows = {
-        "study": study.record.name,
-        "scale": study.record.scale,
-        "seeds": ", ".join(map(str, study.record.seeds)),
-        "steps per run": _distinct(f"{run.steps:,}" for run in runs if run.status == "finished"),
-        "tokens per run": _distinct(units.count(run.tokens) for run in runs if run.status == "finished"),
         "wall time": bill.sentence(bill.bill(study)),
-        "data": _distinct(tables.pairs(run.data) for run in runs),
+        "seeds": ", ".join(map(str, study.record.seeds)),
+        "fingerprint of the data": _distinct(str(run.data["fingerprint"]) for run in runs if "fingerprint" in run.data),
         "hardware": _distinct(tables.pairs(run.hardware) for run in runs),
-        "threads per run": _distinct(str(run.threads) for run in runs),
         "speed and memory": _performance(runs),
         "versions": _distinct(tables.pairs(run.versions) for run in runs),
         "code": _distinct(tables.pairs(run.git) for run in runs),
         "started": min((run.started for run in runs if run.started), default=None),
         "ended": max((run.ended for run in runs if run.ended), default=None),
     }
+    sentences = "".join(f"<p>{html.escape(text)}</p>" for text in told)
     shown = "".join(f"<dt>{name}</dt><dd>{html.escape(str(text))}</dd>" for name, text in rows.items() if text)
     warning = ""
     if any(run.git.get("dirty") for run in runs):
         warning = "<p class=warning>Some runs used code with uncommitted changes.</p>"
     spec = html.escape(json.dumps(study.record.spec, indent=1, ensure_ascii=False))
     return (
-        f"<section><h2>What was run</h2>{warning}<dl>{shown}</dl>"
+        f"<section><h2>What was run</h2>{warning}{sentences}<dl>{shown}</dl>"
         f"<details><summary>The study's spec</summary><pre>{spec}</pre></details></section>"
     )
 

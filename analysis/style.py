@@ -63,7 +63,8 @@ code, pre { font: 13.5px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
 code { background: var(--card); border: 1px solid var(--grid); border-radius: 4px; padding: 1px 5px; overflow-wrap: anywhere; }
 pre { background: var(--card); border-radius: 6px; padding: 12px 14px; white-space: pre-wrap; overflow-wrap: anywhere; }
 details { margin-top: 14px; } summary { cursor: pointer; color: var(--muted); font-size: 14.5px; }
-@media (max-width: 640px) { .panels { grid-template-columns: minmax(0, 1fr); } dl { grid-template-columns: 1fr; } dd { margin-bottom: 8px; } main { padding: 24px 16px 48px; } }
+@media (max-width: 640px) { .panels { grid-template-columns: minmax(0, 1fr); }
+  .results th[scope=row] { max-width: 136px; overflow-wrap: anywhere; } dl { grid-template-columns: 1fr; } dd { margin-bottom: 8px; } main { padding: 24px 16px 48px; } }
 @media print { .drawn .still { display: block; } .still svg { min-width: 0; } .drawn .chart { display: none; } :root { --ink: #000; --muted: #444; --grid: #ccc; --paper: #fff; --card: #f4f4f4; }
   body { font-size: 10.5pt; } main { max-width: none; padding: 0; } .scroll { overflow: visible; } table { font-size: 8.5pt; }
   section, figure, tr { break-inside: avoid; } h2 { margin-top: 20pt; } }

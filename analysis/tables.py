@@ -80,6 +80,7 @@ def _comparisons(judgement, others):
         rows.append(
             {
                 "comparison": what(subject, contrast),
+                "verdict": _verdict(needed | {"exploratory": judgement.exploratory}),
                 DIFFERENCE: _with_interval(shown.change(shown.effect(difference.mean)), interval),
                 **(
                     {others.column: of_texts if of_texts == units.DASH else f"{of_texts}{units.SPACE}{shown.unit}"}
@@ -88,7 +89,6 @@ def _comparisons(judgement, others):
                 ),
                 "n": str(difference.n),
                 "p": _p(verdict.p, verdict.level),
-                "verdict": _verdict(needed | {"exploratory": judgement.exploratory}),
             }
         )
     return pd.DataFrame(rows)
@@ -281,13 +281,13 @@ def _readable_row(row, first, context, shown, measured, searched, for_texts):
     of_texts = shown.change_interval(row[f"{change}_texts_low"], row[f"{change}_texts_high"])
     return {
         "arm": row["arm"],
+        "verdict": _verdict(row),
         "differs in": _shortened(row["changes"]) or (units.DASH if first else "nothing"),
         f"{shown.quantity} {LEVEL}": _with_interval(shown.number(row[value]), shown.interval(low, high)),
         "n": f"{row['n']}" if row["n"] == row["runs_planned"] else f"{row['n']} of {row['runs_planned']}",
         DIFFERENCE: _with_interval(shown.change(row[change]), shown.change_interval(row[f"{change}_low"], row[f"{change}_high"])),
         **({for_texts: of_texts if of_texts == units.DASH else f"{of_texts}{units.SPACE}{shown.unit}"} if for_texts else {}),
         "p": _p(row["p"], row["level"]),
-        "verdict": _verdict(row),
         "parameters": units.count(row["parameters"]),
         "training FLOPs/token (ideal)": units.flops(row["flops_per_token_train_ideal"]),
         f"cache at {context}": _cache(row),
@@ -409,22 +409,20 @@ def claims_html(judged):
         for subject, verdict in judgement.verdicts.items():
             statement = judgement.claim.statement(subject, verdict, shown.metric)
             source = getattr(judgement.claim.config, "source", "")
-            seen = shown.change(shown.effect(verdict.difference)) if subject in judgement.differences else verdict.reason
-            if subject in judgement.differences and verdict.interval:
-                seen += f" {shown.change_interval(*map(shown.effect, verdict.interval))}"
+            seen = _seen(judgement, subject)["seen"]
             word = judgement.word(subject)
             rows.append(
                 f"<tr><th scope=row>{html.escape(statement)}<small>{html.escape(source or judgement.name)}</small></th>"
-                f"<td>{two_lines(seen)}</td><td class=number>{verdict.n}</td><td class=number>{_p(verdict.p, verdict.level)}</td>"
                 f"<td><span class='badge {word.replace(' ', '-')}'>{html.escape(word)}</span>"
-                f"{'<small>exploratory</small>' if judgement.exploratory else ''}</td></tr>"
+                f"{'<small>exploratory</small>' if judgement.exploratory else ''}</td><td>{two_lines(seen)}</td>"
+                f"<td class=number>{verdict.n}</td><td class=number>{_p(verdict.p, verdict.level)}</td></tr>"
             )
         rows += [
             f"<tr><th scope=row>{html.escape(subject)}<small>{html.escape(judgement.name)}</small></th>"
             f"<td colspan=4>no verdict yet: {html.escape(text)}</td></tr>"
             for subject, text in judgement.missing.items()
         ]
-    head = "<tr><th>claim</th><th>seen</th><th class=number>n</th><th class=number>p</th><th>verdict</th></tr>"
+    head = "<tr><th>claim</th><th>verdict</th><th>seen</th><th class=number>n</th><th class=number>p</th></tr>"
     return f"<table class=results><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
 
 
@@ -455,6 +453,34 @@ def text(raw):
     return "\n".join(map(_text, shown))
 
 
+def words_first(judged, raw, arms):
+    """The verdicts of all claims for a terminal, a row each: the word, then the numbers that it follows from.
+
+    raw: the Results of the claims that have a table of arms, in their order. arms: those to name.
+    """
+    few = ["arm", "comparison", "verdict", DIFFERENCE, "n"]
+    tables = []
+    for each in raw:
+        both = [readable(each)[each.frame.arm.isin(arms)], *([] if each.comparisons is None else [each.comparisons])]
+        tables += [shown[[name for name in shown if name in few or name.endswith(LEVEL)]] for shown in both]
+    stated = [
+        {"claim": _claim_row(each, subject)["statement"], "verdict": each.word(subject), **_seen(each, subject)}
+        for each in judged
+        if not each.per_arm
+        for subject in each.verdicts
+    ]
+    return "\n".join(map(_text, [*tables, *([pd.DataFrame(stated)] if stated else [])]))
+
+
+def _seen(judgement, subject):
+    """What a claim that is true or false was judged by, for reading."""
+    shown, verdict = judgement.shown, judgement.verdicts[subject]
+    if subject not in judgement.differences:
+        return {"seen": verdict.reason, "n": str(verdict.n)}
+    interval = shown.change_interval(*map(shown.effect, verdict.interval)) if verdict.interval else units.DASH
+    return {"seen": _with_interval(shown.change(shown.effect(verdict.difference)), interval), "n": str(verdict.n)}
+
+
 def _text(shown):
     from rich import box
     from rich.console import Console
@@ -465,7 +491,7 @@ def _text(shown):
     for name in shown:
         longest = max(len(line) for cell in shown[name] for line in _in_lines(cell).split("\n"))
         table.add_column(
-            _in_lines(name), justify="left" if name in ("arm", "comparison", "verdict") else "right", min_width=longest
+            _in_lines(name), justify="left" if name in ("arm", "comparison", "claim", "verdict") else "right", min_width=longest
         )
     for row in shown.values.tolist():
         table.add_row(*(Text(_in_lines(cell)) for cell in row))
