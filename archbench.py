@@ -17,6 +17,7 @@ import experiments.__main__ as experiments
 import sweeps.__main__ as sweeps
 from arch.cli import main as end_with
 from arch.cli import new_app, warn
+from arch.errors import SpecError
 
 app = new_app("What happens to quality, speed and memory of a language model if its architecture changes?")
 study = new_app("Studies: several arms, several seeds, one question.")
@@ -32,32 +33,47 @@ def show(
     dtype: Annotated[str, typer.Option(help="Of a model: float32, bfloat16 or float16.")] = "float32",
     scale: Annotated[str | None, typer.Option(help="Of a study; by default `demo` where it has one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print only JSON, with exact numbers.")] = False,
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, max=1000, help="Of a study: the number of seeds.")] = None,
 ):
     """What a spec would cost before anything runs: a model, an experiment (with --json: whole), or a study, run by run."""
-    kind = _kind(spec)
+    kind, changes = _kind(spec), changes or []
+    if seeds is not None and kind != "study":
+        raise SpecError(f"a study has seeds, and {spec} is of the kind {kind}", file="--seeds")
     if kind == "study":
-        sweeps.show(spec, scale, as_json)
+        sweeps.show(spec, scale, as_json, changes=changes, seeds=seeds)
     elif kind == "experiment":
-        _show_experiment(spec, as_json)
+        _show_experiment(spec, as_json, changes)
     else:
-        arch.show(spec, context, dtype, as_json)
+        arch.show(spec, context, dtype, as_json, changes)
 
 
 @app.command(rich_help_panel=MODELS)
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="A model or an experiment: a path ending in .yaml, or a shipped name.")],
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="A model, experiment, run or study: a YAML file, a shipped name, a folder.")
+    ],
     b: Annotated[str, typer.Argument(metavar="B", help="What to compare it with, of the same kind.")],
+    scale: Annotated[str | None, typer.Option(help="Of two studies; by default `demo` where they have one.")] = None,
 ):
-    """How two models or two experiments differ once every default is filled in."""
-    kinds = [_kind(reference) for reference in (a, b)]
-    if kinds == ["experiment", "experiment"]:
-        experiments.diff(a, b)
-    elif "study" in kinds or kinds[0] != kinds[1]:
-        from arch.errors import SpecError
+    """How two models, experiments, runs or studies differ once every default is filled in.
 
-        raise SpecError(f"{a} is of the kind {kinds[0]} and {b} of the kind {kinds[1]}; expected two models or two experiments")
+    The folder of a run or of a study stands for what was run.
+    """
+    kinds = [_kind(reference) for reference in (a, b)]
+    if kinds[0] != kinds[1]:
+        raise SpecError(f"{a} is of the kind {kinds[0]} and {b} of the kind {kinds[1]}; expected two of one kind")
+    if kinds[0] == "study":
+        sweeps.diff(a, b, scale)
+    elif kinds[0] == "experiment":
+        experiments.diff(a, b)
     else:
-        arch.diff(a, b)
+        arch.diff(*(_model_file(reference) for reference in (a, b)))
+
+
+def _model_file(reference):
+    """The spec of a model: of a checkpoint's folder, the file in it."""
+    return str(Path(reference) / "spec.yaml") if Path(reference).is_dir() else reference
 
 
 @app.command("list", rich_help_panel=MODELS)
@@ -67,7 +83,7 @@ def list_():
     print("\nexperiments:")
     experiments.list_specs()
     print("\nstudies:")
-    sweeps.list_studies()
+    sweeps.list_shipped()
 
 
 app.command(rich_help_panel=MODELS)(arch.check)
@@ -95,8 +111,6 @@ def evaluate(
     if runs is None:
         experiments.evaluate(folder, spec, *options)
         return
-    from arch.errors import SpecError
-
     refused, measured = None, []
     for i, (title, run) in enumerate(runs):
         print(f"[{i + 1}/{len(runs)}] {title}")
@@ -119,6 +133,11 @@ study.command()(sweeps.status)
 study.command()(sweeps.simulate)
 study.command("coordinate-check")(sweeps.coordinate_check)
 study.command("list")(sweeps.list_studies)
+study.command()(sweeps.diff)
+study.command()(sweeps.archive)
+study.command()(sweeps.note)
+study.command()(sweeps.rm)
+study.command()(sweeps.gc)
 app.command(rich_help_panel=RESULTS)(analysis.report)
 app.command(rich_help_panel=RESULTS)(analysis.tensorboard)
 app.command(rich_help_panel=RESULTS)(analysis.table)
@@ -155,10 +174,14 @@ def _kind(reference, beside=None, above=()):
     A shipped name without its folder is looked up in that order. Raises SpecError where there is no such spec.
     """
     from arch import document
-    from arch.errors import SpecError, nearest
+    from arch.errors import nearest
     from experiments.spec import ExperimentSpec
     from sweeps.spec import StudySpec
 
+    if Path(reference).is_dir():
+        inside = {"study.json": "study", "record.json": "experiment", "spec.yaml": "model"}
+        if kind := next((kind for name, kind in inside.items() if (Path(reference) / name).is_file()), None):
+            return kind
     if not reference.endswith((".yaml", ".yml")):
         first, _, rest = reference.partition("/")
         if first in SHELVES and rest:
@@ -182,16 +205,16 @@ def _kind(reference, beside=None, above=()):
     return max(kinds, key=[*SHELVES.values()][::-1].index)
 
 
-def _show_experiment(reference, as_json):
+def _show_experiment(reference, as_json, changes):
     if as_json:
-        experiments.show(reference)
+        experiments.show(reference, changes)
         return
     from arch.document import load
     from experiments import references, remarks
     from experiments.metrics import objective_costs
     from experiments.plan import at_its_line, probed, resolved
 
-    document = load(reference, "experiments")
+    document = load(reference, "experiments", changes)
     spec = probed(resolved(document)).spec
     with at_its_line(document):
         used = references.referred(spec, {})

@@ -48,25 +48,59 @@ def written(folder, label=""):
     print(f"{label}{path}")
 
 
+def indexed(runs, every=None):
+    """Write RUNS/index.html, the list of all studies (`every` Entry, if they are known); returns its path. Raises OSError."""
+    from analysis.index import write
+
+    return write(runs, every)
+
+
 @app.command()
 def table(
-    folder: Folder,
+    folders: Annotated[list[Path], typer.Argument(metavar="STUDY_DIR...", help="The folder of a study, or of several.")],
     format: Literal["text", "csv", "latex", "markdown"] = "text",
     trials: Annotated[bool, typer.Option("--trials", help="the trials of the study's search instead")] = False,
+    metric: Annotated[str | None, typer.Option(help="of several studies: SPLIT/METRIC, by default that of the first claim")] = None,
 ):
-    """Print the results table, or that of a search's trials."""
-    from analysis import search, tables
+    """Print the results table, or that of a search's trials; of several studies, one table of all their arms.
+
+    Studies with other data, another metric or another tokenizer are not joined; the message says why.
+    """
+    from analysis import forms, search, tables
     from analysis.claims import judge
     from analysis.runs import load
 
-    study = load(folder)
+    if len(folders) > 1:
+        if trials:
+            raise DataError("--trials is for one study", key=None)
+        _joined(folders, format, metric)
+        return
+    study = load(folders[0])
     if trials:
         if (found := search.table(study)) is None:
-            raise DataError(f"{folder}: the study has no search, so it has no trials")
-        print(search.text(study) if format == "text" else tables.any_frame(found, format), end="")
+            raise DataError(f"{folders[0]}: the study has no search, so it has no trials")
+        print(search.text(study) if format == "text" else forms.any_frame(found, format), end="")
+    elif metric is not None:
+        _joined(folders, format, metric)
+        return
     else:
         print(getattr(tables, format)(tables.results(study, judge(study))), end="")
     _warn(study.problems)
+
+
+def _joined(folders, format, metric):
+    """Print one table of the arms of some studies, in a metric."""
+    from analysis import forms, joined
+    from analysis.runs import load
+
+    studies = [load(folder) for folder in folders]
+    both = joined.joined(studies, metric)
+    if format == "text":
+        print(forms.text(both.readable.drop(columns="differs in")), end="")
+        print(joined.NOTE)
+    else:
+        print(forms.any_frame(both.frame if format == "csv" else both.readable, format), end="")
+    _warn(problem for study in studies for problem in study.problems)
 
 
 @app.command()

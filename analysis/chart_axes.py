@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, MaxNLocator, NullLocator
 
+from analysis.drawing import MUTED, WIDTH
 from analysis.evaluated import label
-from analysis.plots import MUTED, WIDTH
 from arch import units
 from arch.contracts import Chart
 

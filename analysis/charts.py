@@ -2,7 +2,7 @@
 
 Lines are means over an arm's seeds, with a band from the least to the most of them; cells of a grid are means. Arms look as
 in the other figures. With few values of `by`, there is a panel for each, in which arms can be compared; with many, there is
-a panel per arm, in which the colour of a line says the value. A figure returned belongs to its caller, as in `plots`.
+a panel per arm, in which the colour of a line says the value. A figure returned belongs to its caller, as in `drawing`.
 """
 
 import math
@@ -30,8 +30,8 @@ from analysis.chart_axes import (
     panels_of,
     whole,
 )
+from analysis.drawing import COLOURS, INK, LINES, MARKERS, PAPER, WIDTH, Look, looks, styled
 from analysis.evaluated import Evaluated, label, number, title
-from analysis.plots import COLOURS, INK, LINES, MARKERS, PAPER, WIDTH, Look, looks, styled
 from arch import units
 from arch.contracts import Chart
 

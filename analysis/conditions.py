@@ -4,16 +4,13 @@
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from arch.errors import SpecError
-from arch.spec import diff, spelt
+from arch.spec import diff
 from arch.words import MOST, listed, times
+from experiments.record import THREADS
 from experiments.spec import ExperimentSpec
 from sweeps.record import packed
-
-SHORT = 12  # characters of a commit or a digest
-THREADS = "threads per run"
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class Condition:
 
 def unequal(study):
     """The Conditions that differ among the runs of a StudyData: hardware, threads, code, versions, plug-ins, data."""
-    facts = {key: _facts(run) for key, run in study.records.items()}
+    facts = {key: run.facts for key, run in study.records.items()}
     if any("train.threads" in arm.changes for arm in study.record.arms.values()):  # then the specs say it already
         facts = {key: {name: value for name, value in each.items() if name != THREADS} for key, each in facts.items()}
     found = []
@@ -48,23 +45,6 @@ def unequal(study):
             paired = any(value != base.get(seed, value) for (_, seed), value in have.items())
             found.append(Condition(name, values, paired))
     return found
-
-
-def _facts(run):
-    """{name: value as text} of a RunRecord."""
-    facts: dict[str, Any] = {f"the machine's {name}": value for name, value in run.hardware.items()}
-    facts[THREADS] = run.threads
-    facts |= {"the code's commit": str(run.git["commit"])[:SHORT]} if "commit" in run.git else {}
-    facts |= {"uncommitted changes of the code": run.git["dirty"]} if "dirty" in run.git else {}
-    facts |= {_in_words(name): value for name, value in run.versions.items()}
-    facts |= {f"the source of {module}": sha256[:SHORT] for module, sha256 in run.plugins.items()}
-    facts |= {"the data": str(run.data["fingerprint"])[:SHORT]} if "fingerprint" in run.data else {}
-    return {name: spelt(value) for name, value in facts.items()}
-
-
-def _in_words(name):
-    """The name of an entry of `RunRecord.versions`: a package, the path of a kernel, or how the blocks run."""
-    return "how the blocks run" if name == "blocks" else f"the {'path' if name.startswith('kernel ') else 'version'} of {name}"
 
 
 def _runs(runs):

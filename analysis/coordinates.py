@@ -7,17 +7,17 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
-from analysis import plots
+from analysis import drawing
 
 TITLES = {"mixer": "mixer outputs", "ffn": "ffn outputs", "stream": "residual stream", "logits": "logits"}
 
 
-@plots.styled
+@drawing.styled
 def figure(rows: list[dict[str, Any]], title: str) -> Figure:
     """A Figure of the rows of `experiments.coordinates.Coordinate` at one rate: the geometric mean over layers, and its range."""
     places = [place for place in TITLES if any(row["place"] == place for row in rows)]
     steps, widths = (sorted({row[key] for row in rows}) for key in ("step", "width"))
-    drawn = Figure(figsize=(plots.WIDTH, 3.4), layout="constrained")
+    drawn = Figure(figsize=(drawing.WIDTH, 3.4), layout="constrained")
     panels = drawn.subplots(1, len(places), squeeze=False)[0]
     shades = colormaps["viridis"](np.linspace(0.0, 0.85, len(steps)))
     for axes, place in zip(panels, places, strict=True):
@@ -45,8 +45,8 @@ def figure(rows: list[dict[str, Any]], title: str) -> Figure:
         axes.set_title(TITLES[place])
     panels[0].set_ylabel("root mean square")
     handles, labels = panels[0].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), labelcolor=plots.INK)
-    drawn.suptitle(f"{title}; bands: least and most over the layers", fontsize=9.5, x=0.01, ha="left", color=plots.MUTED)
+    drawn.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), labelcolor=drawing.INK)
+    drawn.suptitle(f"{title}; bands: least and most over the layers", fontsize=9.5, x=0.01, ha="left", color=drawing.MUTED)
     for axes in panels:
         axes.set_xlabel("width (model.dim)")
     return drawn

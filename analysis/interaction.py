@@ -13,7 +13,7 @@ from itertools import combinations, product
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis import plots
+from analysis import drawing
 from arch import units
 from sweeps.contrasts import cell, cells
 from sweeps.stats import LEVEL, Sample, mean_interval, weighted
@@ -83,26 +83,26 @@ def within_seeds(values):
     return {key: mean_interval(row) for key, row in zip(values, spread, strict=True)}
 
 
-@plots.styled
+@drawing.styled
 def figure(study, judgement):
     """A Figure with a panel for each two factors; None for a study without a grid of two factors, or without runs."""
     found = panels(study, judgement)
     if not found:
         return None
     rows, columns = math.ceil(len(found) / COLUMNS), min(COLUMNS, len(found))
-    drawn = Figure(figsize=(plots.WIDTH, 3.7 * rows), layout="constrained")
+    drawn = Figure(figsize=(drawing.WIDTH, 3.7 * rows), layout="constrained")
     places = drawn.subplots(rows, columns, squeeze=False)
     for axes in places.ravel()[len(found) :]:
         axes.set_visible(False)
     for axes, panel in zip(places.ravel(), found, strict=False):
         _panel(axes, panel, judgement)
     note = f"means and 95{units.SPACE}% intervals of the cells, without what a seed shares"
-    drawn.supxlabel(f"{note}; parallel lines: no interaction", fontsize=9, color=plots.MUTED)
+    drawn.supxlabel(f"{note}; parallel lines: no interaction", fontsize=9, color=drawing.MUTED)
     return drawn
 
 
 def _panel(axes, panel, judgement):
-    shown, looks = judgement.shown, plots.looks(panel.changes)
+    shown, looks = judgement.shown, drawing.looks(panel.changes)
     estimates = within_seeds(panel.values)
     ends = []
     for i, change in enumerate(panel.changes):
@@ -115,7 +115,7 @@ def _panel(axes, panel, judgement):
         means = [shown.headline(each.mean) for _, each in points]
         lows, highs = ([shown.headline(getattr(each, end)) for _, each in points] for end in ("low", "high"))
         bars = None if None in lows else [np.subtract(means, lows), np.subtract(highs, means)]
-        point = {"color": look.colour, "marker": look.marker, "ls": look.line, "ms": 8, "mec": plots.PAPER, "mew": 0.8}
+        point = {"color": look.colour, "marker": look.marker, "ls": look.line, "ms": 8, "mec": drawing.PAPER, "mew": 0.8}
         axes.errorbar(at, means, yerr=bars, elinewidth=1.5, label=f"{panel.lines}={change}", **point)
         ends.append((at[-1], means[-1]))
     axes.set_xticks(range(len(panel.levels)), panel.levels)
@@ -124,8 +124,8 @@ def _panel(axes, panel, judgement):
     axes.grid(axis="x", visible=False)
     axes.set_xlabel(panel.across)
     axes.set_ylabel(f"{shown.quantity} ({shown.better})" if shown.better else shown.quantity)
-    axes.legend(loc="best", labelcolor=plots.INK, fontsize=9)
-    plots.titled(axes, f"{panel.title}{_words(panel, judgement)}")
+    axes.legend(loc="best", labelcolor=drawing.INK, fontsize=9)
+    drawing.titled(axes, f"{panel.title}{_words(panel, judgement)}")
 
 
 def _words(panel, judgement):

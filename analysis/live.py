@@ -27,7 +27,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator
 
-from analysis import plots
+from analysis import drawing
 
 MARKERS = {
     "o": "circle",
@@ -98,7 +98,7 @@ def chart(figure: Figure) -> str:
 
 def pictured(figure: Figure, name: str, caption: str) -> str:
     """A figure element: the still picture, and behind it the chart that takes its place where scripts run."""
-    still, live = plots.themed(figure, name), chart(figure)
+    still, live = drawing.themed(figure, name), chart(figure)
     data = f"<script type='application/json' class=live>{live.replace('<', chr(92) + 'u003c')}</script>" if live else ""
     label = html.escape(caption, quote=True)
     return f"<figure><div class=still role=img aria-label='{label}'>{still}</div>{data}</figure>"
@@ -108,7 +108,7 @@ def library(page: str) -> str:
     """What a page needs once whose figures have charts: Bokeh, compressed, and what puts the charts in place."""
     if "class=live>" not in page:
         return ""
-    colours = json.dumps({colour: variable for variable, colour in plots.VARIABLES.items()})
+    colours = json.dumps({colour: variable for variable, colour in drawing.VARIABLES.items()})
     return (
         f"<script type='text/plain' id=bokeh>{_bokeh()}</script>"
         f"<script>const THEME = {colours};\n{(Path(__file__).parent / 'live.js').read_text()}</script>"
@@ -162,7 +162,7 @@ def _panel(axes: Axes, tall: int) -> Any:
     for part, axis in ((made.xaxis[0], x), (made.yaxis[0], y)):
         _look(part, axis)
     for grid, axis in ((made.xgrid[0], x), (made.ygrid[0], y)):
-        grid.grid_line_color = None if axis.ticks else plots.GRID
+        grid.grid_line_color = None if axis.ticks else drawing.GRID
     return made
 
 
@@ -175,12 +175,14 @@ def _look(part: Any, axis: Axis) -> None:
         part.major_label_overrides = axis.ticks
     else:
         if axis.scale == "log":
-            part.ticker = CustomJSTicker(major_code="return archbench.ticks(cb_data.range.start, cb_data.range.end)", minor_code="return []")
+            part.ticker = CustomJSTicker(
+                major_code="return archbench.ticks(cb_data.range.start, cb_data.range.end)", minor_code="return []"
+            )
         else:
             part.ticker.desired_num_ticks = 5
         part.formatter = CustomJSTickFormatter(code=f"return archbench.number(tick, {_options(axis)})")
     part.axis_line_color = part.major_tick_line_color = part.minor_tick_line_color = None
-    part.major_label_text_color = plots.INK if axis.ticks else plots.MUTED
+    part.major_label_text_color = drawing.INK if axis.ticks else drawing.MUTED
     part.major_label_text_font_size = "12px"
 
 
@@ -280,7 +282,7 @@ def _line(made: Any, axes: Axes, line: Line2D, owner: Any, bands: Any, x: Axis, 
         hollow = str(line.get_markerfacecolor()) == "none"
         size = line.get_markersize() * (0.6 if line.get_marker() == "." else 1.1)
         fill = {"fill_color": None} if hollow else {"fill_color": colour, "fill_alpha": alpha}
-        edge = {"line_color": colour if hollow or mark in ("x", "plus", "dash") else plots.PAPER, "line_alpha": alpha}
+        edge = {"line_color": colour if hollow or mark in ("x", "plus", "dash") else drawing.PAPER, "line_alpha": alpha}
         read.append(made.scatter("x", "y", source=source, marker=mark or "circle", size=max(size, 4), name=name, **fill, **edge))
     return read
 
@@ -391,6 +393,6 @@ def _names(figure: Figure, panels: list[Axes], named: set[str]) -> list[dict[str
         for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
             shown = text.get_text()
             name = next((each for each in named if each == shown or (shown.endswith("…") and each.startswith(shown[:-1]))), "")
-            colour, dash = getattr(handle, "get_color", lambda: plots.INK)(), getattr(handle, "get_linestyle", lambda: "-")()
+            colour, dash = getattr(handle, "get_color", lambda: drawing.INK)(), getattr(handle, "get_linestyle", lambda: "-")()
             found.append({"shown": shown, "name": name, "colour": to_hex(colour), "dash": DASHES.get(str(dash), "none")})
     return found

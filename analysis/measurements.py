@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import charts, live
+from analysis import charts, forms, live
 from analysis.evaluated import Evaluated, height, label, number, places, title
+from analysis.forms import two_lines
 from analysis.shown import Shown
-from analysis.tables import frame_csv, two_lines
 from arch import units
 from arch.contracts import Chart, Metric
 from arch.spec import spelt
@@ -177,7 +177,7 @@ def write_csv(evaluated: Sequence[Evaluated], folder: Path) -> list[str]:
     if evaluated:
         files[NUMBERS] = numbers(evaluated)
     for name, frame in files.items():
-        write_atomically(folder / name, frame_csv(frame).encode())
+        write_atomically(folder / name, forms.csv(frame).encode())
     return list(files)
 
 

@@ -4,7 +4,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from analysis.plots import INK, STYLE, WIDTH, looks
+from analysis.drawing import INK, STYLE, WIDTH, looks
 from arch import units
 
 NAMES = {

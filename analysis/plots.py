@@ -1,23 +1,14 @@
-"""The figures of a study. Each function returns a matplotlib Figure.
+"""The figures of a study. Each function returns a matplotlib Figure (`analysis.drawing`)."""
 
-pyplot is not used: it keeps global state, and a figure should belong to its caller. The palette is by Okabe and Ito and
-suits colour-blind readers. An arm has the same colour and marker in every figure; the baseline is dark. INK, MUTED,
-GRID and PAPER are single colours so that a report can replace them by the colours of its theme.
-"""
-
-import io
 import math
-import textwrap
-from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis import claims, crowd
+from analysis import claims, crowd, interaction, scaling
 from analysis.curves import bands, difference_bands
+from analysis.drawing import INK, MUTED, PAPER, SKIPPED, WIDTH, counted_seeds, looks, name_points, scale_x, styled, titled
 from analysis.shown import Shown
 from arch import units
 from arch.words import listed
@@ -26,68 +17,9 @@ from sweeps.compare import bounds, harm, off_scale, on_scale
 from sweeps.folders import safe_name
 from sweeps.stats import mean_interval
 
-INK, MUTED, GRID, PAPER = "#1c2026", "#6a717b", "#dfe2e7", "#fefefe"
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
-MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
-LINES = ["-", "--", ":", "-."]
-# {variable of a page's theme (`analysis.style`): the colour in whose place it stands}
-VARIABLES = {"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER} | {f"arm{i}": each for i, each in enumerate(COLOURS, 1)}
-WIDTH = 7.6
-# In the first part of training the loss falls by far more than the arms differ; the axes show only the rest.
-SKIPPED = 1 / 3
-
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 9,
-    "axes.labelsize": 9.5,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": GRID,
-    "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "text.color": INK,
-    "axes.titlecolor": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "figure.facecolor": PAPER,
-    "svg.fonttype": "path",
-}
-
-
-@dataclass(frozen=True)
-class Look:
-    """How an arm is drawn."""
-
-    colour: str
-    marker: str
-    line: str
-
-
-def looks(arms):
-    """{arm: Look}. The baseline (the first arm) is dark. Beyond six others, colours repeat with another line style."""
-    found = {}
-    for i, arm in enumerate(arms):
-        colour = COLOURS[(i - 1) % len(COLOURS)] if i else INK
-        found[arm] = Look(colour, MARKERS[i % len(MARKERS)], LINES[max(0, i - 1) // len(COLOURS) % len(LINES)])
-    return found
-
 
 def figures(study, judgement):
     """{name: Figure} for all figures that this study has data for, in the report's order."""
-    from analysis import interaction, scaling  # they draw with what is defined here
-
     made = {
         "differences": differences(study, judgement),
         "interaction": interaction.figure(study, judgement),
@@ -97,37 +29,6 @@ def figures(study, judgement):
         "tuning": tuning(study),
     }
     return {name: figure for name, figure in made.items() if figure is not None}
-
-
-def svg(figure, name):
-    """A figure as an SVG element to stand inside HTML: no prologue, no metadata, no address of any kind."""
-    out = io.StringIO()
-    # The salt keeps the ids of two figures on one page apart, and makes the same figure the same text.
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(["Creator", "Date", "Format", "Type"]))
-    element = out.getvalue()[out.getvalue().index("<svg") :]
-    for address in ('xmlns:xlink="http://www.w3.org/1999/xlink"', 'xmlns="http://www.w3.org/2000/svg"'):
-        element = element.replace(address, "")
-    return element.replace("xlink:href", "href")
-
-
-def themed(figure, name):
-    """`svg`, in the colours of the page's theme: the single colours become variables of `analysis.style`."""
-    drawn = svg(figure, name)
-    for variable, colour in VARIABLES.items():
-        drawn = drawn.replace(colour, f"var(--{variable})")
-    return drawn
-
-
-def styled(draw):
-    """Draw under STYLE, which must not leak into a notebook's own figures."""
-
-    def drawn(*args):
-        with matplotlib.rc_context(STYLE):
-            return draw(*args)
-
-    drawn.__doc__, drawn.__name__ = draw.__doc__, draw.__name__
-    return drawn
 
 
 @styled
@@ -238,12 +139,12 @@ def quality_against(study, judgement, name):
         point = {"color": look.colour, "marker": look.marker, "ms": 9, "mec": PAPER, "mew": 0.8}
         axes.errorbar([at], [mean], xerr=wide, yerr=bars, elinewidth=1.6, label=arm, **point)
     axes.margins(y=0.12)
-    _scale_x(axes, Shown(name, study.metric(name)), min(x[arm][0] for arm in points), max(x[arm][2] for arm in points))
+    scale_x(axes, Shown(name, study.metric(name)), min(x[arm][0] for arm in points), max(x[arm][2] for arm in points))
     axes.set_xlabel(_x_label(study, name, any(x[arm][0] < x[arm][2] for arm in points)))
     axes.set_ylabel(f"{shown.quantity} ({shown.better})" if shown.better else shown.quantity)
     titled(axes, f"Quality against {axis_title(study, name)}: {counted_seeds(estimate.n for estimate in points.values())}")
     labelled = {arm: e for arm, e in points.items() if arm in style}
-    _label(figure, axes, {arm: (x[arm][1], shown.headline(e.mean), style[arm].colour) for arm, e in labelled.items()})
+    name_points(figure, axes, {arm: (x[arm][1], shown.headline(e.mean), style[arm].colour) for arm, e in labelled.items()})
     return figure
 
 
@@ -265,27 +166,6 @@ def _x_label(study, name, spread):
     side = {"lower": " (left is cheaper)", "higher": " (right is better)"}.get(shown.metric.better, "")
     bars = "; bars: least and most over the runs" if spread else ""
     return f"{shown.values}{side}{bars}"
-
-
-def _scale_x(axes, shown, low, high):
-    """Limits and labels of an x axis from `low` to `high`, logarithmic where that spans more than a factor of three."""
-    form = FuncFormatter(lambda x, _: shown.number(x).replace(".00", "").replace(".0", ""))
-    if low > 0 and high / low > 3:
-        axes.set_xscale("log")
-        room = (high / low) ** 0.22
-        axes.set_xlim(low / room, high * room)
-        axes.xaxis.set_major_locator(LogLocator(subs=_ticks(high / low)))
-        axes.xaxis.minorticks_off()
-    else:
-        room = max(0.25 * (high - low), 0.02 * abs(high), 1e-9)
-        axes.set_xlim(low - room, high + room)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(form)
-
-
-def _ticks(span):
-    """The first digits of the labelled sizes on a log axis: at least one label for any span, and never too many."""
-    return (1, 1.5, 2, 3, 5, 7) if span < 4 else (1, 2, 5) if span < 100 else (1,)
 
 
 @styled
@@ -425,54 +305,6 @@ def _tuning_means(done, arm, key):
         if trial.arm == arm and key in trial.values:
             values.setdefault(trial.values[key], []).append(trial.value)
     return {value: float(np.mean(values[value])) for value in sorted(values)}
-
-
-def _label(figure, axes, points):
-    """Write names beside points {name: (x, y, colour)}, placed to overlap little with other points, bars and names."""
-    renderer, taken = FigureCanvasAgg(figure).get_renderer(), []
-    figure.draw(renderer)
-    for line in axes.get_lines():
-        taken += [(x - 5, y - 5, x + 5, y + 5) for x, y in axes.transData.transform(line.get_xydata())]
-    for bars in axes.collections:
-        for path in bars.get_paths():
-            ends = axes.transData.transform(path.vertices[[0, -1]])
-            taken.append((*(ends.min(axis=0) - 2), *(ends.max(axis=0) + 2)))
-    frame = axes.get_window_extent()
-    places = [(dx, dy, side) for dy in (0, 9, -9, 18, -18, 28, -28) for dx, side in ((9, "left"), (-9, "right"))]
-    for name, (x, y, colour) in points.items():
-        options = []
-        for dx, dy, side in places:
-            text = axes.annotate(
-                name, (x, y), (dx, dy), textcoords="offset points", ha=side, va="center", color=colour, fontweight="bold"
-            )
-            box = text.get_window_extent(renderer).extents
-            outside = not (frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1)
-            options.append((sum(_overlap(box, other) for other in taken) + 1e6 * outside, abs(dy), len(options), text, box))
-        best = min(options)
-        for option in options:
-            if option is not best:
-                option[3].remove()
-        taken.append(tuple(best[4]))
-
-
-def _overlap(a, b):
-    """The area that two boxes (x0, y0, x1, y1) share."""
-    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
-
-
-def titled(axes, text):
-    """Set a title, wrapped to the width of the axes."""
-    columns = axes.get_subplotspec().get_gridspec().ncols
-    axes.set_title("\n".join(textwrap.wrap(text, 84 // columns)))
-
-
-def counted_seeds(counts):
-    """`means and 95 % intervals, n = 5 seeds`; a range of n if arms differ; a note if there is only one seed."""
-    counts = sorted({int(count) for count in counts})
-    if counts == [1]:
-        return "one seed, no intervals"
-    text = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"means and 95{units.SPACE}% intervals, n = {text} seeds"
 
 
 def _signed(x):

@@ -58,7 +58,9 @@ def _model(run: RunRecord) -> str:
 def _training(run: RunRecord) -> str:
     """Steps, batch and context."""
     spec = run.spec
-    steps, rows, context = (spec.get(part, {}).get(key) for part, key in (("train", "steps"), ("data", "rows"), ("data", "context")))
+    steps, rows, context = (
+        spec.get(part, {}).get(key) for part, key in (("train", "steps"), ("data", "rows"), ("data", "context"))
+    )
     if None in (steps, rows, context):
         return f"A run has {run.steps:,} steps, {units.count(run.tokens)} tokens" if run.status == "finished" else ""
     if not steps:

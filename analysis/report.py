@@ -7,7 +7,7 @@ import shlex
 
 import pandas as pd
 
-from analysis import bill, crowd, interaction, live, measurements, plots, ran, scaling, search, style, tables
+from analysis import bill, crowd, forms, interaction, live, measurements, plots, ran, scaling, search, style, tables, tables_html
 from analysis.claims import judgements, lines, tuning_warnings
 from analysis.conditions import rest
 from analysis.runs import load, reason
@@ -51,11 +51,11 @@ def write(study, judged):
         stem = f"results-{names[judgement.name]}" if i else "results"
         write_atomically(study.folder / f"{stem}.csv", tables.csv(table).encode())
         write_atomically(study.folder / f"{stem}.tex", tables.latex(table).encode())
-    write_atomically(study.folder / "claims.csv", tables.frame_csv(tables.claims(judged)).encode())
-    write_atomically(study.folder / "runs.csv", tables.frame_csv(study.runs).encode())
+    write_atomically(study.folder / "claims.csv", forms.csv(tables.claims(judged)).encode())
+    write_atomically(study.folder / "runs.csv", forms.csv(study.runs).encode())
     measurements.write_csv(study.evaluated, study.folder)
     if (trials := search.table(study)) is not None:
-        write_atomically(study.folder / search.CSV, tables.frame_csv(trials).encode())
+        write_atomically(study.folder / search.CSV, forms.csv(trials).encode())
     write_atomically(path, page(study, judged, raw).encode())
     return path
 
@@ -122,7 +122,7 @@ def _claims(judged):
     stated = [judgement for judgement in judged if not judgement.per_arm]
     if not stated:
         return ""
-    return f"<section><h2>Claims</h2><div class=scroll>{tables.claims_html(stated)}</div></section>"
+    return f"<section><h2>Claims</h2><div class=scroll>{tables_html.claims(stated)}</div></section>"
 
 
 def _named(study, arms):
@@ -173,10 +173,10 @@ def _results(judgement, raw, named, arms):
     heading = f"Results: {html.escape(judgement.name)}" if named else "Results"
     compared = ""
     if raw.comparisons is not None:
-        compared = f"<div class=scroll>{tables.comparisons_html(raw, judgement)}</div><h3>The arms</h3>"
-    table = f"<div class=scroll>{tables.results_html(raw, arms)}</div>"
+        compared = f"<div class=scroll>{tables_html.comparisons(raw, judgement)}</div><h3>The arms</h3>"
+    table = f"<div class=scroll>{tables_html.results(raw, arms)}</div>"
     if arms is not None:
-        every = f"<div class=scroll>{tables.results_html(raw)}</div>"
+        every = f"<div class=scroll>{tables_html.results(raw)}</div>"
         shown = f"The baseline, the best {crowd.BEST} and the worst {crowd.WORST} of {len(raw.frame)} arms, and the controls."
         table = f"<p class=note>{shown}</p>{table}{_folded(f'All {len(raw.frame)} arms', every)}"
     table = f"{compared}{table}"
@@ -205,7 +205,7 @@ def _differences(study, named):
     frame = tables.changes(study, named)
     table = "<p>In nothing.</p>"
     if not frame.empty:
-        table = f"<div class=scroll>{tables.plain_html(frame).replace('<table>', '<table class=specs>')}</div>"
+        table = f"<div class=scroll>{forms.plain_html(frame).replace('<table>', '<table class=specs>')}</div>"
     said, is_warning = rest(study)
     note = "".join(f"<p class={'warning' if is_warning else 'note'}>{html.escape(sentence)}</p>" for sentence in said)
     dashes = f"<p class=note>{units.DASH}: the arm has no such option.</p>" if units.DASH in frame.to_numpy() else ""
@@ -229,7 +229,7 @@ def _bill(study, named):
     added = "".join(f"<li>{html.escape(said)}</li>" for said in [*bill.objectives(study), *bill.helpers(study)])
     added = f"<ul>{added}</ul>" if added else ""
     return (
-        f"<section><h2>What it cost</h2><div class=scroll>{tables.plain_html(bill.readable(frame, others or ()))}</div>{added}"
+        f"<section><h2>What it cost</h2><div class=scroll>{forms.plain_html(bill.readable(frame, others or ()))}</div>{added}"
         f"<p class=note>{search}Runs as recorded, also those that failed and those that another study made. Training is "
         "counted as executed. A run that arms share counts for each of them, and once in the total.</p></section>"
     )
@@ -243,10 +243,10 @@ def _provenance(study):
         "wall time": bill.sentence(bill.bill(study)),
         "seeds": ", ".join(map(str, study.record.seeds)),
         "fingerprint of the data": _distinct(str(run.data["fingerprint"]) for run in runs if "fingerprint" in run.data),
-        "hardware": _distinct(tables.pairs(run.hardware) for run in runs),
+        "hardware": _distinct(forms.pairs(run.hardware) for run in runs),
         "speed and memory": _performance(runs),
-        "versions": _distinct(tables.pairs(run.versions) for run in runs),
-        "code": _distinct(tables.pairs(run.git) for run in runs),
+        "versions": _distinct(forms.pairs(run.versions) for run in runs),
+        "code": _distinct(forms.pairs(run.git) for run in runs),
         "started": min((run.started for run in runs if run.started), default=None),
         "ended": max((run.ended for run in runs if run.ended), default=None),
     }
@@ -300,13 +300,13 @@ def _unfinished(study):
             rows.append(_ended(study, f"{label}, seed {seed} (helper run)", run.status, reason(run), study.folder / folder, run))
     for trial in study.record.trials:
         if trial.state != "finished" and trial.arm:  # those of the study's own search are in its section
-            name, run = f"{trial.arm}, trial {tables.pairs(trial.values)}, seed {trial.seed}", _trial(study, trial)
+            name, run = f"{trial.arm}, trial {forms.pairs(trial.values)}, seed {trial.seed}", _trial(study, trial)
             rows.append(_ended(study, name, trial.state, reason(run) if run else "", study.folder / trial.run, run))
     problems = "".join(f"<li>{html.escape(problem)}</li>" for problem in study.problems[:LONGEST])
     problems += f"<li>and {len(study.problems) - LONGEST} more</li>" if len(study.problems) > LONGEST else ""
     if not rows and not problems:
         return ""
-    table = f"<div class=scroll>{tables.plain_html(pd.DataFrame(rows[:LONGEST]), index=False)}</div>" if rows else ""
+    table = f"<div class=scroll>{forms.plain_html(pd.DataFrame(rows[:LONGEST]), index=False)}</div>" if rows else ""
     table += f"<p class=note>The first {LONGEST} of {len(rows)}; runs.csv has all.</p>" if len(rows) > LONGEST else ""
     listed = f"<h3>Files that are missing, unreadable or inconsistent</h3><ul>{problems}</ul>" if problems else ""
     return f"<section><h2>Runs that did not finish</h2>{_failed(study)}{table or '<p>None.</p>'}{listed}</section>"

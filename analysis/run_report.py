@@ -7,7 +7,7 @@ from pathlib import Path
 
 from analysis import evaluated, measurements, ran, style
 from analysis.evaluated import Evaluated
-from analysis.tables import pairs
+from analysis.forms import pairs
 from arch import units
 from arch.errors import DataError
 from experiments.files import write_atomically
@@ -110,6 +110,7 @@ def _facts(record: RunRecord | None) -> str:
         "hardware": pairs(record.hardware),
         "versions": pairs(record.versions),
         "code": pairs(record.git),
+        "command": record.command,
     }
     told = "".join(f"<p>{html.escape(text)}</p>" for text in ran.sentences({(record.identity, record.seed): record}))
     shown = "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in rows.items() if text)

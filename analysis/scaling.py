@@ -6,12 +6,13 @@ mean. It ends where the sizes end: with a floor under the loss, nothing honest c
 
 import html
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from analysis import plots
+from analysis import drawing
 from arch import units
 from experiments.metrics import is_cost
 from sweeps.claims.power_law import SIZES, fits
@@ -51,14 +52,14 @@ def _law(arm, points):
     return Law(arm, points, *(Sample({seed: each[i] for seed, each in made.items()}) for i in (0, 1)))
 
 
-@plots.styled
+@drawing.styled
 def figure(study, judgement):
     """A Figure; None for a study without a ladder of which two sizes have runs."""
     found = {arm: law for arm, law in laws(study, judgement).items() if len(law.points) > 1}
     if not found:
         return None
-    shown, looks = judgement.shown, plots.looks(found)
-    drawn = Figure(figsize=(plots.WIDTH, 4.3), layout="constrained")
+    shown, looks = judgement.shown, drawing.looks(found)
+    drawn = Figure(figsize=(drawing.WIDTH, 4.3), layout="constrained")
     axes = drawn.subplots()
     for arm, law in found.items():
         look = looks[arm]
@@ -68,7 +69,7 @@ def figure(study, judgement):
         bars = None
         if all(each.low is not None for each in every):
             bars = [means - np.exp([each.low for each in every]), np.exp([each.high for each in every]) - means]
-        point = {"color": look.colour, "marker": look.marker, "ls": "none", "ms": 8, "mec": plots.PAPER, "mew": 0.8}
+        point: Any = {"color": look.colour, "marker": look.marker, "ls": "none", "ms": 8, "mec": drawing.PAPER, "mew": 0.8}
         axes.errorbar(at, means, yerr=bars, elinewidth=1.5, label=f"{arm}{_exponent(law)}", **point)
         if law.exponents.n:
             ends = np.array([min(at), max(at)])
@@ -77,9 +78,9 @@ def figure(study, judgement):
     axes.set_xlabel("training FLOPs of a run (ideal)")
     axes.set_ylabel(shown.values)
     # Where a loss falls, the corner above the last size is free.
-    axes.legend(loc="upper right" if shown.metric.better == "lower" else "lower right", labelcolor=plots.INK, fontsize=9)
+    axes.legend(loc="upper right" if shown.metric.better == "lower" else "lower right", labelcolor=drawing.INK, fontsize=9)
     counts = (len(values) for law in found.values() for _, _, values in law.points)
-    plots.titled(axes, f"{shown.short[0].upper()}{shown.short[1:]} against training compute: {plots.counted_seeds(counts)}")
+    drawing.titled(axes, f"{shown.short[0].upper()}{shown.short[1:]} against training compute: {drawing.counted_seeds(counts)}")
     return drawn
 
 

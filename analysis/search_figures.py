@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis import plots, thinning
+from analysis import drawing, thinning
+from analysis.drawing import COLOURS, GRID, INK, MUTED, PAPER, WIDTH, styled
 from analysis.importance import FEW, importances
-from analysis.plots import COLOURS, GRID, INK, MUTED, PAPER, WIDTH, styled
 from analysis.shown import Shown
 from analysis.trials import Searched, best_so_far, searched, value_text
-from arch.words import times
+from arch.words import listed, times
 from experiments.record import HISTORY_NAME
 
 BLUE, ORANGE, GREEN = COLOURS[0], COLOURS[1], COLOURS[2]
@@ -61,8 +61,8 @@ def front(study, found: Searched):
         _front(figure, axes, study, found, done, first, other)
     panels[0].set_ylabel(_label(study, found, first))
     on = sum(trial.number in found.front for trial in done)
-    plots.titled(panels[0], f"{times(len(done), 'finished trial')}; {on} on the front, which no other beats in every objective")
-    figure.legend(handles=_handles(found), loc="outside lower left", ncols=6, labelcolor=INK, fontsize=8.5, handletextpad=0.2)
+    drawing.titled(panels[0], f"{times(len(done), 'finished trial')}; {on} on the front, which no other beats in every objective")
+    _legend(figure, found)
     return figure
 
 
@@ -76,24 +76,38 @@ def _front(figure, axes, study, found, done, first, other):
         where = "post" if found.harm(other) > 0 else "pre"
         axes.step(*_columns(best), where=where, color=BLUE, lw=1.3, alpha=0.7)
     axes.plot(*_columns(best), "o", color=BLUE, ms=6.5, mec=PAPER, mew=0.7)
-    for i, (state, marker) in enumerate(WITHOUT.items()):
-        known = [trial.objectives[other] for trial in found.of(state) if other in trial.objectives]
-        axes.plot(known, np.full(len(known), 0.02 + 0.035 * i), marker, color=MUTED, ms=5, transform=axes.get_xaxis_transform())
     shown, every = _shown(study, other), [trial.objectives[other] for trial in found.trials if other in trial.objectives]
-    plots._scale_x(axes, shown, min(every), max(every))
-    axes.margins(y=0.14)
-    if any(found.of(state) for state in WITHOUT):
-        low, high = axes.get_ylim()
-        axes.set_ylim(low - 0.1 * (high - low), high)
+    drawing.scale_x(axes, shown, min(every), max(every))
+    _marks_below(axes, found, {trial.number: trial.objectives[other] for trial in found.trials if other in trial.objectives})
     axes.set_xlabel(_label(study, found, other))
-    winners = {label: at[number] for label, number in found.winners.items() if number in at}
-    for x, y in winners.values():
-        axes.plot([x], [y], "o", color=ORANGE, mfc="none", ms=12, mew=1.6)
-    plots._label(figure, axes, {label: (*xy, ORANGE) for label, xy in winners.items()})
+    _winners(figure, axes, found, at)
 
 
 # How a trial is marked that has no value of the first objective.
 WITHOUT = {"infeasible": "x", "pruned": "v", "failed": "s"}
+
+
+def _marks_below(axes, found, at):
+    """Below the points of a panel, a mark for each trial without a value of the first objective. at: {trial: its x}."""
+    axes.margins(y=0.14)
+    if any(found.of(state) for state in WITHOUT):
+        low, high = axes.get_ylim()
+        axes.set_ylim(low - 0.1 * (high - low), high)
+    for i, (state, marker) in enumerate(WITHOUT.items()):
+        known = [at[trial.number] for trial in found.of(state) if trial.number in at]
+        axes.plot(known, np.full(len(known), 0.02 + 0.035 * i), marker, color=MUTED, ms=5, transform=axes.get_xaxis_transform())
+
+
+def _winners(figure, axes, found, at):
+    """A ring around each winner, and its label beside it. at: {trial: (x, y)}."""
+    winners = {label: at[number] for label, number in found.winners.items() if number in at}
+    for x, y in winners.values():
+        axes.plot([x], [y], "o", color=ORANGE, mfc="none", ms=12, mew=1.6)
+    drawing.name_points(figure, axes, {label: (*xy, ORANGE) for label, xy in winners.items()})
+
+
+def _legend(figure, found):
+    figure.legend(handles=_handles(found), loc="outside lower left", ncols=6, labelcolor=INK, fontsize=8.5, handletextpad=0.2)
 
 
 def _columns(points):
@@ -125,22 +139,13 @@ def progress(study, found: Searched):
     steps = best_so_far(found)
     last = max(trial.number for trial in found.trials)
     axes.step([*(at for at, _ in steps), last], [*(value for _, value in steps), steps[-1][1]], where="post", color=BLUE)
-    for i, (state, marker) in enumerate(WITHOUT.items()):
-        numbers = [trial.number for trial in found.of(state)]
-        axes.plot(numbers, np.full(len(numbers), 0.02 + 0.035 * i), marker, color=MUTED, ms=5, transform=axes.get_xaxis_transform())
-    at = {trial.number: trial.objectives[name] for trial in done}
-    winners = {label: (number, at[number]) for label, number in found.winners.items() if number in at}
-    for x, y in winners.values():
-        axes.plot([x], [y], "o", color=ORANGE, mfc="none", ms=12, mew=1.6)
-    axes.margins(y=0.14)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low - 0.1 * (high - low), high)
+    _marks_below(axes, found, {trial.number: trial.number for trial in found.trials})
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_xlabel("trial")
     axes.set_ylabel(_label(study, found, name))
-    plots.titled(axes, f"Best so far over {times(len(found.trials), 'trial')}: the last improvement came at trial {steps[-1][0]}")
-    plots._label(figure, axes, {label: (*xy, ORANGE) for label, xy in winners.items()})
-    figure.legend(handles=_handles(found), loc="outside lower left", ncols=6, labelcolor=INK, fontsize=8.5, handletextpad=0.2)
+    drawing.titled(axes, f"Best so far over {times(len(found.trials), 'trial')}: the last improvement came at trial {steps[-1][0]}")
+    _winners(figure, axes, found, {trial.number: (trial.number, trial.objectives[name]) for trial in done})
+    _legend(figure, found)
     return figure
 
 
@@ -232,7 +237,7 @@ def importance(found: Searched):
     done = len(found.of("finished"))
     few = f"; {done} trials are few" if done < FEW else ""
     seen = [short[each.name] for each in rows if each.is_seen]
-    said = f"More than chance: {plots.listed(seen)}" if seen else "No dimension is more important than chance explains"
+    said = f"More than chance: {listed(seen)}" if seen else "No dimension is more important than chance explains"
     heading = textwrap.fill(f"{said} ({times(done, 'finished trial')}{few})", 84)
     figure.suptitle(heading, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
     return figure
@@ -274,7 +279,7 @@ def curves(study, found: Searched):
     axes.set_xlabel(f"step; orange: chosen{'; green, to a triangle: pruned' if found.of('pruned') else ''}")
     axes.set_ylabel(_shown(study, name).values)
     left = len([trial for trial in found.trials if trial.runs]) - len(drawn)
-    plots.titled(axes, f"Curves of {times(len(drawn), 'trial')}{f' ({left} more are not drawn)' if left > 0 else ''}")
+    drawing.titled(axes, f"Curves of {times(len(drawn), 'trial')}{f' ({left} more are not drawn)' if left > 0 else ''}")
     axes.spines["bottom"].set_color(GRID)
     return figure
 
@@ -292,7 +297,7 @@ def _histories(study, trials, name):
 def _later_part(axes, drawn, pruned):
     """Limit y to what curves show after the first part of training, in which the loss falls by far more, and to pruned ends."""
     last = max(steps[-1] for steps, _ in drawn.values())
-    late = [values[steps >= plots.SKIPPED * last] for steps, values in drawn.values()]
+    late = [values[steps >= drawing.SKIPPED * last] for steps, values in drawn.values()]
     late = np.concatenate([each for each in late if len(each)])
     low, high = late.min(), max([np.quantile(late, 0.98), *(drawn[number][1][-1] for number in pruned)])
     if len(late) > 3 and high > low:

@@ -4,13 +4,13 @@ Means are formed on the scale of `sweeps.compare`: a perplexity is exp of the me
 mean of the seeds' perplexities.
 """
 
-import html
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from analysis import matched, texts
+from analysis import forms, matched, texts
 from analysis.bill import bill
 from analysis.claims import seeds_needed
 from analysis.shown import Shown
@@ -88,7 +88,7 @@ def _comparisons(judgement, others):
                     else {}
                 ),
                 "n": str(difference.n),
-                "p": _p(verdict.p, verdict.level),
+                "p": p_cell(verdict.p, verdict.level),
             }
         )
     return pd.DataFrame(rows)
@@ -262,7 +262,7 @@ def readable(raw):
     for_texts = raw.for_texts.column if raw.for_texts.effects else None
     if raw.comparisons is not None:
         for_texts = None
-    rows = _records(raw.frame)
+    rows = records(raw.frame)
     frame = pd.DataFrame(
         [
             _readable_row(row, not i, context, raw.shown, measured, searched, for_texts) | (raw.matched[i] if raw.matched else {})
@@ -282,12 +282,12 @@ def _readable_row(row, first, context, shown, measured, searched, for_texts):
     return {
         "arm": row["arm"],
         "verdict": _verdict(row),
-        "differs in": _shortened(row["changes"]) or (units.DASH if first else "nothing"),
+        "differs in": shortened(row["changes"]) or (units.DASH if first else "nothing"),
         f"{shown.quantity} {LEVEL}": _with_interval(shown.number(row[value]), shown.interval(low, high)),
         "n": f"{row['n']}" if row["n"] == row["runs_planned"] else f"{row['n']} of {row['runs_planned']}",
         DIFFERENCE: _with_interval(shown.change(row[change]), shown.change_interval(row[f"{change}_low"], row[f"{change}_high"])),
         **({for_texts: of_texts if of_texts == units.DASH else f"{of_texts}{units.SPACE}{shown.unit}"} if for_texts else {}),
-        "p": _p(row["p"], row["level"]),
+        "p": p_cell(row["p"], row["level"]),
         "parameters": units.count(row["parameters"]),
         "training FLOPs/token (ideal)": units.flops(row["flops_per_token_train_ideal"]),
         f"cache at {context}": _cache(row),
@@ -319,7 +319,7 @@ def _verdict(row):
     return f"{row['verdict'] or units.DASH} ({'; '.join(notes)})" if notes else row["verdict"]
 
 
-def _p(p, level):
+def p_cell(p: float | None, level: float) -> str:
     """A p value beside the level that it must not exceed: `0.004 of 0.0125`."""
     return units.DASH if p is None else f"{units.p_value(p)} of {level:.3g}"
 
@@ -342,7 +342,7 @@ def _with_interval(mean, interval):
     return mean if interval == units.DASH else f"{mean} {interval}"
 
 
-def _shortened(text):
+def shortened(text: str) -> str:
     """The first differences, and how many more there are; tuned values come before them, and all are shown."""
     parts = [part if len(part) <= LONGEST_SHOWN else f"{part[: LONGEST_SHOWN - 1]}…" for part in text.split("; ")]
     shown = DIFFERENCES_SHOWN + sum(f"{TUNED}: " in part for part in parts)
@@ -384,73 +384,15 @@ def _compared(judgement, subject):
     return what(subject, contrast) if contrast else ""
 
 
-def comparisons_html(raw, judgement):
-    """The comparisons as an HTML table: verdicts as badges, intervals on their own line."""
-    head = "".join(
-        f"<th{'' if name in ('comparison', 'verdict') else ' class=number'}>{html.escape(name)}</th>" for name in raw.comparisons
-    )
-    rows = []
-    for subject, cells in zip(judgement.contrasts, raw.comparisons.to_dict("records"), strict=True):
-        verdict, word = judgement.verdicts.get(subject, Verdict("")), judgement.word(subject)
-        aside, kind = html.escape(cells["verdict"].removeprefix(word).strip(" ()")), verdict.word.replace(" ", "-")
-        parts = {
-            "comparison": f"<th scope=row>{html.escape(cells['comparison'])}<small>{html.escape(subject)}</small></th>",
-            "verdict": f"<td><span class='badge {kind}'>{html.escape(word)}</span><small>{aside}</small></td>",
-        }
-        rows.append("".join(parts.get(name) or f"<td class=number>{two_lines(cell)}</td>" for name, cell in cells.items()))
-    return f"<table class=results><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
-
-
-def claims_html(judged):
-    """The verdicts of claims that are true or false, as an HTML table: what is claimed, what was seen, the verdict."""
-    rows = []
-    for judgement in judged:
-        shown = judgement.shown
-        for subject, verdict in judgement.verdicts.items():
-            statement = judgement.claim.statement(subject, verdict, shown.metric)
-            source = getattr(judgement.claim.config, "source", "")
-            seen = _seen(judgement, subject)["seen"]
-            word = judgement.word(subject)
-            rows.append(
-                f"<tr><th scope=row>{html.escape(statement)}<small>{html.escape(source or judgement.name)}</small></th>"
-                f"<td><span class='badge {word.replace(' ', '-')}'>{html.escape(word)}</span>"
-                f"{'<small>exploratory</small>' if judgement.exploratory else ''}</td><td>{two_lines(seen)}</td>"
-                f"<td class=number>{verdict.n}</td><td class=number>{_p(verdict.p, verdict.level)}</td></tr>"
-            )
-        rows += [
-            f"<tr><th scope=row>{html.escape(subject)}<small>{html.escape(judgement.name)}</small></th>"
-            f"<td colspan=4>no verdict yet: {html.escape(text)}</td></tr>"
-            for subject, text in judgement.missing.items()
-        ]
-    head = "<tr><th>claim</th><th>verdict</th><th>seen</th><th class=number>n</th><th class=number>p</th></tr>"
-    return f"<table class=results><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
-
-
-def frame_csv(frame):
-    """The unrounded numbers of a DataFrame as CSV, with `.` for decimals; a missing number is an empty cell."""
-    return frame.to_csv(index=False, lineterminator="\n")
-
-
 def csv(raw):
     """The unrounded numbers as CSV."""
-    return frame_csv(raw.frame)
+    return forms.csv(raw.frame)
 
 
 def markdown(raw):
     """The readable table as Markdown; after it the comparisons, if there are any."""
     shown = [readable(raw), *([] if raw.comparisons is None else [raw.comparisons])]
-    return "\n".join(map(_markdown, shown))
-
-
-def _markdown(shown):
-    lines = [list(shown.columns), ["---"] * shown.shape[1], *shown.values.tolist()]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
-
-
-def text(raw):
-    """The readable table for a terminal; after it the comparisons, if there are any."""
-    shown = [readable(raw).drop(columns="differs in"), *([] if raw.comparisons is None else [raw.comparisons])]
-    return "\n".join(map(_text, shown))
+    return "\n".join(map(forms.markdown, shown))
 
 
 def words_first(judged, raw, arms):
@@ -459,155 +401,39 @@ def words_first(judged, raw, arms):
     raw: the Results of the claims that have a table of arms, in their order. arms: those to name.
     """
     few = ["arm", "comparison", "verdict", DIFFERENCE, "n"]
-    tables = []
+    both = []
     for each in raw:
-        both = [readable(each)[each.frame.arm.isin(arms)], *([] if each.comparisons is None else [each.comparisons])]
-        tables += [shown[[name for name in shown if name in few or name.endswith(LEVEL)]] for shown in both]
+        both += [readable(each)[each.frame.arm.isin(arms)], *([] if each.comparisons is None else [each.comparisons])]
+    shown = [table[[name for name in table if name in few or name.endswith(LEVEL)]] for table in both]
     stated = [
-        {"claim": _claim_row(each, subject)["statement"], "verdict": each.word(subject), **_seen(each, subject)}
+        {"claim": _claim_row(each, subject)["statement"], "verdict": each.word(subject), "seen": seen(each, subject)}
         for each in judged
         if not each.per_arm
         for subject in each.verdicts
     ]
-    return "\n".join(map(_text, [*tables, *([pd.DataFrame(stated)] if stated else [])]))
+    return "\n".join(map(forms.text, [*shown, *([pd.DataFrame(stated)] if stated else [])]))
 
 
-def _seen(judgement, subject):
-    """What a claim that is true or false was judged by, for reading."""
+def seen(judgement, subject):
+    """What a claim that is true or false was judged by, for reading: a difference and its interval, or the reason."""
     shown, verdict = judgement.shown, judgement.verdicts[subject]
     if subject not in judgement.differences:
-        return {"seen": verdict.reason, "n": str(verdict.n)}
+        return verdict.reason
     interval = shown.change_interval(*map(shown.effect, verdict.interval)) if verdict.interval else units.DASH
-    return {"seen": _with_interval(shown.change(shown.effect(verdict.difference)), interval), "n": str(verdict.n)}
+    return _with_interval(shown.change(shown.effect(verdict.difference)), interval)
 
 
-def _text(shown):
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(header_style="bold", box=box.SIMPLE_HEAD)
-    for name in shown:
-        longest = max(len(line) for cell in shown[name] for line in _in_lines(cell).split("\n"))
-        table.add_column(
-            _in_lines(name), justify="left" if name in ("arm", "comparison", "claim", "verdict") else "right", min_width=longest
-        )
-    for row in shown.values.tolist():
-        table.add_row(*(Text(_in_lines(cell)) for cell in row))
-    # As wide as its cells need: in a narrow window, wrapped lines are easier to read than cells of three letters.
-    console = Console(width=1000)
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n") + "\n"
-
-
-def _in_lines(cell):
-    """A cell with line breaks before brackets and long parts."""
-    return cell.replace(" [", "\n[").replace(" (", "\n(").replace("FLOPs/", "\nFLOPs/").replace(" at ", "\nat ")
-
-
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"$<$",
-    ">": r"$>$",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    units.MINUS: "$-$",
-    units.DASH: "--",
-    units.SPACE: "~",
-    "…": r"\ldots{}",
-}
+def text(raw):
+    """The readable table for a terminal; after it the comparisons, if there are any."""
+    shown = [readable(raw).drop(columns="differs in"), *([] if raw.comparisons is None else [raw.comparisons])]
+    return "\n".join(map(forms.text, shown))
 
 
 def latex(raw):
     """The readable table as a booktabs tabular."""
-    return _latex(readable(raw))
+    return forms.latex(readable(raw))
 
 
-def any_frame(frame, form):
-    """Any DataFrame as `csv`, `markdown` or `latex`; rounded in the latter two."""
-    if form == "csv":
-        return frame_csv(frame)
-    cell = lambda value: units.DASH if units.absent(value) else f"{value:.4g}" if isinstance(value, float) else str(value)  # noqa: E731
-    return (_markdown if form == "markdown" else _latex)(frame.map(cell))
-
-
-def _latex(shown):
-    escaped = lambda line: " & ".join("".join(LATEX.get(char, char) for char in cell) for cell in line)  # noqa: E731
-    return "\n".join(
-        [
-            rf"\begin{{tabular}}{{{'l' * shown.shape[1]}}}",
-            r"\toprule",
-            rf"{escaped(shown.columns)} \\",
-            r"\midrule",
-            *(rf"{escaped(line)} \\" for line in shown.values.tolist()),
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
-    )
-
-
-def results_html(raw, arms=None):
-    """The readable table as HTML: verdicts as badges, differences under the arm's name, intervals on their own line.
-
-    arms: the rows to show; None for all.
-    """
-    shown = readable(raw).drop(columns="differs in")
-    numeric = lambda name: name not in ("arm", "verdict")  # noqa: E731
-    head = "".join(f"<th{' class=number' if numeric(name) else ''}>{html.escape(name)}</th>" for name in shown)
-    both = zip(_records(raw.frame), shown.to_dict("records"), strict=True)
-    rows = [_html_row(row, not i, cells) for i, (row, cells) in enumerate(both) if arms is None or row["arm"] in arms]
-    return f"<table class=results><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-
-
-def _html_row(row, first, cells):
-    same = "the first arm" if first and row["pairs"] is not None else "baseline" if first else "the same spec as the first arm"
-    differs = html.escape(_shortened(row["changes"])) or same
-    kind = row["verdict"].replace(" ", "-")
-    aside = html.escape(cells.get("verdict", "").removeprefix(row["verdict"]).strip(" ()"))
-    parts = {
-        "arm": f"<th scope=row>{html.escape(row['arm'])}<small>{differs}</small></th>",
-        "verdict": f"<td><span class='badge {kind}'>{html.escape(row['verdict'])}</span><small>{aside}</small></td>",
-    }
-    number = lambda cell: f"<td class=number>{two_lines(cell)}</td>"  # noqa: E731
-    return f"<tr>{''.join(parts.get(name) or number(cell) for name, cell in cells.items())}</tr>"
-
-
-def two_lines(cell):
-    """A cell with its interval or ratio on a second, smaller line."""
-    for mark in (" [", " (×", " (+", f" ({units.MINUS}"):
-        if mark in cell:
-            first, rest = cell.split(mark, 1)
-            return f"{html.escape(first)}<small>{html.escape((mark + rest).strip())}</small>"
-    return html.escape(cell)
-
-
-def plain_html(frame, index=True):
-    """A DataFrame of text as an HTML table, escaped."""
-    head = (["<th></th>"] if index else []) + [f"<th>{html.escape(str(name))}</th>" for name in frame]
-    rows = []
-    for name, values in zip(frame.index, frame.values.tolist(), strict=True):
-        first = [f"<th scope=row>{html.escape(str(name))}</th>"] if index else []
-        rows.append(f"<tr>{''.join(first + [f'<td>{html.escape(str(value))}</td>' for value in values])}</tr>")
-    return f"<table><thead><tr>{''.join(head)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-
-
-def pairs(data):
-    """A mapping on one line: `torch: 2.13.0, python: 3.11.7`."""
-    return ", ".join(f"{key}: {spelt(value)}" for key, value in data.items())
-
-
-def _records(frame):
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as dicts, with None for NaN."""
     return [{key: None if units.absent(value) else value for key, value in row.items()} for row in frame.to_dict("records")]

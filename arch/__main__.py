@@ -35,9 +35,10 @@ def show(
     context: Annotated[int, typer.Option(help="Context in tokens, for FLOPs, cache and activations.")] = 8192,
     dtype: Annotated[str, typer.Option(help="Type of weights, activations and cache: float32, bfloat16 or float16.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print only JSON, with exact numbers.")] = False,
+    changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key, e.g. layers=4.")] = (),
 ):
     """Show what a model costs before any weight exists: parameters, FLOPs per token, cache, training memory."""
-    root, resolved = _load(spec)
+    root, resolved = _load(spec, changes)
 
     from arch import cost, probe_model, remarks
     from arch.spec import digest
@@ -129,7 +130,7 @@ def export(
 def generate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint in our format, or a Hugging Face folder.")],
     prompt: Annotated[str, typer.Option(help="The text to continue; - reads it from standard input.")],
-    tokens: Annotated[int, typer.Option(min=0, help="Generate at most this many tokens.")] = 100,
+    tokens: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Generate at most this many tokens.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 takes the likeliest token.")] = 1.0,
     top_k: Annotated[int | None, typer.Option(min=1, help="Sample among the k likeliest tokens.")] = None,
     top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Sample among the likeliest tokens of this share.")] = None,
@@ -160,12 +161,12 @@ def schema():
     print(json.dumps(json_schema(ModelSpec), indent=2))
 
 
-def _load(reference):
-    """(document, resolved ModelSpec) of a path or shipped name. Raises SpecError."""
+def _load(reference, changes=()):
+    """(document, resolved ModelSpec) of a path or shipped name, with the KEY=VALUE texts of `--set`. Raises SpecError."""
     from arch import document, registry
     from arch.model_spec import ModelSpec
 
-    root = document.load(reference, "arch")
+    root = document.load(reference, "arch", changes)
     return root, registry.resolve(ModelSpec.parse(root), root)
 
 

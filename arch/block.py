@@ -32,9 +32,14 @@ class Sublayer(nn.Module):
         """(x + after(component(before(x))), the state after these tokens)."""
         y_BTD = self.before(x_BTD)
         if self.sees_others:
-            y_BTD, state = self.component(y_BTD, layout, state)
+            returned = self.component(y_BTD, layout, state)
+            if not (isinstance(returned, tuple) and len(returned) == 2):
+                raise TypeError(f"gives {type(returned).__name__} instead of (output, state)")
+            y_BTD, state = returned
         else:
             y_BTD = self.component(y_BTD)
+        if y_BTD.shape != x_BTD.shape:  # it might be broadcast
+            raise TypeError(f"gives shape {tuple(y_BTD.shape)} for an input of shape {tuple(x_BTD.shape)}")
         return x_BTD + self.after(y_BTD), state
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from arch import cost, document, probe, registry
+from arch import blame, cost, document, probe, registry
 from arch.document import Node
 from arch.errors import SpecError
 from arch.parameters import Context
@@ -86,9 +86,10 @@ def _findings(kind, resolved, options, dim, tokens):
         it = probe.subject(kind, resolved, Context(dim, 0, 2), tokens)
     except probe.Broken as broken:
         return [probe.Finding(BUILT, str(broken))]
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shown = f" with {options}" if options else ""
-        raise SpecError(f"{resolved['type']}{shown} cannot be built in width {dim}: {error}") from None
+        reason = str(error) if isinstance(error, ValueError) else f"{blame.words(error)}, {blame.place(error)}"
+        raise SpecError(f"{resolved['type']}{shown} cannot be built in width {dim}: {reason}") from None
     costed = probe.Finding(COSTED, cost.failure(kind, resolved, Context(dim, 0, 2), tokens))
     return [*probe.findings(it), costed]
 

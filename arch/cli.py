@@ -3,11 +3,13 @@
 0: success. 1: a run failed. 2: an error that the user can correct, shown as one message. 130: interrupted.
 """
 
+import re
 import signal
 import sys
 
 import typer
 
+from arch import blame
 from arch.errors import DataError, SpecError
 
 
@@ -26,15 +28,37 @@ def main(app, command, interrupted="interrupted; the same command resumes"):
         code = 2
     except BrokenPipeError:
         code = 0
-    except Exception as error:
-        if not hasattr(error, "exit_code"):
+    except SystemExit as error:
+        if not (place := blame.own_place(error)):
             raise
-        if hasattr(error, "show"):
-            error.show()
-        code = error.exit_code
+        print(f"{place}: {blame.words(error)} was called", file=sys.stderr)
+        code = 2
+    except Exception as error:
+        code = _explained(error)
+        if code is None:
+            raise
     if code == 130:  # Typer returns this code for a KeyboardInterrupt
         print(interrupted, file=sys.stderr)
     sys.exit(code or 0)
+
+
+def _explained(error):
+    """The code for an error, after one message on it; None for one that only a developer of this project can correct."""
+    if hasattr(error, "exit_code"):
+        if hasattr(error, "show"):
+            error.show()
+        return error.exit_code
+    if place := blame.own_place(error):  # a component of the user's own
+        print(f"{place}: {blame.words(error)}", file=sys.stderr)
+        return 2
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):  # as torch says it
+        asked = re.search(r"allocate ([\d,.]+) ?(\w+)", str(error))
+        print(f"not enough memory{f' for {asked[1]} {asked[2]}' if asked else ''}", file=sys.stderr)
+        return 2
+    if isinstance(error, OSError) and error.strerror:
+        print(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}", file=sys.stderr)
+        return 2
+    return None
 
 
 def warn(sentences, file=None):

@@ -19,16 +19,14 @@ A map is a parameter of the kind `matrix`, a stack of small ones included.
 """
 
 import functools
-import traceback
 from collections import Counter
 from dataclasses import dataclass, fields, is_dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from arch import registry
+from arch import blame, registry
 from arch.errors import SpecError, nearest
 from arch.kernels.cross_entropy import Targets, chunked
 from arch.layout import TokenLayout
@@ -39,7 +37,6 @@ from arch.plugins import is_plugin
 from arch.spec import digest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-TORCH = str(Path(torch.__file__).parent)
 OPTIMIZER_BYTES = 8  # AdamW: two float32 moments per parameter
 
 
@@ -185,6 +182,10 @@ def _by_layer(layers, each):
     return {"total": sum(each[name] for name in layers), "layers": [each[name] for name in layers]}
 
 
+# The most values of a tensor: bytes are counted in 64 bits.
+LARGEST, TOO_LARGE = 2**60, "is too large for a tensor on any machine"
+
+
 def check_builds(spec, root, path=()):
     """Check that the components of every block can be built, by building them on the meta device.
 
@@ -192,6 +193,8 @@ def check_builds(spec, root, path=()):
     which the model is at `path`. If the reason begins with an option's name and a colon, the error is at that option.
     So does whatever a plug-in raises that cannot be built on the meta device.
     """
+    if spec.vocab_size * spec.dim >= LARGEST:
+        raise root.error(f"{spec.vocab_size:,} tokens x {spec.dim:,} values {TOO_LARGE}", (*path, "vocab_size"))
     for layer, (name, block) in enumerate(spec.blocks.items()):
         for kind, resolved in block.sublayers().items():
             try:
@@ -199,16 +202,19 @@ def check_builds(spec, root, path=()):
                     registry.build(kind, resolved, _context(spec, layer % spec.layers))
             except SpecError:
                 raise
-            except ValueError as error:
-                option, colon, reason = str(error).partition(": ")
+            except (Exception, SystemExit) as error:
                 where = (*path, "blocks", name, kind)
-                if colon and option in resolved:
-                    raise root.error(reason, (*where, option)) from None
-                raise root.error(str(error), where) from None
-            except Exception as error:
-                if not (is_plugin(resolved["type"]) and _of_meta(error)):
+                if "overflow" in str(error).lower():  # how torch says it
+                    raise root.error(f"with model.dim = {spec.dim:,}, one of its tensors {TOO_LARGE}", where) from None
+                if isinstance(error, ValueError):
+                    option, colon, reason = str(error).partition(": ")
+                    if colon and option in resolved:
+                        raise root.error(reason, (*where, option)) from None
+                    place = f" ({blame.place(error)})" if is_plugin(resolved["type"]) else ""
+                    raise root.error(f"{error}".partition("\n")[0] + place, where) from None
+                if not is_plugin(resolved["type"]):
                     raise
-                raise root.error(f"{resolved['type']} {_uncosted(error, '__init__')}", (*path, "blocks", name, kind)) from None
+                raise root.error(f"{resolved['type']} {_uncosted(error, '__init__')}", where) from None
 
 
 def failure(kind, resolved, context, tokens, dtype="float32"):
@@ -219,7 +225,7 @@ def failure(kind, resolved, context, tokens, dtype="float32"):
             block = Block(BlockSpec(**{kind: resolved}), context).to(DTYPES[dtype])
         doing = "forward"
         _measured_block(block, context.dim, tokens)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return _uncosted(error, doing)
     return ""
 
@@ -230,12 +236,12 @@ def _of_meta(error):
 
 
 def _uncosted(error, doing):
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(TORCH)]
-    where = f"at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "in torch"
+    where = f"at {blame.place(error)}"
     if _of_meta(error):
         return f"cannot be costed: its {doing} needs the values of tensors (.item()) or makes tensors on another device, {where}"
-    text = str(error).strip().splitlines() or [""]
-    return f"cannot be costed: its {doing} raises {type(error).__name__} ({text[0]}) on the meta device, {where}"
+    act = "calls" if isinstance(error, SystemExit) else "raises"
+    how = "cannot be built" if doing == "__init__" else "cannot be costed"
+    return f"{how}: its {doing} {act} {blame.words(error)} on the meta device, {where}"
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ def node(value, file=None, line=None):
 def lay(base, top):
     """Override `base` with `top`: mappings are merged key by key, any other value is replaced.
 
-    Where `top` names a different component `type`, the old component's options are dropped, not inherited.
+    Where `top` names a different component `type`, the old component's options are dropped, not inherited. A mapping of which
+    the command line changes a part stays at its place: what is wrong with the rest of it is not the command line's fault.
     """
     if not (isinstance(base.value, dict) and isinstance(top.value, dict)):
         return top
@@ -81,7 +82,8 @@ def lay(base, top):
     merged = dict(base.value)
     for key, child in top.value.items():
         merged[key] = lay(merged[key], child) if key in merged else child
-    return Node(merged, top.file, top.line)
+    place = base if top.line is None and base.line is not None else top
+    return Node(merged, place.file, place.line)
 
 
 def override(base, dotted, top):
@@ -101,9 +103,10 @@ def overridden(base, overrides):
 def assignments(texts):
     """`KEY=VALUE` texts of a command line as a node {dotted key: value} for `overridden`. A value is written as in YAML.
 
-    Errors name the text in place of a file. Raises SpecError for a text of another form and for what is not YAML.
+    Errors name the text in place of a file. Raises SpecError for a text of another form, for what is not YAML, and for a key
+    that lies inside another one, because the two would depend on their order.
     """
-    values = {}
+    values: dict[str, Node] = {}
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
         shown = f"--set {text}"
@@ -114,7 +117,24 @@ def assignments(texts):
             values[key] = node(YAML(typ="safe", pure=True).load(value), shown)
         except YAMLError as error:
             raise SpecError(f"not valid YAML: {getattr(error, 'problem', None) or error}", file=shown) from None
+        if around := next((other for other in values if f"{key}.".startswith(f"{other}.") and key != other), None):
+            raise SpecError(f"`{around}` is set as well; expected one of the two", file=shown)
+        if inside := next((other for other in values if other.startswith(f"{key}.")), None):
+            raise SpecError(f"`{inside}` is set as well; expected one of the two", file=shown)
     return Node(values)
+
+
+# Keys that the command line cannot change: what they mean is over before a value is overridden.
+OF_FILES = {"extends": "a file says what it extends", "scales": "--scale chooses one of them", "schema": "a file says its form"}
+
+
+def changes_of(texts):
+    """`assignments` of a whole spec, without the keys in OF_FILES. Raises SpecError."""
+    values = assignments(texts)
+    for key, value in values.value.items():
+        if why := OF_FILES.get(key.partition(".")[0]):
+            raise SpecError(f"{key} cannot be set on the command line: {why}", file=value.file)
+    return values
 
 
 def shipped(kind):
@@ -145,9 +165,9 @@ def find(reference, kind, beside=None):
     return path
 
 
-def load(reference, kind):
-    """A complete spec as a Node, with every `extends:` resolved. Raises SpecError."""
-    return _load(find(reference, kind), kind, ())
+def load(reference, kind, changes=()):
+    """A complete spec as a Node, with every `extends:` resolved. changes: KEY=VALUE texts that override it. Raises SpecError."""
+    return overridden(_load(find(reference, kind), kind, ()), changes_of(changes))
 
 
 def _load(path, kind, above):

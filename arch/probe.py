@@ -22,18 +22,16 @@ import copy
 import functools
 import itertools
 import random
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
 from torch import Tensor, nn
 
-from arch import registry
+from arch import blame, registry
 from arch.cost import tensors
 from arch.layout import TokenLayout
 from arch.parameters import Context, initialise
@@ -216,11 +214,10 @@ def found(it: Subject, point: Point) -> Finding:
         return Finding(point, str(broken))
     except NotAsked as reason:
         return Finding(point, unasked=str(reason))
+    except SystemExit as error:
+        return Finding(point, f"calls {blame.words(error)} at {blame.place(error)} while it is checked")
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        text = str(error).strip().splitlines() or [""]
-        where = f"{Path(place.filename).name}:{place.lineno}"
-        return Finding(point, f"raises {type(error).__name__} ({text[0]}) at {where} while it is checked", raised=True)
+        return Finding(point, f"raises {blame.words(error)} at {blame.place(error)} while it is checked", raised=True)
     return Finding(point)
 
 

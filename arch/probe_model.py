@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arch import cost, probe, registry, shrunk
+from arch import blame, cost, probe, registry, shrunk
 from arch.document import Node
 from arch.layout import TokenLayout
 from arch.model import Model
@@ -58,7 +58,8 @@ def check_components(spec: ModelSpec, root: Node, path: tuple[str, ...] = (), to
                 failure, note = _broken(cls, kind, json.dumps(resolved), context, tokens, gpu)
                 failure = failure or _uncosted(cls, kind, json.dumps(resolved), context, tokens)
                 if failure:
-                    raise root.error(f"{resolved['type']} {failure}", (*path, "blocks", name, kind))
+                    where = f" ({place})" if failure.startswith("gives ") and (place := blame.forward(cls)) else ""
+                    raise root.error(f"{resolved['type']} {failure}{where}", (*path, "blocks", name, kind))
                 if note:
                     notes.append(f"{resolved['type']} was not checked: {note}")
     return notes
@@ -125,9 +126,9 @@ def _leak(classes, dumped, tokens, gpu):
         for device in _devices(gpu):
             try:
                 return causal_failure(spec, tokens, device), ""
-            except Exception as error:
-                text = str(error).strip().splitlines() or [""]
-                raised = f"raises {type(error).__name__} ({text[0]})"
+            except (Exception, SystemExit) as error:
+                act = "calls" if isinstance(error, SystemExit) else "raises"
+                raised = f"{act} {blame.words(error)}"
     return None, f"made small, it {raised}"
 
 

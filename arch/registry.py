@@ -6,9 +6,9 @@ A component is imported only when its class is needed, so names can be listed an
 import importlib.util
 import inspect
 import pkgutil
-import traceback
 from functools import cache
 
+from arch import blame
 from arch.document import ROOT, Node, node
 from arch.errors import SpecError, nearest
 from arch.model_spec import expand_like
@@ -100,11 +100,11 @@ def _imported(path):
     """A user's own module. What it raises becomes a SpecError that names the last line which Python ran, or could not read."""
     try:
         return importlib.import_module(path)
+    except SystemExit as error:
+        raise SpecError(f"{path} cannot be imported: it calls {blame.words(error)} ({blame.place(error)})", ("type",)) from None
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        file, line = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (last.filename, last.lineno)
         reason = error.msg if isinstance(error, SyntaxError) else error
-        raise SpecError(f"{path} cannot be imported: {type(error).__name__}: {reason} ({file}:{line})", ("type",)) from error
+        raise SpecError(f"{path} cannot be imported: {type(error).__name__}: {reason} ({blame.place(error)})", ("type",)) from error
 
 
 def purpose(component):

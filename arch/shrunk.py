@@ -54,7 +54,7 @@ def parameters(kind: str, resolved: dict[str, Any], context: Context) -> int | N
     try:
         with torch.device("meta"):
             return sum(weight.numel() for weight in registry.build(kind, resolved, context).parameters())
-    except Exception:  # a component's own `__init__` may raise anything for options that do not go together
+    except (Exception, SystemExit):  # a component's own `__init__` may raise anything for options that do not go together
         return None
 
 

@@ -145,16 +145,17 @@ def unwritten(changes, a, b):
     return [
         key
         for key, (before, after) in changes.items()
-        if key.startswith(replaced) and (before is ABSENT or after is ABSENT) and not _has(b if before is ABSENT else a, key)
+        if key.startswith(replaced) and ABSENT in (before, after) and value_at(b if before is ABSENT else a, key) is ABSENT
     ]
 
 
-def _has(data, dotted):
+def value_at(data, dotted):
+    """The value at a dotted key of plain data; ABSENT where there is none."""
     for part in dotted.split("."):
         if not isinstance(data, dict) or part not in data:
-            return False
+            return ABSENT
         data = data[part]
-    return True
+    return data
 
 
 def spelt(value):
@@ -188,6 +189,7 @@ def _reads_as_another(text):
 # between 0 and 1, neither included.
 # List: a list in YAML, a tuple in Python.
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy takes
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Inner = Annotated[float, Field(gt=0, lt=1)]

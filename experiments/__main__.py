@@ -1,6 +1,7 @@
 """`python -m experiments`: train one run from a spec, compare with other implementations, measure speed and memory."""
 
 import json
+import shlex
 import signal
 import sys
 from datetime import datetime
@@ -15,6 +16,8 @@ app = new_app("Train and measure one model. SPEC is a path ending in .yaml or th
 
 Spec = Annotated[str, typer.Argument(help="path or name of an experiment spec")]
 Runs = Annotated[Path, typer.Option(help="folder that holds all runs")]
+RUNS = Path("runs")
+Changes = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a dotted key, e.g. train.steps=50")]
 
 
 @app.command("list")
@@ -33,44 +36,72 @@ def list_specs():
 
 
 @app.command()
-def show(spec: Spec):
+def show(spec: Spec, changes: Changes = ()):
     """Print the resolved experiment as JSON, with every default filled in."""
     from arch.document import load
     from experiments import remarks
     from experiments.plan import resolve
 
-    complete = resolve(load(spec, "experiments"))
+    complete = resolve(load(spec, "experiments", changes))
     print(json.dumps(complete.dump(), indent=1))
     warn(remarks.of_experiment(complete), file=sys.stderr)
 
 
 @app.command()
-def diff(a: Spec, b: Spec):
-    """How two experiments differ once every default is filled in."""
-    from arch.document import load
+def diff(
+    a: Annotated[str, typer.Argument(help="path or name of an experiment spec, or the folder of a run")],
+    b: Annotated[str, typer.Argument(help="what to compare it with")],
+):
+    """How two experiments or runs differ once every default is filled in; of two runs, also in where and on what they ran."""
     from arch.show import differences
-    from experiments.plan import resolved, whole
+    from arch.spec import diff as compared
+    from experiments.record import RunRecord
 
-    first, second = (resolved(load(reference, "experiments")) for reference in (a, b))
-    differences(whole(first.spec), whole(second.spec), first.written, second.written)
+    (first, written_first), (second, written_second) = (_resolved(reference) for reference in (a, b))
+    differences(first, second, written_first, written_second)
+    if Path(a).is_dir() and Path(b).is_dir():
+        one, other = (RunRecord.read(reference) for reference in (a, b))
+        facts = [{"seed": str(record.seed), **record.facts} for record in (one, other)]
+        for name, (before, after) in compared(*facts).items():
+            print(f"{name}: {before} -> {after}")
+
+
+def _resolved(reference):
+    """(the whole resolved experiment, what was written of it) of a spec, or of the folder of a run. Raises SpecError, DataError."""
+    from arch.document import load
+    from arch.errors import DataError
+    from experiments.plan import resolved, whole
+    from experiments.record import RunRecord
+    from experiments.spec import ExperimentSpec
+
+    if Path(reference).is_dir():
+        record = RunRecord.read(reference)
+        if record is None:
+            raise DataError(f"{reference}: no record of a run in it", key=None)
+        return whole(ExperimentSpec.parse(record.spec)), record.spec
+    complete = resolved(load(reference, "experiments"))
+    return whole(complete.spec), complete.written
 
 
 @app.command()
-def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = Path("runs")):
+def run(
+    spec: Spec,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="the seed of the run (default: 0)")] = None,
+    runs: Runs = RUNS,
+    changes: Changes = (),
+    seeds: Annotated[int | None, typer.Option(min=1, help="so many runs instead, one after another, with seeds from 0")] = None,
+    name: Annotated[str | None, typer.Option(help="the name of the run's folder, in place of the spec's")] = None,
+):
     """Train one run, or resume it. If it is finished already, print its metrics."""
     from arch.document import load
     from experiments.plan import plan
 
-    document = load(spec, "experiments")
+    document = load(spec, "experiments", changes)
     _refuse("arms" in document.value, f"{spec}: it has `arms`, so it is a study: archbench study run {spec}")
+    _refuse(seeds is not None and seed is not None, "give --seed for one run, or --seeds for several, not both")
+    _refuse(name is not None and Path(name).name != name, f"--name {name}: expected the name of a folder, without `/`")
     planned = plan(document)
-    from filelock import FileLock, Timeout
-
-    from arch.errors import DataError
     from experiments import device, gpus, ranks, remarks
-    from experiments.launch import RankLost
-    from experiments.metrics import OF_RUNS
-    from experiments.train import train
 
     settings = planned.spec.train
     with ranks.at_its_line(document):
@@ -78,40 +109,72 @@ def run(spec: Spec, seed: Annotated[int, typer.Option(min=0)] = 0, runs: Runs = 
         if settings.accelerator == "gpu":
             gpus.check(settings, gpus.visible())
     device.setup(settings.threads)
-    folder = runs / "single" / Path(spec).stem / f"run-{planned.identity[:12]}" / f"seed-{seed}"
+    above = runs / "single" / (name or Path(spec).stem) / f"run-{planned.identity[:12]}"
+    stopping = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.append(1))
+    if ranks.number(settings) == 0:
+        already = remarks.of_experiment(planned.spec)
+        warn(already)
+        for note in planned.notes:
+            if note not in already:
+                print(note)
+    chosen = [seed or 0] if seeds is None else list(range(seeds))
+    statuses = []
+    for each in chosen:
+        command = _command(spec, each, runs, changes, name)
+        statuses.append(_trained(planned, each, above / f"seed-{each}", command, lambda: bool(stopping)))
+        if statuses[-1] == "interrupted":
+            raise KeyboardInterrupt
+    if "failed" in statuses:
+        raise typer.Exit(1)
+
+
+def _trained(planned, seed, folder, command, stop):
+    """Train one run in its folder and print what came of it; returns its status. command: the one that does it again."""
+    from filelock import FileLock, Timeout
+
+    from arch.errors import DataError
+    from experiments import ranks
+    from experiments.launch import RankLost
+    from experiments.metrics import OF_RUNS
+    from experiments.record import RunRecord
+    from experiments.train import train
+
     folder.mkdir(parents=True, exist_ok=True)
-    first = ranks.number(settings) == 0  # torchrun or srun may have started this command once per device
+    first = ranks.number(planned.spec.train) == 0  # torchrun or srun may have started this command once per device
     lock = FileLock(folder / ".lock")
     try:
         if first:
             lock.acquire(blocking=False)
     except Timeout:
         raise DataError(f"another process trains in {folder}") from None
-    asked = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: asked.append(1))
-    if first:
-        said = remarks.of_experiment(planned.spec)
-        warn(said)
-        for note in planned.notes:
-            if note not in said:
-                print(note)
     try:
-        record = train(planned, seed, folder, progress=Bar() if first else None, stop=lambda: bool(asked))
+        record = train(planned, seed, folder, progress=Bar() if first else None, stop=stop)
     except RankLost as lost:
         print(f"{folder}: {lost}; the same command goes on from the last checkpoint", file=sys.stderr)
         raise typer.Exit(1) from None
     if not first:
-        return
+        return record.status
+    stored = RunRecord.read_whole(folder)
+    if stored is not None and not stored.command:  # a finished run keeps the command that made it
+        stored.model_copy(update={"command": command}).write(folder)
+    lock.release()
     print(f"\n{record.status}: {folder}")
     values = {name: f"{value:.4f}" for name, value in record.metrics.items()}
     values |= {name: f"{value:,.0f} {OF_RUNS[name].unit}" for name, value in record.measured.items()}
     _values(values)
-    if record.status == "interrupted":
-        raise KeyboardInterrupt
     if record.status == "failed":
         print(f"  {record.failure.reason}")
-        raise typer.Exit(1)
+    return record.status
+
+
+def _command(spec, seed, runs, changes, name):
+    words = ["archbench", "run", spec, *(["--seed", str(seed)] if seed else [])]
+    words += ["--runs", str(runs)] if runs != RUNS else []
+    for text in changes:
+        words += ["--set", text]
+    return shlex.join([*words, *(["--name", name] if name else [])])
 
 
 @app.command()
@@ -180,6 +243,7 @@ def _data_section(spec):
 
 def _measured(plan, seed, folder):
     """Measure what a plan lacks, and print all of it. Exits with 1 where an evaluator fails by itself."""
+    from arch import blame
     from arch.errors import DataError, SpecError
     from experiments import device
     from experiments.train import measure
@@ -189,8 +253,9 @@ def _measured(plan, seed, folder):
         new = {f"{measured.split}.{measured.name}" for measured in measure(plan, seed, folder)}
     except (DataError, SpecError, KeyboardInterrupt):
         raise
-    except Exception as error:  # an evaluator's own
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    except (Exception, SystemExit) as error:  # an evaluator's own
+        place = blame.own_place(error)
+        print(f"{blame.words(error)}{place and f' at {place}'}", file=sys.stderr)
         raise typer.Exit(1) from None
     for evaluation in plan.evaluations:
         measured = evaluation.record(folder)
@@ -247,6 +312,9 @@ class Bar:
         self.task = self.preparing = None
 
     def __call__(self, told):
+        if "warning" in told:
+            warn([told["warning"]])
+            return
         if self.task is None:
             self.bar.start()
         if "preparing" in told:

@@ -1,9 +1,12 @@
 """Checkpoints that resume bit for bit: they include the random state, and writing one is atomic and durable."""
 
+import errno
 import pickle
 import random
 import zipfile
-from contextlib import contextmanager
+import zlib
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy
@@ -17,48 +20,103 @@ import arch.checkpoint
 from arch.errors import DataError
 from arch.model import Model
 from experiments import sharded
-from experiments.files import durably, write_atomically
+from experiments.files import Writing, durably, write_atomically
 from experiments.leftovers import check_finished
 from experiments.record import RunRecord
+from experiments.sharded import Damaged
 from experiments.spec import ExperimentSpec
 
-NAME = "checkpoint.ckpt"
+NAME, PREVIOUS = "checkpoint.ckpt", "checkpoint.previous.ckpt"
 WEIGHTS = arch.checkpoint.WEIGHTS
+# What a checkpoint must have to go on from.
+PARTS = ("global_step", "state_dict", "optimizer_states", "callbacks", "random_state")
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Writes to a scratch file, flushes it to disk, then renames it over the target.
+    """Writes to a scratch file, flushes it to disk, then renames it over the target. The one before it is kept beside it.
 
-    If the process is killed at any moment, either the old checkpoint or the new one is on disk.
+    If the process is killed at any moment, either the old checkpoint or the new one is on disk. Where there is no room for
+    three, the older of the two that are there makes room.
     """
 
     def save_checkpoint(self, checkpoint, path, storage_options=None):
-        durably(Path(path), lambda scratch: torch.save(checkpoint, scratch))
+        before = Path(path).with_name(PREVIOUS)
+        try:
+            _written(checkpoint, path, before)
+        except OSError:
+            if not before.exists() or not Path(path).exists():
+                raise
+            before.unlink()
+            _written(checkpoint, path, before)
 
     def load_checkpoint(self, path, map_location=None, weights_only=True):
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
 
 
-def newest(folder):
-    """(step, names) of the newest checkpoint in a run's folder that can be read: its optimizer step, and the files and folders
-    that it consists of. None if there is none, or it was cut short.
+def _written(checkpoint, path, before):
+    def write(scratch):
+        with Writing(scratch) as file:
+            torch.save(checkpoint, file)
+
+    durably(path, write, before)
+
+
+def states(folder):
+    """[(path, function)] of the checkpoints in a run's folder, the newest first: files, or the folders of a sharded run.
+
+    The function reads the whole checkpoint and returns its optimizer step and the [identity, seed] of its run (None: it does
+    not say). It raises `sharded.Damaged`, with what is wrong in a few words, or OSError where the machine does not let it read.
     """
     folder = Path(folder)
-    latest = sharded.step_of(folder)
-    if latest is not None:
-        return latest, [sharded.POINTER, sharded.latest(folder).name]
-    step = _step_of(folder / NAME)
-    return None if step is None else (step, [NAME])
+    files = [path for path in (folder / NAME, folder / PREVIOUS) if path.is_file()]
+    return [*((place, partial(_read_folder, place)) for place in sharded.places(folder)),
+            *((path, partial(_read_file, path)) for path in files)]  # fmt: skip
 
 
-def _step_of(path):
+def newest(folder):
+    """(step, names) of the newest checkpoint in a run's folder that can be read: its optimizer step, and the files and folders
+    that all checkpoints there consist of. None if there is none that can be read.
+    """
+    found = states(folder)
+    for _, read in found:
+        with suppress(Damaged, OSError):
+            pointer = [sharded.POINTER] if (Path(folder) / sharded.POINTER).is_file() else []
+            return read()[0], [*pointer, *(path.name for path, _ in found)]
+    return None
+
+
+def _read_file(path):
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                return None
-        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError):
-        return None
+            changed = archive.testzip()  # torch does not look at checksums
+            # To torch's reader, an entry with this attribute is a folder, and so empty.
+            changed = changed or next((entry.filename for entry in archive.infolist() if entry.external_attr & 0x10), None)
+        if changed is not None:
+            raise Damaged(f"its bytes have changed: {changed} is not as it was written")
+        return _told(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    except OSError as error:
+        if error.errno not in (None, errno.EIO, errno.EINVAL):  # a broken disk, and a place in a file that cannot be
+            raise
+        raise Damaged(f"it cannot be read: {error}") from None
+    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, AttributeError,
+            zipfile.BadZipFile, zlib.error, pickle.UnpicklingError):  # fmt: skip
+        raise Damaged("it is empty" if not path.stat().st_size else "it was cut short, or its bytes have changed") from None
+
+
+def _read_folder(place):
+    sharded.check_whole(place)
+    try:
+        return _told(dict.fromkeys(PARTS) | torch.load(place / sharded.REST, map_location="cpu", weights_only=True))
+    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise Damaged(f"its {sharded.REST} cannot be read: {error}") from None
+
+
+def _told(content):
+    """(step, [identity, seed] or None) of the content of a checkpoint."""
+    if missing := [name for name in PARTS if name not in content]:
+        raise Damaged(f"it has no {missing[0]}")
+    callbacks = content["callbacks"] or {}
+    return int(content["global_step"]), callbacks.get("Watch", {}).get("run")
 
 
 def is_whole(folder):
@@ -117,7 +175,8 @@ def save(trainer, folder):
 
 def discard(folder):
     """Remove the checkpoints of a run's folder, whatever their form."""
-    (folder / NAME).unlink(missing_ok=True)
+    for name in (NAME, PREVIOUS):
+        (folder / name).unlink(missing_ok=True)
     sharded.discard(folder)
 
 

@@ -60,3 +60,13 @@ def cpu_name():
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
+
+
+def free_bytes():
+    """Bytes of memory that programs can still allocate (Linux); infinite if the system does not report it."""
+    try:
+        with open("/proc/meminfo") as file:
+            line = next(line for line in file if line.startswith("MemAvailable:"))
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration):
+        return float("inf")

@@ -30,7 +30,15 @@ TICK = 0.1
 GRACE = 2.0
 # How long ranks get to end by themselves once the first rank has ended.
 LEAVE = 10.0
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS")
+# What pins the threads of the libraries that a process imports.
+THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
 ADDRESS = "127.0.0.1"
 
 
@@ -148,7 +156,7 @@ def _explained(group, folder, heard):
     lost = next((each for each in group.ranks if each.lost), None)
     group.kill()
     if lost:
-        raise RankLost(f"process {lost.number + 1} of {len(group.ranks)} {_how(lost.process.exitcode)}")
+        raise RankLost(f"process {lost.number + 1} of {len(group.ranks)} {ending(lost.process.exitcode)}")
     cause = min((each for each in group.ranks if each.wrong), key=lambda each: each.at)
     record = group.first.record or RunRecord.read_whole(folder)
     failure = cause.record.failure if cause.record else Failure(step=-1, error="RuntimeError", message=cause.error)
@@ -162,7 +170,8 @@ def _explained(group, folder, heard):
     return record
 
 
-def _how(code):
+def ending(code: int | None) -> str:
+    """How a process ended, in words after its name. code: multiprocessing's exit code; None while it has none."""
     if code is None:
         return "was ended"
     how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -222,7 +231,7 @@ def _serve(conn, threads, about):
     _end_with(about["parent"])
     try:
         record = _trained(conn, threads, about)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _send(conn, "crashed", f"{type(error).__name__}: {error}")
         raise
     _send(conn, "record", record)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from arch.contracts import Chart, Documents, Metric
-from arch.spec import Spec, later
+from arch.spec import Spec, later, spelt
 from experiments.files import write_atomically, write_first
 from experiments.metrics import OF_RUNS
 
@@ -20,6 +20,8 @@ HISTORY_NAME = "history.parquet"
 EVALUATIONS = "evaluations"
 
 
+SHORT = 12  # characters of a commit or a digest in `RunRecord.facts`
+THREADS = "threads per run"
 # Errors that the machine or its files cause and not the model: another start may go well. Names of exception classes.
 MACHINE = ("WorkerLost", "OSError", "PermissionError", "FileNotFoundError", "MemoryError", "DataError", "NotMeasured")
 
@@ -30,7 +32,8 @@ class Failure(Spec):
     step: the optimizer step, -1 before the first. error: the exception's class. For a number that is not finite
     (`experiments.nonfinite`): what it was (`loss`, `gradient`, `weight`, or a metric's name); where, the first part of the
     pass that gave such a number, e.g. `blocks.0.mixer`, empty if not known; parameters, the names of that part's tensors
-    that have one. machine: whether the machine caused it; None in records that do not say.
+    that have one. where, of an error in a component of a user's own: the part in which it ran. machine: whether the machine
+    caused it; None in records that do not say.
     """
 
     step: int
@@ -73,6 +76,8 @@ class RunRecord(Spec):
         mean with warm-up and compilation, and peak_memory_bytes, of all runs that the process had done.
     sample: text sampled from the trained model.
     runs: {option of the objective: the run that it used}, as `experiments.start.Parent`; folders as seen from this run's.
+    resumed: the optimizer step from which each later start of the run went on; 0 where no checkpoint could be used (`notes`).
+    command: of a single run, the command that does it again.
     All times are in seconds.
     """
 
@@ -100,11 +105,25 @@ class RunRecord(Spec):
     notes: list[str] = []
     failure: Failure | None = None
     runs: dict[str, dict[str, Any]] = later({})
+    resumed: list[int] = later([])
+    command: str = later("")
 
     @property
     def measured(self) -> dict[str, float]:
         """Speed and memory of the training as metrics (`experiments.metrics.OF_RUNS`); none before they were recorded."""
         return {name: self.timing[name] for name in OF_RUNS if name in self.timing}
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """{name: value as text} of what may decide a result beside the spec: machine, threads, code, versions, plug-ins, data."""
+        facts: dict[str, Any] = {f"the machine's {name}": value for name, value in self.hardware.items()}
+        facts[THREADS] = self.threads
+        facts |= {"the code's commit": str(self.git["commit"])[:SHORT]} if "commit" in self.git else {}
+        facts |= {"uncommitted changes of the code": self.git["dirty"]} if "dirty" in self.git else {}
+        facts |= {_in_words(name): value for name, value in self.versions.items()}
+        facts |= {f"the source of {module}": sha256[:SHORT] for module, sha256 in self.plugins.items()}
+        facts |= {"the data": str(self.data["fingerprint"])[:SHORT]} if "fingerprint" in self.data else {}
+        return {name: spelt(value) for name, value in facts.items()}
 
     def write(self, folder):
         """Write `record.json` atomically: a reader never sees a partial file."""
@@ -126,6 +145,11 @@ class RunRecord(Spec):
             return cls.read(folder)
         except (OSError, ValueError):
             return None
+
+
+def _in_words(name):
+    """The name of an entry of `RunRecord.versions`: a package, the path of a kernel, or how the blocks run."""
+    return "how the blocks run" if name == "blocks" else f"the {'path' if name.startswith('kernel ') else 'version'} of {name}"
 
 
 class EvaluationRecord(Spec):

@@ -6,14 +6,17 @@ are whole from the pass until the end of its backward pass, because a chunked lo
 where they are tied) without calling a module. Each block is gathered and freed on its own.
 
 A checkpoint is a folder `ckpt-STEP`. It is written beside, under another name, and counts once POINTER names it. So a kill
-at any moment leaves the last whole one.
+at any moment leaves the last whole one. The one before it is kept too. SUMS in it says how many processes wrote it, and the
+CRC-32 of each file: torch does not look at the checksums within its files.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,9 @@ from arch.model import Model
 from experiments import ranks
 from experiments.files import flush, write_atomically
 
-POINTER, PREFIX = "checkpoint.json", "ckpt-"
+POINTER, PREFIX, SUMS = "checkpoint.json", "ckpt-", "sums.json"
+REST = "meta.pt"  # what Lightning writes beside the tensors
+READ = 1 << 24  # bytes at a time
 
 
 class Root(nn.Module):
@@ -81,22 +86,55 @@ def whole(model: Model, convert: Callable[[Model], nn.Module]) -> Model | None:
     return copy.to(local(next(model.parameters())).device)
 
 
+class Damaged(Exception):
+    """A checkpoint cannot be gone on from; what is wrong with it, in words that follow its name."""
+
+
 def save(trainer: Any, folder: Path) -> None:
-    """Write a checkpoint of the trainer's state into the run's folder (the first rank's), then forget the earlier ones."""
+    """Write a checkpoint of the trainer's state into the run's folder (the first rank's), then forget all but the one before."""
     name = f"{PREFIX}{trainer.global_step}"
     scratch = Path(trainer.strategy.broadcast(str(folder / f".{name}.{os.getpid()}")))
     trainer.save_checkpoint(scratch)  # returns when every rank has written its part
-    ranks.agreed(lambda: _point(folder, scratch, name, trainer.world_size))
+    every = ranks.gathered(_sums(_written_by(scratch, trainer.global_rank)))
+    sums = {name: number for each in every for name, number in each.items()}
+    ranks.agreed(lambda: _point(folder, scratch, name, trainer.world_size, sums))
 
 
-def _point(folder, scratch, name, processes):
+def _written_by(place, rank):
+    """The files of a checkpoint that a rank wrote, as torch names them; what belongs to no rank is the first one's."""
+    for path in place.iterdir():
+        found = re.match(r"__(\d+)_", path.name)
+        if (int(found[1]) if found else 0) == rank:
+            yield path
+
+
+def _sums(paths):
+    """{name: CRC-32} of files."""
+    sums = {}
+    for path in paths:
+        number = 0
+        with path.open("rb") as file:
+            while part := file.read(READ):
+                number = zlib.crc32(part, number)
+        sums[path.name] = number
+    return sums
+
+
+def _point(folder, scratch, name, processes, sums):
+    (scratch / SUMS).write_text(json.dumps({"processes": processes, "sums": sums}))
     for path in (*scratch.iterdir(), scratch):
         flush(path)
     shutil.rmtree(folder / name, ignore_errors=True)  # of this step, if a process was killed before it moved the pointer
     os.replace(scratch, folder / name)
     flush(folder)
     write_atomically(folder / POINTER, json.dumps({"folder": name, "processes": processes}).encode())
-    _clean(folder, name)
+    _clean(folder, [name, *_before(folder, name)])
+
+
+def _before(folder, name):
+    """The checkpoint before this one, if there is one."""
+    earlier = [place.name for place in _folders(folder) if _number(place) < _number(Path(name))]
+    return earlier[:1]
 
 
 def latest(folder: Path) -> Path | None:
@@ -105,28 +143,53 @@ def latest(folder: Path) -> Path | None:
     return folder / pointed["folder"] if pointed and (folder / pointed["folder"]).is_dir() else None
 
 
-def step_of(folder: Path) -> int | None:
-    """The optimizer step of the checkpoint that counts; None if there is none, or a file of it was cut short."""
+def places(folder: Path) -> list[Path]:
+    """The folders of the checkpoints in a run's folder: the one that counts, then the others, the newest first."""
+    counts = latest(folder)
+    return [*([counts] if counts else []), *(place for place in _folders(folder) if place != counts)]
+
+
+def check_whole(place: Path) -> None:
+    """Raises Damaged unless the checkpoint in this folder of its own is as it was written; every file is read. Raises OSError."""
     from torch.distributed.checkpoint import FileSystemReader
 
     try:
-        place = latest(folder)
-        if place is None:
-            return None
+        if (place / SUMS).is_file():
+            expected = {str(name): int(number) for name, number in json.loads((place / SUMS).read_text())["sums"].items()}
+            found = _sums(place / name for name in expected)
+            changed = [name for name in expected if found[name] != expected[name]]
+            if changed:
+                raise Damaged(f"the bytes of its {changed[0]} have changed, or it was cut short")
         parts: dict[str, int] = {}
         for part in FileSystemReader(place).read_metadata().storage_data.values():
             parts[part.relative_path] = max(parts.get(part.relative_path, 0), part.offset + part.length)
-        whole = all((place / name).stat().st_size >= size for name, size in parts.items())
-        return int(place.name.removeprefix(PREFIX)) if whole else None
-    except Exception:  # whatever reading a damaged pickle raises
-        return None
+        short = [name for name, size in parts.items() if (place / name).stat().st_size < size]
+    except (PermissionError, Damaged):
+        raise
+    except FileNotFoundError as error:
+        raise Damaged(f"its {Path(str(error.filename)).name} is missing") from None
+    except Exception as error:  # whatever reading a damaged pickle raises
+        raise Damaged(f"it cannot be read: {type(error).__name__}") from None
+    if short:
+        raise Damaged(f"its {short[0]} was cut short")
+
+
+def _folders(folder):
+    """The folders of checkpoints, the newest first."""
+    found = [place for place in folder.glob(f"{PREFIX}*") if place.is_dir() and _number(place) >= 0]
+    return sorted(found, key=_number, reverse=True)
+
+
+def _number(place):
+    digits = place.name.removeprefix(PREFIX)
+    return int(digits) if digits.isdecimal() else -1
 
 
 def check(folder: Path, processes: int) -> None:
     """Raises DataError if the checkpoint in a run's folder is one of another number of processes."""
-    pointed = _pointed(folder)
-    if pointed and pointed["processes"] != processes:
-        had = f"{folder}: its checkpoint is of a run on {pointed['processes']} processes"
+    had_processes = _processes(folder)
+    if had_processes and had_processes != processes:
+        had = f"{folder}: its checkpoint is of a run on {had_processes} processes"
         why = "sums in another order are another run"
         raise DataError(f"{had}, this one has {processes}; {why}: train it in another folder, or delete {POINTER}", key=None)
 
@@ -134,19 +197,36 @@ def check(folder: Path, processes: int) -> None:
 def discard(folder: Path) -> None:
     """Remove all checkpoints of a run's folder."""
     (folder / POINTER).unlink(missing_ok=True)
-    _clean(folder, None)
+    _clean(folder, [])
+
+
+def _processes(folder):
+    """How many processes wrote the checkpoints in a run's folder; None if there are none, or nothing there says it."""
+    if pointed := _pointed(folder):
+        return pointed["processes"]
+    for place in _folders(folder):
+        if (told := _read(place / SUMS)) and isinstance(told.get("processes"), int):
+            return told["processes"]
+    return None
 
 
 def _pointed(folder):
+    """What POINTER says, or None where there is none or it cannot be read: then the folders speak for themselves."""
+    told = _read(folder / POINTER)
+    good = told and isinstance(told.get("folder"), str) and isinstance(told.get("processes"), int)
+    return told if good and _number(Path(told["folder"])) >= 0 else None
+
+
+def _read(path):
+    """The mapping in a JSON file, or None."""
     try:
-        return json.loads((folder / POINTER).read_text())
-    except (FileNotFoundError, NotADirectoryError):  # what is wrong with the folder is said by whoever writes there
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # what is wrong with the folder is said by whoever writes there
         return None
-    except ValueError as error:
-        raise DataError(f"{folder / POINTER}: cannot be read: {error}", key=None) from None
+    return found if isinstance(found, dict) else None
 
 
 def _clean(folder, kept):
     for path in (*folder.glob(f"{PREFIX}*"), *folder.glob(f".{PREFIX}*")):
-        if path.name != kept and path.is_dir():
+        if path.name not in kept and path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -51,7 +51,7 @@ class TrainSpec(Spec):
     steps: Annotated[int, Field(ge=0)]
     accumulate: Count = 1
     precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
-    threads: Count = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
     accelerator: Literal["cpu", "gpu", "mps", "tpu"] = later("cpu")
     devices: Count = later(1)
     nodes: Count = later(1)
@@ -105,8 +105,8 @@ class EvaluateSpec(Spec):
 
 
 def _seed_rule(value):
-    if value != "same" and (isinstance(value, str) or value < 0):
-        raise ValueError("expected `same` or a whole number of at least 0")
+    if value != "same" and (isinstance(value, str) or not 0 <= value < 2**32):
+        raise ValueError(f"expected `same` or a whole number from 0 to {2**32 - 1}")
     return value
 
 

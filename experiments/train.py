@@ -36,8 +36,10 @@ from experiments import (
     nonfinite,
     ranks,
     references,
+    resume,
     sharded,
 )
+from experiments.blamed import blamed
 from experiments.code import CODE
 from experiments.data.dataset import prepare
 from experiments.evaluate import NotFinite, evaluate, evaluating
@@ -49,7 +51,6 @@ from experiments.record import Failure, RunRecord, shown
 from experiments.start import Parent
 from experiments.watch import Abandoned, Interrupted, Pruned, Watch
 
-MARKER = "checkpoint.identity"
 # A failure names at most so many tensors.
 NAMED = 20
 PACKAGES = ("torch", "pytorch-lightning", "numpy", "tokenizers", "optuna", "pydantic")
@@ -59,7 +60,8 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None, home=
     """Train the run of `plan` and `seed` in `folder`. Resumes an interrupted run; returns at once if it is finished.
 
     progress: called about once per second and after every evaluation with {step, steps, loss, select_loss,
-    tokens_per_second, selected}; `selected` has the metrics of the select split if they were just measured.
+    tokens_per_second, selected}; `selected` has the metrics of the select split if they were just measured. Before the first
+    step with {warning: a sentence} where a checkpoint could not be used.
     stop: called after every step; returns a word of `experiments.orders`, or nothing. STOP: a checkpoint is saved and the
     run ends as `interrupted`. PRUNE: it ends as `pruned`. ABANDON: it ends and writes nothing; the record returned is
     `interrupted`.
@@ -80,7 +82,8 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None, home=
     if plan.spec.train.processes > 1 and ranks.environment(plan.spec.train) is None:
         return launch.train(plan, seed, shared, progress, stop, runs_at_once, home)
     folder = shared if rank == 0 else _scratch_folder()
-    earlier_seconds = record.wall_seconds if record and record.identity == plan.identity else 0.0
+    earlier = record if record and (record.identity, record.seed) == (plan.identity, seed) else None
+    earlier_seconds = earlier.wall_seconds if earlier else 0.0
     record = _new_record(plan, seed, home or folder)
     started, compiled_seconds = time.perf_counter(), compiled.seconds_so_far()
     watch = unmeasured = None
@@ -110,7 +113,13 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None, home=
         if spec.train.steps:
             ranks.connect(trainer)
             _begin(objective, plan, seed, corpus, trainer, progress, stop)
-            trainer.fit(module, ckpt_path=ranks.agreed(lambda: _resumable(shared, plan, seed)))
+            origin = ranks.agreed(lambda: resume.origin(shared, plan.identity, seed, earlier))
+            record = resume.told(record, origin, earlier)
+            if origin.again:
+                record.write(folder)
+            if origin.warning and progress:
+                progress({"warning": origin.warning})
+            trainer.fit(module, ckpt_path=origin.path)
             ranks.disconnect()
             if rank:
                 return record
@@ -134,7 +143,7 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None, home=
         except NonFinite:
             leftovers.set_aside(folder)
             raise
-        except Exception as error:  # what was trained is kept: a new start only measures
+        except (Exception, SystemExit) as error:  # what was trained is kept: a new start only measures
             unmeasured = _failure(error, watch)
         _close(watch, folder, metrics, sample)
         timing = _timing(watch, spec, compiled.seconds_so_far() - compiled_seconds, runs_at_once)
@@ -149,7 +158,7 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None, home=
         outcome = {"status": "interrupted"}
     except Pruned:
         outcome = {"status": "pruned"}
-    except Exception as error:  # an error ends only this run; its record says why
+    except (Exception, SystemExit) as error:  # it ends only this run, whose record says why; a plug-in may call sys.exit
         outcome = {"status": "failed", "failure": _failure(error, watch)}
     record = _ended(record, outcome, folder, watch, earlier_seconds + time.perf_counter() - started)
     return record if unmeasured is None else record.model_copy(update={"status": "failed", "failure": unmeasured})
@@ -303,23 +312,6 @@ def _strategy(spec):
     return DDPStrategy()
 
 
-def _resumable(folder, plan, seed):
-    """The checkpoint to resume from, or None.
-
-    A checkpoint from another identity or seed is deleted. The marker file says which run writes checkpoints here.
-    """
-    path, marker = folder / checkpoint.NAME, folder / MARKER
-    mine = f"{plan.identity} {seed}"
-    if marker.is_file() and marker.read_text() == mine:
-        if plan.spec.train.sharded and (latest := sharded.latest(folder)):
-            return latest
-        if path.is_file():
-            return path
-    checkpoint.discard(folder)
-    marker.write_text(mine)
-    return None
-
-
 def _measure(wanted, plan, seed, folder, model, objective, dataset, trainer):
     """Yields (evaluation, its EvaluationRecord) of each wanted evaluation, written to its file. Raises NonFinite."""
     for evaluation in wanted:
@@ -379,7 +371,7 @@ def _measured_again(record, plan, folder):
     try:
         for _ in measure(plan, record.seed, folder):
             pass
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return record.model_copy(update={"status": "failed", "failure": _failure(error, None)})
     return shown(record, folder, evaluations.files(plan.spec), [])
 
@@ -415,8 +407,9 @@ def _failure(error, watch):
     about = {"step": int(last.get("step", -1))}
     if isinstance(error, NonFinite):
         about = {"step": error.step, "what": error.what, "where": error.where, "parameters": list(error.tensors[:NAMED])}
-    message, machine = compiled.explained(error), _by_machine(error)
-    return Failure(error=type(error).__name__, message=message, machine=machine, **about)
+    said = blamed(error)
+    about = {"where": said.where, **about}
+    return Failure(error=said.error, message=said.message, machine=_by_machine(error), **about)
 
 
 def _by_machine(error):
@@ -447,7 +440,7 @@ def _ended(record, outcome, folder, watch, wall_seconds):
         record.write(folder)
         if record.status in ("finished", "pruned"):
             checkpoint.discard(folder)
-            (folder / MARKER).unlink(missing_ok=True)
+            (folder / resume.MARKER).unlink(missing_ok=True)
     except (OSError, ValueError) as error:
         note = f"no record could be written to {folder}: {error}"
         failure = record.failure or Failure(step=record.steps, error=type(error).__name__, message=str(error))

@@ -42,7 +42,8 @@ class Watch(pl.Callback):
         self.memory, self.earlier_peak = None, 0.0
 
     def state_dict(self):
-        return {"rows": self.history.rows, "evaluate_seconds": self.evaluate_seconds, "peak_bytes": self.peak_bytes}
+        about = {"run": list(self.run), "evaluate_seconds": self.evaluate_seconds, "peak_bytes": self.peak_bytes}
+        return {"rows": self.history.rows, **about}
 
     def load_state_dict(self, state):
         self.history = History(state["rows"])

@@ -1,8 +1,8 @@
-"""`python -m sweeps list | show | run | status | dashboard | simulate | coordinate-check`."""
+"""`python -m sweeps COMMAND`: the commands of `archbench study`."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,25 +24,177 @@ Storage = Annotated[
     ),
 ]
 Again = Annotated[bool, typer.Option("--again", help="with a storage: try again what failed or was lost before")]
+Changes = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a dotted key, e.g. train.steps=50; last, after the scale")
+]
+Seeds = Annotated[int | None, typer.Option(min=1, max=1000, help="the number of seeds, in place of the study's `seeds`")]
+Name = Annotated[
+    str | None, typer.Option(help="the study's name and folder; by default the file's name, with the overrides if there are some")
+]
+Begun = Annotated[str, typer.Argument(metavar="STUDY", help="the folder of a study that has begun, or its name in `study list`")]
+Studies = Annotated[list[str], typer.Argument(metavar="STUDY...", help="folders of studies, or their names in `study list`")]
+Yes = Annotated[bool, typer.Option("--yes", help="without a question")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="only say what it would do")]
 PairedSd = Annotated[float | None, typer.Option(min=1e-9, help="spread over seeds of an arm's difference (0.012: 1.2 %)")]
 
 
 @app.command("list")
-def list_studies():
-    """List the claims with their options, and the shipped studies with their questions and scales."""
+def list_studies(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[WORD]...", help="only studies in which each of these occurs")
+    ] = None,
+    state: Annotated[
+        Literal["finished", "running", "stopped", "failed", "damaged"] | None, typer.Option(help="only your studies in this state")
+    ] = None,
+    sort: Annotated[Literal["last", "name", "disk", "state", "verdict"], typer.Option(help="the order of your studies")] = "last",
+    archived: Annotated[bool, typer.Option("--archived", help="with those that are archived")] = False,
+    json: Annotated[bool, typer.Option("--json", help="your studies as JSON")] = False,
+    runs: Runs = RUNS,
+):
+    """List your studies with what came of each, then the shipped ones. The same is written to RUNS/index.html."""
+    from sweeps import catalog, listing
+
+    every = catalog.entries(runs)
+    kept = [each for each in every if archived or not each.marks.archived]
+    shown = catalog.chosen(kept, words or (), state, sort)
+    if json:
+        import json as to_json
+
+        print(to_json.dumps([each.dump() for each in shown], indent=1))
+        return
+    listing.printed(shown, every, runs, _console())
+    if every and (path := _indexed(runs, every)):
+        print(f"all of them, with links to the reports: {path}")
+    if state is None:
+        listing.shipped(words or ())
+
+
+def list_shipped():
+    """List the claims with their options, and the shipped studies."""
     from rich.console import Console
 
-    from arch import document
     from arch.show import components
+    from sweeps import listing
 
     console = Console(highlight=False)
     for shown in components("sweeps"):
         console.print(shown)
-    for name in document.shipped("sweeps"):
-        root = document.load(name, "sweeps")
-        scales = root.value.get("scales", document.node({})).plain()
-        print(f"{name}: {root.value.get('question', document.node('')).plain()}")
-        print(f"    scales: {', '.join(scales) or '(none)'}")
+    listing.shipped(())
+
+
+@app.command()
+def archive(
+    studies: Studies,
+    undo: Annotated[bool, typer.Option("--undo", help="list them again")] = False,
+    runs: Runs = RUNS,
+):
+    """Leave studies out of lists. Nothing is removed, and their runs are still reused."""
+    from sweeps import catalog
+    from sweeps.marks import Marks
+
+    for folder in [catalog.find(each, runs) for each in studies]:
+        Marks.read(folder).model_copy(update={"archived": not undo}).write(folder)
+        print(f"{folder}: {'listed again' if undo else 'archived'}")
+    _indexed(runs)
+
+
+@app.command()
+def note(
+    study: Begun,
+    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="what to remember; without it, notes are printed")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="remove the notes that there are")] = False,
+    runs: Runs = RUNS,
+):
+    """Write a note beside a study, which lists and RUNS/index.html show; or print its notes."""
+    from sweeps import catalog
+    from sweeps.marks import Marks
+
+    folder = catalog.find(study, runs)
+    marks = Marks.read(folder)
+    if clear:
+        marks = marks.model_copy(update={"notes": []})
+    if text is not None:
+        marks = marks.noted(text)
+    if clear or text is not None:
+        marks.write(folder)
+        _indexed(runs)
+    for each in marks.notes:
+        print(f"{each.time}  {each.text}")
+
+
+@app.command()
+def rm(
+    studies: Studies,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    runs: Runs = RUNS,
+):
+    """Remove studies with their runs and reports. Runs that another study uses stay."""
+    from arch import units
+    from sweeps import catalog, removal
+
+    folders = [catalog.find(each, runs) for each in studies]
+    for folder in folders:
+        about = catalog.entry(folder, runs)
+        print(f"{folder}: {about.progress}, {units.size(about.disk)}: {about.question}")
+    taken = removal.of_studies(folders, runs)
+    for sentence in taken.sentences:
+        print(sentence)
+    return _removed([taken.waste], f"remove {units.size(taken.waste.bytes)}", yes, dry_run, runs)
+
+
+@app.command()
+def gc(
+    runs: Runs = RUNS,
+    days: Annotated[float, typer.Option(min=0, help="what of the cache counts as unused; 0: all of it")] = 30,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+):
+    """Free what nothing needs: runs that no study refers to, checkpoints of runs that have ended, unused parts of the cache."""
+    from arch import units
+    from sweeps import listing, removal
+
+    parts, sentences = removal.collectable(runs, days)
+    for line in [*listing.wasted(parts), *sentences]:
+        print(line)
+    if not parts:
+        print("nothing to free")
+        return 0
+    return _removed(parts, f"free {units.size(sum(part.bytes for part in parts))}", yes, dry_run, runs)
+
+
+def _removed(parts, what, yes, dry_run, runs):
+    """Ask, remove and say what came of it; returns the exit code."""
+    from sweeps import removal
+
+    if dry_run:
+        print(f"would {what}; nothing is removed")
+        return 0
+    if not yes:
+        try:
+            answer = input(f"{what}? [y/N] ")
+        except EOFError:
+            raise SpecError("nobody answers here; expected --yes or --dry-run") from None
+        if answer.strip().casefold() not in ("y", "yes"):
+            print("nothing is removed")
+            return 1
+    problems = removal.remove(parts)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    _indexed(runs)
+    print("done" if not problems else "not all of it was removed")
+    return 1 if problems else 0
+
+
+def _indexed(runs, every=None):
+    """Write RUNS/index.html; returns its path, or None where the folder cannot be written."""
+    from analysis.__main__ import indexed  # as for a report, only the command imports it
+
+    try:
+        return indexed(runs, every)
+    except OSError as error:
+        print(f"no index.html in {runs}: {error.strerror or error}", file=sys.stderr)
+        return None
 
 
 @app.command()
@@ -52,18 +204,25 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
     runs: Runs = RUNS,
     paired_sd: PairedSd = None,
+    changes: Changes = (),
+    seeds: Seeds = None,
+    name: Name = None,
 ):
     """Show every arm and run of a study, what each would cost, and what its seeds can find, before anything runs."""
+    from sweeps import duration
     from sweeps import show as shown
+    from sweeps.overrides import selected
 
-    name, scale, spec, arms, _ = _checked(study, scale, runs)
-    data = shown.preview(name, scale, spec, arms, runs, paired_sd)
+    chosen = selected(study, scale, changes, seeds, name)
+    spec, arms = _checked(chosen, runs)
+    data = shown.preview(chosen.name, chosen.scale, spec, arms, runs, paired_sd)
+    data["remarks"] = [*chosen.remarks(spec), *data["remarks"]]
     if json:
         import json as to_json
 
         print(to_json.dumps(data, indent=1))
     else:
-        shown.printed(data, _console())
+        shown.printed(data, _console(), duration.estimate(data, arms))
 
 
 @app.command()
@@ -74,9 +233,14 @@ def run(
     runs: Runs = RUNS,
     storage: Storage = None,
     again: Again = False,
+    changes: Changes = (),
+    seeds: Seeds = None,
+    name: Name = None,
 ):
     """Run what is missing of a study, then write its report. After an interruption, the same command resumes."""
-    result = _driven("run", study, scale, workers, runs, storage, again)
+    from sweeps.overrides import selected
+
+    result = _driven("run", selected(study, scale, changes, seeds, name), workers, runs, storage, again)
     if result is None:
         return 1
     return 0 if _report(result.study.folder) and _finished(result) else 1
@@ -90,42 +254,53 @@ def work(
     runs: Runs = RUNS,
     storage: Storage = None,
     again: Again = False,
+    changes: Changes = (),
+    seeds: Seeds = None,
+    name: Name = None,
 ):
     """Work on a study together with every other process that does so, here or on other machines, until nothing is left to do.
 
     Start it any number of times; all of them need the same storage and the same folder of runs. It writes no report.
     """
     from sweeps import storage as storages
+    from sweeps.overrides import selected
 
     if not storages.chosen(storage):
         raise SpecError(f"several drivers need a storage: --storage or ${storages.VARIABLE}: {storages.FORMS}")
-    result = _driven("work", study, scale, workers, runs, storage, again)
+    result = _driven("work", selected(study, scale, changes, seeds, name), workers, runs, storage, again)
     if result is None:
         return 1
     print(f"report: archbench report {result.study.folder}")
     return 0 if _finished(result) else 1
 
 
-def _driven(word, study, scale, workers, runs, storage, again):
+def _driven(word, chosen, workers, runs, storage, again):
     """The Result of a study after running what is missing; None if its folder cannot be written. word: of the command."""
+    from sweeps import leases
     from sweeps import storage as storages
 
     url = storages.chosen(storage)
+    if url:
+        leases.Terms.of_environment()  # what is wrong with it is said before anything is written
     if again and not url:
         raise SpecError("expected a storage; without one, every start tries again what failed", file="--again")
     console = _console()
     said = lambda text: console.print(text, highlight=False, markup=False)  # noqa: E731
-    name, scale, spec, arms, written = _checked(study, scale, runs, said)
+    spec, arms = _checked(chosen, runs, said)
     opened = storages.opened(url) if url else None
     from sweeps import study as studies
     from sweeps.run import run_study
 
-    command = " ".join([_command(word, study, scale, runs), *storages.words(storage)])
-    planned = studies.plan(name, scale, spec, arms, runs, command, written)
+    further = [*(["--runs", str(runs)] if runs != RUNS else []), *storages.words(storage)]
+    command = chosen.command(word, further)
+    for remark in chosen.remarks(spec):
+        said(f"warning: {remark}")
+    planned = studies.plan(chosen.name, chosen.scale, spec, arms, runs, command, chosen.origin)
     try:
         return run_study(planned, workers, console, storage=opened, again=again)
-    except OSError as error:
-        print(f"cannot write the study in {planned.folder}: {error}", file=sys.stderr)
+    except storages.away() as error:
+        reason = storages.why_away(error) if not isinstance(error, OSError) else error
+        print(f"cannot write the study in {planned.folder}: {reason}", file=sys.stderr)
         return None
 
 
@@ -138,26 +313,49 @@ def _finished(result):
 
 
 @app.command()
-def status(study: Study, scale: Scale = None, runs: Runs = RUNS, storage: Storage = None):
+def status(
+    study: Study,
+    scale: Scale = None,
+    runs: Runs = RUNS,
+    storage: Storage = None,
+    changes: Changes = (),
+    seeds: Seeds = None,
+    name: Name = None,
+):
     """Show which runs of a study are finished, failed or still to do, with their losses; with a storage also who works on what."""
-    from arch import document
     from sweeps import origin
     from sweeps import status as stand
     from sweeps import storage as storages
-    from sweeps.folders import study_folder, study_name
-    from sweeps.scale import default_scale
-    from sweeps.spec import split
+    from sweeps.overrides import selected
+    from sweeps.record import StudyRecord
 
     url = storages.chosen(storage)
-    root = document.load(study, "sweeps")
-    scale = scale or default_scale(root)
-    folder = study_folder(runs, study_name(study), scale, split(root, scale)[0].scales)
-    origin.check(folder, study_name(study), scale, origin.of(study, root))
-    stand.printed(folder, _console())
+    chosen = selected(study, scale, changes, seeds, name)
+    folder = chosen.folder(runs)
+    origin.check(folder, chosen.name, chosen.scale, chosen.origin)
+    edited = None
+    if origin.is_edited(folder, chosen.origin):
+        from sweeps import edited as edits  # it imports torch, which a file that is as it was does not need
+
+        edited = edits.since(folder, StudyRecord.read(folder), *_checked(chosen, runs))
+    stand.printed(folder, _console(), edited)
     if url:
         from sweeps import queue_status
 
-        queue_status.printed(url, study_name(study), scale, _console())
+        queue_status.printed(url, chosen.name, chosen.scale, _console())
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="a study: a shipped name, a YAML file, or the folder of one that began")],
+    b: Annotated[str, typer.Argument(metavar="B", help="what to compare it with")],
+    scale: Scale = None,
+):
+    """How two studies differ: in what they ask, in their arms, and in the resolved specs of the arms that both have."""
+    from sweeps import differing
+
+    for line in differing.differences(differing.side(a, scale), differing.side(b, scale)):
+        print(line)
 
 
 @app.command()
@@ -167,19 +365,16 @@ def dashboard(
     runs: Runs = RUNS,
     storage: Storage = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    changes: Changes = (),
+    seeds: Seeds = None,
+    name: Name = None,
 ):
     """Start optuna-dashboard on the trials of a study's search (extra `dashboard`)."""
-    from arch import document
     from sweeps import dashboard as board
     from sweeps import storage as storages
-    from sweeps.folders import study_folder, study_name
-    from sweeps.scale import default_scale
-    from sweeps.spec import split
+    from sweeps.overrides import selected
 
-    root = document.load(study, "sweeps")
-    scale = scale or default_scale(root)
-    folder = study_folder(runs, study_name(study), scale, split(root, scale)[0].scales)
-    board.serve(folder, storages.chosen(storage), port)
+    board.serve(selected(study, scale, changes, seeds, name).folder(runs), storages.chosen(storage), port)
 
 
 @app.command()
@@ -259,42 +454,30 @@ def schema():
     print(json.dumps(merged, indent=2))
 
 
-def _checked(study, scale, runs=RUNS, measure=None):
-    """(name, scale, StudySpec, arms, Origin) after every check that needs no data.
+def _checked(chosen, runs=RUNS, measure=None):
+    """(StudySpec, arms) of a Selected study after every check that needs no data.
 
     measure: told what happens while the steps of arms are timed, for a budget of seconds; None: none are timed.
     """
-    from arch import document
     from sweeps import origin
-    from sweeps.folders import study_folder, study_name
-    from sweeps.scale import default_scale
     from sweeps.spec import split
 
-    root = document.load(study, "sweeps")
-    scale = scale or default_scale(root)
+    root, scale = chosen.root, chosen.scale
     split(root, scale)  # Report errors in the study itself before the slow import of torch.
     from sweeps import budget, paces
     from sweeps import study as studies
 
-    name, written = study_name(study), origin.of(study, root)
     spec, arms = studies.check(root, scale)
     if unmeasured := budget.unmeasured(spec, arms):
-        folder = study_folder(runs, name, scale, spec.scales)
+        folder = chosen.folder(runs)
         timed = [arm for arm in arms if arm.label in unmeasured]
         seconds = paces.known(folder, timed)
         missing = [arm for arm in timed if paces.key(arm) not in seconds]
         if measure and missing:
-            origin.check(folder, name, scale, written)
+            origin.check(folder, chosen.name, scale, chosen.origin)
             seconds |= paces.measured(missing, measure)
         spec, arms = studies.check(root, scale, seconds)
-    return name, scale, spec, arms, written
-
-
-def _command(word, study, scale, runs):
-    words = ["archbench study", word, study]
-    words += ["--scale", scale] if scale else []
-    words += ["--runs", str(runs)] if runs != RUNS else []
-    return " ".join(words)
+    return spec, arms
 
 
 def _report(folder):
@@ -306,6 +489,7 @@ def _report(folder):
 
     try:
         written(folder, "report: ")
+        _indexed(folder.parent.parent)
         return True
     except (DataError, SpecError, OSError) as error:
         print(f"no report ({error}); try again: archbench report {folder}", file=sys.stderr)

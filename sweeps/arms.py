@@ -56,6 +56,12 @@ class Arm:
             yield need, at
 
 
+def differences(baseline: experiment.Resolved, resolved: experiment.Resolved) -> tuple[dict[str, tuple[Any, Any]], tuple[str, ...]]:
+    """(`changes`, `unwritten`) of an Arm: how a resolved experiment differs from the baseline's."""
+    changes = diff(experiment.whole(baseline.spec), experiment.whole(resolved.spec))
+    return changes, tuple(unwritten(changes, baseline.written, resolved.written))
+
+
 def with_overrides(spec, study, values, place):
     """(StudySpec, study node) with {label: {dotted key: value}} as further overrides of arms and helper runs.
 
@@ -117,8 +123,7 @@ class Family:
                     raise written.error(f"a run cannot need itself: {chain}", (*key, "run"))
                 needs[position] = self._resolved(reference.label, here, (*above, label))
         name = folders.safe_names(self.labels)[label]
-        changes = diff(experiment.whole(self.baseline.spec), experiment.whole(resolved.spec))
-        follow = tuple(unwritten(changes, self.baseline.written, resolved.written))
+        changes, follow = differences(self.baseline, resolved)
         matched = tuple(each for each in self.matched if each.arm == label)
         self.arms[label] = Arm(label, name, resolved, changes, needs, follow, matched, self.budget.get(label))
         return self.arms[label]

@@ -18,6 +18,7 @@ from sweeps.metrics import metric_of
 from sweeps.outcomes import runs_of
 from sweeps.power import EFFECTS, power
 from sweeps.record import NAME, StudyRecord
+from sweeps.stacked import stacked
 
 
 @dataclass(frozen=True)
@@ -129,19 +130,16 @@ def _same(spec, claim, plan, sd, metric):
 
 def printed(data, say, console):
     """Print what `foreseen` returned."""
-    from rich.table import Table
-
     questions, unit = data["questions"], data["unit"]
     say("")
     shares = f"{times(questions, 'question')} {'has' if questions == 1 else 'share'} the error of 5\xa0%"
     say(f"verdicts are read at {listed(list(map(str, data['looks'])))} seeds; {shares}")
-    table = Table(title="what the plan can find", title_justify="left")
-    for heading in ("true difference", *(["effect"] if data["paired_sd"] else []), "found with a chance of", "seeds, on average"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ["true difference", *(["effect"] if data["paired_sd"] else []), "found with a chance of", "seeds, on average"]
+    rows = []
     for each in data["found"]:
-        shown = [_shown(each["effect"], unit)] if data["paired_sd"] else []
-        table.add_row(f"{each['sd']:g} paired sd", *shown, _chance(each["chance"]), f"{each['seeds']:.1f}")
-    console.print(table)
+        effect = [_shown(each["effect"], unit)] if data["paired_sd"] else []
+        rows.append([f"{each['sd']:g} paired sd", *effect, _chance(each["chance"]), f"{each['seeds']:.1f}"])
+    console.print(stacked(console, "what the plan can find", headings, rows))
     smallest = data["smallest"]
     if smallest["sd"] is None:
         say("no difference, however large, is found with a chance of 80\xa0%: the plan has too few seeds")

@@ -175,14 +175,9 @@ def _steps(study, ladder, size, parameters, experiment):
 
 def non_embedding(experiment: Any) -> int:
     """The parameters of a resolved ExperimentSpec without the embedding and the head."""
-    import torch
+    from arch.cost import outline
 
-    from arch.model import Model
-
-    with torch.device("meta"):
-        parameters = sum(weight.numel() for weight in Model(experiment.model).parameters())
-    head = experiment.model.dim * experiment.model.vocab_size
-    return parameters - (head if experiment.model.tie_embeddings else 2 * head)
+    return int(outline(experiment.model, experiment.data.context)["parameters"]["non_embedding"])
 
 
 def rungs(ladder: LadderSpec | None, specs: Mapping[str, Any], parameters: Mapping[str, int]) -> list[Rung]:

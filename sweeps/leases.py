@@ -3,10 +3,16 @@
 Clocks of two machines are never compared. A watcher counts on its own monotonic clock, and only time in which it looked.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+from arch.errors import SpecError
+
+# A lease of fewer beats would take runs away from drivers that are only slow.
+BEATS = 3
 
 
 class Terms(NamedTuple):
@@ -20,14 +26,33 @@ class Terms(NamedTuple):
 
     @classmethod
     def of_environment(cls) -> "Terms":
-        """The terms for a new queue: $ARCHBENCH_BEAT, $ARCHBENCH_LEASE and $ARCHBENCH_LOSSES, or the defaults."""
-        read = lambda name, default: type(default)(os.environ.get(f"ARCHBENCH_{name.upper()}", default))  # noqa: E731
-        return cls(**{name: read(name, default) for name, default in cls._field_defaults.items()})
+        """The terms for a new queue: $ARCHBENCH_BEAT, $ARCHBENCH_LEASE and $ARCHBENCH_LOSSES, or the defaults.
+
+        Raises SpecError for a value that is no number above zero, and for a lease of fewer than BEATS beats.
+        """
+        terms = cls(**{name: _read(name, default) for name, default in cls._field_defaults.items()})
+        if terms.lease < BEATS * terms.beat:
+            reason = f"{terms.lease:g} s; expected at least {BEATS} beats, which are {terms.beat:g} s apart ($ARCHBENCH_BEAT)"
+            raise SpecError(reason, file="$ARCHBENCH_LEASE")
+        return terms
 
     @property
     def poll(self) -> float:
         """Seconds between two looks of a driver that has nothing to do."""
         return min(3.0, self.beat / 4)
+
+
+def _read(name, default):
+    variable = f"ARCHBENCH_{name.upper()}"
+    text = os.environ.get(variable) or default
+    try:
+        value = type(default)(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < math.inf:
+        what = "a whole number of at least 1" if type(default) is int else "seconds above 0"
+        raise SpecError(f"expected {what}, not {text!r}", file=f"${variable}")
+    return value
 
 
 class Watch:

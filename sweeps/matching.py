@@ -10,7 +10,7 @@ from typing import Any
 from arch import document
 from arch.document import Node
 from arch.errors import SpecError, nearest
-from arch.spec import ABSENT
+from arch.spec import ABSENT, value_at
 from experiments import plan as experiment
 from experiments import references
 from experiments.spec import ExperimentSpec
@@ -109,7 +109,7 @@ def _check_known(where: Place, match: MatchSpec, study: Node, arms: dict[str, Ar
         if path not in every:
             raise study.error(f"{path!r} is not varied{nearest(path, every)}", (*where, "multiple_of", path))
     for path, place in every.items():
-        if not any(_has(arm.spec, path) for arm in arms.values()):
+        if all(_value(arm.spec, path) is ABSENT for arm in arms.values()):
             known = dict.fromkeys(key for arm in arms.values() for key in _whole_keys(arm.spec.model.dump(), "model."))
             raise study.error(f"no arm has the key {path!r}{nearest(path, known)}", place)
 
@@ -119,9 +119,9 @@ def _varied(where: Place, match: MatchSpec, study: Node, arm: Arm, keys: tuple[s
     place, found = (*where, "vary"), False
     own = study.at(("arms", arm.label)) if arm.label in study.value["arms"].value else study.at(("runs", arm.label))
     for path in keys:
-        if not _has(arm.spec, path):
-            continue
         value = _value(arm.spec, path)
+        if value is ABSENT:
+            continue
         if type(value) is not int:
             said = "null" if value is None else f"{value!r}"
             raise study.error(
@@ -278,18 +278,9 @@ def resolved(
         return None
 
 
-def _has(spec: ExperimentSpec, path: str) -> bool:
-    return _value(spec, path) is not ABSENT
-
-
 def _value(spec: ExperimentSpec, path: str) -> Any:
     """The value of a resolved experiment at a dotted key; ABSENT where there is none."""
-    value: Any = spec.dump(neutral=True)
-    for part in path.split("."):
-        if not isinstance(value, dict) or part not in value:
-            return ABSENT
-        value = value[part]
-    return value
+    return value_at(spec.dump(neutral=True), path)
 
 
 def _whole_keys(data: dict[str, Any], prefix: str) -> Iterator[str]:

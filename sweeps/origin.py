@@ -46,6 +46,12 @@ def check(folder, name, scale, origin=None):
     )
 
 
+def is_edited(folder, origin):
+    """Whether the study was written otherwise when the record in `folder` was made. Where that is not known, it was not."""
+    record = StudyRecord.read(folder)
+    return record is not None and record.origin is not None and record.origin.content != origin.content
+
+
 def _is_same(folder, record, name, origin):
     if origin is None or record.origin is None:
         return record.name == name

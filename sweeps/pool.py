@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 
 from arch.errors import SpecError
 from experiments.gpus import Device
-from experiments.launch import variables
+from experiments.launch import THREADS, ending, variables
 from experiments.orders import STOP
 from experiments.record import RunRecord
 from sweeps import worker
@@ -24,14 +24,6 @@ BUSY_FOLDER_PAUSE = 2.0
 ATTEMPTS = 2
 # Seconds that idle workers get to exit by themselves. All that they wrote is on disk by then.
 LEAVE = 2.0
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "RAYON_NUM_THREADS",
-)
 
 
 def cores():
@@ -167,7 +159,7 @@ class Pool:
         process = self._context.Process(
             target=worker.serve, args=(theirs, self.prepare, threads, log), name=f"worker-{self.started}"
         )
-        with variables(dict.fromkeys(THREAD_VARIABLES, threads) | variables_of(devices)):
+        with variables(dict.fromkeys(THREADS, threads) | variables_of(devices)):
             process.start()
         theirs.close()
         self.workers.append(_Worker(process, mine, threads, log, devices))
@@ -213,14 +205,14 @@ class Pool:
         if word == "started":
             report(Event("started", job))
         elif word == "progress":
-            report(Event("progress", job, progress=content))
+            report(Event("progress", job, progress=content, message=content.get("warning", "")))
         elif word == "locked":
             each.job = None
             self.again.append((time.monotonic() + BUSY_FOLDER_PAUSE, job))
             report(Event("waiting", job, message="another process is writing this run; waiting for it"))
         elif word == "lost":
             each.job = None
-            self._try_again(job, f"its {content}" + (f"; see {each.log}" if each.log else ""), report)
+            self._try_again(job, f"its {content}{_see(each)}", report)
         elif word == "crashed":
             each.job = None
             report(Event("ended", job, outcome=Outcome(job, "failed", message=content)))
@@ -236,11 +228,7 @@ class Pool:
                 report(Event("ended", job, outcome=_outcome(job, record)))
 
     def _lost(self, each, report):
-        code = each.process.exitcode
-        how = f"died of {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
-        if code == -signal.SIGKILL:
-            how += " (the operating system does this when memory runs out)"
-        self._try_again(each.job, f"its worker {how}" + (f"; see {each.log}" if each.log else ""), report)
+        self._try_again(each.job, f"its worker {ending(each.process.exitcode)}{_see(each)}", report)
 
     def _try_again(self, job, why, report, stopped=False):
         """Try a run once more on another worker, from its checkpoint. After two lost workers, give the run up."""
@@ -284,6 +272,10 @@ class Pool:
 
     def _count(self, number, frame):
         self.signals += 1
+
+
+def _see(each):
+    return f"; see {each.log}" if each.log else ""
 
 
 def _outcome(job, record):

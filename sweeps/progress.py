@@ -71,6 +71,8 @@ class Progress:
         return known * self.counts()[1] / len(self.cells) if self.cells else 0.0
 
     def _advance(self, cell, state):
+        if "warning" in state:
+            return
         if "preparing" in state:
             cell.preparing = f"{state['preparing']} {state['done'] / max(1, state['total']):.0%}"
             return

@@ -12,7 +12,7 @@ from arch.words import times
 from sweeps import shared_queue, storage
 from sweeps.leases import Terms
 from sweeps.progress import clock
-from sweeps.shared_queue import COUNTED, FAILED, Row
+from sweeps.shared_queue import Row
 
 
 def printed(url: str, study: str, scale: str | None, console: Console) -> None:
@@ -42,15 +42,9 @@ def printed(url: str, study: str, scale: str | None, console: Console) -> None:
 
 def troubles(rows: list[Row], attrs: dict[str, Any], terms: Terms) -> list[str]:
     """Sentences on the runs that nobody will do: given up, failed, blocked by others."""
-    by_run: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.run is not None:
-            by_run.setdefault(row.run, []).append(row)
     lines = []
-    for run, tries in by_run.items():
-        counted = [row for row in tries if row.state == "FAIL" and row.number > attrs.get("forgiven", -1)]
-        lost = [row for row in counted if row.why in COUNTED]
-        failed = next((row for row in counted if row.why == FAILED), None)
+    for run, tries in shared_queue.by_run(rows).items():
+        failed, lost = shared_queue.failures(tries, attrs.get("forgiven", -1))
         if any(row.is_live or row.state == "COMPLETE" for row in tries):
             continue
         if failed:

@@ -4,9 +4,15 @@
     known, done               for the display: the jobs that are known already; (job, record) of runs done before
     take() -> Job | None      the next job, or None if there is none now; asked again after every outcome
     told(outcome)             how one of its jobs ended; returns the outcomes that follow from it without a run
-    ready()                   the jobs that could start now; several drivers share a queue by this and `told` (`sweeps.work`)
+    progressed(job, state)    how far one of its jobs is; returns whether the run is to be pruned
 
-`Runs` gives the reported runs, `sweeps.tune.Search` the trials of a search.
+Drivers that share a queue (`sweeps.work`) do not `take`:
+
+    ready()                   the jobs that could start now
+    settle()                  keeps what the records of runs say that ended elsewhere
+    ask()                     makes further jobs, for `ready`; returns False if there are none to make
+
+`Runs` gives the reported runs, `sweeps.search.queue.Search` the trials of a search, `sweeps.tune.Search` those of tuning.
 """
 
 from experiments import evaluations
@@ -18,25 +24,31 @@ from sweeps.job import Outcome, record_failure
 class Runs:
     """Runs in the order given, each after the runs that it needs. Those that are finished and measured are reused.
 
-    A run that fails ends the runs that need it: they cannot start, and their records say so.
+    A run that fails ends the runs that need it: they cannot start, and their records say so. One whose record is removed or
+    destroyed while others still need it is done again.
     """
 
     def __init__(self, title, jobs, failed=record_failure):
         """failed: records that a run cannot start (`sweeps.job.record_failure`)."""
         self.failed = failed
         trained = [job for job in jobs if folders.is_finished(job.folder, job.plan.identity, job.seed)]
-        done = [job for job in trained if not _unmeasured(job)]
+        done = [job for job in trained if is_done(job)]
         self.jobs, self.done = jobs, [(job, measured(job)) for job in done]
         self.known = [job for job in jobs if job.folder not in {each.folder for each in done}]
         self.left, self.total = list(self.known), len(self.known)
         self.title = f"{title}: {self.total} of {len(jobs)} runs to do"
         self.ended = {job.folder: Outcome(job, "finished", record, reused=True) for job, record in self.done}
         # A run that is trained, but not yet measured, needs nothing more, and those that start from it can.
-        ready = [job.folder for job in trained]
-        self.needs = {job.folder: [] if job.folder in ready else [need for need in job.needs if need not in ready] for job in jobs}
+        self.trained = {job.folder for job in trained}
+        self.by_folder = {job.folder: job for job in jobs}
+        self.needs = {
+            job.folder: [] if job.folder in self.trained else [need for need in job.needs if need not in self.trained]
+            for job in jobs
+        }
 
     def ready(self):
         """The Jobs that have not ended, by what was told, and whose needs are finished."""
+        self._revive()
         return [job for job in self.left if all(map(self._finished, self.needs[job.folder]))]
 
     def take(self):
@@ -61,6 +73,30 @@ class Runs:
             ended += [user, *self.told(user)]
         return ended
 
+    def progressed(self, job, state):
+        """No reported run is pruned."""
+        return False
+
+    def settle(self):
+        """Nothing: `told` hears of every end."""
+
+    def ask(self):
+        """No: all jobs are known from the start."""
+        return False
+
+    def _revive(self):
+        """Put back the runs that others wait for and that are finished no more, unless they need runs that are not planned."""
+        users = [job for job in self.left if job.folder not in self.trained]
+        for folder in {need for job in users for need in job.needs}:
+            job, ended = self.by_folder.get(folder), self.ended.get(folder)
+            if not job or not ended or ended.status != "finished" or not all(need in self.by_folder for need in job.needs):
+                continue
+            if not folders.is_finished(folder, job.plan.identity, job.seed):
+                del self.ended[folder]
+                self.trained.discard(folder)
+                self.left.append(job)
+                self.needs |= {each.folder: each.needs for each in (job, *(user for user in users if folder in user.needs))}
+
     def _finished(self, folder):
         return folder in self.ended and self.ended[folder].status == "finished"
 
@@ -69,9 +105,16 @@ class Runs:
         return [self.ended[job.folder] for job in self.jobs]
 
 
-def _unmeasured(job):
-    """Whether a finished run lacks an evaluation that its study asks for: its worker then does it, and trains nothing."""
-    return bool(evaluations.missing(job.plan.evaluations, job.folder))
+def run_record(job):
+    """The record of a job's run; None if its folder has none that can be read, or that of another run."""
+    record = folders.record_of(job.folder)
+    return record if record and (record.identity, record.seed) == (job.plan.identity, job.seed) else None
+
+
+def is_done(job):
+    """Whether a job's run is finished and measured. If only a measurement is missing, its worker trains nothing."""
+    record = run_record(job)
+    return record is not None and record.status == "finished" and not evaluations.missing(job.plan.evaluations, job.folder)
 
 
 def measured(job):

@@ -63,6 +63,8 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
 
         shared = shared_queue.opened(storage, study, lambda text: _say(console, text, "yellow"), again)
         logs /= safe_name(shared_queue.HOST)
+    if (study.spec.tune or study.spec.search) and not shared and (result := _without_database(study, console)):
+        return result
     logs.mkdir(parents=True, exist_ok=True)
     for remark in study.remarks():
         _say(console, f"warning: {remark}", "yellow")
@@ -90,6 +92,24 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
     return Result(study, outcomes, tuning["trials"], tuning["edges"], untuned)
 
 
+def _without_database(study, console):
+    """The Result of a study whose database cannot be used, where nothing is left to do; None where it can be used."""
+    from sweeps import recorded
+    from sweeps.search import storage
+
+    if not (study.folder / storage.DATABASE).exists():
+        return None
+    try:
+        storage.of_folder(study.folder)
+        return None
+    except storage.Unusable as error:
+        if not (known := recorded.outcomes(study)):
+            raise
+        record, outcomes = known
+        _say(console, f"{error} (it is not needed: all {len(outcomes)} runs are finished)", "yellow")
+        return Result(study, outcomes, record.trials, record.edges, [])
+
+
 def _look_by_look(study, counts, tuning, pools, console):
     """Run the seeds of each look, until every question is decided or the plan ends. Returns the Outcomes."""
     outcomes: dict[Path, Outcome] = {}
@@ -101,8 +121,7 @@ def _look_by_look(study, counts, tuning, pools, console):
         counts = following
         kept = {**tuning, "looks": looks, "earlier": earlier}
         _write(study.record(counts, **kept), study, pools.shared)
-        failed = partial(record_failure, replaces=False) if pools.shared else record_failure
-        queue = Runs(f"{study.name}{at_scale(study.scale)}", study.jobs(counts), failed)
+        queue = Runs(f"{study.name}{at_scale(study.scale)}", study.jobs(counts), pools.failed)
         _work(queue, pools, console)
         ran += queue.total
         outcomes |= {outcome.job.folder: outcome for outcome in queue.outcomes()}
@@ -175,6 +194,11 @@ class _Workers:
         if self.pool:
             self.pool.close()
 
+    @property
+    def failed(self):
+        """Records that a run cannot start. Where other drivers may do the same run, a record that is there stays."""
+        return partial(record_failure, replaces=False) if self.shared else record_failure
+
     def sized(self, total):
         """The pool, sized for `total` jobs."""
         size = worker_count(self.sample, self.asked, total, devices=self.gpus)
@@ -197,7 +221,7 @@ def _work(queue, pools, console):
 
         def report(event):
             show(event)
-            if event.kind == "progress" and hasattr(queue, "progressed") and queue.progressed(event.job, event.progress):
+            if event.kind == "progress" and queue.progressed(event.job, event.progress):
                 pool.tell(event.job, PRUNE)
             if event.outcome:
                 for outcome in queue.told(event.outcome):
@@ -248,8 +272,28 @@ def _work_together(source, pools, console):
 def _make(study, planned, seeds, pools, console):
     """Make the helper runs that trials with these seeds need, before the trials."""
     jobs = {job.folder: job for each in planned for job in study.needed(each, seeds)}
-    failed = partial(record_failure, replaces=False) if pools.shared else record_failure
-    _work(Runs(f"{study.name}{at_scale(study.scale)}, before its trials", list(jobs.values()), failed), pools, console)
+    _work(Runs(f"{study.name}{at_scale(study.scale)}, before its trials", list(jobs.values()), pools.failed), pools, console)
+
+
+def _searching(study, pools, console):
+    """Context manager: search alone in the study's folder; with a storage, together with its other drivers."""
+    from sweeps.search import storage
+
+    return nullcontext() if pools.shared else storage.only_one(study.folder, lambda text: _say(console, text))
+
+
+def _keeper(study, pools, search=lambda: None):
+    """A function that keeps all trials in the study's record. search: what is known of the search so far, as in the record.
+
+    An earlier record with looks stays until the runs start: what was looked at must not be forgotten.
+    """
+    old = StudyRecord.read_whole(study.folder)
+
+    def keep(trials):
+        if not (old and looking.begun(old)):
+            _write(study.record(dict.fromkeys(study.spec.arms, 0), trials, search=search()), study, pools.shared, waits=False)
+
+    return keep
 
 
 def _until_over(queue, pools, console):
@@ -262,24 +306,13 @@ def _until_over(queue, pools, console):
 
 def _search(study, pools, console):
     """Search. Returns (the study with its winners, trials, labels of the winners that there are not)."""
-    from sweeps import tune
     from sweeps.search import arms, queue, storage
 
-    with nullcontext() if pools.shared else tune.only_one(study.folder, lambda text: _say(console, text)):
-        old = StudyRecord.read_whole(study.folder)
+    with _searching(study, pools, console):
         kept = pools.shared.storage if pools.shared else storage.of_folder(study.folder)
         _make(study, [queue.base_of(study)], study.spec.search.tuning_seeds, pools, console)
-        search = queue.Search(study, kept, alone=not pools.shared)
-
-        def keep(trials):
-            # It stays until the runs start: what was looked at must not be forgotten.
-            if not (old and looking.begun(old)):
-                nothing = dict.fromkeys(study.spec.arms, 0)
-                _write(
-                    study.record(nothing, trials, search=arms.facts(search, arms.found(search))), study, pools.shared, waits=False
-                )
-
-        search.keep = keep
+        keep = _keeper(study, pools, lambda: arms.facts(search, arms.found(search)))
+        search = queue.Search(study, kept, keep, alone=not pools.shared)
         _until_over(search, pools, console)
         result = arms.found(search)
         study = arms.with_winners(study, search, result)
@@ -292,7 +325,7 @@ def _tune(study, pools, console):
     """Tune. Returns (the study with the best values, trials, sentences about edges, arms without a finished trial)."""
     from sweeps import tune
 
-    with nullcontext() if pools.shared else tune.only_one(study.folder, lambda text: _say(console, text)):
+    with _searching(study, pools, console):
         _make(study, study.arms, study.spec.tune.tuning_seeds, pools, console)
         tuners, storage = {}, pools.shared.storage if pools.shared else None
         for each in study.arms:
@@ -300,15 +333,7 @@ def _tune(study, pools, console):
             if each.identities[0] not in tuners:
                 tuners[each.identities[0]] = tune.Tuner(study, each, storage)
         by_label = {each.arm.label: tuners[each.identities[0]] for each in study.arms}
-
-        old = StudyRecord.read_whole(study.folder)
-
-        def keep(trials):
-            # It stays until the runs start: what was looked at must not be forgotten.
-            if not (old and looking.begun(old)):
-                _write(study.record(dict.fromkeys(by_label, 0), trials), study, pools.shared)
-
-        _until_over(tune.Search(study, list(tuners.values()), keep), pools, console)
+        _until_over(tune.Search(study, list(tuners.values()), _keeper(study, pools)), pools, console)
         trials = [record for tuner in tuners.values() for record in tuner.records()]
         chosen = {label: tuner.chosen(label) for label, tuner in by_label.items()}
     study = studies.tuned(study, chosen)

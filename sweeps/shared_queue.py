@@ -25,8 +25,10 @@ from optuna.trial import TrialState
 
 from arch.errors import SpecError
 from experiments.code import CODE, sources
+from sweeps import gone
 from sweeps import storage as storages
 from sweeps.leases import Terms, Watch
+from sweeps.search.stored import set_attribute
 
 # lost: nobody beat for it, or its worker died. machine: the machine or its files made it fail. failed: by itself. The
 # others were not tried: `interrupted` on purpose, no room on the `disk`, `duplicate` of another trial, `made up` by Optuna,
@@ -65,7 +67,7 @@ class SharedQueue:
     """A study's queue. `read` gives its Rows; every other method may find that a trial is somebody else's by now.
 
     say: called with a sentence when the storage goes away or comes back. Calls made meanwhile return None or False, and
-    nothing is lost by them: what was to be told is told later (`finish`, `fail`).
+    nothing is lost by them: what was to be told is told later (`finish`, `fail`). code, token: of this driver's code and folder.
     """
 
     study: Any
@@ -73,6 +75,8 @@ class SharedQueue:
     terms: Terms
     forgiven: int = -1
     say: Callable[[str], None] = print
+    code: str = ""
+    token: str = ""
     watch: Watch = field(init=False)
     trials: dict[int, Any] = field(default_factory=dict)
     beats: dict[int, int] = field(default_factory=dict)
@@ -93,6 +97,13 @@ class SharedQueue:
         """The trials in order; None while the storage is away."""
         found = self._try(lambda: self.study.get_trials(deepcopy=False))
         return None if found is None else [row_of(trial) for trial in found]
+
+    def check_place(self) -> None:
+        """Raise SpecError in a driver that stood still for so long that drivers of other code or another folder came instead."""
+        attrs = self._try(lambda: self.study.user_attrs) if self.code else None
+        if attrs and (attrs["code"]["sources"], attrs["token"]) != (self.code, self.token):
+            now = f"the code of {_commit(attrs['code'])} in {attrs['host']}:{attrs['folder']}"
+            raise SpecError(f"{self.study.study_name} goes on with {now}: this driver stood still for longer than its lease")
 
     def add(self, run: str) -> None:
         """Queue a run."""
@@ -201,13 +212,7 @@ class SharedQueue:
         return True
 
     def _set(self, number, key, value):
-        def write():
-            study_id = self.storage.get_study_id_from_name(self.study.study_name)
-            trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
-            self.storage.set_trial_user_attr(trial_id, key, value)
-            return True
-
-        return self._try(write)
+        return self._try(lambda: set_attribute(self.storage, self.study, number, key, value))
 
     def _try(self, call):
         """What a call returns; None if it is refused, or while the storage is away. Then it is asked again every few seconds."""
@@ -249,6 +254,21 @@ def row_of(trial: Any) -> Row:
     return Row(trial.number, trial.state.name, get("run"), get("beat"), get("attempt"), get("why"), get("note", ""))
 
 
+def by_run(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """{run: its trials in order}; those that Optuna made up are of none."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.run is not None:
+            found.setdefault(row.run, []).append(row)
+    return found
+
+
+def failures(rows: Iterable[Row], forgiven: int) -> tuple[Row | None, list[Row]]:
+    """(the first trial of a run that failed by itself, those that were lost), of the trials after the last forgiven one."""
+    failed = [row for row in rows if row.state == "FAIL" and row.number > forgiven]
+    return next((row for row in failed if row.why == FAILED), None), [row for row in failed if row.why in COUNTED]
+
+
 def counts(rows: list[Row]) -> Iterator[tuple[str, int]]:
     """(what, how many) of a queue's trials: waiting, running, complete, and failed by why."""
     names = Counter(row.state.lower() if row.state != "FAIL" else f"failed ({row.why or 'no reason'})" for row in rows)
@@ -263,31 +283,48 @@ def name_of(study: str, scale: str | None) -> str:
 def opened(storage: Any, study: Any, say: Callable[[str], None], again: bool = False) -> SharedQueue:
     """The queue of a StudyPlan, made if there is none. again: forgive what failed so far.
 
-    Raises SpecError where the queue is of another study, of another folder of runs, of other code, or of another Optuna.
+    Raises SpecError where the queue is of another study, of another folder of runs, of other code, or of another Optuna. Other
+    code and another folder are refused while anybody works with them: it may take a lease to see that nobody does.
     """
     code = {**CODE, "sources": sources()}
     name = name_of(study.name, study.scale)
+    terms = Terms.of_environment()
     sampler = optuna.samplers.RandomSampler()  # there is nothing to sample
     try:
         queue = optuna.create_study(storage=storage, study_name=name, load_if_exists=True, sampler=sampler)
         attrs = queue.user_attrs
+        _check_optuna(name, attrs.get("optuna"))
+        shared = SharedQueue(queue, storage, Terms(*attrs.get("terms", terms)), say=say)
+        gone.cleared(shared, lambda: _is_of_others(study, queue.user_attrs, code))
+        attrs = queue.user_attrs
         live = [trial for trial in queue.get_trials(deepcopy=False) if trial.state in LIVE]
         about = _about(study, attrs, live)
         _check_code(name, attrs.get("code"), code, live)
-        _check_optuna(name, attrs.get("optuna"))
         for key, value in {**about, "code": code, "optuna": optuna.__version__}.items():
             if attrs.get(key) != value:
                 queue.set_user_attr(key, value)
         if "terms" not in attrs:
-            queue.set_user_attr("terms", list(Terms.of_environment()))
+            queue.set_user_attr("terms", list(terms))
         if again:
             numbers = [trial.number for trial in queue.get_trials(deepcopy=False) if trial.state == TrialState.FAIL]
             queue.set_user_attr("forgiven", max(numbers, default=-1))
         attrs = queue.user_attrs
     except storages.away() as error:
         raise SpecError(f"the storage is away: {storages.why_away(error)}") from None
-    terms = attrs["terms"]
-    return SharedQueue(queue, storage, Terms(float(terms[0]), float(terms[1]), int(terms[2])), attrs.get("forgiven", -1), say)
+    return SharedQueue(queue, storage, Terms(*attrs["terms"]), attrs.get("forgiven", -1), say, code["sources"], attrs["token"])
+
+
+def _is_of_others(study, attrs, code):
+    """Whether drivers of other code, or of another folder of the same study, have made a queue."""
+    other_code = (attrs.get("code") or code).get("sources") != code["sources"]
+    other_folder = bool(attrs.get("token")) and attrs["token"] != _token(study.folder)
+    return _is_this_study(study, attrs) if other_folder else other_code
+
+
+def _is_this_study(study, attrs):
+    """Whether a queue of another folder is of a study with the same question and the same file."""
+    content = study.written.content if study.written else None
+    return attrs.get("content") == content and attrs.get("question") == study.spec.question
 
 
 def _about(study, attrs, live):
@@ -295,8 +332,7 @@ def _about(study, attrs, live):
     token = _token(study.folder)
     if attrs.get("token") and attrs["token"] != token:
         where = f"{attrs.get('host')}:{attrs.get('folder')}"
-        content = study.written.content if study.written else None
-        if attrs.get("content") != content or attrs.get("question") != study.spec.question:
+        if not _is_this_study(study, attrs):
             raise SpecError(
                 f"the storage has another study {study.name!r} ({attrs.get('question')!r}, runs in {where}): "
                 "rename one of the two, or use another database"
@@ -343,8 +379,12 @@ def _check_code(name, other, code, live):
     if not other or other.get("sources") == code["sources"]:
         return
     if live:
-        named = [f"{each.get('commit', 'no commit')[:12]}{' with changes' if each.get('dirty') else ''}" for each in (other, code)]
-        raise SpecError(f"the drivers of {name} run the code of {named[0]}, and this is {named[1]}: one study needs one version")
+        named = f"the code of {_commit(other)}, and this is {_commit(code)}"
+        raise SpecError(f"the drivers of {name} run {named}: one study needs one version; end them first")
+
+
+def _commit(code):
+    return f"{code.get('commit', 'no commit')[:12]}{' with changes' if code.get('dirty') else ''}"
 
 
 def _check_optuna(name, other):

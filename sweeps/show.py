@@ -2,10 +2,10 @@
 
 from itertools import groupby
 
-from arch import units
+from arch import document, units
 from arch.errors import DataError, SpecError
 from arch.spec import spelt
-from arch.words import listed, times
+from arch.words import listed
 from experiments import plan as experiments
 from experiments import references, remarks
 from experiments.metrics import objective_costs
@@ -15,6 +15,8 @@ from sweeps.contrasts import what
 from sweeps.judge import built
 from sweeps.record import BudgetRecord, MatchRecord, packed, unpacked
 from sweeps.scale import at_scale
+from sweeps.search import space as spaces
+from sweeps.stacked import stacked
 from sweeps.study import arm_cost, overridden
 
 NO_SEARCH = {"runs": 0, "tokens": 0, "training_flops": 0}
@@ -41,7 +43,7 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
         for label, arm in shown.items()
     }
     hints = unmatched.hints(spec, arms, costs)
-    found = _study_search(spec, shown)
+    found = _study_search(spec, arms, shown)
     for key in search if found else ():
         search[key] += found[key]
     return {
@@ -68,12 +70,13 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
     }
 
 
-def _study_search(spec, shown):
+def _study_search(spec, arms, shown):
     """The preview of the study's own search; None without one."""
     if spec.search is None:
         return None
-    base = spec.search.base or next(iter(shown))
-    return shown_search.preview(spec.search, base, shown[base])
+    base = next(arm for arm in arms if spec.search.base in (None, arm.label))
+    trials = spaces.limit(spec.search, spaces.axes(spec.search.space, base.document, document.node({})))
+    return shown_search.preview(spec.search, base.label, shown[base.label], trials)
 
 
 def _compared(spec):
@@ -152,10 +155,8 @@ def _search(spec, arm, tokens, flops):
     return total
 
 
-def printed(data, console):
-    """Print a preview: the arms, the runs, the totals."""
-    from rich.table import Table
-
+def printed(data, console, duration=None):
+    """Print a preview: the arms, what a run of each costs, the totals. duration: a `sweeps.duration.Estimate`."""
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
     say(f"{data['name']}{at_scale(data['scale'])}: {data['question']}")
     for remark in data["remarks"]:
@@ -191,20 +192,25 @@ def printed(data, console):
     context = next(iter(data["arms"].values()))["long"]["context"]
     if data["search"]:
         shown_search.printed(data["search"], say, console)
-    table = Table(title="runs", title_justify="left")
-    for heading in ("run", "parameters", "tokens", "FLOPs per token", "FLOPs", "cache", f"cache at {units.context(context)}"):
-        table.add_column(heading, justify="left" if heading == "run" else "right", no_wrap=True)
-    for seed in data["seeds"]:
-        for label, arm in data["arms"].items():
-            table.add_row(f"{label} seed {seed}", *_costs(arm))
-    for label, helper in data["helpers"].items():
-        for seed in helper["seeds"]:
-            table.add_row(f"{label} seed {seed}, helper run", *_costs(helper))
+    headings = [
+        "arm",
+        "runs",
+        "parameters",
+        "tokens",
+        "FLOPs per token",
+        "FLOPs",
+        *(["time"] if duration and duration.seconds else []),
+    ]
+    headings += ["cache", f"cache at {units.context(context)}"]
+    rows = []
     for label, arm in data["arms"].items():
+        rows.append([label, str(len(data["seeds"])), *_costs(label, arm, duration)])
         if search := arm["tuning"]["runs"]:
             spent = units.count(arm["tuning"]["tokens"]), "", units.flops(arm["tuning"]["training_flops"])
-            table.add_row(f"{label} tuning, {times(search, 'run')} together", "", *spent, "", "")
-    console.print(table)
+            rows.append([f"{label}, tuning (together)", str(search), "", *spent, *[""] * (len(headings) - 6)])
+    for label, helper in data["helpers"].items():
+        rows.append([f"{label}, helper run", str(len(helper["seeds"])), *_costs(label, helper, duration)])
+    console.print(stacked(console, "a run of each arm", headings, rows))
     for claim, compared in data["compared"].items():
         say(f"{claim} compares, within each seed:")
         for text in compared:
@@ -220,14 +226,18 @@ def printed(data, console):
         f"total: {total['runs']} runs{tuning}, {units.count(total['tokens'])} tokens, "
         f"{units.flops(total['training_flops'])} of training (as executed){share}"
     )
+    if duration:
+        say(duration.words)
 
 
-def _costs(arm):
+def _costs(label, arm, duration):
+    seconds = [units.duration(duration.seconds[label])] if duration and duration.seconds else []
     return (
         units.count(arm["parameters"]),
         units.count(arm["tokens"]),
         units.flops(arm["flops_per_token"]["executed"]),
         units.flops(arm["training_flops"]),
+        *seconds,
         units.size(arm["cache_bytes"]),
         units.size(arm["long"]["cache_bytes"]),
     )

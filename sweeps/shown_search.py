@@ -13,20 +13,20 @@ from sweeps.search.spec import Choices, Numbers, SearchSpec, Space
 Say = Callable[[str], None]
 
 
-def preview(spec: SearchSpec, base: str, arm: dict[str, Any]) -> dict[str, Any]:
+def preview(spec: SearchSpec, base: str, arm: dict[str, Any], trials: int | None) -> dict[str, Any]:
     """A search as plain data: its space, its limits and what it costs at most. arm: the preview of the arm `base`.
 
     Trials cost what the base costs: their values are not known before. Infeasible and pruned ones cost less.
     """
     trains = any(not is_cost(name) for name in spec.objectives)
-    runs = (spec.trials or 0) * spec.seeds if trains else 0
+    runs = (trials or 0) * spec.seeds if trains else 0
     return {
         "base": base,
         "objectives": spec.objectives,
         "limits": {name: each.dump() for name, each in spec.subject_to.items()},
         "sampler": spec.sampler["type"],
         "pruner": spec.pruner["type"] if spec.pruner else None,
-        "trials": spec.trials,
+        "trials": trials,
         "seeds": spec.seeds,
         "judge": spec.judge,
         "widen": spec.widen,
@@ -61,7 +61,7 @@ def printed(data: dict[str, Any], say: Say, console: Any) -> None:
 
     goals = listed(f"{way} {name}" for name, way in data["objectives"].items())
     pruned = f", pruner {data['pruner']}" if data["pruner"] else ""
-    trials = times(data["trials"], "trial") if data["trials"] else "every point of its grid"
+    trials = times(data["trials"], "trial")
     each = f" of {times(data['seeds'], 'seed')} each" if data["seeds"] > 1 else ""
     say(f"search from {data['base']}: {goals}; {trials}{each} (sampler {data['sampler']}{pruned})")
     table = Table(title="space", title_justify="left")

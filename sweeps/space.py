@@ -6,7 +6,7 @@ import sys
 
 from arch import document
 from arch.errors import SpecError
-from arch.spec import digest
+from arch.spec import digest, value_at
 from experiments import plan as experiment
 
 # TPE never proposes an end of the range exactly; within this fraction of the range it counts as the end.
@@ -70,10 +70,7 @@ def _listed(values):
 
 def whole(spec, key):
     """Whether the resolved experiment has a whole number at the dotted key; False if it has no value there."""
-    value = spec.dump()
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return type(value) is int
+    return type(value_at(spec.dump(), key)) is int
 
 
 def grid(span, is_whole):

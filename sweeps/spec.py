@@ -6,7 +6,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from arch import document, registry
 from arch.errors import SpecError, nearest
-from arch.spec import Component, Count, Inner, Kind, List, Positive, Spec, later
+from arch.spec import Component, Count, Inner, Kind, List, Spec, later
 from experiments.metrics import canonical, cost, unknown_cost
 from experiments.spec import ExperimentSpec
 from sweeps.comparisons import claims_on_ladder, with_contrasts
@@ -115,11 +115,12 @@ def _form(value):
 Key = Annotated[str, Field(min_length=1)]
 _Text = Annotated[Key, Tag("Text")]
 _Keys = Annotated[List[Key], Field(min_length=1), Tag("List")]
-_Number = Annotated[Positive, Tag("Number")]
 Keys = Annotated[_Text | _Keys, Discriminator(_form)]
 Vary = Annotated[_Text | _Keys | Annotated[dict[str, Keys], Field(min_length=1), Tag("Mapping")], Discriminator(_form)]
-Target = Annotated[_Text | _Number, Discriminator(_form)]
-Targets = Annotated[_Text | _Number | Annotated[dict[str, Target], Tag("Mapping")], Discriminator(_form)]
+# Whole costs are exact as floats up to 2^53.
+_Cost = Annotated[float, Field(gt=0, le=2**53), Tag("Number")]
+Target = Annotated[_Text | _Cost, Discriminator(_form)]
+Targets = Annotated[_Text | _Cost | Annotated[dict[str, Target], Tag("Mapping")], Discriminator(_form)]
 Multiple = Annotated[Annotated[Count, Tag("Number")] | Annotated[dict[str, Count], Tag("Mapping")], Discriminator(_form)]
 
 

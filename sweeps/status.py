@@ -1,6 +1,6 @@
 """The progress of a study, from its records alone: no experiment spec is parsed and no data is read."""
 
-from experiments.record import Failure, shown
+from experiments.record import NAME, Failure, shown
 from sweeps import shown_search
 from sweeps.folders import record_of
 from sweeps.progress import Cell, final_loss
@@ -9,15 +9,18 @@ from sweeps.scale import at_scale
 from sweeps.table import grid
 
 
-def cells(folder, record):
+def cells(folder, record, edited=None):
     """`{(arm, "seed N"): Cell}` of a StudyRecord's reported runs, then of its helper runs.
 
-    A run whose record says `running` may have been killed. It still runs only if its lock is held.
+    A run whose record says `running` may have been killed. It still runs only if its lock is held. edited: how the study's
+    file has changed since (`sweeps.edited.Edited`): then the arms and seeds are those of the file.
     """
     found = {}
-    for label, arm in record.arms.items():
-        for seed in record.seeds[: arm.seeds]:
-            run = folder / arm.runs[str(seed)] if str(seed) in arm.runs else None
+    seeds = edited.seeds if edited else {label: len(record.seeds[: arm.seeds]) for label, arm in record.arms.items()}
+    for label, number in seeds.items():
+        arm = record.arms.get(label) if not (edited and label in edited.changed) else None
+        for seed in range(number):
+            run = folder / arm.runs[str(seed)] if arm and str(seed) in arm.runs else None
             found[label, f"seed {seed}"] = _cell(_measured(run, arm.evaluations) if run else None, run)
     for label, runs in record.helpers.items():
         for seed, place in runs.items():
@@ -37,16 +40,18 @@ def _measured(run, files):
 
 def _cell(record, run):
     if record is None:
-        return Cell()
+        unreadable = run is not None and (run / NAME).is_file()
+        return Cell(state="unreadable", message=f"{run / NAME} cannot be read; the run is done again") if unreadable else Cell()
     state = record.status
-    if state == "running" and not _is_held(run):
+    if state == "running" and not is_held(run):
         state = "interrupted"
     message = record.failure.message if record.failure else ""
     share = 1.0 if state == "finished" else 0.0
     return Cell(state=state, share=share, loss=final_loss(record), message=message)
 
 
-def _is_held(run):
+def is_held(run):
+    """Whether a process works on the run in a folder: whether its lock is held."""
     from filelock import FileLock, Timeout
 
     from sweeps.worker import LOCK
@@ -62,21 +67,22 @@ def _is_held(run):
         return False
 
 
-def printed(folder, console):
-    """Print the progress of the study in a folder. Returns False if no study was started there."""
+def printed(folder, console, edited=None):
+    """Print the progress of the study in a folder. Returns False if no study was started there. edited: see `cells`."""
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
     record = StudyRecord.read(folder)
     if record is None:
         say(f"not started: no study.json in {folder}")
         return False
-    found = cells(folder, record)
-    console.print(grid(found, f"{record.name}{at_scale(record.scale)}"))
+    found = cells(folder, record, edited)
+    console.print(grid(found, f"{record.name}{at_scale(record.scale)}", console.width))
     states = [cell.state for cell in found.values()]
     count = {state: states.count(state) for state in dict.fromkeys(states)}
-    say(", ".join(f"{n} {state}" for state, n in count.items()) + f"; folder: {folder}")
+    changes = f": {edited.words}" if edited and edited.words else ""
+    say(", ".join(f"{n} {state}" for state, n in count.items()) + f"{changes}; folder: {folder}")
     for (row, column), cell in found.items():
-        if cell.state == "failed":
-            say(f"failed: {row} {column}: {cell.message}")
+        if cell.state in ("failed", "unreadable"):
+            say(f"{cell.state}: {row} {column}: {cell.message}")
     if record.search:
         shown_search.status(record, say)
     if tried := [trial.state for trial in record.trials if trial.arm]:

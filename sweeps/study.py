@@ -49,6 +49,11 @@ class ArmPlan:
         """The identity of each plan."""
         return [plan.identity for plan in self.plans]
 
+    @property
+    def made(self) -> dict[int, experiment.RunPlan]:
+        """{position of a reference: RunPlan} of the runs that are made because it needs them, as `experiment.plan` takes it."""
+        return {position: need.plans[0] for position, need in zip(self.arm.needs, self.needs, strict=True)}
+
 
 @dataclass(frozen=True)
 class StudyPlan:
@@ -99,6 +104,12 @@ class StudyPlan:
             for need, (_, at) in zip(each.needs, each.plans[0].needs(seed), strict=True):
                 self._add(jobs, finished, need, at)
         return list(jobs.values())
+
+    def trial_folders(self, arm, identity, seeds):
+        """{seed: the folder of its run} of a trial of an ArmPlan: of a run that finished in any study, else of this study's own."""
+        finished, own = folders.Finished(self.runs, trials=True), self.folder / folders.TUNE
+        places = {seed: folders.run_folder(own, arm.arm.name, identity, seed) for seed in seeds}
+        return {seed: finished.folder(identity, seed, place) or place for seed, place in places.items()}
 
     def _add(self, jobs, finished, each, seed, wanted=True):
         """Add the run of an arm with a seed to {(identity, seed): Job}, after those that it needs."""
@@ -290,8 +301,7 @@ def _tuned(spec, planned, choices):
     plans: list[experiment.RunPlan] = []
     for values in choices:
         same = next((plan for plan, other in zip(plans, choices, strict=False) if other == values), None)
-        made = {position: need.plans[0] for position, need in zip(planned.arm.needs, planned.needs, strict=True)}
-        plans.append(same or experiment.plan(overridden(planned.arm.document, values), made))
+        plans.append(same or experiment.plan(overridden(planned.arm.document, values), planned.made))
     by_key = {key: [float(values[key]) for values in choices] for key in choices[0]}
     at_bounds = bounds(spec.tune, planned.arm, choices)
     return replace(planned, plans=tuple(plans), cost=_cost(spec, plans[0]), tuned=by_key, bounds=at_bounds)

@@ -2,6 +2,7 @@
 
 import time
 
+from rich.cells import cell_len
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
@@ -18,6 +19,7 @@ STYLES = {
     "failed": "bold red",
     "lost": "bold red",
     "interrupted": "yellow",
+    "unreadable": "bold red",
     "waiting": "yellow",
     "again": "yellow",
 }
@@ -45,13 +47,13 @@ class LiveTable:
 
     def __call__(self, event):
         self.progress.take(event)
-        if event.kind in ("again", "waiting", "stopping"):
+        if event.kind in ("again", "waiting", "stopping") or (event.message and not event.outcome):
             self.console.print(Text(_said(event), style="yellow"))
         elif event.outcome and event.outcome.status in ("failed", "lost"):
             self.console.print(Text(_said(event), style="red"))
 
     def _drawn(self):
-        return Group(grid(self.progress.cells, self.title), Text(_summary(self.progress)))
+        return Group(grid(self.progress.cells, self.title, self.console.width), Text(_summary(self.progress)))
 
 
 class Lines:
@@ -70,7 +72,7 @@ class Lines:
 
     def __call__(self, event):
         self.progress.take(event)
-        if event.kind in ("ended", "again", "waiting", "stopping"):
+        if event.kind in ("ended", "again", "waiting", "stopping") or event.message:
             self._print(_said(event, self.progress))
         elif time.monotonic() - self.last >= EVERY:
             running = [
@@ -83,10 +85,14 @@ class Lines:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def grid(cells, title):
-    """A rich Table of `{(row, column): Cell}`."""
+def grid(cells, title, width):
+    """A rich Table of `{(row, column): Cell}`. Where it is wider than `width`, each row has its cells below each other."""
     rows = list(dict.fromkeys(row for row, _ in cells))
     columns = list(dict.fromkeys(column for _, column in cells))
+    widths = {column: max(len(_content(cell)) for (_, other), cell in cells.items() if other == column) for column in columns}
+    frame = 3 * len(columns) + 4
+    if max(map(cell_len, rows), default=0) + sum(max(len(column), widths[column]) for column in columns) + frame > width:
+        return _narrow(cells, title, rows)
     table = Table(title=title, title_justify="left")
     table.add_column("arm", no_wrap=True)
     for column in columns:
@@ -96,6 +102,16 @@ def grid(cells, title):
             Text(row),
             *(Text(_content(cell), style=STYLES[cell.state]) if (cell := cells.get((row, column))) else "" for column in columns),
         )
+    return table
+
+
+def _narrow(cells, title, rows):
+    table = Table(title=title, title_justify="left", show_lines=True)
+    table.add_column("arm", overflow="fold")
+    table.add_column("runs")
+    for row in rows:
+        lines = [(column, cell) for (each, column), cell in cells.items() if each == row]
+        table.add_row(Text(row), Text("\n").join(Text(f"{column}: {_content(cell)}", STYLES[cell.state]) for column, cell in lines))
     return table
 
 

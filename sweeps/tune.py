@@ -8,15 +8,11 @@ What a search of the whole study keeps in storage (`sweeps.search.stored`) an ar
 drive it in the same way.
 """
 
-import contextlib
 import statistics
-import time
 from collections import deque
 from dataclasses import dataclass, field
 
 import optuna
-from filelock import FileLock, Timeout
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from arch.errors import SpecError
@@ -27,31 +23,14 @@ from sweeps import folders, space, vertex
 from sweeps.compare import harm
 from sweeps.job import Job, Outcome
 from sweeps.metrics import metric_of
-from sweeps.queues import measured
+from sweeps.queues import is_done, measured, run_record
 from sweeps.record import TrialRecord
 from sweeps.search import storage as storages
-from sweeps.search.queue import HALF_ASKED
-from sweeps.search.stored import AGAIN, REPLACES, STATES, SURPLUS, replaced, set_attribute
+from sweeps.search import stored
+from sweeps.search.stored import AGAIN, REPLACES, RUNS, STATES, SURPLUS, WHY, begun, replaced
 from sweeps.study import overridden
 
-LOCK = ".tune.lock"
-
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-@contextlib.contextmanager
-def only_one(folder, say):
-    """Hold the lock of the search in a study's folder. Another process waits for it and then finds the trials done."""
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"another process is tuning in {folder}; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @dataclass(frozen=True)
@@ -72,6 +51,10 @@ class Search:
         self.title = f"{study.name}: tuning {', '.join(study.spec.tune.space)}"
         self.tuners, self.keep, self.turns = tuners, keep, deque(tuners)
         self.total, self.known, self.done = sum(tuner.runs_left() for tuner in tuners), [], []
+
+    def progressed(self, job, state):
+        """No trial is pruned."""
+        return False
 
     def take(self):
         """The next job, from each arm in turn, so that an interrupted search has treated all arms alike."""
@@ -173,19 +156,17 @@ class Tuner:
     def settle(self):
         """Tell Optuna of every running trial whose runs have all ended, according to their records."""
         for trial in self.search.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if not {"runs", "error"} & trial.user_attrs.keys():
-                since = self.half_asked.setdefault(trial.number, time.monotonic())
-                if time.monotonic() - since > HALF_ASKED:
+            if not begun(trial):
+                if stored.is_given_up(trial, self.half_asked):
                     self._give_up(trial)
                 continue
             for job in self._jobs(trial):
-                record = folders.record_of(job.folder)
-                mine = record is not None and (record.identity, record.seed) == (job.plan.identity, job.seed)
-                if job.seed in self._ended(trial) or not mine:
+                record = run_record(job)
+                if job.seed in self._ended(trial) or record is None:
                     continue
                 if record.status == "failed" and not (record.failure and record.failure.by_machine):
                     self._note(trial.number, job.seed, Outcome(job, "failed", record, _reason(record)), None)
-                elif self._is_done(job):
+                elif is_done(job):
                     self._note(trial.number, job.seed, Outcome(job, "finished", measured(job)), self._value(job))
             self._tell_if_ended(trial.number)
 
@@ -197,10 +178,6 @@ class Tuner:
 
     def _value(self, job):
         return measured(job).metrics.get(self.tune.metric)
-
-    def _is_done(self, job):
-        finished = folders.is_finished(job.folder, job.plan.identity, job.seed)
-        return finished and not evaluations.missing(job.plan.evaluations, job.folder)
 
     def _ended(self, trial):
         """{tuning seed: value, or None of a run that failed} of the runs of a trial that have ended."""
@@ -218,21 +195,17 @@ class Tuner:
             self._tell(number, statistics.fmean(ended.values()))
 
     def _trial(self, number):
-        return next(trial for trial in self.search.get_trials(deepcopy=False) if trial.number == number)
+        return stored.trial(self.storage, self.search, number)
 
     def _tell(self, number, value=None, state=None):
-        try:
-            self.search.tell(number, value, state)
-        except (ValueError, UpdateFinishedTrialError):
-            if not self._trial(number).state.is_finished():  # else another process told it first
-                raise
+        stored.tell(self.storage, self.search, number, value, state)
 
     def runs_left(self):
         """Roughly how many trial runs are left: an interrupted trial counts in full."""
         grid = self.tune.sampler == "grid"
         trials = len(space.points(self.tune, self.arm_plan.plans[0].spec)) if grid else self.tune.trials
         done = [trial for trial in self.search.get_trials(deepcopy=False) if trial.state.is_finished()]
-        done = [trial for trial in done if {"runs", "error"} & trial.user_attrs.keys() and not trial.user_attrs.get(AGAIN)]
+        done = [trial for trial in done if begun(trial) and not trial.user_attrs.get(AGAIN)]
         return max(0, trials - len(done)) * len(self.seeds)
 
     def chosen(self, label=None):
@@ -289,8 +262,8 @@ class Tuner:
         """One TrialRecord per trial and seed that was started."""
         found = []
         for trial in self.search.get_trials(deepcopy=False):
-            unbuilt = dict.fromkeys(map(str, self.seeds), "") if "error" in trial.user_attrs else {}
-            for seed, run in trial.user_attrs.get("runs", unbuilt).items():
+            unbuilt = dict.fromkeys(map(str, self.seeds), "") if WHY in trial.user_attrs else {}
+            for seed, run in trial.user_attrs.get(RUNS, unbuilt).items():
                 value = trial.user_attrs.get(f"value {seed}")
                 state = STATES[trial.state]
                 if value is not None and state == "failed":
@@ -343,8 +316,8 @@ class Tuner:
         if any(trial.state == TrialState.WAITING for trial in trials):
             return True
         gone = replaced(trials)
-        begun = [trial for trial in trials if trial.number not in gone and {"runs", "error"} & trial.user_attrs.keys()]
-        return self.tune.sampler != "grid" and len(begun) < self.tune.trials
+        counted = [trial for trial in trials if trial.number not in gone and begun(trial)]
+        return self.tune.sampler != "grid" and len(counted) < self.tune.trials
 
     def _ask(self):
         if not self._may_ask(self.search.get_trials(deepcopy=False)):
@@ -360,20 +333,18 @@ class Tuner:
         others = [each for each in trials if each.number < number and each.number not in gone and not each.user_attrs.get(SURPLUS)]
         if self.tune.sampler == "grid":
             return any(each.params == values and each.state in open_states for each in others)
-        begun = [each for each in others if {"runs", "error"} & each.user_attrs.keys() or each.state == TrialState.RUNNING]
-        return len(begun) >= self.tune.trials
+        return sum(begun(each) or each.state == TrialState.RUNNING for each in others) >= self.tune.trials
 
     def _planned(self, values):
-        made = {position: need.plans[0] for position, need in zip(self.arm_plan.arm.needs, self.arm_plan.needs, strict=True)}
-        return experiment.plan(overridden(self.arm_plan.arm.document, values), made)
+        return experiment.plan(overridden(self.arm_plan.arm.document, values), self.arm_plan.made)
 
     def _jobs(self, trial):
         """The Jobs of a trial that was begun."""
-        if "runs" not in trial.user_attrs:
+        if RUNS not in trial.user_attrs:
             return []
         if trial.number not in self.plans:
             self.plans[trial.number] = self._planned(trial.params)
-        plan, runs = self.plans[trial.number], trial.user_attrs["runs"].items()
+        plan, runs = self.plans[trial.number], trial.user_attrs[RUNS].items()
         return [self._job(trial.number, int(seed), plan, self.study.folder / run) for seed, run in runs]
 
     def _job(self, number, seed, plan, folder):
@@ -389,20 +360,14 @@ class Tuner:
             plan = self.plans[number] = self._planned(values)
         except SpecError as error:
             # The ends of every range were checked, so a point between them cannot be built.
-            self._set(number, "error", str(error))
+            self._set(number, WHY, str(error))
             self._tell(number, state=TrialState.FAIL)
             return
-        parent = self.study.folder / folders.TUNE
-        runs, finished = {}, folders.Finished(self.study.runs, trials=True)
+        places = self.study.trial_folders(self.arm_plan, plan.identity, self.seeds)
         ended = self._ended(self._trial(number))
-        for seed in self.seeds:
-            folder = folders.run_folder(parent, self.arm_plan.arm.name, plan.identity, seed)
-            folder = finished.folder(plan.identity, seed, folder) or folder
-            runs[str(seed)] = folders.relative(folder, self.study.folder)
-            if seed not in ended:
-                self.jobs.append(self._job(number, seed, plan, folder))
-        self._set(number, "runs", runs)
-        for job in [job for job in self.jobs if self._is_done(job)]:
+        self.jobs += [self._job(number, seed, plan, folder) for seed, folder in places.items() if seed not in ended]
+        self._set(number, RUNS, {str(seed): folders.relative(folder, self.study.folder) for seed, folder in places.items()})
+        for job in [job for job in self.jobs if is_done(job)]:
             self.jobs.remove(job)
             self.told(Outcome(job, "finished", measured(job), reused=True))
 
@@ -411,14 +376,13 @@ class Tuner:
             self._set(number, f"value {seed}", value)
             return
         self._set(number, f"failed {seed}", True)
-        self._set(number, "error", outcome.message or f"its record has no {self.tune.metric}")
+        self._set(number, WHY, outcome.message or f"its record has no {self.tune.metric}")
         failure = outcome.record.failure if outcome.record else None
         if outcome.record is None or (failure and failure.by_machine):
             self._set(number, AGAIN, True)
 
     def _set(self, number, key, value):
-        with contextlib.suppress(UpdateFinishedTrialError):  # another process was first, and said the same
-            set_attribute(self.storage, self.search, number, key, value)
+        stored.set_attribute(self.storage, self.search, number, key, value)
 
 
 def _nearest(values, value):

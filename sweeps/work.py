@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arch.words import times
-from experiments import evaluations
 from experiments.record import NAME
 from sweeps import attempts, folders, shared_queue
 from sweeps.job import Event, Job, Outcome, record_failure
-from sweeps.shared_queue import COUNTED, FAILED, INTERRUPTED, LOST, MACHINE, UNKNOWN, Row, SharedQueue
+from sweeps.queues import is_done, run_record
+from sweeps.shared_queue import FAILED, INTERRUPTED, LOST, MACHINE, UNKNOWN, Row, SharedQueue
 
 NO_ROOM = ("No space left on device", "Disk quota exceeded", "[Errno 28]", "[Errno 122]")
 # Bytes that must be writable before another run starts, after the disk was full.
@@ -35,8 +35,7 @@ class Mine(NamedTuple):
 class Shared:
     """The jobs of a study's queue, shared with other drivers: `take`, `told` and `tick` for a `Pool`.
 
-    source: has `ready()`, the Jobs that could start now by what the records say, and `told(outcome)`; a search also has
-    `settle()` and `ask()`. queue: the SharedQueue. abandon: called with the Job of a run that is somebody else's now.
+    source: the study's queue. queue: the SharedQueue. abandon: called with the Job of a run that is somebody else's now.
     events: what there is to show, of runs that ended here or elsewhere; whoever shows them empties the list.
     """
 
@@ -100,8 +99,7 @@ class Shared:
         for number, each in self.mine.items():
             if each.attempt is job and "step" in state:
                 self.steps[number] = int(state["step"])
-                if hasattr(self.source, "progressed"):
-                    return bool(self.queue.tried(partial(self.source.progressed, each.job, state)))
+                return bool(self.queue.tried(partial(self.source.progressed, each.job, state)))
         return False
 
     def tick(self) -> bool:
@@ -137,6 +135,7 @@ class Shared:
         rows = self.queue.read()
         if rows is None:
             return False
+        self.queue.check_place()
         late = self.queue.stale(rows, {*self.mine, *self.queue.pending})
         for row in late:
             self.queue.lose(row)
@@ -161,14 +160,10 @@ class Shared:
 
     def _settle(self):
         """Bring the study's queue up to what the trials and the records say; find what could start."""
-        by_run: dict[str, list[Row]] = {}
-        for row in self.rows:
-            if row.run is not None:
-                by_run.setdefault(row.run, []).append(row)
-        if hasattr(self.source, "settle"):
-            self.source.settle()
+        by_run = shared_queue.by_run(self.rows)
+        self.source.settle()
         self.ready, busy = self._sorted(by_run)
-        while not self.ready and hasattr(self.source, "ask") and self.source.ask():
+        while not self.ready and self.source.ask():
             self.ready, busy = self._sorted(by_run)  # a trial that is infeasible has no runs: then the next one
         self.over = not (self.ready or busy or self.mine or self.queue.pending)
         return True
@@ -207,12 +202,10 @@ class Shared:
             return Outcome(job, record.status, record, reused=self.key(job) not in self.here)
         if any(row.is_live for row in rows):
             return None
-        counted = [row for row in rows if row.state == "FAIL" and row.number > self.queue.forgiven]
-        failed = next((row for row in counted if row.why == FAILED), None)
+        failed, lost = shared_queue.failures(rows, self.queue.forgiven)
         if failed:
             attempts.record_failed(attempts.folder(job.folder, failed.number), job.folder)
             return Outcome(job, "failed", folders.record_of(job.folder), failed.note)
-        lost = [row for row in counted if row.why in COUNTED]
         if len(lost) < self.queue.terms.losses:
             return None
         message = f"{lost[-1].note}; lost {times(len(lost), 'time')}"
@@ -286,10 +279,8 @@ def _why(outcome: Outcome) -> str:
 
 def has_result(job: Job) -> bool:
     """Whether a job's run has its result, and everything that is to be measured of it."""
-    if not attempts.has_result(job.folder, job.plan.identity, job.seed):
-        return False
-    record = folders.record_of(job.folder)
-    return record.status == "pruned" or not evaluations.missing(list(job.plan.evaluations), job.folder)
+    record = run_record(job)
+    return record is not None and (record.status == "pruned" or is_done(job))
 
 
 def forgive(jobs: list[Job]) -> None:

@@ -86,7 +86,7 @@ def _do(job, train, conn, stop):
         _send(conn, "locked", None)
     except RankLost as lost:
         _send(conn, "lost", str(lost))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # train() turns a failure into a record. This one could not be recorded, e.g. because the disk is full.
         traceback.print_exc()
         _send(conn, "crashed", f"{type(error).__name__}: {error}")

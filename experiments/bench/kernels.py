@@ -19,7 +19,7 @@ from experiments.bench.child import in_child
 from experiments.bench.record import Measurement
 from experiments.bench.sides import Ours, tokens_of
 from experiments.data.batch import Batch, Rows
-from experiments.device import release_memory
+from experiments.device import free_bytes, release_memory
 from experiments.memory import forget_peak, held_bytes, peak_bytes
 
 SCAN_SHAPES = ((8, 512, 256), (1, 4096, 256), (4, 2048, 1024))
@@ -116,16 +116,6 @@ def loss_memory(side, vocabulary, device, tokens=LOSS_TOKENS):
     weights = [*paths["weights"].parameters(), paths["inputs"]]
     gradients = sum(weight.grad.nbytes for weight in weights)
     return {"before": before, "gradients": gradients, "extra": peak_bytes(device) - before - gradients}
-
-
-def free_bytes():
-    """Bytes of memory that programs can still allocate (Linux); infinite if the system does not report it."""
-    try:
-        with open("/proc/meminfo") as file:
-            line = next(line for line in file if line.startswith("MemAvailable:"))
-        return int(line.split()[1]) * 1024
-    except (OSError, StopIteration):
-        return float("inf")
 
 
 def reach(journal, bench_spec, device):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from arch.spec import diff, unwritten
 from arch.words import listed, times
 from experiments import plan as experiment
+from sweeps.arms import differences
 from sweeps.search import space as spaces
 from sweeps.search import widen
-from sweeps.search.queue import Search, made_for
+from sweeps.search.queue import Search
 from sweeps.search.winners import chosen, front
 from sweeps.study import ArmPlan, StudyPlan, arm_cost
 
@@ -113,10 +113,9 @@ def _winner(study, search, planned, number):
     if number is None:
         return planned
     root = spaces.overridden(search.base.arm.document, search.axes, search.values(number))
-    resolved, baseline = experiment.resolved(root), study.arms[0].arm.resolved
-    changes = diff(experiment.whole(baseline.spec), experiment.whole(resolved.spec))
-    follow = tuple(unwritten(changes, baseline.written, resolved.written))
+    resolved = experiment.resolved(root)
+    changes, follow = differences(study.arms[0].arm.resolved, resolved)
     arm = replace(planned.arm, resolved=resolved, changes=changes, unwritten=follow)
-    plan = experiment.plan(resolved, made_for(search.base))
+    plan = experiment.plan(resolved, search.base.made)
     cost = arm_cost(plan.spec, study.spec.long_context, plan.cost)
     return ArmPlan(arm, (plan,), cost, planned.needs)

@@ -122,7 +122,7 @@ def _made(spec):
 
 
 def _check_names(study, axes):
-    """No key is set twice in one trial, and a name that occurs in several branches means the same in each."""
+    """No key is set twice in one trial, nor as a part of another, and a name means the same in every branch that has it."""
     everywhere = list(spaces.every(axes))
     for (one, given), (other, among) in combinations(everywhere, 2):
         if one.name != other.name:
@@ -136,8 +136,15 @@ def _check_names(study, axes):
         for name, branch in axis.branches.items():
             keys += [(key, (*given, (axis, name)), (*axis.path, "choices", name)) for key in branch.overrides]
     for (key, given, _), (again, among, path) in combinations(keys, 2):
-        if key == again and _together(given, among):
+        if not _together(given, among):
+            continue
+        if key == again:
             raise study.error(f"{key} is set by two dimensions at once; expected one of them to set it", path)
+        (outer, brings), (inner, brought) = sorted([(key, given), (again, among)], key=lambda each: len(each[0]))
+        # A choice may set a mixer, and a dimension that this choice brings may set a width of it.
+        if inner.startswith(f"{outer}.") and brought[: len(brings)] != brings:
+            reason = f"{inner} lies within {outer}, which another dimension sets as a whole"
+            raise study.error(f"{reason}; expected it in the `space` of the choices that have it", path)
 
 
 def _together(given, among):

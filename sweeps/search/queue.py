@@ -2,18 +2,12 @@
 
 Everything it knows is in Optuna's storage and in the records of the runs, so several processes can drive one search, and
 a process that was killed loses nothing: trials that were running go on from the checkpoints of their runs.
-
-    ready()     the jobs that could start now
-    ask()       begin one more trial, if there is one
-    settle()    tell Optuna of every trial whose runs have ended
-    take(), told(outcome), progressed(job, progress)     the same for the pool of this process
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,6 +26,7 @@ from experiments.record import shown, with_performance
 from sweeps import folders
 from sweeps.costs import cost_metric
 from sweeps.job import Job, Outcome
+from sweeps.queues import is_done, run_record
 from sweeps.record import TrialRecord
 from sweeps.search import samplers, stored, widen
 from sweeps.search import space as spaces
@@ -40,8 +35,6 @@ from sweeps.search.winners import Candidate, chosen
 
 # What a search's jobs have in place of an arm.
 ARM = "search"
-# Seconds after which a trial that somebody began to ask for, without getting its values, is given up.
-HALF_ASKED = 300.0
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -51,13 +44,8 @@ def base_of(study: Any) -> Any:
     return next(each for each in study.arms if each.arm.label == (study.spec.search.base or study.arms[0].arm.label))
 
 
-def made_for(planned: Any) -> dict[int, experiment.RunPlan]:
-    """{position of a reference: RunPlan} of the runs that are made because an ArmPlan needs them."""
-    return {position: need.plans[0] for position, need in zip(planned.arm.needs, planned.needs, strict=True)}
-
-
 class Search:
-    """The queue of a study's search (`study.spec.search`). storage: Optuna's, from the caller.
+    """The queue (`sweeps.queues`) of a study's search (`study.spec.search`). storage: Optuna's, from the caller.
 
     keep: called with the TrialRecords after every outcome. alone: whether no other process drives this search; what a
     killed process left half done is then taken up at once.
@@ -100,9 +88,7 @@ class Search:
     @property
     def limit(self) -> int | None:
         """The number of trials."""
-        every = spaces.size(self.axes) if self.spec.sampler["type"] in ("grid", "brute_force") else None
-        numbers = [number for number in (self.spec.trials, every) if number is not None]
-        return min(numbers) if numbers else None
+        return spaces.limit(self.spec, self.axes)
 
     def take(self) -> Job | None:
         """The next Job for the pool of this process, or None if there is none now."""
@@ -129,11 +115,11 @@ class Search:
         self.keep(self.records())
         return []
 
-    def progressed(self, job: Job, progress: dict[str, Any]) -> bool:
+    def progressed(self, job: Job, state: dict[str, Any]) -> bool:
         """Report an evaluation of a running job to Optuna. Returns whether the run is to be pruned."""
         pruner, name = self.optuna.pruner, next(iter(self.spec.objectives))
-        value, step = (progress.get("selected") or {}).get(name), progress.get("step", 0)
-        late = step >= progress.get("steps", 0)
+        value, step = (state.get("selected") or {}).get(name), state.get("step", 0)
+        late = step >= state.get("steps", 0)
         if not self._prunes or samplers.by_seed(self.spec) or job.seed != self.seeds[0] or value is None or late:
             return False
         trial = self._reported(job.trial, step, value)
@@ -200,10 +186,8 @@ class Search:
                 continue
             if stored.RUNS in trial.user_attrs:
                 self._settle(trial)
-            elif not stored.begun(trial):
-                since = self.half_asked.setdefault(trial.number, time.monotonic())
-                if time.monotonic() - since > HALF_ASKED:
-                    self._give_up(trial)
+            elif not stored.begun(trial) and stored.is_given_up(trial, self.half_asked):
+                self._give_up(trial)
 
     def records(self) -> list[TrialRecord]:
         """One TrialRecord per run of every trial, and one for a trial that trained nothing."""
@@ -225,7 +209,7 @@ class Search:
 
     def values(self, number: int) -> dict[str, spaces.Value]:
         """{dimension: value} of a trial."""
-        return dict(next(trial for trial in self._trials() if trial.number == number).params)
+        return dict(stored.trial(self.storage, self.optuna, number).params)
 
     def _open(self):
         ways = {"minimise": StudyDirection.MINIMIZE, "maximise": StudyDirection.MAXIMIZE}
@@ -311,11 +295,8 @@ class Search:
         if not self.metrics:
             return self._without_runs(trial, TrialState.COMPLETE, [costs[name] for name in self.spec.objectives])
         self.plans[trial.number] = plan
-        finished, runs = folders.Finished(self.study.runs, trials=True), {}
-        for seed in self.seeds:
-            folder = folders.run_folder(self.study.folder / folders.TUNE, self.base.arm.name, plan.identity, seed)
-            folder = finished.folder(plan.identity, seed, folder) or folder
-            runs[str(seed)] = folders.relative(folder, self.study.folder)
+        places = self.study.trial_folders(self.base, plan.identity, self.seeds)
+        runs = {str(seed): folders.relative(folder, self.study.folder) for seed, folder in places.items()}
         trial.set_user_attr(stored.RUNS, runs)
         return True
 
@@ -330,7 +311,7 @@ class Search:
 
     def _planned(self, values):
         root = spaces.overridden(self.base.arm.document, self.axes, values)
-        plan = experiment.plan(root, made_for(self.base))
+        plan = experiment.plan(root, self.base.made)
         # A trial reads nothing of the report split.
         return plan.model_copy(update={"evaluations": tuple(each for each in plan.evaluations if each.split == "select")})
 
@@ -355,13 +336,12 @@ class Search:
 
     def _ended(self, job):
         """The record of a job's run, with what is measured of it, if the run has ended for good; else None."""
-        record = folders.record_of(job.folder)
-        if record is None or (record.identity, record.seed) != (job.plan.identity, job.seed):
+        record = run_record(job)
+        if record is None:
             return None
         if record.status == "finished":
-            missing = evaluations.missing(job.plan.evaluations, job.folder)
             files = {each.key: each.file for each in job.plan.evaluations}
-            return None if missing else with_performance(shown(record, job.folder, files, []))
+            return with_performance(shown(record, job.folder, files, [])) if is_done(job) else None
         if record.status == "failed":
             return None if record.failure and record.failure.by_machine else record
         return record if record.status == "pruned" else None
@@ -426,20 +406,10 @@ class Search:
         self._tell(number, state=TrialState.PRUNED)
 
     def _set(self, number, key, value):
-        try:
-            stored.set_attribute(self.storage, self.optuna, number, key, value)
-        except UpdateFinishedTrialError:  # another process was first, and said the same
-            return
+        stored.set_attribute(self.storage, self.optuna, number, key, value)
 
     def _tell(self, number, values=None, state=None):
-        """Tell Optuna how a trial ended. Returns False if somebody else told it first."""
-        try:
-            self.optuna.tell(number, values, state)
-        except (ValueError, UpdateFinishedTrialError):
-            if self.storage.get_trial(stored.trial_id(self.storage, self.optuna, number)).state.is_finished():
-                return False
-            raise
-        return True
+        return stored.tell(self.storage, self.optuna, number, values, state)
 
     def _records(self, trial):
         attrs, state = trial.user_attrs, stored.state_of(trial)

@@ -16,7 +16,7 @@ from arch.document import Node
 from arch.errors import SpecError
 from arch.spec import spelt
 from experiments import plan as experiment
-from sweeps.search.spec import Choices, Numbers, Space
+from sweeps.search.spec import Choices, Numbers, SearchSpec, Space
 from sweeps.space import whole
 
 Value = str | bool | int | float | None
@@ -181,6 +181,12 @@ def size(dimensions: tuple[Axis, ...]) -> int | None:
             return None
         product *= sum(each or 0 for each in below)
     return product
+
+
+def limit(search: SearchSpec, dimensions: tuple[Axis, ...]) -> int | None:
+    """The number of trials of a search; None if nothing limits it."""
+    every = size(dimensions) if search.sampler["type"] in ("grid", "brute_force") else None
+    return min((number for number in (search.trials, every) if number is not None), default=None)
 
 
 def overridden(root: Node, dimensions: tuple[Axis, ...], values: Mapping[str, Value], here: Node | None = None) -> Node:

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from sweeps import contrasts
 from sweeps.claims.equivalent import BETTER, SAME, WORSE
 from sweeps.looks import looks
 from sweeps.paired import CONTRADICTED, SUPPORTED
@@ -438,7 +439,60 @@ def exploratory():
         )
 
 
-TABLES = (identical, at_the_margin, mixture, peeking, failures, power, sequential, claims, not_normal, exploratory)
+def factors():
+    """The main effects and interactions of a grid, as `compare: factors` asks about them. cap=on is worse everywhere, or only
+    at the last window; what is true of an effect is computed from its weights."""
+    title = "Effects of a grid (`compare: factors`), "
+    grids = {"2 x 2": {"W": ["4", "16"], "cap": ["off", "on"]}, "3 x 2": {"W": ["4", "16", "64"], "cap": ["off", "on"]}}
+    for name, grid in grids.items():
+        cells = contrasts.cells(grid)
+        effects = contrasts.factorial(grid, cells)
+        claim = {
+            "quality": {"type": "equivalent", "margin": 0.001, "contrasts": {key: each.dump() for key, each in effects.items()}}
+        }
+        everywhere = {label: sds(2) * (levels["cap"] == "on") for label, levels in cells.items()}
+        at_last = {label: sds(2) * (label == [*cells][-1]) for label in cells}
+        for plan in (*((n,) for n in FIXED), SEQUENTIAL[0]):
+            column, facts = called(plan), ((plan,), {f"{name}, {len(effects)} asked": _any_false(effects)})
+            yield Scenario(
+                f"{title}identical cells: any false word", column, dict.fromkeys(cells, 0.0), claim, *facts, at_most=ALPHA
+            )
+            facts = ((plan,), {f"{name}, on the effects that are none": _any_false(effects, everywhere)})
+            yield Scenario(
+                f"{title}cap=on worse by 2 sd at every window: any false word", column, everywhere, claim, *facts, at_most=ALPHA
+            )
+        for n in FIXED:
+            for truth, subject, where in (
+                (everywhere, "cap=on", "at every window"),
+                (at_last, [*effects][-1], "at the last window only"),
+            ):
+                known = _effect_found(effects[subject], truth, n, ALPHA / len(effects) / 2)
+                row = f"{name}, `{subject}`, where cap=on is worse by 2 sd {where}"
+                rows, expected = {row: found(subject)}, {row: known}
+                yield Scenario(f"{title}found", f"n = {n}", truth, claim, ((n,),), rows, expected=expected)
+
+
+def _true_effect(contrast, truth):
+    return sum(weight * truth[arm] for arm, weight in contrast.weights.items())
+
+
+def _any_false(effects, truth=None):
+    """Whether an effect that is none was called different. truth: {arm: how much worse it is}; by default no effect is one."""
+    none = [name for name, each in effects.items() if truth is None or abs(_true_effect(each, truth)) < 1e-9]
+
+    def count(*outcomes):
+        return float(any(_differs(outcome.verdict(name)) for outcome in outcomes for name in none))
+
+    return count
+
+
+def _effect_found(contrast, truth, n, error):
+    """The power for one effect. Of two arms' difference the weights' squares add up to 2, and its sd is PAIRED_SD."""
+    spread = math.sqrt(sum(weight**2 for weight in contrast.weights.values()) / 2)
+    return detected(_true_effect(contrast, truth) / spread, n, error)
+
+
+TABLES = (identical, at_the_margin, mixture, peeking, failures, power, sequential, claims, not_normal, exploratory, factors)
 
 
 def scenarios():

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from analysis import tables
+from analysis import tables, tables_html
 from analysis.claims import judge, judgements, larger_command, lines, summary
 from analysis.report import write_report
 from analysis.runs import load
@@ -110,7 +110,7 @@ def test_exploratory_stands_beside_every_word(make_study):
         said += [
             raw.frame.exploratory.all(),
             tables.claims([worse]).exploratory.all(),
-            "exploratory" in tables.claims_html([worse]),
+            "exploratory" in tables_html.claims([worse]),
         ]
         said += ["exploratory" in row for row in rows[1:]]
         assert said == [bool(known)] * len(said) and rows[0] == "baseline"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from analysis import tables
+from analysis import tables, tables_html
 from analysis.claims import judge
 from analysis.conditions import rest, unequal
 from analysis.report import write_report
@@ -65,7 +65,7 @@ def test_they_are_in_the_labels_and_the_csv(compared):
     assert list(raw.frame.changes) == ["", "optimizer.clip: null", other, ""]
     assert "optimizer.clip: null" in tables.csv(raw)
     assert list(tables.readable(raw)["differs in"]) == [DASH, "optimizer.clip: null", other, "nothing"]
-    page = tables.results_html(raw)
+    page = tables_html.results(raw)
     assert page.count("baseline</small>") == 1 and page.count("the same spec as the first arm</small>") == 1
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import interaction, plots, scaling, tables
+from analysis import drawing, interaction, plots, scaling, tables
 from analysis.claims import in_words, judge, judgements, lines, simple_effects
 from analysis.report import write_report
 from analysis.runs import load
@@ -159,7 +159,7 @@ def test_a_ladder_is_drawn_with_its_exponents(laddered):
     (axes,) = plots.figures(study, judged[0])["scaling"].axes
     texts = [text.get_text() for text in axes.get_legend().get_texts()]
     assert texts == [f"{arm}: exponent {scaling.exponent_text(law)}" for arm, law in found.items()]
-    (line,) = [each for each in axes.lines if len(each.get_xdata()) == 2 and each.get_color() == plots.INK][-1:]
+    (line,) = [each for each in axes.lines if len(each.get_xdata()) == 2 and each.get_color() == drawing.INK][-1:]
     (x0, x1), (y0, y1) = line.get_xdata(), line.get_ydata()
     assert np.log(y1 / y0) / np.log(x1 / x0) == pytest.approx(found["a"].exponents.mean), "the line has the slope of the fit"
     assert [axes.get_xscale(), axes.get_yscale()] == ["log", "log"]

@@ -9,7 +9,7 @@ import sys
 import pandas as pd
 import pytest
 
-from analysis import plots, tables
+from analysis import plots, tables, tables_html
 from analysis.__main__ import app
 from analysis.claims import judge
 from analysis.report import write_report
@@ -86,7 +86,7 @@ def test_csv_round_trip(make_study):
 def test_tables_in_every_form(make_study):
     study = load(make_study())
     raw = tables.results(study, judge(study))
-    for form in (tables.text, tables.markdown, tables.latex, tables.results_html):
+    for form in (tables.text, tables.markdown, tables.latex, tables_html.results):
         assert all(arm in form(raw) for arm in study.record.arms)
     assert r"\%" in tables.latex(raw) and not re.search(r"[^\\]%", tables.latex(raw))
     assert tables.latex(raw).isascii()

@@ -81,7 +81,7 @@ def test_tuned_values_come_first_and_are_never_folded_away(tuned_folder):
 
 def test_more_tuned_keys_than_fit_are_all_shown():
     text = "; ".join([*(f"a.{i} (tuned): {i}" for i in range(4)), "b: 1", "c: 2", "d: 3"])
-    assert tables._shortened(text) == text.replace("; d: 3", "; 1 more")
+    assert tables.shortened(text) == text.replace("; d: 3", "; 1 more")
 
 
 def test_the_search_is_in_the_bill(tuned_folder):

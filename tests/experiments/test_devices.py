@@ -335,6 +335,6 @@ def test_a_pointer_that_was_moved_names_the_checkpoint_that_counts(tmp_path):
         (scratch / "part").write_text(str(step))
         if step == 6:  # as a process leaves it that is killed before it moves the pointer
             assert sharded.latest(tmp_path).name == "ckpt-3"
-        sharded._point(tmp_path, scratch, f"ckpt-{step}", 2)
+        sharded._point(tmp_path, scratch, f"ckpt-{step}", 2, {})
     assert sharded.latest(tmp_path) == tmp_path / "ckpt-6" and (tmp_path / "ckpt-6/part").read_text() == "6"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [sharded.POINTER, "ckpt-6"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [sharded.POINTER, "ckpt-3", "ckpt-6"]

@@ -189,12 +189,15 @@ def test_a_run_that_dies_while_it_is_measured_resumes(tiny, tmp_path, monkeypatc
 
     planned = plan(tiny)
 
+    class Killed(BaseException):
+        """Nothing catches it, as nothing catches a kill."""
+
     def die(*_):
-        raise SystemExit("killed here")
+        raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(trained, "evaluate", die)
-        with pytest.raises(SystemExit):
+        with pytest.raises(Killed):
             trained.train(planned, 0, tmp_path / "run", stop=lambda: False)
     again = trained.train(planned, 0, tmp_path / "run")
     assert again.status == "finished" and again.metrics == trained.train(planned, 0, tmp_path / "alone").metrics

@@ -1,12 +1,15 @@
 """Drivers of one study are killed, stopped and lose their database, and nothing is lost or done twice. `make test-scale`."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
 import urllib.parse
 from pathlib import Path
 
+import chaos as chaos_test
 import postgres
 import pytest
 
@@ -91,3 +94,71 @@ def test_a_database_of_another_optuna_is_one_line_and_stays_as_it_is(server):
             connection.execute(sqlalchemy.text(f"UPDATE alembic_version SET version_num = '{before}'"))
         engine.dispose()
     storage.close(storage.opened(server.url))
+
+
+WHOLE = """
+schema: 1
+question: Who sees a password?
+model:
+  dim: 16
+  vocab_size: 300
+  layers: 1
+  pattern: [only]
+  blocks: {only: {mixer: {type: attention, heads: 1, head_dim: 16, window: 8}, ffn: {type: gated, hidden: 16}}}
+data: {source: {type: text, files: [TEXTS], field: text}, tokenizer: {type: byte}, context: 32, rows: 2}
+optimizer: {lr: 3e-3}
+train: {steps: 4, checkpoint_every: 2, threads: 1}
+evaluate: {every: 2, select_rows: 2, report_rows: 2, sample_tokens: 0}
+arms: {one: {}}
+seeds: 1
+"""
+
+
+def test_a_password_is_in_nothing_that_a_whole_study_writes_prints_or_shows(server, tmp_path):
+    """In no file of the study, its report and TensorBoard, not in what is printed, and in no command line once it was read."""
+    texts = [json.dumps({"text": f"{number} green hills over the old mat " * 8}) for number in range(200)]
+    (tmp_path / "texts.jsonl").write_text("".join(f"{line}\n" for line in texts))
+    (tmp_path / "whole.yaml").write_text(WHOLE.replace("TEXTS", str(tmp_path / "texts.jsonl")))
+    secrets = [secret.encode() for secret in (postgres.PASSWORD, postgres.QUOTED, urllib.parse.quote(postgres.PASSWORD, safe=""))]
+    hidden = lambda text: not any(secret in text for secret in secrets)  # noqa: E731
+    command = [sys.executable, str(HERE.parent.parent / "archbench.py"), "study", "run", "whole.yaml", "--storage", server.url]
+    environment = {**os.environ, "ARCHBENCH_CACHE": str(tmp_path / "cache")}
+    seen = []
+    with (tmp_path / "printed").open("wb") as printed:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=printed, stderr=printed)
+        while process.poll() is None:
+            own, *others = commands(process.pid)
+            if seen or (own and hidden(own)):  # from when the command has read its words
+                seen += [own, *others]
+            time.sleep(0.2)
+    assert process.returncode == 0, (tmp_path / "printed").read_text()
+    assert any(b"--storage" in each for each in seen) and any(b"spawn" in each for each in seen)
+    assert [each for each in seen if not hidden(each)] == []
+    shown = subprocess.run(
+        [sys.executable, "-c", AFTERWARDS, server.url], cwd=tmp_path, env=environment, check=True, capture_output=True
+    )
+    assert b"1 complete" in shown.stdout and hidden(shown.stdout + shown.stderr)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    kinds = {path.name.partition(".")[0] for path in files} | {path.suffix for path in files}
+    assert {"record", "study", "report", "events", "printed", ".log", ".csv"} <= kinds
+    assert [path for path in files if not hidden(path.read_bytes())] == []
+    assert b"postgres@127.0.0.1" in (tmp_path / "runs/whole/base/study.json").read_bytes()
+
+
+AFTERWARDS = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from analysis.tensorboard import write_logs
+from sweeps.queue_status import printed
+write_logs(Path("runs/whole/base"))
+printed(sys.argv[1], "whole", None, Console())
+"""
+
+
+def commands(process):
+    """The command lines of a process and of those that it started."""
+    with contextlib.suppress(OSError):
+        yield Path(f"/proc/{process}/cmdline").read_bytes()
+        for child in chaos_test.children(process):
+            yield from commands(child)

@@ -27,7 +27,8 @@ def write_attempt(home, number, step=None, status="running", **more):
     place.mkdir(parents=True)
     record(status, **more).write(place)
     if step is not None:
-        torch.save({"global_step": step, "weight": torch.arange(1000.0)}, place / checkpoint.NAME)
+        parts = dict.fromkeys(checkpoint.PARTS) | {"global_step": step, "weight": torch.arange(1000.0)}
+        torch.save(parts, place / checkpoint.NAME)
         (place / attempts.MARKER).write_text(f"{RUN[0]} {RUN[1]}")
     if status == "finished":
         save_file({"w": torch.ones(4)}, place / "model.safetensors")

@@ -193,6 +193,7 @@ ERRORS = {
                             f"no multiple of 2 near 1 works for {KV_HEADS}: {KV_HEADS}: 2 does"),
     "unknown multiple": ({"multiple_of": {"model.dim": 8}}, ("match", "multiple_of", "model.dim"), "'model.dim' is not varied"),
     "a percentage": ({"tolerance": "1 %"}, ("match", "tolerance"), "for 1 % write 0.01"),
+    "beyond exact numbers": ({"to": 1e30}, ("match", "to"), "less than or equal to 9007199254740992"),
     "varied twice": ([{}, {"quantity": "cost/flops"}], ("match", 1, "vary"), "another match varies"),
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from arch import document
 from arch.errors import SpecError
 from experiments import plan as experiment
+from sweeps import show
 from sweeps import study as studies
 from sweeps.job import Outcome
 from sweeps.record import StudyRecord
@@ -357,6 +358,9 @@ REFUSED = {
     "set by two dimensions at once": {
         "space": {WINDOW: {"choices": [2, 4]}, "m": {"choices": {"a": {"set": {WINDOW: 8}}, "b": {}}}}
     },
+    "lies within model.blocks.local.mixer, which another dimension sets as a whole": {
+        "space": {WINDOW: {"choices": [2, 4]}, "m": {"choices": {"a": {"set": {"model.blocks.local.mixer": {}}}, "b": {}}}}
+    },
     "the report split is not for choosing": {"minimise": "report/loss"},
     "no run of arm '1:1' has the metric 'select/los'; did you mean 'select/loss'": {"minimise": "select/los"},
     "no cost 'cost/parameter'; did you mean 'cost/parameters'": {"minimise": ["cost/parameter"]},
@@ -384,6 +388,21 @@ REFUSED = {
     "no arm '1:2'; did you mean '1:1'": {"base": "1:2"},
     "cannot follow a range that grows": {"widen": 2, "sampler": "nsgaii"},
 }
+
+
+def test_a_choice_may_set_a_mixer_and_bring_a_width_of_it(study_data):
+    brings = {"set": {"model.blocks.local.mixer": {}}, "space": {WINDOW: {"choices": [2, 4]}}}
+    search = {**SEARCH, "space": {"m": {"choices": {"a": brings, "b": {}}}}}
+    studies.check(document.node(study_data | {"search": search}))
+
+
+def test_the_preview_counts_the_points_of_a_grid(study_data):
+    """Without `trials`, a grid is searched whole: three points below one choice and one below the other, two seeds each."""
+    branches = {"a": {"space": {WINDOW: {"choices": [2, 4, 6]}}}, "b": {}}
+    search = {**SEARCH, "space": {"m": {"choices": branches}}, "sampler": "brute_force", "trials": None, "seeds": 2}
+    spec, arms = studies.check(document.node(study_data | {"search": search}))
+    data = show.preview("asked", None, spec, arms)["search"]
+    assert data["trials"] == 4 and data["runs"] == 8 and data["tokens"] > 0
 
 
 @pytest.mark.parametrize("reason", REFUSED)

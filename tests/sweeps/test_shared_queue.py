@@ -303,9 +303,19 @@ def test_interrupted_runs_do_not_count_and_full_disks_neither(join):
 def test_another_study_or_another_folder_or_another_code_is_refused(plan_study, study_data, url, tmp_path, monkeypatch):
     from dataclasses import replace
 
+    monkeypatch.setenv("ARCHBENCH_BEAT", "0.1")
+    monkeypatch.setenv("ARCHBENCH_LEASE", "0.6")
     plan, opened = plan_study(study_data), storage.opened(url)
     queue = shared_queue.opened(opened, plan, print)
     queue.add("a run")
+    number, over = queue.take().number, threading.Event()
+
+    def beat():
+        while not over.wait(0.05):
+            queue.beat(number)
+
+    at_work = threading.Thread(target=beat)
+    at_work.start()
     other = replace(plan_study(study_data | {"question": "Another?"}), runs=tmp_path / "other")
     with pytest.raises(SpecError, match=r"the storage has another study 'asked' \('Is it\?', runs in .*: rename one"):
         shared_queue.opened(opened, other, print)
@@ -318,11 +328,39 @@ def test_another_study_or_another_folder_or_another_code_is_refused(plan_study, 
     monkeypatch.setattr(shared_queue, "CODE", {"commit": "c0ffee" * 6, "dirty": True})
     with pytest.raises(SpecError, match=r"run the code of .*, and this is c0ffeec0ffee with changes: one study needs one version"):
         shared_queue.opened(opened, plan, print)
-    queue.study.tell(queue.study.ask().number, state=TrialState.FAIL)
+    over.set()
+    at_work.join()
+    queue.study.tell(number, state=TrialState.FAIL)
     assert shared_queue.opened(opened, plan, print).study.user_attrs["code"]["sources"] == "other"  # nobody is at work
     queue.study.set_user_attr("optuna", "4.8.0")
     with pytest.raises(SpecError, match=r"made by Optuna 4\.8\.0, and here is Optuna 5"):
         shared_queue.opened(opened, plan, print)
+
+
+@pytest.mark.parametrize("what", ["code", "folder"])
+def test_what_dead_drivers_of_other_code_or_another_folder_left_is_taken_over_after_a_lease(
+    what, plan_study, study_data, url, tmp_path, monkeypatch
+):
+    from dataclasses import replace
+
+    monkeypatch.setenv("ARCHBENCH_BEAT", "0.1")
+    monkeypatch.setenv("ARCHBENCH_LEASE", "0.4")
+    plan, opened, lines = plan_study(study_data), storage.opened(url), []
+    old = work.Shared(Runs("runs", plan.jobs()), shared_queue.opened(opened, plan, print), plan.folder)
+    assert old.take() is not None
+    old.queue.add("another-run/seed-0")  # and then its driver is killed
+    if what == "code":
+        monkeypatch.setattr(shared_queue, "sources", lambda: "newer")
+    else:
+        plan = replace(plan, runs=tmp_path / "moved")
+    new = work.Shared(Runs("runs", plan.jobs()), shared_queue.opened(opened, plan, lines.append), plan.folder)
+    assert lines == ["others have left 2 runs in the queue: looking for 0.4 s whether anybody still works on them"]
+    assert states(new) == [("FAIL", "interrupted")] * 2  # a kill on purpose is no loss
+    assert new.take() is not None
+    # The old one was only asleep. It does nothing more, so no study is of two versions.
+    old.looked = float("-inf")
+    with pytest.raises(SpecError, match=r"asked/base/runs goes on with the code of .*: this driver stood still for longer than"):
+        old.take()
 
 
 def test_a_run_that_no_driver_knows_is_left_alone_and_then_failed(join):
@@ -347,6 +385,33 @@ def test_what_is_complete_is_promoted_by_whoever_sees_it(join):
     assert attempts.has_result(job.folder, job.plan.identity, job.seed) and not (job.home / "record.json").exists()
     two._look(0.0)
     assert RunRecord.read(job.home).status == "finished" and not job.folder.exists()
+
+
+@pytest.mark.parametrize("spoil", ["removed", "cut short"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_run_that_others_need_is_done_again_if_its_record_is_lost(shared, spoil, plan_study, study_data, url, join):
+    arms = {"first": {}, "then": {"init_from": {"run": "first"}}, "last": {"init_from": {"run": "then"}}}
+    plan = plan_study(study_data | {"arms": arms, "seeds": 1})
+    queue = join(plan=plan) if shared else Runs("runs", plan.jobs())
+
+    def done():
+        if shared:
+            queue.looked = float("-inf")
+        job = queue.take()
+        job.folder.mkdir(parents=True, exist_ok=True)
+        fakes.finish(job)
+        queue.told(Outcome(job, "finished", RunRecord.read(job.folder)))
+        return job
+
+    first = done()
+    record = (first.home or first.folder) / "record.json"
+    if shared:
+        queue._look(0.0)
+    record.write_text(record.read_text()[:100]) if spoil == "cut short" else record.unlink()
+    assert [done().arm for _ in range(3)] == ["first", "then", "last"]
+    if shared:
+        queue._look(0.0)
+    assert RunRecord.read(record.parent).status == "finished" and queue.take() is None
 
 
 def test_several_drivers_share_a_search_and_agree_on_its_winner(plan_study, study_data, url):

@@ -1,0 +1,178 @@
+"""What all figures share: colours, the look of an arm, the style, titles, axes, names beside points; a figure as SVG.
+
+pyplot is not used: it keeps global state, and a figure should belong to its caller. The palette is by Okabe and Ito and
+suits colour-blind readers. An arm has the same colour and marker in every figure; the baseline is dark. INK, MUTED,
+GRID and PAPER are single colours so that a report can replace them by the colours of its theme.
+"""
+
+import io
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
+from analysis.shown import Shown
+from arch import units
+
+INK, MUTED, GRID, PAPER = "#1c2026", "#6a717b", "#dfe2e7", "#fefefe"
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+LINES = ["-", "--", ":", "-."]
+# {variable of a page's theme (`analysis.style`): the colour in whose place it stands}
+VARIABLES = {"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER} | {f"arm{i}": each for i, each in enumerate(COLOURS, 1)}
+WIDTH = 7.6
+# In the first part of training the loss falls by far more than the arms differ; the axes show only the rest.
+SKIPPED = 1 / 3
+
+STYLE: Any = {  # matplotlib's own type of it names every key
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9,
+    "axes.labelsize": 9.5,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": GRID,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "figure.facecolor": PAPER,
+    "svg.fonttype": "path",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an arm is drawn."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+def looks(arms: Iterable[str]) -> dict[str, Look]:
+    """{arm: Look}. The baseline (the first arm) is dark. Beyond six others, colours repeat with another line style."""
+    found = {}
+    for i, arm in enumerate(arms):
+        colour = COLOURS[(i - 1) % len(COLOURS)] if i else INK
+        found[arm] = Look(colour, MARKERS[i % len(MARKERS)], LINES[max(0, i - 1) // len(COLOURS) % len(LINES)])
+    return found
+
+
+def svg(figure: Figure, name: str) -> str:
+    """A figure as an SVG element to stand inside HTML: no prologue, no metadata, no address of any kind."""
+    out = io.StringIO()
+    # The salt keeps the ids of two figures on one page apart, and makes the same figure the same text.
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(["Creator", "Date", "Format", "Type"]))
+    element = out.getvalue()[out.getvalue().index("<svg") :]
+    for address in ('xmlns:xlink="http://www.w3.org/1999/xlink"', 'xmlns="http://www.w3.org/2000/svg"'):
+        element = element.replace(address, "")
+    return element.replace("xlink:href", "href")
+
+
+def themed(figure: Figure, name: str) -> str:
+    """`svg`, in the colours of the page's theme: the single colours become variables of `analysis.style`."""
+    drawn = svg(figure, name)
+    for variable, colour in VARIABLES.items():
+        drawn = drawn.replace(colour, f"var(--{variable})")
+    return drawn
+
+
+def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """Draw under STYLE, which must not leak into a notebook's own figures."""
+
+    def drawn(*args):
+        with matplotlib.rc_context(STYLE):
+            return draw(*args)
+
+    drawn.__doc__, drawn.__name__ = draw.__doc__, draw.__name__
+    return drawn
+
+
+def scale_x(axes: Axes, shown: Shown, low: float, high: float) -> None:
+    """Limits and labels of an x axis from `low` to `high`, logarithmic where that spans more than a factor of three."""
+    form = FuncFormatter(lambda x, _: shown.number(x).replace(".00", "").replace(".0", ""))
+    if low > 0 and high / low > 3:
+        axes.set_xscale("log")
+        room = (high / low) ** 0.22
+        axes.set_xlim(low / room, high * room)
+        axes.xaxis.set_major_locator(LogLocator(subs=_ticks(high / low)))
+        axes.xaxis.minorticks_off()
+    else:
+        room = max(0.25 * (high - low), 0.02 * abs(high), 1e-9)
+        axes.set_xlim(low - room, high + room)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(form)
+
+
+def _ticks(span):
+    """The first digits of the labelled sizes on a log axis: at least one label for any span, and never too many."""
+    return (1, 1.5, 2, 3, 5, 7) if span < 4 else (1, 2, 5) if span < 100 else (1,)
+
+
+def name_points(figure: Figure, axes: Any, points: Mapping[str, tuple[float, float, str]]) -> None:
+    """Write names beside points {name: (x, y, colour)}, placed to overlap little with other points, bars and names."""
+    renderer, taken = FigureCanvasAgg(figure).get_renderer(), list[Any]()
+    figure.draw(renderer)
+    for line in axes.get_lines():
+        taken += [(x - 5, y - 5, x + 5, y + 5) for x, y in axes.transData.transform(line.get_xydata())]
+    for bars in axes.collections:
+        for path in bars.get_paths():
+            ends = axes.transData.transform(path.vertices[[0, -1]])
+            taken.append((*(ends.min(axis=0) - 2), *(ends.max(axis=0) + 2)))
+    frame = axes.get_window_extent()
+    places = [(dx, dy, side) for dy in (0, 9, -9, 18, -18, 28, -28) for dx, side in ((9, "left"), (-9, "right"))]
+    for name, (x, y, colour) in points.items():
+        options: list[Any] = []
+        for dx, dy, side in places:
+            text = axes.annotate(
+                name, (x, y), (dx, dy), textcoords="offset points", ha=side, va="center", color=colour, fontweight="bold"
+            )
+            box = text.get_window_extent(renderer).extents
+            outside = not (frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1)
+            options.append((sum(_overlap(box, other) for other in taken) + 1e6 * outside, abs(dy), len(options), text, box))
+        best = min(options)
+        for option in options:
+            if option is not best:
+                option[3].remove()
+        taken.append(tuple(best[4]))
+
+
+def _overlap(a, b):
+    """The area that two boxes (x0, y0, x1, y1) share."""
+    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def titled(axes: Any, text: str) -> None:
+    """Set a title, wrapped to the width of the axes."""
+    columns = axes.get_subplotspec().get_gridspec().ncols
+    axes.set_title("\n".join(textwrap.wrap(text, 84 // columns)))
+
+
+def counted_seeds(counts: Iterable[float]) -> str:
+    """`means and 95 % intervals, n = 5 seeds`; a range of n if arms differ; a note if there is only one seed."""
+    counts = sorted({int(count) for count in counts})
+    if counts == [1]:
+        return "one seed, no intervals"
+    text = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"means and 95{units.SPACE}% intervals, n = {text} seeds"

@@ -1,0 +1,79 @@
+"""The tables of results, comparisons and claims as HTML: verdicts as badges, intervals on lines of their own."""
+
+import html
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from analysis import tables
+from analysis.forms import two_lines
+from analysis.tables import Results, p_cell
+from arch.contracts import Verdict
+
+
+def comparisons(raw: Results, judgement: Any) -> str:
+    """The comparisons as an HTML table: verdicts as badges, intervals on their own line."""
+    compared: Any = raw.comparisons
+    head = "".join(
+        f"<th{'' if name in ('comparison', 'verdict') else ' class=number'}>{html.escape(name)}</th>" for name in compared
+    )
+    rows = []
+    for subject, cells in zip(judgement.contrasts, compared.to_dict("records"), strict=True):
+        verdict, word = judgement.verdicts.get(subject, Verdict("")), judgement.word(subject)
+        aside, kind = html.escape(cells["verdict"].removeprefix(word).strip(" ()")), verdict.word.replace(" ", "-")
+        parts = {
+            "comparison": f"<th scope=row>{html.escape(cells['comparison'])}<small>{html.escape(subject)}</small></th>",
+            "verdict": f"<td><span class='badge {kind}'>{html.escape(word)}</span><small>{aside}</small></td>",
+        }
+        rows.append("".join(parts.get(name) or f"<td class=number>{two_lines(cell)}</td>" for name, cell in cells.items()))
+    return f"<table class=results><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
+
+
+def claims(judged: Iterable[Any]) -> str:
+    """The verdicts of claims that are true or false, as an HTML table: what is claimed, what was seen, the verdict."""
+    rows = []
+    for judgement in judged:
+        shown = judgement.shown
+        for subject, verdict in judgement.verdicts.items():
+            statement = judgement.claim.statement(subject, verdict, shown.metric)
+            source = getattr(judgement.claim.config, "source", "")
+            seen = tables.seen(judgement, subject)
+            word, p = judgement.word(subject), p_cell(verdict.p, verdict.level)
+            rows.append(
+                f"<tr><th scope=row>{html.escape(statement)}<small>{html.escape(source or judgement.name)}</small></th>"
+                f"<td><span class='badge {word.replace(' ', '-')}'>{html.escape(word)}</span>"
+                f"{'<small>exploratory</small>' if judgement.exploratory else ''}</td><td>{two_lines(seen)}</td>"
+                f"<td class=number>{verdict.n}</td><td class=number>{p}</td></tr>"
+            )
+        rows += [
+            f"<tr><th scope=row>{html.escape(subject)}<small>{html.escape(judgement.name)}</small></th>"
+            f"<td colspan=4>no verdict yet: {html.escape(text)}</td></tr>"
+            for subject, text in judgement.missing.items()
+        ]
+    head = "<tr><th>claim</th><th>verdict</th><th>seen</th><th class=number>n</th><th class=number>p</th></tr>"
+    return f"<table class=results><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def results(raw: Results, arms: Collection[str] | None = None) -> str:
+    """The readable table as HTML: verdicts as badges, differences under the arm's name, intervals on their own line.
+
+    arms: the rows to show; None for all.
+    """
+    shown = tables.readable(raw).drop(columns="differs in")
+    numeric = lambda name: name not in ("arm", "verdict")  # noqa: E731
+    head = "".join(f"<th{' class=number' if numeric(name) else ''}>{html.escape(name)}</th>" for name in shown)
+    both = zip(tables.records(raw.frame), shown.to_dict("records"), strict=True)
+    rows = [_html_row(row, not i, cells) for i, (row, cells) in enumerate(both) if arms is None or row["arm"] in arms]
+    return f"<table class=results><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _html_row(row, first, cells):
+    same = "the first arm" if first and row["pairs"] is not None else "baseline" if first else "the same spec as the first arm"
+    differs = html.escape(tables.shortened(row["changes"])) or same
+    kind = row["verdict"].replace(" ", "-")
+    aside = html.escape(cells.get("verdict", "").removeprefix(row["verdict"]).strip(" ()"))
+    parts = {
+        "arm": f"<th scope=row>{html.escape(row['arm'])}<small>{differs}</small></th>",
+        "verdict": f"<td><span class='badge {kind}'>{html.escape(row['verdict'])}</span><small>{aside}</small></td>",
+    }
+    number = lambda cell: f"<td class=number>{two_lines(cell)}</td>"  # noqa: E731
+    return f"<tr>{''.join(parts.get(name) or number(cell) for name, cell in cells.items())}</tr>"

@@ -1,0 +1,85 @@
+"""How a study's file has changed since its record was written: which arms and seeds are new, gone, or no longer the same."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from arch.spec import ABSENT, diff, spelt
+from arch.words import listed
+from experiments import plan as experiment
+from experiments.spec import EvaluateSpec, ExperimentSpec
+from sweeps.arms import Arm
+from sweeps.folders import record_of
+from sweeps.record import StudyRecord
+from sweeps.spec import StudySpec
+
+# Where the texts lie, and how devices share the work, makes no run another one.
+SAME_RUN = ("data.source.", "train.strategy", "train.checkpoint_every")
+
+
+@dataclass(frozen=True)
+class Edited:
+    """seeds: {arm of the file: how many seeds it is to have now}. changed: {arm: what of it, in words}."""
+
+    seeds: Mapping[str, int]
+    new: Sequence[str] = ()
+    gone: Sequence[str] = ()
+    changed: Mapping[str, str] = field(default_factory=dict)
+    looks: tuple[int, int] | None = None
+
+    @property
+    def words(self) -> str:
+        """`+c, -d, b changed (train.steps: 10 -> 20), seeds 3 -> 4`; empty if the file asks for what was run."""
+        said = [f"+{label}" for label in self.new] + [f"-{label}" for label in self.gone]
+        said += [f"{listed(labels)} changed ({what})" for what, labels in self._together().items()]
+        return ", ".join([*said, *([f"seeds {self.looks[0]} -> {self.looks[1]}"] if self.looks else [])])
+
+    def _together(self) -> dict[str, list[str]]:
+        """{what changed: the arms in which it did}: a change of the base is one change."""
+        groups: dict[str, list[str]] = {}
+        for label, what in self.changed.items():
+            groups.setdefault(what, []).append(label)
+        return groups
+
+
+def since(folder: Path, record: StudyRecord, spec: StudySpec, arms: Sequence[Arm]) -> Edited:
+    """What the file, resolved to `spec` and `arms`, says otherwise than the record in `folder` and the runs that it names."""
+    before = record.plan.looks[-1] if record.plan else len(record.seeds)
+    looks = (before, spec.most_seeds) if before != spec.most_seeds else None
+    winners = spec.search.winners if spec.search else ()
+    written = [arm for arm in arms if arm.label not in winners]
+    changed = {arm.label: what for arm in written if (what := _changed(folder, record, arm))}
+    seeds = {arm.label: _seeds(record, spec, arm.label, bool(looks)) for arm in arms}
+    new = [arm.label for arm in written if arm.label not in record.arms]
+    return Edited(seeds, new, [label for label in record.arms if label not in seeds], changed, looks)
+
+
+def _seeds(record, spec, label, more):
+    """The seeds that an arm has, or is to have at the first look of the new plan."""
+    had = len(record.seeds[: record.arms[label].seeds]) if label in record.arms else 0
+    return max(had, spec.looks[0]) if more or not had else had
+
+
+def _changed(folder: Path, record: StudyRecord, arm: Arm) -> str:
+    """How an arm's runs would be others than those that were made, in words; empty where none were made."""
+    known = record.arms.get(arm.label)
+    runs = (record_of(folder / place) for place in known.runs.values()) if known else ()
+    run = next(filter(None, runs), None)
+    if known is None or run is None:
+        return ""
+    differences = diff(_whole(ExperimentSpec.parse(run.spec)), _whole(arm.spec))
+    return ", ".join(
+        f"{key}: {_spelt(was)} -> {_spelt(now)}"
+        for key, (was, now) in differences.items()
+        if not key.startswith(SAME_RUN) and key not in known.tuned
+    )
+
+
+def _whole(spec: ExperimentSpec) -> dict[str, Any]:
+    """A spec with every option, but for what is measured: that makes no run another one."""
+    return experiment.whole(spec.model_copy(update={"evaluate": EvaluateSpec(select={}, report={})}))
+
+
+def _spelt(value: Any) -> str:
+    return "absent" if value is ABSENT else spelt(value)

@@ -1,0 +1,62 @@
+"""How `archbench study list` and `gc` print: your studies, the shipped ones, and what may go."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from arch import document, units
+from arch.words import times
+from sweeps.catalog import Entry
+from sweeps.removal import Waste
+
+# Paths of one kind of waste that are named.
+NAMED = 5
+
+
+def printed(shown: Sequence[Entry], every: Sequence[Entry], runs: Path | str, console: Any) -> None:
+    """Print the entries to show, two or three lines each; every: all that there are."""
+    say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
+    if not every:
+        say(f"no study in {runs} yet; `archbench study run STUDY` begins one")
+        return
+    hidden = sum(each.marks.archived for each in every if each not in shown)
+    left = len(every) - len(shown) - hidden
+    counted = [f"{units.size(sum(each.disk for each in every))} in {runs}"]
+    counted += [f"{left} more do not match"] if left else []
+    counted += [f"{hidden} archived (--archived)"] if hidden else []
+    say(f"{times(len(shown), 'study') if len(shown) == 1 else f'{len(shown)} studies'}, {', '.join(counted)}")
+    rows = [(each.place, each.progress, each.when or units.DASH, units.size(each.disk), each.verdict) for each in shown]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for each, row in zip(shown, rows, strict=True):
+        cells = [f"{cell:{'>' if i == 3 else '<'}{width}}" for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        say("  ".join(cells).rstrip())
+        for line in (each.question or each.why, *(f"note: {note.text}" for note in each.marks.notes[-1:])):
+            say(f"    {'archived; ' if each.marks.archived else ''}{visible(line)}")
+
+
+def visible(text: str) -> str:
+    """A text on one line, in which what a terminal would obey is shown."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def shipped(words: Sequence[str]) -> None:
+    """Print the shipped studies in which every word occurs, with their questions and scales."""
+    for name in document.shipped("sweeps"):
+        root = document.load(name, "sweeps")
+        question = root.value.get("question", document.node("")).plain()
+        scales = root.value.get("scales", document.node({})).plain()
+        if all(word.casefold() in f"{name} {question}".casefold() for word in words):
+            print(f"{name}: {question}")
+            print(f"    shipped; scales: {', '.join(scales) or '(none)'}")
+
+
+def wasted(parts: Iterable[Waste]) -> list[str]:
+    """Lines that say what may go, kind by kind, with the first paths of each."""
+    lines = []
+    for part in parts:
+        lines.append(f"{units.size(part.bytes):>9}  {len(part.paths):,} {part.what}")
+        lines += [f"{'':11}{os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path}" for path in part.paths[:NAMED]]
+        if len(part.paths) > NAMED:
+            lines.append(f"{'':11}and {len(part.paths) - NAMED:,} more")
+    return lines

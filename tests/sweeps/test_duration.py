@@ -1,0 +1,76 @@
+"""The estimate of a study's time and disk: from one timed step, kept in the cache, and never from a model that is too large."""
+
+import json
+
+import pytest
+
+from arch import document
+from experiments import device
+from sweeps import duration, show, study
+
+
+@pytest.fixture
+def estimated(study_data, tmp_path, monkeypatch):
+    """estimated(**changes) gives the preview and the Estimate of a study. Its cache is empty at first."""
+    monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("sweeps.duration.cores", lambda: 2)
+
+    def made(**changes):
+        spec, arms = study.check(document.node(study_data | changes))
+        data = show.preview("asked", None, spec, arms)
+        return data, duration.estimate(data, arms)
+
+    return made
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """The specs whose step was timed; each takes half a second."""
+    specs = []
+    monkeypatch.setattr(duration, "_step_seconds", lambda spec: specs.append(spec) or 0.5)
+    return specs
+
+
+def test_the_time_is_that_of_a_real_step_times_the_steps(estimated, study_data):
+    data, estimate = estimated()
+    steps = study_data["train"]["steps"]
+    assert 0 < estimate.seconds["1:1"] / steps < 1, "a step of a tiny model takes milliseconds, its evaluations little more"
+    assert estimate.workers == 2 and estimate.words.startswith("about ") and "a step of '1:1' was timed" in estimate.words
+    assert json.dumps(data), "the estimate is no part of the preview"
+
+
+def test_other_arms_take_as_long_as_their_flops_say(estimated, timed, study_data):
+    data, estimate = estimated(evaluate={"every": 10**6, "report_rows": 1})
+    steps = study_data["train"]["steps"]
+    assert len(timed) == 1 and estimate.seconds["1:1"] == pytest.approx(0.5 * steps, rel=0.01)
+    flops = {label: arm["training_flops"] for label, arm in data["arms"].items()}
+    assert estimate.seconds["all local"] == pytest.approx(0.5 * steps * flops["all local"] / flops["1:1"], rel=0.01)
+    assert estimate.total == pytest.approx(sum(estimate.seconds.values()) * 2 / 2), "two seeds, two workers"
+    measured = estimated()[1]
+    assert measured.seconds["1:1"] > estimate.seconds["1:1"], "evaluations take time too"
+    assert estimated(seeds=6)[1].total == pytest.approx(3 * measured.total) and len(timed) == 1, "a step is timed once"
+
+
+def test_disk_counts_the_weights_of_every_run(estimated, timed):
+    data, estimate = estimated()
+    weights = sum(4 * arm["parameters"] for arm in data["arms"].values())
+    assert estimate.disk == pytest.approx(2 * (weights + 2 * duration.BESIDE))
+    assert estimated(seeds=4)[1].disk == pytest.approx(2 * estimate.disk)
+
+
+def test_nothing_is_built_that_is_too_large_or_has_no_device(estimated, timed, study_data, monkeypatch):
+    train = study_data["train"]
+    _, estimate = estimated(train=train | {"accelerator": "gpu"})
+    if not duration.torch.cuda.is_available():
+        assert estimate.total is None and "this machine does not have" in estimate.words and not timed
+    monkeypatch.setattr(device, "free_bytes", lambda: 1000)
+    assert "does not fit in memory" in estimated()[1].words and not timed
+    monkeypatch.setattr(duration, "LARGEST_STEP", 10)
+    assert "takes too long to be timed" in estimated()[1].words and not timed
+
+
+def test_damaged_kept_numbers_are_measured_again(estimated, timed, tmp_path):
+    first = estimated()[1]
+    (file,) = (tmp_path / "cache").rglob("random-*.json")
+    file.write_text("{")
+    assert estimated()[1] == first and len(timed) == 2
