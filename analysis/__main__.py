@@ -11,9 +11,15 @@ from arch.errors import DataError
 app = new_app("What a study found: a report, a table, figures, TensorBoard. `performance` summarizes benchmark records.")
 Folder = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="The folder with study.json; `archbench study run` prints it.")]
 
+Watch = Annotated[bool, typer.Option("--watch", help="Follow a running study: again whenever it has changed, until Ctrl-C.")]
+RELOAD = 20  # seconds after which the page of a watched study loads itself anew
+
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="STUDY_DIR|RUN", help="The folder of a study, a run or a checkpoint.")]):
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="STUDY_DIR|RUN", help="The folder of a study, a run or a checkpoint.")],
+    watch: Watch = False,
+):
     """Write a study's report.html (self-contained) and its tables, or a run's or checkpoint's evaluations.html, into the folder."""
     from analysis import run_report
     from sweeps.record import NAME
@@ -23,7 +29,25 @@ def report(folder: Annotated[Path, typer.Argument(metavar="STUDY_DIR|RUN", help=
         _warn(problems)
         print(path)
         return
+    if watch:
+        _watched(folder)
+        return
     written(folder)
+
+
+def _watched(folder):
+    """Write a study's report anew whenever its records change; at Ctrl-C once more, as a page that stays as it is."""
+    from analysis import watch
+    from analysis.claims import judgements
+    from analysis.report import write
+    from analysis.runs import load
+
+    def act(again=RELOAD):
+        study = load(folder)
+        return f"{watch.progress(study)}: {write(study, judgements(study), again)}"
+
+    watch.follow(folder, act)
+    print(act(None))
 
 
 def written(folder, label=""):
@@ -151,6 +175,7 @@ def tensorboard(
     folder: Folder,
     port: Annotated[int, typer.Option(min=0, max=65535)] = 6006,
     write_only: Annotated[bool, typer.Option("--write-only", help="Write the logs and print their folder; start nothing.")] = False,
+    watch: Watch = False,
 ):
     """Start TensorBoard for a study: curves, HParams with every run, margin charts, the report's figures."""
     from analysis.tensorboard import serve, write_logs
@@ -158,7 +183,7 @@ def tensorboard(
     if write_only:
         print(write_logs(folder))
         return
-    code = serve(folder, port)
+    code = serve(folder, port, watch)
     if code:
         raise typer.Exit(1)
 

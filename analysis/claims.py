@@ -328,8 +328,9 @@ def _control(judgement):
         return ""
     missed = [arm for arm in named if verdicts[arm].word != WORSE]
     if missed:
+        were = "was" if len(missed) == 1 else "were"
         return (
-            f"{listed(missed)}, known to be worse, {'was' if len(missed) == 1 else 'were'} not found worse by more than {margin}. The "
+            f"{listed(missed)}, known to be worse, {were} not found worse by more than {margin}. The "
             "study misses a difference that is known to exist, so it does not conclude “no difference” of arms that may be equal."
         )
     return f"The study can see a known difference: it found {listed(named)} worse by more than the margin of {margin}."

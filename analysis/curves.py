@@ -9,7 +9,6 @@ import pandas as pd
 from sweeps.compare import effect, off_scale, on_scale
 from sweeps.stats import half_width
 
-
 # Into so many stretches the loss of single batches is put together, which is noise step by step.
 STRETCHES = 30
 

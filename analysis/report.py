@@ -7,7 +7,7 @@ import shlex
 
 import pandas as pd
 
-from analysis import bill, crowd, forms, interaction, live, measurements, plots, ran, scaling, search, style, tables, tables_html
+from analysis import bill, crowd, forms, glyphs, interaction, live, measurements, plots, ran, scaling, search, style, tables, tables_html
 from analysis.claims import judgements, lines, tuning_warnings
 from analysis.conditions import rest
 from analysis.runs import load, reason
@@ -41,8 +41,11 @@ def write_report(folder):
     return write(study, judgements(study))
 
 
-def write(study, judged):
-    """Like `write_report`, from a StudyData and its Judgements. The files of further claims have the claim's name."""
+def write(study, judged, again=None):
+    """Like `write_report`, from a StudyData and its Judgements. The files of further claims have the claim's name.
+
+    again: seconds after which the page loads itself anew, of a study that is watched.
+    """
     path = study.folder / NAME
     shown = tabled(judged)
     raw = [tables.results(study, judgement) for judgement in shown]
@@ -56,7 +59,7 @@ def write(study, judged):
     measurements.write_csv(study.evaluated, study.folder)
     if (trials := search.table(study)) is not None:
         write_atomically(study.folder / search.CSV, forms.csv(trials).encode())
-    write_atomically(path, page(study, judged, raw).encode())
+    write_atomically(path, page(study, judged, raw, again).encode())
     return path
 
 
@@ -70,8 +73,8 @@ def tabled(judged):
     return [judgement for i, judgement in enumerate(judged) if judgement.per_arm or not i]
 
 
-def page(study, judged, raw):
-    """The whole page as HTML text. The figures show the first claim."""
+def page(study, judged, raw, again=None):
+    """The whole page as HTML text. The figures show the first claim. again: see `write`."""
     figures, named = plots.figures(study, judged[0]), crowd.named(study, judged[0])
     few = crowd.few(study, judged[0])
     evaluated = [each.only(few) for each in study.evaluated]
@@ -93,7 +96,7 @@ def page(study, judged, raw):
         _notes(study),
         _again(study),
     ]
-    return style.page(study.record.question, parts)
+    return style.page(study.record.question, parts, again)
 
 
 def _answer(study, judged, of_texts):
@@ -358,6 +361,8 @@ def _notes(study):
     notes = [note for run in study.records.values() for note in dict.fromkeys(run.notes) if note not in said]
     counts = pd.Series(notes, dtype=object).value_counts()
     items = "".join(f"<li>{html.escape(remark)}</li>" for remark in study.record.remarks)
+    for label, shown in glyphs.rewritten(study.record.arms).items():
+        items += f"<li>{html.escape(f'No installed font has the letters of {label}; in pictures it is {shown}.')}</li>"
     items += "".join(f"<li>{html.escape(note)} ({times(count, 'run')})</li>" for note, count in counts.items())
     return f"<section><h2>Notes from the runs</h2><ul>{items}</ul></section>" if items else ""
 

@@ -3,6 +3,7 @@
 import html
 
 from analysis import live
+from arch.words import visible
 
 CSS = """
 :root { --ink: #1c2026; --muted: #6a717b; --grid: #dfe2e7; --paper: #fefefe; --card: #f5f6f8; --accent: #0072b2;
@@ -64,19 +65,32 @@ code { background: var(--card); border: 1px solid var(--grid); border-radius: 4p
 pre { background: var(--card); border-radius: 6px; padding: 12px 14px; white-space: pre-wrap; overflow-wrap: anywhere; }
 details { margin-top: 14px; } summary { cursor: pointer; color: var(--muted); font-size: 14.5px; }
 @media (max-width: 640px) { .panels { grid-template-columns: minmax(0, 1fr); }
-  .results th[scope=row] { max-width: 136px; overflow-wrap: anywhere; } dl { grid-template-columns: 1fr; } dd { margin-bottom: 8px; } main { padding: 24px 16px 48px; } }
-@media print { .drawn .still { display: block; } .still svg { min-width: 0; } .drawn .chart { display: none; } :root { --ink: #000; --muted: #444; --grid: #ccc; --paper: #fff; --card: #f4f4f4; }
+  .results th[scope=row] { max-width: 136px; overflow-wrap: anywhere; }
+  dl { grid-template-columns: 1fr; } dd { margin-bottom: 8px; } main { padding: 24px 16px 48px; } }
+@media print { .drawn .still { display: block; } .still svg { min-width: 0; } .drawn .chart { display: none; }
+  :root { --ink: #000; --muted: #444; --grid: #ccc; --paper: #fff; --card: #f4f4f4; }
   body { font-size: 10.5pt; } main { max-width: none; padding: 0; } .scroll { overflow: visible; } table { font-size: 8.5pt; }
   section, figure, tr { break-inside: avoid; } h2 { margin-top: 20pt; } }
 """
 
 
-def page(title, parts):
-    """A whole page as HTML text that needs no other file. parts: its sections as HTML; empty ones are left out."""
-    content = "\n".join(part for part in parts if part)
+# The page of a study that is watched: loaded anew, unless somebody has just touched it.
+AGAIN = """<noscript><meta http-equiv=refresh content={seconds}></noscript><script>
+{{ let touched = 0; for (const each of ["pointerdown", "wheel", "keydown"]) addEventListener(each, () => touched = Date.now());
+setInterval(() => Date.now() - touched > 60000 && location.reload(), {seconds}000); }}
+</script>"""
+
+
+def page(title, parts, again=None):
+    """A whole page as HTML text that needs no other file. parts: its sections as HTML; empty ones are left out.
+
+    Control characters are shown, not written. again: seconds after which the page loads itself anew; None: never.
+    """
+    content = visible("\n".join(part for part in parts if part))
+    reload = AGAIN.format(seconds=again) if again else ""
     return (
-        f"<!doctype html>\n<html lang=en>\n<head><meta charset=utf-8><title>{html.escape(title)}</title>"
+        f"<!doctype html>\n<html lang=en>\n<head><meta charset=utf-8><title>{visible(html.escape(title))}</title>"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<meta name=color-scheme content='light dark'><style>{CSS}</style></head>\n"
+        f"<meta name=color-scheme content='light dark'><style>{CSS}</style>{reload}</head>\n"
         f"<body><main>\n{content}\n</main>{live.library(content)}</body>\n</html>\n"
     )
