@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findSystemFonts, fontManager, get_font
+from matplotlib.font_manager import findfont, findSystemFonts, fontManager, get_font
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter
 
@@ -49,7 +49,9 @@ def families(texts: Iterable[str]) -> list[str]:
 def apply(figure: Figure) -> Figure:
     """Make every text of a figure legible; returns the figure. Nothing changes where its own font has all letters."""
     texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
-    named = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) if isinstance(axis.get_major_locator(), FixedLocator)]
+    named = [
+        axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) if isinstance(axis.get_major_locator(), FixedLocator)
+    ]
     content = [text.get_text() for text in texts] + [label for axis in named for label in _labels(axis)]
     if all(each.isascii() and each.isprintable() for text in content for each in text.split("\n")):
         return figure
@@ -81,21 +83,25 @@ def _font(char: str) -> str | None:
     """The family of the first font that has a character; None if no installed one has it."""
     if char in "\n\t":
         return OWN
-    return next((family for family, path in _fonts() if ord(char) in _letters(path)), None)
+    if ord(char) in _letters(findfont(OWN)):
+        return OWN
+    return next((family for family, path in _others() if ord(char) in _letters(path)), None)
 
 
 @cache
-def _fonts() -> list[tuple[str, str]]:
-    """(family, path) of the fonts to ask, in their order; upright ones of the usual weight."""
+def _others() -> list[tuple[str, str]]:
+    """(family, path) of the other fonts to ask, in their order; upright ones of the usual weight."""
     known = {str(each.fname) for each in fontManager.ttflist}
     for path in {*findSystemFonts()} - known:  # installed since matplotlib made its list
         with suppress(OSError, RuntimeError):
             fontManager.addfont(path)
-    usual = [each for each in fontManager.ttflist if not each.name.startswith(BOXES) and each.style == "normal" and each.weight in (400, "normal", "regular")]
-    rank = lambda name: next((i for i, wide in enumerate(WIDE, 1) if name.startswith(wide)), len(WIDE) + 1)  # noqa: E731
-    others = sorted({(rank(each.name), each.name, str(each.fname)) for each in usual if each.name != OWN})
-    own = [str(each.fname) for each in usual if each.name == OWN][:1]
-    return [*((OWN, path) for path in own), *((name, path) for _, name, path in others)]
+    upright = [each for each in fontManager.ttflist if each.style == "normal" and each.weight in (400, "normal", "regular")]
+    usual = {(_rank(each.name), each.name, str(each.fname)) for each in upright if not each.name.startswith((OWN, BOXES))}
+    return [(name, path) for _, name, path in sorted(usual)]
+
+
+def _rank(name: str) -> int:
+    return next((i for i, wide in enumerate(WIDE) if name.startswith(wide)), len(WIDE))
 
 
 @cache

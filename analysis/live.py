@@ -104,10 +104,8 @@ def pictured(figure: Figure, name: str, caption: str) -> str:
     return f"<figure><div class=still role=img aria-label='{label}'>{still}</div>{data}</figure>"
 
 
-def library(page: str) -> str:
+def library() -> str:
     """What a page needs once whose figures have charts: Bokeh, compressed, and what puts the charts in place."""
-    if "class=live>" not in page:
-        return ""
     colours = json.dumps({colour: variable for variable, colour in drawing.VARIABLES.items()})
     return (
         f"<script type='text/plain' id=bokeh>{_bokeh()}</script>"
@@ -150,7 +148,8 @@ def _panel(axes: Axes, tall: int) -> Any:
     )
     zoom = BoxZoomTool()
     made.add_tools(zoom, WheelZoomTool(), PanTool(), ResetTool())
-    made.toolbar.active_drag, made.toolbar.logo, made.toolbar.autohide = zoom, None, True
+    made.toolbar.active_drag, made.toolbar.active_scroll = zoom, None  # a wheel scrolls the page
+    made.toolbar.logo, made.toolbar.autohide = None, True
     made.js_on_event(DoubleTap, CustomJS(args={"made": made}, code="made.reset.emit()"))
     hover = [each for each in _drawn(made, axes, x, y) if each is not None]
     shown = [("", "@name")] if any("name" in each.data_source.data for each in hover) else []
@@ -378,7 +377,7 @@ def _short(axes: Axes, which: str) -> str:
     """An axis in a word or two, for a value that is read."""
     figure = axes.get_figure()
     text = _label(figure, axes, which) if isinstance(figure, Figure) else ""
-    return re.split(r"[,;(]", text)[0].strip()[:40] or which
+    return re.split(r", |[;(]", text)[0].strip()[:40] or which
 
 
 def _heading(figure: Figure) -> str:

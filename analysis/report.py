@@ -7,7 +7,22 @@ import shlex
 
 import pandas as pd
 
-from analysis import bill, crowd, forms, glyphs, interaction, live, measurements, plots, ran, scaling, search, style, tables, tables_html
+from analysis import (
+    bill,
+    crowd,
+    forms,
+    glyphs,
+    interaction,
+    live,
+    measurements,
+    plots,
+    ran,
+    scaling,
+    search,
+    style,
+    tables,
+    tables_html,
+)
 from analysis.claims import judgements, lines, tuning_warnings
 from analysis.conditions import rest
 from analysis.runs import load, reason

@@ -2,7 +2,6 @@
 
 import html
 
-from analysis import live
 from arch.words import visible
 
 CSS = """
@@ -87,10 +86,15 @@ def page(title, parts, again=None):
     Control characters are shown, not written. again: seconds after which the page loads itself anew; None: never.
     """
     content = visible("\n".join(part for part in parts if part))
+    charts = ""
+    if "class=live>" in content:
+        from analysis import live  # with matplotlib, which a page without figures does not need
+
+        charts = live.library()
     reload = AGAIN.format(seconds=again) if again else ""
     return (
         f"<!doctype html>\n<html lang=en>\n<head><meta charset=utf-8><title>{visible(html.escape(title))}</title>"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
         f"<meta name=color-scheme content='light dark'><style>{CSS}</style>{reload}</head>\n"
-        f"<body><main>\n{content}\n</main>{live.library(content)}</body>\n</html>\n"
+        f"<body><main>\n{content}\n</main>{charts}</body>\n</html>\n"
     )
