@@ -250,21 +250,6 @@ def in_words(judgement, subject):
     return f"the effect of {contrast.effect} is {side} at {contrast.at} than at {contrast.than}{where(contrast)}"
 
 
-def simple_effects(judgement, subject):
-    """The Samples of an interaction's effect at its level, and at the level that this is compared with.
-
-    The labels of cells are `FACTOR=LEVEL FACTOR=LEVEL`, and no name in them has a space.
-    """
-    contrast = judgement.contrasts[subject]
-    halves = []
-    for level, sign in ((contrast.at, 1.0), (contrast.than, -1.0)):
-        weights = {arm: sign * weight for arm, weight in contrast.weights.items() if level in arm.split(" ")}
-        seeds = judgement.differences[subject].by_seed
-        values = {arm: {seed: judgement.scaled[arm][seed] for seed in seeds} for arm in weights}
-        halves.append(weighted(values, weights))
-    return tuple(halves)
-
-
 def _tail(judgement, word):
     if not isinstance(judgement.claim, Equivalent):
         return word

@@ -20,6 +20,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import urllib.parse
 from typing import Any
 
@@ -70,7 +71,7 @@ def refresh(study, logs, written):
                 continue
             written[run] = digest
             (logs / run).mkdir(parents=True, exist_ok=True)
-            path.rename(logs / run / path.name)
+            path.rename(logs / run / _next_name(logs / run))
             for old in sorted((logs / run).glob(EVENTS))[:-2]:  # the last but one may just be read
                 old.unlink()
     finally:
@@ -78,6 +79,12 @@ def refresh(study, logs, written):
 
 
 EVENTS = "events.out.tfevents.*"
+
+
+def _next_name(run):
+    """The name of a file that TensorBoard reads after all others of a run: it goes by the time in a name, in seconds."""
+    last = max((int(path.name.split(".")[3]) for path in run.glob(EVENTS)), default=0)
+    return f"{EVENTS[:-1]}{max(int(time.time()), last + 1):010d}.again"
 
 
 def _files(logs):
@@ -316,7 +323,8 @@ def _hparams(study):
 
     Of a trial: its number, its state, whether it is feasible, and every dimension. The other columns are role, arm,
     seed, every tuned key with the value of this run, and every other key in which arms differ. The values of a column have
-    one type; in a column of text, `null` is null and a dash says that the arm's component has no such option.
+    one type; in a column of text, `null` is null and a dash says that the arm's component has no such option. Seeds and
+    numbers of trials are text: TensorBoard shows every number with four decimals.
     """
     arms = study.record.arms
     tuned = dict.fromkeys(key for arm in arms.values() for key in arm.tuned)
@@ -329,7 +337,7 @@ def _hparams(study):
         changes = arms[label].differences if label in arms else None
         written = {} if changes is None else {key: changes.get(key, (ABSENT, base[key]))[1] for key in keys}
         chosen = {f"{key}{TUNED}": values[key] for key in tuned if key in values}
-        return {"role": role, "arm": label, "seed": float(seed)} | chosen | written
+        return {"role": role, "arm": label, "seed": str(seed)} | chosen | written
 
     reported = {
         (each.arm, each.seed): row("reported", each.arm, each.seed, arms[each.arm].tuned_of(each.seed))
@@ -339,7 +347,7 @@ def _hparams(study):
     trials = [_trial_row(trial) for trial in _trials(study)]
     every = [*reported.values(), *others, *trials]
     for key in dict.fromkeys(key for values in every for key in values):
-        if not all(_is_number(values.get(key, 0)) for values in every):
+        if key not in ("seed", "trial") and not all(_is_number(values.get(key, 0)) for values in every):
             for values in every:
                 values[key] = spelt(values.get(key, ABSENT))
     return reported, others, trials
@@ -347,8 +355,8 @@ def _hparams(study):
 
 def _trial_row(trial):
     feasible = "no" if any(excess > 0 for excess in trial.constraints.values()) else "yes"
-    seed = {} if trial.seed is None else {"seed": float(trial.seed)}
-    about = {"role": "trial", "arm": "search", **seed, "trial": float(trial.number), "state": trial.state, "feasible": feasible}
+    seed = {} if trial.seed is None else {"seed": str(trial.seed)}
+    about = {"role": "trial", "arm": "search", **seed, "trial": str(trial.number), "state": trial.state, "feasible": feasible}
     return about | dict(trial.values)
 
 

@@ -62,9 +62,9 @@ def waited(driver: Any, script: str, seconds: float = 30) -> Any:
     return WebDriverWait(driver, seconds, poll_frequency=0.1).until(lambda each: each.execute_script(script))
 
 
-def faults(driver: Any) -> list[str]:
-    """Errors and warnings of the console, failed requests, and requests to anywhere but this machine, since the last call."""
-    found = [f"console: {each['message']}" for each in driver.get_log("browser") if each["level"] in ("SEVERE", "WARNING")]
+def faults(driver: Any, levels: tuple[str, ...] = ("SEVERE", "WARNING")) -> list[str]:
+    """What the console says at these levels, failed requests, and requests to anywhere but this machine, since the last call."""
+    found = [f"console: {each['message']}" for each in driver.get_log("browser") if each["level"] in levels]
     addresses: dict[str, str] = {}
     for each in driver.get_log("performance"):
         message = json.loads(each["message"])["message"]
