@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -72,13 +73,16 @@ def refresh(study, logs, written):
             written[run] = digest
             (logs / run).mkdir(parents=True, exist_ok=True)
             path.rename(logs / run / _next_name(logs / run))
-            for old in sorted((logs / run).glob(EVENTS))[:-2]:  # the last but one may just be read
-                old.unlink()
+            for old, later in pairwise(sorted((logs / run).glob(EVENTS))):
+                if time.time() - later.stat().st_mtime > READ:
+                    old.unlink()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 EVENTS = "events.out.tfevents.*"
+# Seconds after which TensorBoard has read a further file of a run. It never goes on from a file that was removed before.
+READ = 600
 
 
 def _next_name(run):

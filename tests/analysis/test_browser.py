@@ -68,7 +68,7 @@ def test_an_arm_is_hidden_a_curve_zoomed_and_a_value_read(driver, folder, width)
     curves = "[...document.querySelectorAll('section')].find((each) => each.textContent.startsWith('Learning curves'))"
     driver.execute_script(f"{curves}.scrollIntoView()")
     pages.waited(driver, f"return {curves}.querySelector('button.name') && {curves}.querySelectorAll('.place > *').length == 2")
-    shown = "new Set(%s.flatMap((each) => each.renderers).filter((each) => each.visible).map((each) => each.name))" % PLOTS
+    shown = f"new Set({PLOTS}.flatMap((each) => each.renderers).filter((each) => each.visible).map((each) => each.name))"
     assert "3:1" in driver.execute_script(f"return [...{shown}]")
     button = f"{curves}.querySelector('button[data-name=\"3:1\"]')"
     driver.execute_script(f"{button}.click()")
