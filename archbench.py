@@ -3,7 +3,10 @@
 `python -m arch`, `experiments`, `sweeps` and `analysis` have the same commands and stay.
 """
 
+import functools
+import inspect
 import os
+import platform
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -20,10 +23,46 @@ from arch.cli import new_app, warn
 from arch.errors import SpecError
 
 app = new_app("What happens to quality, speed and memory of a language model if its architecture changes?")
+
+
+def _version(asked: bool):
+    if asked:
+        from importlib.metadata import version
+
+        packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "pytorch-lightning", "optuna"))
+        print(f"archbench {version('archbench')} ({packages}, Python {platform.python_version()})")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and stop.")] = False,
+):
+    pass
+
+
 study = new_app("Studies: several arms, several seeds, one question.")
 app.add_typer(study, name="study")
 
 MODELS, RUNS, RESULTS, WORKBENCH = "Models and checkpoints", "Training", "Results", "The workbench"
+
+
+# What to do with a spec of a kind.
+COMMANDS = {"study": "archbench study run", "experiment": "archbench run", "model": "archbench show"}
+
+
+def _of(kind, command):
+    """A command whose first argument is a spec of a kind. Another kind is refused with the command that is meant."""
+
+    @functools.wraps(command)
+    def checked(*args, **options):
+        reference = args[0] if args else options[next(iter(inspect.signature(command).parameters))]
+        if (other := _kind(reference, first=kind)) != kind:
+            meant = "archbench show" if command.__name__ == "show" else COMMANDS[other]
+            raise SpecError(f"this is {'an' if other == 'experiment' else 'a'} {other}: {meant} {reference}", file=reference)
+        return command(*args, **options)
+
+    return checked
 
 
 @app.command(rich_help_panel=MODELS)
@@ -90,7 +129,7 @@ app.command(rich_help_panel=MODELS)(arch.check)
 app.command("import", rich_help_panel=MODELS)(arch.import_)
 app.command(rich_help_panel=MODELS)(arch.export)
 app.command(rich_help_panel=MODELS)(arch.generate)
-app.command(rich_help_panel=RUNS)(experiments.run)
+app.command(rich_help_panel=RUNS)(_of("experiment", experiments.run))
 
 
 @app.command(rich_help_panel=RUNS)
@@ -126,10 +165,8 @@ def evaluate(
     print(f"draw them: archbench report {folder}")
 
 
-study.command()(sweeps.run)
-study.command()(sweeps.work)
-study.command()(sweeps.show)
-study.command()(sweeps.status)
+for command in (sweeps.run, sweeps.work, sweeps.show, sweeps.status, sweeps.dashboard):
+    study.command()(_of("study", command))
 study.command()(sweeps.simulate)
 study.command("coordinate-check")(sweeps.coordinate_check)
 study.command("list")(sweeps.list_studies)
@@ -168,10 +205,11 @@ def doctor():
 SHELVES = {"sweeps": "study", "experiments": "experiment", "arch": "model"}
 
 
-def _kind(reference, beside=None, above=()):
+def _kind(reference, beside=None, above=(), first=None):
     """Whether a spec is a `study`, an `experiment` or a `model`: by its folder, or by its keys and what it extends.
 
-    A shipped name without its folder is looked up in that order. Raises SpecError where there is no such spec.
+    A shipped name without its folder is looked up in that order, but for the kind `first`. Raises SpecError where there is no
+    such spec.
     """
     from arch import document
     from arch.errors import nearest
@@ -183,14 +221,16 @@ def _kind(reference, beside=None, above=()):
         if kind := next((kind for name, kind in inside.items() if (Path(reference) / name).is_file()), None):
             return kind
     if not reference.endswith((".yaml", ".yml")):
-        first, _, rest = reference.partition("/")
-        if first in SHELVES and rest:
-            return SHELVES[first]
+        shelf, _, rest = reference.partition("/")
+        if shelf in SHELVES and rest:
+            return SHELVES[shelf]
         shelves = {shelf: document.shipped(shelf) for shelf in SHELVES}
-        for shelf, names in shelves.items():
-            if reference in names:
+        for shelf in sorted(SHELVES, key=lambda shelf: SHELVES[shelf] != first):
+            if reference in shelves[shelf]:
                 return SHELVES[shelf]
         known = [name for names in shelves.values() for name in names]
+        if (Path(beside).parent if beside else Path()).joinpath(f"{reference}.yaml").is_file():
+            return _kind(f"{reference}.yaml", beside, above)
         raise SpecError(f"no shipped spec {reference!r} (a path must end in .yaml){nearest(reference, known)}")
     path = document.find(reference, "sweeps", beside)
     written = document.read(path).value

@@ -1,5 +1,7 @@
 """`python -m analysis`: what a study found. Commands import pandas and matplotlib themselves, for a fast start."""
 
+import errno
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +11,27 @@ from arch.cli import main, new_app
 from arch.errors import DataError
 
 app = new_app("What a study found: a report, a table, figures, TensorBoard. `performance` summarizes benchmark records.")
+Format = Literal["csv", "parquet", "latex", "markdown", "wandb-offline", "mlflow"]
 Folder = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="The folder with study.json; `archbench study run` prints it.")]
+Out = Annotated[Path | None, typer.Option(help="Another folder to write into, such as where that one cannot be written.")]
+
+
+@contextmanager
+def _into(folder, out):
+    """Context manager: `out`, which is made, for what is written there; None where it goes into the folder itself.
+
+    Where nothing can be written, the error is a DataError.
+    """
+    try:
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+        yield out
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST):
+            raise
+        other = "" if out else "; --out FOLDER writes elsewhere"
+        raise DataError(f"{out or folder}: cannot be written ({error.strerror}){other}", key=None) from None
+
 
 Watch = Annotated[bool, typer.Option("--watch", help="Follow a running study: again whenever it has changed, until Ctrl-C.")]
 RELOAD = 20  # seconds after which the page of a watched study loads itself anew
@@ -19,23 +41,29 @@ RELOAD = 20  # seconds after which the page of a watched study loads itself anew
 def report(
     folder: Annotated[Path, typer.Argument(metavar="STUDY_DIR|RUN", help="The folder of a study, a run or a checkpoint.")],
     watch: Watch = False,
+    to: Annotated[Format | None, typer.Option("--to", help="instead, export a study or a run in this format")] = None,
+    out: Out = None,
 ):
     """Write a study's report.html (self-contained) and its tables, or a run's or checkpoint's evaluations.html, into the folder."""
+    if to is not None:
+        _exported(folder, to, out)
+        return
     from analysis import run_report
     from sweeps.record import NAME
 
     if not (folder / NAME).is_file() and run_report.is_run(folder):
-        path, problems = run_report.write(folder)
+        with _into(folder, out):
+            path, problems = run_report.write(folder, out)
         _warn(problems)
         print(path)
         return
     if watch:
-        _watched(folder)
+        _watched(folder, out)
         return
-    written(folder)
+    written(folder, out=out)
 
 
-def _watched(folder):
+def _watched(folder, out):
     """Write a study's report anew whenever its records change; at Ctrl-C once more, as a page that stays as it is."""
     from analysis import watch
     from analysis.claims import judgements
@@ -44,14 +72,28 @@ def _watched(folder):
 
     def act(again=RELOAD):
         study = load(folder)
-        return f"{watch.progress(study)}: {write(study, judgements(study), again)}"
+        return f"{watch.progress(study)}: {write(study, judgements(study), out, again)}"
 
-    watch.follow(folder, act)
-    print(act(None))
+    with _into(folder, out):
+        watch.follow(folder, act)
+        print(act(None))
 
 
-def written(folder, label=""):
-    """Write a study's report, print its sentences and, after `label`, the report's path. Raises DataError, OSError."""
+def _exported(folder, form, out):
+    """Write an export, and print where it is and what to do with it."""
+    from analysis.exports.write import write
+
+    path, hint = write(folder, form, out)
+    print(path)
+    if hint:
+        print(hint)
+
+
+def written(folder, label="", out=None):
+    """Write a study's report, print its sentences and, after `label`, the report's path. Raises DataError.
+
+    out: the folder to write into, by default the study's.
+    """
     from analysis import crowd, tables
     from analysis.claims import judgements, lines, tuning_warnings
     from analysis.report import tabled, write
@@ -59,7 +101,8 @@ def written(folder, label=""):
 
     study = load(folder)
     judged = judgements(study)
-    path = write(study, judged)
+    with _into(folder, out):
+        path = write(study, judged, out)
     answers = [line for line in lines(judged) if any(line.endswith(each.answer) for each in judged)]
     raw = [tables.results(study, each) for each in tabled(judged)]
     of_texts = [text for each in raw for text in each.for_texts.sentences]
@@ -128,21 +171,22 @@ def _joined(folders, format, metric):
 
 
 @app.command()
-def figures(folder: Folder):
+def figures(folder: Folder, out: Out = None):
     """Write the report's figures as PNG files into STUDY_DIR/figures."""
     from analysis import charts, crowd, plots, search_figures
     from analysis.claims import judge
     from analysis.runs import load
 
     study = load(folder)
-    out = folder / "figures"
-    out.mkdir(exist_ok=True)
     judgement = judge(study)
     few = crowd.few(study, judgement)
     drawn = plots.figures(study, judgement) | search_figures.figures(study)
     for name, figure in (drawn | charts.figures([each.only(few) for each in study.evaluated], few)).items():
-        figure.savefig(out / f"{name}.png", dpi=120, facecolor="white")
-        print(out / f"{name}.png")
+        with _into(folder, out):
+            place = (out or folder) / "figures"
+            place.mkdir(exist_ok=True)
+            figure.savefig(place / f"{name}.png", dpi=120, facecolor="white")
+        print(place / f"{name}.png")
 
 
 def drawn(data, folder):
@@ -176,14 +220,16 @@ def tensorboard(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 6006,
     write_only: Annotated[bool, typer.Option("--write-only", help="Write the logs and print their folder; start nothing.")] = False,
     watch: Watch = False,
+    out: Out = None,
 ):
     """Start TensorBoard for a study: curves, HParams with every run, margin charts, the report's figures."""
     from analysis.tensorboard import serve, write_logs
 
-    if write_only:
-        print(write_logs(folder))
-        return
-    code = serve(folder, port, watch)
+    with _into(folder, out):
+        if write_only:
+            print(write_logs(folder, out))
+            return
+        code = serve(folder, port, out, watch)
     if code:
         raise typer.Exit(1)
 

@@ -78,16 +78,21 @@ def any_frame(frame: pd.DataFrame, form: str) -> str:
     return (markdown if form == "markdown" else latex)(frame.map(cell))
 
 
+def escaped(text: str) -> str:
+    """A text as LaTeX prints it."""
+    return "".join(LATEX.get(char, char) for char in text)
+
+
 def latex(shown: pd.DataFrame) -> str:
     """A DataFrame of text as a booktabs tabular."""
-    escaped = lambda line: " & ".join("".join(LATEX.get(char, char) for char in cell) for cell in line)  # noqa: E731
+    cells = lambda line: " & ".join(map(escaped, line))  # noqa: E731
     return "\n".join(
         [
             rf"\begin{{tabular}}{{{'l' * shown.shape[1]}}}",
             r"\toprule",
-            rf"{escaped(shown.columns)} \\",
+            rf"{cells(shown.columns)} \\",
             r"\midrule",
-            *(rf"{escaped(line)} \\" for line in shown.values.tolist()),
+            *(rf"{cells(line)} \\" for line in shown.values.tolist()),
             r"\bottomrule",
             r"\end{tabular}",
             "",

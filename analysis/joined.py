@@ -18,7 +18,7 @@ from arch import units
 from arch.contracts import Metric
 from arch.errors import DataError, nearest
 from arch.spec import diff, spelt
-from experiments.metrics import is_cost
+from experiments.metrics import is_cost, is_measured_once
 from experiments.record import EVALUATIONS, SHORT, EvaluationRecord, RunRecord, read_record
 from sweeps import comparable
 from sweeps.compare import on_scale
@@ -119,6 +119,9 @@ def _obstacle(one: Measured, other: Measured, name: str, metric: Metric) -> str:
     if (their.unit, their.better, their.compare) != (metric.unit, metric.better, metric.compare):
         return f"has {name} in {their.unit or 'no unit'} and not in {metric.unit or 'none'}"
     first, second = one.run.spec, other.run.spec
+    if is_measured_once(name):
+        machines = [", ".join(f"{key} {value}" for key, value in each.run.hardware.items()) for each in (other, one)]
+        return "" if machines[0] == machines[1] else f"ran on another machine: {machines[0]}, and not {machines[1]}"
     if why := comparable.other_tokenizer(first, second, name, metric):
         return why
     if comparable.texts_differ(one.run, other.run):

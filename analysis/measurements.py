@@ -169,16 +169,20 @@ def write_csv(evaluated: Sequence[Evaluated], folder: Path) -> list[str]:
     evaluation-SPLIT.NAME.csv: every row of the tables, with arm and seed before its columns, and the options that differ
     where there are several. evaluations.csv: a row per arm, seed and metric.
     """
-    files: dict[str, pd.DataFrame] = {}
-    for key in dict.fromkeys(each.key for each in evaluated):
-        parts = [_with_options(each) for each in evaluated if each.key == key and each.has_rows]
-        if parts:
-            files[f"evaluation-{key}.csv"] = pd.concat(parts, ignore_index=True)
-    if evaluated:
-        files[NUMBERS] = numbers(evaluated)
+    files = {f"{name}.csv": frame for name, frame in frames(evaluated).items()}
     for name, frame in files.items():
         write_atomically(folder / name, forms.csv(frame).encode())
     return list(files)
+
+
+def frames(evaluated: Sequence[Evaluated]) -> dict[str, pd.DataFrame]:
+    """{name of a file of `write_csv`, without its ending: its rows}."""
+    found: dict[str, pd.DataFrame] = {}
+    for key in dict.fromkeys(each.key for each in evaluated):
+        parts = [_with_options(each) for each in evaluated if each.key == key and each.has_rows]
+        if parts:
+            found[f"evaluation-{key}"] = pd.concat(parts, ignore_index=True)
+    return found | ({Path(NUMBERS).stem: numbers(evaluated)} if evaluated else {})
 
 
 def _with_options(each: Evaluated) -> pd.DataFrame:

@@ -56,24 +56,26 @@ def write_report(folder):
     return write(study, judgements(study))
 
 
-def write(study, judged, again=None):
+def write(study, judged, out=None, again=None):
     """Like `write_report`, from a StudyData and its Judgements. The files of further claims have the claim's name.
 
-    again: seconds after which the page loads itself anew, of a study that is watched.
+    out: the folder to write into, by default the study's. again: seconds after which the page loads itself anew, of a study
+    that is watched.
     """
-    path = study.folder / NAME
+    out = study.folder if out is None else out
+    path = out / NAME
     shown = tabled(judged)
     raw = [tables.results(study, judgement) for judgement in shown]
     names = safe_names(judgement.name for judgement in shown)
     for i, (judgement, table) in enumerate(zip(shown, raw, strict=True)):
         stem = f"results-{names[judgement.name]}" if i else "results"
-        write_atomically(study.folder / f"{stem}.csv", tables.csv(table).encode())
-        write_atomically(study.folder / f"{stem}.tex", tables.latex(table).encode())
-    write_atomically(study.folder / "claims.csv", forms.csv(tables.claims(judged)).encode())
-    write_atomically(study.folder / "runs.csv", forms.csv(study.runs).encode())
-    measurements.write_csv(study.evaluated, study.folder)
+        write_atomically(out / f"{stem}.csv", tables.csv(table).encode())
+        write_atomically(out / f"{stem}.tex", tables.latex(table).encode())
+    write_atomically(out / "claims.csv", forms.csv(tables.claims(judged)).encode())
+    write_atomically(out / "runs.csv", forms.csv(study.runs).encode())
+    measurements.write_csv(study.evaluated, out)
     if (trials := search.table(study)) is not None:
-        write_atomically(study.folder / search.CSV, forms.csv(trials).encode())
+        write_atomically(out / search.CSV, forms.csv(trials).encode())
     write_atomically(path, page(study, judged, raw, again).encode())
     return path
 

@@ -23,26 +23,27 @@ def is_run(folder: Path | str) -> bool:
     return any((folder / name).exists() for name in ("record.json", EVALUATIONS, WEIGHTS))
 
 
-def write(folder: Path | str) -> tuple[Path, list[str]]:
-    """Write the page into the folder of a run or of a checkpoint; returns its path, and what could not be read or drawn.
+def write(folder: Path | str, out: Path | None = None) -> tuple[Path, list[str]]:
+    """Write the page of a run or of a checkpoint into its folder, or into `out`; returns its path, and what could not be read
+    or drawn.
 
     Raises DataError where nothing was measured.
     """
     problems: list[str] = []
     folder = Path(folder)
     record = _record(folder, problems)
-    name = _name(folder.resolve())
+    name = called(folder.resolve())
     run = evaluated.Run(folder, record.identity if record else None)
     found = evaluated.read({(name, record.seed if record else 0): run}, [name], problems)
     if not found:
         reason = f"; {problems[0]}" if problems else f"; `archbench evaluate {shlex.quote(str(folder))} --with NAME` measures it"
         raise DataError(f"{folder}: nothing was measured of it{reason}", key=None)
-    path = folder / NAME
+    path = (folder if out is None else out) / NAME
     write_atomically(path, page(name, folder, record, found, problems).encode())
     return path, problems
 
 
-def _name(folder: Path) -> str:
+def called(folder: Path) -> str:
     """What a folder is called: of a seed also its run; of a single run its spec."""
     if not folder.name.startswith("seed-"):
         return folder.name

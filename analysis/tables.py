@@ -72,26 +72,30 @@ def _comparisons(judgement, others):
         verdict, difference = judgement.verdicts.get(subject, Verdict("")), judgement.differences[subject]
         row = _claim_row(judgement, subject) if subject in judgement.verdicts else {}
         interval = shown.change_interval(row.get("low"), row.get("high"))
-        low, high = others.effects.get(subject, (None, None))
-        of_texts = shown.change_interval(low, high)
-        needed = dict(
-            _needed(verdict), verdict=judgement.word(subject), reason=verdict.reason or judgement.missing.get(subject, "")
-        )
+        of_texts = _of_texts(shown, *others.effects.get(subject, (None, None)))
+        about = {
+            **_needed(verdict),
+            "verdict": judgement.word(subject),
+            "reason": verdict.reason or judgement.missing.get(subject, ""),
+            "exploratory": judgement.exploratory,
+        }
         rows.append(
             {
                 "comparison": what(subject, contrast),
-                "verdict": _verdict(needed | {"exploratory": judgement.exploratory}),
+                "verdict": _verdict(about),
                 DIFFERENCE: _with_interval(shown.change(shown.effect(difference.mean)), interval),
-                **(
-                    {others.column: of_texts if of_texts == units.DASH else f"{of_texts}{units.SPACE}{shown.unit}"}
-                    if others.effects
-                    else {}
-                ),
+                **({others.column: of_texts} if others.effects else {}),
                 "n": str(difference.n),
                 "p": p_cell(verdict.p, verdict.level),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _of_texts(shown, low, high):
+    """The interval for other texts as a cell, with its unit."""
+    interval = shown.change_interval(low, high)
+    return interval if interval == units.DASH else f"{interval}{units.SPACE}{shown.unit}"
 
 
 def _for_texts(shown, others, arm):
@@ -278,7 +282,7 @@ def _readable_row(row, first, context, shown, measured, searched, for_texts):
     """first: whether it is the first arm, from which specs differ. for_texts: the heading of the interval for other texts."""
     value, change = _headline(shown), _difference(shown)
     low, high = (row[f"{_column(shown.quantity)}_{end}"] for end in ("low", "high"))
-    of_texts = shown.change_interval(row[f"{change}_texts_low"], row[f"{change}_texts_high"])
+    of_texts = _of_texts(shown, row[f"{change}_texts_low"], row[f"{change}_texts_high"])
     return {
         "arm": row["arm"],
         "verdict": _verdict(row),
@@ -286,7 +290,7 @@ def _readable_row(row, first, context, shown, measured, searched, for_texts):
         f"{shown.quantity} {LEVEL}": _with_interval(shown.number(row[value]), shown.interval(low, high)),
         "n": f"{row['n']}" if row["n"] == row["runs_planned"] else f"{row['n']} of {row['runs_planned']}",
         DIFFERENCE: _with_interval(shown.change(row[change]), shown.change_interval(row[f"{change}_low"], row[f"{change}_high"])),
-        **({for_texts: of_texts if of_texts == units.DASH else f"{of_texts}{units.SPACE}{shown.unit}"} if for_texts else {}),
+        **({for_texts: of_texts} if for_texts else {}),
         "p": p_cell(row["p"], row["level"]),
         "parameters": units.count(row["parameters"]),
         "training FLOPs/token (ideal)": units.flops(row["flops_per_token_train_ideal"]),

@@ -42,11 +42,15 @@ FOLDER = "tensorboard"
 BAND = ("mean", "low", "high")
 
 
-def write_logs(folder):
-    """Write the log directory of a study anew and return its path. Raises DataError if the folder has no study."""
+def write_logs(folder, out=None):
+    """Write the log directory of a study anew and return its path. Raises DataError if the folder has no study.
+
+    out: the folder to write it into, by default the study's.
+    """
     study = load(folder)
-    final = study.folder / FOLDER
-    scratch = study.folder / f".{FOLDER}.{os.getpid()}"
+    place = study.folder if out is None else out
+    final = place / FOLDER
+    scratch = place / f".{FOLDER}.{os.getpid()}"
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         _write(study, scratch)
@@ -118,12 +122,12 @@ def address(port):
     return f"http://localhost:{port}/?{urllib.parse.urlencode(FIRST, safe='/:')}#timeseries"
 
 
-def serve(folder, port=6006, watch=False):
+def serve(folder, port=6006, out=None, watch=False):
     """Write the logs, start TensorBoard on them and wait until it ends or is interrupted. Returns its exit code.
 
-    watch: bring the logs up to date whenever the study's records change.
+    out: another folder for the logs. watch: bring the logs up to date whenever the study's records change.
     """
-    logs = write_logs(folder)
+    logs = write_logs(folder, out)
     print(f"TensorBoard: {address(port)}  (Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logs), "--port", str(port)]
     process = subprocess.Popen([*command, "--reload_interval", "5"] if watch else command)

@@ -124,6 +124,8 @@ def export(
     with _bar(f"Exporting {checkpoint}") as progress:
         architecture = hf.export(checkpoint, out, progress)
     print(f"{out}: {architecture}")
+    for what, release in hf.since(out).items():
+        print(f"  needs transformers {release}: {what}")
 
 
 @app.command()

@@ -3,11 +3,13 @@
 0: success. 1: a run failed. 2: an error that the user can correct, shown as one message. 130: interrupted.
 """
 
+import os
 import re
 import signal
 import sys
 
 import typer
+from rich.console import Console
 
 from arch import blame
 from arch.errors import DataError, SpecError
@@ -15,20 +17,27 @@ from arch.errors import DataError, SpecError
 
 def new_app(help):
     """A Typer app without Typer's tracebacks and shell completion."""
-    return typer.Typer(help=help, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    settings = {"help_option_names": ["-h", "--help"]}
+    return typer.Typer(
+        help=help, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, context_settings=settings
+    )
 
 
 def main(app, command, interrupted="interrupted; the same command resumes"):
     """Run `app`, started as `command`, and exit with one of the codes above. interrupted: the message for code 130."""
     signal.signal(signal.SIGTERM, _interrupt)
+    Console.on_broken_pipe = _broken_pipe  # type: ignore[method-assign]  # rich would end the process with code 1
     try:
         code = app(prog_name=command, standalone_mode=False)
+        sys.stdout.flush()
     except (SpecError, DataError) as error:
         print(error, file=sys.stderr)
         code = 2
     except BrokenPipeError:
-        code = 0
+        code = _unread()
     except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # Click's answer to it
+            sys.exit(_unread())
         if not (place := blame.own_place(error)):
             raise
         print(f"{place}: {blame.words(error)} was called", file=sys.stderr)
@@ -65,6 +74,16 @@ def warn(sentences, file=None):
     """Print each sentence as a warning, on a line of its own; to standard output, unless a file is given."""
     for sentence in sentences:
         print(f"warning: {sentence}", file=file)
+
+
+def _unread():
+    """The code where whoever reads, such as `head`, has enough. What is left to be written goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _broken_pipe(console):
+    raise BrokenPipeError
 
 
 def _interrupt(signum, frame):

@@ -4,6 +4,7 @@ A file or a mapping can extend another spec (`extends:`), and a dotted key can o
 happens here, before validation, so that an error can name the line that caused it.
 """
 
+import codecs
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,10 @@ from arch.errors import SpecError, nearest
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 64
+# YAML's own tags begin so; those of scalars that a spec may hold.
+CORE = "tag:yaml.org,2002:"
+SCALARS = {"null", "bool", "int", "float", "str", "value"}
+LONGEST_SHOWN = 40
 ROOT = Path(__file__).resolve().parent.parent
 # {kind of spec: the folder of its shipped specs}
 SHELVES = {kind: ROOT / kind / "specs" for kind in ("arch", "experiments", "sweeps")}
@@ -103,10 +108,9 @@ def overridden(base, overrides):
 def assignments(texts):
     """`KEY=VALUE` texts of a command line as a node {dotted key: value} for `overridden`. A value is written as in YAML.
 
-    Errors name the text in place of a file. Raises SpecError for a text of another form, for what is not YAML, and for a key
-    that lies inside another one, because the two would depend on their order.
+    Errors name the text in place of a file. Raises SpecError for a text of another form and for what is not YAML.
     """
-    values: dict[str, Node] = {}
+    values = {}
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
         shown = f"--set {text}"
@@ -114,13 +118,12 @@ def assignments(texts):
             raise SpecError("expected KEY=VALUE", file=shown)
         try:
             _check_depth(value, shown)
-            values[key] = node(YAML(typ="safe", pure=True).load(value), shown)
+            tree = YAML(typ="safe", pure=True).compose(value)
+            values[key] = Node(None, shown) if tree is None else _without_lines(_node(tree, shown, ()))
         except YAMLError as error:
             raise SpecError(f"not valid YAML: {getattr(error, 'problem', None) or error}", file=shown) from None
-        if around := next((other for other in values if f"{key}.".startswith(f"{other}.") and key != other), None):
-            raise SpecError(f"`{around}` is set as well; expected one of the two", file=shown)
-        if inside := next((other for other in values if other.startswith(f"{key}.")), None):
-            raise SpecError(f"`{inside}` is set as well; expected one of the two", file=shown)
+        except SpecError as error:
+            raise SpecError(error.reason, (key, *error.path), shown) from None
     return Node(values)
 
 
@@ -129,11 +132,15 @@ OF_FILES = {"extends": "a file says what it extends", "scales": "--scale chooses
 
 
 def changes_of(texts):
-    """`assignments` of a whole spec, without the keys in OF_FILES. Raises SpecError."""
+    """`assignments` of a whole spec. Raises SpecError for a key in OF_FILES, and for one that lies inside another: which of the
+    two counts would depend on their order.
+    """
     values = assignments(texts)
     for key, value in values.value.items():
         if why := OF_FILES.get(key.partition(".")[0]):
             raise SpecError(f"{key} cannot be set on the command line: {why}", file=value.file)
+        if around := next((other for other in values.value if key.startswith(f"{other}.")), None):
+            raise SpecError(f"`{around}` is set as well; expected one of the two", file=value.file)
     return values
 
 
@@ -146,6 +153,8 @@ def shipped(kind):
 
 def find(reference, kind, beside=None):
     """The file of a spec: a path ending in .yaml (relative to `beside`, else the working folder) or a shipped name.
+
+    `.yaml` may be left out where no shipped spec has this name.
 
     A shipped name may begin with the package it belongs to (`experiments/tiny_gemma3`); without one it is looked up
     among the specs of `kind`. Raises SpecError with the nearest names.
@@ -161,6 +170,8 @@ def find(reference, kind, beside=None):
     kind, name = (first, rest) if first in SHELVES and rest else (kind, reference)
     path = SHELVES[kind] / f"{name}.yaml"
     if name not in shipped(kind):
+        if (near := (Path(beside).parent if beside else Path()) / f"{reference}.yaml").is_file():
+            return near
         raise SpecError(f"no shipped spec {reference!r} (a path must end in .yaml){nearest(name, shipped(kind))}")
     return path
 
@@ -213,7 +224,9 @@ def read(path):
         _check_depth(text, shown)
         root = YAML(typ="safe", pure=True).compose(text)
     except UnicodeDecodeError as error:
-        raise SpecError(f"not UTF-8 text (byte {error.start})", file=shown, line=1) from None
+        utf16 = error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        what = "it is UTF-16" if utf16 else f"byte {error.start}"
+        raise SpecError(f"not UTF-8 text ({what})", file=shown, line=1) from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise SpecError(f"not valid YAML: {error.problem}", file=shown, line=mark.line + 1 if mark else 1) from None
@@ -244,10 +257,11 @@ def _check_depth(text, shown):
 
 def _node(tree, shown, path):
     line = tree.start_mark.line + 1
+    _check_tag(tree, shown, path, line)
     if isinstance(tree, SequenceNode):
         return Node([_node(child, shown, (*path, i)) for i, child in enumerate(tree.value)], shown, line)
     if not isinstance(tree, MappingNode):
-        value = _scalar(tree)
+        value = _scalar(tree, shown, path, line)
         if isinstance(value, float) and not math.isfinite(value):
             raise SpecError(f"{tree.value} is not a finite number", path, shown, line)
         return Node(value, shown, line)
@@ -256,6 +270,8 @@ def _node(tree, shown, path):
         key, key_line = str(getattr(key_tree, "value", "")), key_tree.start_mark.line + 1
         if not isinstance(key_tree.value, str):
             raise SpecError("a key must be a plain word", path, shown, key_line)
+        if not key_tree.tag.startswith(CORE):
+            raise SpecError(f"specs know no tag {_named(key_tree.tag)}; expected the key itself", (*path, key), shown, key_line)
         if key in children:
             raise SpecError(f"duplicate key; first given on line {children[key].line}", (*path, key), shown, key_line)
         child = _node(child_tree, shown, (*path, key))
@@ -263,9 +279,44 @@ def _node(tree, shown, path):
     return Node(children, shown, line)
 
 
-def _scalar(tree):
-    yaml = YAML(typ="safe", pure=True)
-    return yaml.constructor.construct_object(tree, deep=True)
+def _check_tag(tree, shown, path, line):
+    """Refuse what a tag would make of a value. A tag that says what the value is anyway (`!!str`, `!!map`) is none."""
+    known = {MappingNode: {"map"}, SequenceNode: {"seq"}}.get(type(tree), SCALARS)
+    if tree.tag.removeprefix(CORE) in known and tree.tag.startswith(CORE):
+        return
+    if tree.tag == f"{CORE}timestamp":
+        reason = f"{tree.value} reads as a date, and no key is one; in quotes it is text"
+    else:
+        reason = f"specs know no tag {_named(tree.tag)}; expected the value itself"
+    raise SpecError(reason, path, shown, line)
+
+
+def _scalar(tree, shown, path, line):
+    if tree.tag == f"{CORE}value":  # a lone `=`, which is text to everybody but YAML 1.1
+        return tree.value
+    wrong = tree.tag == f"{CORE}null" and tree.value.strip().lower() not in ("", "~", "null")
+    try:
+        value = YAML(typ="safe", pure=True).constructor.construct_object(tree, deep=True)
+    except (YAMLError, ValueError, LookupError):  # ruamel.yaml lets through what Python's int() and float() raise
+        wrong = True
+    if wrong:
+        text = tree.value if len(tree.value) <= LONGEST_SHOWN else f"{tree.value[:LONGEST_SHOWN]}..."
+        raise SpecError(f"expected what the tag {_named(tree.tag)} says, got {text!r}", path, shown, line)
+    return value
+
+
+def _named(tag):
+    """A tag as one writes it: `!!int` for YAML's own."""
+    return f"!!{tag.removeprefix(CORE)}" if tag.startswith(CORE) else tag
+
+
+def _without_lines(here):
+    """A node without line numbers, for text of a command line."""
+    if isinstance(here.value, dict):
+        return Node({key: _without_lines(child) for key, child in here.value.items()}, here.file)
+    if isinstance(here.value, list):
+        return Node([_without_lines(child) for child in here.value], here.file)
+    return Node(here.value, here.file)
 
 
 def _shown(path):

@@ -13,6 +13,7 @@ from arch.model_spec import ModelSpec
 from arch.spec import spelt
 from arch.tensors import As, Entry, Tensors
 from arch.tokenizer import special_tokens
+from arch.words import listed
 
 CONFIG = "config.json"
 
@@ -22,7 +23,7 @@ class Found:
     """A foreign checkpoint, with its tensors under our names.
 
     ignored: names of tensors that do not belong to the model. notes: sentences that say where a given spec contradicts
-    the folder's own config.
+    the folder's own config, and which of its weights are not read.
     """
 
     spec: ModelSpec
@@ -73,12 +74,21 @@ def export(source, out, progress=None):
     theirs = {_rooted(to.name, root): As(ours, to.write) for ours, to in named.items()}
     types = {entry.dtype for entry in found.entries.values()}
     dtype = str(max(types, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
-    written = {"architectures": [config.architecture()], "dtype": dtype, **config.written(), **special_tokens(source)}
+    written = {"architectures": [config.architecture()], "dtype": dtype, "torch_dtype": dtype}  # torch_dtype: before 4.56
+    written |= config.written() | special_tokens(source)
     with checkpoint.appearing(out) as scratch:
         checkpoint.copy_text_files(source, scratch)
         (scratch / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
         tensors.write(tensors.renamed(found, theirs), scratch / checkpoint.WEIGHTS, progress)
     return config.architecture()
+
+
+def since(folder):
+    """{what an exported model has: the first release of `transformers` that computes it}; a folder that `export` wrote."""
+    config = document.node(json.loads((Path(folder) / CONFIG).read_text()))
+    family = _family(folder, config, None, None)
+    known = document.Node({key: value for key, value in config.value.items() if key in family.Config.keys()})  # noqa: SIM118
+    return family.Config.parse(known).since()
 
 
 def find(path, spec=None, family=None):
@@ -87,7 +97,7 @@ def find(path, spec=None, family=None):
     config = _config(Path(path) / CONFIG)
     given = _loaded(spec)
     chosen = families.named(family) if family else _family(path, config, held, given)
-    own, notes = None, []
+    own, notes = None, _set_aside(path)
     if config and hasattr(chosen, "Config"):
         try:
             own = _spec_of(chosen, config)
@@ -108,6 +118,14 @@ def find(path, spec=None, family=None):
     ignored = [name for name in held.entries if _ignored(name, chosen, spec)]
     _check(path, expected, sources, held, ignored)
     return Found(spec, tensors.renamed(held, sources), families.title(chosen), ignored, notes)
+
+
+def _set_aside(path):
+    """A sentence about the weights of a folder that are not read, in a list; an empty list if there are none."""
+    others = tensors.set_aside(path)
+    if not others:
+        return []
+    return [f"{tensors.SINGLE} is read, as transformers does; set aside: {listed(others)}"]
 
 
 def _config(path):

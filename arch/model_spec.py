@@ -18,7 +18,7 @@ class Initialiser(Spec):
     """How a matrix is initialised: by a normal distribution with mean 0.
 
     type: `normal` has variance std^2; `fan_in` (LeCun) has 1 / fan_in; `depth_scaled` has (2 / layers) / fan_in, which
-    the reference Griffin code uses for the matrices that write into the residual stream.
+    the reference Griffin code uses for the matrices that write into the residual stream. std: of `normal`.
     """
 
     type: Literal["normal", "fan_in", "depth_scaled"]
@@ -32,8 +32,9 @@ class Initialiser(Spec):
 
 
 class InitSpec(Spec):
-    """Initialisation by kind of matrix. output: the matrices that write into the residual stream.
+    """Initialisation by kind of matrix.
 
+    matrix: all that are none of the others. output: the matrices that write into the residual stream.
     embedding: `fan_in` means variance 1/dim; with `embed_scale: sqrt_dim` the stream then starts at variance 1.
     stacked: the fan-in of matrices that the reference Griffin code stores as one stacked tensor (a recurrence's gate
     blocks, the two branches of a gated FFN). `torch` uses each matrix's own inputs, as its torch code does. `jax` uses
@@ -74,10 +75,13 @@ class BlockSpec(Spec):
 class ModelSpec(Spec):
     """A language model: embedding, `layers` blocks by `pattern`, final norm, head.
 
+    schema: the version of this format. dim: the width D of the residual stream. vocab_size: V, the rows of the embedding.
+    layers: their number. blocks: {name: a block}.
     pattern: block names, such as `5*local` for repeats, cycled over the layers and truncated at the end.
     embed_scale: `sqrt_dim` multiplies embeddings (not the tied head) by sqrt(dim), rounded to the weights' type;
     `sqrt_dim_bfloat16` by sqrt(dim) rounded to bfloat16, as RecurrentGemma's code does; `none` does not scale them.
-    tie_embeddings: the head is the embedding matrix. logit_softcap: c in c * tanh(logits / c).
+    tie_embeddings: the head is the embedding matrix. logit_softcap: c in c * tanh(logits / c). norm_eps: of every RMSNorm.
+    init: how weights are drawn.
     """
 
     version: Literal[1] = Field(default=1, alias="schema")

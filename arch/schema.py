@@ -42,8 +42,9 @@ def _resolve_components(root, definitions, kind):
     if kind not in definitions and any(_marked([root, definitions], kind)):
         definitions[kind] = _choice(kind, definitions)
     for place in list(_marked([root, definitions], kind)):  # also those in options of components: a source of a source
+        kept = {key: text for key, text in place.items() if key == "description"}
         place.clear()
-        place["$ref"] = f"#/$defs/{kind}"
+        place.update({"$ref": f"#/$defs/{kind}"} | kept)
 
 
 def _marked(tree, kind):

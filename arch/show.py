@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from arch import registry, units
+from arch import explained, registry, units
 from arch.model_spec import repeated
 from arch.spec import ABSENT, diff, spelt, unwritten
 
@@ -25,11 +25,12 @@ def components(package):
 
 
 def options(title, config):
-    """A table of a component's options with the values that each accepts and its default."""
-    table = Table("option", "accepts", "default", title=title, title_justify="left")
+    """A table of a component's options with the values that each accepts, its default and what it means."""
+    meanings = explained.options(config)
+    table = Table("option", "accepts", "default", "meaning", title=title, title_justify="left")
     for name, schema in config.model_json_schema(by_alias=True)["properties"].items():
-        field = config.model_fields[name]
-        table.add_row(name, _accepts(schema), "(required)" if field.is_required() else written(field.default))
+        field, meaning = config.model_fields[name], meanings.get(name, "").partition(". ")[0]
+        table.add_row(name, _accepts(schema), "(required)" if field.is_required() else written(field.default), meaning)
     return table
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from arch import document
+from arch import document, explained
 from arch.errors import nearest
 from arch.spec_errors import spec_error
 
@@ -35,6 +35,15 @@ class Spec(BaseModel):
                 if key not in known:
                     raise PydanticCustomError("unknown_key", "unknown key{hint}", {"key": key, "hint": nearest(key, known)})
         return data
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema, handler):
+        """The JSON Schema, in which every key has its explanation (`arch.explained`)."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        for key, text in explained.options(cls).items():
+            if key in schema.get("properties", {}):
+                schema["properties"][key]["description"] = text
+        return schema
 
     @classmethod
     def keys(cls):

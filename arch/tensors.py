@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 
 from arch.errors import DataError
 
+# The file of a model that is saved as one; a folder that has it is read without its index and its shards.
+SINGLE = "model.safetensors"
 # safetensors' names of the supported types. Other types are quantised, and we do not guess how.
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -115,8 +117,20 @@ def write(tensors, path, progress=None):
                 progress(size, end)
 
 
+def set_aside(folder):
+    """The safetensors files of a folder that `open_tensors` does not read, because `model.safetensors` is there too.
+
+    `transformers` reads that one alone. The others are shards of an earlier save, an adapter, or the same weights in another
+    format.
+    """
+    single = Path(folder) / SINGLE
+    return sorted(path.name for path in Path(folder).glob("*.safetensors") if path != single) if single.is_file() else []
+
+
 def _folder(folder):
-    index = folder / "model.safetensors.index.json"
+    if (folder / SINGLE).is_file():
+        return _shards([folder / SINGLE])
+    index = folder / f"{SINGLE}.index.json"
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))

@@ -4,6 +4,7 @@ import json
 import shlex
 import signal
 import sys
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -69,16 +70,18 @@ def diff(
 def _resolved(reference):
     """(the whole resolved experiment, what was written of it) of a spec, or of the folder of a run. Raises SpecError, DataError."""
     from arch.document import load
-    from arch.errors import DataError
-    from experiments.plan import resolved, whole
+    from arch.errors import DataError, SpecError
+    from experiments.plan import resolve, resolved, whole
     from experiments.record import RunRecord
-    from experiments.spec import ExperimentSpec
 
     if Path(reference).is_dir():
         record = RunRecord.read(reference)
         if record is None:
             raise DataError(f"{reference}: no record of a run in it", key=None)
-        return whole(ExperimentSpec.parse(record.spec)), record.spec
+        try:
+            return whole(resolve(record.spec)), record.spec
+        except SpecError as error:
+            raise DataError(f"{reference}: this release cannot read its spec: {error}", key=None) from None
     complete = resolved(load(reference, "experiments"))
     return whole(complete.spec), complete.written
 
@@ -97,22 +100,22 @@ def run(
     from experiments.plan import plan
 
     document = load(spec, "experiments", changes)
-    _refuse("arms" in document.value, f"{spec}: it has `arms`, so it is a study: archbench study run {spec}")
+    _refuse("arms" in document.value, f"{spec}: this is a study: archbench study run {spec}")
     _refuse(seeds is not None and seed is not None, "give --seed for one run, or --seeds for several, not both")
     _refuse(name is not None and Path(name).name != name, f"--name {name}: expected the name of a folder, without `/`")
     planned = plan(document)
     from experiments import device, gpus, ranks, remarks
+    from experiments.stopping import Stopping
 
     settings = planned.spec.train
     with ranks.at_its_line(document):
         ranks.check_started(settings)
-        if settings.accelerator == "gpu":
-            gpus.check(settings, gpus.visible())
+        gpus.check_there(settings)
     device.setup(settings.threads)
     above = runs / "single" / (name or Path(spec).stem) / f"run-{planned.identity[:12]}"
-    stopping = []
+    stopping = Stopping()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.append(1))
+        signal.signal(number, stopping)
     if ranks.number(settings) == 0:
         already = remarks.of_experiment(planned.spec)
         warn(already)
@@ -123,14 +126,14 @@ def run(
     statuses = []
     for each in chosen:
         command = _command(spec, each, runs, changes, name)
-        statuses.append(_trained(planned, each, above / f"seed-{each}", command, lambda: bool(stopping)))
+        statuses.append(_trained(planned, each, above / f"seed-{each}", command, stopping))
         if statuses[-1] == "interrupted":
             raise KeyboardInterrupt
     if "failed" in statuses:
         raise typer.Exit(1)
 
 
-def _trained(planned, seed, folder, command, stop):
+def _trained(planned, seed, folder, command, stopping):
     """Train one run in its folder and print what came of it; returns its status. command: the one that does it again."""
     from filelock import FileLock, Timeout
 
@@ -149,8 +152,14 @@ def _trained(planned, seed, folder, command, stop):
             lock.acquire(blocking=False)
     except Timeout:
         raise DataError(f"another process trains in {folder}") from None
+    except OSError:  # a finished run is shown from a folder that cannot be written, too
+        record = RunRecord.read_whole(folder)
+        if record is None or (record.status, record.identity) != ("finished", planned.identity):
+            raise
+    bar = Bar() if first else None
+    stopping.begun = lambda: bar is None or bar.started
     try:
-        record = train(planned, seed, folder, progress=Bar() if first else None, stop=stop)
+        record = train(planned, seed, folder, progress=bar, stop=lambda: bool(stopping.asked))
     except RankLost as lost:
         print(f"{folder}: {lost}; the same command goes on from the last checkpoint", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -158,7 +167,8 @@ def _trained(planned, seed, folder, command, stop):
         return record.status
     stored = RunRecord.read_whole(folder)
     if stored is not None and not stored.command:  # a finished run keeps the command that made it
-        stored.model_copy(update={"command": command}).write(folder)
+        with suppress(OSError):
+            stored.model_copy(update={"command": command}).write(folder)
     lock.release()
     print(f"\n{record.status}: {folder}")
     values = {name: f"{value:.4f}" for name, value in record.metrics.items()}
@@ -245,9 +255,10 @@ def _measured(plan, seed, folder):
     """Measure what a plan lacks, and print all of it. Exits with 1 where an evaluator fails by itself."""
     from arch import blame
     from arch.errors import DataError, SpecError
-    from experiments import device
+    from experiments import device, gpus
     from experiments.train import measure
 
+    gpus.check_there(plan.spec.train)
     device.setup(plan.spec.train.threads)
     try:
         new = {f"{measured.split}.{measured.name}" for measured in measure(plan, seed, folder)}
@@ -310,6 +321,11 @@ class Bar:
         columns = "{task.fields[loss]}", "{task.fields[speed]}"
         self.bar = Progress(BarColumn(), *(TextColumn(text) for text in columns), TimeRemainingColumn())
         self.task = self.preparing = None
+
+    @property
+    def started(self):
+        """Whether the run has told of a step, or of what it does before the first."""
+        return self.task is not None or self.preparing is not None
 
     def __call__(self, told):
         if "warning" in told:

@@ -1,6 +1,7 @@
 """Checkpoints that resume bit for bit: they include the random state, and writing one is atomic and durable."""
 
 import errno
+import json
 import pickle
 import random
 import zipfile
@@ -187,8 +188,15 @@ def save_weights(model, folder):
     durably(Path(folder) / WEIGHTS, lambda scratch: save_file(weights, scratch))
 
 
-def save_tokenizer(tokenizer, folder):
-    """Write a tokenizer beside the weights, so that the folder can be sampled from."""
+def save_tokenizer(tokenizer, folder, ends=None):
+    """Write a tokenizer beside the weights, so that the folder can be sampled from.
+
+    ends: `experiments.data.specials.Ends`; written beside it where the tokenizer's names for them are not ours.
+    """
+    named = {} if ends is None else {"bos": ends.bos, "eos": ends.eos}
+    if any(number is not None and tokenizer.id_to_token(number) != f"<{kind}>" for kind, number in named.items()):
+        ids = {f"{kind}_token_id": number for kind, number in named.items() if number is not None}
+        write_atomically(Path(folder) / arch.checkpoint.GENERATION, json.dumps(ids, indent=1).encode())
     write_atomically(Path(folder) / arch.checkpoint.TOKENIZER, tokenizer.to_str(pretty=True).encode())
 
 

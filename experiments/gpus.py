@@ -6,6 +6,7 @@ that program is missing, and from $CUDA_VISIBLE_DEVICES.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 from collections.abc import Callable, Sequence
@@ -35,6 +36,8 @@ def visible(query: Callable[[], str] | None = None, allowed: str | None = None) 
     """The GPUs that this process may use. query: gives what `nvidia-smi` says. allowed: $CUDA_VISIBLE_DEVICES, None: all."""
     allowed = os.environ.get(VARIABLE) if allowed is None else allowed
     every = _parsed((query or _asked)())
+    if query is None and not _built():
+        return []
     if not every:
         return _counted(allowed) if query is None else []
     if allowed is None:
@@ -48,6 +51,13 @@ def visible(query: Callable[[], str] | None = None, allowed: str | None = None) 
             break
         found.append(by_name[name])
     return found
+
+
+def _built():
+    """Whether this torch can use a GPU at all."""
+    import torch
+
+    return bool(torch.version.cuda or torch.version.hip)
 
 
 def _asked():
@@ -96,6 +106,21 @@ def check(train: Any, devices: Sequence[Device], where: Callable[..., SpecError]
         has = times(len(devices), "GPU") if devices else "no GPU"
         key = ("train", "devices" if devices else "accelerator")
         raise where(f"{times(train.devices, 'GPU')} for a run, but this machine has {has}", key)
+
+
+def check_there(train: Any, where: Callable[..., SpecError] = SpecError) -> None:
+    """Raises SpecError for a TrainSpec whose accelerator this machine does not have. where: makes the error of a document."""
+    import torch
+
+    if train.accelerator == "gpu":
+        if not _built():
+            what = times(train.devices, "GPU")
+            reason = f"{what} for a run, but this machine has none that torch can use: it was built without CUDA"
+            raise where(reason, ("train", "accelerator"))
+        check(train, visible(), where)
+    there = {"mps": torch.backends.mps.is_available(), "tpu": importlib.util.find_spec("torch_xla") is not None}
+    if not there.get(train.accelerator, True):
+        raise where(f"{train.accelerator} for a run, but this machine has none that torch can use", ("train", "accelerator"))
 
 
 def needed(plan: Any) -> float:

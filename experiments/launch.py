@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from experiments.record import Failure, RunRecord
 TICK = 0.1
 # After the first sign that something is wrong: how long to wait for what the other ranks say of it.
 GRACE = 2.0
+# Seconds that ranks get to end by themselves where they are told to stop before the first step.
+PATIENCE = 0.5
 # How long ranks get to end by themselves once the first rank has ended.
 LEAVE = 10.0
 # What pins the threads of the libraries that a process imports.
@@ -117,9 +120,16 @@ def train(
 ) -> RunRecord:
     """`experiments.train.train` on several processes of this machine.
 
-    Raises RankLost if a process dies: what it left is a run that another start goes on with.
+    Raises RankLost if a process dies: what it left is a run that another start goes on with. Raises KeyboardInterrupt if it is
+    told to stop before the first step: there is nothing to save.
     """
-    heard, told = progress or (lambda _: None), None
+    told, stopped, begun = None, None, []
+
+    def heard(state: dict[str, Any]) -> None:
+        begun.append("warning" not in state)
+        if progress:
+            progress(state)
+
     stop = stop or (lambda: None)
     with _started(plan, seed, folder, {"runs_at_once": runs_at_once, "home": home and str(home)}) as group:
         first = group.first
@@ -134,6 +144,9 @@ def train(
                 told = word
                 with contextlib.suppress(OSError):  # it has ended; that is seen above
                     first.conn.send(word)
+            stopped = stopped or (time.monotonic() if told == STOP else None)
+            if stopped and not any(begun) and time.monotonic() > stopped + PATIENCE:
+                raise KeyboardInterrupt
             if any(each.wrong for each in group.ranks):
                 return _explained(group, folder, heard)
         if first.record.status == "failed":
@@ -191,7 +204,7 @@ def _started(plan: Any, seed: int, folder: Path, further: Mapping[str, Any]) -> 
         for number in range(spec.processes):
             mine, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, spec.threads, about), name=f"rank-{number}")
-            with variables(_variables(number, spec, store.port)):
+            with variables(_variables(number, spec, store.port)), shielded():
                 process.start()
             theirs.close()
             group.ranks.append(_Rank(number, process, mine))
@@ -221,6 +234,19 @@ def variables(values: Mapping[str, Any]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+@contextlib.contextmanager
+def shielded() -> Iterator[None]:
+    """Context manager: a process that is started meanwhile is not interrupted by Ctrl-C, which reaches all processes of a
+    terminal: it would end while it imports. Whoever started it sees to it. This process is interrupted as before.
+    """
+    resource_tracker.ensure_running()  # else the first process started would start it, which lets the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(conn, threads, about):

@@ -10,8 +10,10 @@ from arch.document import Node, node
 from arch.errors import SpecError, nearest
 from arch.plugins import is_plugin
 from arch.spec import digest
+from arch.tokenizer import read, special_tokens
 from experiments import evaluations, leftovers
 from experiments.data.dataset import prepare
+from experiments.data.specials import BOS, EOS
 from experiments.plan import RunPlan, at_its_line, check_evaluations, identity_plugins, resolved
 from experiments.record import RunRecord
 from experiments.start import content
@@ -75,7 +77,7 @@ def of_checkpoint(folder: Path, section: Node, data: Node | None, texts: list[st
     if texts:
         written |= {"source": node({"type": "text", "files": texts}), "splits": node("all")}
     if "tokenizer" not in written and (folder / checkpoint.TOKENIZER).is_file():
-        written["tokenizer"] = node({"type": "file", "path": str(folder / checkpoint.TOKENIZER)})
+        written["tokenizer"] = node({"type": "file", "path": str(folder / checkpoint.TOKENIZER), **_named(folder)})
     place = (data.file, data.line) if data is not None else (None, None)
     parts = {"model": node(model.dump()), "data": Node(written, *place), "train": node({"steps": 0}), "evaluate": section}
     complete = resolved(Node({**parts, "optimizer": node({"lr": 1e-3})}, *place))
@@ -89,3 +91,14 @@ def of_checkpoint(folder: Path, section: Node, data: Node | None, texts: list[st
     check_evaluations(wanted, complete.spec.model, dataset, complete.document)
     plugins = identity_plugins(complete.spec)
     return RunPlan(spec=complete.spec, identity=identity, data=dataset.summary(), plugins=plugins, evaluations=tuple(wanted))
+
+
+def _named(folder):
+    """{bos, eos: what the tokenizer of a checkpoint folder calls them, or None}, where it does not call them as we do."""
+    tokenizer = read(folder / checkpoint.TOKENIZER)
+    if all(tokenizer.token_to_id(name) is not None for name in (BOS, EOS)):
+        return {}
+    ids = special_tokens(folder)
+    first = {kind: ids.get(f"{kind}_token_id") for kind in ("bos", "eos")}
+    first = {kind: number[0] if isinstance(number, list) else number for kind, number in first.items()}
+    return {kind: None if number is None else tokenizer.id_to_token(number) for kind, number in first.items()}

@@ -59,7 +59,7 @@ class RunPlan(Spec):
     start: Start | None = None
     runs: dict[str, Parent] = {}
     notes: List[str] = ()
-    texts: dict[str, str] = {}
+    texts: dict[str, dict[str, Any]] = {}
     evaluations: List[Evaluation] = ()
 
     def needs(self, seed):
@@ -206,7 +206,7 @@ def plan(source, made=None):
         decides["runs"] = used.identity
     if start:
         notes = (*start.notes(), *notes)
-    notes = (*notes, *remarks.of_experiment(spec))
+    notes = (*notes, *remarks.of_experiment(spec), *getattr(corpus, "notes", ()))
     return RunPlan(
         spec=spec,
         identity=digest(decides),

@@ -18,9 +18,13 @@ Folder = Annotated[str, Field(min_length=1)]
 class DataSpec(Spec):
     """Where tokens come from. `context`: tokens per row. `rows`: rows per step, over all devices and micro-batches.
 
-    `source` only says where the texts are, so it is not part of a run's identity; the fingerprint of the texts is.
+    `source`: where the texts are; so it is not part of a run's identity, but the fingerprint of the texts is.
+    `tokenizer`: how texts become tokens; a task needs none.
     `splits`: `by_content` gives every document to one split; `all` gives every document to every split, to measure a
     model on texts that it was not trained on.
+    `on_loss`: what is done with a document that the tokenizer does not give back as it was: `refuse` names the first one,
+    `skip` leaves them out and counts them, `keep` takes them as the tokenizer changes them; then bits per byte count the
+    bytes of the changed texts.
     """
 
     source: Annotated[Component, Kind("source")] = place(...)
@@ -28,11 +32,14 @@ class DataSpec(Spec):
     context: Annotated[int, Field(ge=2)]
     rows: Count
     splits: Literal["by_content", "all"] = later("by_content")
+    on_loss: Literal["refuse", "skip", "keep"] = later("refuse")
 
 
 class TrainSpec(Spec):
-    """How the model is trained. `steps: 0`: not at all; the run only measures its initial weights.
+    """How the model is trained.
 
+    steps: of the optimizer; 0: none, the run only measures its initial weights. precision: of weights and of what is computed,
+    as Lightning names it. nodes: machines. checkpoint_every: steps between checkpoints from which an interrupted run goes on.
     accumulate: micro-batches per step; the number changes a step's result only by rounding. threads: CPU threads.
     Both change the bits of the result, so they are part of a run's identity; so are accelerator, devices and nodes, unless
     they are one CPU. accelerator: as Lightning names it.
@@ -85,7 +92,7 @@ class EvaluateSpec(Spec):
     `loss` (the objective's metrics over 64 and 256 rows) and, of report, what the data allow: `sample` (100 tokens) where
     the model decodes text, `recall` and `floor` of tasks.
     null in place of an evaluator drops it, where a spec extends another or an arm overrides one.
-    select_rows, report_rows, sample_tokens (0: none): the older spelling of the same three.
+    select_rows, report_rows, sample_tokens: the older spelling of the same three (0 tokens: no sample).
     """
 
     every: Count = 50
@@ -135,6 +142,9 @@ Reference = Folder | RunReference
 class ExperimentSpec(Spec):
     """One run without its seed. `objective`, `optimizer` and `schedule` need no `type`, see DEFAULT_TYPES.
 
+    schema: the version of this format. model: the architecture. data: where tokens come from. objective: what is minimised.
+    optimizer: how weights follow their gradients. schedule: the learning rate over the steps. train: how long, on which device.
+    evaluate: what is measured.
     init_from: where initial weights come from: a checkpoint folder (from `archbench import` or of a finished run), a
     reference to a run, or a list of them, which means the mean of their parameters. Parameters that they do not have
     are drawn from the seed. Names and paths (relative to the working folder) are not part of identity; what they stand

@@ -96,7 +96,7 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None, home=
         corpus = prepare(spec.data, spec.model.vocab_size)
         _unchanged(corpus, plan)
         if corpus.tokenizer is not None:
-            checkpoint.save_tokenizer(corpus.tokenizer, folder)
+            checkpoint.save_tokenizer(corpus.tokenizer, folder, getattr(corpus, "ends", None))
         model = new_model(spec.model, seed)
         if plan.start:
             plan.start.fill(model)
@@ -160,6 +160,8 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None, home=
         outcome = {"status": "pruned"}
     except (Exception, SystemExit) as error:  # it ends only this run, whose record says why; a plug-in may call sys.exit
         outcome = {"status": "failed", "failure": _failure(error, watch)}
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):  # so Lightning ends after Ctrl-C
+            outcome = {"status": "interrupted"}
     record = _ended(record, outcome, folder, watch, earlier_seconds + time.perf_counter() - started)
     return record if unmeasured is None else record.model_copy(update={"status": "failed", "failure": unmeasured})
 

@@ -178,7 +178,7 @@ def _removed(parts, what, yes, dry_run, runs):
         if answer.strip().casefold() not in ("y", "yes"):
             print("nothing is removed")
             return 1
-    problems = removal.remove(parts)
+    problems = removal.remove(parts, runs)
     for problem in problems:
         print(problem, file=sys.stderr)
     _indexed(runs)

@@ -19,6 +19,9 @@ def of_study(
     arms: the ArmPlans, which know their lines. say: called with a sentence for each device that is left out, because other
     jobs leave too little of its memory.
     """
+    for each in arms:
+        if devices is None:
+            gpus.check_there(each.arm.spec.train, each.arm.document.error)
     on_gpus = [job for job in jobs if job.plan.spec.train.accelerator == "gpu"]
     if not on_gpus:
         return None

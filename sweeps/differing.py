@@ -13,9 +13,8 @@ from arch.document import Node
 from arch.errors import DataError, SpecError
 from arch.spec import diff, spelt, unwritten
 from arch.words import listed
-from experiments.plan import whole
+from experiments.plan import resolve, whole
 from experiments.record import RunRecord
-from experiments.spec import ExperimentSpec
 from sweeps import study as studies
 from sweeps.record import StudyRecord
 from sweeps.scale import at_scale, default_scale
@@ -72,9 +71,13 @@ def _about(spec: Mapping[str, Any], claims: Mapping[str, Any]) -> dict[str, Any]
 
 def _recorded(runs: list[Path]) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The experiment that an arm's first run with a record ran."""
-    records = (RunRecord.read_whole(run) for run in runs)
-    record = next((each for each in records if each is not None), None)
-    return None if record is None else (whole(ExperimentSpec.parse(record.spec)), record.spec)
+    for run in runs:
+        if (record := RunRecord.read_whole(run)) is not None:
+            try:
+                return whole(resolve(record.spec)), record.spec
+            except SpecError as error:
+                raise DataError(f"{run}: this release cannot read its spec: {error}", key=None) from None
+    return None
 
 
 def differences(a: Side, b: Side) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sweeps.leases import Watch
+from sweeps.queue_rows import INTERRUPTED
 
 if TYPE_CHECKING:
     from sweeps.shared_queue import SharedQueue
@@ -37,8 +38,6 @@ def cleared(queue: "SharedQueue", is_blocked: Callable[[], bool], sleep: Callabl
 
 
 def _end(queue, live):
-    from sweeps.shared_queue import INTERRUPTED
-
     note = f"nobody had worked on it for {queue.terms.lease:g} s when drivers of other code or of another folder came"
     for number, row in live.items():
         if row.state == "RUNNING":

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from experiments.plan import RunPlan
 from experiments.record import Failure, RunRecord
 
+NO_ROOM = ("No space left on device", "Disk quota exceeded", "[Errno 28]", "[Errno 122]")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -121,6 +123,13 @@ class Outcome:
     record: RunRecord | None = None
     message: str = ""
     reused: bool = False
+
+    @property
+    def no_room(self):
+        """Whether it failed because a disk is full."""
+        failure = self.record.failure if self.record else None
+        text = f"{self.message} {failure.message if failure else ''}"
+        return self.status == "failed" and any(words in text for words in NO_ROOM)
 
 
 @dataclass(frozen=True)

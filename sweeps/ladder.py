@@ -25,7 +25,10 @@ PARAMETERS, WIDTH = "parameters", "width"
 
 
 class LrRule(Spec):
-    """The rate grows by (size / first size) ** power. of: what the size is; parameters without the embedding and the head."""
+    """How the rate grows.
+
+    power: it is multiplied by (size / first size) ** power. of: what the size is; parameters without the embedding and the head.
+    """
 
     power: float
     of: Literal["parameters", "width"]

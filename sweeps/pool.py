@@ -1,6 +1,7 @@
 """A pool of worker processes. It survives the death of any worker, and when stopped every run can be resumed."""
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
@@ -12,7 +13,7 @@ from multiprocessing.connection import wait
 
 from arch.errors import SpecError
 from experiments.gpus import Device
-from experiments.launch import THREADS, ending, variables
+from experiments.launch import THREADS, ending, shielded, variables
 from experiments.orders import STOP
 from experiments.record import RunRecord
 from sweeps import worker
@@ -24,6 +25,8 @@ BUSY_FOLDER_PAUSE = 2.0
 ATTEMPTS = 2
 # Seconds that idle workers get to exit by themselves. All that they wrote is on disk by then.
 LEAVE = 2.0
+# Seconds that a run which has not told of a step gets when all are stopped.
+PATIENCE = 0.5
 
 
 def cores():
@@ -61,6 +64,8 @@ class _Worker:
     log: str | None
     devices: list[Device]
     job: Job | None = None
+    ready: bool = False  # whether it has imported its libraries
+    begun: bool = False  # whether its run has told of a step, and so has something to save
 
 
 class Pool:
@@ -75,7 +80,7 @@ class Pool:
     def __init__(self, size, prepare=worker.trainer, logs=None, retries=True, devices=None):
         self.size, self.prepare, self.logs, self.retries, self.devices = size, prepare, logs, retries, devices
         self.workers, self.started, self.attempts = [], 0, {}
-        self.again, self.signals = deque(), 0
+        self.again, self.signals, self.full = deque(), 0, False
         self._context = multiprocessing.get_context("spawn")
 
     def __enter__(self):
@@ -89,8 +94,10 @@ class Pool:
 
         `take` is called again after each outcome, so it may return None when it has no job for now. The method returns
         when `take` gives None and no job is running. tick: called several times a second, also while the pool stops; while
-        it returns True there may be a job later, and the pool waits. On SIGINT or SIGTERM every worker saves its run and
-        ends, then KeyboardInterrupt is raised; a second signal kills the workers.
+        it returns True there may be a job later, and the pool waits. Where a run fails because the disk is full, no further one
+        is begun, and OSError is raised when the others have ended (with `retries`; else whoever gave the job waits for room).
+        On SIGINT or SIGTERM every worker saves its run and ends, then KeyboardInterrupt is raised; a second signal kills the
+        workers. A worker that has nothing to save yet is not waited for.
         """
         tick = tick or (lambda: False)
         with self._listening_to_signals():
@@ -100,6 +107,8 @@ class Pool:
                     raise KeyboardInterrupt
                 later = tick()
                 more = self._dispatch(take)
+                if self.full and not self._busy():
+                    raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}; make room, and the same command goes on")
                 if not more and not self._busy() and not later:
                     return
                 self._hear(report)
@@ -127,13 +136,13 @@ class Pool:
 
     def _dispatch(self, take):
         """Hand out jobs while workers are free. Returns whether a job is waiting to be tried again."""
-        while len(self._busy()) < self.size:
+        while len(self._busy()) < self.size and not self.full:
             now = time.monotonic()
             job = self.again.popleft()[1] if self.again and self.again[0][0] <= now else take()
             if job is None:
                 break
             each = self._worker_for(job)
-            each.job = job
+            each.job, each.begun = job, False
             self._tell(each, {**job.dump(), "runs_at_once": self.size})
         return bool(self.again)
 
@@ -159,7 +168,7 @@ class Pool:
         process = self._context.Process(
             target=worker.serve, args=(theirs, self.prepare, threads, log), name=f"worker-{self.started}"
         )
-        with variables(dict.fromkeys(THREADS, threads) | variables_of(devices)):
+        with variables(dict.fromkeys(THREADS, threads) | variables_of(devices)), shielded():
             process.start()
         theirs.close()
         self.workers.append(_Worker(process, mine, threads, log, devices))
@@ -200,11 +209,14 @@ class Pool:
 
     def _understand(self, each, word, content, report):
         job = each.job
-        if word == "broken":
+        if word == "broken" and not self.signals:
             raise RuntimeError(f"a worker could not start:\n{content}")
+        if word == "ready":
+            each.ready = True
         if word == "started":
             report(Event("started", job))
         elif word == "progress":
+            each.begun = each.begun or "warning" not in content
             report(Event("progress", job, progress=content, message=content.get("warning", "")))
         elif word == "locked":
             each.job = None
@@ -215,7 +227,7 @@ class Pool:
             self._try_again(job, f"its {content}{_see(each)}", report)
         elif word == "crashed":
             each.job = None
-            report(Event("ended", job, outcome=Outcome(job, "failed", message=content)))
+            self._ended(Outcome(job, "failed", message=content), report)
         elif word == "abandoned":
             each.job = None
             report(Event("ended", job, outcome=Outcome(job, "abandoned", message="another process does this run now")))
@@ -225,7 +237,13 @@ class Pool:
             if record.status == "interrupted" and not self.signals:
                 self._try_again(job, "its worker was told to stop", report, stopped=True)
             else:
-                report(Event("ended", job, outcome=_outcome(job, record)))
+                self._ended(_outcome(job, record), report)
+
+    def _ended(self, outcome, report):
+        if outcome.no_room and self.retries:
+            self.full = True  # said once, when all have ended; the run is to do again
+        else:
+            report(Event("ended", outcome.job, outcome=outcome))
 
     def _lost(self, each, report):
         self._try_again(each.job, f"its worker {ending(each.process.exitcode)}{_see(each)}", report)
@@ -251,11 +269,22 @@ class Pool:
         report(Event("stopping", message="stopping: every run saves a checkpoint; press Ctrl-C again to kill the runs"))
         for each in self.workers:
             self._tell(each, STOP)
+        until = time.monotonic() + PATIENCE
         while self._busy() and self.signals < 2:
-            self._hear(report)
-            tick()
+            for each in self._busy():
+                if not each.ready or (not each.begun and time.monotonic() >= until):
+                    self._give_up(each, report)
+            if self._busy():
+                self._hear(report)
+                tick()
         for each in self._busy():
             each.process.kill()
+
+    def _give_up(self, each, report):
+        """End a worker whose run has nothing to save that is not on disk."""
+        each.process.kill()
+        job, each.job = each.job, None
+        report(Event("ended", job, outcome=Outcome(job, "interrupted", message="it had not begun")))
 
     @contextlib.contextmanager
     def _listening_to_signals(self):

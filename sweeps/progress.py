@@ -1,7 +1,11 @@
 """The progress of a study while it runs: one cell per run, and an estimate of the time left."""
 
 import time
+from collections import deque
 from dataclasses import dataclass
+
+# Seconds whose pace weighs most in an estimate of the time left.
+RECENT = 60.0
 
 
 @dataclass
@@ -27,18 +31,27 @@ class Cell:
 class Progress:
     """Cells by (row, column), updated by events."""
 
-    def __init__(self, jobs, finished=(), total=0):
+    def __init__(self, jobs, finished=(), total=0, clock=time.monotonic):
         """jobs: runs to do. finished: (job, record) of runs done before. total: all runs, also those not known yet."""
-        self.total = total
+        self.total, self.clock = total, clock
         self.cells = {job.cell: Cell(flops=job.flops) for job in jobs}
         for job, record in finished:
             self.cells[job.cell] = Cell(state="reused", share=1.0, head_start=1.0, loss=final_loss(record), flops=job.flops)
-        self.began = time.monotonic()
+        self.began = clock()
+        self.passed: deque[tuple[float, float]] = deque()  # (time, FLOPs done) of the last minute, and one before it
 
     def take(self, event):
         """Update the cell of the event's run."""
         if event.job is None:
             return
+        self._take(event)
+        now = self.clock()
+        if event.kind in ("progress", "ended") and (not self.passed or now - self.passed[-1][0] >= 1):
+            self.passed.append((now, self._done()))
+            while len(self.passed) > 1 and self.passed[1][0] <= now - RECENT:
+                self.passed.popleft()
+
+    def _take(self, event):
         cell = self.cells.setdefault(event.job.cell, Cell(flops=event.job.flops))
         if event.kind == "started":
             cell.state, cell.began, cell.message = "running", time.monotonic(), ""
@@ -60,10 +73,25 @@ class Progress:
         return sum(cell.flops * cell.share for cell in self.cells.values()) / whole if whole else 1.0
 
     def seconds_left(self):
-        """The estimated seconds left, at the pace since this start; None while nothing has been done."""
-        done = sum(cell.flops * (cell.share - (cell.head_start or 0.0)) for cell in self.cells.values())
+        """The estimated seconds left; None while nothing has been done.
+
+        The pace of the last minute counts for two thirds, that since this start for one. So a machine that became slower or
+        faster shows soon, and so do the seconds in which workers started; a minute without a step, such as a long evaluation,
+        does not make the estimate endless.
+        """
+        now, done = self.clock(), self._done()
         left = self._flops() - sum(cell.flops * cell.share for cell in self.cells.values())
-        return left * (time.monotonic() - self.began) / done if done > 0 else None
+        if done <= 0 or now <= self.began:
+            return None
+        pace = overall = done / (now - self.began)
+        if self.passed and now > self.passed[0][0]:
+            recent = (done - self.passed[0][1]) / (now - self.passed[0][0])
+            pace = (2 * recent + overall) / 3
+        return left / pace
+
+    def _done(self):
+        """The FLOPs that were done since this start."""
+        return sum(cell.flops * (cell.share - (cell.head_start or 0.0)) for cell in self.cells.values())
 
     def _flops(self):
         """The FLOPs of all runs. A run that is not known yet counts as the mean of the known ones."""

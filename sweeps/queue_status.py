@@ -9,19 +9,19 @@ from rich.table import Table
 
 from arch.errors import SpecError
 from arch.words import times
-from sweeps import shared_queue, storage
+from sweeps import open_queue, queue_rows, storage
 from sweeps.leases import Terms
 from sweeps.progress import clock
-from sweeps.shared_queue import Row
+from sweeps.queue_rows import Row
 
 
 def printed(url: str, study: str, scale: str | None, console: Console) -> None:
     """Print the queue of a study. Raises SpecError for a storage that cannot be opened."""
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
-    name, opened = shared_queue.name_of(study, scale), storage.opened(url, make=False)
+    name, opened = open_queue.name_of(study, scale), storage.opened(url, make=False)
     try:
         queue = opened and optuna.load_study(study_name=name, storage=opened)
-        rows = [shared_queue.row_of(trial) for trial in queue.get_trials(deepcopy=False)] if queue else []
+        rows = [queue_rows.row_of(trial) for trial in queue.get_trials(deepcopy=False)] if queue else []
         attrs = queue.user_attrs if queue else {}
     except KeyError:
         queue = None
@@ -35,7 +35,7 @@ def printed(url: str, study: str, scale: str | None, console: Console) -> None:
     running = [row for row in rows if row.state == "RUNNING" and row.run is not None]
     if running:
         console.print(_table(running, terms))
-    say(", ".join(f"{number} {what}" for what, number in shared_queue.counts(rows)) or "nothing was queued yet")
+    say(", ".join(f"{number} {what}" for what, number in queue_rows.counts(rows)) or "nothing was queued yet")
     for line in troubles(rows, attrs, terms):
         say(line)
 
@@ -43,8 +43,8 @@ def printed(url: str, study: str, scale: str | None, console: Console) -> None:
 def troubles(rows: list[Row], attrs: dict[str, Any], terms: Terms) -> list[str]:
     """Sentences on the runs that nobody will do: given up, failed, blocked by others."""
     lines = []
-    for run, tries in shared_queue.by_run(rows).items():
-        failed, lost = shared_queue.failures(tries, attrs.get("forgiven", -1))
+    for run, tries in queue_rows.by_run(rows).items():
+        failed, lost = queue_rows.failures(tries, attrs.get("forgiven", -1))
         if any(row.is_live or row.state == "COMPLETE" for row in tries):
             continue
         if failed:

@@ -12,7 +12,7 @@ Drivers that share a queue (`sweeps.work`) do not `take`:
     settle()                  keeps what the records of runs say that ended elsewhere
     ask()                     makes further jobs, for `ready`; returns False if there are none to make
 
-`Runs` gives the reported runs, `sweeps.search.queue.Search` the trials of a search, `sweeps.tune.Search` those of tuning.
+`Runs` gives the reported runs, `sweeps.search.queue.Search` the trials of a search, `sweeps.tune.Tuning` those of tuning.
 """
 
 from experiments import evaluations

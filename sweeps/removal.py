@@ -124,9 +124,11 @@ class Removal:
 
 
 def of_studies(studies: Sequence[Path], runs: Path | str) -> Removal:
-    """The Removal of some studies' folders. Raises DataError while one of them is worked on."""
+    """The Removal of some studies' folders. Raises DataError while one of them is worked on, and for one that is not below RUNS."""
     resolved = [folder.resolve() for folder in studies]
     for folder, named in zip(resolved, studies, strict=True):
+        if not folder.is_relative_to(Path(runs).resolve()):
+            raise DataError(f"{named}: it is not below {runs}, so nobody knows who uses its runs; give its --runs", key=None)
         if any(is_held(run) for run in _run_folders(folder)):
             raise DataError(f"{named}: it runs now; stop it first", key=None)
     refer, unreadable = users(runs)
@@ -228,18 +230,23 @@ def _used(path: Path) -> float:
     return last
 
 
-def remove(parts: Iterable[Waste]) -> list[str]:
-    """Remove files and folders, and folders above them that are empty then. Returns sentences on what could not be removed."""
-    problems = []
+def remove(parts: Iterable[Waste], runs: Path | str) -> list[str]:
+    """Remove files and folders, and the folders above them that are empty then, but for RUNS and the cache themselves.
+
+    Returns sentences on what could not be removed.
+    """
+    problems, roots = [], (Path(runs).resolve(), cache_root().resolve())
     for path in (path for part in parts for path in part.paths):
         try:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-            for above in list(path.parents)[:2]:
-                with suppress(OSError):  # not empty
+            above = path.resolve().parent
+            with suppress(OSError):  # not empty
+                while above not in roots:
                     above.rmdir()
+                    above = above.parent
         except OSError as error:
             problems.append(f"{path}: not removed ({error.strerror or error})")
     return problems

@@ -5,22 +5,20 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from arch.words import listed, times
-from experiments.orders import ABANDON, PRUNE
 from sweeps import devices, looking, space
 from sweeps import study as studies
 from sweeps.folders import safe_name
-from sweeps.job import Event, Outcome, record_failure
-from sweeps.pool import Pool, worker_count
+from sweeps.job import Outcome
+from sweeps.pool import worker_count
 from sweeps.queues import Runs
 from sweeps.record import NAME, StudyRecord, TrialRecord
 from sweeps.scale import at_scale
-from sweeps.table import display
 from sweeps.worker import trainer
+from sweeps.workers import Workers, do_jobs
 
 LOGS = "logs"
 # Drivers write the study's record one after the other; one that stands still is waited for so many seconds.
@@ -54,20 +52,20 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
     Raises SpecError for too many workers or a storage of another study (before anything is written), OSError if the study's
     folder cannot be written, KeyboardInterrupt when interrupted: the same call then resumes the study.
     """
-    sample = study.jobs()
-    gpus = devices.of_study(study.arms, sample, lambda text: _say(console, text, "yellow"))
+    sample, warn = study.jobs(), partial(_say, console, style="yellow")
+    gpus = devices.of_study(study.arms, sample, warn)
     worker_count(sample, workers, devices=gpus)
     logs, shared = study.folder / LOGS, None
     if storage is not None:
-        from sweeps import shared_queue
+        from sweeps import open_queue
 
-        shared = shared_queue.opened(storage, study, lambda text: _say(console, text, "yellow"), again)
-        logs /= safe_name(shared_queue.HOST)
+        shared = open_queue.opened(storage, study, warn, again)
+        logs /= safe_name(open_queue.HOST)
     if (study.spec.tune or study.spec.search) and not shared and (result := _without_database(study, console)):
         return result
     logs.mkdir(parents=True, exist_ok=True)
     for remark in study.remarks():
-        _say(console, f"warning: {remark}", "yellow")
+        warn(f"warning: {remark}")
     for arm in (each.arm for each in study.arms):
         for match in arm.matched:
             _say(console, f"matched: arm {arm.label!r}: {match.words}")
@@ -77,19 +75,13 @@ def run_study(study, workers, console, prepare=trainer, storage=None, again=Fals
     # Before tuning, keep the record of an earlier start: it knows more than this start does so far.
     if (study.spec.tune or study.spec.search) and not (study.folder / NAME).exists():
         _write(study.record(dict.fromkeys(counts, 0)), study, shared)
-    with _Workers(sample, workers, prepare, logs, study.folder, shared, again, gpus) as pools:
-        tuning: dict[str, Any] = {"trials": [], "edges": []}
-        if study.spec.tune:
-            study, trials, edges, untuned = _tune(study, pools, console)
-            tuning = {"trials": trials, "edges": edges}
-            counts = {arm: 0 if arm in untuned else number for arm, number in counts.items()}
-        elif study.spec.search:
-            study, trials, absent = _search(study, pools, console)
-            tuning = {"trials": trials, "edges": []}
-            counts = {arm: 0 if arm in absent else number for arm, number in counts.items()}
-        outcomes = _look_by_look(study, counts, tuning, pools, console)
-    untuned = [arm for arm, number in counts.items() if not number]
-    return Result(study, outcomes, tuning["trials"], tuning["edges"], untuned)
+    with Workers(sample, workers, prepare, logs, study.folder, shared, again, gpus) as pools:
+        trials, edges, absent = [], [], []
+        if study.spec.tune or study.spec.search:
+            study, trials, edges, absent = (_tune if study.spec.tune else _search)(study, pools, console)
+        counts = {arm: 0 if arm in absent else number for arm, number in counts.items()}
+        outcomes = _look_by_look(study, counts, {"trials": trials, "edges": edges}, pools, console)
+    return Result(study, outcomes, trials, edges, [arm for arm, number in counts.items() if not number])
 
 
 def _without_database(study, console):
@@ -122,7 +114,7 @@ def _look_by_look(study, counts, tuning, pools, console):
         kept = {**tuning, "looks": looks, "earlier": earlier}
         _write(study.record(counts, **kept), study, pools.shared)
         queue = Runs(f"{study.name}{at_scale(study.scale)}", study.jobs(counts), pools.failed)
-        _work(queue, pools, console)
+        do_jobs(queue, pools, console)
         ran += queue.total
         outcomes |= {outcome.job.folder: outcome for outcome in queue.outcomes()}
         # Another study may have finished a run meanwhile: write the record again with the final folder of each run.
@@ -179,100 +171,10 @@ def _say(console, text, style=None):
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-class _Workers:
-    """One pool for tuning and reported runs, created for the first job. With nothing to do, no pool is created."""
-
-    def __init__(self, sample, asked, prepare, logs, folder, shared=None, again=False, gpus=None):
-        """sample: jobs like those to come, which say how many cores a run takes. shared: the SharedQueue of several drivers."""
-        self.sample, self.asked, self.prepare, self.logs, self.pool = sample, asked, prepare, logs, None
-        self.folder, self.shared, self.again, self.gpus = folder, shared, again, gpus
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        if self.pool:
-            self.pool.close()
-
-    @property
-    def failed(self):
-        """Records that a run cannot start. Where other drivers may do the same run, a record that is there stays."""
-        return partial(record_failure, replaces=False) if self.shared else record_failure
-
-    def sized(self, total):
-        """The pool, sized for `total` jobs."""
-        size = worker_count(self.sample, self.asked, total, devices=self.gpus)
-        if self.pool is None:
-            self.pool = Pool(size, self.prepare, self.logs, retries=self.shared is None, devices=self.gpus)
-        self.pool.size = size
-        return self.pool
-
-
-def _work(queue, pools, console):
-    """Do every job of a queue."""
-    if pools.shared:
-        _work_together(queue, pools, console)
-        return
-    first = queue.take()
-    if first is None:
-        return
-    ahead, pool = [first], pools.sized(queue.total)
-    with display(console, f"{queue.title}, {pool.size} worker(s)", queue.known or [first], queue.done, queue.total) as show:
-
-        def report(event):
-            show(event)
-            if event.kind == "progress" and queue.progressed(event.job, event.progress):
-                pool.tell(event.job, PRUNE)
-            if event.outcome:
-                for outcome in queue.told(event.outcome):
-                    show(Event("ended", outcome.job, outcome=outcome))
-
-        pool.run(lambda: ahead.pop() if ahead else queue.take(), report)
-
-
-def _work_together(source, pools, console):
-    """Do the jobs of a queue that other drivers do as well, until all of them have ended."""
-    from sweeps import work
-
-    if pools.again:
-        work.forgive(source.known)
-    shared = work.Shared(source, pools.shared, pools.folder)
-    if not shared.tick():
-        return
-    pool = pools.sized(max(1, source.total))
-    shared.abandon = lambda job: pool.tell(job, ABANDON)
-    title = f"{source.title}, {pool.size} worker(s), storage shared with other drivers"
-    with display(console, title, source.known, source.done, source.total) as show:
-
-        def drain():
-            while shared.events:
-                show(shared.events.pop(0))
-
-        def report(event):
-            if event.outcome:
-                shared.told(event.outcome)
-                drain()
-                return
-            if event.kind == "progress" and shared.progress(event.job, event.progress):
-                pool.tell(event.job, PRUNE)
-            show(event)
-
-        def tick():
-            going = shared.tick()
-            drain()
-            return going
-
-        drain()
-        try:
-            pool.run(shared.take, report, tick)
-        finally:
-            shared.leave()
-
-
 def _make(study, planned, seeds, pools, console):
     """Make the helper runs that trials with these seeds need, before the trials."""
     jobs = {job.folder: job for each in planned for job in study.needed(each, seeds)}
-    _work(Runs(f"{study.name}{at_scale(study.scale)}, before its trials", list(jobs.values()), pools.failed), pools, console)
+    do_jobs(Runs(f"{study.name}{at_scale(study.scale)}, before its trials", list(jobs.values()), pools.failed), pools, console)
 
 
 def _searching(study, pools, console):
@@ -298,14 +200,17 @@ def _keeper(study, pools, search=lambda: None):
 
 def _until_over(queue, pools, console):
     """Do the trials of a search until there are no more. Another driver may be about to begin one: it is waited for."""
-    _work(queue, pools, console)
+    do_jobs(queue, pools, console)
     while pools.shared and not queue.is_over:
         time.sleep(pools.shared.terms.poll)
-        _work(queue, pools, console)
+        do_jobs(queue, pools, console)
 
 
 def _search(study, pools, console):
-    """Search. Returns (the study with its winners, trials, labels of the winners that there are not)."""
+    """Search. Returns (the study with its winners, trials, no edges, labels of the winners that there are not).
+
+    That a winner lies at an end of a range is among the study's `choices`.
+    """
     from sweeps.search import arms, queue, storage
 
     with _searching(study, pools, console):
@@ -318,7 +223,7 @@ def _search(study, pools, console):
         study = arms.with_winners(study, search, result)
         for line in result.notes:
             _say(console, line, "yellow")
-        return study, search.records(), [label for label in study.spec.search.winners if label not in result.winners]
+        return study, search.records(), [], [label for label in study.spec.search.winners if label not in result.winners]
 
 
 def _tune(study, pools, console):
@@ -333,7 +238,7 @@ def _tune(study, pools, console):
             if each.identities[0] not in tuners:
                 tuners[each.identities[0]] = tune.Tuner(study, each, storage)
         by_label = {each.arm.label: tuners[each.identities[0]] for each in study.arms}
-        _until_over(tune.Search(study, list(tuners.values()), _keeper(study, pools)), pools, console)
+        _until_over(tune.Tuning(study, list(tuners.values()), _keeper(study, pools)), pools, console)
         trials = [record for tuner in tuners.values() for record in tuner.records()]
         chosen = {label: tuner.chosen(label) for label, tuner in by_label.items()}
     study = studies.tuned(study, chosen)
@@ -342,7 +247,7 @@ def _tune(study, pools, console):
         edges += space.edges(tuned, each.arm.label, chosen[each.arm.label].values, each.bounds)
     untuned = [label for label, choice in chosen.items() if not choice.values]
     for label in untuned:
-        console.print(f"arm {label!r}: no trial finished, so it has no reported runs", style="red", markup=False, highlight=False)
+        _say(console, f"arm {label!r}: no trial finished, so it has no reported runs", "red")
     for line in [*edges, *study.choices]:
-        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        _say(console, line, "yellow")
     return study, trials, edges, untuned

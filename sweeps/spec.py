@@ -19,7 +19,10 @@ Seeds = Annotated[int, Field(ge=1, le=1000)]
 
 
 class Range(Spec):
-    """Values of one dotted key to try: `points` on a grid between `low` and `high`, both included."""
+    """Values of one dotted key to try.
+
+    low, high: the ends, both included. log: whether the scale is logarithmic. points: of the grid, the ends among them.
+    """
 
     low: float
     high: float
@@ -42,7 +45,10 @@ class Range(Spec):
 
 
 class TuneSpec(Spec):
-    """One search per arm before its reported runs, on the select split and with separate seeds (from `first_seed` up).
+    """One search per arm before its reported runs, on the select split and with separate seeds.
+
+    space: {dotted key: its range}. sampler: `grid`, or Optuna's `tpe`. trials: of `tpe`. seeds: runs per point. first_seed: the
+    runs' seeds count from it. metric: what is lowest, or highest, at the best point.
 
     Trials are never reported. The grid runs every point with every tuning seed. Each tuning seed chooses for itself, by
     the vertex of a parabola (`sweeps.vertex`), and the reported seed s uses what tuning seed s mod `seeds` chose: so the
@@ -92,6 +98,8 @@ def renamed(claim):
 class SeedsSpec(Spec):
     """Seeds until the claims are decided: the study is read at `min` seeds, and then each time half as many have been
     added, up to `max`. An arm that is decided gets no more. The looks are paid for (docs/statistics.md).
+
+    min, max: the seeds of the first and of the last look. until: `decided`.
     """
 
     min: Seeds
@@ -208,6 +216,7 @@ class FiguresSpec(Spec):
 class StudySpec(Spec):
     """The study's own keys. Every other key of the file belongs to the base experiment.
 
+    question: what the study asks, in a sentence.
     arms: label -> dotted overrides; the first is the baseline. grid: factor -> level -> dotted overrides; every combination
     becomes an arm, `W=4 cap=on`, before those of `arms`. ladder: sizes at which every arm is run. compare: what claims
     compare instead of every arm with the first: `factors` (main effects and two-factor interactions of `grid`), or pairs
@@ -218,6 +227,7 @@ class StudySpec(Spec):
     long_context: tokens at which the cache is costed. laptop_scale: the scale that a report of a smaller scale suggests.
     figures: what the report draws. match: a cost that is made equal over the arms, or several.
     search: a search whose winners become further arms (`best 1`, `best 2`, ...).
+    tune: a search of each arm for its own values, such as the learning rate, before the reported runs.
     budget: what every arm may spend on training, in place of equal steps.
     """
 

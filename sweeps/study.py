@@ -287,7 +287,7 @@ def _cost(spec, plan):
 def tuned(study, chosen):
     """The study with its arms overridden by what each tuning seed chose.
 
-    chosen: {arm label: its `sweeps.tune.Choice`}; arms without values stay as they are.
+    chosen: {arm label: its `sweeps.choice.Choice`}; arms without values stay as they are.
     """
     arms = [_tuned(study.spec, each, chosen[each.arm.label].values) for each in study.arms]
     return replace(study, arms=arms, choices=tuple(note for choice in chosen.values() for note in choice.notes))

@@ -10,7 +10,6 @@ drive it in the same way.
 
 import statistics
 from collections import deque
-from dataclasses import dataclass, field
 
 import optuna
 from optuna.trial import TrialState
@@ -19,7 +18,7 @@ from arch.errors import SpecError
 from arch.spec import digest
 from experiments import evaluations
 from experiments import plan as experiment
-from sweeps import folders, space, vertex
+from sweeps import choice, folders, space
 from sweeps.compare import harm
 from sweeps.job import Job, Outcome
 from sweeps.metrics import metric_of
@@ -33,18 +32,7 @@ from sweeps.study import overridden
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What a search chose for an arm. values: {dotted key: value} of each tuning seed; empty if nothing can be chosen.
-
-    notes: sentences on values that were not chosen in the usual way.
-    """
-
-    values: list[dict[str, float]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-class Search:
+class Tuning:
     """The queue of all arms' trials (see `sweeps.queues`). keep: called with all TrialRecords after every outcome."""
 
     def __init__(self, study, tuners, keep):
@@ -111,12 +99,12 @@ class Tuner:
         self.seeds = self.tune.tuning_seeds
         self.metric = metric_of(arm_plan.arm.spec, self.tune.metric)
         self.distributions = {key: self._distribution(key) for key in self.tune.space}
-        self.search = self._open()
+        self.optuna = self._open()
         self.jobs = deque()
         self.left = deque(self._taken_up_again())
         if self.tune.sampler == "grid":
             for values in space.points(self.tune, arm_plan.plans[0].spec):
-                self.search.enqueue_trial(values, skip_if_exists=True)
+                self.optuna.enqueue_trial(values, skip_if_exists=True)
 
     @property
     def label(self):
@@ -143,7 +131,7 @@ class Tuner:
 
     def ready(self):
         """Yields the jobs that could start now: runs of running trials that have not ended."""
-        for trial in self.search.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             yield from (job for job in self._jobs(trial) if job.seed not in self._ended(trial))
 
     def ask(self):
@@ -155,7 +143,7 @@ class Tuner:
 
     def settle(self):
         """Tell Optuna of every running trial whose runs have all ended, according to their records."""
-        for trial in self.search.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if not begun(trial):
                 if stored.is_given_up(trial, self.half_asked):
                     self._give_up(trial)
@@ -173,7 +161,7 @@ class Tuner:
     @property
     def is_over(self):
         """Whether every trial is told, and no more is to be begun."""
-        trials = self.search.get_trials(deepcopy=False)
+        trials = self.optuna.get_trials(deepcopy=False)
         return all(trial.state.is_finished() for trial in trials) and not self._may_ask(trials)
 
     def _value(self, job):
@@ -195,73 +183,31 @@ class Tuner:
             self._tell(number, statistics.fmean(ended.values()))
 
     def _trial(self, number):
-        return stored.trial(self.storage, self.search, number)
+        return stored.trial(self.storage, self.optuna, number)
 
     def _tell(self, number, value=None, state=None):
-        stored.tell(self.storage, self.search, number, value, state)
+        stored.tell(self.storage, self.optuna, number, value, state)
 
     def runs_left(self):
         """Roughly how many trial runs are left: an interrupted trial counts in full."""
         grid = self.tune.sampler == "grid"
         trials = len(space.points(self.tune, self.arm_plan.plans[0].spec)) if grid else self.tune.trials
-        done = [trial for trial in self.search.get_trials(deepcopy=False) if trial.state.is_finished()]
+        done = [trial for trial in self.optuna.get_trials(deepcopy=False) if trial.state.is_finished()]
         done = [trial for trial in done if begun(trial) and not trial.user_attrs.get(AGAIN)]
         return max(0, trials - len(done)) * len(self.seeds)
 
     def chosen(self, label=None):
         """The Choice. label: of the arm in its notes; by default the tuner's, whose search other arms may share."""
         if self.tune.sampler == "grid":
-            return self._from_grid(label or self.label)
-        done = self.search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return Choice([dict(min(done, key=lambda trial: harm(trial.value, self.metric)).params)] if done else [])
-
-    def _from_grid(self, label):
-        keys, axes = list(self.tune.space), [self._axis(key) for key in self.tune.space]
-        values, notes = [], []
-        for seed, chosen in vertex.by_seed(axes, self._curves(axes)).items():
-            optimum = chosen.optimum
-            at = {key: axis.values[i] for key, axis, i in zip(keys, axes, optimum.point, strict=True)}
-            best = dict(zip(keys, optimum.values, strict=True))
-            if chosen.others:
-                why = f"runs of tuning seed {seed} failed, so the mean of the other tuning seeds chose for it"
-                notes.append(f"arm {label!r}: {why}")
-            for key in [keys[k] for k in optimum.missing]:
-                near = f"next to the best {key} = {at[key]:g}, a run of tuning seed {seed} failed"
-                notes.append(f"arm {label!r}: {near}, so this grid point is used as it is")
-            if best != at and not self._resolves(best):
-                notes.append(f"arm {label!r}: {_spelt(best)} cannot be built, so the best grid point {_spelt(at)} is used")
-                best = at
-            values.append(best)
-        return Choice(values, list(dict.fromkeys(notes)))
-
-    def _axis(self, key):
-        span, is_whole = self.tune.space[key], space.whole(self.arm_plan.plans[0].spec, key)
-        return vertex.Axis(space.grid(span, is_whole), span.log, is_whole)
-
-    def _curves(self, axes):
-        """{tuning seed: {index on each axis: harm}} of all runs that finished, also those of trials with a failed one."""
-        curves: dict[int, dict[tuple[int, ...], float]] = {seed: {} for seed in self.seeds}
-        for trial in self.search.get_trials(deepcopy=False):
-            if set(trial.params) != set(self.tune.space):
-                continue
-            point = tuple(_nearest(axis.values, trial.params[key]) for key, axis in zip(self.tune.space, axes, strict=True))
-            for seed in self.seeds:
-                value = trial.user_attrs.get(f"value {seed}")
-                if value is not None:
-                    curves[seed][point] = harm(value, self.metric)
-        return curves
-
-    def _resolves(self, values):
-        try:
-            experiment.resolve(overridden(self.arm_plan.arm.document, values))
-        except SpecError:
-            return False
-        return True
+            points = [(trial.params, self._ended(trial)) for trial in self.optuna.get_trials(deepcopy=False)]
+            return choice.of_grid(self.arm_plan, self.tune, self.metric, points, label or self.label)
+        done = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return choice.Choice([dict(min(done, key=lambda trial: harm(trial.value, self.metric)).params)] if done else [])
 
     def records(self):
         """One TrialRecord per trial and seed that was started."""
         found = []
-        for trial in self.search.get_trials(deepcopy=False):
+        for trial in self.optuna.get_trials(deepcopy=False):
             unbuilt = dict.fromkeys(map(str, self.seeds), "") if WHY in trial.user_attrs else {}
             for seed, run in trial.user_attrs.get(RUNS, unbuilt).items():
                 value = trial.user_attrs.get(f"value {seed}")
@@ -296,7 +242,7 @@ class Tuner:
 
     def _taken_up_again(self):
         """Yield the trials that a killed process left running; enqueue again those that the machine made fail."""
-        trials = self.search.get_trials(deepcopy=False)
+        trials = self.optuna.get_trials(deepcopy=False)
         gone = replaced(trials)
         for trial in trials:
             if trial.state == TrialState.RUNNING and self.alone and set(trial.params) == set(self.tune.space):
@@ -304,13 +250,13 @@ class Tuner:
             elif trial.state == TrialState.RUNNING and self.alone:
                 self._give_up(trial)
             elif trial.user_attrs.get(AGAIN) and trial.number not in gone:
-                self.search.enqueue_trial(dict(trial.params), user_attrs={REPLACES: trial.number})
+                self.optuna.enqueue_trial(dict(trial.params), user_attrs={REPLACES: trial.number})
 
     def _give_up(self, trial):
         """Fail a trial whose process was killed before the trial had its values: nothing was run."""
         self._tell(trial.number, state=TrialState.FAIL)
         if "fixed_params" in trial.system_attrs:
-            self.search.enqueue_trial(trial.system_attrs["fixed_params"])
+            self.optuna.enqueue_trial(trial.system_attrs["fixed_params"])
 
     def _may_ask(self, trials):
         if any(trial.state == TrialState.WAITING for trial in trials):
@@ -320,14 +266,14 @@ class Tuner:
         return self.tune.sampler != "grid" and len(counted) < self.tune.trials
 
     def _ask(self):
-        if not self._may_ask(self.search.get_trials(deepcopy=False)):
+        if not self._may_ask(self.optuna.get_trials(deepcopy=False)):
             return None
-        trial = self.search.ask(fixed_distributions=self.distributions)
+        trial = self.optuna.ask(fixed_distributions=self.distributions)
         return trial.number, dict(trial.params)
 
     def _is_surplus(self, number, values):
         """Whether another process began the same point of the grid before, or the last trial that was left."""
-        trials = self.search.get_trials(deepcopy=False)
+        trials = self.optuna.get_trials(deepcopy=False)
         gone = replaced(trials)
         open_states = (TrialState.RUNNING, TrialState.COMPLETE)
         others = [each for each in trials if each.number < number and each.number not in gone and not each.user_attrs.get(SURPLUS)]
@@ -382,16 +328,7 @@ class Tuner:
             self._set(number, AGAIN, True)
 
     def _set(self, number, key, value):
-        stored.set_attribute(self.storage, self.search, number, key, value)
-
-
-def _nearest(values, value):
-    """The index of the value on a grid, which storage may have rounded."""
-    return min(range(len(values)), key=lambda i: abs(values[i] - value))
-
-
-def _spelt(values):
-    return ", ".join(f"{key} = {value:g}" for key, value in values.items())
+        stored.set_attribute(self.storage, self.optuna, number, key, value)
 
 
 def _reason(record):

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 from arch.words import times
 from experiments.record import NAME
-from sweeps import attempts, folders, shared_queue
+from sweeps import attempts, folders, queue_rows
 from sweeps.job import Event, Job, Outcome, record_failure
+from sweeps.queue_rows import DISK, DUPLICATE, FAILED, INTERRUPTED, LOST, MACHINE, UNKNOWN, Row
 from sweeps.queues import is_done, run_record
-from sweeps.shared_queue import FAILED, INTERRUPTED, LOST, MACHINE, UNKNOWN, Row, SharedQueue
+from sweeps.shared_queue import HOST, SharedQueue
 
-NO_ROOM = ("No space left on device", "Disk quota exceeded", "[Errno 28]", "[Errno 122]")
 # Bytes that must be writable before another run starts, after the disk was full.
 ROOM = 1 << 22
 
@@ -84,7 +84,7 @@ class Shared:
             self.queue.finish(number, self.key(outcome.job))
         elif outcome.status != "abandoned":
             why = _why(outcome)
-            if why == shared_queue.DISK and not self.room_at:
+            if why == DISK and not self.room_at:
                 self.room_at = time.monotonic() + self.queue.terms.poll
                 self.queue.say(f"no room on the disk of {self.folder}: waiting for some")
             self.queue.fail(number, why, outcome.message)
@@ -160,7 +160,7 @@ class Shared:
 
     def _settle(self):
         """Bring the study's queue up to what the trials and the records say; find what could start."""
-        by_run = shared_queue.by_run(self.rows)
+        by_run = queue_rows.by_run(self.rows)
         self.source.settle()
         self.ready, busy = self._sorted(by_run)
         while not self.ready and self.source.ask():
@@ -202,7 +202,7 @@ class Shared:
             return Outcome(job, record.status, record, reused=self.key(job) not in self.here)
         if any(row.is_live for row in rows):
             return None
-        failed, lost = shared_queue.failures(rows, self.queue.forgiven)
+        failed, lost = queue_rows.failures(rows, self.queue.forgiven)
         if failed:
             attempts.record_failed(attempts.folder(job.folder, failed.number), job.folder)
             return Outcome(job, "failed", folders.record_of(job.folder), failed.note)
@@ -242,7 +242,7 @@ class Shared:
             return None
         same = [each for each in rows if each.run == row.run and each.number != row.number]
         if any(each.is_live and each.number < row.number for each in same) or self._ended(job, same) is not None:
-            self.queue.fail(row.number, shared_queue.DUPLICATE, "another trial is for this run")
+            self.queue.fail(row.number, DUPLICATE, "another trial is for this run")
             return None
         attempt = replace(job, folder=attempts.folder(job.folder, row.number), home=job.folder)
         self.mine[row.number] = Mine(job, attempt)
@@ -255,7 +255,7 @@ class Shared:
         if time.monotonic() < self.room_at:
             return False
         self.room_at = time.monotonic() + self.queue.terms.poll
-        probe = self.folder / f".room-{shared_queue.HOST}-{id(self)}"
+        probe = self.folder / f".room-{HOST}-{id(self)}"
         try:
             probe.write_bytes(b"\0" * ROOM)
         except OSError:
@@ -271,9 +271,8 @@ def _why(outcome: Outcome) -> str:
     if outcome.status in ("interrupted", "lost"):
         return INTERRUPTED if outcome.status == "interrupted" else LOST
     failure = outcome.record.failure if outcome.record else None
-    text = f"{outcome.message} {failure.message if failure else ''}"
-    if any(words in text for words in NO_ROOM):
-        return shared_queue.DISK
+    if outcome.no_room:
+        return DISK
     return FAILED if failure and not failure.by_machine else MACHINE
 
 

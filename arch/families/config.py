@@ -7,6 +7,8 @@ from pydantic import Field
 from arch.spec import Count, Positive, Spec
 
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "silu": "silu", "relu": "relu"}
+# Keys of older releases in which null stops them: they compute with the value as it is.
+NULL_STOPS = ("rope_local_base_freq", "sliding_window_pattern")
 Layers = Annotated[int, Field(ge=1, le=10_000)]
 
 
@@ -26,6 +28,10 @@ class RopeParameters(Spec):
             raise ValueError("rope_parameters: linear scaling needs a `factor`")
         return {"theta": self.rope_theta or theta, "scale": self.factor if linear else 1.0}
 
+    def scaling(self):
+        """The same as `rope_scaling` of releases before 5; None without a scaling."""
+        return {"rope_type": "linear", "factor": self.factor} if self.rope_type == "linear" else None
+
     def under(self, other):
         """These parameters, overridden by those that `other` (RopeParameters or None) sets."""
         said = {} if other is None else {k: v for k, v in other.dump().items() if v is not None}
@@ -40,6 +46,11 @@ class Config(Spec):
     spec(): plain data of a ModelSpec. Raises ValueError (`KEY: reason`) for what our spec or that class cannot express.
     of(spec): plain data of the nearest config to a ModelSpec, all of whose components the family must name. The caller
     checks whether it is exact, by converting it back.
+
+    And two for releases before 5, which ignore keys that they do not know and then compute something else:
+    older(): what `rope_parameters` and other newer keys say, under the keys of those releases. Where they cannot say it, a
+    key is null, so that they stop with an error instead.
+    since(): {what the model has: the first release of `transformers` that computes it}.
     """
 
     hidden_size: Count = 2304
@@ -55,10 +66,18 @@ class Config(Spec):
     rope_scaling: RopeParameters | None = None
     rope_parameters: Any = None
 
+    def older(self):
+        rope = self.rope_parameters or RopeParameters()
+        return {"rope_theta": rope.rope_theta, "rope_scaling": rope.scaling()}
+
+    def since(self):
+        return {}
+
     def written(self):
-        """The keys for a config.json, without keys that are null by default, such as those of older releases."""
+        """The keys for a config.json: those of the newest release, then those of older ones; no null that is the default."""
         fields = type(self).model_fields
-        return {k: v for k, v in _bare(self.dump()).items() if v is not None or fields[k].default is not None}
+        kept = {k: v for k, v in _bare(self.dump()).items() if v is not None or fields[k].default is not None}
+        return kept | {k: v for k, v in self.older().items() if v is not None or k in NULL_STOPS}
 
 
 def _bare(data):

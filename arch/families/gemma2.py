@@ -56,6 +56,10 @@ class Config(config.Config):
             "blocks": {name: block_of(self, {**mixer, "window": windows[name]}) for name in dict.fromkeys(names)},
         }
 
+    def since(self):
+        alternating = [("sliding_attention", "full_attention")[i % 2] for i in range(self.num_hidden_layers)]
+        return {} if self.layer_types == alternating else {"an order of layers other than local, global, local, ...": "4.53"}
+
     @classmethod
     def of(cls, spec):
         local, _ = kinds(spec)

@@ -39,7 +39,7 @@ class Config(config.Config):
     query_pre_attn_scalar: Count = 256
     sliding_window: Count | None = 4096
     rope_parameters: RopeByKind | None = None
-    sliding_window_pattern: Count = 6
+    sliding_window_pattern: Count | None = 6
     layer_types: list[Literal["sliding_attention", "full_attention"]] | None = None
     rope_local_base_freq: Positive | None = None
     attn_logit_softcapping: None = None
@@ -56,8 +56,7 @@ class Config(config.Config):
             "local": (kind.sliding_attention or none).ours(self.rope_local_base_freq or 10_000.0),
             "global": (kind.full_attention or none).under(self.rope_scaling).ours(self.rope_theta or 1_000_000.0),
         }
-        default = ["sliding_attention"] * (self.sliding_window_pattern - 1) + ["full_attention"]
-        names = names_of(self, default)
+        names = names_of(self, _period(self.sliding_window_pattern or 6))
         window = self.sliding_window
         if self.use_bidirectional_attention and window is not None:
             window = {"before": window // 2, "after": window // 2}
@@ -65,6 +64,32 @@ class Config(config.Config):
         mixer = {**mixer_of(self), "qk_norm": True, "causal": not self.use_bidirectional_attention}
         blocks = {name: block_of(self, {**mixer, "rope": ropes[name], "window": windows[name]}) for name in dict.fromkeys(names)}
         return {**frame_of(self, names), "blocks": blocks}
+
+    def older(self):
+        local, whole = self.rope_parameters.sliding_attention, self.rope_parameters.full_attention
+        fits = (
+            n for n in range(1, self.num_hidden_layers + 2) if self.layer_types == _repeated(_period(n), self.num_hidden_layers)
+        )
+        return {
+            "rope_theta": whole.rope_theta,
+            "rope_scaling": whole.scaling(),
+            "rope_local_base_freq": None if self._scales_local() else local.rope_theta,
+            "sliding_window_pattern": next(fits, None),
+        }
+
+    def since(self):
+        needs = {
+            "positions that are scaled in layers with a window": ("5.0", self._scales_local()),
+            "attention to later tokens": ("4.56", self.use_bidirectional_attention),
+            "an order of layers that is no number of local ones and then a global one": (
+                "4.53",
+                self.older()["sliding_window_pattern"] is None,
+            ),
+        }
+        return {what: release for what, (release, needed) in needs.items() if needed}
+
+    def _scales_local(self):
+        return "sliding_attention" in self.layer_types and self.rope_parameters.sliding_attention.scaling() is not None
 
     @classmethod
     def of(cls, spec):
@@ -79,3 +104,12 @@ class Config(config.Config):
                 "full_attention": rope_parameters(whole.mixer["rope"]),
             },
         )
+
+
+def _period(pattern):
+    """The layer types that repeat where every `pattern`-th layer is global."""
+    return ["sliding_attention"] * (pattern - 1) + ["full_attention"]
+
+
+def _repeated(period, layers):
+    return [period[i % len(period)] for i in range(layers)]

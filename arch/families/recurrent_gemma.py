@@ -10,6 +10,7 @@ from arch.spec import Count, Positive
 from arch.tensors import As
 
 ROOTS = ("model.", "")
+BEYOND_WINDOW = "the window, where one pass is longer"
 NAMES = {
     "embedding": "model.embed_tokens.weight",
     "norm.weight": "model.final_norm.weight",
@@ -109,6 +110,15 @@ class Config(config.Config):
             "norm_eps": self.rms_norm_eps,
             "blocks": {name: {"mixer": mixers[name], "ffn": ffn, "norm": "before"} for name in dict.fromkeys(names)},
         }
+
+    def older(self):
+        rope = self.rope_parameters
+        return {"rope_theta": rope.rope_theta, "partial_rotary_factor": rope.partial_rotary_factor}
+
+    def since(self):
+        # Tried: 4.50 to 5.0 keep to the window only while they decode, 5.23 always.
+        turned = {} if self.rope_parameters.partial_rotary_factor == 0.5 else {"other than half of the channels turned": "5.0"}
+        return {BEYOND_WINDOW: "5.23"} | turned
 
     @classmethod
     def of(cls, spec):

@@ -19,7 +19,7 @@ class Gated(nn.Module):
     """y = W_down (activation(W_gate x) * W_up x)."""
 
     class Config(Spec):
-        """hidden: F, the width of each branch."""
+        """hidden: F, the width of each branch. activation: of the gate. bias: whether the three maps have one."""
 
         hidden: Count
         activation: Literal["gelu_tanh", "silu", "relu"] = "gelu_tanh"

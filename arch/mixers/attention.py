@@ -22,7 +22,7 @@ from arch.spec import Count, Fraction, Positive, Spec
 
 
 class Rope(Spec):
-    """Rotary positions: base `theta`, positions divided by `scale`, on the first `fraction` of each head's channels."""
+    """Rotary positions. theta: the base. scale: positions are divided by it. fraction: of each head's channels, the first."""
 
     theta: Positive = 10_000.0
     scale: Positive = 1.0
@@ -30,7 +30,7 @@ class Rope(Spec):
 
 
 class BothSides(Spec):
-    """An encoder's window: the numbers of visible tokens before and after the token itself."""
+    """An encoder's window. before, after: the numbers of visible tokens on each side of the token itself."""
 
     before: Count
     after: Count
@@ -44,11 +44,13 @@ class Attention(nn.Module):
     """
 
     class Config(Spec):
-        """heads, kv_heads: H and K (K = H is MHA, 1 is MQA); head_dim: C, by default D / H.
+        """heads: H, of the queries; kv_heads: K, of keys and values (H is MHA, 1 is MQA); head_dim: C, by default D / H.
 
+        causal: whether a token sees only itself and what is before it.
         window: W visible keys, the token itself included; `{before, after}` if `causal` is false; null for global.
-        softcap: c in c tanh(z / c), applied to scores. query_scale: s, by default C^-1/2. rope: null for none.
-        bias: on q, k, v; output_bias: on the output.
+        softcap: c in c tanh(z / c), applied to scores. query_scale: s, by default C^-1/2. qk_norm: RMSNorm on q and k.
+        rope: rotary positions; null for none.
+        bias: whether the maps to q, k and v have one; output_bias: whether the output's has.
         """
 
         heads: Count

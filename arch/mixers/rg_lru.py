@@ -42,7 +42,8 @@ class RGLRU(nn.Module):
     """
 
     class Config(Spec):
-        """width: R, by default D. blocks: diagonal blocks of each gate's map. taps: J. exponent: c.
+        """width: R, by default D. blocks: diagonal blocks of each gate's map. taps: J, of the convolution. exponent: c, of
+        the decay. bias: whether all maps have one.
 
         decay_init: the initialisation of L. `paper` draws sigmoid(L)^c uniformly from [0.9, 0.999] (Griffin, section
         2.4). `reference` draws sigmoid(L)^2 uniformly from [0.9^2, 0.999^2], as the released code does; this is a

@@ -8,9 +8,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -22,19 +22,20 @@ from arch.errors import DataError
 from arch.plugins import plugin_sources
 from arch.spec import digest
 from experiments.data import cache as cached
-from experiments.data import texts
+from experiments.data import left_out, loss, texts
 from experiments.data.batch import Batch
 from experiments.data.packing import Stream, evaluation_rows, spread_rows, training_rows
-from experiments.data.specials import BOS, EOS, UNK, load
+from experiments.data.specials import Ends, ends, highest, load
 from experiments.data.split import ALL, FRACTIONS, SPLITS, split_of
 
 # Increase this when the rules for splitting and packing change: then the same texts are other data, and runs on them are
 # other runs.
 FORMAT = 1
 # Increase this when only the stored files change: old caches are not used, and data and runs stay what they are.
-FILES = 2
+FILES = 3
 # Documents tokenized at once: enough to keep all cores busy, few enough to keep the extra memory small.
 CHUNK = 64
+CHANGED = "documents that the tokenizer changes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,9 @@ class Corpus:
     sizes: {split: {documents, tokens, bytes}}; tokens include `<bos>` and `<eos>`, bytes are UTF-8.
     streams: {split: Stream}. digests: {split: (documents, 8) uint8}, the first bytes of the sha256 of each document's text.
     context: tokens per row of the DataSpec that it was prepared for.
+    vocabulary: the number of token ids, one more than the highest that a document can hold. ends: what stands around
+    documents. left_out: what the source left out of its texts (`left_out.LeftOut.summary`), and how many documents the
+    tokenizer changes, as `lost`; `on_loss` says what was done with them.
     """
 
     fingerprint: str
@@ -56,12 +60,33 @@ class Corpus:
     sizes: dict[str, dict[str, int]]
     streams: dict[str, Stream]
     digests: dict[str, np.ndarray]
+    vocabulary: int
+    ends: Ends
+    lost: int = 0
+    on_loss: str = "refuse"
+    left_out: dict[str, Any] = field(default_factory=dict)
     context: int = 0
 
     @property
-    def vocabulary(self):
-        """The number of token ids."""
-        return self.tokenizer.get_vocab_size()
+    def begin(self) -> int:
+        """The token to begin a text with: `bos`, else `eos`, else the first token of the first document."""
+        known = [number for number in (self.ends.bos, self.ends.eos) if number is not None]
+        return known[0] if known else int(self.streams["train"].tokens[0])
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about what is left out of the texts, and what was read."""
+        return left_out.sentences(self._left_out())
+
+    def _left_out(self):
+        """`left_out`, with the documents that the tokenizer changes."""
+        if not self.lost:
+            return self.left_out
+        if self.on_loss == "skip":
+            reasons = {**self.left_out.get("skipped", {}), CHANGED: {"count": self.lost, "first": []}}
+            return {**self.left_out, "skipped": reasons}
+        said = f"kept (data.on_loss: keep): {CHANGED}: {self.lost}"
+        return {**self.left_out, "remarks": [*self.left_out.get("remarks", []), said]}
 
     def rows(self, split, context):
         """The number of complete rows of `context` tokens in a split."""
@@ -121,12 +146,13 @@ class Corpus:
         return [row.tobytes().hex() for row in self.digests[split]]
 
     def summary(self):
-        """Plain data for a run's record: fingerprint, source, vocabulary size and the sizes of each split."""
+        """Plain data for a run's record: fingerprint, source, vocabulary size, the sizes of each split, what was left out."""
         return {
             "fingerprint": self.fingerprint,
             "source": self.source,
             "vocabulary": self.vocabulary,
             "splits": {split: dict(sizes) for split, sizes in self.sizes.items()},
+            **self._left_out(),
         }
 
     def _check_context(self, split, context):
@@ -142,6 +168,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class _Document:
+    name: str
     text: str
     digest: bytes
     bytes: int
@@ -159,13 +186,14 @@ def prepare(data, vocab_size, cache=None):
     source = data.source["type"]
     fractions = ALL if data.splits == "all" else FRACTIONS
     mark = texts.stamp(data.source)
-    documents, content = None, texts.known(mark)
-    if content is None:
-        documents = _read(data.source)
+    documents, known = None, texts.known(mark)
+    if known is None:
+        documents, about = _read(data.source)
         _split(documents, source, fractions)
-        content = _content(documents)
+        known = {"content": _content(documents), "left_out": about}
         if mark is not None:
-            texts.remember({mark: content})
+            texts.remember({mark: known})
+    content = known["content"]
     fixed = getattr(registry.build("tokenizer", data.tokenizer), "content", None)
     key = digest(
         {
@@ -178,34 +206,38 @@ def prepare(data, vocab_size, cache=None):
             "library": tokenizers.__version__,
         }
         | ({"content": fixed()} if fixed else {})
+        | ({"on_loss": data.on_loss} if data.on_loss != "refuse" else {})
     )
 
     def build(scratch):
         # The texts are known, but their tokens are not in the cache: a further tokenizer, or an emptied cache.
-        held = _read(data.source) if documents is None else documents
+        held = _read(data.source)[0] if documents is None else documents
         if _content(held) != content:
             raise DataError(f"the texts of the source {source} changed while they were prepared; start again")
-        _build(_split(held, source, fractions), content, data.tokenizer, fractions, scratch)
+        _build(_split(held, source, fractions), content, data, vocab_size, fractions, scratch)
 
     folder = cached.obtain(cache or cached.root(), key, build)
     corpus = _opened(folder, source)
-    _check_vocabulary(corpus, data.tokenizer, vocab_size)
+    _check_vocabulary(corpus.tokenizer, corpus.vocabulary, data.tokenizer, vocab_size)
     for split in SPLITS:
         corpus._check_context(split, data.context)
-    return replace(corpus, context=data.context)
+    return replace(corpus, context=data.context, left_out=known["left_out"], on_loss=data.on_loss)
 
 
 def _read(source):
-    documents = []
-    for name, text in registry.build("source", source).documents():
+    """(the documents of a source, what it left out)"""
+    documents, component = [], registry.build("source", source)
+    for name, text in component.documents():
         try:
             content = text.encode()
         except UnicodeEncodeError as error:
             raise DataError(f"{name}: not Unicode text: half a surrogate pair at character {error.start:,}") from None
-        documents.append(_Document(text, hashlib.sha256(content).digest(), len(content)))
+        documents.append(_Document(name, text, hashlib.sha256(content).digest(), len(content)))
+    about = component.left_out.summary() if hasattr(component, "left_out") else {}
     if not documents:
-        raise DataError(f"the source {source['type']} has no text at all")
-    return documents
+        why = "; ".join(left_out.sentences({"skipped": about.get("skipped", {})}))
+        raise DataError(f"the source {source['type']} has no text at all{f' ({why})' if why else ''}")
+    return documents, about
 
 
 def _content(documents):
@@ -227,69 +259,106 @@ def _split(documents, source, fractions):
     return splits
 
 
-def _check_vocabulary(corpus, tokenizer, vocab_size):
-    size = corpus.tokenizer.get_vocab_size()
-    if size > vocab_size:
+def _check_vocabulary(trained, vocabulary, tokenizer, vocab_size):
+    if vocabulary <= vocab_size:
+        return
+    kind, raised = tokenizer["type"], f"raise model.vocab_size to at least {vocabulary}"
+    if vocabulary == trained.get_vocab_size():
         other = " or lower data.tokenizer.vocab_size" if "vocab_size" in tokenizer else " or use another data.tokenizer"
-        raise DataError(
-            f"the tokenizer {tokenizer['type']} has {size:,} tokens but model.vocab_size is {vocab_size:,}: "
-            f"raise model.vocab_size to at least {size}{other}",
-            key=("model", "vocab_size"),
+        reason = f"the tokenizer {kind} has {vocabulary:,} tokens but model.vocab_size is {vocab_size:,}: {raised}{other}"
+    else:
+        token = f"{vocabulary - 1:,} ({trained.id_to_token(vocabulary - 1)!r})"
+        reason = (
+            f"the tokenizer {kind} can give the id {token} but model.vocab_size is {vocab_size:,}: use another data.tokenizer "
+            f"or {raised}; an imported embedding has another shape then, and would be drawn anew"
         )
+    raise DataError(reason, key=("model", "vocab_size"))
 
 
-def _build(splits, content, tokenizer, fractions, folder):
+def _build(splits, content, data, vocab_size, fractions, folder):
     """Train the tokenizer on the train split and write every split's tokens into `folder`."""
-    component = registry.build("tokenizer", tokenizer)
+    component = registry.build("tokenizer", data.tokenizer)
     console = Console(stderr=True)
-    with console.status(f"Preparing the tokenizer {tokenizer['type']}"):
+    with console.status(f"Preparing the tokenizer {data.tokenizer['type']}"):
         trained = component.train([item.text for item in splits["train"]])
-    lengths = component.byte_lengths(trained)
+    around = ends(component, trained)
+    vocabulary = highest(trained, around) + 1
+    _check_vocabulary(trained, vocabulary, data.tokenizer, vocab_size)
+    lengths = component.byte_lengths(trained)[:vocabulary]
     stored = trained.to_str(pretty=True)
-    sizes = {}
+    sizes, changed = {}, []
     for split, documents in splits.items():
         chunks = [documents[first : first + CHUNK] for first in range(0, len(documents), CHUNK)]
         shown = track(chunks, f"Tokenizing {split}", console=console, transient=True, disable=not console.is_terminal)
-        stream = _stream(shown, trained)
-        _check_lengths(tokenizer, trained, lengths, stream, documents)
-        np.save(folder / f"{split}.tokens.npy", stream.tokens)
-        np.save(folder / f"{split}.starts.npy", stream.starts)
-        np.save(folder / f"{split}.digests.npy", np.stack([np.frombuffer(item.digest[:8], np.uint8) for item in documents]))
-        total = sum(item.bytes for item in documents)
-        sizes[split] = {"documents": len(documents), "tokens": len(stream.tokens), "bytes": total}
+        taken, lost = _tokenized(shown, trained, lengths, around.unk)
+        changed += lost
+        if data.on_loss == "keep":
+            taken = sorted((*taken, *lost), key=lambda each: each.place)
+        if not taken:
+            if data.on_loss == "refuse":
+                continue  # what is lost is counted in all splits
+            raise DataError(f"the tokenizer changes every document of the {split} split, so data.on_loss: skip leaves none")
+        stream = _stream(taken, around, vocabulary)
+        digests = np.stack([np.frombuffer(each.document.digest[:8], np.uint8) for each in taken])
+        for name, array in (("tokens", stream.tokens), ("starts", stream.starts), ("digests", digests)):
+            np.save(folder / f"{split}.{name}.npy", array)
+        sizes[split] = {"documents": len(taken), "tokens": len(stream.tokens), "bytes": sum(each.bytes for each in taken)}
+    if changed and data.on_loss == "refuse":
+        _refuse(changed[0], len(changed), sum(map(len, splits.values())), trained, lengths)
     np.save(folder / "byte_lengths.npy", lengths)
     (folder / "tokenizer.json").write_text(stored, encoding="utf-8")
-    fingerprint = digest({"format": FORMAT, "texts": content, "fractions": fractions, "tokenizer": stored})
-    (folder / "corpus.json").write_text(json.dumps({"fingerprint": fingerprint, "sizes": sizes}, indent=1))
+    decides = {"format": FORMAT, "texts": content, "fractions": fractions, "tokenizer": stored}
+    decides |= {"on_loss": data.on_loss} if changed else {}
+    ours = ends(None, trained)
+    decides |= {"bos": around.bos, "eos": around.eos} if (around.bos, around.eos) != (ours.bos, ours.eos) else {}
+    known = {"fingerprint": digest(decides), "sizes": sizes, "vocabulary": vocabulary, "ends": asdict(around), "lost": len(changed)}
+    (folder / "corpus.json").write_text(json.dumps(known, indent=1))
     # The tokenizers library has used threads. Without this, it would warn of deadlocks in a fork of this process.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _stream(chunks, tokenizer):
-    """One Stream of all documents in `chunks`, each between `<bos>` and `<eos>`.
+@dataclass(frozen=True, eq=False)
+class _Taken:
+    """A document as tokens. place: its number in the split. bytes: UTF-8, of a text that the tokenizer changes as changed."""
+
+    place: int
+    document: _Document
+    ids: np.ndarray
+    bytes: int
+
+
+def _tokenized(chunks, trained, lengths, unk):
+    """(the documents in `chunks` that survive their tokenizer, those that do not).
 
     The result does not depend on the chunk size or the number of threads.
     """
-    dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
-    bos, eos = (tokenizer.token_to_id(special) for special in (BOS, EOS))
-    pieces: list[np.ndarray] = []
+    kept: list[_Taken] = []
+    lost: list[_Taken] = []
     for chunk in chunks:
-        encodings = tokenizer.encode_batch_fast([item.text for item in chunk], add_special_tokens=False)
-        pieces.extend(np.array([bos, *encoding.ids, eos], dtype=dtype) for encoding in encodings)
+        written = [item.text for item in chunk]
+        ids = [encoding.ids for encoding in trained.encode_batch_fast(written, add_special_tokens=False)]
+        for item, numbers, whole in zip(chunk, ids, loss.survives(trained, written, ids, lengths, unk), strict=True):
+            array = np.array(numbers, dtype=np.int64)
+            size = item.bytes if whole else int(lengths[array].sum())
+            (kept if whole else lost).append(_Taken(len(kept) + len(lost), item, array, size))
+    return kept, lost
+
+
+def _stream(taken, around, vocabulary):
+    """One Stream of all documents, each between the tokens that stand around it."""
+    dtype = np.uint16 if vocabulary <= 2**16 else np.uint32
+    before, after = ([] if number is None else [number] for number in (around.bos, around.eos))
+    pieces = [np.concatenate([before, each.ids, after]).astype(dtype) for each in taken]
     starts = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
     return Stream(np.concatenate(pieces), starts)
 
 
-def _check_lengths(name, tokenizer, lengths, stream, documents):
-    """Check that the tokens of every document stand for all its bytes, which bits per byte rely on.
-
-    Documents with an `<unk>` token are not checked. Raises DataError.
-    """
-    unknown = tokenizer.token_to_id(UNK)
-    for document, (first, last) in zip(documents, pairwise(stream.starts), strict=True):
-        tokens = stream.tokens[first:last]
-        if (total := int(lengths[tokens].sum())) != document.bytes and not (unknown is not None and (tokens == unknown).any()):
-            raise DataError(f"the tokenizer {name['type']} gives tokens for {total:,} bytes of a text that has {document.bytes:,}")
+def _refuse(first, count, documents, trained, lengths):
+    """Raise a DataError about a document that the tokenizer changes, the first of `count`."""
+    where = loss.described(trained, first.document.name, first.document.text, first.ids.tolist(), lengths)
+    these = f"{count:,} of {documents:,} documents {'is' if count == 1 else 'are'} changed"
+    choice = "data.on_loss: skip leaves such documents out, keep takes them as changed"
+    raise DataError(f"{where}; {these}; {choice}", key=("data", "tokenizer"))
 
 
 def _opened(folder, source):
@@ -317,8 +386,11 @@ def _open(folder, source, files):
             if len(digests[split]) != len(stream.starts) - 1:
                 raise ValueError(f"{split}: not the documents that were stored")
         tokenizer = load(folder / "tokenizer.json")
-        return Corpus(known["fingerprint"], source, tokenizer, lengths, known["sizes"], streams, digests)
-    except (OSError, ValueError, KeyError, DataError) as error:
+        around, vocabulary = Ends(**known["ends"]), known["vocabulary"]
+        return Corpus(
+            known["fingerprint"], source, tokenizer, lengths, known["sizes"], streams, digests, vocabulary, around, known["lost"]
+        )
+    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
         raise _damaged(folder, error) from None
 
 

@@ -1,10 +1,45 @@
 """Special tokens, which stand for no text, and how tokenizers are finished and loaded."""
 
+from dataclasses import dataclass
+
+import tokenizers
+
 from arch.tokenizer import read
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 # Their ids in the vocabularies that we build: <pad> 0, <bos> 1, <eos> 2.
 SPECIALS = (PAD, BOS, EOS)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The ids of the tokens that stand before and after every document, and of the one for what a tokenizer does not know.
+
+    None: there is none.
+    """
+
+    bos: int | None = None
+    eos: int | None = None
+    unk: int | None = None
+
+
+def ends(component: object, trained: tokenizers.Tokenizer) -> Ends:
+    """The Ends of a tokenizer. A component may have `specials`, {bos, eos, unk: a token or None}; else it has ours."""
+    names = {"bos": BOS, "eos": EOS, "unk": UNK} | getattr(component, "specials", {})
+    return Ends(**{kind: None if name is None else trained.token_to_id(name) for kind, name in names.items()})
+
+
+def highest(trained: tokenizers.Tokenizer, ends: Ends) -> int:
+    """The highest id that a document can hold.
+
+    A special token is never made from text (see `finish`), unless the vocabulary has it as a word too. So one beyond a
+    model's embedding, such as the soft token of images in Gemma 3, does no harm.
+    """
+    numbers = set(trained.get_vocab(with_added_tokens=True).values())
+    for number, token in trained.get_added_tokens_decoder().items():
+        if token.special and number not in trained.encode(token.content, add_special_tokens=False).ids:
+            numbers.discard(number)
+    return max(numbers | {number for number in (ends.bos, ends.eos, ends.unk) if number is not None})
 
 
 def finish(tokenizer, specials=SPECIALS):

@@ -7,13 +7,15 @@ hands what it remembers.
 """
 
 from pathlib import Path
+from typing import Any
 
 from arch import registry
 from arch.errors import DataError
 from arch.plugins import plugin_sources
 from arch.spec import digest
 
-_DIGESTS: dict[str, str] = {}
+Known = dict[str, Any]
+_KNOWN: dict[str, Known] = {}
 
 
 def stamp(source):
@@ -37,20 +39,20 @@ def stamps(files):
     return listed
 
 
-def remembered(source):
-    """{stamp: digest of the texts} of a source: plain data for another process. Empty if its texts are not known.
+def remembered(source) -> dict[str, Known]:
+    """{stamp: what is known of the texts} of a source: plain data for another process. Empty if its texts are not known.
 
     Of a source of rows that are made of texts: of those texts.
     """
     mark = stamp(getattr(registry.build("source", source), "texts", source))
-    return {mark: _DIGESTS[mark]} if mark in _DIGESTS else {}
+    return {mark: _KNOWN[mark]} if mark in _KNOWN else {}
 
 
-def remember(digests):
-    """Add {stamp: digest of the texts} to what this process knows."""
-    _DIGESTS.update(digests)
+def remember(known: dict[str, Known]) -> None:
+    """Add {stamp: what is known of the texts} to what this process knows."""
+    _KNOWN.update(known)
 
 
-def known(mark):
-    """The digest of the texts with this stamp (None: a source without a stamp), or None if it is not known."""
-    return _DIGESTS.get(mark)
+def known(mark: str | None) -> Known | None:
+    """What is known of the texts with this stamp (None: a source without a stamp), or None."""
+    return None if mark is None else _KNOWN.get(mark)

@@ -127,7 +127,8 @@ class Harness:
         assert dataset.tokenizer is not None
         self._check_content()
         with tempfile.TemporaryDirectory() as scratch, _quiet(self.config.include):
-            harness = exported(model, dataset.tokenizer, Path(scratch), given, self.config.context or given.context)
+            begin = getattr(dataset, "begin", None)
+            harness = exported(model, dataset.tokenizer, Path(scratch), given, self.config.context or given.context, begin)
             results = measured(harness, self.config)
         table = [
             {"task": task, "metric": metric, "value": value, "documents": documents}
@@ -157,8 +158,13 @@ class Harness:
         return values
 
 
-def exported(model: Model, tokenizer: tokenizers.Tokenizer, scratch: Path, given: Given, context: int) -> Any:
-    """The harness's language model (`HFLM`) of a model, written below the folder `scratch`. Raises DataError."""
+def exported(
+    model: Model, tokenizer: tokenizers.Tokenizer, scratch: Path, given: Given, context: int, begin: int | None = None
+) -> Any:
+    """The harness's language model (`HFLM`) of a model, written below the folder `scratch`. Raises DataError.
+
+    begin: the token that begins a text; by default `<bos>`.
+    """
     from lm_eval.models.huggingface import HFLM
 
     entries = {name: Entry(tuple(weight.shape), weight.dtype) for name, weight in model.named_parameters()}
@@ -170,7 +176,7 @@ def exported(model: Model, tokenizer: tokenizers.Tokenizer, scratch: Path, given
     hf.export(ours, theirs)
     return HFLM(
         pretrained=str(theirs),
-        tokenizer=_tokenizer(tokenizer),
+        tokenizer=_tokenizer(tokenizer, begin),
         backend="causal",
         dtype=str(model.embedding.dtype).removeprefix("torch."),
         device=str(given.device),
@@ -236,18 +242,21 @@ def _counts(key, value):
     return "," in key and "_stderr," not in key and isinstance(value, int | float) and math.isfinite(value)
 
 
-def _tokenizer(trained):
+def _tokenizer(trained, begin=None):
     """A `transformers` tokenizer that puts `<bos>` in front when asked for special tokens, and never an `<eos>` behind.
 
-    As in training, special tokens that stand in a text are encoded as text.
+    begin: the id of the token in place of `<bos>`. As in training, special tokens that stand in a text are encoded as text.
     """
     from transformers import PreTrainedTokenizerFast
 
     copy = tokenizers.Tokenizer.from_str(trained.to_str())
-    begin = copy.token_to_id(BOS)
-    copy.post_processor = tokenizers.processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, begin)])
-    pad = PAD if copy.token_to_id(PAD) is not None else EOS
-    return PreTrainedTokenizerFast(tokenizer_object=copy, bos_token=BOS, eos_token=EOS, pad_token=pad, split_special_tokens=True)
+    first = (None if begin is None else copy.id_to_token(begin)) or BOS
+    last = EOS if copy.token_to_id(EOS) is not None else first
+    parts = [{"SpecialToken": {"id": first, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    named = [(first, copy.token_to_id(first))]
+    copy.post_processor = tokenizers.processors.TemplateProcessing(single=parts, special_tokens=named)
+    pad = PAD if copy.token_to_id(PAD) is not None else last
+    return PreTrainedTokenizerFast(tokenizer_object=copy, bos_token=first, eos_token=last, pad_token=pad, split_special_tokens=True)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from experiments.data.specials import BOS
 
 @evaluator
 class Sample:
-    """One text from `<bos>` on, drawn for the run's seed. It has no numbers."""
+    """One text from the token on that begins documents (`<bos>`), drawn for the run's seed. It has no numbers."""
 
     class Config(Spec):
         """tokens: how many to sample. temperature: of the distribution they are drawn from."""
@@ -29,6 +29,7 @@ class Sample:
     def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
         """The text."""
         assert dataset.tokenizer is not None
-        prompt_BT = torch.tensor([[dataset.tokenizer.token_to_id(BOS)]], device=model.embedding.device)
+        begin = getattr(dataset, "begin", dataset.tokenizer.token_to_id(BOS))
+        prompt_BT = torch.tensor([[begin]], device=model.embedding.device)
         tokens_BT = generate(model, prompt_BT, self.config.tokens, temperature=self.config.temperature, seed=given.seed)
         return Findings({}, text=dataset.tokenizer.decode(tokens_BT[0].tolist()))

@@ -54,7 +54,10 @@ class Distill(nn.Module):
     class Config(Spec):
         """teacher: a run or a checkpoint's folder. cache: keep the targets of all rows on disk (not of the mode `full`).
 
-        k: draws, or entries. precision: of the teacher's weights.
+        mode: how much of the teacher's distribution is the target: `full`, `sampled` or `counts` (k draws), `top_k` (k entries).
+        k: draws, or entries. tail: of `top_k`, what becomes of the rest: `renormalise` the k, or put it into one `bucket`.
+        temperature: T of both distributions; the loss is multiplied by T^2. mix: the part of the loss that is the plain
+        cross-entropy. precision: of the teacher's weights.
         """
 
         teacher: Reference = place(...)

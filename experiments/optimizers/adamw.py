@@ -18,7 +18,9 @@ class AdamW:
     """torch's AdamW. The defaults of `betas`, `weight_decay` and `clip` are GPT-3's (arXiv 2005.14165, appendix B)."""
 
     class Config(Spec):
-        """lr: the peak rate. clip: the largest gradient norm, or null. weight_decay: see `experiments.decay`."""
+        """lr: the peak rate. betas: of the two moments. eps: added to the root of the second moment. weight_decay: of what
+        `experiments.decay` names. clip: the largest gradient norm, or null.
+        """
 
         lr: Positive
         betas: List[Fraction] = (0.9, 0.95)

@@ -33,7 +33,8 @@ class PowerLaw:
 
         over: what the size is, e.g. `cost/train_flops`. exponent, within: the slope that every group is claimed to have,
         and its tolerance. than_first: what further groups are claimed to be against the first: `steeper` (the metric falls
-        faster), `flatter`, or `same` within `margin`. source: who claims it; a verdict then says `reproduced`.
+        faster), `flatter`, or `same` within `margin`. margin: the difference of slopes that does not matter. source: who
+        claims it; a verdict then says `reproduced`.
         """
 
         groups: dict[str, List[str]]

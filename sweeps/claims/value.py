@@ -23,7 +23,8 @@ class Value:
         """metric: SPLIT/METRIC, or a cost such as `cost/cache_bytes@131072`. arm: the arm.
 
         value: the metric's value, or with `relative_to` the ratio of the two arms (the difference, for a metric that is
-        compared by difference). within: the tolerance on either side, as a fraction of the value; in the metric's unit
+        compared by difference). relative_to: the arm by which the value is divided, if any. within: the tolerance on
+        either side, as a fraction of the value; in the metric's unit
         for a metric that is compared by difference. A loss is compared by its perplexity: within 0.02 means 2 % of the
         perplexity, and its ratio is that of the perplexities. source: who claims it; a verdict then says `reproduced`.
         """

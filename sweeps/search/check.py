@@ -8,6 +8,7 @@ from typing import Any
 from arch.document import Node
 from arch.errors import SpecError, nearest
 from arch.spec import spelt
+from arch.words import times
 from experiments import plan as experiment
 from experiments import references
 from experiments.metrics import cost, is_cost, unknown_cost
@@ -30,6 +31,9 @@ def check_search(study: Node, spec: StudySpec, arms: list[Any]) -> None:
     if spec.tune:
         reason = "`tune` and `search` do not stand together; put what is to be tuned into the space of the search"
         raise study.error(reason, ("tune",))
+    if spec.ladder:
+        reason = "`ladder` and `search` do not stand together: a winner has one size"
+        raise study.error(f"{reason}; search in a study of one size, then write what won as an arm of the ladder", ("ladder",))
     base = base_of(study, spec, arms)
     if search.first_seed < spec.most_seeds:
         reason = f"{search.first_seed} is a reported seed; expected at least seeds = {spec.most_seeds}: trials use separate seeds"
@@ -41,6 +45,9 @@ def check_search(study: Node, spec: StudySpec, arms: list[Any]) -> None:
     _check_axes(study, base, axes, bool(spec.budget))
     _check_names(study, axes)
     samplers.check_sampler(study, search, axes)
+    if search.trials is not None and search.judge > search.trials:
+        reason = f"{search.judge} winners of {times(search.trials, 'trial')}; expected at most as many as trials"
+        raise study.error(reason, ("search", "judge"))
     if search.widen and len(search.objectives) > 1:
         reason = "with several objectives the best lie everywhere along the front; expected one objective, or no `widen`"
         raise study.error(reason, ("search", "widen"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -28,7 +29,7 @@ from sweeps.costs import cost_metric
 from sweeps.job import Job, Outcome
 from sweeps.queues import is_done, run_record
 from sweeps.record import TrialRecord
-from sweeps.search import samplers, stored, widen
+from sweeps.search import records, samplers, stored, widen
 from sweeps.search import space as spaces
 from sweeps.search.spec import Numbers
 from sweeps.search.winners import Candidate, chosen
@@ -62,7 +63,7 @@ class Search:
         self.alone = alone
         self.optuna = self._open()
         self.plans: dict[int, experiment.RunPlan] = {}
-        self.given: dict[Any, tuple[int, int]] = {}
+        self.given: set[Path] = set()
         self.half_asked: dict[int, float] = {}
         self.title = f"{study.name}: searching {', '.join(self.spec.space)}"
         self.known: list[Job] = []
@@ -96,7 +97,7 @@ class Search:
             self.settle()
             for job in self.ready():
                 if job.folder not in self.given:
-                    self.given[job.folder] = (job.trial or 0, job.seed)
+                    self.given.add(job.folder)
                     return job
             if not self.ask():
                 return None
@@ -105,7 +106,7 @@ class Search:
         """Keep how a run of a trial ended. A trial whose run was interrupted stays running, for the next start."""
         if outcome.status in ("interrupted", "abandoned"):
             return []
-        self.given.pop(outcome.job.folder, None)
+        self.given.discard(outcome.job.folder)
         failure = outcome.record.failure if outcome.record else None
         if outcome.status in ("failed", "lost") and (failure is None or failure.by_machine):
             self._fail(outcome.job.trial, outcome.message or "its worker was lost", again=True)
@@ -191,7 +192,8 @@ class Search:
 
     def records(self) -> list[TrialRecord]:
         """One TrialRecord per run of every trial, and one for a trial that trained nothing."""
-        return [record for trial in self._trials() if stored.begun(trial) for record in self._records(trial)]
+        begun = [trial for trial in self._trials() if stored.begun(trial)]
+        return [record for trial in begun for record in records.of_trial(trial, self.spec.objectives)]
 
     def candidates(self) -> list[Candidate]:
         """The trials that may become arms: feasible, and finished."""
@@ -410,30 +412,6 @@ class Search:
 
     def _tell(self, number, values=None, state=None):
         return stored.tell(self.storage, self.optuna, number, values, state)
-
-    def _records(self, trial):
-        attrs, state = trial.user_attrs, stored.state_of(trial)
-        about = dict(
-            arm="",
-            values=spaces.recorded(trial.params),
-            number=trial.number,
-            constraints=dict(trial.constraints),
-            why=attrs.get(stored.WHY, ""),
-        )
-        costs = {name: value for name, value in attrs.get(stored.COSTS, {}).items() if name in self.spec.objectives}
-        first = next(iter(self.spec.objectives))
-        if stored.RUNS not in attrs:
-            return [TrialRecord(**about, seed=None, state=state, value=costs.get(first), objectives=costs)]
-        records = []
-        for seed, run in attrs[stored.RUNS].items():
-            objectives = self._in_order({**costs, **attrs.get(stored.MEASURED, {}).get(seed, {})})
-            records.append(
-                TrialRecord(**about, seed=int(seed), run=run, state=state, value=objectives.get(first), objectives=objectives)
-            )
-        return records
-
-    def _in_order(self, values):
-        return {name: values[name] for name in self.spec.objectives if name in values}
 
 
 def _no_sampler():

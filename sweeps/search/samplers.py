@@ -194,10 +194,28 @@ def check_pruner(study: Node, search: Any, spec: Any) -> None:
             "expected a smaller evaluate.every",
             where,
         )
+    inner = search.pruner.get("wrapped")
     try:
-        pruner(search, spec)
+        for written in filter(None, (search.pruner, {"type": inner} if isinstance(inner, str) else inner)):
+            least = written.get("min_resource")
+            if isinstance(least, int) and least > spec.train.steps:
+                reason = f"min_resource = {least}, and a run has {spec.train.steps} steps: it would never prune"
+                raise study.error(reason, where)
+            _tried(_pruner(written, spec))
     except (ValueError, TypeError) as error:
         raise study.error(f"Optuna refuses it: {_first_line(error)}", where) from None
+    except (ArithmeticError, AssertionError, IndexError):
+        reason = "expected 1 <= min_resource <= max_resource, which are optimizer steps, and a reduction_factor of at least 2"
+        raise study.error(f"Optuna cannot use these options; {reason}", where) from None
+
+
+def _tried(made):
+    """Ask a pruner about a trial of its own: some look at their options only then."""
+    with quiet():
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(), pruner=made)
+        trial = study.ask()
+        trial.report(0.0, 1)
+        trial.should_prune()
 
 
 def pruner(search: Any, spec: Any) -> optuna.pruners.BasePruner | None:

@@ -13,9 +13,10 @@ Growth = Annotated[float, Field(gt=1, le=100)]
 
 
 class Numbers(Spec):
-    """Numbers from `low` to `high`, both included; whole numbers where the key holds whole numbers.
+    """Numbers of a range; whole numbers where the key holds whole numbers.
 
-    log: on a log scale, which is the default without a `step`. points: how many of them a grid has.
+    low, high: the ends, both included. log: on a log scale, which is the default without a `step`. step: between neighbours.
+    points: how many of them a grid has.
     """
 
     low: float
@@ -62,7 +63,7 @@ class Choice(Spec):
 
 
 class Choices(Spec):
-    """One of several values of a key (a list), or one of several named choices (a mapping)."""
+    """choices: several values of a key (a list), or several named choices (a mapping), of which a trial takes one."""
 
     choices: Annotated[Annotated[dict[str, Choice], Tag("Named")] | Annotated[List[Name], Tag("List")], Discriminator(_choices)]
 
@@ -87,7 +88,7 @@ Choice.model_rebuild()
 
 
 class Limits(Spec):
-    """How much, or how little, of a quantity is allowed."""
+    """How much of a quantity is allowed. most, least: the limits; at least one of them."""
 
     most: float | None = None
     least: float | None = None
@@ -112,9 +113,10 @@ class SearchSpec(Spec):
     base: the arm that the space overrides, by default the first. space: dotted key, or the name of a dimension with named
     choices -> its values. minimise, maximise: the objectives: metrics of the select split, costs, speed or memory.
     subject_to: {cost: limits}; a trial beyond them trains nothing. sampler: Optuna's, by name, or `{type: NAME, OPTION: ...}`:
-    tpe, gp, nsgaii, nsgaiii, qmc, grid, brute_force, random, cmaes. pruner, for a single objective: median, percentile,
+    tpe, gp, nsgaii, nsgaiii, qmc, grid, brute_force, random, cmaes. pruner: with a single objective, one of median, percentile,
     hyperband, successive_halving, wilcoxon, patient, threshold, nop. trials: how many points are tried (grid and
-    brute_force: all, by default). seeds: runs per trial, from `first_seed` up; a trial counts by their mean. judge: so many
+    brute_force: all, by default). seeds: runs per trial; a trial counts by their mean. first_seed: their seeds count from
+    it. judge: so many
     winners become the arms `best 1`, `best 2`, ..., which train on the reported seeds. widen: a range of numbers whose best
     lies at an end grows by this factor.
     """

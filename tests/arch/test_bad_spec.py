@@ -207,6 +207,22 @@ BAD = {
     "anchors": ("dim: &d 16\nvocab_size: *d\n", 1, "", "anchors are not used"),
     "a key that is no word": ("[1, 2]: 3\n", 1, "", "a key must be a plain word"),
     "another schema": (line(1, "schema: 2"), 1, "schema", "expected 1, got 2"),
+    "a tag of one's own": (line(2, "dim: !ENV x"), 2, "dim", "specs know no tag !ENV; expected the value itself"),
+    "a tag on a list": (line(5, "pattern: !env [local]"), 5, "pattern", "specs know no tag !env"),
+    "a tag on a mapping": (mixer(rope="!rope {theta: 1e4}"), 8, "blocks.local.mixer.rope", "specs know no tag !rope"),
+    "a tag on a key": (line(2, "!big dim: 16"), 2, "dim", "specs know no tag !big; expected the key itself"),
+    "a tag on the whole": ("!model\n" + GOOD, 1, "", "specs know no tag !model"),
+    "a set": (line(5, "pattern: !!set {local, global}"), 5, "pattern", "specs know no tag !!set"),
+    "a mapping that says it is a list": (line(5, "pattern: !!seq {a: 1}"), 5, "pattern", "specs know no tag !!seq"),
+    "a word that says it is a number": (line(2, "dim: !!int ten"), 2, "dim", "expected what the tag !!int says, got 'ten'"),
+    "nothing that says it is a number": (line(2, "dim: !!int ''"), 2, "dim", "expected what the tag !!int says, got ''"),
+    "a word that says it is a switch": (mixer(qk_norm="!!bool maybe"), 8, "blocks.local.mixer.qk_norm", "!!bool says, got 'maybe'"),
+    "a word that says it is nothing": (mixer(window="!!null x"), 8, "blocks.local.mixer.window", "!!null says, got 'x'"),
+    "binary data": (line(2, "dim: !!binary aGk="), 2, "dim", "specs know no tag !!binary"),
+    "a date that is none": (line(2, "dim: 2026-02-30"), 2, "dim", "2026-02-30 reads as a date, and no key is one; in quotes"),
+    "a date": (line(2, "dim: 2026-02-28"), 2, "dim", "2026-02-28 reads as a date"),
+    "a time that is none": (line(2, "dim: 2026-02-28 25:61:00"), 2, "dim", "reads as a date"),
+    "five thousand digits": (line(2, f"dim: {'9' * 5000}"), 2, "dim", "expected what the tag !!int says, got '9999"),
 }
 
 
@@ -234,13 +250,42 @@ def test_a_bad_spec_is_refused_where_it_is_wrong(name, tmp_path, monkeypatch):
     assert reason in first, first
 
 
-@pytest.mark.parametrize("content, reason", [(b"\xff\xfe\x00dim", "not UTF-8 text"), (b"dim: \x00", "not valid YAML")])
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"\xff\xfed\0i\0m\0", "not UTF-8 text (it is UTF-16)"),
+        (b"dim: \xff", "not UTF-8 text (byte 5)"),
+        (b"dim: \x00", "not valid YAML"),
+    ],
+)
 def test_a_binary_file_is_refused(content, reason, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("bad.yaml").write_bytes(content)
     with pytest.raises(SpecError, match=r"^bad.yaml:1: ") as caught:
         load_all("bad.yaml")
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("layers=!ENV x", "--set layers=!ENV x: layers: specs know no tag !ENV"),
+        ("layers=2026-02-30", "--set layers=2026-02-30: layers: 2026-02-30 reads as a date"),
+        ("layers=!!int ten", "--set layers=!!int ten: layers: expected what the tag !!int says, got 'ten'"),
+        ("blocks={a: !x 1}", "--set blocks={a: !x 1}: blocks.a: specs know no tag !x"),
+    ],
+)
+def test_an_override_is_read_like_a_file(text, reason):
+    with pytest.raises(SpecError) as caught:
+        document.assignments([text])
+    assert str(caught.value).startswith(reason)
+
+
+def test_tags_that_say_what_a_value_is_anyway_are_no_error(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "a: !!str 3\nb: !!int '4'\nc: !!map {d: !!seq [!!null ~, !!float 1e3]}\ne: =\n", encoding="utf-8-sig"
+    )
+    assert document.read(tmp_path / "a.yaml").plain() == {"a": "3", "b": 4, "c": {"d": [None, 1000.0]}, "e": "="}
 
 
 def test_a_circle_of_files_is_named(tmp_path, monkeypatch):

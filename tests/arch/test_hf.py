@@ -8,13 +8,13 @@ import sys
 
 import pytest
 import torch
+from exported import EXPRESSED, base, checkpoint_of, recurrent
 from safetensors.torch import load_file, save_file
 from tiny_specs import resolved
 
 from arch import checkpoint, document, families, hf, tensors
 from arch.errors import DataError, SpecError
 from arch.express import express
-from arch.model import new_model
 from arch.spec import diff, digest
 from experiments.parity import peers
 
@@ -248,25 +248,6 @@ def test_a_tensor_that_cannot_even_be_laid_out_is_misshapen(tmp_path):
         hf.find(copied(tmp_path / "a", tmp_path / "b", weights=weights))
 
 
-def base(**changes):
-    """A Gemma-like spec with changes by dotted keys."""
-    mixer = {"type": "attention", "heads": 4, "kv_heads": 2, "head_dim": 8, "window": 4, "qk_norm": True}
-    block = {"mixer": mixer, "ffn": {"type": "gated", "hidden": 24}, "norm": "sandwich"}
-    data = {
-        "dim": 16,
-        "vocab_size": 37,
-        "layers": 2,
-        "pattern": ["local", "global"],
-        "embed_scale": "sqrt_dim",
-        "blocks": {"local": block, "global": {"like": "local", "mixer": {"window": None, "rope": {"theta": 1e6}}}},
-    }
-    root = document.overridden(document.node(data), document.node(changes))
-    from arch import registry
-    from arch.model_spec import ModelSpec
-
-    return registry.resolve(ModelSpec.parse(root), root)
-
-
 @pytest.mark.parametrize(
     "changes, text",
     [
@@ -303,26 +284,8 @@ def test_what_no_class_can_express_is_refused_with_the_option(changes, text, tmp
     assert not (tmp_path / "out").exists()
 
 
-def checkpoint_of(spec, folder):
-    """A checkpoint in our format with random weights."""
-    folder.mkdir()
-    model = new_model(spec, seed=0)
-    checkpoint.write(spec, tensors.of_mapping(dict(model.state_dict())), folder)
-    return model
-
-
 def test_the_unchanged_spec_of_that_test_goes_out():
     assert express(base())[1].architecture() == "Gemma3ForCausalLM"
-
-
-def recurrent(pattern=("r", "a"), width=None, **rope):
-    """A RecurrentGemma-like spec."""
-    ffn = {"type": "gated", "hidden": 8, "bias": True}
-    attention = {"type": "attention", "heads": 2, "kv_heads": 1, "window": 4, "output_bias": True}
-    attention["rope"] = {"fraction": 0.5, **rope}
-    blocks = {"r": {"mixer": {"type": "rg_lru", "blocks": 2, "width": width}, "ffn": ffn}, "a": {"mixer": attention, "ffn": ffn}}
-    data = {"dim": 16, "vocab_size": 37, "layers": len(pattern), "pattern": list(pattern), "blocks": blocks}
-    return resolved({**data, "embed_scale": "sqrt_dim_bfloat16", "logit_softcap": 30.0})
 
 
 @pytest.mark.parametrize(
@@ -337,30 +300,6 @@ def test_what_transformers_would_load_and_then_fail_with_is_refused(options, tex
     assert express(recurrent())[1].architecture() == "RecurrentGemmaForCausalLM"
     with pytest.raises(DataError, match=text):
         express(recurrent(**options))
-
-
-TWO_SIDED = {"blocks.local.mixer.causal": False, "blocks.local.mixer.window": {"before": 2, "after": 2}}
-PLAIN = {"blocks.local.mixer.qk_norm": False, "blocks.global.mixer.rope.theta": 1e4}
-EXPRESSED = {
-    "gemma3": base(),
-    "gemma3, untied and capped": base(tie_embeddings=False, logit_softcap=5.0),
-    "gemma3, silu and biases": base(
-        **{"blocks.local.ffn.activation": "silu", "blocks.local.mixer.bias": True, "blocks.local.mixer.output_bias": True}
-    ),
-    "gemma3, local only": base(pattern=["local"]),
-    "gemma3, global only": base(pattern=["global"]),
-    "gemma3, scaled positions": base(**{"blocks.global.mixer.rope.scale": 4.0, "blocks.local.mixer.rope.scale": 2.0}),
-    "gemma3, a scale of its own": base(**{"blocks.local.mixer.query_scale": 7**-0.5}),
-    "gemma3, sees ahead": base(**TWO_SIDED),
-    "gemma3, sees ahead, untied": base(**TWO_SIDED, tie_embeddings=False),
-    "gemma3, sees ahead, capped": base(**TWO_SIDED, logit_softcap=5.0),
-    "gemma2": base(**PLAIN, **{"blocks.local.mixer.softcap": 5.0}, logit_softcap=3.0),
-    "gemma2, no caps, silu": base(**PLAIN, **{"blocks.local.ffn.activation": "silu"}),
-    "gemma2, relu": base(**PLAIN, **{"blocks.local.ffn.activation": "relu"}),
-    "gemma2, global only": base(**PLAIN, pattern=["global"]),
-    "recurrent_gemma": recurrent(),
-    "recurrent_gemma, attention only": recurrent(pattern=("a", "a")),
-}
 
 
 @pytest.mark.parametrize("name", EXPRESSED)
@@ -465,9 +404,35 @@ def test_a_config_that_cannot_be_is_said_with_its_line(config, text, gemma3, tmp
 @pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": {"a": 1}}', '{"weight_map": null}'])
 def test_an_index_that_is_none_is_said(text, gemma3, tmp_path):
     source = copied(gemma3, tmp_path / "a")
+    (source / "model.safetensors").rename(source / "model-00001-of-00001.safetensors")
     (source / "model.safetensors.index.json").write_text(text)
     with pytest.raises(DataError, match="expected JSON with a `weight_map`"):
         hf.find(source)
+
+
+def test_a_folder_that_was_saved_twice_is_read_as_transformers_reads_it(gemma3, tmp_path):
+    """Shards with their index, then one file over them: the file counts, whatever the index says; the others are named."""
+    save("gemma3", tmp_path / "a", max_shard_size="40KB")
+    shards = sorted(path.name for path in (tmp_path / "a").glob("*.safetensors"))
+    held = {name: tensor + 1 for name, tensor in load_file(gemma3 / "model.safetensors").items()}
+    save_file(held, tmp_path / "a" / "model.safetensors", {"format": "pt"})
+    theirs = peers.transformers().AutoModelForCausalLM.from_pretrained(tmp_path / "a", attn_implementation="eager")
+    found = hf.find(tmp_path / "a")
+    assert torch.equal(dict(found.tensors.read())["norm.weight"], theirs.state_dict()["model.norm.weight"])
+    assert found.notes[0].startswith(f"model.safetensors is read, as transformers does; set aside: {shards[0]}")
+    for path in (tmp_path / "a").glob("model-*"):  # the index is stale: what it names is gone
+        path.unlink()
+    assert hf.find(tmp_path / "a").notes == [] and len(hf.find(tmp_path / "a").tensors.entries) == len(held)
+
+
+def test_what_lies_beside_the_weights_is_no_part_of_them(gemma3, tmp_path):
+    """An adapter, or the same weights in another format: `transformers` reads `model.safetensors` alone."""
+    source = copied(gemma3, tmp_path / "a")
+    for name in ("adapter_model", "consolidated", "model.fp16"):
+        save_file({"model.norm.weight": torch.zeros(48)}, source / f"{name}.safetensors")
+    found = hf.find(source)
+    assert torch.equal(dict(found.tensors.read())["norm.weight"], load_file(gemma3 / "model.safetensors")["model.norm.weight"])
+    assert "set aside: adapter_model.safetensors, consolidated.safetensors and model.fp16.safetensors" in found.notes[0]
 
 
 @pytest.mark.parametrize(

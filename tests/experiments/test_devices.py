@@ -62,6 +62,15 @@ def on_two(spec, strategy, **more):
     return spec
 
 
+def torchrun(root):
+    """Do the cases in `root` in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(Path(__file__).with_name("rank_cases.py")), "cases.json"]
+    path = os.pathsep.join([str(Path(__file__).parents[2]), str(root), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=root, check=False, capture_output=True, text=True, timeout=900, env=environment)
+
+
 @pytest.fixture(scope="module")
 def small(corpus_file):
     """A complete experiment as plain data: attention and a recurrence, tied embeddings, clipping that takes effect."""
@@ -137,11 +146,7 @@ def ran(small, tmp_path_factory):
         for case in cases:  # planned here: what the mixer does in a rank is nothing that planning must see
             case["plan"] = plan(case.pop("spec")).dump()
         (root / "cases.json").write_text(json.dumps(cases))
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        command += [str(Path(__file__).with_name("rank_cases.py")), "cases.json"]
-        path = os.pathsep.join([str(Path(__file__).parents[2]), str(root), os.environ.get("PYTHONPATH", "")])
-        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=root, check=False, capture_output=True, text=True, timeout=900, env=environment)
+        done = torchrun(root)
         assert done.returncode == 0, done.stderr[-3000:]
         distill = copy.deepcopy(specs["distill"])
         assert train(plan(distill), 0, root / "distill-17").status == "finished"
@@ -220,6 +225,37 @@ def test_a_run_on_several_devices_is_a_checkpoint_like_any_other(ran):
     model = load_model(root / "hybrid-fsdp2")
     assert set(model.state_dict()) == set(load_file(root / "hybrid-fsdp2/model.safetensors"))
     assert checkpoint.open_checkpoint(root / "hybrid-fsdp2")[0] == model.spec
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_a_sharded_model_in_bf16_computes_what_one_process_computes_and_resumes_bit_for_bit(precision, small, tmp_path):
+    """To the rounding of bfloat16, 2 ** -8 of a number: its metrics, and its weights compared with how far training moved them."""
+    from experiments.train import train
+
+    spec = copy.deepcopy(small)
+    spec["train"]["precision"] = precision
+    first = copy.deepcopy(spec)
+    first["train"]["steps"] = 0
+    for folder, each in (("one", spec), ("start", first)):
+        assert train(plan(each), 0, tmp_path / folder).status == "finished"
+    shared = plan(on_two(spec, "fsdp2")).dump()
+    cases = [{"folder": "two"}, {"folder": "halted", "at": 5, "word": STOP}, {"folder": "halted"}]
+    (tmp_path / "cases.json").write_text(json.dumps([each | {"plan": shared} for each in cases]))
+    done = torchrun(tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ends = json.loads((tmp_path / "ends-0.json").read_text())
+    assert [end[0] for end in (*ends["two"], *ends["halted"])] == ["finished", "interrupted", "finished"], ends
+    weights, metrics = differences(tmp_path / "one", tmp_path / "two")
+    moved, _ = differences(tmp_path / "one", tmp_path / "start")
+    assert metrics < 0.01 and weights < 0.2 * moved
+    kinds = [
+        {name: str(value.dtype) for name, value in load_file(tmp_path / run / "model.safetensors").items()}
+        for run in ("one", "two")
+    ]
+    assert kinds[0] == kinds[1]
+    halted, whole = (tmp_path / run / "model.safetensors" for run in ("halted", "two"))
+    assert halted.read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.slow

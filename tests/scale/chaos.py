@@ -411,19 +411,19 @@ def added(file, result):
 
 def shared_counts(rows):
     """(state, number) of the trials of a queue."""
-    from sweeps import shared_queue
+    from sweeps import queue_rows
 
-    return shared_queue.counts(rows)
+    return queue_rows.counts(rows)
 
 
 def rows_of(url, name="chaos"):
     """The Rows of the queue at the end."""
     import optuna
 
-    from sweeps import shared_queue, storage
+    from sweeps import open_queue, queue_rows, storage
 
-    study = optuna.load_study(study_name=shared_queue.name_of(name, None), storage=storage.opened(url, LEASE))
-    return [shared_queue.row_of(trial) for trial in study.get_trials(deepcopy=False)]
+    study = optuna.load_study(study_name=open_queue.name_of(name, None), storage=storage.opened(url, LEASE))
+    return [queue_rows.row_of(trial) for trial in study.get_trials(deepcopy=False)]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import dummy
 
 from arch.errors import SpecError
 from sweeps import folders, storage
-from sweeps.shared_queue import Row
+from sweeps.queue_rows import Row
 
 
 def driver(jobs, url):

@@ -17,6 +17,8 @@ from experiments.record import EVALUATIONS, Failure, RunRecord
 from experiments.spec import ExperimentSpec
 
 FINE, DIES_ONCE, DIES, FAILS, RAISES, WAITS = 1e-3, 2e-3, 2.5e-3, 4e-3, 5e-3, 6e-3
+# The disk is full; it tells of no step and does not stop.
+FULL, SILENT = 7e-3, 8e-3
 # Losses with noise: a baseline, an arm like it, one that is a little worse, and a control. They share the noise of a seed.
 NOISY = {1.1e-3: 0.0, 1.2e-3: 0.0, 1.3e-3: 0.012, 1.4e-3: 0.08}
 BASE, ALIKE, LITTLE, CONTROL = NOISY
@@ -69,6 +71,11 @@ def prepare(threads):
     return train
 
 
+def prepare_slowly(threads):
+    """A `prepare` function that does not end, as where libraries are imported."""
+    time.sleep(60)
+
+
 def broken(threads):
     """A `prepare` function that fails, so that the worker cannot start."""
     raise ImportError("no such thing")
@@ -85,10 +92,14 @@ def train(job, progress, stop):
     with open(folder / "visits", "a") as file:
         file.write(f"{os.getpid()}\n")
     visits = len((folder / "visits").read_text().split())
+    if lr == SILENT:
+        time.sleep(60)
     progress({"step": 1, "steps": 2, "loss": 3.0, "select_loss": None, "tokens_per_second": 10.0})
     if lr == DIES or (lr == DIES_ONCE and visits == 1):
         os.kill(os.getpid(), signal.SIGKILL)
     if lr == RAISES:
+        raise OSError(5, "Input/output error")
+    if lr == FULL:
         raise OSError(28, "No space left on device")
     if lr == FAILS or (lr == UNSTABLE and seed % 3 == 2):
         failure = Failure(step=1, error="NonFinite", message="the loss is nan")

@@ -64,7 +64,7 @@ def test_a_decided_arm_gets_no_more_seeds_and_the_baseline_goes_on(plan_study, a
 
 def test_a_second_start_of_a_decided_study_does_nothing_and_forgets_nothing(plan_study, adaptive, console, monkeypatch):
     _, record = ran(plan_study, adaptive, console)
-    monkeypatch.setattr("sweeps.run.Pool", None)
+    monkeypatch.setattr("sweeps.workers.Pool", None)
     again, same = ran(plan_study, adaptive, console)
     assert again.complete and same.looks == record.looks and same.arms == record.arms
     assert "runs are finished already" in console.file.getvalue()

@@ -1,6 +1,7 @@
 """The pool survives the death of workers, locks each run's folder, and stops in a way that runs can resume."""
 
 import json
+import multiprocessing
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ from filelock import FileLock
 from arch import registry
 from arch.errors import SpecError
 from experiments.data import texts
+from experiments.launch import shielded
 from experiments.plan import plan
 from experiments.record import RunRecord
 from experiments.spec import ExperimentSpec
@@ -115,7 +117,15 @@ def test_a_killed_workers_run_is_tried_once_more_and_the_others_finish(job):
 def test_a_run_that_fails_or_cannot_be_recorded_does_not_end_the_others(job):
     outcomes = ran([job("a", fakes.FAILS), job("b", fakes.RAISES), job("c")])
     assert [outcomes[name].status for name in "abc"] == ["failed", "failed", "finished"]
-    assert "nan" in outcomes["a"].message and "No space left" in outcomes["b"].message
+    assert "nan" in outcomes["a"].message and "Input/output error" in outcomes["b"].message
+
+
+def test_a_full_disk_ends_all_with_one_error_and_leaves_every_run_to_do(job):
+    jobs, events = [job("a"), job("b", fakes.FULL), job("c", fakes.FULL), job("d")], []
+    with pytest.raises(OSError, match=r"\[Errno 28\] No space left on device; make room, and the same command goes on"):
+        ran(jobs, 1, events)
+    assert [event.outcome.job.arm for event in events if event.outcome] == ["a"]
+    assert not jobs[2].folder.exists() and not jobs[3].folder.exists()
 
 
 def test_a_worker_that_cannot_start_is_an_error_and_not_a_failed_run(job):
@@ -163,6 +173,38 @@ def test_a_signal_lets_every_run_save_itself(job, number):
     assert outcomes == {"a": "interrupted", "b": "interrupted"}
     assert {RunRecord.read_whole(each.folder).status for each in jobs[:2]} == {"interrupted"}
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize(("prepare", "lr"), [(fakes.prepare_slowly, fakes.FINE), (fakes.prepare, fakes.SILENT)])
+def test_a_worker_that_has_nothing_to_save_is_not_waited_for(prepare, lr, job):
+    """It imports its libraries, or its run has told of no step: both take longer than anybody waits after Ctrl-C."""
+    pool, one, events, left = Pool(1, prepare), job("a", lr), [], iter([job("a", lr)])
+
+    def tick():
+        begun = any(event.kind == "started" for event in events)
+        trains = prepare is fakes.prepare_slowly or (begun and (one.folder / "visits").exists())
+        if trains and not pool.signals and not any(event.kind == "stopping" for event in events):
+            os.kill(os.getpid(), signal.SIGINT)
+        return False
+
+    with pytest.raises(KeyboardInterrupt), pool:
+        pool.run(lambda: next(left, None), events.append, tick)
+    assert [event.kind for event in events if event.kind != "started"] == ["stopping", "ended"]
+    assert (events[-1].outcome.status, events[-1].outcome.message) == ("interrupted", "it had not begun")
+    assert not multiprocessing.active_children()
+
+
+def test_ctrl_c_does_not_reach_a_process_while_it_is_started():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with shielded():
+        process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+        process.start()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    os.kill(process.pid, signal.SIGINT)
+    process.join(0.5)
+    assert process.is_alive()
+    process.kill()
+    process.join()
 
 
 def test_workers_end_when_their_pool_is_gone(job):

@@ -60,7 +60,7 @@ def test_with_nothing_left_no_worker_is_made(plan_study, study_data, console, mo
     planned = plan_study(study_data)
     for job in planned.jobs():
         fakes.finish(job)
-    monkeypatch.setattr("sweeps.run.Pool", None)
+    monkeypatch.setattr("sweeps.workers.Pool", None)
     assert run_study(planned, None, console).complete
     assert "all 4 runs are finished already" in console.file.getvalue()
 
@@ -205,18 +205,23 @@ def test_the_live_table_shows_every_state(plan_study, study_data):
         assert said in out.getvalue()
 
 
-def test_the_time_left_counts_only_what_this_start_did(plan_study, study_data, monkeypatch):
-    now = SimpleNamespace(monotonic=lambda: now.time, time=100.0)
-    monkeypatch.setattr("sweeps.progress.time", now)
+def test_the_time_left_counts_only_what_this_start_did_and_mostly_the_last_minute(plan_study, study_data):
+    now = SimpleNamespace(time=100.0)
     first, second, *_ = plan_study(study_data).jobs()
-    progress = Progress([first, second])
+    progress = Progress([first, second], clock=lambda: now.time)
     assert progress.seconds_left() is None
 
     def at(seconds, step):
         now.time = 100.0 + seconds
-        progress.take(Event("progress", first, {"step": step, "steps": 10}))
+        progress.take(Event("progress", first, {"step": step, "steps": 1000}))
 
-    at(1, 5)  # resumed at half
-    at(11, 6)  # a tenth of a run in 11 seconds
-    assert progress.seconds_left() == pytest.approx(11 * 14)
+    at(30, 500)  # resumed at half, after the seconds in which a worker started
+    at(40, 510)  # one step per second since, and 10 in 40 s since the start
+    assert progress.seconds_left() == pytest.approx(1490 / ((2 * 1 + 10 / 40) / 3))
+    for seconds in range(41, 141):
+        at(seconds, 510 + (seconds - 40) // 10)  # ten times slower
+    assert progress.seconds_left() == pytest.approx(1480 / ((2 * 6 / 60 + 20 / 140) / 3))
+    now.time += 1000  # a long evaluation: no step in the last minute
+    last = progress.seconds_left()
+    assert 1480 * 1140 / 20 < last < 3 * 1480 * 1140 / 20
     assert clock(None) == "?" and clock(3723) == "1:02:03" and clock(61) == "1:01"

@@ -384,6 +384,13 @@ REFUSED = {
     "several objectives has no pruner": {"pruner": "median", "minimise": ["select/loss", "cost/parameters"]},
     "is not measured while a run trains": {"pruner": "median", "minimise": "cost/parameters"},
     "expected `seeds` of at least 2": {"pruner": "wilcoxon"},
+    "expected 1 <= min_resource <= max_resource": {"pruner": {"type": "hyperband", "min_resource": 0}},
+    "min_resource = 99, and a run has 12 steps: it would never prune": {
+        "pruner": {"type": "patient", "wrapped": {"type": "hyperband", "min_resource": 99}, "patience": 1}
+    },
+    "a reduction_factor of at least 2": {"pruner": {"type": "hyperband", "reduction_factor": 1}},
+    "Optuna refuses it: ": {"pruner": {"type": "successive_halving", "min_resource": 0}},
+    "4 winners of 3 trials; expected at most as many as trials": {"trials": 3, "judge": 4},
     "1 is a reported seed": {"first_seed": 1},
     "no arm '1:2'; did you mean '1:1'": {"base": "1:2"},
     "cannot follow a range that grows": {"widen": 2, "sampler": "nsgaii"},
@@ -428,6 +435,9 @@ def test_tune_and_search_do_not_stand_together(study_data):
     tune = {"space": {"optimizer.lr": {"low": 1e-3, "high": 1e-2}}}
     with pytest.raises(SpecError, match="do not stand together"):
         studies.check(document.node(study_data | {"search": SEARCH, "tune": tune}))
+    ladder = {"sizes": {"s": {"model.dim": 8}, "m": {}}}
+    with pytest.raises(SpecError, match="`ladder` and `search` do not stand together: a winner has one size; search in a study of"):
+        studies.check(document.node(study_data | {"search": SEARCH, "ladder": ladder}))
     with pytest.raises(SpecError, match="are the winners of the search"):
         studies.check(document.node(study_data | {"search": SEARCH, "arms": {"a": {}, "best 1": {}}}))
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from arch.errors import SpecError
 from experiments.record import RunRecord
-from sweeps import attempts, queue_status, shared_queue, storage, work
+from sweeps import attempts, open_queue, queue_status, shared_queue, storage, work
 from sweeps.job import Outcome
 from sweeps.leases import Terms, Watch
 from sweeps.queues import Runs
@@ -46,7 +46,7 @@ def join(url, plan_study, study_data):
     plan = plan_study(study_data)
 
     def joined(terms=QUICK, plan=plan, say=lambda text: None):
-        queue = shared_queue.opened(storage.opened(url), plan, say)
+        queue = open_queue.opened(storage.opened(url), plan, say)
         queue = shared_queue.SharedQueue(queue.study, queue.storage, terms, queue.forgiven, say)
         return work.Shared(Runs("runs", plan.jobs()), queue, plan.folder)
 
@@ -240,7 +240,7 @@ def test_a_run_is_given_up_after_two_losses_and_one_that_fails_by_itself_at_once
         "once": "lost",  # in an attempt's own folder, a fake that dies on its first visit dies on each
         "needs": "failed",
     }
-    queue = shared_queue.opened(storage.opened(url), plan, print)
+    queue = open_queue.opened(storage.opened(url), plan, print)
     whys = [row.why for row in queue.read() if row.state == "FAIL"]
     assert sorted(whys) == ["failed", "lost", "lost", "lost", "lost"]
     folder = {job.arm: job.folder for job in plan.jobs()}
@@ -273,7 +273,7 @@ def test_several_drivers_finish_a_study_and_its_record_and_queue_can_be_lost(pla
         thread.join()
     assert [result.complete for result in results] == [True] * 3
     assert StudyRecord.read(plan.folder).seeds == [0, 1, 2]
-    runs = [row.run for row in shared_queue.opened(storage.opened(url), plan, print).read() if row.state == "COMPLETE"]
+    runs = [row.run for row in open_queue.opened(storage.opened(url), plan, print).read() if row.state == "COMPLETE"]
     assert len(runs) == len(set(runs)) == 6
     visits = [len((job.folder / "visits").read_text().split()) for job in plan.jobs()]
     assert visits == [1] * 6
@@ -281,7 +281,7 @@ def test_several_drivers_finish_a_study_and_its_record_and_queue_can_be_lost(pla
     os.unlink(tmp_path / "queue")
     (plan.jobs()[0].folder / "record.json").unlink()
     assert run_study(plan, 1, console, fakes.prepare, storage=storage.opened(url)).complete
-    (row,) = shared_queue.opened(storage.opened(url), plan, print).read()
+    (row,) = open_queue.opened(storage.opened(url), plan, print).read()
     assert row.state == "COMPLETE"
 
 
@@ -306,7 +306,7 @@ def test_another_study_or_another_folder_or_another_code_is_refused(plan_study, 
     monkeypatch.setenv("ARCHBENCH_BEAT", "0.1")
     monkeypatch.setenv("ARCHBENCH_LEASE", "0.6")
     plan, opened = plan_study(study_data), storage.opened(url)
-    queue = shared_queue.opened(opened, plan, print)
+    queue = open_queue.opened(opened, plan, print)
     queue.add("a run")
     number, over = queue.take().number, threading.Event()
 
@@ -318,23 +318,23 @@ def test_another_study_or_another_folder_or_another_code_is_refused(plan_study, 
     at_work.start()
     other = replace(plan_study(study_data | {"question": "Another?"}), runs=tmp_path / "other")
     with pytest.raises(SpecError, match=r"the storage has another study 'asked' \('Is it\?', runs in .*: rename one"):
-        shared_queue.opened(opened, other, print)
+        open_queue.opened(opened, other, print)
     with pytest.raises(SpecError, match="is not the folder in which this study's drivers write"):
-        shared_queue.opened(opened, replace(plan, runs=tmp_path / "other"), print)
+        open_queue.opened(opened, replace(plan, runs=tmp_path / "other"), print)
     assert not (tmp_path / "other").exists()
     edited = plan_study(study_data | {"seeds": 4, "question": "Is it, really?"})
-    assert shared_queue.opened(opened, edited, print).read()  # an edited study goes on
-    monkeypatch.setattr(shared_queue, "sources", lambda: "other")
-    monkeypatch.setattr(shared_queue, "CODE", {"commit": "c0ffee" * 6, "dirty": True})
+    assert open_queue.opened(opened, edited, print).read()  # an edited study goes on
+    monkeypatch.setattr(open_queue, "sources", lambda: "other")
+    monkeypatch.setattr(open_queue, "CODE", {"commit": "c0ffee" * 6, "dirty": True})
     with pytest.raises(SpecError, match=r"run the code of .*, and this is c0ffeec0ffee with changes: one study needs one version"):
-        shared_queue.opened(opened, plan, print)
+        open_queue.opened(opened, plan, print)
     over.set()
     at_work.join()
     queue.study.tell(number, state=TrialState.FAIL)
-    assert shared_queue.opened(opened, plan, print).study.user_attrs["code"]["sources"] == "other"  # nobody is at work
+    assert open_queue.opened(opened, plan, print).study.user_attrs["code"]["sources"] == "other"  # nobody is at work
     queue.study.set_user_attr("optuna", "4.8.0")
     with pytest.raises(SpecError, match=r"made by Optuna 4\.8\.0, and here is Optuna 5"):
-        shared_queue.opened(opened, plan, print)
+        open_queue.opened(opened, plan, print)
 
 
 @pytest.mark.parametrize("what", ["code", "folder"])
@@ -346,14 +346,14 @@ def test_what_dead_drivers_of_other_code_or_another_folder_left_is_taken_over_af
     monkeypatch.setenv("ARCHBENCH_BEAT", "0.1")
     monkeypatch.setenv("ARCHBENCH_LEASE", "0.4")
     plan, opened, lines = plan_study(study_data), storage.opened(url), []
-    old = work.Shared(Runs("runs", plan.jobs()), shared_queue.opened(opened, plan, print), plan.folder)
+    old = work.Shared(Runs("runs", plan.jobs()), open_queue.opened(opened, plan, print), plan.folder)
     assert old.take() is not None
     old.queue.add("another-run/seed-0")  # and then its driver is killed
     if what == "code":
-        monkeypatch.setattr(shared_queue, "sources", lambda: "newer")
+        monkeypatch.setattr(open_queue, "sources", lambda: "newer")
     else:
         plan = replace(plan, runs=tmp_path / "moved")
-    new = work.Shared(Runs("runs", plan.jobs()), shared_queue.opened(opened, plan, lines.append), plan.folder)
+    new = work.Shared(Runs("runs", plan.jobs()), open_queue.opened(opened, plan, lines.append), plan.folder)
     assert lines == ["others have left 2 runs in the queue: looking for 0.4 s whether anybody still works on them"]
     assert states(new) == [("FAIL", "interrupted")] * 2  # a kill on purpose is no loss
     assert new.take() is not None
@@ -434,6 +434,6 @@ def test_several_drivers_share_a_search_and_agree_on_its_winner(plan_study, stud
     assert len(begun) == 5 and {trial.state for trial in begun} == {"finished"}
     best = min(begun, key=lambda trial: trial.value)
     assert record.search["winners"] == {"best 1": best.number}
-    rows = [row for row in shared_queue.opened(storage.opened(url), plan, print).read() if row.state == "COMPLETE"]
+    rows = [row for row in open_queue.opened(storage.opened(url), plan, print).read() if row.state == "COMPLETE"]
     assert sorted(row.run.startswith("tune/") for row in rows) == [False] * 3 + [True] * 5
     assert not list(plan.folder.rglob("attempt-*")) and not (plan.folder / "study.db").exists()

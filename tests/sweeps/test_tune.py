@@ -11,11 +11,12 @@ from optuna.trial import TrialState
 from arch import document
 from arch.errors import SpecError
 from sweeps import folders, show, space, study
+from sweeps.choice import Choice
 from sweeps.job import Outcome
 from sweeps.record import StudyRecord
 from sweeps.run import run_study
 from sweeps.spec import Range, TuneSpec
-from sweeps.tune import Choice, Tuner
+from sweeps.tune import Tuner
 
 GRID = {"space": {"optimizer.lr": {"low": 1e-3, "high": 1e-1, "points": 3}}}
 # The vertex of the losses abs(lr - 2e-2) at 1e-3, 1e-2 and 1e-1.
@@ -69,7 +70,7 @@ def record_folder(result, run):
 
 def test_a_second_start_runs_no_trial_again(tuned_study, console, monkeypatch):
     first = run_study(tuned_study(), 2, console, fakes.prepare)
-    monkeypatch.setattr("sweeps.run.Pool", None)  # with nothing to do, no pool is made
+    monkeypatch.setattr("sweeps.workers.Pool", None)  # with nothing to do, no pool is made
     second = run_study(tuned_study(), None, console, fakes.prepare)
     assert second.trials == first.trials and second.complete
     assert StudyRecord.read(second.study.folder) == StudyRecord.read(first.study.folder)
@@ -119,14 +120,14 @@ def test_a_search_that_was_killed_goes_on_where_it_was(tuned_study, tune):
     first, second = killed.take(), killed.take()
     done(killed, first)
     done(killed, second, "interrupted")
-    killed.search.ask()  # a trial without values
+    killed.optuna.ask()  # a trial without values
     left = Tuner(planned, planned.arms[0])
     assert left.runs_left() == 2
     jobs = jobs_of(left)
     assert jobs[0].folder == second.folder and len(jobs) == 2
     for job in jobs:
         done(left, job)
-    finished = [trial for trial in left.search.trials if trial.state == TrialState.COMPLETE]
+    finished = [trial for trial in left.optuna.trials if trial.state == TrialState.COMPLETE]
     assert len(finished) == 3 == len({trial.params["optimizer.lr"] for trial in finished})
     assert left.runs_left() == 0
     assert left.take() is None and Tuner(planned, planned.arms[0]).take() is None

@@ -6,6 +6,7 @@ from pathlib import Path
 from arch.errors import DataError, nearest
 from arch.registry import source
 from arch.spec import Count, List, Spec
+from experiments.data.left_out import LeftOut
 
 # Files that `Dataset.save_to_disk` and `DatasetDict.save_to_disk` write into a folder.
 SAVED = ("state.json", "dataset_dict.json")
@@ -32,9 +33,11 @@ class Hub:
 
     def __init__(self, config):
         self.config = config
+        self.left_out = LeftOut()
 
     def documents(self):
-        """Yields (`PATH[ROW]`, text) and skips blank rows. Raises DataError."""
+        """Yields (`PATH[ROW]`, text) and leaves out rows that are blank or null. Raises DataError."""
+        self.left_out = LeftOut()
         rows = self._rows()
         columns = rows.column_names
         if columns is not None and self.config.field not in columns:
@@ -42,11 +45,13 @@ class Hub:
                 f"{self.config.path}: no column {self.config.field!r} (data.source.field){nearest(self.config.field, columns)}"
             )
         for number, row in enumerate(islice(rows, self.config.limit)):
-            text = row.get(self.config.field)
-            if not isinstance(text, str):
-                raise DataError(f"{self.config.path}[{number}]: no text in the column {self.config.field!r}")
-            if text.strip():
-                yield f"{self.config.path}[{number}]", text
+            name, text = f"{self.config.path}[{number}]", row.get(self.config.field)
+            if text is not None and not isinstance(text, str):
+                raise DataError(f"{name}: no text in the column {self.config.field!r}")
+            if text is not None and text.strip():
+                yield name, text
+            else:
+                self.left_out.add("null rows" if text is None else "rows without text", name)
 
     def files(self):
         """Every file of a local folder; empty for a name on the hub, which is read once per process.

@@ -22,7 +22,7 @@ from experiments.data.batch import Batch, Rows
 from experiments.data.corpus import Corpus
 from experiments.data.draws import numbered_key
 from experiments.data.needles import LEAST_TEXT, Needles, Template
-from experiments.data.specials import BOS, EOS, PAD
+from experiments.data.specials import PAD
 from experiments.data.split import SPLITS
 from experiments.spec import DataSpec
 
@@ -90,11 +90,9 @@ class NeedleRows:
         self.vocabulary, self.byte_lengths, self.context = text.vocabulary, text.byte_lengths, text.context
         options = {"template": config.template, "text_scored": config.text_scored}
         self.fingerprint = digest({"format": FORMAT, "needle": options, "text": text.fingerprint})
-        names = (BOS, EOS, PAD)
-        self.specials = [number for number in map(text.tokenizer.token_to_id, names) if number is not None]
-        begin = text.tokenizer.token_to_id(BOS)
-        assert begin is not None, "every document of a corpus begins with it"
-        self.begin = begin
+        around = (text.ends.bos, text.ends.eos, text.tokenizer.token_to_id(PAD))
+        self.specials = [number for number in around if number is not None]
+        self.begin, self.notes = text.begin, text.notes
 
     def batch(self, split: str, step: int, seed: int, rows: int, context: int) -> Batch:
         """The rows of step `step` (from 0), which no other step reads."""

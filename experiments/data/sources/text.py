@@ -1,31 +1,56 @@
-"""Your own text files: plain text, JSON lines or Parquet."""
+"""Your own text files: plain text, JSON lines, JSON, CSV, TSV or Parquet."""
 
 import glob
-import json
+import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from arch.errors import DataError, nearest
+from arch.errors import DataError
 from arch.registry import source
 from arch.spec import List, Spec
-from experiments.data.plain_text import read_text
+from experiments.data import text_rows
+from experiments.data.left_out import LeftOut
+from experiments.data.plain_text import BOM, DECOMPRESS, HEAD, read_text, reads_as_text
+
+# {ending: how its texts are read}; a file of any other ending is one text.
+ROWS = {
+    ".jsonl": text_rows.json_lines,
+    ".ndjson": text_rows.json_lines,
+    ".jsonlines": text_rows.json_lines,
+    ".json": text_rows.json_file,
+    ".csv": text_rows.comma_separated,
+    ".tsv": text_rows.tab_separated,
+    ".tab": text_rows.tab_separated,
+}
+PARQUET = (".parquet", ".pq")
+# Endings of files that hold texts in a form that is not read here. Without this, some would be read as prose.
+NOT_READ = (
+    *(".zip", ".tar", ".tgz", ".7z", ".rar"),
+    *(".arrow", ".feather", ".orc", ".avro", ".h5", ".hdf5", ".npy", ".npz", ".pkl", ".pickle", ".tfrecord"),
+    *(".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".xls", ".xlsx", ".ods", ".ppt", ".pptx"),
+    *(".sqlite", ".sqlite3", ".warc", ".wet", ".wat", ".safetensors", ".gguf"),
+)
+READ = "text, .jsonl, .ndjson, .json, .csv, .tsv or .parquet, also compressed (.gz .bz2 .xz .zst .lz4)"
 
 
 @source
 class Text:
-    """One document per file, per line of a `.jsonl` file, or per row of a `.parquet` file.
+    """One document per file, per line of a `.jsonl` or `.ndjson` file, or per row of a `.csv`, `.tsv` or `.parquet` file.
 
-    Files other than Parquet may be compressed (`.gz`). A corpus is split by document, so one big text file needs a
-    `separator`.
+    A `.json` file holds a list of objects, one object, or an object per line. Files may be compressed (`.gz`, `.bz2`, `.xz`,
+    `.zst`, `.lz4`). A corpus is split by document, so one big text file needs a `separator`. A byte order mark at the
+    beginning of a file is no text. Files, rows and cells without text are left out; a run's record counts them.
     """
 
     class Config(Spec):
-        """`files`: paths and globs (`**` matches subfolders), relative to the working folder.
+        """`files`: paths, folders and globs (`**` matches subfolders), relative to the working folder.
 
-        Files are read in this order, those of a glob sorted. `field`: the key or column that holds the text.
-        `separator`: splits every text into documents and is removed; "\\n\\n" splits at blank lines.
+        Files are read in this order, those of a glob or a folder sorted. Of a folder, every file that holds text is read,
+        in subfolders too, but none that is hidden. `field`: the key or column that holds the text.
+        `separator`: splits every text into documents and is removed; "\\n\\n" splits at blank lines, whatever ends a line.
         """
 
         files: Annotated[List[str], Field(min_length=1)]
@@ -34,26 +59,40 @@ class Text:
 
     def __init__(self, config):
         self.config = config
+        self.left_out = LeftOut()
 
     def documents(self):
         """Yields (name, text). A name is `FILE`, `FILE:LINE` or `FILE[ROW]`, with `#PIECE` if a text was split.
 
-        Blank documents are skipped. Raises DataError that names the file and what was expected.
+        Raises DataError that names the file and what was expected.
         """
+        self.left_out.reasons.clear()
+        self.left_out.remarks.clear()
+        cut, separator = 0, self.config.separator
         for path in self.files():
             for name, text in self._texts(path):
-                pieces = [text] if self.config.separator is None else text.split(self.config.separator)
+                pieces = [text] if separator is None else _at_line_ends(separator).split(text)
+                cut += len(pieces) - 1
                 for number, piece in enumerate(pieces):
                     if piece.strip():
                         yield (name if len(pieces) == 1 else f"{name}#{number}"), piece
+        if separator is not None and not cut:
+            self.left_out.remarks.append(_never_cut(separator))
 
     def files(self):
         """Every file that `documents` reads, each once. Raises DataError."""
-        found = {}
+        found: dict[Path, None] = {}
         for pattern in self.config.files:
             path = Path(pattern).expanduser()
             if path.is_dir():
-                raise DataError(f"{pattern}: a folder; expected files, e.g. {pattern.rstrip('/')}/**/*.txt")
+                texts, others = _inside(path)
+                if not texts:
+                    raise DataError(f"{pattern}: a folder without a file of text; expected {READ}")
+                self.left_out.folders[pattern] = [str(each.relative_to(path)) for each in texts]
+                for other in others:
+                    self.left_out.add("files of another kind", str(other))
+                found |= dict.fromkeys(texts)
+                continue
             # A path that exists is taken literally, even if it contains brackets.
             matches = [path] if path.exists() else map(Path, sorted(glob.glob(str(path), recursive=True)))
             files = [match for match in matches if match.is_file()]
@@ -63,53 +102,64 @@ class Text:
         return list(found)
 
     def _texts(self, path):
-        kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-        if kind == ".parquet":
-            return _parquet(path, self.config.field)
-        text = read_text(path)
-        if not text.strip():
-            raise DataError(f"{path}: empty; expected text")
-        return _json_lines(path, text, self.config.field) if kind == ".jsonl" else [(str(path), text)]
+        """(name, text) of a file's texts, without those that are blank or null."""
+        kind = _kind(path)
+        if kind in NOT_READ:
+            raise DataError(f"{path}: files that end in {kind} are not read; expected {READ}")
+        if kind in PARQUET:
+            rows = text_rows.parquet(path, self.config.field)
+        else:
+            text = read_text(path).removeprefix(BOM)
+            if not text.strip():
+                self.left_out.add("empty files", str(path))
+                return
+            read = ROWS.get(kind)
+            rows = read(path, text, self.config.field) if read else [(str(path), text)]
+        for name, text in rows:
+            if text is not None and text.strip():
+                yield name, text
+            else:
+                self.left_out.add("null rows" if text is None else "rows without text", name)
 
 
-def _json_lines(path, text, field):
-    # Not splitlines(): JSON strings may contain U+2028 and similar characters, which do not end a line here.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        name = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{name}: not JSON ({error}); expected one object per line") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{name}: expected an object with the key {field!r}")
-        if field not in row:
-            raise DataError(f"{name}: no key {field!r} (data.source.field){nearest(field, row)}")
-        if not isinstance(row[field], str):
-            raise DataError(f"{name}: the value of {field!r} is not text")
-        yield name, row[field]
+def _kind(path):
+    """The ending that says what a file holds, in small letters: `.jsonl` of `A.JSONL.gz`."""
+    packed = path.suffix.lower() in DECOMPRESS
+    return (Path(path.stem).suffix if packed else path.suffix).lower()
 
 
-def _parquet(path, field):
+def _inside(folder):
+    """(files that hold text, files that do not) of a folder and its subfolders, sorted, without hidden ones."""
+    paths = (path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    files = [path for path in sorted(paths, key=Path.as_posix) if path.is_file()]
+    texts = [path for path in files if _holds_text(path)]
+    return texts, sorted(set(files) - set(texts))
+
+
+def _holds_text(path):
+    kind = _kind(path)
+    if kind in NOT_READ:
+        return False
+    if kind in ROWS or kind in PARQUET or path.suffix.lower() in DECOMPRESS:
+        return True
+    about = path.stat()
+    return _begins_as_text(path, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 20)  # a study asks for the files of a source once per arm
+def _begins_as_text(path, size, changed):
     try:
-        import pyarrow.lib
-        import pyarrow.parquet
-    except ImportError:
-        raise DataError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            columns = file.schema_arrow.names
-            if field not in columns:
-                raise DataError(f"{path}: no column {field!r} (data.source.field){nearest(field, columns)}")
-            number = 0
-            for batch in file.iter_batches(columns=[field]):
-                for value in batch.column(0).to_pylist():
-                    if not isinstance(value, str):
-                        raise DataError(f"{path}[{number}]: the value of {field!r} is not text")
-                    yield f"{path}[{number}]", value
-                    number += 1
-    except FileNotFoundError:
-        raise DataError(f"{path}: vanished between listing and reading; expected a Parquet file") from None
-    except (pyarrow.lib.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet ({error})") from None
+        with open(path, "rb") as file:
+            return reads_as_text(file.read(HEAD))
+    except OSError:
+        return True  # reading it then says why not
+
+
+def _at_line_ends(separator):
+    r"""A pattern for a separator in which each \n is also \r\n."""
+    return re.compile(r"\r?\n".join(re.escape(part) for part in separator.split("\n")))
+
+
+def _never_cut(separator):
+    written = "; in YAML, only double quotes make \\n the end of a line" if "\\n" in separator else ""
+    return f"data.source.separator: {separator!r} is nowhere in the texts, so none was cut{written}"

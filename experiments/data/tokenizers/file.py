@@ -4,26 +4,36 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from arch.errors import DataError
 from arch.registry import tokenizer
-from arch.spec import Spec, place
-from experiments.data.specials import BOS, EOS, load
+from arch.spec import Spec, later, place
+from arch.words import listed
+from experiments.data.specials import BOS, EOS, UNK, load
 
 
 @tokenizer
 class File:
-    """The `tokenizer.json` at `path`: a byte-level BPE (ours, GPT-2's) or one with byte fallback (Gemma's)."""
+    """The `tokenizer.json` at `path`: a byte-level BPE (ours, GPT-2's), one with byte fallback (Gemma's), or another one.
+
+    What it cannot give back as it was is refused, unless `data.on_loss` says otherwise.
+    """
 
     class Config(Spec):
         """`path`: path of a `tokenizer.json`, relative to the working folder.
 
-        The file's content is part of a run's identity; its path is not.
+        `bos`, `eos`: the tokens that stand before and after every document, by their names in the file; null for none.
+        `unk`: the token for text that the file does not know. The file's content is part of a run's identity; its path is
+        not.
         """
 
         path: str = place(...)
+        bos: str | None = later(BOS)
+        eos: str | None = later(EOS)
+        unk: str | None = later(UNK)
 
         @classmethod
         def examples(cls):
@@ -32,6 +42,7 @@ class File:
 
     def __init__(self, config):
         self.path = Path(config.path).expanduser()
+        self.specials: dict[str, str | None] = {"bos": config.bos, "eos": config.eos, "unk": config.unk}
 
     def content(self):
         """sha256 (hex) of the file. Raises DataError if it cannot be read."""
@@ -41,28 +52,53 @@ class File:
             raise DataError(f"{self.path}: {error.strerror}", key=("data", "tokenizer", "path")) from None
 
     def train(self, texts):
-        """The Tokenizer in the file; `texts` are ignored. Raises DataError if `<bos>` or `<eos>` is missing."""
+        """The Tokenizer in the file; `texts` are ignored. Raises DataError if it lacks a token of `bos`, `eos` or `unk`."""
         self.content()
         built = load(self.path)
-        missing = [name for name in (BOS, EOS) if built.token_to_id(name) is None]
-        if missing:
-            reason = f"{self.path}: it has no token {' and no '.join(missing)}, which stand around every document"
+        lacking = [kind for kind, name in self.specials.items() if name is not None and built.token_to_id(name) is None]
+        if lacking == ["unk"] and self.specials["unk"] == UNK:  # by default, it has one if it is called so
+            lacking = []
+        if lacking:
+            lacks = " and no ".join(str(self.specials[kind]) for kind in lacking if kind != "unk" or self.specials["unk"] != UNK)
+            special = [token.content for _, token in sorted(built.get_added_tokens_decoder().items()) if token.special]
+            has = f"its special tokens: {listed(special)}" if special else "it has no special tokens"
+            reason = f"{self.path}: it has no token {lacks}; name its own (`bos: NAME`, `eos: NAME`) or say null; {has}"
             raise DataError(reason, key=("data", "tokenizer", "path"))
+        for kind in ("bos", "eos"):
+            name = self.specials[kind]
+            if name is not None and built.token_to_id(name) in built.encode(name, add_special_tokens=False).ids:
+                reason = f"{name!r} is a token that text has too; expected a special one, or null"
+                raise DataError(reason, key=("data", "tokenizer", kind))
         return built
 
     def byte_lengths(self, trained):
-        """(V,) int64: the UTF-8 bytes that each token stands for, 0 for specials."""
-        said = json.loads(trained.to_str())
-        byte_level = '"ByteLevel"' in json.dumps(said["decoder"])
-        added = {token["id"]: token for token in said["added_tokens"]}
-        lengths = np.zeros(max(trained.get_vocab().values()) + 1, dtype=np.int64)
-        for token, number in trained.get_vocab().items():
+        """(V,) int64: the UTF-8 bytes that each token stands for, 0 for specials and for ids that have no token."""
+        parts: dict[str, Any] = json.loads(trained.to_str())
+        byte_level = '"ByteLevel"' in json.dumps(parts["decoder"])
+        inner, last = parts["model"].get("continuing_subword_prefix") or "", parts["model"].get("end_of_word_suffix") or ""
+        added = trained.get_added_tokens_decoder()
+        lengths = np.zeros(max(trained.get_vocab(with_added_tokens=True).values()) + 1, dtype=np.int64)
+        for token, number in trained.get_vocab(with_added_tokens=True).items():
             if number in added:
-                lengths[number] = 0 if added[number]["special"] else len(token.encode())
+                lengths[number] = 0 if added[number].special else _consumed(trained, number, added[number].content)
             elif byte_level:
                 lengths[number] = len(token)  # each character of GPT-2's alphabet is one byte
             elif re.fullmatch(r"<0x[0-9A-F]{2}>", token):
                 lengths[number] = 1
             else:
-                lengths[number] = len(token.replace("\u2581", " ").encode())
+                lengths[number] = len(token.removeprefix(inner).removesuffix(last).replace("\u2581", " ").encode())
         return lengths
+
+
+def _consumed(trained, number, content):
+    """The bytes of text that the encoder turns into this added token.
+
+    Gemma has tokens of several U+2581: they come from as many spaces, one byte each, and not from what they are called. So
+    what the token is decoded to is encoded again, and its offsets say how much of it became the token.
+    """
+    for text in (trained.decode([number], skip_special_tokens=False), content):
+        encoding = trained.encode(text, add_special_tokens=False)
+        if encoding.ids == [number]:
+            first, last = encoding.offsets[0]
+            return len(text[first:last].encode())
+    return len(content.encode())

@@ -1,0 +1,136 @@
+"""Files that hold many texts: JSON lines, JSON, CSV, TSV and Parquet. Each reader yields (name, text); None for a null.
+
+A name is `FILE:LINE` or `FILE[ROW]`. Errors name it, and what was expected.
+"""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from arch.errors import DataError, nearest
+from experiments.data.plain_text import DECOMPRESS, read_bytes
+
+Row = tuple[str, str | None]
+
+
+def json_lines(path: Path, text: str, field: str) -> Iterator[Row]:
+    """One object per line; blank lines are none."""
+    # Not splitlines(): JSON strings may contain U+2028 and similar characters, which do not end a line here.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        name = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{name}: not JSON ({error}); expected one object per line") from None
+        yield name, _of_object(name, row, field)
+
+
+def json_file(path: Path, text: str, field: str) -> Iterator[Row]:
+    """A list of objects, one object, or one object per line."""
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        yield from json_lines(path, text, field)
+        return
+    if isinstance(whole, list):
+        for number, row in enumerate(whole):
+            yield f"{path}[{number}]", _of_object(f"{path}[{number}]", row, field)
+    else:
+        yield str(path), _of_object(str(path), whole, field)
+
+
+def _of_object(name, row, field):
+    if not isinstance(row, dict):
+        raise DataError(f"{name}: expected an object with the key {field!r}")
+    if field not in row:
+        raise DataError(f"{name}: no key {field!r} (data.source.field){nearest(field, row)}")
+    return _text(name, row[field], field)
+
+
+def _text(name, value, field):
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"{name}: the value of {field!r} is not text")
+    return value
+
+
+def comma_separated(path: Path, text: str, field: str) -> Iterator[Row]:
+    """A table with a header; cells are separated by commas, or by semicolons as some spreadsheets write them."""
+    yield from _table(path, text, field, ",;")
+
+
+def tab_separated(path: Path, text: str, field: str) -> Iterator[Row]:
+    """A table with a header; cells are separated by tabs.
+
+    Some programs quote cells, others write quotation marks as they stand. A file whose marks do not pair, cell by cell, is
+    of the second kind.
+    """
+    try:
+        rows = list(_table(path, text, field, "\t"))
+    except DataError:
+        rows = list(_table(path, text, field, "\t", csv.QUOTE_NONE))
+    yield from rows
+
+
+def _table(path, text, field, separators, quoting=csv.QUOTE_MINIMAL):
+    """The rows of a table. The first of `separators` with which the header has the column `field` is the file's."""
+    csv.field_size_limit(sys.maxsize)  # a document may be longer than the library's 131,072 characters
+    headers = []
+    for separator in separators:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True)
+        try:
+            names = [name.strip() for name in next(reader, [])]
+        except csv.Error:  # quotation marks that do not pair with this separator
+            continue
+        headers.append(names)
+        if field in names:
+            break
+    else:
+        known = max(headers, key=len, default=[])
+        raise DataError(f"{path}:1: no column {field!r} (data.source.field){nearest(field, known)}")
+    if names.count(field) > 1:
+        raise DataError(f"{path}:1: {names.count(field)} columns are called {field!r}; expected one")
+    column, line = names.index(field), reader.line_num + 1
+    while True:
+        name = f"{path}:{line}"
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise DataError(f"{name}: not a row of a table ({error})") from None
+        if cells is None:
+            return
+        if len(cells) > len(names):
+            said = f"{len(cells)} cells, the header has {len(names)}"
+            raise DataError(f"{name}: {said}; a text with a separator in it must be quoted")
+        if cells:
+            yield name, cells[column] if column < len(cells) else None
+        line = reader.line_num + 1
+
+
+def parquet(path: Path, field: str) -> Iterator[Row]:
+    """A row of a Parquet file per text; the file itself may be compressed too."""
+    try:
+        import pyarrow.lib
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
+    opened: Any = io.BytesIO(read_bytes(path)) if path.suffix.lower() in DECOMPRESS else path
+    try:
+        with pyarrow.parquet.ParquetFile(opened) as file:
+            columns = file.schema_arrow.names
+            if field not in columns:
+                raise DataError(f"{path}: no column {field!r} (data.source.field){nearest(field, columns)}")
+            number = 0
+            for batch in file.iter_batches(columns=[field]):
+                for value in batch.column(0).to_pylist():
+                    yield f"{path}[{number}]", _text(f"{path}[{number}]", value, field)
+                    number += 1
+    except FileNotFoundError:
+        raise DataError(f"{path}: vanished between listing and reading; expected a Parquet file") from None
+    except (pyarrow.lib.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet ({error})") from None
