@@ -134,6 +134,11 @@ def test_at_a_narrow_width_the_verdict_is_in_sight(driver, folder):
     assert float(letters.removesuffix("px")) >= 13
 
 
+EVERY_TEXT = """(function walk(root) { return ["STYLE", "SCRIPT"].includes(root.nodeName) ? ""
+    : [...root.childNodes].map((each) => (each.nodeType == 3 ? each.data.trim() + " " : "")
+    + (each.shadowRoot ? walk(each.shadowRoot) : "") + walk(each)).join(""); })(document.body)"""
+
+
 def free_port():
     with socket.socket() as one:
         one.bind(("localhost", 0))
@@ -156,7 +161,8 @@ def test_tensorboard_opens_at_the_link_that_is_printed(driver, folder):
             assert tags and all(re.search(FIRST["tagFilter"], tag) for tag in tags if tag), tags
             assert pages.faults(driver, ("SEVERE",)) == []  # TensorBoard itself warns of parts that are out of date
         pages.opened(driver, f"http://localhost:{port}/#hparams", 1400)
-        pages.waited(driver, "return document.body.innerText.includes('trial') || document.querySelector('tf-hparams-main')", 60)
+        shown = pages.waited(driver, f"const text = {EVERY_TEXT}; return text.includes('1:1, seed 0') && text", 60)
+        assert "seed" in shown and "0.0000" not in shown, "seeds are whole numbers"
         pages.pictured(driver, PICTURES / "hparams-1400.png", whole=False)
     finally:
         process.terminate()
