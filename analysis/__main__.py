@@ -9,6 +9,7 @@ import typer
 
 from arch.cli import main, new_app
 from arch.errors import DataError
+from arch.words import visible
 
 app = new_app("What a study found: a report, a table, figures, TensorBoard. `performance` summarizes benchmark records.")
 Format = Literal["csv", "parquet", "latex", "markdown", "wandb-offline", "mlflow"]
@@ -106,11 +107,11 @@ def written(folder, label="", out=None):
     answers = [line for line in lines(judged) if any(line.endswith(each.answer) for each in judged)]
     raw = [tables.results(study, each) for each in tabled(judged)]
     of_texts = [text for each in raw for text in each.for_texts.sentences]
-    print(study.record.question, *answers, "", sep="\n")
-    print(tables.words_first(judged, raw, crowd.named(study, judged[0])))
+    print(visible("\n".join([study.record.question, *answers, ""])))
+    print(visible(tables.words_first(judged, raw, crowd.named(study, judged[0]))))
     for line in dict.fromkeys([*lines(judged), *of_texts, *tuning_warnings(study)]):
         if line not in answers:
-            print(line)
+            print(visible(line))
     _warn(study.problems)
     print(f"{label}{path}")
 

@@ -64,7 +64,9 @@ code { background: var(--card); border: 1px solid var(--grid); border-radius: 4p
 pre { background: var(--card); border-radius: 6px; padding: 12px 14px; white-space: pre-wrap; overflow-wrap: anywhere; }
 details { margin-top: 14px; } summary { cursor: pointer; color: var(--muted); font-size: 14.5px; }
 @media (max-width: 640px) { .panels { grid-template-columns: minmax(0, 1fr); }
-  .results th[scope=row] { max-width: 136px; overflow-wrap: anywhere; }
+  .results { width: max-content; min-width: 100%; }
+  .results th[scope=row] { min-width: 112px; max-width: 136px; overflow-wrap: anywhere; }
+  .results td small { max-width: 150px; }
   dl { grid-template-columns: 1fr; } dd { margin-bottom: 8px; } main { padding: 24px 16px 48px; } }
 @media print { .drawn .still { display: block; } .still svg { min-width: 0; } .drawn .chart { display: none; }
   :root { --ink: #000; --muted: #444; --grid: #ccc; --paper: #fff; --card: #f4f4f4; }

@@ -20,7 +20,7 @@ def times(count: int, noun: str) -> str:
 
 
 def visible(text: str) -> str:
-    """A text with its control characters shown, not written: ESC as `␛`, others as `<U+202E>`; line breaks and tabs stay.
+    """A text with its control characters shown, not written: ESC as `\\x1b`; line breaks and tabs stay.
 
     Also marks that turn the direction of what follows, and halves of surrogate pairs, which no file can hold.
     """
@@ -28,10 +28,8 @@ def visible(text: str) -> str:
 
 
 def _shown(char: str) -> str:
-    code, kind = ord(char), unicodedata.category(char)
-    if char in "\n\t" or (kind not in ("Cc", "Cs") and code not in TURNS):
-        return char
-    return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else f"<U+{code:04X}>"
+    hidden = unicodedata.category(char) in ("Cc", "Cs") or ord(char) in TURNS
+    return char.encode("unicode_escape").decode() if hidden and char not in "\n\t" else char
 
 
 TURNS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}

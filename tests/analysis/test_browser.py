@@ -124,12 +124,22 @@ def test_the_page_without_scripts_shows_the_pictures(driver, folder):
         driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
+def test_control_characters_of_a_sample_are_read_on_the_page(driver, folder):
+    pages.opened(driver, (folder / "report.html").as_uri(), 1400)
+    samples = [each.text for each in driver.find_elements("css selector", "pre")]
+    assert "def \\x1b[31mred(x):\\u202e\n    return <x>" in samples
+
+
 def test_at_a_narrow_width_the_verdict_is_in_sight(driver, folder):
     pages.opened(driver, (folder / "report.html").as_uri(), 420)
     ends = driver.execute_script(
         "return [...document.querySelectorAll('.results tbody .badge')].map((each) => each.getBoundingClientRect().right)"
     )
     assert len(ends) == len(ARMS) and max(ends) <= 420
+    names = driver.execute_script(
+        "return [...document.querySelectorAll('.results tbody th')].map((each) => each.getBoundingClientRect().width)"
+    )
+    assert min(names) > 90, "names of arms are no columns of letters"
     letters = driver.execute_script("return getComputedStyle(document.querySelector('.results tbody th')).fontSize")
     assert float(letters.removesuffix("px")) >= 13
 

@@ -56,13 +56,13 @@ def test_what_differs_between_arms_is_said_of_each():
 
 def test_control_characters_are_shown_and_not_written(make_study):
     nasty = "a\x1b[31mb\x00\x7f\u202ec\x85\ud800"
-    assert visible(nasty) == "a␛[31mb␀␡<U+202E>c<U+0085><U+D800>" and visible("ä\n\tß 短") == "ä\n\tß 短"
+    assert visible(nasty) == r"a\x1b[31mb\x00\x7f\u202ec\x85\ud800" and visible("ä\n\tß 短") == "ä\n\tß 短"
     folder = make_study(seeds=2)
     path = folder / StudyRecord.read(folder).arms["1:1"].runs["0"]
     run = RunRecord.read(path)
     run.model_copy(update={"sample": nasty[:-1]}).write(path)
     page = write_report(folder).read_text()
-    assert visible(nasty[:-1]).replace("<", "&lt;").replace(">", "&gt;") in page or visible(nasty[:-1]) in page
+    assert visible(nasty[:-1]) in page
     assert not {*"\x1b\x00\x7f\u202e\x85"} & {*page}
     assert "\x1b" not in style.page("\x1b", ["\x1b"])
 
