@@ -17,7 +17,7 @@ import tokenizers
 from rich.console import Console
 from rich.progress import track
 
-from arch import registry
+from arch import blame, registry
 from arch.errors import DataError
 from arch.plugins import plugin_sources
 from arch.spec import digest
@@ -227,7 +227,10 @@ def prepare(data, vocab_size, cache=None):
 def _read(source):
     """(the documents of a source, what it left out)"""
     documents, component = [], registry.build("source", source)
-    for name, text in component.documents():
+    for document in component.documents():
+        if not (isinstance(document, (tuple, list)) and len(document) == 2 and all(isinstance(part, str) for part in document)):
+            raise DataError(blame.gives(component, "documents", document, "(name, text)"))
+        name, text = document
         try:
             content = text.encode()
         except UnicodeEncodeError as error:
