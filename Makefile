@@ -4,6 +4,7 @@
 # make test-scale   several drivers of one study are killed and stopped, and their database too: nothing is lost (minutes)
 # make chaos        the same at length, with full disks, damaged files, other clocks and real runs; writes results/chaos.json
 # make test-large   the report, TensorBoard and the status of a made-up study of 1,500 runs: prints times, holds sizes
+# make test-browser  reports, the index and TensorBoard in a real chromium, wide and narrow; pictures go to runs/browser
 # make simulate     how often the verdicts of simulated studies are wrong and right; writes the tables of docs/statistics.md
 # make check        lint, format, types and import rules: what must hold before a commit
 # make test-cpus    the tests under settings that stand in for other CPUs; CPUS="avx2 plain" picks some of them
@@ -25,7 +26,7 @@ cpu-avx512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
 cpu-avx512-bf16 := ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16
 cpu-plain := ARCHBENCH_NATIVE=0
 
-.PHONY: ablation laptop simulate test test-slow test-large test-scale chaos test-cpus test-triton test-transformers test-lm-eval test-trackers check format clean
+.PHONY: ablation laptop simulate test test-slow test-large test-browser test-scale chaos test-cpus test-triton test-transformers test-lm-eval test-trackers check format clean
 
 ablation: .venv/installed
 	$(BIN)/archbench study run gemma3/local_global --scale demo
@@ -37,10 +38,10 @@ simulate: .venv/installed
 	$(BIN)/archbench study simulate --write
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 -m "not slow and not scale" $(PYTEST)
+	$(BIN)/python -m pytest -n 2 -m "not slow and not scale and not browser" $(PYTEST)
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -n 2 -m slow $(PYTEST)
+	$(BIN)/python -m pytest -n 2 -m "slow and not browser" $(PYTEST)
 
 # ARCHBENCH_NEEDS_POSTGRESQL=1: a machine where no PostgreSQL can be started is an error and no reason to skip.
 test-scale: .venv/installed
@@ -52,11 +53,16 @@ chaos: .venv/installed
 test-large: .venv/installed
 	$(BIN)/python -m pytest -s tests/analysis/test_large_study.py -k 1500
 
+# chromium and chromium-driver are Debian's; ARCHBENCH_NEEDS_BROWSER=1: a machine without them is an error and no reason to skip.
+test-browser: .venv/installed
+	$(INSTALL) '.[test,browser]'
+	$(BIN)/python -m pytest -m browser tests/analysis/test_browser.py $(PYTEST)
+
 test-cpus: $(CPUS:%=test-cpu-%)
 
 test-cpu-%: .venv/installed
 	@test -n "$(cpu-$*)" || { echo "no settings for $*: choose from default avx2 avx512 avx512-bf16 plain"; exit 2; }
-	$(cpu-$*) $(BIN)/python -m pytest -n 2 -m "not slow and not scale" $(PYTEST)
+	$(cpu-$*) $(BIN)/python -m pytest -n 2 -m "not slow and not scale and not browser" $(PYTEST)
 
 test-triton: .venv/installed
 	$(INSTALL) '.[test,triton]'

@@ -9,6 +9,7 @@ import typer
 
 from arch.cli import main, new_app
 from arch.errors import DataError
+from arch.words import visible
 
 app = new_app("What a study found: a report, a table, figures, TensorBoard. `performance` summarizes benchmark records.")
 Format = Literal["csv", "parquet", "latex", "markdown", "wandb-offline", "mlflow"]
@@ -33,13 +34,21 @@ def _into(folder, out):
         raise DataError(f"{out or folder}: cannot be written ({error.strerror}){other}", key=None) from None
 
 
+Watch = Annotated[bool, typer.Option("--watch", help="Follow a running study: again whenever it has changed, until Ctrl-C.")]
+RELOAD = 20  # seconds after which the page of a watched study loads itself anew
+
+
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="STUDY_DIR|RUN", help="The folder of a study, a run or a checkpoint.")],
+    watch: Watch = False,
     to: Annotated[Format | None, typer.Option("--to", help="instead, export a study or a run in this format")] = None,
     out: Out = None,
 ):
-    """Write a study's report.html (self-contained) and its tables, or a run's or checkpoint's evaluations.html, into the folder."""
+    """Write a study's report.html (self-contained) and its tables, or a run's or checkpoint's evaluations.html, into the folder.
+
+    With --to, a study or a run is written for other programs instead, to local files in STUDY_DIR/export/FORMAT (or --out).
+    """
     if to is not None:
         _exported(folder, to, out)
         return
@@ -52,14 +61,34 @@ def report(
         _warn(problems)
         print(path)
         return
+    if watch:
+        _watched(folder, out)
+        return
     written(folder, out=out)
+
+
+def _watched(folder, out):
+    """Write a study's report anew whenever its records change; at Ctrl-C once more, as a page that stays as it is."""
+    from analysis import watch
+    from analysis.claims import judgements
+    from analysis.report import write
+    from analysis.runs import load
+
+    def act(again=RELOAD):
+        study = load(folder)
+        return f"{watch.progress(study)}: {write(study, judgements(study), out, again)}"
+
+    with _into(folder, out):
+        watch.follow(folder, act)
+        print(act(None))
 
 
 def _exported(folder, form, out):
     """Write an export, and print where it is and what to do with it."""
     from analysis.exports.write import write
 
-    path, hint = write(folder, form, out)
+    with _into(out or folder, None):
+        path, hint = write(folder, form, out)
     print(path)
     if hint:
         print(hint)
@@ -70,19 +99,23 @@ def written(folder, label="", out=None):
 
     out: the folder to write into, by default the study's.
     """
-    from analysis import texts
+    from analysis import crowd, tables
     from analysis.claims import judgements, lines, tuning_warnings
-    from analysis.report import write
+    from analysis.report import tabled, write
     from analysis.runs import load
 
     study = load(folder)
     judged = judgements(study)
     with _into(folder, out):
         path = write(study, judged, out)
-    print(study.record.question)
-    of_texts = (text for each in judged for text in texts.of(study, each).sentences)
+    answers = [line for line in lines(judged) if any(line.endswith(each.answer) for each in judged)]
+    raw = [tables.results(study, each) for each in tabled(judged)]
+    of_texts = [text for each in raw for text in each.for_texts.sentences]
+    print(visible("\n".join([study.record.question, *answers, ""])))
+    print(visible(tables.words_first(judged, raw, crowd.named(study, judged[0]))))
     for line in dict.fromkeys([*lines(judged), *of_texts, *tuning_warnings(study)]):
-        print(line)
+        if line not in answers:
+            print(visible(line))
     _warn(study.problems)
     print(f"{label}{path}")
 
@@ -191,6 +224,7 @@ def tensorboard(
     folder: Folder,
     port: Annotated[int, typer.Option(min=0, max=65535)] = 6006,
     write_only: Annotated[bool, typer.Option("--write-only", help="Write the logs and print their folder; start nothing.")] = False,
+    watch: Watch = False,
     out: Out = None,
 ):
     """Start TensorBoard for a study: curves, HParams with every run, margin charts, the report's figures."""
@@ -200,7 +234,7 @@ def tensorboard(
         if write_only:
             print(write_logs(folder, out))
             return
-        code = serve(folder, port, out)
+        code = serve(folder, port, out, watch)
     if code:
         raise typer.Exit(1)
 

@@ -143,9 +143,9 @@ def _line(axes: Axes, rows: pd.DataFrame, look: Look, name: str, band: bool = Tr
     if not band or not (rows.n > 1).any():
         return
     if len(rows) == 1:
-        axes.vlines(rows.x, rows.low, rows.high, color=look.colour, lw=1.4, zorder=2)
+        axes.vlines(rows.x, rows.low, rows.high, color=look.colour, lw=1.4, zorder=2, label=name)
     else:
-        axes.fill_between(rows.x, rows.low, rows.high, color=look.colour, alpha=0.15, lw=0)
+        axes.fill_between(rows.x, rows.low, rows.high, color=look.colour, alpha=0.15, lw=0, label=name)
 
 
 def _histogram(chart: Chart, drawn: dict[str, pd.DataFrame], style: dict[str, Look]) -> Drawn:
@@ -182,9 +182,9 @@ def _steps(axes: Axes, rows: pd.DataFrame, look: Look, name: str, filled: bool) 
     go(x[-1])
     axes.plot(x, heights["mean"], look.line, color=look.colour, label=name, lw=1.3, zorder=3)
     if filled:
-        axes.fill_between(x, 0, heights["mean"], color=look.colour, alpha=0.18, lw=0)
+        axes.fill_between(x, 0, heights["mean"], color=look.colour, alpha=0.18, lw=0, label=name)
     elif (rows.n > 1).any():
-        axes.fill_between(x, heights["low"], heights["high"], color=look.colour, alpha=0.15, lw=0)
+        axes.fill_between(x, heights["low"], heights["high"], color=look.colour, alpha=0.15, lw=0, label=name)
 
 
 def _grid(chart: Chart, drawn: dict[str, pd.DataFrame], style: dict[str, Look]) -> Drawn:

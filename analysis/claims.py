@@ -167,23 +167,6 @@ def tuning_warnings(study):
     return [f"{text[0].upper()}{text[1:].rstrip('.')}." for text in sentences]
 
 
-def described(judgement, subject):
-    """`+8.31 % [+6.10, +10.5]`: a subject's difference and its interval, as the metric is shown.
-
-    An arm without a verdict has its difference from the baseline and no interval.
-    """
-    shown, verdict = judgement.shown, judgement.verdicts.get(subject)
-    difference = verdict.difference if verdict else None
-    if difference is None and subject in judgement.differences:
-        difference = judgement.differences[subject].mean
-    if difference is None:
-        return "no data"
-    text = shown.change(shown.effect(difference))
-    if verdict is None or verdict.interval is None:
-        return text
-    return f"{text} {shown.change_interval(*map(shown.effect, verdict.interval))}"
-
-
 def summary(judgement):
     """The verdicts in one short line, e.g. for a figure's title."""
     if not judgement.per_arm:
@@ -232,14 +215,8 @@ def _answer(judgement):
         if word in (UNSTABLE, NOT_COMPARABLE):
             parts += [f"{arm} is {word}: {judgement.verdicts[arm].reason}" for arm in arms]
         else:
-            names = listed(f"{arm} ({described(judgement, arm)})" for arm in arms)
-            parts.append(f"{names} {verb} {_tail(judgement, word)}")
-    level = share(1 - ALPHA)
-    aside = ", controls aside" if _gates(judgement) else ""
-    return (
-        f"{quantity} compared with {judgement.baseline}, with intervals in brackets that hold together with {level}{aside}: "
-        f"{'; '.join(parts)}."
-    )
+            parts.append(f"{listed(arms)} {verb} {_tail(judgement, word)}")
+    return f"{quantity} compared with {judgement.baseline}: {'; '.join(parts)}."
 
 
 def _comparisons(judgement):
@@ -248,15 +225,11 @@ def _comparisons(judgement):
     if not judgement.verdicts:
         return f"{quantity}: no verdict yet."
     parts = [said for subject in judgement.contrasts if (said := compared(judgement, subject))]
-    aside = ", controls aside" if _gates(judgement) else ""
-    return f"{quantity}, with intervals in brackets that hold together with {share(1 - ALPHA)}{aside}: {'; '.join(parts)}."
+    return f"{quantity}: {'; '.join(parts)}."
 
 
 def compared(judgement, subject):
-    """One comparison with its verdict, as a clause: `cap=on against cap=off, averaged over W: +1.2 % [+0.4, +2.0], worse`.
-
-    Of an interaction, first in words: by how much the effect differs, and what it is at either level.
-    """
+    """One comparison with its verdict, as a clause: `worse: cap=on against cap=off, averaged over W`."""
     contrast, word = judgement.contrasts[subject], judgement.word(subject)
     if not word:
         return ""
@@ -265,44 +238,16 @@ def compared(judgement, subject):
         return f"{what(subject, contrast)} is {word}: {verdict.reason}"
     if verdict.word == SAME and isinstance(judgement.claim, Equivalent):
         word += f" beyond the margin of {judgement.shown.margin(judgement.margin)}"
-    return f"{in_words(judgement, subject)}: {described(judgement, subject)}, {word}"
+    return f"{word}: {in_words(judgement, subject)}"
 
 
 def in_words(judgement, subject):
-    """A comparison as the subject of a sentence; of an interaction: `the effect of cap=on is 0.4 % larger at W=16 (+0.5 %)
-    than at W=4 (+0.1 %)`.
-    """
-    contrast, shown, sample = judgement.contrasts[subject], judgement.shown, judgement.differences[subject]
+    """A comparison as a clause; of an interaction: `the effect of cap=on is larger at W=16 than at W=4`."""
+    contrast, sample = judgement.contrasts[subject], judgement.differences[subject]
     if not contrast.at or sample.mean is None:
         return what(subject, contrast)
-    there, before = (shown.change(shown.effect(each.mean)) for each in simple_effects(judgement, subject))
-    amount = shown.change(abs(shown.effect(sample.mean))).lstrip("+")
     side = "larger" if sample.mean > 0 else "smaller"
-    levels = f"at {contrast.at} ({there}) than at {contrast.than} ({before})"
-    return f"the effect of {contrast.effect} is {amount} {side} {levels}{where(contrast)}"
-
-
-def simple_effects(judgement, subject):
-    """The Samples of an interaction's effect at its level, and at the level that this is compared with.
-
-    The labels of cells are `FACTOR=LEVEL FACTOR=LEVEL`, and no name in them has a space.
-    """
-    contrast = judgement.contrasts[subject]
-    halves = []
-    for level, sign in ((contrast.at, 1.0), (contrast.than, -1.0)):
-        weights = {arm: sign * weight for arm, weight in contrast.weights.items() if level in arm.split(" ")}
-        seeds = judgement.differences[subject].by_seed
-        values = {arm: {seed: judgement.scaled[arm][seed] for seed in seeds} for arm in weights}
-        halves.append(weighted(values, weights))
-    return tuple(halves)
-
-
-def _gates(judgement):
-    """The controls that are no questions: their intervals are no part of the 95 % that all others share."""
-    if not isinstance(judgement.claim, Equivalent):
-        return []
-    asked = judgement.claim.questions(tuple(judgement.scaled))
-    return [arm for arm in judgement.claim.config.known_worse if arm in judgement.verdicts and arm not in asked]
+    return f"the effect of {contrast.effect} is {side} at {contrast.at} than at {contrast.than}{where(contrast)}"
 
 
 def _tail(judgement, word):
@@ -319,7 +264,7 @@ def _statements(judgement):
         statement = judgement.claim.statement(subject, verdict, judgement.shown.metric)
         source = getattr(judgement.claim.config, "source", "")
         cited = f" ({source})" if source else ""
-        detail = described(judgement, subject) if subject in judgement.differences and verdict.interval else verdict.reason
+        detail = "" if subject in judgement.differences and verdict.interval else verdict.reason  # its numbers are in the table
         parts.append(f"{judgement.word(subject)}: {statement}{cited}{f'; {detail}' if detail else ''}")
     text = "; ".join(parts) or "no verdict yet"
     return f"{text[0].upper()}{text[1:]}."
@@ -368,13 +313,12 @@ def _control(judgement):
         return ""
     missed = [arm for arm in named if verdicts[arm].word != WORSE]
     if missed:
-        each = listed(f"{arm} ({described(judgement, arm)})" for arm in missed)
+        were = "was" if len(missed) == 1 else "were"
         return (
-            f"{each}, known to be worse, {'was' if len(missed) == 1 else 'were'} not found worse by more than {margin}. The "
+            f"{listed(missed)}, known to be worse, {were} not found worse by more than {margin}. The "
             "study misses a difference that is known to exist, so it does not conclude “no difference” of arms that may be equal."
         )
-    found = listed(f"{arm} ({described(judgement, arm)})" for arm in named)
-    return f"The study can see a known difference: it found {found} worse by more than the margin of {margin}."
+    return f"The study can see a known difference: it found {listed(named)} worse by more than the margin of {margin}."
 
 
 def _reasons(judgement):

@@ -9,9 +9,15 @@ import pandas as pd
 from sweeps.compare import effect, off_scale, on_scale
 from sweeps.stats import half_width
 
+# Into so many stretches the loss of single batches is put together, which is noise step by step.
+STRETCHES = 30
+
 
 def bands(study, metric, over="tokens", arms=None):
-    """{arm: DataFrame of mean, low, high, n, indexed by `over`}, of some arms or all. low and high are NaN with one seed."""
+    """{arm: DataFrame of mean, low, high, n, indexed by `over`}, of some arms or all. low and high are NaN with one seed.
+
+    A metric of the train split, which is one of single batches, is a mean over up to STRETCHES stretches.
+    """
     kind = study.metric(metric)
     return {arm: _shown(_band(values), lambda x: off_scale(x, kind)) for arm, values in _by_seed(study, metric, over, arms).items()}
 
@@ -56,7 +62,16 @@ def _by_seed(study, metric, over, arms):
             # A resumed run may have logged a point twice; it continued from the later one.
             values = by_arm[arm].pivot_table(index=over, columns="seed", values=metric, aggfunc="last").dropna()
             found[arm] = values.map(lambda x: on_scale(x, kind))
+            if metric.startswith("train/") and len(values) > STRETCHES:
+                found[arm] = _stretched(found[arm])
     return found
+
+
+def _stretched(values):
+    """The means over equal stretches of rows; each stands where its stretch ends."""
+    stretch = np.arange(len(values)) * STRETCHES // len(values)
+    last = np.flatnonzero(np.r_[np.diff(stretch) > 0, True])
+    return values.groupby(stretch).mean().set_index(values.index[last])
 
 
 def _band(values):

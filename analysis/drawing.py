@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
+from analysis import glyphs
 from analysis.shown import Shown
 from arch import units
 
@@ -24,6 +25,8 @@ INK, MUTED, GRID, PAPER = "#1c2026", "#6a717b", "#dfe2e7", "#fefefe"
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 LINES = ["-", "--", ":", "-."]
+# {variable of a page's theme (`analysis.style`): the colour in whose place it stands}
+VARIABLES = {"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER} | {f"arm{i}": each for i, each in enumerate(COLOURS, 1)}
 WIDTH = 7.6
 # In the first part of training the loss falls by far more than the arms differ; the axes show only the rest.
 SKIPPED = 1 / 3
@@ -55,6 +58,7 @@ STYLE: Any = {  # matplotlib's own type of it names every key
     "lines.linewidth": 1.8,
     "figure.facecolor": PAPER,
     "svg.fonttype": "path",
+    "text.parse_math": False,  # a label may have dollars
 }
 
 
@@ -91,18 +95,18 @@ def svg(figure: Figure, name: str) -> str:
 def themed(figure: Figure, name: str) -> str:
     """`svg`, in the colours of the page's theme: the single colours become variables of `analysis.style`."""
     drawn = svg(figure, name)
-    inks = {"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER}
-    for variable, colour in (inks | {f"arm{i}": colour for i, colour in enumerate(COLOURS, 1)}).items():
+    for variable, colour in VARIABLES.items():
         drawn = drawn.replace(colour, f"var(--{variable})")
     return drawn
 
 
 def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
-    """Draw under STYLE, which must not leak into a notebook's own figures."""
+    """Draw under STYLE, which must not leak into a notebook's own figures; all texts with fonts that have their letters."""
 
     def drawn(*args):
         with matplotlib.rc_context(STYLE):
-            return draw(*args)
+            made = draw(*args)
+            return glyphs.apply(made) if isinstance(made, Figure) else made
 
     drawn.__doc__, drawn.__name__ = draw.__doc__, draw.__name__
     return drawn
@@ -132,7 +136,8 @@ def _ticks(span):
 def name_points(figure: Figure, axes: Any, points: Mapping[str, tuple[float, float, str]]) -> None:
     """Write names beside points {name: (x, y, colour)}, placed to overlap little with other points, bars and names."""
     renderer, taken = FigureCanvasAgg(figure).get_renderer(), list[Any]()
-    figure.draw(renderer)
+    family = glyphs.families(points)
+    glyphs.apply(figure).draw(renderer)
     for line in axes.get_lines():
         taken += [(x - 5, y - 5, x + 5, y + 5) for x, y in axes.transData.transform(line.get_xydata())]
     for bars in axes.collections:
@@ -145,7 +150,15 @@ def name_points(figure: Figure, axes: Any, points: Mapping[str, tuple[float, flo
         options: list[Any] = []
         for dx, dy, side in places:
             text = axes.annotate(
-                name, (x, y), (dx, dy), textcoords="offset points", ha=side, va="center", color=colour, fontweight="bold"
+                glyphs.legible(name),
+                (x, y),
+                (dx, dy),
+                textcoords="offset points",
+                ha=side,
+                va="center",
+                color=colour,
+                fontweight="bold",
+                fontfamily=family,
             )
             box = text.get_window_extent(renderer).extents
             outside = not (frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1)

@@ -32,7 +32,7 @@ def text(shown: pd.DataFrame) -> str:
     for name in shown:
         longest = max(len(line) for cell in shown[name] for line in _in_lines(cell).split("\n"))
         table.add_column(
-            _in_lines(name), justify="left" if name in ("arm", "comparison", "verdict") else "right", min_width=longest
+            _in_lines(name), justify="left" if name in ("arm", "comparison", "claim", "verdict") else "right", min_width=longest
         )
     for row in shown.values.tolist():
         table.add_row(*(Text(_in_lines(cell)) for cell in row))

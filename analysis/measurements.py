@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import charts, drawing, forms
+from analysis import charts, forms, live
 from analysis.evaluated import Evaluated, height, label, number, places, title
 from analysis.forms import two_lines
 from analysis.shown import Shown
@@ -57,9 +57,9 @@ def _one(each: Evaluated, figures: dict[str, Figure], metrics: Sequence[str]) ->
     remarks = list(_remarks(each))
     for name, chart in charts.named(each).items():
         if name in figures:
-            drawn, named = drawing.themed(figures[name], name), html.escape(title(chart), quote=True)
             means = each.over_seeds(chart)
-            parts.append(f"<figure role=img aria-label='{named}'>{drawn}</figure><p class=note>{_caption(each, chart, means)}</p>")
+            parts.append(live.pictured(figures[name], name, title(chart)))
+            parts.append(f"<p class=note>{_caption(each, chart, means)}</p>")
             parts.append(_details(chart, means))
     if metrics:
         parts.append(f"<div class=scroll>{metrics_html(each, metrics)}</div>")

@@ -79,12 +79,12 @@ def differences(study, judgement):
 def _difference(axes, row, judgement, arm, look):
     difference, verdict, effect = judgement.differences[arm], judgement.about(arm), judgement.shown.effect
     seeds = [effect(value) for value in difference.by_seed.values()]
-    axes.plot(seeds, np.full(len(seeds), row + 0.2), ".", color=look.colour, ms=5, alpha=0.55, mew=0)
+    axes.plot(seeds, np.full(len(seeds), row + 0.2), ".", color=look.colour, ms=5, alpha=0.55, mew=0, label=arm)
     for interval, width in [(verdict.interval, 1.3), (verdict.inner, 3.4)] if verdict else []:
         if interval is not None:
-            axes.plot(list(map(effect, interval)), [row, row], color=look.colour, lw=width, solid_capstyle="round")
+            axes.plot(list(map(effect, interval)), [row, row], color=look.colour, lw=width, solid_capstyle="round", label=arm)
     mean = effect(difference.mean)
-    axes.plot([mean], [row], look.marker, color=look.colour, ms=9, mec=PAPER, mew=0.8)
+    axes.plot([mean], [row], look.marker, color=look.colour, ms=9, mec=PAPER, mew=0.8, label=arm)
     note = ", ".join(filter(None, [judgement.word(arm), f"n = {difference.n}"]))
     axes.annotate(
         note, (1.01, row), xycoords=("axes fraction", "data"), va="center", color=MUTED, fontsize=8.5, annotation_clip=False
@@ -137,7 +137,7 @@ def quality_against(study, judgement, name):
         bars = None if low is None else [[mean - low], [high - mean]]
         wide = None if low_x == high_x else [[at - low_x], [high_x - at]]
         point = {"color": look.colour, "marker": look.marker, "ms": 9, "mec": PAPER, "mew": 0.8}
-        axes.errorbar([at], [mean], xerr=wide, yerr=bars, elinewidth=1.6, **point)
+        axes.errorbar([at], [mean], xerr=wide, yerr=bars, elinewidth=1.6, label=arm, **point)
     axes.margins(y=0.12)
     scale_x(axes, Shown(name, study.metric(name)), min(x[arm][0] for arm in points), max(x[arm][2] for arm in points))
     axes.set_xlabel(_x_label(study, name, any(x[arm][0] < x[arm][2] for arm in points)))
@@ -172,14 +172,18 @@ def _x_label(study, name, spread):
 def learning_curves(study, judgement):
     """A claim's metric on the select split over tokens, and the paired difference to the baseline during training.
 
-    Bands are 95 % over seeds. None if no finished run has a curve.
+    Bands are 95 % over seeds. With fewer than two evaluations, the curves are those of the training loss. None if no finished
+    run has a curve of two points.
     """
-    name = curve_of(study, judgement.shown)
-    shown = Shown(name, study.metric(name))
     named = crowd.named(study, judgement)
-    curves, paired = bands(study, name, arms=named), difference_bands(study, name, arms=named)
-    if not curves:
+    for name in (curve_of(study, judgement.shown), "train/loss"):
+        curves = {arm: band for arm, band in bands(study, name, arms=named).items() if len(band) > 1}
+        if curves:
+            break
+    else:
         return None
+    shown = Shown(name, study.metric(name))
+    paired = {arm: band for arm, band in difference_bands(study, name, arms=named).items() if len(band) > 1}
     style = looks(named)
     figure = Figure(figsize=(WIDTH, 4.1), layout="constrained")
     left, right = figure.subplots(1, 2) if paired else (figure.subplots(), None)
@@ -219,7 +223,7 @@ def _bands(axes, curves, style, scale=1):
         look, x = style[arm], band.index.to_numpy()
         axes.plot(x, scale * band["mean"], look.line, color=look.colour, label=arm, zorder=3)
         if band.low.notna().any():
-            axes.fill_between(x, scale * band.low, scale * band.high, color=look.colour, alpha=0.13, lw=0)
+            axes.fill_between(x, scale * band.low, scale * band.high, color=look.colour, alpha=0.13, lw=0, label=arm)
     last = max(band.index.max() for band in curves.values())
     late = [scale * band[band.index >= SKIPPED * last] for band in curves.values()]
     _limit(axes, late)

@@ -7,7 +7,22 @@ import shlex
 
 import pandas as pd
 
-from analysis import bill, crowd, drawing, forms, interaction, measurements, plots, scaling, search, style, tables, tables_html
+from analysis import (
+    bill,
+    crowd,
+    forms,
+    glyphs,
+    interaction,
+    live,
+    measurements,
+    plots,
+    ran,
+    scaling,
+    search,
+    style,
+    tables,
+    tables_html,
+)
 from analysis.claims import judgements, lines, tuning_warnings
 from analysis.conditions import rest
 from analysis.runs import load, reason
@@ -41,10 +56,11 @@ def write_report(folder):
     return write(study, judgements(study))
 
 
-def write(study, judged, out=None):
+def write(study, judged, out=None, again=None):
     """Like `write_report`, from a StudyData and its Judgements. The files of further claims have the claim's name.
 
-    out: the folder to write into, by default the study's.
+    out: the folder to write into, by default the study's. again: seconds after which the page loads itself anew, of a study
+    that is watched.
     """
     out = study.folder if out is None else out
     path = out / NAME
@@ -60,7 +76,7 @@ def write(study, judged, out=None):
     measurements.write_csv(study.evaluated, out)
     if (trials := search.table(study)) is not None:
         write_atomically(out / search.CSV, forms.csv(trials).encode())
-    write_atomically(path, page(study, judged, raw).encode())
+    write_atomically(path, page(study, judged, raw, again).encode())
     return path
 
 
@@ -74,8 +90,8 @@ def tabled(judged):
     return [judgement for i, judgement in enumerate(judged) if judgement.per_arm or not i]
 
 
-def page(study, judged, raw):
-    """The whole page as HTML text. The figures show the first claim."""
+def page(study, judged, raw, again=None):
+    """The whole page as HTML text. The figures show the first claim. again: see `write`."""
     figures, named = plots.figures(study, judged[0]), crowd.named(study, judged[0])
     few = crowd.few(study, judged[0])
     evaluated = [each.only(few) for each in study.evaluated]
@@ -97,7 +113,7 @@ def page(study, judged, raw):
         _notes(study),
         _again(study),
     ]
-    return style.page(study.record.question, parts)
+    return style.page(study.record.question, parts, again)
 
 
 def _answer(study, judged, of_texts):
@@ -192,15 +208,14 @@ def _figure(name, figure, study, judgement):
     if name == "tuning":
         edges = "".join(f"<p class=warning>{html.escape(text)}</p>" for text in tuning_warnings(study))
     axis = plots.quality_axes(study).get(name)
-    caption = html.escape(f"Quality against {plots.axis_title(study, axis)}" if axis else CAPTIONS[name])
+    caption = f"Quality against {plots.axis_title(study, axis)}" if axis else CAPTIONS[name]
     if name == "differences" and judgement.contrasts:
         caption = "Comparisons"
     if name == "interaction":
         below = interaction.tables_html(study, judgement)
     if name == "scaling":
         below = scaling.table_html(study, judgement)
-    drawn = f"<figure role=img aria-label='{caption}'>{drawing.themed(figure, name)}</figure>"
-    return f"<section><h2>{caption}</h2>{edges}{drawn}{below}</section>"
+    return f"<section><h2>{html.escape(caption)}</h2>{edges}{live.pictured(figure, name, caption)}{below}</section>"
 
 
 def _differences(study, named):
@@ -243,29 +258,26 @@ def _bill(study, named):
 def _provenance(study):
     """What was run, where and with which code. If runs differ in a value, all its values are shown."""
     runs = list(study.records.values())
+    told = ran.sentences(study.records, len(study.runs))
     rows = {
-        "study": study.record.name,
-        "scale": study.record.scale,
-        "seeds": ", ".join(map(str, study.record.seeds)),
-        "steps per run": _distinct(f"{run.steps:,}" for run in runs if run.status == "finished"),
-        "tokens per run": _distinct(units.count(run.tokens) for run in runs if run.status == "finished"),
         "wall time": bill.sentence(bill.bill(study)),
-        "data": _distinct(forms.pairs(run.data) for run in runs),
+        "seeds": ", ".join(map(str, study.record.seeds)),
+        "fingerprint of the data": _distinct(str(run.data["fingerprint"]) for run in runs if "fingerprint" in run.data),
         "hardware": _distinct(forms.pairs(run.hardware) for run in runs),
-        "threads per run": _distinct(str(run.threads) for run in runs),
         "speed and memory": _performance(runs),
         "versions": _distinct(forms.pairs(run.versions) for run in runs),
         "code": _distinct(forms.pairs(run.git) for run in runs),
         "started": min((run.started for run in runs if run.started), default=None),
         "ended": max((run.ended for run in runs if run.ended), default=None),
     }
+    sentences = "".join(f"<p>{html.escape(text)}</p>" for text in told)
     shown = "".join(f"<dt>{name}</dt><dd>{html.escape(str(text))}</dd>" for name, text in rows.items() if text)
     warning = ""
     if any(run.git.get("dirty") for run in runs):
         warning = "<p class=warning>Some runs used code with uncommitted changes.</p>"
     spec = html.escape(json.dumps(study.record.spec, indent=1, ensure_ascii=False))
     return (
-        f"<section><h2>What was run</h2>{warning}<dl>{shown}</dl>"
+        f"<section><h2>What was run</h2>{warning}{sentences}<dl>{shown}</dl>"
         f"<details><summary>The study's spec</summary><pre>{spec}</pre></details></section>"
     )
 
@@ -366,6 +378,8 @@ def _notes(study):
     notes = [note for run in study.records.values() for note in dict.fromkeys(run.notes) if note not in said]
     counts = pd.Series(notes, dtype=object).value_counts()
     items = "".join(f"<li>{html.escape(remark)}</li>" for remark in study.record.remarks)
+    for label, shown in glyphs.rewritten(study.record.arms).items():
+        items += f"<li>{html.escape(f'No installed font has the letters of {label}; in pictures it is {shown}.')}</li>"
     items += "".join(f"<li>{html.escape(note)} ({times(count, 'run')})</li>" for note, count in counts.items())
     return f"<section><h2>Notes from the runs</h2><ul>{items}</ul></section>" if items else ""
 

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis import evaluated, measurements, style
+from analysis import evaluated, measurements, ran, style
 from analysis.evaluated import Evaluated
 from analysis.forms import pairs
 from arch import units
@@ -107,14 +107,15 @@ def _facts(record: RunRecord | None) -> str:
         "steps": f"{record.steps:,}",
         "tokens": units.count(record.tokens),
         "wall time": units.duration(record.wall_seconds),
-        "data": pairs(record.data),
+        "data": str(record.data.get("fingerprint", "")),
         "hardware": pairs(record.hardware),
         "versions": pairs(record.versions),
         "code": pairs(record.git),
         "command": record.command,
     }
+    told = "".join(f"<p>{html.escape(text)}</p>" for text in ran.sentences({(record.identity, record.seed): record}))
     shown = "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in rows.items() if text)
-    return f"<section><h2>The run</h2><dl>{shown}</dl></section>"
+    return f"<section><h2>The run</h2>{told}<dl>{shown}</dl></section>"
 
 
 def _problems(problems: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 import html
 from collections import Counter
 
-from analysis import drawing
+from analysis import live
 from analysis.importance import FEW, FEWEST
 from analysis.search_figures import MOST_CURVES, figures
 from analysis.shown import Shown
@@ -31,8 +31,7 @@ def section(study):
     parts += [f"<p class=note>{html.escape(text)}.</p>" for text in found.widened]
     for name, caption in CAPTIONS.items():
         if name in drawn:
-            figure = f"<figure role=img aria-label='{caption}'>{drawing.themed(drawn[name], name)}</figure>"
-            parts.append(f"<h3>{caption}</h3>{figure}{_note(found, name)}")
+            parts.append(f"<h3>{caption}</h3>{live.pictured(drawn[name], name, caption)}{_note(found, name)}")
         elif name == "search_importance" and found.trials:
             done = len(found.of("finished"))
             parts.append(f"<p class=note>Importances need at least {FEWEST} finished trials; there are {done}.</p>")

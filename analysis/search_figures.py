@@ -252,13 +252,13 @@ def curves(study, found: Searched):
     name = next((name for name in found.objectives if name.startswith("select/")), None)
     if name is None:
         return None
-    drawn = {}
     chosen = {*found.front, *found.winners.values()} if len(found.objectives) > 1 else set(found.winners.values())
     # The chosen ones first, so that a large search leaves out others.
-    for trial in sorted(found.trials, key=lambda trial: trial.number not in chosen):
-        curve = history(study.folder / next(iter(trial.runs.values())), name) if trial.runs and len(drawn) < MOST_CURVES else None
-        if curve is not None:
-            drawn[trial.number] = curve
+    order = sorted((trial for trial in found.trials if trial.runs), key=lambda trial: trial.number not in chosen)
+    drawn = _histories(study, order, name)
+    if drawn and max(len(steps) for steps, _ in drawn.values()) < 2:  # evaluated once, at the end
+        name = "train/loss"
+        drawn = _histories(study, order, name)
     if not drawn:
         return None
     figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
@@ -282,6 +282,16 @@ def curves(study, found: Searched):
     drawing.titled(axes, f"Curves of {times(len(drawn), 'trial')}{f' ({left} more are not drawn)' if left > 0 else ''}")
     axes.spines["bottom"].set_color(GRID)
     return figure
+
+
+def _histories(study, trials, name):
+    """{number: (steps, values)} of the first MOST_CURVES trials whose runs have the curve."""
+    drawn = {}
+    for trial in trials:
+        curve = history(study.folder / next(iter(trial.runs.values())), name) if len(drawn) < MOST_CURVES else None
+        if curve is not None:
+            drawn[trial.number] = curve
+    return drawn
 
 
 def _later_part(axes, drawn, pruned):

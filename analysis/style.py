@@ -1,6 +1,8 @@
-"""The CSS of a report for light and dark screens and for print. Figures use the same colour variables."""
+"""The CSS of a report for light and dark screens, narrow ones and print. Figures use the same colour variables."""
 
 import html
+
+from arch.words import visible
 
 CSS = """
 :root { --ink: #1c2026; --muted: #6a717b; --grid: #dfe2e7; --paper: #fefefe; --card: #f5f6f8; --accent: #0072b2;
@@ -44,25 +46,57 @@ small { display: block; color: var(--muted); font-size: 12.5px; font-weight: 400
 .failed { color: var(--failed); }
 .badge.baseline { border-color: transparent; padding: 0; font-weight: 400; }
 figure { margin: 0; max-width: 860px; } details + figure { margin-top: 26px; }
-figure svg { display: block; width: 100%; height: auto; }
+.still { overflow-x: auto; } .still svg { display: block; width: 100%; min-width: 540px; height: auto; }
+.chart { display: none; } .drawn .chart { display: block; } .drawn .still { display: none; }
+.panels { display: grid; gap: 18px 22px; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); }
+.heading { font-size: 14px; font-weight: 600; line-height: 1.35; margin: 0 0 6px; }
+.axis { color: var(--muted); font-size: 12.5px; line-height: 1.35; margin: 0; } .below { text-align: center; }
+.names { display: flex; flex-wrap: wrap; gap: 4px 14px; margin: 0 0 10px; }
+.name { display: inline-flex; align-items: center; gap: 7px; border: 0; padding: 3px 4px; background: none; color: var(--ink);
+  font: inherit; font-size: 13.5px; text-align: left; } button.name { cursor: pointer; }
+button.name[aria-pressed=false] { opacity: .4; text-decoration: line-through; } button.name:hover { background: var(--card); }
+.name i { width: 22px; border-top: 3px var(--dash, solid) var(--colour); } .name i.none { width: 0; border: 5px solid var(--colour);
+  border-radius: 9px; } .name i.dashed { --dash: dashed; } .name i.dotted { --dash: dotted; } .name i.dotdash { --dash: double; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 5px 22px; margin: 0; font-size: 14.5px; }
 dt { color: var(--muted); } dd { margin: 0; white-space: pre-line; overflow-wrap: anywhere; }
 code, pre { font: 13.5px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
 code { background: var(--card); border: 1px solid var(--grid); border-radius: 4px; padding: 1px 5px; overflow-wrap: anywhere; }
 pre { background: var(--card); border-radius: 6px; padding: 12px 14px; white-space: pre-wrap; overflow-wrap: anywhere; }
 details { margin-top: 14px; } summary { cursor: pointer; color: var(--muted); font-size: 14.5px; }
-@media (max-width: 640px) { dl { grid-template-columns: 1fr; } dd { margin-bottom: 8px; } main { padding: 24px 16px 48px; } }
-@media print { :root { --ink: #000; --muted: #444; --grid: #ccc; --paper: #fff; --card: #f4f4f4; }
+@media (max-width: 640px) { .panels { grid-template-columns: minmax(0, 1fr); }
+  .results { width: max-content; min-width: 100%; }
+  .results th[scope=row] { min-width: 112px; max-width: 136px; overflow-wrap: anywhere; }
+  .results td small { max-width: 150px; }
+  dl { grid-template-columns: 1fr; } dd { margin-bottom: 8px; } main { padding: 24px 16px 48px; } }
+@media print { .drawn .still { display: block; } .still svg { min-width: 0; } .drawn .chart { display: none; }
+  :root { --ink: #000; --muted: #444; --grid: #ccc; --paper: #fff; --card: #f4f4f4; }
   body { font-size: 10.5pt; } main { max-width: none; padding: 0; } .scroll { overflow: visible; } table { font-size: 8.5pt; }
   section, figure, tr { break-inside: avoid; } h2 { margin-top: 20pt; } }
 """
 
 
-def page(title, parts):
-    """A whole page as HTML text that needs no other file. parts: its sections as HTML; empty ones are left out."""
+# The page of a study that is watched: loaded anew, unless somebody has just touched it.
+AGAIN = """<noscript><meta http-equiv=refresh content={seconds}></noscript><script>
+{{ let touched = 0; for (const each of ["pointerdown", "wheel", "keydown"]) addEventListener(each, () => touched = Date.now());
+setInterval(() => Date.now() - touched > 60000 && location.reload(), {seconds}000); }}
+</script>"""
+
+
+def page(title, parts, again=None):
+    """A whole page as HTML text that needs no other file. parts: its sections as HTML; empty ones are left out.
+
+    Control characters are shown, not written. again: seconds after which the page loads itself anew; None: never.
+    """
+    content = visible("\n".join(part for part in parts if part))
+    charts = ""
+    if "class=live>" in content:
+        from analysis import live  # with matplotlib, which a page without figures does not need
+
+        charts = live.library()
+    reload = AGAIN.format(seconds=again) if again else ""
     return (
-        f"<!doctype html>\n<html lang=en>\n<head><meta charset=utf-8><title>{html.escape(title)}</title>"
+        f"<!doctype html>\n<html lang=en>\n<head><meta charset=utf-8><title>{visible(html.escape(title))}</title>"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<meta name=color-scheme content='light dark'><style>{CSS}</style></head>\n"
-        f"<body><main>\n{chr(10).join(part for part in parts if part)}\n</main></body>\n</html>\n"
+        f"<meta name=color-scheme content='light dark'><style>{CSS}</style>{reload}</head>\n"
+        f"<body><main>\n{content}\n</main>{charts}</body>\n</html>\n"
     )

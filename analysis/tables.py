@@ -82,11 +82,11 @@ def _comparisons(judgement, others):
         rows.append(
             {
                 "comparison": what(subject, contrast),
+                "verdict": _verdict(about),
                 DIFFERENCE: _with_interval(shown.change(shown.effect(difference.mean)), interval),
                 **({others.column: of_texts} if others.effects else {}),
                 "n": str(difference.n),
                 "p": p_cell(verdict.p, verdict.level),
-                "verdict": _verdict(about),
             }
         )
     return pd.DataFrame(rows)
@@ -285,13 +285,13 @@ def _readable_row(row, first, context, shown, measured, searched, for_texts):
     of_texts = _of_texts(shown, row[f"{change}_texts_low"], row[f"{change}_texts_high"])
     return {
         "arm": row["arm"],
+        "verdict": _verdict(row),
         "differs in": shortened(row["changes"]) or (units.DASH if first else "nothing"),
         f"{shown.quantity} {LEVEL}": _with_interval(shown.number(row[value]), shown.interval(low, high)),
         "n": f"{row['n']}" if row["n"] == row["runs_planned"] else f"{row['n']} of {row['runs_planned']}",
         DIFFERENCE: _with_interval(shown.change(row[change]), shown.change_interval(row[f"{change}_low"], row[f"{change}_high"])),
         **({for_texts: of_texts} if for_texts else {}),
         "p": p_cell(row["p"], row["level"]),
-        "verdict": _verdict(row),
         "parameters": units.count(row["parameters"]),
         "training FLOPs/token (ideal)": units.flops(row["flops_per_token_train_ideal"]),
         f"cache at {context}": _cache(row),
@@ -397,6 +397,34 @@ def markdown(raw):
     """The readable table as Markdown; after it the comparisons, if there are any."""
     shown = [readable(raw), *([] if raw.comparisons is None else [raw.comparisons])]
     return "\n".join(map(forms.markdown, shown))
+
+
+def words_first(judged, raw, arms):
+    """The verdicts of all claims for a terminal, a row each: the word, then the numbers that it follows from.
+
+    raw: the Results of the claims that have a table of arms, in their order. arms: those to name.
+    """
+    few = ["arm", "comparison", "verdict", DIFFERENCE, "n"]
+    both = []
+    for each in raw:
+        both += [readable(each)[each.frame.arm.isin(arms)], *([] if each.comparisons is None else [each.comparisons])]
+    shown = [table[[name for name in table if name in few or name.endswith(LEVEL)]] for table in both]
+    stated = [
+        {"claim": _claim_row(each, subject)["statement"], "verdict": each.word(subject), "seen": seen(each, subject)}
+        for each in judged
+        if not each.per_arm
+        for subject in each.verdicts
+    ]
+    return "\n".join(map(forms.text, [*shown, *([pd.DataFrame(stated)] if stated else [])]))
+
+
+def seen(judgement, subject):
+    """What a claim that is true or false was judged by, for reading: a difference and its interval, or the reason."""
+    shown, verdict = judgement.shown, judgement.verdicts[subject]
+    if subject not in judgement.differences:
+        return verdict.reason
+    interval = shown.change_interval(*map(shown.effect, verdict.interval)) if verdict.interval else units.DASH
+    return _with_interval(shown.change(shown.effect(verdict.difference)), interval)
 
 
 def text(raw):

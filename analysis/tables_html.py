@@ -36,22 +36,20 @@ def claims(judged: Iterable[Any]) -> str:
         for subject, verdict in judgement.verdicts.items():
             statement = judgement.claim.statement(subject, verdict, shown.metric)
             source = getattr(judgement.claim.config, "source", "")
-            seen = shown.change(shown.effect(verdict.difference)) if subject in judgement.differences else verdict.reason
-            if subject in judgement.differences and verdict.interval:
-                seen += f" {shown.change_interval(*map(shown.effect, verdict.interval))}"
+            seen = tables.seen(judgement, subject)
             word, p = judgement.word(subject), p_cell(verdict.p, verdict.level)
             rows.append(
                 f"<tr><th scope=row>{html.escape(statement)}<small>{html.escape(source or judgement.name)}</small></th>"
-                f"<td>{two_lines(seen)}</td><td class=number>{verdict.n}</td><td class=number>{p}</td>"
                 f"<td><span class='badge {word.replace(' ', '-')}'>{html.escape(word)}</span>"
-                f"{'<small>exploratory</small>' if judgement.exploratory else ''}</td></tr>"
+                f"{'<small>exploratory</small>' if judgement.exploratory else ''}</td><td>{two_lines(seen)}</td>"
+                f"<td class=number>{verdict.n}</td><td class=number>{p}</td></tr>"
             )
         rows += [
             f"<tr><th scope=row>{html.escape(subject)}<small>{html.escape(judgement.name)}</small></th>"
             f"<td colspan=4>no verdict yet: {html.escape(text)}</td></tr>"
             for subject, text in judgement.missing.items()
         ]
-    head = "<tr><th>claim</th><th>seen</th><th class=number>n</th><th class=number>p</th><th>verdict</th></tr>"
+    head = "<tr><th>claim</th><th>verdict</th><th>seen</th><th class=number>n</th><th class=number>p</th></tr>"
     return f"<table class=results><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
 
 

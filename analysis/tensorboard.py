@@ -14,21 +14,28 @@ The curves of a large study are thinned (`analysis.thinning`), so that TensorBoa
 """
 
 import datetime
+import functools
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import time
+import urllib.parse
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from analysis import charts, crowd, plots, search_figures, thinning
+from analysis import watch as following
 from analysis.claims import judge
 from analysis.curves import bands, difference_bands
 from analysis.runs import curve_of_run, load
 from analysis.shown import Shown
 from analysis.tables import TUNED
 from arch.spec import ABSENT, spelt
+from arch.words import visible
 from sweeps.folders import safe_names
 
 FOLDER = "tensorboard"
@@ -54,17 +61,99 @@ def write_logs(folder, out=None):
     return final
 
 
-def serve(folder, port=6006, out=None):
-    """Write the logs, start TensorBoard on them and wait until it ends or is interrupted. Returns its exit code."""
-    logs = write_logs(folder, out)
-    print(f"TensorBoard: http://localhost:{port}/  (Ctrl-C ends it)", flush=True)
-    process = subprocess.Popen([sys.executable, "-m", "tensorboard.main", "--logdir", str(logs), "--port", str(port)])
+def refresh(study, logs, written):
+    """Bring the logs of a running TensorBoard up to date, run by run; a run in which nothing changed keeps its file.
+
+    A run that changed gets a further file, which first tells TensorBoard to forget what the earlier ones said; so no curve
+    is missing in between. written: {run: digest of what was written}, changed in place.
+    """
+    scratch = logs.with_name(f".{logs.name}.{os.getpid()}")
+    shutil.rmtree(scratch, ignore_errors=True)
     try:
-        return process.wait()
+        _write(study, scratch, purge=0)
+        for run, path in _files(scratch).items():
+            if (digest := _digest(path)) == written.get(run):
+                continue
+            written[run] = digest
+            (logs / run).mkdir(parents=True, exist_ok=True)
+            path.rename(logs / run / _next_name(logs / run))
+            for old, later in pairwise(sorted((logs / run).glob(EVENTS))):
+                if time.time() - later.stat().st_mtime > READ:
+                    old.unlink()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+EVENTS = "events.out.tfevents.*"
+# Seconds after which TensorBoard has read a further file of a run. It never goes on from a file that was removed before.
+READ = 600
+
+
+def _next_name(run):
+    """The name of a file that TensorBoard reads after all others of a run: it goes by the time in a name, in seconds."""
+    last = max((int(path.name.split(".")[3]) for path in run.glob(EVENTS)), default=0)
+    return f"{EVENTS[:-1]}{max(int(time.time()), last + 1):010d}.again"
+
+
+def _files(logs):
+    """{run: its newest file of events}."""
+    return {path.parent.relative_to(logs): path for path in sorted(logs.rglob(EVENTS))}
+
+
+def _digest(path):
+    """A digest of the events of a file, without the times at which they were written."""
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    found = hashlib.sha256()
+    for raw in RawEventFileLoader(str(path)).Load():
+        event = Event.FromString(raw)
+        if event.HasField("summary"):
+            found.update(f"{event.step}:".encode() + event.summary.SerializeToString(deterministic=True))
+    return found.hexdigest()
+
+
+# What the board shows first: the results, and the losses of the batches; runs of an arm have one colour.
+FIRST = {"tagFilter": "^(report|train)/", "runColorGroup": "regex:^([^/]+)"}
+
+
+def address(port):
+    """The link to the board: filtered to `report/` and `train/`."""
+    return f"http://localhost:{port}/?{urllib.parse.urlencode(FIRST, safe='/:')}#timeseries"
+
+
+def serve(folder, port=6006, out=None, watch=False):
+    """Write the logs, start TensorBoard on them and wait until it ends or is interrupted. Returns its exit code.
+
+    out: another folder for the logs. watch: bring the logs up to date whenever the study's records change.
+    """
+    logs = write_logs(folder, out)
+    print(f"TensorBoard: {address(port)}  (Ctrl-C ends it)", flush=True)
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logs), "--port", str(port)]
+    process = subprocess.Popen([*command, "--reload_interval", "5"] if watch else command)
+    try:
+        if watch:
+            _follow(folder, logs, process)
+        else:
+            return process.wait()
     except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
-        return 0
+        pass
+    if process.poll() is not None:
+        return process.returncode
+    process.terminate()
+    process.wait()
+    return 0
+
+
+def _follow(folder, logs, process):
+    written = {run: _digest(path) for run, path in _files(logs).items()}
+
+    def act():
+        study = load(folder)
+        refresh(study, logs, written)
+        return following.progress(study)
+
+    following.follow(folder, act, lambda: process.poll() is None)
 
 
 def run_names(arms):
@@ -72,9 +161,11 @@ def run_names(arms):
     return safe_names(arms, taken=("study", "search"))
 
 
-def _write(study, logs):
-    from torch.utils.tensorboard import SummaryWriter
+def _write(study, logs, purge=None):
+    """purge: the step from which on TensorBoard is to forget what earlier files of a run said; None: there are none."""
+    from torch.utils.tensorboard import SummaryWriter as Writer
 
+    SummaryWriter = functools.partial(Writer, purge_step=purge)  # noqa: N806
     names, judgement = run_names(dict.fromkeys([*study.record.arms, *study.record.helpers])), judge(study)
     table, others, trials = _hparams(study)
     column = plots.curve_of(study, judgement.shown)
@@ -180,7 +271,13 @@ def _run(writer, row, hparams, record, metrics, curve=None, most=None):
     else:
         for name, value in metrics.items():  # of a trial that trained nothing: its costs
             writer.add_scalar(_final(name), value, 0)
-    writer.file_writer.add_summary(_session_end(row["status"], start + (record.wall_seconds if record else 0)))
+    if record is not None and record.sample:
+        writer.add_text("sample", "    " + visible(record.sample).replace("\n", "\n    "), record.steps)
+    if record is None or record.status in ENDED:  # TensorBoard keeps the first end that it reads
+        writer.file_writer.add_summary(_session_end(row["status"], start + (record.wall_seconds if record else 0)))
+
+
+ENDED = ("finished", "failed", "pruned")
 
 
 def _curve(writer, curve, start, most):
@@ -234,7 +331,8 @@ def _hparams(study):
 
     Of a trial: its number, its state, whether it is feasible, and every dimension. The other columns are role, arm,
     seed, every tuned key with the value of this run, and every other key in which arms differ. The values of a column have
-    one type; in a column of text, `null` is null and a dash says that the arm's component has no such option.
+    one type; in a column of text, `null` is null and a dash says that the arm's component has no such option. Seeds and
+    numbers of trials are text: TensorBoard shows every number with four decimals.
     """
     arms = study.record.arms
     tuned = dict.fromkeys(key for arm in arms.values() for key in arm.tuned)
@@ -247,7 +345,7 @@ def _hparams(study):
         changes = arms[label].differences if label in arms else None
         written = {} if changes is None else {key: changes.get(key, (ABSENT, base[key]))[1] for key in keys}
         chosen = {f"{key}{TUNED}": values[key] for key in tuned if key in values}
-        return {"role": role, "arm": label, "seed": float(seed)} | chosen | written
+        return {"role": role, "arm": label, "seed": str(seed)} | chosen | written
 
     reported = {
         (each.arm, each.seed): row("reported", each.arm, each.seed, arms[each.arm].tuned_of(each.seed))
@@ -257,7 +355,7 @@ def _hparams(study):
     trials = [_trial_row(trial) for trial in _trials(study)]
     every = [*reported.values(), *others, *trials]
     for key in dict.fromkeys(key for values in every for key in values):
-        if not all(_is_number(values.get(key, 0)) for values in every):
+        if key not in ("seed", "trial") and not all(_is_number(values.get(key, 0)) for values in every):
             for values in every:
                 values[key] = spelt(values.get(key, ABSENT))
     return reported, others, trials
@@ -265,8 +363,8 @@ def _hparams(study):
 
 def _trial_row(trial):
     feasible = "no" if any(excess > 0 for excess in trial.constraints.values()) else "yes"
-    seed = {} if trial.seed is None else {"seed": float(trial.seed)}
-    about = {"role": "trial", "arm": "search", **seed, "trial": float(trial.number), "state": trial.state, "feasible": feasible}
+    seed = {} if trial.seed is None else {"seed": str(trial.seed)}
+    about = {"role": "trial", "arm": "search", **seed, "trial": str(trial.number), "state": trial.state, "feasible": feasible}
     return about | dict(trial.values)
 
 

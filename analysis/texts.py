@@ -98,7 +98,7 @@ def of(study, judgement, level=LEVEL):
     lacking = [arm for arm in measured if not measured[arm] and judgement.scaled[arm]]
     sentences = [
         about,
-        _for_texts(judgement, made),
+        _for_texts(made),
         _few(made, weights_N),
         *(f"{arm} was measured on other rows than {baseline}: {text}." for arm, text in other_rows.items()),
         f"Runs of {listed(lacking)} say nothing of each document." if lacking else "",
@@ -189,17 +189,16 @@ def _shares(documents, name):
     return weights_N / weights_N.sum()
 
 
-def _for_texts(judgement, made):
+def _for_texts(made):
     """The sentence with the intervals."""
-    shown = judgement.shown
     how_many = f"{made.documents:,} documents, in effect {made.effective:.0f}"
     if not made.intervals:
         return f"An interval for texts like these ({how_many}) needs two seeds."
-    each = listed(
-        f"{arm} {shown.change(shown.effect(interval.mean))} {shown.change_interval(*made.effects[arm])}"
-        for arm, interval in made.intervals.items()
-    )
-    return f"For texts like these ({how_many}), with {units.share(1 - made.level)} intervals over seeds and texts: {each}."
+    sides: dict[str, list[str]] = {"exclude": [], "include": []}
+    for subject, interval in made.intervals.items():
+        sides["exclude" if interval.low > 0 or interval.high < 0 else "include"].append(subject)
+    each = " and ".join(f"{side} zero for {listed(subjects)}" for side, subjects in sides.items() if subjects)
+    return f"For texts like these ({how_many}), {units.share(1 - made.level)} intervals over seeds and texts {each}."
 
 
 def _few(made, weights_N):

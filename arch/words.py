@@ -1,5 +1,6 @@
-"""Lists and plurals in sentences."""
+"""Lists and plurals in sentences; texts of others made safe to print."""
 
+import unicodedata
 from collections.abc import Iterable
 
 MOST = 12
@@ -16,3 +17,19 @@ def listed(words: Iterable[str], last: str = "and") -> str:
 def times(count: int, noun: str) -> str:
     """`1 run`, `3 runs`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def visible(text: str) -> str:
+    """A text with its control characters shown, not written: ESC as `\\x1b`; line breaks and tabs stay.
+
+    Also marks that turn the direction of what follows, and halves of surrogate pairs, which no file can hold.
+    """
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(char: str) -> str:
+    hidden = unicodedata.category(char) in ("Cc", "Cs") or ord(char) in TURNS
+    return char.encode("unicode_escape").decode() if hidden and char not in "\n\t" else char
+
+
+TURNS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}

@@ -14,7 +14,16 @@ from experiments.spec import ExperimentSpec
 
 def of_experiment(spec: ExperimentSpec) -> list[str]:
     """Sentences about one resolved ExperimentSpec."""
-    return of_model(spec.model, spec.data.context, "model.")
+    return [*of_model(spec.model, spec.data.context, "model."), *_evaluated_once(spec)]
+
+
+def _evaluated_once(spec: ExperimentSpec) -> list[str]:
+    """A sentence where a run is evaluated only at its end."""
+    every, steps = spec.evaluate.every, spec.train.steps
+    if not 0 < steps <= every:
+        return []
+    sign = ">" if every > steps else "="
+    return [f"evaluate.every {every} {sign} steps {steps}: one evaluation, at the end; the curves are those of the training loss"]
 
 
 def of_arms(specs: Mapping[str, ExperimentSpec], identities: Mapping[str, str] | None = None) -> list[str]:

@@ -19,6 +19,14 @@ def test_the_notes_of_a_run_name_what_has_no_effect(tiny):
     assert plan(node(tiny)).notes == ()
 
 
+def test_an_evaluation_that_comes_only_at_the_end_is_said(tiny):
+    said = {every: remarks.of_experiment(spec(tiny, train__steps=60, evaluate__every=every)) for every in (30, 60, 100)}
+    assert said[30] == []
+    assert said[60][0].startswith("evaluate.every 60 = steps 60: one evaluation, at the end")
+    assert said[100][0].startswith("evaluate.every 100 > steps 60: one evaluation, at the end")
+    assert remarks.of_experiment(spec(tiny, train__steps=0, evaluate__every=100)) == [], "nothing is trained"
+
+
 def test_what_holds_of_several_arms_is_said_once(tiny):
     few = {"model__layers": 2}
     arms = {"a": spec(tiny, **few), "b": spec(tiny, **few, train__steps=7)}

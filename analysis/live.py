@@ -1,0 +1,397 @@
+"""A figure that can be looked around in: the same lines, bands and points as a chart of Bokeh, made from the drawn figure.
+
+What a page shows is the still picture; where scripts run, `live.js` puts the chart in its place, in the width of the window
+and the colours of the theme. So no figure is drawn by two pieces of code, and a page without scripts, or on paper, lacks
+nothing but the looking around. A figure of cells, whose numbers are written in them, stays a picture.
+
+Bokeh (BSD-3-Clause) is read from its package and stands once in a page, compressed; nothing is fetched.
+"""
+
+import base64
+import gzip
+import html
+import json
+import math
+import re
+import textwrap
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import Collection, LineCollection, PolyCollection, QuadMesh
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import FixedLocator
+
+from analysis import drawing
+
+MARKERS = {
+    "o": "circle",
+    ".": "circle",
+    "s": "square",
+    "^": "triangle",
+    "v": "inverted_triangle",
+    "D": "diamond",
+    "P": "plus",
+    "X": "x",
+    "x": "x",
+    "|": "dash",
+    ">": "triangle",
+    "*": "star",
+}
+DASHES = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dotdash"}
+PANEL, ROW = {1: 300, 2: 270, 4: 220}, 50  # pixels: how tall one of so many panels is, and a row of one whose rows are named
+SMALL = 180  # pixels, one of more panels
+WRAP = 18  # letters of a row's name in a line
+DIGITS = 6  # of a coordinate, more than a screen can show
+
+
+class Axis(NamedTuple):
+    """One axis of a panel. at: from data to the place in the chart; the identity unless the scale is no scale of Bokeh."""
+
+    scale: str
+    limits: tuple[float, float]
+    at: Any
+    ticks: dict[float, str]  # fixed ones; none where the chart finds round numbers itself
+    prefixed: bool
+    unit: str
+    signed: bool
+
+
+def chart(figure: Figure) -> str:
+    """The chart of a figure that was drawn, as JSON for `live.js`; empty if it stays a picture.
+
+    {panels: [{id, title, x, y, tall}], names: [{name, colour, dash}], heading, document, item}
+    """
+    panels = [axes for axes in figure.axes if axes.get_visible() and axes.get_label() != "<colorbar>"]
+    if not panels or any(isinstance(each, QuadMesh) for axes in panels for each in axes.collections):
+        return ""
+    if len(panels) < len(figure.axes) and any(axes.get_label() == "<colorbar>" for axes in figure.axes):
+        return ""  # its lines are told apart by a scale of colours
+    from bokeh.document import Document
+    from bokeh.embed.util import standalone_docs_json_and_render_items
+
+    document, drawn = Document(), [_panel(axes, _tall(len(panels))) for axes in panels]
+    for made in drawn:
+        document.add_root(made)
+    documents, items = standalone_docs_json_and_render_items(drawn)
+    named = {str(each.name) for made in drawn for each in made.renderers if each.name}
+    return json.dumps(
+        {
+            "heading": _heading(figure),
+            "names": _names(figure, panels, named),
+            "panels": [
+                {"id": made.id, "title": _title(axes), "x": _label(figure, axes, "x"), "y": _label(figure, axes, "y")}
+                for axes, made in zip(panels, drawn, strict=True)
+            ],
+            "documents": documents,
+            "items": [item.to_json() for item in items],
+        },
+        separators=(",", ":"),
+        ensure_ascii=False,
+    )
+
+
+def pictured(figure: Figure, name: str, caption: str) -> str:
+    """A figure element: the still picture, and behind it the chart that takes its place where scripts run."""
+    still, live = drawing.themed(figure, name), chart(figure)
+    data = f"<script type='application/json' class=live>{live.replace('<', chr(92) + 'u003c')}</script>" if live else ""
+    label = html.escape(caption, quote=True)
+    return f"<figure><div class=still role=img aria-label='{label}'>{still}</div>{data}</figure>"
+
+
+def library() -> str:
+    """What a page needs once whose figures have charts: Bokeh, compressed, and what puts the charts in place."""
+    colours = json.dumps({colour: variable for variable, colour in drawing.VARIABLES.items()})
+    return (
+        f"<script type='text/plain' id=bokeh>{_bokeh()}</script>"
+        f"<script>const THEME = {colours};\n{(Path(__file__).parent / 'live.js').read_text()}</script>"
+    )
+
+
+@cache
+def _bokeh() -> str:
+    """BokehJS with its licence, which its first lines are: gzip, base64."""
+    import bokeh.resources
+
+    path = Path(bokeh.resources.__file__).parent / "server" / "static" / "js" / "bokeh.min.js"
+    return base64.b64encode(gzip.compress(path.read_bytes(), 9, mtime=0)).decode()
+
+
+def _tall(panels: int) -> int:
+    return next((tall for most, tall in PANEL.items() if panels <= most), SMALL)
+
+
+def _panel(axes: Axes, tall: int) -> Any:
+    from bokeh.events import DoubleTap
+    from bokeh.models import BoxZoomTool, CustomJS, HoverTool, PanTool, Range1d, ResetTool, WheelZoomTool
+    from bokeh.plotting import figure
+
+    x, y = _axis(axes, "x"), _axis(axes, "y")
+    tall = 60 + ROW * len(y.ticks) if y.ticks and not x.ticks else tall
+    made = figure(
+        x_axis_type="log" if x.scale == "log" else "linear",
+        y_axis_type="log" if y.scale == "log" else "linear",
+        x_range=Range1d(*x.limits),
+        y_range=Range1d(*y.limits),
+        height=tall,
+        sizing_mode="stretch_width",
+        tools=[],
+        background_fill_color=None,
+        border_fill_color=None,
+        outline_line_color=None,
+        min_border_right=14,
+    )
+    zoom = BoxZoomTool()
+    made.add_tools(zoom, WheelZoomTool(), PanTool(), ResetTool())
+    made.toolbar.active_drag, made.toolbar.active_scroll = zoom, None  # a wheel scrolls the page
+    made.toolbar.logo, made.toolbar.autohide = None, True
+    made.js_on_event(DoubleTap, CustomJS(args={"made": made}, code="made.reset.emit()"))
+    hover = [each for each in _drawn(made, axes, x, y) if each is not None]
+    shown = [("", "@name")] if any("name" in each.data_source.data for each in hover) else []
+    shown += [(_short(axes, which), f"@{which}_is{{custom}}") for which, axis in (("x", x), ("y", y)) if not axis.ticks]
+    if any("low" in each.data_source.data for each in hover):
+        shown.append(("interval", "@low{custom} to @high{custom}"))
+    formats = {f"@{column}": _hovered(axis) for column, axis in (("x_is", x), ("y_is", y), ("low", y), ("high", y))}
+    made.add_tools(HoverTool(renderers=hover, tooltips=shown, formatters=formats, line_policy="nearest", mode="mouse"))
+    for part, axis in ((made.xaxis[0], x), (made.yaxis[0], y)):
+        _look(part, axis)
+    for grid, axis in ((made.xgrid[0], x), (made.ygrid[0], y)):
+        grid.grid_line_color = None if axis.ticks else drawing.GRID
+    return made
+
+
+def _look(part: Any, axis: Axis) -> None:
+    """Ticks and colours of an axis of Bokeh."""
+    from bokeh.models import CustomJSTicker, CustomJSTickFormatter, FixedTicker
+
+    if axis.ticks:
+        part.ticker = FixedTicker(ticks=list(axis.ticks))
+        part.major_label_overrides = axis.ticks
+    else:
+        if axis.scale == "log":
+            part.ticker = CustomJSTicker(
+                major_code="return archbench.ticks(cb_data.range.start, cb_data.range.end)", minor_code="return []"
+            )
+        else:
+            part.ticker.desired_num_ticks = 5
+        part.formatter = CustomJSTickFormatter(code=f"return archbench.number(tick, {_options(axis)})")
+    part.axis_line_color = part.major_tick_line_color = part.minor_tick_line_color = None
+    part.major_label_text_color = drawing.INK if axis.ticks else drawing.MUTED
+    part.major_label_text_font_size = "12px"
+
+
+def _hovered(axis: Axis) -> Any:
+    from bokeh.models import CustomJSHover
+
+    return CustomJSHover(code=f"return archbench.number(value, {_options(axis)})")
+
+
+def _options(axis: Axis) -> str:
+    return json.dumps({"prefixed": axis.prefixed, "unit": axis.unit, "signed": axis.signed})
+
+
+def _axis(axes: Axes, which: str) -> Axis:
+    axis, scale = getattr(axes, f"{which}axis"), getattr(axes, f"get_{which}scale")()
+    form, locator, limits = axis.get_major_formatter(), axis.get_major_locator(), getattr(axes, f"get_{which}lim")()
+    plain = scale in ("linear", "log")
+    at = (lambda values: np.asarray(values, dtype=float)) if plain else axis.get_transform().transform
+    ticks: dict[float, str] = {}
+    if isinstance(locator, FixedLocator):
+        places = [float(tick) for tick in locator.locs]
+        texts = [form(tick, i) for i, tick in enumerate(places)]
+        if not plain or not all(_is_number(text, tick) for text, tick in zip(texts, places, strict=True)):
+            notes = {float(text.xy[1]): text.get_text() for text in axes.texts if which == "y" and _is_beside(text)}
+            for tick, text in zip(places, texts, strict=True):
+                lines = [*textwrap.wrap(text, WRAP), *filter(None, [notes.get(tick)])]
+                ticks[float(at([tick])[0])] = "\n".join(lines)
+    sample = re.fullmatch(r"\+?2(?:\.0+)?\s?M(\S*)", form(2e6, 0))
+    low, high = (float(end) for end in at(np.array(limits, dtype=float)))
+    return Axis(scale, (low, high), at, ticks, bool(sample), sample[1] if sample else "", form(1.0, 0).startswith("+"))
+
+
+def _is_number(text: str, tick: float) -> bool:
+    try:
+        return math.isclose(float(text.replace(",", "").replace("\N{MINUS SIGN}", "-")), tick, rel_tol=0.01)
+    except ValueError:
+        return False
+
+
+def _is_beside(text: Any) -> bool:
+    """Whether a text stands at the right end of a row."""
+    return getattr(text, "xycoords", "") == ("axes fraction", "data")
+
+
+def _drawn(made: Any, axes: Axes, x: Axis, y: Axis) -> list[Any]:
+    """Draw everything of a panel; returns the renderers whose values can be read."""
+    owner = {part: each.get_label() for each in axes.containers for part in _parts(each)}
+    bands = {_own(each, owner): _band(each) for each in axes.collections if isinstance(each, PolyCollection)}
+    for patch in axes.patches:
+        _patch(made, axes, patch, x, y)
+    for collection in axes.collections:
+        _collection(made, collection, owner, x, y)
+    read = [each for line in axes.get_lines() for each in _line(made, axes, line, owner, bands, x, y)]
+    for text in axes.texts:
+        _text(made, text, x, y)
+    return read
+
+
+def _parts(container: Any) -> list[Any]:
+    """The artists of a container, one level deep or two."""
+    return [part for each in container for part in (each if isinstance(each, tuple) else [each]) if part is not None]
+
+
+def _own(artist: Any, owner: dict[Any, str]) -> str | None:
+    """Whose an artist is: its label, or that of its container; None if nobody's."""
+    name = str(owner.get(artist) or artist.get_label())
+    return None if name.startswith("_") else name
+
+
+def _line(made: Any, axes: Axes, line: Line2D, owner: Any, bands: Any, x: Axis, y: Axis) -> list[Any]:
+    across, up = line.get_transform().contains_branch_seperately(axes.transData)
+    xs, ys = np.asarray(line.get_xdata(), dtype=float), np.asarray(line.get_ydata(), dtype=float)
+    colour, alpha, name = to_hex(line.get_color()), line.get_alpha() or 1.0, _own(line, owner)
+    if across != up and len(xs) == 2:
+        _span(made, "width" if up else "height", float(ys[0] if up else xs[0]), colour, line.get_linewidth())
+        return []
+    if across != up:  # points at the edge of a panel
+        places = line.get_transform().transform(np.column_stack([xs, ys]))
+        xs, ys = axes.transData.inverted().transform(places).T
+    data: dict[str, list[Any]] = {"x": _rounded(x.at(xs)), "y": _rounded(y.at(ys)), "x_is": _rounded(xs), "y_is": _rounded(ys)}
+    if name:
+        data["name"] = [name] * len(xs)
+        low, high = bands.get(name) or ((), ())
+        if len(low) == len(xs):
+            data |= {"low": _rounded(low), "high": _rounded(high)}
+    source, read = _source(data), []
+    if line.get_linestyle() != "None" and len(xs) > 1:
+        look = {"line_color": colour, "line_alpha": alpha, "line_width": line.get_linewidth() * 1.2, "name": name}
+        style = line.get_drawstyle()
+        if style.startswith("steps"):
+            mode = {"steps-post": "after", "steps-mid": "center"}.get(style, "before")
+            read.append(made.step(x="x", y="y", source=source, mode=mode, **look))
+        else:
+            read.append(made.line(x="x", y="y", source=source, line_dash=DASHES.get(line.get_linestyle(), "solid"), **look))
+    mark = MARKERS.get(str(line.get_marker()))
+    if mark or len(xs) == 1:
+        hollow = str(line.get_markerfacecolor()) == "none"
+        size = line.get_markersize() * (0.6 if line.get_marker() == "." else 1.1)
+        fill = {"fill_color": None} if hollow else {"fill_color": colour, "fill_alpha": alpha}
+        edge = {"line_color": colour if hollow or mark in ("x", "plus", "dash") else drawing.PAPER, "line_alpha": alpha}
+        read.append(made.scatter("x", "y", source=source, marker=mark or "circle", size=max(size, 4), name=name, **fill, **edge))
+    return read
+
+
+def _span(made: Any, dimension: str, at: float, colour: str, width: float) -> None:
+    from bokeh.models import Span
+
+    made.add_layout(Span(location=at, dimension=dimension, line_color=colour, line_width=width, level="underlay"))
+
+
+def _source(data: dict[str, list[Any]]) -> Any:
+    from bokeh.models import ColumnDataSource
+
+    return ColumnDataSource(data)
+
+
+def _rounded(values: Any) -> list[float]:
+    return [float(f"{value:.{DIGITS}g}") for value in values]
+
+
+def _band(collection: PolyCollection) -> tuple[Any, Any] | None:
+    """The lower and the upper ends of an area between two lines."""
+    corners = collection.get_paths()[0].vertices if collection.get_paths() else np.zeros((0, 2))
+    n = (len(corners) - 3) // 2
+    if n < 1:
+        return None
+    one, other = corners[1 : n + 1, 1], corners[n + 2 : 2 * n + 2, 1][::-1]
+    return (np.minimum(one, other), np.maximum(one, other)) if len(one) == len(other) else None
+
+
+def _collection(made: Any, collection: Collection, owner: Any, x: Axis, y: Axis) -> None:
+    name = _own(collection, owner)
+    if isinstance(collection, PolyCollection):
+        look = {"fill_color": to_hex(collection.get_facecolor()[0]), "fill_alpha": collection.get_alpha() or 1.0}
+        for path in collection.get_paths():
+            places = path.vertices
+            made.patch(_rounded(x.at(places[:, 0])), _rounded(y.at(places[:, 1])), line_color=None, name=name, **look)
+    elif isinstance(collection, LineCollection):
+        segments = [np.asarray(each) for each in collection.get_segments()]
+        colour, width = to_hex(collection.get_color()[0]), float(np.ravel(collection.get_linewidth())[0])
+        xs, ys = [_rounded(x.at(each[:, 0])) for each in segments], [_rounded(y.at(each[:, 1])) for each in segments]
+        made.multi_line(xs, ys, line_color=colour, line_width=width * 1.2, name=name)
+
+
+def _patch(made: Any, axes: Axes, patch: Patch, x: Axis, y: Axis) -> None:
+    from bokeh.models import BoxAnnotation
+
+    if not isinstance(patch, Rectangle):
+        return
+    (left, low), wide, tall = patch.get_xy(), patch.get_width(), patch.get_height()
+    look = {"fill_color": to_hex(patch.get_facecolor()), "fill_alpha": patch.get_alpha() or 1.0, "line_color": None}
+    if patch.get_transform().contains_branch_seperately(axes.transData) == (True, False):
+        left, right = (float(end) for end in x.at(np.array([left, left + wide])))
+        made.add_layout(BoxAnnotation(left=left, right=right, level="underlay", **look))
+        return
+    (left, right), (low, high) = _rounded(x.at(np.array([left, left + wide]))), _rounded(y.at(np.array([low, low + tall])))
+    made.quad(left=[left], right=[right], bottom=[low], top=[high], **look)
+
+
+def _text(made: Any, text: Any, x: Axis, y: Axis) -> None:
+    """A text at a point of the data; the others are no part of a panel."""
+    from bokeh.models import Label
+
+    if getattr(text, "xycoords", None) != "data" or not text.get_text():
+        return
+    aside, up = text.xyann
+    label = Label(
+        x=float(x.at([text.xy[0]])[0]),
+        y=float(y.at([text.xy[1]])[0]),
+        x_offset=aside,
+        y_offset=up,
+        text=text.get_text(),
+        text_color=to_hex(text.get_color()),
+        text_align=text.get_ha(),
+        text_baseline="middle",
+        text_font_size="12px",
+        name=text.get_text(),
+    )
+    made.add_layout(label)
+
+
+def _title(axes: Axes) -> str:
+    return " ".join(filter(None, [axes.get_title(loc=loc) for loc in ("left", "center", "right")])).replace("\n", " ")
+
+
+def _label(figure: Figure, axes: Axes, which: str) -> str:
+    """What an axis is called, beside it or once for all panels."""
+    shared = figure.get_supxlabel() if which == "x" else figure.get_supylabel()
+    return (getattr(axes, f"get_{which}label")() or shared).replace("\n", "; ")
+
+
+def _short(axes: Axes, which: str) -> str:
+    """An axis in a word or two, for a value that is read."""
+    figure = axes.get_figure()
+    text = _label(figure, axes, which) if isinstance(figure, Figure) else ""
+    return re.split(r", |[;(]", text)[0].strip()[:40] or which
+
+
+def _heading(figure: Figure) -> str:
+    above = [each.get_title().get_text() for each in figure.legends]
+    return " ".join(filter(None, [figure.get_suptitle(), *above])).replace("\n", " ")
+
+
+def _names(figure: Figure, panels: list[Axes], named: set[str]) -> list[dict[str, str]]:
+    """The entries of the legend; those that name something in the panels can be hidden."""
+    found = []
+    for legend in figure.legends or [axes.get_legend() for axes in panels if axes.get_legend()]:
+        for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
+            shown = text.get_text()
+            name = next((each for each in named if each == shown or (shown.endswith("…") and each.startswith(shown[:-1]))), "")
+            colour, dash = getattr(handle, "get_color", lambda: drawing.INK)(), getattr(handle, "get_linestyle", lambda: "-")()
+            found.append({"shown": shown, "name": name, "colour": to_hex(colour), "dash": DASHES.get(str(dash), "none")})
+    return found

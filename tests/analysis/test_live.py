@@ -1,0 +1,94 @@
+"""Charts that can be looked around in are made from the drawn figures: the same values, and a page has all it needs once."""
+
+import base64
+import gzip
+import json
+import re
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from analysis import drawing, live, plots
+from analysis.claims import judge
+from analysis.report import write_report
+from analysis.runs import load
+
+
+def chart_of(figure):
+    drawing.svg(figure, "x")
+    return json.loads(live.chart(figure))
+
+
+def values(node, name):
+    """Every value of a key below a node of JSON."""
+    if isinstance(node, dict):
+        yield from ([node[name]] if name in node else [])
+        for each in node.values():
+            yield from values(each, name)
+    elif isinstance(node, list):
+        for each in node:
+            yield from values(each, name)
+
+
+def columns(chart):
+    """{name of a column: its values} of every source that names whose it is."""
+    for data in values(chart["documents"], "data"):
+        entries = dict(data["entries"]) if isinstance(data, dict) and "entries" in data else data
+        if isinstance(entries, dict) and "name" in entries:
+            yield entries
+
+
+def test_a_chart_has_the_values_of_its_figure(make_study):
+    study = load(make_study(seeds=3))
+    figure = plots.figures(study, judge(study))["curves"]
+    chart = chart_of(figure)
+    assert [each["title"] for each in chart["panels"]] == [
+        "Loss after the first third of training",
+        "Paired difference during training",
+    ]
+    assert [each["name"] for each in chart["names"]] == list(study.record.arms)
+    assert chart["names"][1]["colour"] == drawing.COLOURS[0]
+    found = [each for each in columns(chart) if each["name"][0] == "3:1"]
+    for source, axes in zip(found, figure.axes, strict=True):
+        (line,) = [each for each in axes.get_lines() if each.get_label() == "3:1"]
+        assert source["y_is"] == pytest.approx(line.get_ydata(), rel=1e-4)
+        assert (np.array(source["low"]) < source["y"]).all() and (np.array(source["high"]) > source["y"]).all()
+
+
+def test_every_figure_of_a_study_has_a_chart_with_its_arms(make_study, tuning_trials):
+    study = load(make_study(trials=tuning_trials(["1:1", "3:1"])))
+    for name, figure in plots.figures(study, judge(study)).items():
+        named = {name for each in columns(chart_of(figure)) for name in each["name"]}
+        assert named & {*study.record.arms} and named <= {*study.record.arms}, name
+
+
+def test_what_a_chart_cannot_show_stays_a_picture():
+    figure = Figure()
+    figure.subplots().pcolormesh(np.ones((2, 2)))
+    assert "class=live" not in live.pictured(figure, "cells", "Cells") and "<svg" in live.pictured(figure, "cells", "Cells")
+
+
+@pytest.mark.parametrize("scale", ["linear", "log", "symlog"])
+def test_values_are_read_as_they_are_on_every_scale(scale):
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([0 if scale == "symlog" else 1, 10, 1000], [1, 2, 3], label="a")
+    axes.set_xscale(scale)
+    axes.set_xticks([1, 10, 1000], ["one", "ten", "many"])
+    (source,) = columns(chart_of(figure))
+    assert source["x_is"][1:] == [10, 1000] and (np.diff(source["x"]) > 0).all()
+    assert (source["x"] == source["x_is"]) == (scale != "symlog")
+
+
+def test_a_page_has_the_library_once_with_its_licence_and_is_small(make_study, tuning_trials):
+    page = write_report(
+        make_study(trials=tuning_trials(["1:1", "3:1"]), effects={"</script><b>": 0.0, "$x_1$": 0.0, "_c": 0.1})
+    ).read_text()
+    assert len(page) < 3_000_000 and page.count("class=live>") > 2
+    (packed,) = re.findall(r"id=bokeh>(.*?)</script>", page)
+    library = gzip.decompress(base64.b64decode(packed)).decode()
+    assert "Bokeh Contributors" in library[:400] and "Redistributions in binary form" in library[:2000]
+    for data in re.findall(r"class=live>(.*?)</script>", page):
+        assert "_c" in {each["name"] for each in json.loads(data)["names"]} | {"_c"}
+    assert "</script><b>" not in page
