@@ -64,6 +64,9 @@ def _explained(error):
         asked = re.search(r"allocate ([\d,.]+) ?(\w+)", str(error))
         print(f"not enough memory{f' for {asked[1]} {asked[2]}' if asked else ''}", file=sys.stderr)
         return 2
+    if isinstance(error, OverflowError) or re.search("overflow(ed)? (when unpacking|with sizes)", str(error), re.IGNORECASE):
+        print("a number is too large: sizes and counts are held in 64 bits", file=sys.stderr)
+        return 2
     if isinstance(error, OSError):
         reason = error.strerror or blame.words(error)
         print(f"{f'{error.filename}: ' if error.filename else ''}{reason}", file=sys.stderr)

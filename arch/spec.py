@@ -198,7 +198,7 @@ def _reads_as_another(text):
 # between 0 and 1, neither included.
 # List: a list in YAML, a tuple in Python.
 Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy takes
+FirstSeed = Annotated[int, Field(ge=1, le=2**31)]  # further ones follow, and NumPy takes 32 bits
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Inner = Annotated[float, Field(gt=0, lt=1)]

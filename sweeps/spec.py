@@ -6,7 +6,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from arch import document, registry
 from arch.errors import SpecError, nearest
-from arch.spec import Component, Count, Inner, Kind, List, Spec, later
+from arch.spec import Component, Count, FirstSeed, Inner, Kind, List, Spec, later
 from experiments.metrics import canonical, cost, unknown_cost
 from experiments.spec import ExperimentSpec
 from sweeps.comparisons import claims_on_ladder, with_contrasts
@@ -60,7 +60,7 @@ class TuneSpec(Spec):
     sampler: Literal["grid", "tpe"] = "grid"
     trials: Count | None = None
     seeds: Count = 1
-    first_seed: Count = 1000
+    first_seed: FirstSeed = 1000
     metric: str = "select/loss"
 
     @property
@@ -250,7 +250,7 @@ class StudySpec(Spec):
     runs: dict[str, dict[str, Any]] = later({})
     tune: TuneSpec | None = None
     claims: dict[str, Annotated[Component, Kind("claim")]] = {"quality": {"type": DEFAULT_CLAIM}}
-    long_context: Count = 131072
+    long_context: Annotated[int, Field(ge=1, le=10**12)] = 131072
     laptop_scale: str = "laptop"
     figures: FiguresSpec = later(FiguresSpec())
     match: Matches | None = later(None)

@@ -157,7 +157,7 @@ def sampler(search: Any, axes: tuple[Axis, ...], number: int) -> optuna.samplers
     given = {name: value for name, value in search.sampler.items() if name != "type"}
     component = SAMPLERS[kind]
     seed = given.pop("seed", None) or 0
-    given["seed"] = seed if kind in FIXED_SEED else int(digest([seed, number])[:8], 16)
+    given["seed"] = seed % 2**32 if kind in FIXED_SEED else int(digest([seed, number])[:8], 16)
     parameters = inspect.signature(component.__init__).parameters  # type: ignore[misc]
     for warns in ("warn_independent_sampling", "warn_asynchronous_seeding"):
         if warns in parameters and kind != "tpe":  # there it is deprecated, and `ask` is quiet

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from arch import document
-from arch.spec import Component, Count, List, Spec, spelt
+from arch.spec import Component, Count, FirstSeed, List, Spec, spelt
 
 Name = str | bool | int | float | None
 # So much may a range grow at once, and so often may it grow.
@@ -130,7 +130,7 @@ class SearchSpec(Spec):
     pruner: Component | None = None
     trials: Count | None = None
     seeds: Count = 1
-    first_seed: Count = 1000
+    first_seed: FirstSeed = 1000
     judge: Annotated[int, Field(ge=0, le=100)] = 1
     widen: Growth | None = None
 
