@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from self_contained import assert_self_contained
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from analysis import chart_axes, charts
@@ -93,12 +94,6 @@ def measured(plant, tmp_path_factory):
     measure_study(folder)
     page = write_report(folder).read_text()
     return folder, load(folder), page
-
-
-def assert_self_contained(page):
-    for target in re.findall(r"""(?:src|href|srcset|data|action)\s*=\s*["']?\s*([^"'\s>]+)""", page):
-        assert target.startswith("#"), target
-    assert "<script" not in page and "<link" not in page and "http://" not in page and "https://" not in page
 
 
 def lines_of(figure):
