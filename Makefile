@@ -69,7 +69,7 @@ test-triton: .venv/installed
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/arch/test_triton.py
 
 # Each release in an environment of its own; torch and safetensors are those of the project's.
-RELEASES ?= 4.50.3 4.53.3 4.57.6 5.0.0
+RELEASES ?= 4.50.3 4.53.3 4.57.6
 test-transformers: $(RELEASES:%=.venv/transformers/%/installed)
 	ARCHBENCH_TRANSFORMERS=$$(echo $(RELEASES:%=$(CURDIR)/.venv/transformers/%/bin/python) | tr ' ' ':') \
 	$(BIN)/python -m pytest -s tests/arch/test_older_transformers.py

@@ -74,13 +74,15 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print only JSON, with exact numbers.")] = False,
     changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, max=1000, help="Of a study: the number of seeds.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of a study: its name.")] = None,
 ):
     """What a spec would cost before anything runs: a model, an experiment (with --json: whole), or a study, run by run."""
     kind, changes = _kind(spec), changes or []
-    if seeds is not None and kind != "study":
-        raise SpecError(f"a study has seeds, and {spec} is of the kind {kind}", file="--seeds")
+    for option, value in {"--seeds": seeds, "--name": name}.items():
+        if value is not None and kind != "study":
+            raise SpecError(f"expected a study, and {spec} is of the kind {kind}", file=option)
     if kind == "study":
-        sweeps.show(spec, scale, as_json, changes=changes, seeds=seeds)
+        sweeps.show(spec, scale, as_json, changes=changes, seeds=seeds, name=name)
     elif kind == "experiment":
         _show_experiment(spec, as_json, changes)
     else:

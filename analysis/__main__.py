@@ -45,7 +45,10 @@ def report(
     to: Annotated[Format | None, typer.Option("--to", help="instead, export a study or a run in this format")] = None,
     out: Out = None,
 ):
-    """Write a study's report.html (self-contained) and its tables, or a run's or checkpoint's evaluations.html, into the folder."""
+    """Write a study's report.html (self-contained) and its tables, or a run's or checkpoint's evaluations.html, into the folder.
+
+    With --to, a study or a run is written for other programs instead, to local files in STUDY_DIR/export/FORMAT (or --out).
+    """
     if to is not None:
         _exported(folder, to, out)
         return
@@ -84,7 +87,8 @@ def _exported(folder, form, out):
     """Write an export, and print where it is and what to do with it."""
     from analysis.exports.write import write
 
-    path, hint = write(folder, form, out)
+    with _into(out or folder, None):
+        path, hint = write(folder, form, out)
     print(path)
     if hint:
         print(hint)

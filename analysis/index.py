@@ -27,7 +27,6 @@ CSS = """
 .index tr.archived { opacity: .6; } .index a { color: var(--accent); }
 .search { font: inherit; width: 100%; padding: 9px 12px; margin: 0 0 16px; color: inherit; background: var(--card);
   border: 1px solid var(--grid); border-radius: 6px; }
-@media (max-width: 640px) { .index .optional { display: none; } }
 """
 
 # Rows carry their text in lower case (`data-text`) and cells what they sort by (`data-key`).
@@ -89,7 +88,9 @@ def _row(each: Entry) -> str:
     words = " ".join([each.place, each.question, each.progress, each.verdict, *(note.text for note in each.marks.notes)])
     name = html.escape(visible(each.place))
     link = f"<a href='{quote(f'{each.place}/{REPORT}')}'>{name}</a>" if each.report else name
-    below = "".join(f"<small>{html.escape(visible(text))}</small>" for text in (each.question or each.why, note) if text)
+    below = "".join(
+        f"<small>{html.escape(visible(text))}</small>" for text in (each.question or each.why, note and f"note: {note}") if text
+    )
     archived = "<small>archived</small>" if each.marks.archived else ""
     return (
         f"<tr{' class=archived' if each.marks.archived else ''} data-text='{html.escape(visible(words).lower())}'>"

@@ -3,7 +3,6 @@
 Numbers come on the scale of `sweeps.compare`: a mean over seeds and its interval are formed there.
 """
 
-import math
 from dataclasses import dataclass
 
 from arch import units
@@ -50,7 +49,7 @@ class Shown:
     def headline(self, scaled):
         """The number to show for a value on the scale: e^value for a metric with an exponential. None stays None."""
         if scaled is not None and self.metric.exponential:
-            return math.exp(scaled)
+            return compare.exp(scaled)
         return compare.off_scale(scaled, self.metric)
 
     def effect(self, difference):

@@ -87,6 +87,8 @@ def of(study, judgement, level=LEVEL):
     if judgement.contrasts:
         words = {subject: verdict.word for subject, verdict in judgement.verdicts.items()}
         asked = {name: each.weights for name, each in judgement.contrasts.items() if words.get(name, out[0]) not in out}
+    elif study.record.spec.get("ladder"):
+        return Texts(sentences=[about])  # a claim about how sizes differ; nobody asks about one size against another
     intervals = {subject: _interval(judgement, weights, measured, level) for subject, weights in asked.items()}
     intervals = {subject: interval for subject, interval in intervals.items() if interval}
     effects = {

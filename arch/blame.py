@@ -34,10 +34,17 @@ def place(error: BaseException) -> str:
     return own_place(error) or (_shown(last[0].filename, last[0].lineno) if last else "")
 
 
-def forward(component: type) -> str:
-    """`FILE:LINE` of the `forward` of a user's own component; empty for a shipped one, or where there is none to see."""
-    code = getattr(getattr(component, "forward", None), "__code__", None)
+def forward(component: type, name: str = "forward") -> str:
+    """`FILE:LINE` of a method of a user's own component; empty for a shipped one, or where there is none to see."""
+    code = getattr(getattr(component, name, None), "__code__", None)
     return _shown(code.co_filename, code.co_firstlineno) if code and is_own(code.co_filename) else ""
+
+
+def gives(component: object, method: str, value: object, promised: str) -> str:
+    """What to say of a component whose method gives something else than it promised, with the method's place."""
+    kind = type(component)
+    where = forward(kind, method)
+    return f"{kind.__module__}:{kind.__name__} gives {type(value).__name__} instead of {promised}{where and f' ({where})'}"
 
 
 def _shown(file, line):

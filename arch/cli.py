@@ -64,8 +64,9 @@ def _explained(error):
         asked = re.search(r"allocate ([\d,.]+) ?(\w+)", str(error))
         print(f"not enough memory{f' for {asked[1]} {asked[2]}' if asked else ''}", file=sys.stderr)
         return 2
-    if isinstance(error, OSError) and error.strerror:
-        print(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}", file=sys.stderr)
+    if isinstance(error, OSError):
+        reason = error.strerror or blame.words(error)
+        print(f"{f'{error.filename}: ' if error.filename else ''}{reason}", file=sys.stderr)
         return 2
     return None
 

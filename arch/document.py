@@ -121,7 +121,8 @@ def assignments(texts):
             tree = YAML(typ="safe", pure=True).compose(value)
             values[key] = Node(None, shown) if tree is None else _without_lines(_node(tree, shown, ()))
         except YAMLError as error:
-            raise SpecError(f"not valid YAML: {getattr(error, 'problem', None) or error}", file=shown) from None
+            problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+            raise SpecError(f"not valid YAML: {problem}", file=shown) from None
         except SpecError as error:
             raise SpecError(error.reason, (key, *error.path), shown) from None
     return Node(values)
@@ -231,7 +232,7 @@ def read(path):
         mark = error.problem_mark or error.context_mark
         raise SpecError(f"not valid YAML: {error.problem}", file=shown, line=mark.line + 1 if mark else 1) from None
     except YAMLError as error:
-        raise SpecError(f"not valid YAML: {error}", file=shown, line=1) from None
+        raise SpecError(f"not valid YAML: {str(error).splitlines()[0]}", file=shown, line=1) from None
     if root is None:
         raise SpecError("the file is empty; expected a mapping of keys", file=shown, line=1)
     if not isinstance(root, MappingNode):

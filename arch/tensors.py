@@ -19,6 +19,8 @@ from arch.errors import DataError
 
 # The file of a model that is saved as one; a folder that has it is read without its index and its shards.
 SINGLE = "model.safetensors"
+# What peft calls the weights of a low-rank adapter.
+ADAPTER = "adapter_model.safetensors"
 # safetensors' names of the supported types. Other types are quantised, and we do not guess how.
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -141,6 +143,10 @@ def _folder(folder):
             raise DataError(f"{index}: names files that are not there: {', '.join(missing)}", key=None)
         return _shards([folder / name for name in names])
     files = sorted(folder.glob("*.safetensors"))
+    if [path.name for path in files] == [ADAPTER]:
+        raise DataError(
+            f"{folder}: {ADAPTER} is an adapter without its model; expected the model with the adapter merged", key=None
+        )
     if not files:
         pickles = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
         also = f"; it has {', '.join(pickles)}: give such a file itself, with a spec" if pickles else ""

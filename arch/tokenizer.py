@@ -41,11 +41,17 @@ def special_tokens(folder):
 
 
 def read(path, key=None):
-    """The `tokenizers.Tokenizer` of a tokenizer.json. Raises DataError (with `key`) if it cannot be read."""
+    """The `tokenizers.Tokenizer` of a tokenizer.json. Raises DataError (with `key`) if it cannot be read.
+
+    Without the truncation and the padding that a file may hold: they are of the batches that it was last used for.
+    """
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise DataError(f"{path}: cannot be read as a tokenizer ({error})", key=key) from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 class TextTokens:

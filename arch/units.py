@@ -17,15 +17,21 @@ LARGE = ("", "k", "M", "G", "T", "P", "E", "Z")
 COUNTS = ("", "k", "M", "B", "T", "Qd")
 
 
+# From here on a number has an exponent: what is that long is no measurement, but the end of an interval over too few seeds.
+HUGE = 1e15
+
+
 def absent(value: object) -> bool:
     """Whether a value is missing: None or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def number(value: Number, digits: int = 4) -> str:
-    """A number to `digits` significant digits, without an exponent: `3,092`, `0.01230`."""
+    """A number to `digits` significant digits: `3,092`, `0.01230`; with an exponent only from 10^15 on."""
     if value is None or math.isnan(value):
         return DASH
+    if abs(value) >= HUGE:
+        return f"{value:.{digits - 1}e}".replace("-", MINUS)
     decimals = max(0, digits - 1 - _exponent(value, digits)) if value else 0
     return f"{value:,.{decimals}f}".replace("-", MINUS)
 
@@ -92,6 +98,10 @@ def duration(seconds: Number) -> str:
     return f"{minutes // 60}{SPACE}h{SPACE}{minutes % 60:02d}{SPACE}min"
 
 
+# The end of an interval of few seeds may be any number, also infinite.
+MOST_PERCENT = 999_999
+
+
 def percent(fraction: Number) -> str:
     """A relative difference, with its sign: 0.0123 is `+1.23 %`."""
     return DASH if fraction is None or math.isnan(fraction) else f"{_percent(fraction)}{SPACE}%"
@@ -117,8 +127,10 @@ def p_value(p: Number) -> str:
 
 
 def _percent(fraction: float) -> str:
-    """Two decimals near zero, none for large values, where decimals are noise."""
+    """Two decimals near zero, none for large values, where decimals are noise; `>+999,999` for those that mean nothing."""
     percents = 100 * fraction
+    if percents > MOST_PERCENT:
+        return f">+{MOST_PERCENT:,}"
     decimals = 2 if abs(percents) < 9.995 else 1 if abs(percents) < 99.95 else 0
     return f"{percents:+,.{decimals}f}".replace("-", MINUS)
 

@@ -262,7 +262,7 @@ def _measured(plan, seed, folder):
     device.setup(plan.spec.train.threads)
     try:
         new = {f"{measured.split}.{measured.name}" for measured in measure(plan, seed, folder)}
-    except (DataError, SpecError, KeyboardInterrupt):
+    except (DataError, SpecError, OSError, KeyboardInterrupt):
         raise
     except (Exception, SystemExit) as error:  # an evaluator's own
         place = blame.own_place(error)

@@ -69,7 +69,7 @@ def states(folder):
     not say). It raises `sharded.Damaged`, with what is wrong in a few words, or OSError where the machine does not let it read.
     """
     folder = Path(folder)
-    files = [path for path in (folder / NAME, folder / PREVIOUS) if path.is_file()]
+    files = [path for path in (folder / NAME, folder / PREVIOUS) if path.exists() or path.is_symlink()]
     return [*((place, partial(_read_folder, place)) for place in sharded.places(folder)),
             *((path, partial(_read_file, path)) for path in files)]  # fmt: skip
 
@@ -87,6 +87,8 @@ def newest(folder):
 
 
 def _read_file(path):
+    if not path.is_file():
+        raise Damaged("it is no file")
     try:
         with zipfile.ZipFile(path) as archive:
             changed = archive.testzip()  # torch does not look at checksums

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from arch import registry
-from arch.contracts import Dataset, Evaluator, Given, Objective
+from arch import blame, registry
+from arch.contracts import Dataset, Evaluator, Findings, Given, Objective
 from arch.model import Model
 from experiments.checkpoint import random_state, restore_random_state
 from experiments.evaluations import Evaluation
@@ -82,6 +82,8 @@ def evaluate(
     before = _content(model)
     with evaluating(model, objective, *([] if reported is objective else [reported])):
         findings = evaluator(model, dataset, given)
+    if not isinstance(findings, Findings):
+        raise TypeError(blame.gives(evaluator, "__call__", findings, "Findings"))
     if _content(model) != before:
         raise ModelChanged(f"{evaluation.key}: the evaluator changed the model that it measures")
     metrics = reported.metrics if evaluator.metrics is None else evaluator.metrics

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from arch import registry
+from arch import blame, registry
 from arch.contracts import Mean
 from experiments import nonfinite, ranks, sharded
 from experiments.checkpoint import kept_random_state, random_state, restore_random_state
@@ -98,6 +98,8 @@ class TrainingModule(pl.LightningModule):
     def training_step(self, batch, index):
         optimizer, step, world = self.optimizers(), self.global_step, self.trainer.world_size
         rate = self.schedule(step, self.spec.train.steps, self.optimizer.config.lr)
+        if not hasattr(rate, "__float__"):
+            raise TypeError(blame.gives(self.schedule, "__call__", rate, "a number"))
         for group in optimizer.param_groups:
             group["lr"] = rate
 
@@ -111,6 +113,8 @@ class TrainingModule(pl.LightningModule):
         for micro_batch in micro_batches:
             with self._synchronised(micro_batch is micro_batches[-1]):
                 returned = self._within(self.objective, self.model, micro_batch)
+                if not (isinstance(returned, dict) and isinstance(returned.get("loss"), Mean)):
+                    raise TypeError(blame.gives(self.objective, "forward", returned, "{metric: Mean} with a `loss`"))
                 self.manual_backward(returned["loss"].sum * (world / weight))  # data parallelism averages; we want the sum
             loss += returned["loss"].sum.detach() / weight
             means.include(returned)

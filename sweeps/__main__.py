@@ -1,6 +1,7 @@
 """`python -m sweeps COMMAND`: the commands of `archbench study`."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -287,7 +288,8 @@ def _driven(word, chosen, workers, runs, storage, again):
     console = _console()
     said = lambda text: console.print(text, highlight=False, markup=False)  # noqa: E731
     spec, arms = _checked(chosen, runs, said)
-    opened = storages.opened(url) if url else None
+    if url:
+        storages.close(storages.opened(url, make=False))  # what is wrong with it is said before data is read
     from sweeps import study as studies
     from sweeps.run import run_study
 
@@ -297,7 +299,7 @@ def _driven(word, chosen, workers, runs, storage, again):
         said(f"warning: {remark}")
     planned = studies.plan(chosen.name, chosen.scale, spec, arms, runs, command, chosen.origin)
     try:
-        return run_study(planned, workers, console, storage=opened, again=again)
+        return run_study(planned, workers, console, storage=url and partial(storages.opened, url), again=again)
     except storages.away() as error:
         reason = storages.why_away(error) if not isinstance(error, OSError) else error
         print(f"cannot write the study in {planned.folder}: {reason}", file=sys.stderr)

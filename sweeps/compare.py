@@ -5,6 +5,7 @@ Differences are taken on a *scale*: the natural logarithm for `ratio`, the value
 """
 
 import math
+from collections.abc import Callable
 
 from arch import units
 from arch.contracts import Metric
@@ -22,7 +23,7 @@ def on_scale(value: float, metric: Metric) -> float:
 
 def off_scale(value: float | None, metric: Metric) -> float | None:
     """The inverse of `on_scale`. None stays None."""
-    return math.exp(value) if value is not None and metric.compare == "ratio" else value
+    return exp(value) if value is not None and metric.compare == "ratio" else value
 
 
 def is_relative(metric: Metric) -> bool:
@@ -32,7 +33,15 @@ def is_relative(metric: Metric) -> bool:
 
 def effect(difference: float | None, metric: Metric) -> float | None:
     """What a difference on the scale is shown as. None stays None."""
-    return math.expm1(difference) if difference is not None and is_relative(metric) else difference
+    return exp(difference, math.expm1) if difference is not None and is_relative(metric) else difference
+
+
+def exp(value: float, function: Callable[[float], float] = math.exp) -> float:
+    """e ** value; infinite where no number is as large: the end of an interval of few seeds may lie there."""
+    try:
+        return function(value)
+    except OverflowError:
+        return math.inf
 
 
 def bounds(margin: float, metric: Metric) -> tuple[float, float]:

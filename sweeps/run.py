@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from arch.words import listed, times
-from sweeps import devices, looking, space
+from sweeps import devices, looking, pool, space
 from sweeps import study as studies
 from sweeps.folders import safe_name
 from sweeps.job import Outcome
@@ -47,19 +47,22 @@ class Result:
 def run_study(study, workers, console, prepare=trainer, storage=None, again=False):
     """Run what is missing of a StudyPlan and keep its study.json up to date.
 
-    workers: the number of workers, or None for as many as the cores allow. storage: of `sweeps.storage.opened`; the runs are
-    then shared with all other drivers of this study that have it. again: what failed there before is tried once more.
+    workers: the number of workers, or None for as many as the cores allow. storage: of `sweeps.storage.opened`, or a function
+    that opens it; the runs are then shared with all other drivers that have it. again: what failed before is tried once more.
     Raises SpecError for too many workers or a storage of another study (before anything is written), OSError if the study's
     folder cannot be written, KeyboardInterrupt when interrupted: the same call then resumes the study.
     """
     sample, warn = study.jobs(), partial(_say, console, style="yellow")
     gpus = devices.of_study(study.arms, sample, warn)
     worker_count(sample, workers, devices=gpus)
+    if several := max((job.cores for job in sample if job.cores > max(job.threads, pool.cores())), default=0):
+        here = f"{several} cores busy (train.threads x train.devices), and here are {pool.cores()}"
+        warn(f"warning: a run keeps {here}: it is slow")
     logs, shared = study.folder / LOGS, None
     if storage is not None:
         from sweeps import open_queue
 
-        shared = open_queue.opened(storage, study, warn, again)
+        shared = open_queue.opened(storage() if callable(storage) else storage, study, warn, again)
         logs /= safe_name(open_queue.HOST)
     if (study.spec.tune or study.spec.search) and not shared and (result := _without_database(study, console)):
         return result

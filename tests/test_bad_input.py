@@ -182,7 +182,7 @@ BAD = {
     ),
     "an empty corpus": (
         line(14, "  source: {type: text, files: [empty.txt]}"),
-        "study.yaml:14: data.source: empty.txt: empty; expected text",
+        "study.yaml:14: data.source: the source text has no text at all (skipped: empty files: 1 (empty.txt))",
     ),
     "a binary corpus": (
         line(14, "  source: {type: text, files: [binary.txt]}"),

@@ -30,7 +30,7 @@ seeds: 2
 
 
 def test_every_command_of_the_readme_exists():
-    commands = set(re.findall(r"archbench (study )?([a-z]+)", README))
+    commands = set(re.findall(r"archbench (study )?([a-z][a-z-]*)", README))
     assert len(commands) >= 12
     own, study = (
         {each.name or each.callback.__name__ for each in app.registered_commands} for app in (archbench.app, archbench.study)
@@ -90,6 +90,19 @@ def block(text, language, first):
     return re.search(rf"```{language}\n(# {re.escape(first)}\n.*?)```", text, re.DOTALL)[1]
 
 
+def _fine_tuned(place, spec):
+    """Run the README's fine-tuning for two steps on two hundred notes."""
+    (place / "notes").mkdir()
+    for i in range(200):
+        (place / "notes" / f"{i}.txt").write_text(f"Note {i}. " + README[40 * i :][:600])
+    (place / "finetune.yaml").write_text(spec)
+    smaller = ("train.steps=2", "data.rows=2", "data.context=64", "evaluate.report_rows=2", "evaluate.select_rows=2")
+    words = [word for change in smaller for word in ("--set", change)]
+    command = [sys.executable, str(ROOT / "archbench.py"), "run", "finetune.yaml", *words]
+    done = subprocess.run(command, cwd=place, check=False, capture_output=True, text=True)
+    assert done.returncode == 0 and "report/loss" in done.stdout, done.stdout + done.stderr
+
+
 @pytest.mark.slow
 def test_the_readmes_random_gemma_comes_in_writes_and_goes_out(tmp_path):
     """Run the README's commands unchanged, one after the other."""
@@ -101,6 +114,7 @@ def test_the_readmes_random_gemma_comes_in_writes_and_goes_out(tmp_path):
         environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
         done = subprocess.run(command, shell=True, cwd=tmp_path, check=False, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
+    _fine_tuned(tmp_path, block(section, "yaml", "finetune.yaml"))
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == [
         "generation_config.json",
         "model.safetensors",

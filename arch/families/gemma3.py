@@ -59,6 +59,9 @@ class Config(config.Config):
         names = names_of(self, _period(self.sliding_window_pattern or 6))
         window = self.sliding_window
         if self.use_bidirectional_attention and window is not None:
+            if window > 2 and (window - 1) & (window - 2) == 0:  # 2^k + 1
+                said = f"{2 * (window - 1)}, of which some releases save the half and one more"
+                raise ValueError(f"sliding_window: {window} may have been {said}; give a spec that says which")
             window = {"before": window // 2, "after": window // 2}
         windows = {"local": window, "global": None}
         mixer = {**mixer_of(self), "qk_norm": True, "causal": not self.use_bidirectional_attention}

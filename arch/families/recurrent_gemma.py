@@ -116,9 +116,9 @@ class Config(config.Config):
         return {"rope_theta": rope.rope_theta, "partial_rotary_factor": rope.partial_rotary_factor}
 
     def since(self):
-        # Tried: 4.50 to 5.0 keep to the window only while they decode, 5.23 always.
+        # Tried: 4.50 to 4.57 keep to the window only while they decode, 5.5 to 5.23 always; 5.0 and 5.1 give other logits at all.
         turned = {} if self.rope_parameters.partial_rotary_factor == 0.5 else {"other than half of the channels turned": "5.0"}
-        return {BEYOND_WINDOW: "5.23"} | turned
+        return {BEYOND_WINDOW: "5.5"} | turned
 
     @classmethod
     def of(cls, spec):

@@ -17,7 +17,7 @@ import tokenizers
 from rich.console import Console
 from rich.progress import track
 
-from arch import registry
+from arch import blame, registry
 from arch.errors import DataError
 from arch.plugins import plugin_sources
 from arch.spec import digest
@@ -227,7 +227,10 @@ def prepare(data, vocab_size, cache=None):
 def _read(source):
     """(the documents of a source, what it left out)"""
     documents, component = [], registry.build("source", source)
-    for name, text in component.documents():
+    for document in component.documents():
+        if not (isinstance(document, (tuple, list)) and len(document) == 2 and all(isinstance(part, str) for part in document)):
+            raise DataError(blame.gives(component, "documents", document, "(name, text)"))
+        name, text = document
         try:
             content = text.encode()
         except UnicodeEncodeError as error:
@@ -290,7 +293,7 @@ def _build(splits, content, data, vocab_size, fractions, folder):
     for split, documents in splits.items():
         chunks = [documents[first : first + CHUNK] for first in range(0, len(documents), CHUNK)]
         shown = track(chunks, f"Tokenizing {split}", console=console, transient=True, disable=not console.is_terminal)
-        taken, lost = _tokenized(shown, trained, lengths, around.unk)
+        taken, lost = _tokenized(shown, trained, lengths, around)
         changed += lost
         if data.on_loss == "keep":
             taken = sorted((*taken, *lost), key=lambda each: each.place)
@@ -304,7 +307,7 @@ def _build(splits, content, data, vocab_size, fractions, folder):
             np.save(folder / f"{split}.{name}.npy", array)
         sizes[split] = {"documents": len(taken), "tokens": len(stream.tokens), "bytes": sum(each.bytes for each in taken)}
     if changed and data.on_loss == "refuse":
-        _refuse(changed[0], len(changed), sum(map(len, splits.values())), trained, lengths)
+        _refuse(changed[0], len(changed), sum(map(len, splits.values())), trained, lengths, around)
     np.save(folder / "byte_lengths.npy", lengths)
     (folder / "tokenizer.json").write_text(stored, encoding="utf-8")
     decides = {"format": FORMAT, "texts": content, "fractions": fractions, "tokenizer": stored}
@@ -327,7 +330,7 @@ class _Taken:
     bytes: int
 
 
-def _tokenized(chunks, trained, lengths, unk):
+def _tokenized(chunks, trained, lengths, around):
     """(the documents in `chunks` that survive their tokenizer, those that do not).
 
     The result does not depend on the chunk size or the number of threads.
@@ -337,7 +340,7 @@ def _tokenized(chunks, trained, lengths, unk):
     for chunk in chunks:
         written = [item.text for item in chunk]
         ids = [encoding.ids for encoding in trained.encode_batch_fast(written, add_special_tokens=False)]
-        for item, numbers, whole in zip(chunk, ids, loss.survives(trained, written, ids, lengths, unk), strict=True):
+        for item, numbers, whole in zip(chunk, ids, loss.survives(trained, written, ids, lengths, around), strict=True):
             array = np.array(numbers, dtype=np.int64)
             size = item.bytes if whole else int(lengths[array].sum())
             (kept if whole else lost).append(_Taken(len(kept) + len(lost), item, array, size))
@@ -353,9 +356,9 @@ def _stream(taken, around, vocabulary):
     return Stream(np.concatenate(pieces), starts)
 
 
-def _refuse(first, count, documents, trained, lengths):
+def _refuse(first, count, documents, trained, lengths, around):
     """Raise a DataError about a document that the tokenizer changes, the first of `count`."""
-    where = loss.described(trained, first.document.name, first.document.text, first.ids.tolist(), lengths)
+    where = loss.described(trained, first.document.name, first.document.text, first.ids.tolist(), lengths, around)
     these = f"{count:,} of {documents:,} documents {'is' if count == 1 else 'are'} changed"
     choice = "data.on_loss: skip leaves such documents out, keep takes them as changed"
     raise DataError(f"{where}; {these}; {choice}", key=("data", "tokenizer"))

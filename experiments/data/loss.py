@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import tokenizers
 
+from experiments.data.specials import Ends
+
 # Parts that change no text.
 EXACT = {"ByteLevel", "Split", "Digits"}
 # How much of a text is shown around the place where it changes.
@@ -17,9 +19,9 @@ SHOWN = 12
 
 
 def survives(
-    trained: tokenizers.Tokenizer, texts: Sequence[str], ids: Sequence[Sequence[int]], lengths: np.ndarray, unk: int | None
+    trained: tokenizers.Tokenizer, texts: Sequence[str], ids: Sequence[Sequence[int]], lengths: np.ndarray, ends: Ends
 ) -> list[bool]:
-    """For each text, whether decoding its `ids` gives it back.
+    """For each text, whether decoding its `ids` gives it back, and none of them is a token that begins or ends a text.
 
     lengths: (V,), the bytes that each token stands for. Where nothing in the tokenizer can change a text, it is enough that
     they add up to its bytes. A text with an unknown token passes: that it loses something is what the token says.
@@ -31,8 +33,14 @@ def survives(
     kept = []
     for text, numbers, decoded in zip(texts, ids, back, strict=True):
         adds_up = int(lengths[np.asarray(numbers, dtype=np.int64)].sum()) == len(text.encode())
-        kept.append((unk is not None and unk in numbers) or (adds_up if decoded is None else decoded == text))
+        unknown = ends.unk is not None and ends.unk in numbers
+        kept.append(not _ends_within(numbers, ends) and (unknown or (adds_up if decoded is None else decoded == text)))
     return kept
+
+
+def _ends_within(numbers, ends):
+    """Whether a text has a token that begins or ends one: some models have `</s>` as a word too."""
+    return ends.eos in numbers or ends.bos in numbers
 
 
 def _is_exact(trained):
@@ -45,11 +53,14 @@ def _is_exact(trained):
     )
 
 
-def described(trained: tokenizers.Tokenizer, name: str, text: str, numbers: Sequence[int], lengths: np.ndarray) -> str:
+def described(trained: tokenizers.Tokenizer, name: str, text: str, numbers: Sequence[int], lengths: np.ndarray, ends: Ends) -> str:
     """Where a text does not survive, with its line, and which part of the tokenizer changes it.
 
     name: of the document; a line is added where it is a whole file, and named as the document's own elsewhere.
     """
+    if _ends_within(numbers, ends):
+        token = trained.id_to_token(next(number for number in numbers if number in (ends.bos, ends.eos)))
+        return f"{name}: the tokenizer reads {token!r} in this text as the token that begins or ends one"
     if trained.decoder is None or (back := trained.decode(list(numbers), skip_special_tokens=False)) == text:
         total = int(lengths[np.asarray(numbers, dtype=np.int64)].sum())
         return f"{name}: the tokenizer gives tokens for {total:,} bytes of a text that has {len(text.encode()):,}"

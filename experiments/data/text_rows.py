@@ -6,6 +6,7 @@ A name is `FILE:LINE` or `FILE[ROW]`. Errors name it, and what was expected.
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from arch.errors import DataError, nearest
 from experiments.data.plain_text import DECOMPRESS, read_bytes
 
 Row = tuple[str, str | None]
+SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n")
 
 
 def json_lines(path: Path, text: str, field: str) -> Iterator[Row]:
@@ -46,6 +48,8 @@ def json_file(path: Path, text: str, field: str) -> Iterator[Row]:
 
 
 def _of_object(name, row, field):
+    if row is None:
+        return None
     if not isinstance(row, dict):
         raise DataError(f"{name}: expected an object with the key {field!r}")
     if field not in row:
@@ -81,8 +85,11 @@ def _table(path, text, field, separators, quoting=csv.QUOTE_MINIMAL):
     """The rows of a table. The first of `separators` with which the header has the column `field` is the file's."""
     csv.field_size_limit(sys.maxsize)  # a document may be longer than the library's 131,072 characters
     headers = []
-    for separator in separators:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True)
+    told = SEPARATOR_LINE.match(text)  # spreadsheets may name the separator in a line before the header
+    for separator in told[1] if told else separators:
+        lines = io.StringIO(text, newline="")
+        lines.seek(told.end() if told else 0)
+        reader = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
         try:
             names = [name.strip() for name in next(reader, [])]
         except csv.Error:  # quotation marks that do not pair with this separator
@@ -95,7 +102,8 @@ def _table(path, text, field, separators, quoting=csv.QUOTE_MINIMAL):
         raise DataError(f"{path}:1: no column {field!r} (data.source.field){nearest(field, known)}")
     if names.count(field) > 1:
         raise DataError(f"{path}:1: {names.count(field)} columns are called {field!r}; expected one")
-    column, line = names.index(field), reader.line_num + 1
+    first = 2 if told else 1
+    column, line = names.index(field), reader.line_num + first
     while True:
         name = f"{path}:{line}"
         try:
@@ -104,12 +112,12 @@ def _table(path, text, field, separators, quoting=csv.QUOTE_MINIMAL):
             raise DataError(f"{name}: not a row of a table ({error})") from None
         if cells is None:
             return
-        if len(cells) > len(names):
+        if any(cells[len(names) :]):  # some programs end every row with a separator
             said = f"{len(cells)} cells, the header has {len(names)}"
             raise DataError(f"{name}: {said}; a text with a separator in it must be quoted")
         if cells:
             yield name, cells[column] if column < len(cells) else None
-        line = reader.line_num + 1
+        line = reader.line_num + first
 
 
 def parquet(path: Path, field: str) -> Iterator[Row]:

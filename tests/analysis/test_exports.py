@@ -91,8 +91,9 @@ def test_an_export_replaces_its_own_folder_and_no_other(study, tmp_path):
         export(study, "latex", other)
     assert [path.name for path in other.iterdir()] == ["thesis.tex"]
     assert (export(study, "markdown", tmp_path / "new") / "report.md").is_file()
-    with pytest.raises(DataError, match="expected --to FORMAT"):
-        commands.report(study, None, tmp_path / "x")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be written"):
+        export(study, "csv", tmp_path / "file" / "below")
 
 
 @pytest.mark.parametrize("form, module, package", [("wandb-offline", "wandb", "wandb"), ("mlflow", "mlflow", "mlflow-skinny")])

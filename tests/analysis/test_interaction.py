@@ -8,6 +8,7 @@ from analysis import drawing, interaction, plots, scaling, tables
 from analysis.claims import in_words, judge, judgements, lines
 from analysis.report import write_report
 from analysis.runs import load
+from analysis.texts import of as texts_of
 from sweeps import contrasts
 from sweeps.record import ArmRecord, PlanRecord, StudyRecord
 
@@ -161,6 +162,7 @@ def test_a_ladder_is_drawn_with_its_exponents(laddered):
     assert [axes.get_xscale(), axes.get_yscale()] == ["log", "log"]
     said = " ".join(lines(judged))
     assert "b s against a s" in said and "b against a: its exponent is steeper" in said
+    assert texts_of(study, judged[1]).effects == {}  # nobody asks about one size against another
     write_report(laddered)
     page = (laddered / "report.html").read_text()
     assert "Loss against training compute" in page and "exponent [95" in page

@@ -175,3 +175,12 @@ def test_one_seed_has_no_interval_and_a_broken_file_is_a_problem(with_documents)
 def test_reading_a_study_does_not_read_its_documents(with_documents, monkeypatch):
     monkeypatch.setattr(texts, "documents_of", lambda *args: pytest.fail("read"))
     assert len(load(with_documents(EQUAL)).metrics) == 20
+
+
+def test_an_interval_beyond_all_numbers_is_no_end_of_a_report(with_documents):
+    """Few documents that differ a lot: the end of the interval is more nats than e can be raised to."""
+    folder = with_documents(np.full(4, 100), {"far": np.array([400, -400, 400, -400])}, effects={"1:1": 0.0, "far": 100.0})
+    study = load(folder)
+    found = texts.of(study, judge(study))
+    assert found.effects["far"][1] == math.inf and any(">+999,999]" in text for text in found.sentences)
+    assert "999,999" in write_report(folder).read_text()

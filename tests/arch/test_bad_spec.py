@@ -288,6 +288,14 @@ def test_tags_that_say_what_a_value_is_anyway_are_no_error(tmp_path):
     assert document.read(tmp_path / "a.yaml").plain() == {"a": "3", "b": 4, "c": {"d": [None, 1000.0]}, "e": "="}
 
 
+def test_a_character_that_yaml_has_not_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text("dim: 16\n\0")
+    with pytest.raises(SpecError) as caught:
+        load_all("bad.yaml")
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_a_circle_of_files_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, other in (("a", "b"), ("b", "c"), ("c", "a")):

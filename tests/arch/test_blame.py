@@ -106,6 +106,7 @@ def test_a_command_that_runs_into_it_ends_with_code_two_and_one_line(source, cod
         (PermissionError(13, "Permission denied", "runs/x"), "runs/x: Permission denied"),
         (OSError(30, "Read-only file system", "runs"), "runs: Read-only file system"),
         (OSError(28, "No space left on device"), "No space left on device"),
+        (FileNotFoundError("No such file: x"), "FileNotFoundError (No such file: x)"),
         (MemoryError("Unable to allocate 7.28 TiB for an array"), "not enough memory for 7.28 TiB"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 640 bytes. Error code 12"),
          "not enough memory for 640 bytes"),

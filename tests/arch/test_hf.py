@@ -322,6 +322,7 @@ def test_whatever_goes_out_computes_the_same_there(name, tmp_path):
     [
         (lambda f: f / "nowhere", "nowhere: no such file or folder"),
         (lambda f: (f / "empty").mkdir() or f / "empty", "no .safetensors file in it"),
+        (lambda f: save_file({"lora_A": torch.ones(2)}, f / "adapter_model.safetensors") or f, "is an adapter without its model"),
         (lambda f: write(f / "w.safetensors", b"\x10\0\0\0\0\0\0\0{}"), "not a whole safetensors file"),
         (lambda f: write(f / "w.pt", b"nonsense"), "refused: it is no file of tensors alone"),
         (lambda f: write(f / "w.pt", b""), "neither safetensors nor a file of torch.save"),
@@ -386,6 +387,10 @@ def quantised(path):
         (lambda said: said | {"rope_scaling": {"rope_type": "linear", "factor": None}}, "needs a `factor`"),
         (lambda said: said | {"layer_types": ["full_attention"]}, r"config.json:\d+: layer_types: 1 of them for"),
         (lambda said: said | {"sliding_window": None}, r"config.json:\d+: sliding_window: null, but there are layers"),
+        (
+            lambda said: said | {"use_bidirectional_attention": True, "sliding_window": 257},
+            r"config.json:\d+: sliding_window: 257 may have been 512, of which some releases save the half",
+        ),
         (lambda said: said | {"num_hidden_layers": 10**9}, r"config.json:\d+: num_hidden_layers"),
         (lambda said: said | {"text_config": None}, "config.json: expected a mapping of keys"),
         (lambda said: [said], "config.json: the file is a list|config.json: expected a mapping"),

@@ -16,6 +16,7 @@ from packaging.version import Version
 from safetensors.torch import save_file
 from tiny_specs import resolved
 
+from arch import __main__ as command
 from arch import document, hf
 from arch.express import differences, express
 from arch.families.recurrent_gemma import BEYOND_WINDOW
@@ -76,6 +77,24 @@ def test_an_export_says_the_type_of_its_weights_in_both_spellings(tmp_path):
     hf.export(tmp_path / "ours", tmp_path / "theirs")
     config = json.loads((tmp_path / "theirs" / "config.json").read_text())
     assert config["dtype"] == config["torch_dtype"] == "float32"
+
+
+@pytest.mark.parametrize(
+    "spec, needs",
+    [
+        (base(), {}),
+        (EXPRESSED["gemma3, scaled positions"], {"positions that are scaled in layers with a window": "5.0"}),
+        (base(pattern=["global", "local"]), {"an order of layers that is no number of local ones and then a global one": "4.53"}),
+        (EXPRESSED["gemma3, sees ahead"], {"attention to later tokens": "4.56"}),
+        (recurrent(), {BEYOND_WINDOW: "5.5"}),
+    ],
+)
+def test_an_export_says_which_release_it_needs(spec, needs, tmp_path, capsys):
+    checkpoint_of(spec, tmp_path / "ours")
+    command.export(tmp_path / "ours", tmp_path / "theirs")
+    shown = capsys.readouterr().out.splitlines()
+    assert hf.since(tmp_path / "theirs") == needs
+    assert shown[1:] == [f"  needs transformers {release}: {what}" for what, release in needs.items()]
 
 
 @pytest.fixture(scope="module")

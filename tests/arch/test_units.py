@@ -66,12 +66,26 @@ def test_durations(seconds, text):
 
 @pytest.mark.parametrize(
     ("fraction", "text"),
-    [(0.0123, "+1.23 %"), (0.09999, "+10.0 %"), (0.9999, "+100 %"), (-0.05, f"{units.MINUS}5.00 %"), (None, units.DASH)],
+    [
+        (0.0123, "+1.23 %"),
+        (0.09999, "+10.0 %"),
+        (0.9999, "+100 %"),
+        (-0.05, f"{units.MINUS}5.00 %"),
+        (None, units.DASH),
+        (1e250, ">+999,999 %"),
+        (float("inf"), ">+999,999 %"),
+    ],
 )
 def test_percents(fraction, text):
     assert plain(units.percent(fraction)) == text
+    assert fraction is None or plain(units.percent_interval(-0.5, fraction)).endswith(f"{text.removesuffix(' %')}]")
 
 
 def test_numbers_without_a_unit_keep_their_digits():
     assert [units.number(value) for value in (0, 999.96, 0.0123, 3092.4)] == ["0", "1,000", "0.01230", "3,092"]
     assert plain(units.exactly(units.count(1_803_264), 1_803_264)) == "1.80 M (1,803,264)"
+
+
+def test_the_end_of_an_interval_over_too_few_seeds_is_short():
+    assert units.number(1.0142e304) == "1.014e+304" and units.number(float("inf")) == "inf"
+    assert units.percent_interval(-0.5, 1.0142e304) == f"[{units.MINUS}50.0, >+999,999]"

@@ -73,6 +73,34 @@ def test_an_evaluator_or_an_objective_that_exits_fails_only_its_run(tiny, plugin
     assert record.status == "failed" and record.failure.message == "sys.exit(7) was called (own_exits.py:17)"
 
 
+def test_what_gives_something_else_than_it_promised_is_named(tiny, tmp_path, monkeypatch):
+    """With its class: the error is in code of ours that uses what it gave."""
+    from arch import registry
+    from arch.errors import DataError
+    from experiments.data import corpus
+    from experiments.evaluators.sample import Sample
+    from experiments.objectives.next_token import NextToken
+    from experiments.plan import plan
+    from experiments.schedules.cosine import Cosine
+    from experiments.train import train
+
+    planned = plan(tiny)
+    for cls, method, promised in (
+        (Cosine, "__call__", "a number"),
+        (NextToken, "forward", "{metric: Mean} with a `loss`"),
+        (Sample, "__call__", "Findings"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(cls, method, lambda *_: None)
+            record = train(planned, 0, tmp_path / cls.__name__)
+        named = f"{cls.__module__}:{cls.__name__} gives NoneType instead of {promised} (tests/experiments/test_blamed.py:"
+        assert record.status == "failed" and named in record.failure.message, record.failure
+    text = registry.component("source", "text")
+    monkeypatch.setattr(text, "documents", lambda self: iter([("a", "b"), 5]))
+    with pytest.raises(DataError, match=r"gives int instead of \(name, text\)"):
+        corpus._read(planned.spec.data.source)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [

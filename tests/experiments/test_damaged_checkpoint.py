@@ -49,6 +49,11 @@ def shortened(path, size):
     path.write_bytes(path.read_bytes()[:size])
 
 
+def in_its_place(path, make):
+    path.unlink()
+    make(path)
+
+
 def digest(folder):
     return hashlib.sha256((folder / checkpoint.WEIGHTS).read_bytes()).hexdigest()
 
@@ -92,6 +97,8 @@ def test_after_damage_a_run_ends_as_one_that_nobody_disturbed(halted, tmp_path):
             "its bytes have changed: {} is not as it was written",
         ),
         (lambda folder: (folder / checkpoint.NAME).write_text("EOF"), 6, "it was cut short, or its bytes have changed"),
+        (lambda folder: in_its_place(folder / checkpoint.NAME, Path.mkdir), 6, "it is no file"),
+        (lambda folder: in_its_place(folder / checkpoint.NAME, lambda path: path.symlink_to("nowhere")), 6, "it is no file"),
         (lambda folder: torch.save({"global_step": 3}, folder / checkpoint.NAME), 6, "it has no state_dict"),
         (lambda folder: (folder / resume.MARKER).unlink(), 8, ""),
         (lambda folder: shortened(folder / resume.MARKER, 5), 8, ""),
@@ -103,6 +110,8 @@ def test_after_damage_a_run_ends_as_one_that_nobody_disturbed(halted, tmp_path):
         "cut",
         "flipped-in-its-directory",
         "text",
+        "folder",
+        "link-to-nothing",
         "another-file",
         "no-marker",
         "marker-cut",

@@ -230,7 +230,7 @@ def test_a_run_on_several_devices_is_a_checkpoint_like_any_other(ran):
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_a_sharded_model_in_bf16_computes_what_one_process_computes_and_resumes_bit_for_bit(precision, small, tmp_path):
-    """To the rounding of bfloat16, 2 ** -8 of a number: its metrics, and its weights compared with how far training moved them."""
+    """To the rounding of bfloat16, 2 ** -8 of a number: its metrics, and its weights, compared with how far training moved them."""
     from experiments.train import train
 
     spec = copy.deepcopy(small)
@@ -246,9 +246,10 @@ def test_a_sharded_model_in_bf16_computes_what_one_process_computes_and_resumes_
     assert done.returncode == 0, done.stderr[-3000:]
     ends = json.loads((tmp_path / "ends-0.json").read_text())
     assert [end[0] for end in (*ends["two"], *ends["halted"])] == ["finished", "interrupted", "finished"], ends
-    weights, metrics = differences(tmp_path / "one", tmp_path / "two")
-    moved, _ = differences(tmp_path / "one", tmp_path / "start")
-    assert metrics < 0.01 and weights < 0.2 * moved
+    _, metrics = differences(tmp_path / "one", tmp_path / "two")
+    start, end, other = (load_file(tmp_path / run / "model.safetensors") for run in ("start", "one", "two"))
+    total = lambda one, two: sum(float((one[name].double() - two[name].double()).abs().sum()) for name in one)  # noqa: E731
+    assert metrics < 0.01 and total(end, other) < 0.1 * total(end, start)
     kinds = [
         {name: str(value.dtype) for name, value in load_file(tmp_path / run / "model.safetensors").items()}
         for run in ("one", "two")

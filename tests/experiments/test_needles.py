@@ -268,7 +268,7 @@ def test_its_texts_are_read_once(task, monkeypatch):
     """What a plan knows of the texts, another process need not read again."""
     planned = plan(task)
     assert list(planned.texts) == [texts.stamp(task["data"]["source"]["haystack"] | {"separator": None})]
-    monkeypatch.setattr(texts, "_DIGESTS", {})
+    monkeypatch.setattr(texts, "_KNOWN", {})
     texts.remember(planned.texts)
     monkeypatch.setattr(corpus, "_read", lambda source: pytest.fail("the texts are read again"))
     assert prepare(planned.spec.data, 300).fingerprint == planned.data["fingerprint"]

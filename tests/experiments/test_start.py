@@ -174,3 +174,30 @@ def test_an_imported_model_goes_on_with_its_own_tokenizer(tiny, tmp_path):
     assert train(planned, 0, tmp_path / "run").status == "finished"
     text = json.loads((tmp_path / "run" / "tokenizer.json").read_text())
     assert text["model"] == json.loads((tmp_path / "ours" / "tokenizer.json").read_text())["model"]
+
+
+def test_all_parameters_are_taken_though_a_special_token_lies_beyond_the_embedding(tiny, tmp_path):
+    """Gemma 3's tokenizer has a soft token for images, one past its embedding, which no text gives."""
+    from dataclasses import replace
+
+    from experiments.checkpoint import save_tokenizer
+    from experiments.data.corpus import prepare
+    from experiments.parity import peers
+
+    tokenizer = prepare(plan(changed(tiny, data__tokenizer={"type": "character"})).spec.data, 300).tokenizer
+    size, gemma3 = tokenizer.get_vocab_size(), peers.CASES["gemma3"]
+    options = gemma3.options | {"num_hidden_layers": 2, "vocab_size": size}
+    peers.peer(replace(gemma3, options=options)).save_pretrained(tmp_path / "theirs")
+    tokenizer.add_special_tokens(["<image_soft_token>"])
+    assert tokenizer.token_to_id("<image_soft_token>") == size
+    save_tokenizer(tokenizer, tmp_path / "theirs")
+    hf.import_(tmp_path / "theirs", tmp_path / "ours")
+    study = {
+        **{key: value for key, value in tiny.items() if key != "model"},
+        "model": arch.checkpoint.open_checkpoint(tmp_path / "ours")[0].dump(),
+        "init_from": str(tmp_path / "ours"),
+        "data": {**tiny["data"], "tokenizer": {"type": "file", "path": str(tmp_path / "ours" / "tokenizer.json")}},
+    }
+    planned = plan(study)
+    assert planned.notes[0].endswith(": 28 of 28 parameters") and not planned.start.new
+    assert planned.data["vocabulary"] == size

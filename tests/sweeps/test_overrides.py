@@ -58,6 +58,8 @@ BAD = {
     ("train.stepz=50",): "--set train.stepz=50: train.stepz: unknown key; did you mean 'steps'? known: ",
     ("trian.steps=50",): "--set trian.steps=50: trian: unknown key; did you mean 'train'? known: ",
     ("train.steps=ten",): "--set train.steps=ten: train.steps: expected a whole number, got the text 'ten'",
+    ("optimizer.lr=.nan",): "--set optimizer.lr=.nan: optimizer.lr: .nan is not a finite number",
+    ("train.steps=!!int ten",): "--set train.steps=!!int ten: train.steps: expected what the tag !!int says, got 'ten'",
     ("claims.quality={type: betterr}",): "--set claims.quality={type: betterr}: claims.quality.type: ",
     ("seeds=0",): "--set seeds=0: seeds: ",
     ("train.steps",): "--set train.steps: expected KEY=VALUE",
@@ -181,7 +183,7 @@ def test_models_and_experiments_take_overrides_too(tmp_path, monkeypatch, capsys
     assert (shown["train"]["steps"], shown["model"]["layers"]) == (50, 6)
     with pytest.raises(SpecError, match=r"^--set layerz=3: layerz: unknown key; did you mean 'layers'"):
         archbench.show("small/gemma3", changes=["layerz=3"])
-    with pytest.raises(SpecError, match=r"^--seeds: a study has seeds, and tiny_gemma3 is of the kind experiment"):
+    with pytest.raises(SpecError, match=r"^--seeds: expected a study, and tiny_gemma3 is of the kind experiment"):
         archbench.show("tiny_gemma3", seeds=3)
 
 

@@ -73,7 +73,7 @@ def test_a_job_that_went_through_json_trains_the_same_run(tiny, corpus_file, tmp
     assert Job.parse(json.loads(json.dumps(first.dump()))) == first
     second = Job("second", 2, plan(tiny | {"init_from": str(first.folder)}), tmp_path / "second")
     expected = train(second.plan, 2, tmp_path / "expected")
-    texts._DIGESTS.clear()  # as in the process of a worker
+    texts._KNOWN.clear()  # as in the process of a worker
     with monkeypatch.context() as patch:
         patch.setattr(registry.component("source", "text"), "documents", lambda self: pytest.fail("read again"))
         done = trainer(1)(json.loads(json.dumps({**second.dump(), "runs_at_once": 3})), None, None)

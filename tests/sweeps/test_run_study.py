@@ -180,7 +180,7 @@ def test_list_and_show_know_the_shipped_studies(capsys):
         assert name in out
     run_command("show", "gemma3/local_global", "--scale", "smoke")
     out = capsys.readouterr().out
-    assert "6 local, 6 global" in out and "local-only seed 1" in out and "total: 10 runs" in out
+    assert "6 local, 6 global" in out and "│ local-only" in out and "total: 10 runs" in out
 
 
 def events(plan_study, study_data):

@@ -363,6 +363,20 @@ def test_what_dead_drivers_of_other_code_or_another_folder_left_is_taken_over_af
         old.take()
 
 
+def test_a_study_that_is_refused_opens_no_storage(plan_study, study_data, console):
+    with pytest.raises(SpecError, match="--workers 99: at most"):
+        run_study(plan_study(study_data), 99, console, fakes.prepare, storage=lambda: pytest.fail("it was opened"))
+
+
+def test_a_run_of_more_processes_than_cores_is_warned_of(plan_study, study_data, console, monkeypatch):
+    monkeypatch.setattr("sweeps.pool.cores", lambda: 2)
+    train = {**study_data["train"], "devices": 4}
+    run_study(plan_study(study_data | {"train": train, "seeds": 1}), 1, console, fakes.prepare)
+    assert (
+        "warning: a run keeps 4 cores busy (train.threads x train.devices), and here are 2: it is slow" in console.file.getvalue()
+    )
+
+
 def test_a_run_that_no_driver_knows_is_left_alone_and_then_failed(join):
     shared = join()
     shared.queue.add("of-another-version/seed-0")

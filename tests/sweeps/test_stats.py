@@ -116,3 +116,16 @@ def test_seeds_for_equivalence():
     assert (abs(draws.mean(axis=1)) + half < 0.01).mean() == pytest.approx(0.8, abs=0.06)
     assert stats.seeds_to_pass(sample(values + 0.02), -0.01, 0.01, "no difference", 0.05).seeds == math.inf
     assert stats.seeds_to_pass(sample(values * 1000 + 1e-6), 0.0, math.inf, "worse", 0.05).seeds == math.inf
+
+
+def test_a_difference_that_no_float_can_show_is_still_shown():
+    """Two seeds over two texts may give an interval of 1,800 nats."""
+    from analysis.shown import Shown
+    from arch import units
+    from experiments.metrics import NEXT_TOKEN
+
+    shown = Shown("report/loss", NEXT_TOKEN["loss"])
+    for difference in (1871.6, -1871.6, 700.0):
+        assert shown.change_interval(shown.effect(-difference), shown.effect(difference))
+        assert shown.change(shown.effect(difference)) and not math.isnan(shown.headline(difference))
+    assert shown.change(shown.effect(1871.6)) == f">+999,999{units.SPACE}%"

@@ -1,7 +1,9 @@
 """Your own text files: plain text, JSON lines, JSON, CSV, TSV or Parquet."""
 
 import glob
+import json
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +35,8 @@ NOT_READ = (
     *(".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".xls", ".xlsx", ".ods", ".ppt", ".pptx"),
     *(".sqlite", ".sqlite3", ".warc", ".wet", ".wat", ".safetensors", ".gguf"),
 )
+# What may follow such an ending: a compression that is not read here, a number, a part of a download.
+MORE = r"\.(br|lzma|sz|z|snappy|lz|lzo|bak|old|orig|tmp|part.*|crdownload|\d+)"
 READ = "text, .jsonl, .ndjson, .json, .csv, .tsv or .parquet, also compressed (.gz .bz2 .xz .zst .lz4)"
 
 
@@ -90,7 +94,7 @@ class Text:
                     raise DataError(f"{pattern}: a folder without a file of text; expected {READ}")
                 self.left_out.folders[pattern] = [str(each.relative_to(path)) for each in texts]
                 for other in others:
-                    self.left_out.add("files of another kind", str(other))
+                    self.left_out.add("links to folders" if other.is_dir() else "files of another kind", str(other))
                 found |= dict.fromkeys(texts)
                 continue
             # A path that exists is taken literally, even if it contains brackets.
@@ -104,8 +108,13 @@ class Text:
     def _texts(self, path):
         """(name, text) of a file's texts, without those that are blank or null."""
         kind = _kind(path)
-        if kind in NOT_READ:
-            raise DataError(f"{path}: files that end in {kind} are not read; expected {READ}")
+        if kind in NOT_READ or _is_renamed(path):
+            ending = "".join(path.suffixes[-2:]) if _is_renamed(path) else kind
+            raise DataError(f"{path}: files that end in {ending} are not read; expected {READ}")
+        rows: Iterable[text_rows.Row]
+        if path.is_file() and not path.stat().st_size:
+            self.left_out.add("empty files", str(path))
+            return
         if kind in PARQUET:
             rows = text_rows.parquet(path, self.config.field)
         else:
@@ -115,11 +124,13 @@ class Text:
                 return
             read = ROWS.get(kind)
             rows = read(path, text, self.config.field) if read else [(str(path), text)]
-        for name, text in rows:
-            if text is not None and text.strip():
-                yield name, text
+            if read is None and _is_object(text.partition("\n")[0]):
+                self.left_out.remarks.append(f"{path} begins like JSON lines, but its name does not end so: it is read as one text")
+        for name, value in rows:
+            if value is not None and value.strip():
+                yield name, value
             else:
-                self.left_out.add("null rows" if text is None else "rows without text", name)
+                self.left_out.add("null rows" if value is None else "rows without text", name)
 
 
 def _kind(path):
@@ -128,17 +139,33 @@ def _kind(path):
     return (Path(path.stem).suffix if packed else path.suffix).lower()
 
 
+def _is_renamed(path):
+    """Whether a name goes on after an ending of `ROWS` or PARQUET: `a.jsonl.br`, `a.csv.1`, `a.parquet.part`."""
+    within = Path(path.stem).suffix.lower()
+    return (within in ROWS or within in PARQUET) and re.fullmatch(MORE, path.suffix.lower()) is not None
+
+
+def _is_object(line):
+    try:
+        return line.startswith("{") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def _inside(folder):
-    """(files that hold text, files that do not) of a folder and its subfolders, sorted, without hidden ones."""
+    """(files that hold text; files that do not, and links to folders, which are not followed) of a folder and its subfolders.
+
+    Sorted, without hidden ones.
+    """
     paths = (path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-    files = [path for path in sorted(paths, key=Path.as_posix) if path.is_file()]
-    texts = [path for path in files if _holds_text(path)]
-    return texts, sorted(set(files) - set(texts))
+    found = [path for path in sorted(paths, key=Path.as_posix) if path.is_file() or path.is_symlink()]
+    texts = [path for path in found if path.is_file() and _holds_text(path)]
+    return texts, sorted({*found} - {*texts})
 
 
 def _holds_text(path):
     kind = _kind(path)
-    if kind in NOT_READ:
+    if kind in NOT_READ or _is_renamed(path):
         return False
     if kind in ROWS or kind in PARQUET or path.suffix.lower() in DECOMPRESS:
         return True

@@ -60,13 +60,14 @@ class File:
             lacking = []
         if lacking:
             lacks = " and no ".join(str(self.specials[kind]) for kind in lacking if kind != "unk" or self.specials["unk"] != UNK)
-            special = [token.content for _, token in sorted(built.get_added_tokens_decoder().items()) if token.special]
-            has = f"its special tokens: {listed(special)}" if special else "it has no special tokens"
+            names = [token.content for _, token in sorted(built.get_added_tokens_decoder().items()) if token.special]
+            has = f"its special tokens: {listed(names)}" if names else "it has no special tokens"
             reason = f"{self.path}: it has no token {lacks}; name its own (`bos: NAME`, `eos: NAME`) or say null; {has}"
             raise DataError(reason, key=("data", "tokenizer", "path"))
+        special = {token.content for token in built.get_added_tokens_decoder().values() if token.special}
         for kind in ("bos", "eos"):
             name = self.specials[kind]
-            if name is not None and built.token_to_id(name) in built.encode(name, add_special_tokens=False).ids:
+            if name is not None and name not in special and built.token_to_id(name) in built.encode(name).ids:
                 reason = f"{name!r} is a token that text has too; expected a special one, or null"
                 raise DataError(reason, key=("data", "tokenizer", kind))
         return built

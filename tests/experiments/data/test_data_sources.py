@@ -235,7 +235,7 @@ def test_several_compressed_parts_are_one_file(tmp_path):
         refused(f"b.txt{ending}: not a whole", f"b.txt{ending}")
 
 
-@pytest.mark.parametrize("ending", [".docx", ".zip", ".tar.gz", ".feather", ".warc.gz", ".PDF"])
+@pytest.mark.parametrize("ending", [".docx", ".zip", ".tar.gz", ".feather", ".warc.gz", ".PDF", ".jsonl.br", ".csv.1"])
 def test_what_is_not_read_is_named_by_its_ending(tmp_path, ending):
     (tmp_path / f"a{ending}").write_bytes(gzip.compress(b"text", mtime=0))
     kind = ending.lower().removesuffix(".gz")
@@ -344,3 +344,27 @@ def test_a_separator_that_is_nowhere_is_said(tmp_path):
 def test_what_a_file_is_instead_of_utf_8_is_said(tmp_path, content, match):
     (tmp_path / "a.txt").write_bytes(content)
     refused(match, "a.txt")
+
+
+def test_tables_as_spreadsheets_write_them(tmp_path):
+    """With a line that names the separator, and with a separator at the end of every row."""
+    (tmp_path / "a.csv").write_text("sep=|\nid|text\n1|one, two|\n2|three||\n")
+    assert read("a.csv") == [("a.csv:3", "one, two"), ("a.csv:4", "three")]
+
+
+def test_json_lines_under_another_name_are_one_text_and_said(tmp_path):
+    (tmp_path / "part-00000").write_text('{"text": "one"}\n{"text": "two"}\n')
+    found = source(type="text", files=["part-00000"])
+    assert len(list(found.documents())) == 1
+    assert sentences(found.left_out.summary()) == [
+        "part-00000 begins like JSON lines, but its name does not end so: it is read as one text"
+    ]
+
+
+def test_a_link_to_a_folder_is_not_followed_and_said(tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("a")
+    (tmp_path / "texts" / "again").symlink_to("../texts")
+    found = source(type="text", files=["texts"])
+    assert [text for _, text in found.documents()] == ["a"]
+    assert found.left_out.summary()["skipped"] == {"links to folders": {"count": 1, "first": ["texts/again"]}}

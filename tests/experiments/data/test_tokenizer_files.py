@@ -232,6 +232,24 @@ def test_a_space_in_front_that_is_taken_away_again_is_no_loss():
     assert prepared.notes == [] and sum(sizes["documents"] for sizes in prepared.sizes.values()) == 121
 
 
+def test_truncation_and_padding_that_a_file_holds_are_of_other_batches():
+    built = gemma()
+    built.enable_truncation(8)
+    built.enable_padding(length=64, pad_id=0)
+    assert prepare(data(built), 400).fingerprint == prepare(data(gemma()), 400).fingerprint
+
+
+def test_a_text_that_has_the_token_which_ends_one_is_lost():
+    """A unigram model (T5) has `</s>` among its pieces, so it takes these four characters for it."""
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), *((character, -2.0) for character in [*ASCII, "\n", SPACE])]
+    built = tokenizers.Tokenizer(models.Unigram(pieces, 0, False))
+    built.normalizer, built.decoder = normalizers.Replace(" ", SPACE), decoders.Replace(SPACE, " ")
+    built.add_special_tokens(["</s>"])
+    assert prepare(data(built, bos=None, eos="</s>"), 200).notes == []
+    with pytest.raises(DataError, match=r"texts.jsonl:121: the tokenizer reads '</s>' in this text as the token that begins or"):
+        prepare(data(built, [*TEXTS, "a</s>b"], bos=None, eos="</s>"), 200)
+
+
 def test_words_in_pieces_count_the_bytes_of_the_pieces():
     """WordPiece (BERT) marks what continues a word, and an end of a word may be marked too: marks are no text."""
     component = registry.build("tokenizer", {"type": "file", "path": "none.json"})
@@ -239,3 +257,34 @@ def test_words_in_pieces_count_the_bytes_of_the_pieces():
     assert component.byte_lengths(pieces).tolist()[1:] == [4, 3]
     ends = tokenizers.Tokenizer(models.BPE({"a": 0, "b</w>": 1, "ab</w>": 2}, [("a", "b</w>")], end_of_word_suffix="</w>"))
     assert component.byte_lengths(ends).tolist() == [1, 1, 2]
+
+
+def test_a_run_says_what_was_left_out_and_how_its_texts_begin_and_end(tiny, tmp_path):
+    """Its record counts what has no text. Its folder can be sampled from and measured, though no token is called <bos>."""
+    from arch.tokenizer import TextTokens
+    from experiments.measuring import of_checkpoint
+    from experiments.plan import plan
+    from experiments.train import train
+
+    settled = data(gpt2(), bos=None, eos="<|endoftext|>")
+    with open("texts.jsonl", "a") as file:
+        file.write('{"text": null}\n{"text": ""}\n')
+    (tmp_path / "empty.txt").write_text("")
+    source = {"type": "text", "files": ["texts.jsonl", "empty.txt"]}
+    written = {**tiny, "data": {**settled.dump(), "source": source}, "train": {"steps": 2}}
+    record = train(plan(written), 0, tmp_path / "run")
+    assert record.status == "finished" and record.sample and record.metrics["report/bits_per_byte"] > 0
+    assert record.data["skipped"] == {
+        "null rows": {"count": 1, "first": ["texts.jsonl:121"]},
+        "rows without text": {"count": 1, "first": ["texts.jsonl:122"]},
+        "empty files": {"count": 1, "first": ["empty.txt"]},
+    }
+    assert "skipped: null rows: 1 (texts.jsonl:121)" in record.notes
+    spoken = TextTokens(tmp_path / "run")
+    assert spoken.begin is None and spoken.ends == {256}
+    section = node({"report": {"loss": {"type": "objective", "rows": 2}}})
+    measured = of_checkpoint(tmp_path / "run", section, node({"context": 16}), ["texts.jsonl"])
+    assert measured.spec.data.tokenizer == {"type": "file", "path": str(tmp_path / "run" / "tokenizer.json")} | {
+        "bos": None,
+        "eos": "<|endoftext|>",
+    }
