@@ -157,7 +157,7 @@ def _panel(axes: Axes, tall: int) -> Any:
     if any("low" in each.data_source.data for each in hover):
         shown.append(("interval", "@low{custom} to @high{custom}"))
     formats = {f"@{column}": _hovered(axis) for column, axis in (("x_is", x), ("y_is", y), ("low", y), ("high", y))}
-    made.add_tools(HoverTool(renderers=hover, tooltips=shown, formatters=formats, line_policy="nearest", mode="mouse"))
+    made.add_tools(HoverTool(renderers=hover, tooltips=shown, formatters=formats, line_policy="nearest", attachment="vertical"))
     for part, axis in ((made.xaxis[0], x), (made.yaxis[0], y)):
         _look(part, axis)
     for grid, axis in ((made.xgrid[0], x), (made.ygrid[0], y)):
@@ -377,7 +377,7 @@ def _short(axes: Axes, which: str) -> str:
     """An axis in a word or two, for a value that is read."""
     figure = axes.get_figure()
     text = _label(figure, axes, which) if isinstance(figure, Figure) else ""
-    return re.split(r", |[;(]", text)[0].strip()[:40] or which
+    return re.split(r", |[;(]| for | on the ", text)[0].strip()[:32] or which
 
 
 def _heading(figure: Figure) -> str:

@@ -147,10 +147,11 @@ def generate(
 
     from arch import hf
     from arch.generate import writing
+    from arch.words import visible
 
     model = hf.load(checkpoint, dtype=_dtype(dtype))
     for piece in text.stream(ids, writing(model, ids, tokens, temperature, top_k, top_p, seed)):
-        print(piece, end="", flush=True)
+        print(visible(piece) if sys.stdout.isatty() else piece, end="", flush=True)  # a terminal would obey what is no text
     print()
 
 

@@ -147,9 +147,8 @@ def test_watch_writes_again_after_a_change_and_ends_at_ctrl_c(make_study):
     import signal
 
     folder = make_study(seeds=2, missing=[("5:1", 1)])
-    code = "import sys; from analysis import watch; watch.SECONDS = 0.2; watch.SHARE = 1\n"
-    code += "watch.follow.__defaults__ = (lambda: True, 0.2); from analysis.__main__ import _watched; from pathlib import Path\n"
-    code += "_watched(Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from analysis import watch; from analysis.__main__ import _watched\n"
+    code += "watch.SHARE, watch.follow.__defaults__ = 1, (lambda: True, 0.2)\n_watched(Path(sys.argv[1]), None)"
     words = [sys.executable, "-c", code, str(folder)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -165,3 +164,4 @@ def test_watch_writes_again_after_a_change_and_ends_at_ctrl_c(make_study):
         assert "http-equiv=refresh" not in (folder / "report.html").read_text()
     finally:
         process.kill()
+        process.communicate()

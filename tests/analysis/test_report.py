@@ -8,6 +8,7 @@ import sys
 
 import pandas as pd
 import pytest
+from self_contained import SCRIPTS, assert_self_contained
 
 from analysis import plots, tables, tables_html
 from analysis.__main__ import app
@@ -18,21 +19,6 @@ from analysis.study import Study, run
 from analysis.tensorboard import write_logs
 from arch.cli import main
 from arch.errors import DataError
-
-CLOSED = re.compile(r"""(?:src|href|srcset|data|action)\s*=\s*["']?\s*([^"'\s>]+)|url\(([^)]*)\)|@import""")
-
-
-SCRIPTS = re.compile(r"<script( type='application/json' class=live| type='text/plain' id=bokeh|)>.*?</script>", re.DOTALL)
-
-
-def assert_self_contained(page):
-    """Nothing is fetched: what scripts there are is the page's own, and stands in it once."""
-    assert page.count("id=bokeh>") <= 1 and "createElement('script')" not in page
-    bare = SCRIPTS.sub("", page)
-    for match in CLOSED.finditer(bare):
-        target = (match[1] or match[2] or "").strip("\"'")
-        assert target.startswith("#"), match[0]
-    assert "<script" not in bare and "<link" not in bare and "http://" not in bare and "https://" not in bare
 
 
 def test_report_is_self_contained_and_escaped(make_study, tuning_trials):

@@ -1,0 +1,17 @@
+"""Whether a page needs anything but itself."""
+
+import re
+
+CLOSED = re.compile(r"""(?:src|href|srcset|data|action)\s*=\s*["']?\s*([^"'\s>]+)|url\(([^)]*)\)|@import""")
+# What a page may run: the charts' data, their library, and its own few lines.
+SCRIPTS = re.compile(r"<script( type='application/json' class=live| type='text/plain' id=bokeh|)>.*?</script>", re.DOTALL)
+
+
+def assert_self_contained(page):
+    """Nothing is fetched; what scripts there are is the page's own, and the library stands in it once."""
+    assert page.count("id=bokeh>") <= 1
+    bare = SCRIPTS.sub("", page)
+    for match in CLOSED.finditer(bare):
+        target = (match[1] or match[2] or "").strip("\"'")
+        assert target.startswith("#"), match[0]
+    assert "<script" not in bare and "<link" not in bare and "http://" not in bare and "https://" not in bare
