@@ -130,7 +130,7 @@ def test_a_study_is_no_single_run_and_its_runs_are_no_folders(tmp_path):
     file = tmp_path / "study.yaml"
     arms = "{a: {}, b: {objective: {type: distill, teacher: a}}}"
     file.write_text(f"schema: 1\nextends: experiments/tiny_gemma3\nquestion: why?\narms: {arms}\n")
-    with pytest.raises(SpecError, match="it is a study: archbench study run"):
+    with pytest.raises(SpecError, match="this is a study: archbench study run"):
         experiments.run(str(file))
     with pytest.raises(SpecError, match=r"study.yaml:4: objective.teacher: no folder 'a'; .*`{run: a, seed: 0}`"):
         archbench.show(str(file))
