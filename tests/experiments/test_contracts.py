@@ -292,7 +292,8 @@ def test_the_command_evaluates_what_a_spec_names_and_says_what_is_wrong(plugins,
     spec.write_text("evaluate: {report: {norms: {type: own_evaluator:Norms, fails: true}}}")
     with pytest.raises(typer.Exit):
         evaluate(tmp_path / "run", str(spec))
-    assert capsys.readouterr().err == "RuntimeError: this evaluator has a mistake\n"
+    said = capsys.readouterr().err
+    assert said.startswith("RuntimeError: this evaluator has a mistake (") and said.endswith("own_evaluator.py:27)\n")
     with pytest.raises(DataError, match="no finished run in it"):
         evaluate(tmp_path / "nowhere")
 
