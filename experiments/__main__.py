@@ -266,7 +266,8 @@ def _measured(plan, seed, folder):
         raise
     except (Exception, SystemExit) as error:  # an evaluator's own
         place = blame.own_place(error)
-        print(f"{blame.words(error)}{place and f' at {place}'}", file=sys.stderr)
+        said = f"{blame.words(error)} was called" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+        print(f"{said}{place and f' ({place})'}", file=sys.stderr)
         raise typer.Exit(1) from None
     for evaluation in plan.evaluations:
         measured = evaluation.record(folder)
