@@ -176,7 +176,7 @@ def test_tensorboard_opens_at_the_link_that_is_printed(driver, folder):
         pages.pictured(driver, PICTURES / "hparams-1400.png", whole=False)
     finally:
         process.terminate()
-        process.wait(20)
+        process.communicate(timeout=20)
 
 
 def _answers(port, seconds=60):
