@@ -165,7 +165,7 @@ def test_tensorboard_opens_at_the_link_that_is_printed(driver, folder):
         _answers(port)
         for width in pages.WIDTHS:
             pages.opened(driver, link, width)
-            pages.waited(driver, "return document.querySelectorAll('card-view').length", 60)
+            pages.waited(driver, "return [...document.querySelectorAll('card-view .tag')].some((each) => each.title)", 60)
             tags = set(driver.execute_script("return [...document.querySelectorAll('card-view .tag')].map((each) => each.title)"))
             pages.pictured(driver, PICTURES / f"tensorboard-{width}.png", whole=False)
             assert tags and all(re.search(FIRST["tagFilter"], tag) for tag in tags if tag), tags
