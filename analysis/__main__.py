@@ -50,6 +50,8 @@ def report(
     With --to, a study or a run is written for other programs instead, to local files in STUDY_DIR/export/FORMAT (or --out).
     """
     if to is not None:
+        if watch:
+            raise DataError("--watch follows the report; an export is written once: leave out one of --watch and --to", key=None)
         _exported(folder, to, out)
         return
     from analysis import run_report

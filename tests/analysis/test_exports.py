@@ -37,7 +37,7 @@ def study(make_study):
 
 
 def export(folder, form, out=None, capsys=None):
-    commands.report(folder, form, out)
+    commands.report(folder, to=form, out=out)
     return (out or folder / "export" / form).resolve()
 
 
