@@ -17,11 +17,11 @@ def options(config: type[Any]) -> dict[str, str]:
     if not names:
         return {}
     # After the start, a sentence or a semicolon.
-    begins = list(re.finditer(rf"(?:^|(?<=[.;)] ))`?((?:{names})(?:, (?:{names}))*)`?: ", text))
+    begins = list(re.finditer(rf"(?:^|(?<=[.;)] ))(`?(?:{names})`?(?:, `?(?:{names})`?)*): ", text))
     found: dict[str, str] = {}
     ends = [each.start() for each in begins[1:]] + [len(text)]
     for begin, end in zip(begins, ends, strict=False):
         said = text[begin.end() : end].strip().rstrip(".;")
         for name in begin.group(1).split(", "):
-            found.setdefault(name, said)
+            found.setdefault(name.strip("`"), said)
     return found

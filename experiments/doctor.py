@@ -29,8 +29,11 @@ def findings():
     yield "kernels", _kernels()
     yield "bfloat16", _bfloat16()
     yield "GPU", _gpu()
-    for extra, missing in extras().items():
-        yield f"extra {extra}", f"missing {', '.join(missing)}: pip install -e '.[{extra}]'" if missing else "installed"
+    missing = {extra: packages for extra, packages in extras().items() if packages}
+    yield "extras", f"installed: {', '.join(extra for extra in extras() if extra not in missing) or 'none'}"
+    if missing:
+        yield "missing", "; ".join(f"{extra} ({', '.join(packages)})" for extra, packages in missing.items())
+        yield "", f"to install one: pip install -e '.[{next(iter(missing))}]'"
     yield "caches", _caches()
 
 

@@ -121,8 +121,9 @@ def test_the_doctor_says_in_some_ten_lines_what_is_there(monkeypatch, tmp_path):
     monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path))
     monkeypatch.setattr(doctor, "_installed", lambda name: name != "datasets")
     found = dict(doctor.findings())
-    assert 8 <= len(found) <= 16 and all("\n" not in text for text in found.values())
-    assert found["extra hub"] == "missing datasets: pip install -e '.[hub]'"
+    assert 8 <= len(found) <= 12 and all("\n" not in text for text in found.values())
+    assert found["missing"].startswith("hub (datasets)") and found[""] == "to install one: pip install -e '.[hub]'"
+    assert "parity" in found["extras"] and "hub" not in found["extras"]
     assert "corpora 2.00\N{NO-BREAK SPACE}kB" in found["caches"] and f"rm -r {tmp_path}" in found["caches"]
     assert "rms_norm" in found["kernels"]
 
