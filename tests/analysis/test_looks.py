@@ -147,7 +147,8 @@ def test_watch_writes_again_after_a_change_and_ends_at_ctrl_c(make_study):
     import signal
 
     folder = make_study(seeds=2, missing=[("5:1", 1)])
-    code = "import sys; from pathlib import Path; from analysis import watch; from analysis.__main__ import _watched\n"
+    code = "import signal, sys; from pathlib import Path; from analysis import watch; from analysis.__main__ import _watched\n"
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
     code += "watch.SHARE, watch.follow.__defaults__ = 1, (lambda: True, 0.2)\n_watched(Path(sys.argv[1]), None)"
     words = [sys.executable, "-c", code, str(folder)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

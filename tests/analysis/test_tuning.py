@@ -142,7 +142,8 @@ def test_every_run_has_a_role_in_hparams(tuned_folder):
     assert {role: roles.count(role) for role in roles} == {"reported": 4, "tuning": 11, "helper": 1}
     column = "optimizer.lr (tuned)"
     assert {row[column] for row in rows if row["role"] == "tuning"} == {1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 0.05}
-    assert {row["seed"]: row[column] for row in rows if (row["role"], row["arm"]) == ("reported", "1:1")} == {0: 3.1e-4, 1: 4.2e-4}
+    seeds = {row["seed"]: row[column] for row in rows if (row["role"], row["arm"]) == ("reported", "1:1")}
+    assert seeds == {"0": 3.1e-4, "1": 4.2e-4}, "as text, because TensorBoard shows numbers as 0.0000"
     for row in rows:
         reported = any(tag.startswith("report/") for tag in row["scalars"])
         assert reported == (row["role"] != "tuning"), "what chose values is no result"
