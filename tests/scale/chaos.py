@@ -240,7 +240,9 @@ class Trouble:
             return
         self.next = now + self.draw.uniform(0.3, 1.7) * self.options.pause
         names = [name for name, number in self.left.items() for _ in range(number)]
-        name = self.draw.choice(names)
+        # What is rare may be drawn last, when the jobs are done; so it comes after a third of the others at the latest.
+        rare = self.left["restarts"] and sum(self.made.values()) >= len(names) / 2
+        name = "restarts" if rare else self.draw.choice(names)
         if getattr(self, name)():
             self.left[name] -= 1
             self.made[name] += 1
