@@ -230,7 +230,7 @@ def _kind(reference, beside=None, above=(), first=None):
         for shelf in sorted(SHELVES, key=lambda shelf: SHELVES[shelf] != first):
             if reference in shelves[shelf]:
                 return SHELVES[shelf]
-        known = [name for names in shelves.values() for name in names]
+        known = dict.fromkeys(name for names in shelves.values() for name in names)
         if (Path(beside).parent if beside else Path()).joinpath(f"{reference}.yaml").is_file():
             return _kind(f"{reference}.yaml", beside, above)
         raise SpecError(f"no shipped spec {reference!r} (a path must end in .yaml){nearest(reference, known)}")

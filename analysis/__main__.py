@@ -13,7 +13,19 @@ from arch.words import visible
 
 app = new_app("What a study found: a report, a table, figures, TensorBoard. `performance` summarizes benchmark records.")
 Format = Literal["csv", "parquet", "latex", "markdown", "wandb-offline", "mlflow"]
-Folder = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="The folder with study.json; `archbench study run` prints it.")]
+
+
+def _below_runs(folder):
+    """The folder that is named: itself, or its place below `runs`, as `study list` prints it; of several, each."""
+    if isinstance(folder, (list, tuple)):
+        return [_below_runs(each) for each in folder]
+    return folder if folder.exists() or not (Path("runs") / folder).is_dir() else Path("runs") / folder
+
+
+Folder = Annotated[
+    Path,
+    typer.Argument(metavar="STUDY_DIR", callback=_below_runs, help="The folder with study.json; `archbench study run` prints it."),
+]
 Out = Annotated[Path | None, typer.Option(help="Another folder to write into, such as where that one cannot be written.")]
 
 
@@ -40,7 +52,9 @@ RELOAD = 20  # seconds after which the page of a watched study loads itself anew
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="STUDY_DIR|RUN", help="The folder of a study, a run or a checkpoint.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="STUDY_DIR|RUN", callback=_below_runs, help="The folder of a study, a run or a checkpoint.")
+    ],
     watch: Watch = False,
     to: Annotated[Format | None, typer.Option("--to", help="instead, export a study or a run in this format")] = None,
     out: Out = None,
@@ -131,7 +145,9 @@ def indexed(runs, every=None):
 
 @app.command()
 def table(
-    folders: Annotated[list[Path], typer.Argument(metavar="STUDY_DIR...", help="The folder of a study, or of several.")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="STUDY_DIR...", callback=_below_runs, help="The folder of a study, or of several.")
+    ],
     format: Literal["text", "csv", "latex", "markdown"] = "text",
     trials: Annotated[bool, typer.Option("--trials", help="the trials of the study's search instead")] = False,
     metric: Annotated[str | None, typer.Option(help="of several studies: SPLIT/METRIC, by default that of the first claim")] = None,

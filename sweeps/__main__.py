@@ -1,5 +1,6 @@
 """`python -m sweeps COMMAND`: the commands of `archbench study`."""
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -335,6 +336,8 @@ def status(
     chosen = selected(study, scale, changes, seeds, name)
     folder = chosen.folder(runs)
     origin.check(folder, chosen.name, chosen.scale, chosen.origin)
+    if changes and not folder.is_dir():
+        _checked(chosen, runs)  # a slip of the pen would look like a study that was never run
     edited = None
     if origin.is_edited(folder, chosen.origin):
         from sweeps import edited as edits  # it imports torch, which a file that is as it was does not need
@@ -504,8 +507,8 @@ def _console():
     from rich.console import Console
 
     console = Console()
-    # Without a terminal, rich would wrap tables at 80 characters.
-    return console if console.is_terminal else Console(width=160)
+    # Without a terminal, rich would wrap tables at 80 characters; $COLUMNS says what somebody wants.
+    return console if console.is_terminal or os.environ.get("COLUMNS") else Console(width=160)
 
 
 if __name__ == "__main__":

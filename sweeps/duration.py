@@ -66,7 +66,12 @@ def estimate(data: dict[str, Any], arms: Iterable[Arm]) -> Estimate:
 
     The Estimate of the time is None where the machine of this study is not there, or one step would take long.
     """
-    by_label = {arm.label: arm for arm in arms}
+    by_label: dict[str, Arm] = {}
+    waiting = list(arms)
+    while waiting:  # the runs that an arm needs, too
+        arm = waiting.pop(0)
+        if by_label.setdefault(arm.label, arm) is arm:
+            waiting += arm.needs.values()
     shown = {**data["arms"], **data["helpers"]}
     runs = {label: len(data["seeds"]) for label in data["arms"]}
     for label, helper in data["helpers"].items():

@@ -6,6 +6,7 @@ from arch.errors import DataError, SpecError
 from sweeps.judge import built, counted, is_exact, judge, plan_of, questions, undecided_arms
 from sweeps.outcomes import runs_of
 from sweeps.record import NAME, EarlierRecord, LookRecord, PlanRecord, StudyRecord
+from sweeps.scale import at_scale
 
 # Fewer shared arms than this ask no question twice: a baseline alone says nothing of an arm.
 SHARED = 2
@@ -82,7 +83,7 @@ def history(study, record):
     for folder in _other_studies(study, record):
         other = StudyRecord.read_whole(folder)
         if other is not None and _shares(other, record) and _stated(other) != _stated(record) and (seen := _seen(other, folder)):
-            name = f"{other.name} at scale {other.scale or '-'}"
+            name = f"{other.name}{at_scale(other.scale)}"
             if name not in [each.study for each in earlier]:
                 earlier.append(EarlierRecord(plan=plan_of(other), looks=seen, study=name, why=_changed(other, record)))
     return looks, earlier

@@ -8,6 +8,9 @@ from sweeps.record import StudyRecord
 from sweeps.scale import at_scale
 from sweeps.table import grid
 
+# What a finished run lacks, which the next start of the study adds without training.
+NOT_MEASURED = "NotMeasured"
+
 
 def cells(folder, record, edited=None):
     """`{(arm, "seed N"): Cell}` of a StudyRecord's reported runs, then of its helper runs.
@@ -29,12 +32,12 @@ def cells(folder, record, edited=None):
 
 
 def _measured(run, files):
-    """The record of a run with what the study measures of it, or None; failed where something could not be measured."""
+    """The record of a run with what the study measures of it, or None; NOT_MEASURED where it lacks some of it."""
     record, problems = record_of(run), []
     record = record and shown(record, run, files, problems)
     if not problems:
         return record
-    failure = Failure(step=record.steps, error="NotMeasured", message=problems[0])
+    failure = Failure(step=record.steps, error=NOT_MEASURED, message=f"{problems[0]}; the next start measures it")
     return record.model_copy(update={"status": "failed", "failure": failure})
 
 
@@ -42,7 +45,7 @@ def _cell(record, run):
     if record is None:
         unreadable = run is not None and (run / NAME).is_file()
         return Cell(state="unreadable", message=f"{run / NAME} cannot be read; the run is done again") if unreadable else Cell()
-    state = record.status
+    state = "to measure" if record.failure and record.failure.error == NOT_MEASURED else record.status
     if state == "running" and not is_held(run):
         state = "interrupted"
     message = record.failure.message if record.failure else ""
@@ -81,7 +84,7 @@ def printed(folder, console, edited=None):
     changes = f": {edited.words}" if edited and edited.words else ""
     say(", ".join(f"{n} {state}" for state, n in count.items()) + f"{changes}; folder: {folder}")
     for (row, column), cell in found.items():
-        if cell.state in ("failed", "unreadable"):
+        if cell.state in ("failed", "unreadable", "to measure"):
             say(f"{cell.state}: {row} {column}: {cell.message}")
     if record.search:
         shown_search.status(record, say)

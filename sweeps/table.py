@@ -20,6 +20,7 @@ STYLES = {
     "lost": "bold red",
     "interrupted": "yellow",
     "unreadable": "bold red",
+    "to measure": "yellow",
     "waiting": "yellow",
     "again": "yellow",
 }

@@ -74,3 +74,12 @@ def test_damaged_kept_numbers_are_measured_again(estimated, timed, tmp_path):
     (file,) = (tmp_path / "cache").rglob("random-*.json")
     file.write_text("{")
     assert estimated()[1] == first and len(timed) == 2
+
+
+def test_runs_that_an_arm_needs_are_counted(estimated, timed, study_data):
+    study_data["arms"]["warm"] = {"init_from": {"run": "before"}}
+    data, estimate = estimated(runs={"before": {"train.steps": 3}})
+    assert data["helpers"].keys() == {"before"} <= estimate.seconds.keys()
+    assert estimate.total == pytest.approx(
+        (sum(estimate.seconds[label] for label in data["arms"]) + estimate.seconds["before"]) * 2 / 2
+    )

@@ -116,3 +116,17 @@ def test_the_grid_of_runs_cuts_nothing(width):
     said = console.file.getvalue()
     assert "…" not in said and max(map(len, said.splitlines())) <= width
     assert all(said.count(f"{4.25 + seed / 1000:.4f}") == 2 for seed in range(12))
+
+
+def test_a_run_that_is_only_to_be_measured_is_not_failed(status, monkeypatch):
+    from sweeps import status as stand
+
+    problem = "report.loss: missing; `archbench study run` measures report.loss"
+    monkeypatch.setattr(stand, "shown", lambda record, run, files, problems: problems.append(problem) or record)
+    said = status()
+    assert summary(said) == "4 to measure" and "to measure: 1:1 seed 0: report.loss: missing" in said
+
+
+def test_overrides_of_a_study_that_was_never_run_are_checked_too(status, study_data):
+    with pytest.raises(SpecError, match="did you mean 'steps'"):
+        command.status("x.yaml", None, changes=["train.stepz=50"])
