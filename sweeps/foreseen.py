@@ -140,6 +140,7 @@ def printed(data, say, console):
         effect = [_shown(each["effect"], unit)] if data["paired_sd"] else []
         rows.append([f"{each['sd']:g} paired sd", *effect, _chance(each["chance"]), f"{each['seeds']:.1f}"])
     console.print(stacked(console, "what the plan can find", headings, rows))
+    say("(paired sd: how much the difference of two arms varies over the seeds)")
     smallest = data["smallest"]
     if smallest["sd"] is None:
         say("no difference, however large, is found with a chance of 80\xa0%: the plan has too few seeds")
