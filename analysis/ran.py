@@ -78,7 +78,7 @@ def _rate(run: RunRecord) -> str:
         return ""
     others = _options(optimizer, {"type", "lr"})
     text = f"The optimizer is {optimizer.get('type')} with a peak rate of {optimizer.get('lr', 0):g}{others}"
-    if schedule.get("type") not in KNOWN:
+    if schedule.get("type") not in KNOWN or "warmup" not in schedule:
         return f"{text}; the schedule of the rate is {schedule.get('type')}{_options(schedule, {'type'})}"
     rise, fall = round(schedule["warmup"] * steps), round(schedule.get("decay", 1 - schedule["warmup"]) * steps)
     parts = [f"a warm-up of {times(rise, 'step')}"] if rise else []

@@ -252,9 +252,8 @@ def _tokenizer(trained, begin=None):
     copy = tokenizers.Tokenizer.from_str(trained.to_str())
     first = (None if begin is None else copy.id_to_token(begin)) or BOS
     last = EOS if copy.token_to_id(EOS) is not None else first
-    parts = [{"SpecialToken": {"id": first, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
     named = [(first, copy.token_to_id(first))]
-    copy.post_processor = tokenizers.processors.TemplateProcessing(single=parts, special_tokens=named)
+    copy.post_processor = tokenizers.processors.TemplateProcessing(single=[first, "$A"], special_tokens=named)
     pad = PAD if copy.token_to_id(PAD) is not None else last
     return PreTrainedTokenizerFast(tokenizer_object=copy, bos_token=first, eos_token=last, pad_token=pad, split_special_tokens=True)
 

@@ -111,7 +111,7 @@ def test_show_counts_helper_runs(study_data):
         (
             {"arms": {"a": {}, "b": {"init_from": [{"run": "a", "seed": -1}]}}},
             "seed",
-            "expected `same` or a whole number of at least 0, got -1",
+            "expected `same` or a whole number from 0 to 4294967295, got -1",
         ),
         ({"arms": {"a": {}, "b": {"init_from": {"run": 3}}}}, "run", "expected text, got 3"),
         (
