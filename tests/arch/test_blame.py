@@ -41,6 +41,7 @@ def test_a_module_that_cannot_be_imported_is_one_line_with_the_users_own(source,
     (tmp_path / "own_unread.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_unread", raising=False)
     importlib.invalidate_caches()
     with pytest.raises(SpecError) as raised:
         registry.component("mixer", "own_unread:Thing")

@@ -293,9 +293,7 @@ def test_the_command_evaluates_what_a_spec_names_and_says_what_is_wrong(plugins,
     with pytest.raises(typer.Exit):
         evaluate(tmp_path / "run", str(spec))
     said = capsys.readouterr().err
-    assert (
-        said.startswith("RuntimeError (this evaluator has a mistake) at ") and "own_evaluator.py:" in said and said.count("\n") == 1
-    )
+    assert said.startswith("RuntimeError: this evaluator has a mistake (") and "own_evaluator.py:" in said and said.count("\n") == 1
     with pytest.raises(DataError, match="no finished run in it"):
         evaluate(tmp_path / "nowhere")
 
