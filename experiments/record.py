@@ -23,7 +23,7 @@ EVALUATIONS = "evaluations"
 SHORT = 12  # characters of a commit or a digest in `RunRecord.facts`
 THREADS = "threads per run"
 # Errors that the machine or its files cause and not the model: another start may go well. Names of exception classes.
-MACHINE = ("WorkerLost", "OSError", "PermissionError", "FileNotFoundError", "MemoryError", "DataError", "NotMeasured")
+MACHINE = ("WorkerLost", "OSError", "PermissionError", "FileNotFoundError", "MemoryError", "DataError")
 
 
 class Failure(Spec):

@@ -6,11 +6,9 @@ compute as many FLOPs a second. Starting a process, reading texts and a machine 
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +18,8 @@ from arch import units
 from arch.spec import digest
 from arch.words import times
 from experiments import device, evaluations
+from experiments.costs import kept
 from experiments.data.cache import root
-from experiments.files import write_atomically
 from experiments.spec import ExperimentSpec
 from sweeps import paces
 from sweeps.arms import Arm
@@ -127,13 +125,7 @@ def _rate(arm: Arm, shown: dict[str, Any]) -> tuple[float | None, str]:
 def _calibrated(arm: Arm, measure: Callable[[], float]) -> float:
     about = {"pace": paces.key(arm), "hardware": device.hardware(), "torch": torch.__version__}
     file = root() / paces.FOLDER / f"random-{digest(about)}.json"
-    with suppress(OSError, ValueError, KeyError):
-        return float(json.loads(file.read_text())["flops_per_second"])
-    rate = measure()
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps({"flops_per_second": rate}).encode())
-    return rate
+    return kept(file, lambda: {"flops_per_second": measure()})["flops_per_second"]
 
 
 def _step_seconds(spec: ExperimentSpec) -> float:

@@ -1,15 +1,14 @@
 """The progress of a study, from its records alone: no experiment spec is parsed and no data is read."""
 
-from experiments.record import NAME, Failure, shown
+from dataclasses import replace
+
+from experiments.record import NAME, shown
 from sweeps import shown_search
 from sweeps.folders import record_of
 from sweeps.progress import Cell, final_loss
 from sweeps.record import StudyRecord
 from sweeps.scale import at_scale
 from sweeps.table import grid
-
-# What a finished run lacks, which the next start of the study adds without training.
-NOT_MEASURED = "NotMeasured"
 
 
 def cells(folder, record, edited=None):
@@ -24,7 +23,7 @@ def cells(folder, record, edited=None):
         arm = record.arms.get(label) if not (edited and label in edited.changed) else None
         for seed in range(number):
             run = folder / arm.runs[str(seed)] if arm and str(seed) in arm.runs else None
-            found[label, f"seed {seed}"] = _cell(_measured(run, arm.evaluations) if run else None, run)
+            found[label, f"seed {seed}"] = _measured(run, arm.evaluations) if run else Cell()
     for label, runs in record.helpers.items():
         for seed, place in runs.items():
             found[label, f"seed {seed}"] = _cell(record_of(folder / place), folder / place)
@@ -32,20 +31,17 @@ def cells(folder, record, edited=None):
 
 
 def _measured(run, files):
-    """The record of a run with what the study measures of it, or None; NOT_MEASURED where it lacks some of it."""
+    """The cell of a reported run; it is `to measure` where it lacks an evaluation, which the next start adds without training."""
     record, problems = record_of(run), []
-    record = record and shown(record, run, files, problems)
-    if not problems:
-        return record
-    failure = Failure(step=record.steps, error=NOT_MEASURED, message=f"{problems[0]}; the next start measures it")
-    return record.model_copy(update={"status": "failed", "failure": failure})
+    cell = _cell(record and shown(record, run, files, problems), run)
+    return replace(cell, state="to measure", share=0.0, message=f"{problems[0]}; the next start measures it") if problems else cell
 
 
 def _cell(record, run):
     if record is None:
         unreadable = run is not None and (run / NAME).is_file()
         return Cell(state="unreadable", message=f"{run / NAME} cannot be read; the run is done again") if unreadable else Cell()
-    state = "to measure" if record.failure and record.failure.error == NOT_MEASURED else record.status
+    state = record.status
     if state == "running" and not is_held(run):
         state = "interrupted"
     message = record.failure.message if record.failure else ""
