@@ -19,7 +19,7 @@ float32. So its owner keeps one tensor, the float32 one.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,11 @@ def blocks(x_NXr: Tensor, weight_Nrs: Tensor, bias_Ns: Tensor) -> Tensor:
     return _Blocks.apply(x_NXr, weight_Nrs, bias_Ns)
 
 
+def operand(x: Tensor, beside: Tensor) -> Tensor:
+    """x as it is best given to several products beside that factor: cast here where each of them would cast it."""
+    return cast(x) if beside.dtype == BFLOAT16 and not (beside.is_cpu and rounds()) else x
+
+
 def mm(a: Tensor, b: Tensor, out: Tensor | None = None, dtype: Any = None) -> Tensor:
     """a b of two matrices, without a gradient. Its type: that of `out`, or `dtype`, or bfloat16 if a factor is."""
     if _is_torchs(a, b) and _wanted(a, b, out, dtype) == a.dtype:
@@ -186,7 +191,9 @@ def add_mm_(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
     multiply = lambda a, b, out: torch.addmm(out, a, b, out=out)  # noqa: E731
     if _is_torchs(a, b) and total.dtype == a.dtype:
         return multiply(a, b, total)
-    return _product(multiply, a, b, FLOAT32, total) if total.dtype == FLOAT32 else total.add_(mm(a, b))
+    if total.dtype == FLOAT32 and a.is_cpu:
+        return _product(multiply, a, b, FLOAT32, total)
+    return total.add_(mm(a, b))
 
 
 def _scaled(alpha):
@@ -213,16 +220,16 @@ def _is_torchs(*factors):
 
 def _product(multiply, a, b, dtype, out=None):
     """multiply(a, b) in `dtype`, of factors in bfloat16 or rounded to it."""
-    if dtype == a.dtype == b.dtype == BFLOAT16 and (not a.is_cpu or unit()):
+    if not a.is_cpu:
+        y = multiply(cast(a), cast(b))
+        return y.to(dtype) if out is None else out.copy_(y)
+    if dtype == a.dtype == b.dtype == BFLOAT16 and unit():
         return multiply(a, b) if out is None else multiply(a, b, out=out)
     # Units for bfloat16 lose nothing of widened factors. So one product gives sums that are not rounded, on any machine.
-    by_unit = a.is_cpu and rounds() and not torch.compiler.is_compiling()
+    by_unit = rounds() and not torch.compiler.is_compiling()
     a, b = _values(a, by_unit), _values(b, by_unit)
     into = out if dtype == FLOAT32 else None
-    if by_unit:
-        with _flag(True):
-            y = multiply(a, b) if into is None else multiply(a, b, out=into)
-    else:
+    with _flag(True) if by_unit else nullcontext():
         y = multiply(a, b) if into is None else multiply(a, b, out=into)
     return y.to(dtype) if out is None else out if into is not None else out.copy_(y)
 
