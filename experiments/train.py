@@ -34,6 +34,7 @@ from experiments import (
     launch,
     leftovers,
     nonfinite,
+    precision,
     ranks,
     references,
     resume,
@@ -174,7 +175,7 @@ def _new_record(plan, seed, folder):
         spec=plan.spec.dump(),
         data=plan.data,
         plugins=plan.plugins,
-        versions=_versions(),
+        versions=_versions() | precision.path(plan.spec.train),
         git=CODE,
         hardware=device.hardware(),
         threads=torch.get_num_threads(),
@@ -288,16 +289,17 @@ def new_trainer(spec, callbacks, folder):
 
     In a process that is no rank of several it is one for a single device, with which a run can be measured.
     """
-    started = ranks.environment(spec)
+    started, own = ranks.environment(spec), precision.plugin(spec)
+    files = None if started and spec.sharded else checkpoint.DurableCheckpointIO()
     return pl.Trainer(
         max_steps=spec.steps,
         accelerator=spec.accelerator,
         devices=spec.devices if started else 1,
         num_nodes=spec.nodes if started else 1,
         strategy=_strategy(spec) if started else "auto",
-        precision=spec.precision,
+        precision=None if own else spec.precision,
         callbacks=callbacks,
-        plugins=[*([started] if started else []), *([] if started and spec.sharded else [checkpoint.DurableCheckpointIO()])],
+        plugins=[each for each in (started, own, files) if each],
         default_root_dir=folder,
         logger=False,
         enable_checkpointing=False,

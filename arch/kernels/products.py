@@ -5,7 +5,7 @@
 | float32 | float32, by torch's own calls |
 | float32, within `rounded()` | float32 sums of factors that are rounded to bfloat16 |
 | bfloat16, or bfloat16 and float32 | float32 sums of factors rounded to bfloat16; rounded once, unless float32 is wanted |
-| another type, another device than a CPU, autocast | by torch's own calls |
+| another type, or another device than a CPU | by torch's own calls |
 
 Rounding is to the nearest, ties to even, as torch rounds. Where this CPU has units for bfloat16, oneDNN multiplies. Without
 them torch's own bfloat16 product is a loop over numbers that takes 10 times as long as float32 (AVX2); so the factors are
@@ -151,6 +151,9 @@ def path(of_float32: bool = False) -> str:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, wide: bool = False) -> Tensor:
     """x W^T + b of x (..., k) and W (m, k), in the type of x; in float32 at least if `wide`."""
+    if _autocasts(x):
+        with torch.autocast("cpu", enabled=False):
+            return linear(x.to(BFLOAT16), weight, bias, wide)
     if _is_torchs(x, weight, bias) and not (wide and x.dtype == BFLOAT16):
         return F.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias, FLOAT32 if wide else x.dtype)
@@ -158,6 +161,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, wide: bool = F
 
 def blocks(x_NXr: Tensor, weight_Nrs: Tensor, bias_Ns: Tensor) -> Tensor:
     """x W + b for each of N blocks, in the type of x."""
+    if _autocasts(x_NXr):
+        with torch.autocast("cpu", enabled=False):
+            return blocks(x_NXr.to(BFLOAT16), weight_Nrs, bias_Ns)
     if _is_torchs(x_NXr, weight_Nrs, bias_Ns):
         return torch.baddbmm(bias_Ns[:, None], x_NXr, weight_Nrs)
     return _Blocks.apply(x_NXr, weight_Nrs, bias_Ns)
@@ -208,14 +214,19 @@ def _wanted(a, b, out, dtype):
     return out.dtype if out is not None else dtype or (BFLOAT16 if BFLOAT16 in (a.dtype, b.dtype) else a.dtype)
 
 
+def _autocasts(x):
+    """Whether torch's autocast on the CPU would cast x to bfloat16, in which its own product may be slow."""
+    return x.is_cpu and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == BFLOAT16
+
+
 def _is_torchs(*factors):
     """Whether torch's own call, in the type of its factors, is what is wanted."""
-    first, types = factors[0], {x.dtype for x in factors if x is not None}
-    if torch.is_autocast_enabled(first.device.type) or not types <= {FLOAT32, BFLOAT16}:
+    device, types = factors[0].device.type, {x.dtype for x in factors if x is not None}
+    if not types <= {FLOAT32, BFLOAT16} or (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return True
-    if types == {FLOAT32}:
-        return not _state.rounded or not first.is_cpu or rounds()
-    return types == {BFLOAT16} and (not first.is_cpu or unit() != "")
+    if device != "cpu" or len(types) > 1:
+        return len(types) == 1
+    return unit() != "" if BFLOAT16 in types else not _state.rounded or rounds()
 
 
 def _product(multiply, a, b, dtype, out=None):
