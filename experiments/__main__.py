@@ -41,11 +41,13 @@ def show(spec: Spec, changes: Changes = ()):
     """Print the resolved experiment as JSON, with every default filled in."""
     from arch.document import load
     from experiments import remarks
-    from experiments.plan import resolve
+    from experiments.plan import resolved
 
-    complete = resolve(load(spec, "experiments", changes))
-    print(json.dumps(complete.dump(), indent=1))
-    warn(remarks.of_experiment(complete), file=sys.stderr)
+    complete = resolved(load(spec, "experiments", changes))
+    print(json.dumps(complete.spec.dump(), indent=1))
+    for note in complete.notes:
+        print(note, file=sys.stderr)
+    warn(remarks.of_experiment(complete.spec), file=sys.stderr)
 
 
 @app.command()

@@ -278,7 +278,7 @@ def work(
 
 def _driven(word, chosen, workers, runs, storage, again):
     """The Result of a study after running what is missing; None if its folder cannot be written. word: of the command."""
-    from sweeps import leases
+    from sweeps import leases, settled
     from sweeps import storage as storages
 
     url = storages.chosen(storage)
@@ -300,6 +300,10 @@ def _driven(word, chosen, workers, runs, storage, again):
         said(f"warning: {remark}")
     planned = studies.plan(chosen.name, chosen.scale, spec, arms, runs, command, chosen.origin)
     try:
+        if (became := next((arm.precision for arm in arms if arm.precision), "")) and settled.keep(
+            planned.folder, became
+        ) != became:
+            return _driven(word, chosen, workers, runs, storage, again)  # another driver began meanwhile
         return run_study(planned, workers, console, storage=url and partial(storages.opened, url), again=again)
     except storages.away() as error:
         reason = storages.why_away(error) if not isinstance(error, OSError) else error
@@ -469,10 +473,11 @@ def _checked(chosen, runs=RUNS, measure=None):
 
     root, scale = chosen.root, chosen.scale
     split(root, scale)  # Report errors in the study itself before the slow import of torch.
-    from sweeps import budget, paces
+    from sweeps import budget, paces, settled
     from sweeps import study as studies
 
-    spec, arms = studies.check(root, scale)
+    precision = settled.kept(chosen.folder(runs))
+    spec, arms = studies.check(root, scale, precision=precision)
     if unmeasured := budget.unmeasured(spec, arms):
         folder = chosen.folder(runs)
         timed = [arm for arm in arms if arm.label in unmeasured]
@@ -481,7 +486,7 @@ def _checked(chosen, runs=RUNS, measure=None):
         if measure and missing:
             origin.check(folder, chosen.name, scale, chosen.origin)
             seconds |= paces.measured(missing, measure)
-        spec, arms = studies.check(root, scale, seconds)
+        spec, arms = studies.check(root, scale, seconds, precision)
     return spec, arms
 
 

@@ -58,6 +58,7 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
         "search": found,
         "winners": list(unknown),
         "remarks": [*remarks.of_arms(specs), *ladder.remarks(spec, specs), *unused_runs(spec, arms)],
+        "notes": list(dict.fromkeys(note for arm in arms for note in arm.resolved.notes)),
         "ladder": [ladder.said(spec.ladder, each) for each in ladder.rungs(spec.ladder, specs, counts)],
         "total": {
             "runs": len(runs),
@@ -161,6 +162,8 @@ def printed(data, console, duration=None):
     say(f"{data['name']}{at_scale(data['scale'])}: {data['question']}")
     for remark in data["remarks"]:
         say(f"warning: {remark}")
+    for note in data["notes"]:
+        say(note)
     say("")
     for i, (label, arm) in enumerate(data["arms"].items()):
         if label in data["winners"]:
