@@ -174,7 +174,7 @@ def _new_record(plan, seed, folder):
         spec=plan.spec.dump(),
         data=plan.data,
         plugins=plan.plugins,
-        versions=_versions(),
+        versions=_versions(plan.spec.train.precision),
         git=CODE,
         hardware=device.hardware(),
         threads=torch.get_num_threads(),
@@ -257,13 +257,13 @@ def _compiled(record, model, spec):
     return record.model_copy(update={"versions": record.versions | {"blocks": said}})
 
 
-def _versions():
+def _versions(precision):
     """What can change a run's last bits besides its identity: package versions, kernel paths, how the blocks run.
 
     Blocks count as eager here; `_compiled` overrides this.
     """
     packages = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return packages | {"python": platform.python_version()} | paths.recorded() | {"blocks": compiled.EAGER}
+    return packages | {"python": platform.python_version()} | paths.recorded(precision) | {"blocks": compiled.EAGER}
 
 
 def _scratch_folder():
