@@ -50,7 +50,7 @@ class _RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         x, weight, r = ctx.saved_tensors
-        if ctx.compiled and rms_norm.compiled(grad):
+        if ctx.compiled and grad.dtype is x.dtype and rms_norm.compiled(grad, weight):
             return *rms_norm.backward(ctx.compiled, grad, x, weight, r), None
         x_ND, a_ND, r_N1 = x.flatten(0, -2).to(r.dtype), grad.flatten(0, -2).to(r.dtype), r.view(-1, 1)
         g_D = 1 + weight.to(r.dtype)

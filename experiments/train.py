@@ -175,7 +175,7 @@ def _new_record(plan, seed, folder):
         spec=plan.spec.dump(),
         data=plan.data,
         plugins=plan.plugins,
-        versions=_versions() | precision.path(plan.spec.train),
+        versions=_versions(plan.spec.train),
         git=CODE,
         hardware=device.hardware(),
         threads=torch.get_num_threads(),
@@ -258,13 +258,13 @@ def _compiled(record, model, spec):
     return record.model_copy(update={"versions": record.versions | {"blocks": said}})
 
 
-def _versions():
+def _versions(train):
     """What can change a run's last bits besides its identity: package versions, kernel paths, how the blocks run.
 
     Blocks count as eager here; `_compiled` overrides this.
     """
     packages = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return packages | {"python": platform.python_version()} | paths.recorded() | {"blocks": compiled.EAGER}
+    return packages | {"python": platform.python_version()} | paths.recorded(train.precision) | precision.path(train) | {"blocks": compiled.EAGER}
 
 
 def _scratch_folder():

@@ -1,6 +1,7 @@
 """The causal depthwise convolution of Griffin's recurrent block.
 
-There is a plain torch path, and a C path for float32 on the CPU (`convolution.c`: one pass forward, one backward).
+There is a plain torch path, and a C path for float32 and bfloat16 on the CPU (`convolution.c`: one pass forward, one
+backward). Both compute in float32 at least, and the output has the input's type.
 `native.path("convolution")` says which one runs on the CPU.
 
 Shapes: B rows, T tokens, R channels, J taps.
@@ -24,21 +25,23 @@ def reference(x_BTR, tail_BJR, pos_BT, weight_JR, bias_R):
 
     tail_BJR: the J - 1 inputs before the first token. pos_BT: positions within the document.
     """
-    tokens, taps = x_BTR.shape[1], len(weight_JR)
-    padded_BTR = torch.cat([tail_BJR.to(x_BTR.dtype), x_BTR], dim=1)
+    given, tokens, taps = x_BTR.dtype, x_BTR.shape[1], len(weight_JR)
+    type_ = torch.promote_types(given, torch.float32)
+    x_BTR, tail_BJR, weight_JR, bias_R = (x.to(type_) for x in (x_BTR, tail_BJR.to(given), weight_JR, bias_R))
+    padded_BTR = torch.cat([tail_BJR, x_BTR], dim=1)
     y_BTR = bias_R + weight_JR[-1] * x_BTR
     for back in range(1, taps):
         inside_BT1 = (pos_BT >= back)[..., None]
         shifted_BTR = padded_BTR[:, taps - 1 - back : taps - 1 - back + tokens]
         y_BTR = y_BTR + weight_JR[-1 - back] * torch.where(inside_BT1, shifted_BTR, 0)
-    return y_BTR
+    return y_BTR.to(given)
 
 
 def convolution(x_BTR, tail_BJR, pos_BT, weight_JR, bias_R):
     """The same as `reference`, by the fastest path that takes these tensors."""
     given = x_BTR, tail_BJR, pos_BT, weight_JR, bias_R
     if len(weight_JR) <= MOST and pos_BT.dtype == torch.long:
-        library = native.library("convolution", (x_BTR, tail_BJR, weight_JR, bias_R), SIGNATURES)
+        library = native.library("convolution", (x_BTR, tail_BJR), SIGNATURES, small=(weight_JR, bias_R))
         if library is not None:
             return _Convolution.apply(*given, library)
     return recomputed(reference, *given)
@@ -47,9 +50,9 @@ def convolution(x_BTR, tail_BJR, pos_BT, weight_JR, bias_R):
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_BTR, tail_BJR, pos_BT, weight_JR, bias_R, library):
-        x_BTR, *rest = (x.contiguous() for x in (x_BTR, tail_BJR, pos_BT, weight_JR, bias_R))
+        x_BTR, *rest = (x.contiguous() for x in (x_BTR, tail_BJR, pos_BT, weight_JR.float(), bias_R.float()))
         ctx.save_for_backward(x_BTR, *rest[:-1])
-        ctx.library, y_BTR = library, torch.empty_like(x_BTR)
+        ctx.library, y_BTR, ctx.types = library, torch.empty_like(x_BTR), (weight_JR.dtype, bias_R.dtype)
         addresses = (x.data_ptr() for x in (x_BTR, *rest, y_BTR))
         library.convolution(*addresses, *x_BTR.shape, len(weight_JR), torch.get_num_threads())
         return y_BTR
@@ -63,5 +66,5 @@ class _Convolution(torch.autograd.Function):
         sums = x_BTR.new_empty(rows, taps + 1, width, dtype=torch.float64)
         addresses = (x.data_ptr() for x in (dy_BTR, *ctx.saved_tensors, dx_BTR, dtail_BJR, sums))
         ctx.library.convolution_backward(*addresses, rows, tokens, width, taps, torch.get_num_threads())
-        sums = sums.sum(0).float()
-        return dx_BTR, dtail_BJR, None, sums[:-1], sums[-1], None
+        sums, (weight_type, bias_type) = sums.sum(0).float(), ctx.types
+        return dx_BTR, dtail_BJR, None, sums[:-1].to(weight_type), sums[-1].to(bias_type), None

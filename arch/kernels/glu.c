@@ -1,10 +1,11 @@
-/* activation(gate) * up and its gradient, in one pass each, float32. Arrays are dense, with `count` elements; threads
-   share the elements. The activation is x sigmoid(slope (x + cubic x^3)): SiLU, or the tanh form of GELU. The backward
+/* activation(gate) * up and its gradient, in one pass each. Arrays, as in stored.h, are dense, with `count` elements;
+   threads share the elements. The activation is x sigmoid(slope (x + cubic x^3)): SiLU, or the tanh form of GELU. The backward
    pass recomputes it, which is cheaper than to store and load it. */
 
 #include <stdint.h>
 
 #include "real.h"
+#include "stored.h"
 
 #define GELU 1.5957691216057308f, 0.044715f /* slope 2 sqrt(2 / pi) */
 #define SILU 1.0f, 0.0f
@@ -30,23 +31,23 @@ static inline __attribute__((always_inline)) float both(float x, float slope, fl
     _Pragma("omp parallel for simd schedule(static) num_threads(count < FEW ? 1 : threads)") \
     for (int64_t k = 0; k < count; k++)
 
-void glu(const float *gate, const float *up, float *y, int64_t count, int64_t gelu, int64_t threads)
+void glu(const stored *gate, const stored *up, stored *y, int64_t count, int64_t gelu, int64_t threads)
 {
     if (gelu)
-        EACH y[k] = activation(gate[k], GELU) * up[k];
+        EACH y[k] = narrow(activation(wide(gate[k]), GELU) * wide(up[k]));
     else
-        EACH y[k] = activation(gate[k], SILU) * up[k];
+        EACH y[k] = narrow(activation(wide(gate[k]), SILU) * wide(up[k]));
 }
 
-static inline __attribute__((always_inline)) void back(const float *dy, const float *gate, const float *up, float *dgate,
-                                                       float *dup, int64_t k, float slope, float cubic)
+static inline __attribute__((always_inline)) void back(const stored *dy, const stored *gate, const stored *up,
+                                                       stored *dgate, stored *dup, int64_t k, float slope, float cubic)
 {
-    float derivative, a = both(gate[k], slope, cubic, &derivative);
-    dgate[k] = dy[k] * up[k] * derivative;
-    dup[k] = dy[k] * a;
+    float derivative, a = both(wide(gate[k]), slope, cubic, &derivative), d = wide(dy[k]);
+    dgate[k] = narrow(d * wide(up[k]) * derivative);
+    dup[k] = narrow(d * a);
 }
 
-void glu_backward(const float *dy, const float *gate, const float *up, float *dgate, float *dup, int64_t count,
+void glu_backward(const stored *dy, const stored *gate, const stored *up, stored *dgate, stored *dup, int64_t count,
                   int64_t gelu, int64_t threads)
 {
     if (gelu)

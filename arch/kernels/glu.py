@@ -1,7 +1,7 @@
 """activation(gate) * up, the product in a gated feed-forward network and in Griffin's recurrent block.
 
-There is a plain torch path, and a C path for float32 on the CPU (`glu.c`: one pass forward, one backward), which has
-only the activations in COMPILED.
+There is a plain torch path, and a C path for float32 and bfloat16 on the CPU (`glu.c`: one pass forward, one backward, and
+one rounding of what they write), which has only the activations in COMPILED.
 `native.path("glu")` says which one runs on the CPU.
 """
 

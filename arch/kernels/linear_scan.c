@@ -1,22 +1,21 @@
-/* h_t = a_t h_{t-1} + b_t and its gradient, in one pass over memory each, float32.
+/* h_t = a_t h_{t-1} + b_t and its gradient, in one pass over memory each.
 
-   Arrays are dense: a, b, h, g, da, db (rows, tokens, width); h0, dh0 (rows, width). A thread walks through a row's
+   Arrays are dense: a, b, h, g, da, db (rows, tokens, width), as in stored.h; h0, dh0 (rows, width), float32, as is what
+   is carried from token to token. A thread walks through a row's
    tokens for TILE channels, whose carry stays in registers. Tiles do not depend on the number of threads, and a
    channel's arithmetic does not depend on its tile, so the bits of the result depend on neither. The build disables
    contraction; only FMA fuses a product with a sum. */
 
 #include <stdint.h>
 
-#if defined(__FMA__) || defined(__aarch64__)
-#define FMA(x, y, z) __builtin_fmaf(x, y, z)
-#else
-#define FMA(x, y, z) ((x) * (y) + (z))
-#endif
+#include "real.h"
+#include "stored.h"
+
 #define TILE 64 /* channels per piece: four cache lines, which no other thread writes */
-#define LINE 16 /* floats per cache line */
+#define LINE (64 / (int64_t)sizeof(stored)) /* elements per cache line */
 #define AHEAD 8 /* tokens to prefetch: hardware prefetchers do not follow a stride of a whole row */
 
-static inline void forward(const float *a, const float *b, const float *h0, float *h, int64_t tokens, int64_t width,
+static inline void forward(const stored *a, const stored *b, const float *h0, stored *h, int64_t tokens, int64_t width,
                            int64_t n)
 {
     float carry[TILE];
@@ -28,39 +27,40 @@ static inline void forward(const float *a, const float *b, const float *h0, floa
             __builtin_prefetch(h + r + AHEAD * width, 1);
         }
         #pragma omp simd
-        for (int64_t r = 0; r < n; r++) h[r] = carry[r] = FMA(a[r], carry[r], b[r]);
+        for (int64_t r = 0; r < n; r++) h[r] = narrow(carry[r] = FMA(wide(a[r]), carry[r], wide(b[r])));
     }
 }
 
 /* s_t = g_t + a_{t+1} s_{t+1} from the last token to the first; db = s, da_t = s_t h_{t-1}, dh0 = a_0 s_0. */
-static inline void backward(const float *g, const float *a, const float *h0, const float *h, float *da, float *db,
+static inline void backward(const stored *g, const stored *a, const float *h0, const stored *h, stored *da, stored *db,
                             float *dh0, int64_t tokens, int64_t width, int64_t n)
 {
-    float carry[TILE];
+    float carry[TILE], room[TILE];
     for (int64_t r = 0; r < n; r++) carry[r] = 0;
     for (int64_t t = tokens - 1; t >= 0; t--) {
         int64_t at = t * width;
-        const float *g_t = g + at, *a_t = a + at, *before = t ? h + at - width : h0;
-        float *da_t = da + at, *db_t = db + at;
+        const stored *g_t = g + at, *a_t = a + at;
+        const float *before = t ? floats(h + at - width, room, n) : h0;
+        stored *da_t = da + at, *db_t = db + at;
         for (int64_t r = 0; r < n; r += LINE) {
             __builtin_prefetch(g_t + r - AHEAD * width);
             __builtin_prefetch(a_t + r - AHEAD * width);
-            __builtin_prefetch(before + r - AHEAD * width);
+            __builtin_prefetch(h + at + r - (AHEAD + 1) * width);
             __builtin_prefetch(da_t + r - AHEAD * width, 1);
             __builtin_prefetch(db_t + r - AHEAD * width, 1);
         }
         #pragma omp simd
         for (int64_t r = 0; r < n; r++) {
-            float s = g_t[r] + carry[r];
-            carry[r] = a_t[r] * s;
-            db_t[r] = s;
-            da_t[r] = s * before[r];
+            float s = wide(g_t[r]) + carry[r];
+            carry[r] = wide(a_t[r]) * s;
+            db_t[r] = narrow(s);
+            da_t[r] = narrow(s * before[r]);
         }
     }
     for (int64_t r = 0; r < n; r++) dh0[r] = carry[r];
 }
 
-void linear_scan(const float *a, const float *b, const float *h0, float *h,
+void linear_scan(const stored *a, const stored *b, const float *h0, stored *h,
                  int64_t rows, int64_t tokens, int64_t width, int64_t threads)
 {
     int64_t tiles = (width + TILE - 1) / TILE;
@@ -75,7 +75,7 @@ void linear_scan(const float *a, const float *b, const float *h0, float *h,
     }
 }
 
-void linear_scan_backward(const float *g, const float *a, const float *h0, const float *h, float *da, float *db,
+void linear_scan_backward(const stored *g, const stored *a, const float *h0, const stored *h, stored *da, stored *db,
                           float *dh0, int64_t rows, int64_t tokens, int64_t width, int64_t threads)
 {
     int64_t tiles = (width + TILE - 1) / TILE;

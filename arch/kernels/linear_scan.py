@@ -1,11 +1,12 @@
 """The linear recurrence h_t = a_t h_{t-1} + b_t, channel by channel.
 
-The paths are a plain loop (the reference); torch code that advances chunks in lockstep; C for float32 on the CPU
-(`linear_scan.c`: one pass forward, one backward); and Triton on CUDA (`linear_scan_triton.py`), only if
+The paths are a plain loop (the reference); torch code that advances chunks in lockstep; C for float32 and bfloat16 on the
+CPU (`linear_scan.c`: one pass forward, one backward); and Triton on CUDA (`linear_scan_triton.py`), only if
 `ARCHBENCH_TRITON=1`. `native.path("linear_scan")` says whether C or torch runs on the CPU.
 
 Shapes: B rows, T tokens, R channels, N chunks of L tokens. A reset is a_t = 0. No path divides by decays or takes the
-exp of a sum of their logarithms, so nothing overflows and a = 0 is exact.
+exp of a sum of their logarithms, so nothing overflows and a = 0 is exact. On the CPU, bfloat16 states are float32 from token to
+token, and rounded once.
 """
 
 import math
@@ -62,14 +63,18 @@ def _forward(a_BTR, b_BTR, h0_BR):
         return torch.empty_like(a_BTR)
     if triton := _triton(a_BTR):
         return triton.forward(a_BTR, b_BTR, h0_BR)
-    library = native.library("linear_scan", (a_BTR, b_BTR, h0_BR), SIGNATURES)
+    library = native.library("linear_scan", (a_BTR, b_BTR), SIGNATURES, small=(h0_BR,))
     if library is None:
-        return chunked(a_BTR, b_BTR, h0_BR)
-    a_BTR, b_BTR, h0_BR = a_BTR.contiguous(), b_BTR.contiguous(), h0_BR.contiguous()
+        return chunked(*_wide(a_BTR, b_BTR, h0_BR)).to(a_BTR.dtype)
+    a_BTR, b_BTR, h0_BR = a_BTR.contiguous(), b_BTR.contiguous(), h0_BR.float().contiguous()
     h_BTR = torch.empty_like(a_BTR)
     pointers = (x.data_ptr() for x in (a_BTR, b_BTR, h0_BR, h_BTR))
     library.linear_scan(*pointers, rows, tokens, width, torch.get_num_threads())
     return h_BTR
+
+
+def _wide(*tensors):
+    return [x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors]
 
 
 def _triton(a_BTR):
@@ -119,22 +124,24 @@ def _backward(g_BTR, a_BTR, h0_BR, h_BTR):
         return torch.empty_like(a_BTR), torch.empty_like(a_BTR), torch.zeros_like(h0_BR)
     if triton := _triton(a_BTR):
         return triton.backward(g_BTR, a_BTR, h0_BR, h_BTR)
-    library = native.library("linear_scan", (g_BTR, a_BTR, h0_BR, h_BTR), SIGNATURES)
+    library = native.library("linear_scan", (g_BTR, a_BTR, h_BTR), SIGNATURES, small=(h0_BR,))
     if library is None:
         return chunked_backward(g_BTR, a_BTR, h0_BR, h_BTR)
-    g_BTR, a_BTR, h0_BR, h_BTR = (x.contiguous() for x in (g_BTR, a_BTR, h0_BR, h_BTR))
-    gradients = torch.empty_like(a_BTR), torch.empty_like(a_BTR), torch.empty_like(h0_BR)
-    pointers = (x.data_ptr() for x in (g_BTR, a_BTR, h0_BR, h_BTR, *gradients))
+    inputs = [x.contiguous() for x in (g_BTR, a_BTR, h0_BR.float(), h_BTR)]
+    da_BTR, db_BTR, dh0_BR = torch.empty_like(inputs[1]), torch.empty_like(inputs[1]), torch.empty_like(inputs[2])
+    pointers = (x.data_ptr() for x in (*inputs, da_BTR, db_BTR, dh0_BR))
     library.linear_scan_backward(*pointers, *a_BTR.shape, torch.get_num_threads())
-    return gradients
+    return da_BTR, db_BTR, dh0_BR.to(h0_BR.dtype)
 
 
 def chunked_backward(g_BTR, a_BTR, h0_BR, h_BTR):
     """The gradients by the same recurrence, backwards in time: s_t = g_t + a_{t+1} s_{t+1}; da_t = s_t h_{t-1}."""
+    given, given_h0 = a_BTR.dtype, h0_BR.dtype
+    g_BTR, a_BTR, h0_BR, h_BTR = _wide(g_BTR, a_BTR, h0_BR, h_BTR)
     a_next_BTR = torch.cat([a_BTR[:, 1:], torch.zeros_like(a_BTR[:, :1])], dim=1)
     s_BTR = linear_scan(a_next_BTR.flip(1), g_BTR.flip(1), torch.zeros_like(h0_BR)).flip(1)
     before_BTR = torch.cat([h0_BR[:, None], h_BTR[:, :-1]], dim=1)
-    return s_BTR * before_BTR, s_BTR, a_BTR[:, 0] * s_BTR[:, 0]
+    return (s_BTR * before_BTR).to(given), s_BTR.to(given), (a_BTR[:, 0] * s_BTR[:, 0]).to(given_h0)
 
 
 def _fake(a_BTR, b_BTR, h0_BR):

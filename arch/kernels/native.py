@@ -1,7 +1,8 @@
 """Compiled kernels: C files in this folder, built on first use by the machine's compiler and called by ctypes.
 
-They take float32 on the CPU. If something is missing (a compiler, OpenMP, a folder to write to), `library` returns None
-and the caller takes its torch path, whose last bits may differ. `path` says which one runs and why.
+They take float32 on the CPU, and bfloat16 where the file includes `stored.h`: such a file is built once for each type of
+activation, with float32 arithmetic in both. If something is missing (a compiler, OpenMP, a folder to write to), `library`
+returns None and the caller takes its torch path, whose last bits may differ. `path` says which one runs and why.
 `ARCHBENCH_NATIVE=0` turns the compiled paths off.
 """
 
@@ -21,6 +22,7 @@ import torch
 POINTER, INTEGER, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 # -ffp-contract=off: bits must not depend on where the compiler's vector loop ends. -fno-math-errno, -fno-trapping-math:
 # they only free sqrt from setting errno.
+DEFINED: dict[torch.dtype, list[str]] = {torch.float32: [], torch.bfloat16: ["-DBFLOAT16"]}  # see stored.h
 FLAGS = ["-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
 
 
@@ -53,23 +55,27 @@ def names():
     return sorted(file.stem for file in Path(__file__).parent.glob("*.c"))
 
 
-def path(name):
-    """The path of the kernel `name` for float32 on the CPU: `compiled KEY`, or `torch: ` and the reason."""
+def path(name, dtype=torch.float32):
+    """The path of the kernel `name` for activations of this type on the CPU: `compiled KEY`, or `torch: ` and the reason."""
     reason = _switched_off()
     if reason is None:
-        found, said = _built(name)
+        found, said = _built(name, dtype)
         return said if found is None else f"compiled {said}"
     return f"torch: {reason}"
 
 
-def library(name, tensors, signatures):
-    """The compiled NAME.c, or None if it is not available or cannot take these tensors.
+def library(name, tensors, signatures, small=()):
+    """The compiled NAME.c for the one type of these tensors, or None if it is not available or cannot take them.
 
-    It takes plain float32 tensors in CPU memory, and not while torch.compile traces. signatures: {function: argtypes}.
+    It takes plain tensors in CPU memory, and not while torch.compile traces. small: tensors that the caller gives to C as
+    float32 whatever their type here, such as weights. signatures: {function: argtypes}.
     """
-    if _switched_off() or torch.compiler.is_compiling() or not all(map(_plain, tensors)):
+    if _switched_off() or torch.compiler.is_compiling() or not all(map(_plain, (*tensors, *small))):
         return None
-    found = _built(name)[0]
+    types = {x.dtype for x in tensors} or {torch.float32}
+    if len(types) > 1 or not types | {x.dtype for x in small} <= DEFINED.keys():
+        return None
+    found = _built(name, *types)[0]
     if found is not None and not hasattr(found, "declared"):
         for function, types in signatures.items():
             getattr(found, function).argtypes, getattr(found, function).restype = types, None
@@ -78,7 +84,7 @@ def library(name, tensors, signatures):
 
 
 def _plain(x):
-    return type(x) in (torch.Tensor, torch.nn.Parameter) and x.dtype is torch.float32 and x.is_cpu
+    return type(x) in (torch.Tensor, torch.nn.Parameter) and x.is_cpu
 
 
 def _switched_off():
@@ -88,9 +94,12 @@ def _switched_off():
 
 
 @functools.cache
-def _built(name):
-    """(library, key), or (None, reason). Built or loaded once per process."""
+def _built(name, dtype=torch.float32):
+    """(library, key), or (None, reason). Built or loaded once per process and type."""
     source = Path(__file__).with_name(f"{name}.c")
+    if dtype is not torch.float32 and '#include "stored.h"' not in source.read_text():
+        return None, f"torch: {source.name} takes float32 alone"
+    flags = [*FLAGS, *DEFINED[dtype]]
     compiler = shutil.which(os.environ.get("CC") or "cc")
     if compiler is None:
         return None, "torch: no C compiler"
@@ -98,12 +107,12 @@ def _built(name):
     try:
         version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
         text = b"".join(part.read_bytes() for part in (source, *sorted(source.parent.glob("*.h"))))
-        parts = (text, version, " ".join((compiler, *FLAGS, *runtime, cpu())).encode())
+        parts = (text, version, " ".join((compiler, *flags, *runtime, cpu())).encode())
         key = hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:16]
         cache = Path(os.environ.get("ARCHBENCH_CACHE") or "~/.cache/archbench").expanduser()
         file = cache / "native" / f"{name}-{key}.so"
         if not file.exists():
-            _compile([compiler, *FLAGS, str(source), "-Wl,--as-needed", *runtime, "-lm"], file)
+            _compile([compiler, *flags, str(source), "-Wl,--as-needed", *runtime, "-lm"], file)
         return ctypes.CDLL(str(file)), key
     except subprocess.CalledProcessError as error:
         said = (error.stderr or b"").decode(errors="replace").strip().splitlines()

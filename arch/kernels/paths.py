@@ -22,12 +22,15 @@ def triton_asked_for(device):
     return device.type == "cuda" and os.environ.get("ARCHBENCH_TRITON") == "1" and not _triton.off
 
 
-def recorded():
+def recorded(precision="32-true"):
     """{`kernel NAME`: path for float32 on the CPU}, and {`kernel NAME on cuda`: path} if torch finds a CUDA device.
 
-    Besides package versions, these paths decide speed and last bits.
+    With a precision that has activations in bfloat16, also {`kernel NAME in bfloat16`: its path on the CPU}. Besides
+    package versions, these paths decide speed and last bits.
     """
     found = {f"kernel {name}": native.path(name) for name in native.names()}
+    if precision.startswith("bf16"):
+        found |= {f"kernel {name} in bfloat16": native.path(name, torch.bfloat16) for name in native.names()}
     if torch.cuda.is_available():
         asked = triton_asked_for(torch.device("cuda"))
         found["kernel attention on cuda"] = "flex where it takes them, else torch" if asked else "torch"

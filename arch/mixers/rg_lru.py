@@ -95,12 +95,8 @@ class RGLRU(nn.Module):
         if state is None:
             state = self.init_state(*layout.shape, x_BTD.dtype, x_BTD.device)
         u_BTR, tail_BJR = self._convolved(self.x(x_BTD), layout, state.tail_BJR)
-        h_BTR = self._recurrence(u_BTR, layout, state.h_BR)
-        last_BR = h_BTR[:, -1]
-        if not torch.is_grad_enabled():
-            last_BR = last_BR.clone()  # a view would keep the states of all these tokens
-        state = RecurrentState(last_BR, tail_BJR)
-        return self.o(glu(self.y(x_BTD), h_BTR.to(x_BTD.dtype))), state
+        h_BTR, last_BR = self._recurrence(u_BTR, layout, state.h_BR)
+        return self.o(glu(self.y(x_BTD), h_BTR.to(x_BTD.dtype))), RecurrentState(last_BR, tail_BJR)
 
     def slope_R(self) -> Tensor:
         """-c softplus(-L) = log sigmoid(L)^c: the log of the decay at r = 1."""
@@ -121,8 +117,8 @@ class RGLRU(nn.Module):
         return y_BTR, torch.cat([tail_BJR, x_BTR[:, -kept:]], dim=1)[:, -kept:]
 
     def _recurrence(self, u_BTR, layout, h0_BR):
-        rho_BTR, iota_BTR = self.recurrence_gate(u_BTR).float(), self.input_gate(u_BTR).float()
-        return kernel.rg_lru(rho_BTR, iota_BTR, u_BTR.float(), self.slope_R(), layout.reset_BT, h0_BR)
+        rho_BTR, iota_BTR = self.recurrence_gate(u_BTR), self.input_gate(u_BTR)
+        return kernel.rg_lru(rho_BTR, iota_BTR, u_BTR, self.slope_R(), layout.reset_BT, h0_BR)
 
 
 def _tap_values(taps):

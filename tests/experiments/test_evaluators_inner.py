@@ -254,7 +254,7 @@ def test_decays_are_those_of_the_recurrence():
         u_BTR = mixer._convolved(mixer.x(x_BTD), layout, mixer.init_state(3, 1).tail_BJR)[0]
         zeros_BTR, never_BT = torch.zeros_like(u_BTR), torch.zeros_like(layout.reset_BT)
         gate_BTR, start_BR = mixer.recurrence_gate(u_BTR), torch.ones(3, 12)
-        h_BTR = rg_lru.reference(gate_BTR, zeros_BTR, zeros_BTR, mixer.slope_R(), never_BT, start_BR)
+        h_BTR = rg_lru.reference(gate_BTR, zeros_BTR, zeros_BTR, mixer.slope_R(), never_BT, start_BR)[0]
     torch.testing.assert_close(shown.log_a_BTR.cumsum(1).exp(), h_BTR, rtol=1e-4, atol=1e-7)
     inner_BT1 = (layout.pos_BT > 0)[..., None]
     constants = -1 / (shown.log_a_BTR * inner_BT1).sum((0, 1)).double() * inner_BT1.sum()
