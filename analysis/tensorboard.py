@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis import charts, crowd, plots, search_figures, thinning
+from analysis import charts, crowd, forms, plots, search_figures, tables, thinning
 from analysis import watch as following
-from analysis.claims import judge
+from analysis.claims import judge, judgements, lines, tabled
 from analysis.curves import bands, difference_bands
 from analysis.runs import curve_of_run, load
 from analysis.shown import Shown
@@ -175,6 +175,7 @@ def _write(study, logs, purge=None):
         writer.add_custom_scalars(_layout(study, shown))
         for name, figure in (plots.figures(study, judgement) | search_figures.figures(study)).items():
             writer.add_figure(f"report/{name}", figure, close=False)
+        writer.add_text("report/verdicts", _verdicts(study))
         few = crowd.few(study, judgement)
         for name, figure in charts.figures([each.only(few) for each in study.evaluated], few).items():
             writer.add_figure(name.replace("-", "/", 1), figure, close=False)
@@ -207,6 +208,14 @@ def _write(study, logs, purge=None):
             _band(writer, _values_tag(shown), band)
             if arm in differences:
                 _band(writer, _difference_tag(shown), differences[arm].assign(**scale * differences[arm][list(BAND)]))
+
+
+def _verdicts(study):
+    """The answer and the table of verdicts as Markdown, as the report has them."""
+    judged = judgements(study)
+    raw = [tables.results(study, each) for each in tabled(judged)]
+    table = tables.words_first(judged, raw, crowd.named(study, judged[0]), forms.markdown)
+    return visible("\n\n".join([f"**{study.record.question}**", *lines(judged), table]))
 
 
 def _values_tag(shown):
