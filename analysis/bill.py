@@ -21,7 +21,8 @@ def bill(study):
     helps = study.unreported.role == "helper"
     search, helpers = study.unreported[~helps], study.unreported[helps]
     search, helpers = (frame[frame.folder.isin(study.other_records)] for frame in (search, helpers))
-    rows = [_row(arm, started[started.arm == arm], search[search.arm == arm]) for arm in study.record.arms]
+    by_arm, searches = (dict(iter(frame.groupby("arm", sort=False))) for frame in (started, search))
+    rows = [_row(arm, by_arm.get(arm, started.iloc[:0]), searches.get(arm, search.iloc[:0])) for arm in study.record.arms]
     if len(trials := search[search.role == "trial"]):
         rows.append(_row(TRIALS, started.iloc[:0], trials))
     if len(helpers):
