@@ -116,8 +116,8 @@ def written(folder, label="", out=None):
     out: the folder to write into, by default the study's.
     """
     from analysis import crowd, tables
-    from analysis.claims import judgements, lines, tuning_warnings
-    from analysis.report import tabled, write
+    from analysis.claims import judgements, lines, tabled, tuning_warnings
+    from analysis.report import write
     from analysis.runs import load
 
     study = load(folder)
