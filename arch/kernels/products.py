@@ -82,6 +82,11 @@ def is_casting() -> bool:
     return _state.casts is not None
 
 
+def casts() -> list[Tensor]:
+    """The casts of weights that are kept now."""
+    return [made for _, _, made in (_state.casts or {}).values()]
+
+
 def forget() -> None:
     """Cast every weight anew at its next use, because weights have changed."""
     if _state.casts is not None:
