@@ -264,7 +264,13 @@ def _versions(train):
     Blocks count as eager here; `_compiled` overrides this.
     """
     packages = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return packages | {"python": platform.python_version()} | paths.recorded(train.precision) | precision.path(train) | {"blocks": compiled.EAGER}
+    return (
+        packages
+        | {"python": platform.python_version()}
+        | paths.recorded(train.precision)
+        | precision.path(train)
+        | {"blocks": compiled.EAGER}
+    )
 
 
 def _scratch_folder():
