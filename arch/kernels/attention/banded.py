@@ -127,7 +127,7 @@ class _Band:
         return F.pad(sum_XNQC.flatten(1, 2), (0, 0, -self.front, -self.back)).to(self.like.dtype)
 
     def plan(self, factor, rooms):
-        """(workspace, iterator over tiles) for such a Factor. A tile is ((stream, slice of its blocks), function that hides scores)."""
+        """(workspace, iterator over tiles). A tile is ((stream, slice of its blocks), function that hides scores)."""
         scores = self.block * self.group * self.width
         together = max(1, min(self.blocks, scores_at_once(self.like.device) // scores))
         work = Workspace(self.like, factor, together * scores, rooms)

@@ -104,7 +104,7 @@ class _Blocked(torch.autograd.Function):
 
 
 def _plan(q_XRC, factor, low_XT, high_XT, spans, block, whole, rooms):
-    """(workspace, iterator over tiles) for such a Factor. A tile is (streams, queries, keys: slices; function that hides scores)."""
+    """(workspace, iterator over tiles). A tile is (streams, queries, keys: slices; function that hides scores)."""
     streams, tokens = len(q_XRC), low_XT.shape[1]
     group = q_XRC.shape[1] // tokens
     largest = min(block, tokens) * group * max(end - first for first, _, _, end in spans)

@@ -82,10 +82,11 @@ def rounds(like):
 @contextmanager
 def multiplying(like):
     """Products of tiles within: with the types of their factors, whatever autocast says, and by units if there are any."""
-    device = like.device.type
-    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-        with products.rounded() if like.is_cpu and like.dtype is torch.bfloat16 and products.unit() else nullcontext():
-            yield
+    device, by_unit = like.device.type, like.is_cpu and like.dtype is torch.bfloat16 and products.unit()
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    as_given = torch.autocast(device, enabled=False) if autocast else nullcontext()
+    with as_given, products.rounded() if by_unit else nullcontext():
+        yield
 
 
 class Workspace:
