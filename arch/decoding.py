@@ -39,11 +39,12 @@ def token(module: nn.Module, x_B1D: Tensor, *rest: Any) -> Any:
 def _fast(module, x_B1D, *rest, **around):
     """The result of the class's fast function; None without one, if the module has hooks, or if the function declines."""
     function = FAST.get(type(module))
-    return None if function is None or _hooked(module) else function(module, x_B1D, *rest, **around)
+    return None if function is None or hooked(module) else function(module, x_B1D, *rest, **around)
 
 
-def _hooked(module):
-    return module._forward_hooks or module._forward_pre_hooks
+def hooked(module: nn.Module) -> bool:
+    """Whether something else than the module's own `forward` runs when it is called."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _block(block, x_B1D, layout, state):
@@ -55,10 +56,9 @@ def _block(block, x_B1D, layout, state):
 def _sublayer(sublayer, x_B1D, layout, state):
     """The component with the norms and the residual sum around it in one call; otherwise one after the other."""
     component, before, after = sublayer._modules.values()
-    rest = (layout, state) if sublayer.sees_others else ()
-    norms = _weight_and_eps(before), _weight_and_eps(after)
-    if None not in norms:
-        y = _fast(component, x_B1D, *rest, around=decode.Around(*zip(*norms, strict=True), residual=True))
+    rest, both = (layout, state) if sublayer.sees_others else (), around(sublayer)
+    if both is not None:
+        y = _fast(component, x_B1D, *rest, around=both)
         if y is not None:
             return y if rest else (y, state)
     y = token(component, token(before, x_B1D), *rest)
@@ -71,35 +71,29 @@ def _norm(norm, x_B1D):
 
 
 def _attention(mixer, x_B1D, layout, state, around=decode.ALONE):
-    config, modules = mixer.config, mixer._modules
-    norms = [_weight_and_eps(modules[name]) for name in ("q_norm", "k_norm") if config.qk_norm]
-    maps = _maps(modules, "qkvo")
-    if state is None or maps is None or None in norms:
+    part = attention_part(mixer, around)
+    if state is None or part is None:
         return None
-    (q_norm, eps), (k_norm, _) = norms or [(None, 0.0)] * 2
-    after = state.after(1)
-    cos, sin = pairs(layout, mixer.channels, config.rope)
-    ring = state.k_BKSC, state.v_BKSC, layout.pos_B, state.seen
-    scores = eps, mixer.scale, config.softcap
-    y_B1D = decode.attention(x_B1D, *maps, q_norm, k_norm, cos, sin, *ring, *scores, around)
+    after, angles = state.after(1), pairs(layout, mixer.channels, mixer.config.rope)
+    if not part.place(state.k_BKSC, state.v_BKSC, state.seen, len(x_B1D)) or not part.turn(*angles):
+        return None
+    y_B1D = decode.run(part, x_B1D, layout.pos_B)
     return None if y_B1D is None else (y_B1D, after)
 
 
 def _rg_lru(mixer, x_B1D, layout, state, around=decode.ALONE):
-    maps = _maps(mixer._modules, "xyo")
-    gates = _maps(mixer._modules, ("recurrence_gate", "input_gate"), BlockDiagonalLinear)
-    if state is None or maps is None or gates is None:
+    part = recurrent_part(mixer, around)
+    if state is None or part is None:
         return None
-    # After a prompt, the state is a view of the tensors of the whole prompt.
-    state = RecurrentState(state.h_BR.contiguous(), state.tail_BJR.contiguous())
-    recurrence = mixer.conv.weight, mixer.conv.bias, *gates, mixer.slope_R(), state.tail_BJR, state.h_BR, layout.pos_B
-    y_B1D = decode.recurrent(x_B1D, *maps, *recurrence, around)
+    slope_R, state = mixer.slope_R(), dense(state)
+    if not part.carry(state.tail_BJR, state.h_BR, len(x_B1D)) or not part.fade(slope_R):
+        return None
+    y_B1D = decode.run(part, x_B1D, layout.pos_B)
     return None if y_B1D is None else (y_B1D, state)
 
 
 def _gated(ffn, x_B1D, around=decode.ALONE):
-    maps = _maps(ffn._modules, ("gate", "up", "down"))
-    return None if maps is None else decode.gated(x_B1D, *maps, ffn.config.activation, around)
+    return decode.run(gated_part(ffn, around), x_B1D, None)
 
 
 # {class: its function, with the arguments of the class's `forward`}. A component's function also takes `around`, the
@@ -115,6 +109,44 @@ FAST: dict[type[nn.Module], Callable[..., Any]] = {
 }
 
 
+def attention_part(mixer: Attention, around: decode.Around) -> decode.Part | None:
+    """The mixer's weights for C; None if a module in it is not of the exact class or has hooks, or C cannot take it."""
+    config, modules = mixer.config, mixer._modules
+    norms = [weight_and_eps(modules[name]) for name in ("q_norm", "k_norm") if config.qk_norm]
+    maps = _maps(modules, "qkvo")
+    if maps is None or None in norms:
+        return None
+    (q_norm, eps), (k_norm, _) = norms or [(None, 0.0)] * 2
+    return decode.attention_part(*maps, q_norm, k_norm, mixer.channels, eps, mixer.scale, config.softcap, around)
+
+
+def recurrent_part(mixer: RGLRU, around: decode.Around) -> decode.Part | None:
+    """As `attention_part`."""
+    maps = _maps(mixer._modules, "xyo")
+    gates = _maps(mixer._modules, ("recurrence_gate", "input_gate"), BlockDiagonalLinear)
+    if maps is None or gates is None:
+        return None
+    return decode.recurrent_part(*maps, (mixer.conv.weight, mixer.conv.bias), *gates, around)
+
+
+def gated_part(ffn: Gated, around: decode.Around) -> decode.Part | None:
+    """As `attention_part`."""
+    maps = _maps(ffn._modules, ("gate", "up", "down"))
+    return None if maps is None else decode.gated_part(*maps, ffn.config.activation, around)
+
+
+def around(sublayer: Sublayer) -> decode.Around | None:
+    """The norms and the residual sum of a sub-layer; None if a norm is of another class or has hooks."""
+    _, before, after = sublayer._modules.values()
+    norms = weight_and_eps(before), weight_and_eps(after)
+    return None if None in norms else decode.Around(*zip(*norms, strict=True), residual=True)
+
+
+def dense(state: RecurrentState) -> RecurrentState:
+    """The state as C takes it: after a prompt, it may be a view of the tensors of the whole prompt."""
+    return RecurrentState(state.h_BR.contiguous(), state.tail_BJR.contiguous())
+
+
 def _maps(modules, names, cls=Linear):
     """[(weight, bias), ...] of the named modules; None unless each is exactly of the class and has no hooks.
 
@@ -123,15 +155,15 @@ def _maps(modules, names, cls=Linear):
     maps = []
     for name in names:
         module = modules[name]
-        if type(module) is not cls or _hooked(module):
+        if type(module) is not cls or hooked(module):
             return None
         maps.append((module._parameters["weight"], module._parameters.get("bias")))
     return maps
 
 
-def _weight_and_eps(norm):
+def weight_and_eps(norm: nn.Module) -> tuple[Any, float] | None:
     """(weight, eps) of an `RMSNorm`, (None, 0.0) of an `Identity`; None for other modules and for one with hooks."""
-    if _hooked(norm):
+    if hooked(norm):
         return None
     if type(norm) is RMSNorm:
         return norm._parameters["weight"], norm.eps

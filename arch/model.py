@@ -5,14 +5,14 @@ Shapes: B rows, T tokens, D width, V vocabulary.
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arch import decoding
+from arch import decoding, token_plan
 from arch.block import Block
 from arch.kernels import decode, products
 from arch.layout import TokenLayout
@@ -32,10 +32,14 @@ def _rounded(number, *dtypes):
 
 @dataclass(frozen=True)
 class ModelState:
-    """What a model keeps of the tokens that it has seen: one mixer state per layer, and the number of tokens."""
+    """What a model keeps of the tokens that it has seen: one mixer state per layer, and the number of tokens.
+
+    plan: how the next token is decoded (`arch.token_plan`); None if nobody has asked yet.
+    """
 
     layers: list[Any]
     seen: int = 0
+    plan: Any = field(default=None, compare=False, repr=False)
 
 
 class Model(nn.Module):
@@ -55,10 +59,16 @@ class Model(nn.Module):
     def embed(self, tokens_BT: Tensor) -> Tensor:
         """Token embeddings (B, T, D), scaled by sqrt(D) if the spec says so (see `ModelSpec.embed_scale`)."""
         x_BTD = F.embedding(tokens_BT, self.embedding)
+        return x_BTD if self.spec.embed_scale == "none" else x_BTD * self.embedding_scale
+
+    @property
+    def embedding_scale(self) -> float:
+        """The factor of `embed`, rounded to the embedding's type."""
         if self.spec.embed_scale == "none":
-            return x_BTD
-        rounded = torch.bfloat16 if self.spec.embed_scale == "sqrt_dim_bfloat16" else x_BTD.dtype
-        return x_BTD * _rounded(math.sqrt(self.spec.dim), rounded, x_BTD.dtype)
+            return 1.0
+        dtype = self.embedding.dtype
+        rounded = torch.bfloat16 if self.spec.embed_scale == "sqrt_dim_bfloat16" else dtype
+        return _rounded(math.sqrt(self.spec.dim), rounded, dtype)
 
     def trunk(
         self, inputs: Tensor, layout: TokenLayout | None = None, state: ModelState | None = None
@@ -113,9 +123,12 @@ class Model(nn.Module):
 
     def decode(self, tokens_BT: Tensor, state: ModelState, layout: TokenLayout | None = None) -> tuple[Tensor, ModelState]:
         """(logits (B, T, V) of T >= 1 further tokens, state after them). Do not use the state passed in again."""
+        logits_BTV, layers, plan = token_plan.decoded(self, tokens_BT, state, layout)
+        if logits_BTV is not None:
+            return logits_BTV, ModelState(layers, state.seen + 1, plan)
         hidden_BTD, later = self.trunk(tokens_BT, layout, state)
         assert later is not None  # a state was given
-        return self.logits(hidden_BTD), later
+        return self.logits(hidden_BTD), replace(later, plan=plan)
 
 
 def new_model(spec: ModelSpec, seed: int) -> Model:

@@ -77,9 +77,7 @@ class TrainSpec(Spec):
     @model_validator(mode="after")
     def _products_are_of_float32_on_a_cpu(self):
         if self.products == "bf16" and self.precision != "32-true":
-            raise ValueError(
-                f"products: bf16 is for `precision: 32-true`; {self.precision} says itself in which type it multiplies"
-            )
+            raise ValueError(f"products: bf16 is for precision 32-true; {self.precision} decides its products itself")
         if self.products == "bf16" and self.accelerator != "cpu":
             raise ValueError(f"products: bf16 is for a CPU; on {self.accelerator} say precision: bf16-mixed")
         return self

@@ -236,7 +236,8 @@ def _causal(model, spec, seed, dataset, trainer):
     """Raise NotCausal for a model that says it is causal and is not: planning has seen neither these weights nor such rows."""
     if "causal" not in capabilities.of(spec).words:
         return
-    rounding = probe_model.ROUNDING if spec.train.precision.startswith(("32", "64")) else probe_model.COARSE
+    exact = spec.train.precision == "32-true" and spec.train.products == "exact"
+    rounding = probe_model.ROUNDING if exact else probe_model.COARSE
     with evaluating(model), trainer.precision_plugin.forward_context():
         for rows in _real_rows(spec.data, seed, dataset).to(trainer.strategy.root_device).values():
             probe_model.check_trained(model, rows.tokens_BT, rows.layout, rounding)

@@ -1,5 +1,7 @@
 """A decoded token by the compiled parts against the same in torch: whole components, models, and when they decline."""
 
+import copy
+
 import pytest
 import torch
 from kernel_paths import compiled_or_skip
@@ -118,6 +120,61 @@ def test_blocks(mixer, placement, rows, monkeypatch):
     torch.testing.assert_close(*runs, rtol=1e-5, atol=1e-5)
 
 
+def widened(module):
+    """A copy of a bfloat16 module with the same numbers in float32."""
+    return copy.deepcopy(module).float()
+
+
+@pytest.mark.parametrize("rows, inputs, outputs", SHAPES)
+def test_bfloat16_maps_and_norms_are_those_of_float32_rounded_once(rows, inputs, outputs):
+    """The same float32 sums of the widened numbers, to the last bit; only a norm's result is rounded, to the nearest even."""
+    x, weight, bias = (
+        each.bfloat16() for each in (random(rows, 1, inputs), random(outputs, inputs, seed=1), random(outputs, seed=2))
+    )
+    for offset, cap in (None, None), (bias, 2.0):
+        wide = offset if offset is None else offset.float()
+        assert torch.equal(decode.linear(x, weight, offset, cap), decode.linear(x.float(), weight.float(), wide, cap))
+    scale = random(inputs, seed=3).bfloat16()
+    assert torch.equal(decode.norm(x, scale, 1e-6), decode.norm(x.float(), scale.float(), 1e-6).bfloat16())
+
+
+@pytest.mark.parametrize("rows, hidden", [(1, 24), (3, 70), (6, 129)])
+def test_a_bfloat16_ffn_is_that_of_float32_rounded_once(rows, hidden):
+    module = registry.build("ffn", {"type": "gated", "hidden": hidden, "bias": True}, context()).bfloat16()
+    for seed, weight in enumerate(module.parameters()):
+        weight.copy_(random(*weight.shape, seed=seed))
+    x = random(rows, 1, 16, seed=9).bfloat16()
+    assert torch.equal(decoding.token(module, x), decoding.token(widened(module), x.float()).bfloat16())
+
+
+@pytest.mark.parametrize("rows, tokens", [(1, 7), (3, 12), (18, 90)])
+@pytest.mark.parametrize("component", [each for each in MIXERS if each.get("causal", True)], ids=label)
+def test_bfloat16_mixers(component, rows, tokens):
+    """Against float32 with the same numbers: each result within 2^-7 of what their size is, rows of different lengths."""
+    mixer = registry.build("mixer", component, context())
+    initialise(mixer, seed=0)
+    mixer, lengths, runs = mixer.bfloat16(), 1 + torch.arange(rows) * 5 % tokens, []
+    for module, dtype in (mixer, torch.bfloat16), (widened(mixer), torch.float32):
+        state = module.init_state(rows, tokens + 9, dtype, None)
+        _, state = module(random(rows, tokens, 16).bfloat16().to(dtype), TokenLayout.left_padded(lengths, tokens), state)
+        outputs = []
+        for step in range(9):
+            layout = TokenLayout(torch.zeros(rows, 1, dtype=torch.long), (lengths + step)[:, None])
+            y, state = decoding.token(module, random(rows, 1, 16, seed=step).bfloat16().to(dtype), layout, state)
+            assert y.dtype is dtype
+            outputs.append(y)
+        runs.append([torch.cat(outputs, 1), *tensors(state)])
+    for got, want in zip(*runs, strict=True):
+        assert (got.float() - want).abs().max() <= 2**-7 * want.abs().max() + 1e-6
+
+
+def test_what_is_no_number_stays_so_in_bfloat16():
+    x, scale = torch.ones(1, 1, 8, dtype=torch.bfloat16), torch.ones(8, dtype=torch.bfloat16)
+    spoiled = torch.tensor([float("nan"), float("inf"), -float("inf"), 1, 1, 1, 1, 1], dtype=torch.bfloat16)
+    y = decode.norm(x, scale * spoiled, 1e-6)[0, 0]
+    assert y[0].isnan() and y[1] == float("inf") and y[2] == -float("inf") and y[3].isfinite()
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_bits_do_not_depend_on_threads(threads):
     spec = model_spec({"type": "attention", "heads": 4, "head_dim": 64}, {"type": "rg_lru", "width": 256}, dim=256)
@@ -133,8 +190,8 @@ def test_bits_do_not_depend_on_threads(threads):
 
 def test_an_activation_that_c_does_not_have_goes_to_torch():
     """A compiled function gets a code, so a name without one must never reach it."""
-    x, up, down = random(2, 1, 16), (random(8, 16, seed=1), None), (random(16, 8, seed=2), None)
-    taken = {name for name in glu.ACTIVATIONS if decode.gated(x, up, up, down, name) is not None}
+    up, down = (random(8, 16, seed=1), None), (random(16, 8, seed=2), None)
+    taken = {name for name in glu.ACTIVATIONS if decode.gated_part(up, up, down, name) is not None}
     assert taken == set(glu.COMPILED) and "relu" not in taken
     gate = random(3, 5)
     assert torch.equal(glu.glu(gate, gate, "relu"), gate.relu() * gate)
@@ -143,7 +200,9 @@ def test_an_activation_that_c_does_not_have_goes_to_torch():
 def test_what_it_cannot_take_goes_to_torch():
     x, weight = random(2, 1, 16), random(8, 16)
     assert decode.linear(x, weight) is not None
-    assert decode.linear(x.bfloat16(), weight.bfloat16()) is None
+    assert decode.linear(x.bfloat16(), weight.bfloat16()) is not None
+    assert decode.linear(x.half(), weight.half()) is None
+    assert decode.linear(x, weight.bfloat16()) is None and decode.linear(x.bfloat16(), weight) is None
     assert decode.linear(x.to("meta"), weight.to("meta")) is None
     assert decode.linear(x, random(16, 8).t()) is None
     with torch.enable_grad():

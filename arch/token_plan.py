@@ -1,0 +1,268 @@
+"""A decoded token of a whole model in one call of C, by a plan that is made once for a model and a state.
+
+The parts of `arch.decoding` ask every module of every layer for every token. A plan asks them once and keeps the addresses.
+Before each token it only compares: the same modules in the same places, without hooks, the same options, and weights where
+they were. What has changed makes another plan. If a part cannot be taken, there is no plan, and the model goes through its
+layers as `arch.decoding` does; in float32 both give the same bits. In bfloat16 a plan rounds less: what goes from layer to
+layer stays float32.
+
+A plan belongs to a state, so that two streams of tokens never share its memory, and goes with it.
+
+Shapes: B rows, D model width, V vocabulary, c pairs of rotated channels.
+"""
+
+from operator import is_
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arch import decoding
+from arch.block import Block, Sublayer
+from arch.decoding import FAST
+from arch.ffns.gated import Gated
+from arch.kernels import decode
+from arch.keys_values import AttentionState
+from arch.layout import TokenLayout
+from arch.mixers.attention import Attention
+from arch.mixers.rg_lru import RGLRU, RecurrentState
+from arch.norm import RMSNorm
+from arch.rotary import pairs
+
+AHEAD = 64  # positions whose angles are computed at once
+PLANNED = {cls: FAST[cls] for cls in (Block, Sublayer, RMSNorm, Attention, RGLRU, Gated)}
+
+
+def decoded(model: Any, tokens_B1: Tensor, state: Any, layout: TokenLayout | None) -> tuple[Any, list[Any], Any]:
+    """(logits (B, 1, V), states of the layers, plan) after one further token per row; the logits are None without a plan.
+
+    The plan, if not None, belongs to the state after this token, however that is computed. Raises ValueError for a state
+    without room.
+    """
+    embedding = model._parameters["embedding"]
+    if tokens_B1.dtype is not torch.long or not decoding.is_one_token(tokens_B1) or not decode.takes(embedding):
+        return None, [], None
+    plan = state.plan
+    if plan is None or not plan.holds():
+        plan = _planned(model)
+    return *plan.step(tokens_B1, state, layout), plan
+
+
+class _Watch:
+    """What may not change in some modules while a plan of them is used."""
+
+    def __init__(self, modules):
+        self.modules = modules
+        self.classes = [type(module) for module in modules]
+        self.inside = [each for module in modules for each in (module._modules, module._parameters)]
+        self.hooks = [each for module in modules for each in (module._forward_hooks, module._forward_pre_hooks)]
+        self.options = [(vars(module), name) for module in modules for name in ("eps", "config", "spec") if name in vars(module)]
+        self.weights = [weight for module in modules for weight in module._parameters.values() if weight is not None]
+        self.alive = [attributes[name] for attributes, name in self.options]  # so that no other object gets their ids
+        self.before = self._now()
+
+    def holds(self):
+        return self._now() == self.before and [*map(type, self.modules)] == self.classes
+
+    def _now(self):
+        """Modules, options and weights by identity; addresses and types of the weights; where hooks are."""
+        return (
+            [id(each) for inside in self.inside for each in inside.values()],
+            [id(attributes[name]) for attributes, name in self.options],
+            [*map(Tensor.data_ptr, self.weights)],
+            {weight.dtype for weight in self.weights},
+            all(map(Tensor.is_contiguous, self.weights)),
+            [*map(bool, self.hooks)],
+            [FAST.get(cls) for cls in PLANNED],
+        )
+
+
+class _Refused:
+    """Instead of a plan, where a part of a layer cannot be taken; it is looked at again when it changes."""
+
+    def __init__(self, layer):
+        self.watch = _Watch([*layer.modules()])
+        self.holds = self.watch.holds
+
+    def step(self, tokens_B1, state, layout):
+        return None, []
+
+    def __reduce__(self):
+        return type(None), ()
+
+
+def _planned(model):
+    if any(FAST.get(cls) is not function for cls, function in PLANNED.items()):
+        return _Refused(model.norm)
+    parts, mixers = [], []
+    for layer in model.blocks:
+        found = _parts(layer)
+        if found is None:
+            return _Refused(layer)
+        parts += (part for part, _ in found)
+        mixers.append(next((mixer for _, mixer in found if mixer is not None), None))
+    if decoding.hooked(model.norm) or type(model.norm) is not RMSNorm:
+        return _Refused(model.norm)
+    plan = Plan(model, parts, mixers)
+    return plan if plan.structure is not None else _Refused(model)
+
+
+def _parts(layer):
+    """[(Part, what gives it its state, or None)] of a block; None if something in it cannot be taken."""
+    if type(layer) is not Block or decoding.hooked(layer):
+        return None
+    found = []
+    for sublayer in layer._modules.values():
+        if type(sublayer) is not Sublayer or decoding.hooked(sublayer):
+            return None
+        component, around = sublayer._modules["component"], decoding.around(sublayer)
+        make = MADE.get(type(component))
+        if make is None or around is None or decoding.hooked(component):
+            return None
+        made = make(component, around)
+        if made is None:
+            return None
+        found.append(made)
+    return found
+
+
+def _attention(mixer, around):
+    part = decoding.attention_part(mixer, around)
+    return part and (part, _Ring(part, mixer))
+
+
+def _rg_lru(mixer, around):
+    part = decoding.recurrent_part(mixer, around)
+    return part and (part, _Recurrence(part, mixer))
+
+
+def _gated(ffn, around):
+    part = decoding.gated_part(ffn, around)
+    return part and (part, None)
+
+
+MADE: dict[type[nn.Module], Any] = {Attention: _attention, RGLRU: _rg_lru, Gated: _gated}
+
+
+class _Ring:
+    """Gives a part of attention its ring."""
+
+    def __init__(self, part, mixer):
+        self.part, self.mixer, self.rings, self.rows = part, mixer, (None, None), 0
+
+    def after(self, state, rows):
+        """The state after the next token, which the part will write; None if C cannot take the state."""
+        if type(state) is not AttentionState:
+            return None
+        after, rings = state.after(1), (state.k_BKSC, state.v_BKSC)
+        if rows != self.rows or not all(map(is_, rings, self.rings)):
+            if not self.part.place(*rings, state.seen, rows):
+                return None
+            self.rings, self.rows = rings, rows
+        self.part.structure.seen = state.seen
+        return after
+
+
+class _Recurrence:
+    """Gives a part of a recurrent block its state."""
+
+    def __init__(self, part, mixer):
+        self.part, self.mixer, self.state, self.rows = part, mixer, None, 0
+
+    def after(self, state, rows):
+        """As `_Ring.after`. The state is written in place."""
+        if type(state) is not RecurrentState:
+            return None
+        if rows != self.rows or state is not self.state:
+            state = decoding.dense(state)
+            if not self.part.carry(state.tail_BJR, state.h_BR, rows):
+                return None
+            self.state, self.rows = state, rows
+        return state
+
+
+class Plan:
+    """The addresses of a model's weights and of a state, and what of them has to be the same before each token."""
+
+    def __init__(self, model, parts, mixers):
+        self.parts, self.mixers = parts, mixers
+        self.watch = _Watch([*model.modules()])
+        self.holds = self.watch.holds
+        self.embedding = model.embedding
+        norm, cap = model.norm, model.spec.logit_softcap
+        around = self.embedding, norm.weight, model.head_weight
+        self.structure = decode.model_of(parts, *around, model.embedding_scale, norm.eps, cap)
+        self.room = max([self.embedding.shape[1], *(part.room for part in parts)])
+        rings = [each for each in mixers if isinstance(each, _Ring)]
+        turns = dict.fromkeys((each.mixer.channels, each.mixer.config.rope) for each in rings)
+        self.turns = [
+            _Turn(*turn, [each.part for each in rings if (each.mixer.channels, each.mixer.config.rope) == turn]) for turn in turns
+        ]
+        self.recurrences = [each for each in mixers if isinstance(each, _Recurrence)]
+        self.pos_B = torch.zeros(0, dtype=torch.long)
+
+    def step(self, tokens_B1, state, layout):
+        """(logits, states of the layers) after the tokens; (None, []) if C cannot take them or the state."""
+        rows = len(tokens_B1)
+        if not tokens_B1.is_contiguous() or not tokens_B1.is_cpu or (layout is not None and layout.shape != tokens_B1.shape):
+            return None, []
+        layers = []
+        for mixer, layer in zip(self.mixers, state.layers, strict=True):
+            after = layer if mixer is None else mixer.after(layer, rows)
+            if after is None and mixer is not None:
+                return None, []
+            layers.append(after)
+        slopes = self._fade()
+        first = state.seen if layout is None else layout.first
+        turned = [turn.to(first, layout) for turn in self.turns]
+        logits_B1V = decode.token(self.structure, self.embedding, tokens_B1, self._positions(rows, first, layout), self.room)
+        del slopes, turned  # they are alive until here
+        return logits_B1V, layers
+
+    def _positions(self, rows, first, layout):
+        """Positions within the documents (B,), dense int64."""
+        if first is None:
+            return layout.pos_B
+        if len(self.pos_B) != rows:
+            self.pos_B = torch.zeros(rows, dtype=torch.long)
+        return self.pos_B.fill_(first)
+
+    def _fade(self):
+        """Log of the decay at r = 1 of all recurrences, computed together: three calls for a token instead of three a layer."""
+        if not self.recurrences:
+            return None
+        mixers = [each.mixer for each in self.recurrences]
+        decays_N = torch.cat([mixer._parameters["decay"] for mixer in mixers]).float()
+        exponents = {mixer.config.exponent for mixer in mixers}
+        if len(exponents) > 1:
+            slopes = [mixer.slope_R() for mixer in mixers]
+        else:
+            slopes = (-exponents.pop() * F.softplus(-decays_N)).split([mixer.width for mixer in mixers])
+        for each, slope_R in zip(self.recurrences, slopes, strict=True):
+            each.part.fade(slope_R)
+        return slopes
+
+    def __reduce__(self):
+        return type(None), ()  # a copied state makes a plan of its own
+
+
+class _Turn:
+    """The angles of all parts with the same rotary positions. If all rows have the same position, for AHEAD positions at once."""
+
+    def __init__(self, channels, rope, parts):
+        self.channels, self.rope, self.parts = channels, rope, parts
+        self.first, self.ahead = 0, None
+
+    def to(self, first, layout):
+        """Turn to a token's position, or to the layout's positions; the angles, which must live until C has run."""
+        if first is None:
+            angles = pairs(layout, self.channels, self.rope)
+        else:
+            if self.ahead is None or not self.first <= first < self.first + AHEAD:
+                self.first, self.ahead = first, pairs(TokenLayout.whole(1, AHEAD, first=first), self.channels, self.rope)
+            at = first - self.first
+            angles = tuple(angle[:, at : at + 1] for angle in self.ahead)
+        for part in self.parts:
+            part.turn(*angles)
+        return angles
