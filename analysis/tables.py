@@ -287,11 +287,11 @@ def _readable_row(row, first, context, shown, measured, searched, for_texts):
         "arm": row["arm"],
         "verdict": _verdict(row),
         "differs in": shortened(row["changes"]) or (units.DASH if first else "nothing"),
-        f"{shown.quantity} {LEVEL}": _with_interval(shown.number(row[value]), shown.interval(low, high)),
-        "n": f"{row['n']}" if row["n"] == row["runs_planned"] else f"{row['n']} of {row['runs_planned']}",
         DIFFERENCE: _with_interval(shown.change(row[change]), shown.change_interval(row[f"{change}_low"], row[f"{change}_high"])),
-        **({for_texts: of_texts} if for_texts else {}),
         "p": p_cell(Verdict(row["verdict"], row["p"], row["p_equivalence"], level=row["level"]), shown.name),
+        "n": f"{row['n']}" if row["n"] == row["runs_planned"] else f"{row['n']} of {row['runs_planned']}",
+        f"{shown.quantity} {LEVEL}": _with_interval(shown.number(row[value]), shown.interval(low, high)),
+        **({for_texts: of_texts} if for_texts else {}),
         "parameters": units.count(row["parameters"]),
         title("cost/flops_per_token"): units.flops(row["flops_per_token_train_ideal"]),
         f"cache at {context}": _cache(row),
@@ -343,7 +343,7 @@ def _cache(row):
         return units.DASH
     ratio = row["cache_ratio"]
     text = units.size(row["cache_bytes"])
-    return text if ratio is None else f"{text} (×{ratio:.2g})"
+    return text if ratio is None else f"{text} (×{units.number(ratio, 2)})"
 
 
 def _search(row):
