@@ -139,11 +139,8 @@ def name_points(figure: Figure, axes: Any, points: Mapping[str, tuple[float, flo
     family = glyphs.families(points)
     glyphs.apply(figure).draw(renderer)
     for line in axes.get_lines():
-        wide = (
-            (line.get_markersize() / 2 + line.get_markeredgewidth()) * figure.dpi / 72
-            if line.get_marker() not in ("None", "")
-            else 2
-        )
+        marked = line.get_marker() not in ("None", "")
+        wide = (line.get_markersize() / 2 + line.get_markeredgewidth()) * figure.dpi / 72 if marked else 2
         taken += [(x - wide, y - wide, x + wide, y + wide) for x, y in line.get_transform().transform(line.get_xydata())]
     for bars in axes.collections:
         for path in bars.get_paths():

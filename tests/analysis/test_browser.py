@@ -46,6 +46,18 @@ def folder(plant, tmp_path_factory):
     return made
 
 
+def test_the_browser_has_no_network():
+    """Where the kernel allows a network of its own, nothing but this machine can be reached; else only names are cut off."""
+    said = pages.alone()
+    print(f"network: {said}")
+    interfaces = {path.name for path in Path("/sys/class/net").iterdir()}
+    if said == pages.OFF:
+        with pytest.raises(OSError, match="unreachable"):
+            socket.create_connection(("198.51.100.1", 80), timeout=5)  # of a range that is for documents only
+    else:
+        assert interfaces and "names" in said
+
+
 def test_no_page_fails_or_asks_for_anything_else(driver, folder):
     found = {"report": folder / "report.html", "index": folder.parents[1] / "index.html"}
     for name, path in found.items():
@@ -137,11 +149,10 @@ def test_at_a_narrow_width_the_verdict_is_in_sight(driver, folder):
     )
     assert len(ends) == len(ARMS) and max(ends) <= 420
     heads = driver.execute_script(
-        "return [...document.querySelectorAll('.results thead th')].map((each) => [each.textContent, each.getBoundingClientRect().right])"
+        "return [...document.querySelectorAll('.results thead th')].map((it) => [it.textContent, it.getBoundingClientRect().right])"
     )
-    assert next(right for name, right in heads if name.startswith("paired difference")) <= 420, (
-        "what the word follows from is beside it"
-    )
+    right = next(right for name, right in heads if name.startswith("paired difference"))
+    assert right <= 420, "the difference stands beside the word"
     names = driver.execute_script(
         "return [...document.querySelectorAll('.results tbody th')].map((each) => each.getBoundingClientRect().width)"
     )
@@ -166,14 +177,19 @@ def test_no_name_stands_under_a_mark_or_another_name(driver, tmp_path, plant, wi
     pages.opened(driver, (tmp_path / "near" / "report.html").as_uri(), width)
     marks = "[...document.querySelectorAll('section')].find((each) => each.textContent.startsWith('Quality against cache'))"
     driver.execute_script(f"{marks}.scrollIntoView({{block: 'center'}})")
-    boxes = f"""const place = {marks}.querySelector('.place'), view = place && window.Bokeh && [...Bokeh.index]
-        .find((each) => each.model.id == place.id.slice(3)); if (!view) return null;
-        const {{ x_scale, y_scale }} = view.frame, pen = document.createElement('canvas').getContext('2d'); pen.font = '12px sans-serif';
-        const names = view.model.center.filter((each) => each.type == 'Label').map((each) => {{ const w = pen.measureText(each.text).width,
-            x = x_scale.compute(each.x) + each.x_offset - (each.text_align == 'right' ? w : 0), y = y_scale.compute(each.y) - each.y_offset;
+    boxes = f"""const place = {marks}.querySelector('.place');
+        const view = place && window.Bokeh && [...Bokeh.index].find((each) => each.model.id == place.id.slice(3));
+        if (!view) return null;
+        const {{ x_scale, y_scale }} = view.frame, pen = document.createElement('canvas').getContext('2d');
+        pen.font = '12px sans-serif';
+        const names = view.model.center.filter((each) => each.type == 'Label').map((each) => {{
+            const w = pen.measureText(each.text).width, aside = each.x_offset - (each.text_align == 'right' ? w : 0);
+            const x = x_scale.compute(each.x) + aside, y = y_scale.compute(each.y) - each.y_offset;
             return [x, y - 6, x + w, y + 6]; }});
-        const points = view.model.renderers.filter((each) => each.glyph.type == 'Scatter').map((each) => {{ const r = each.glyph.size.value / 2,
-            x = x_scale.compute(each.data_source.data.x[0]), y = y_scale.compute(each.data_source.data.y[0]); return [x - r, y - r, x + r, y + r]; }});
+        const points = view.model.renderers.filter((each) => each.glyph.type == 'Scatter').map((each) => {{
+            const r = each.glyph.size.value / 2, data = each.data_source.data;
+            const x = x_scale.compute(data.x[0]), y = y_scale.compute(data.y[0]);
+            return [x - r, y - r, x + r, y + r]; }});
         return names.length && [names, points]"""
     pages.waited(driver, boxes)
     driver.execute_async_script("const done = arguments[0]; setTimeout(done, 400)")
