@@ -18,7 +18,7 @@ from arch import units
 from arch.contracts import SeedsNeeded, Verdict
 from arch.spec import ABSENT, spelt
 from arch.words import times
-from experiments.metrics import OF_RUNS, is_cost, title
+from experiments.metrics import IDEAL, OF_RUNS, is_cost, title
 from sweeps.claims.equivalent import BASELINE, BETTER, SAME, WORSE
 from sweeps.compare import off_scale, on_scale
 from sweeps.contrasts import what
@@ -293,7 +293,7 @@ def _readable_row(row, first, context, shown, measured, searched, for_texts):
         f"{shown.quantity} {LEVEL}": _with_interval(shown.number(row[value]), shown.interval(low, high)),
         **({for_texts: of_texts} if for_texts else {}),
         "parameters": units.count(row["parameters"]),
-        title("cost/flops_per_token"): units.flops(row["flops_per_token_train_ideal"]),
+        IDEAL: units.flops(row["flops_per_token_train_ideal"]),
         f"cache at {context}": _cache(row),
         **{_measured_heading(name): _measured_cell(row, name) for name in measured},
         **({"tuning runs (FLOPs executed)": _search(row)} if searched else {}),
