@@ -3,12 +3,13 @@
 `python -m arch`, `experiments`, `sweeps` and `analysis` have the same commands and stay.
 """
 
+import arch.early  # isort: skip  # first: Ctrl-C is heard from here on
+
 import functools
 import inspect
 import os
 import platform
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -47,22 +48,57 @@ app.add_typer(study, name="study")
 MODELS, RUNS, RESULTS, WORKBENCH = "Models and checkpoints", "Training", "Results", "The workbench"
 
 
-# What to do with a spec of a kind.
-COMMANDS = {"study": "archbench study run", "experiment": "archbench run", "model": "archbench show"}
-
-
 def _of(kind, command):
     """A command whose first argument is a spec of a kind. Another kind is refused with the command that is meant."""
+    first = next(iter(inspect.signature(command).parameters))
 
     @functools.wraps(command)
-    def checked(*args, **options):
-        reference = args[0] if args else options[next(iter(inspect.signature(command).parameters))]
-        if (other := _kind(reference, first=kind)) != kind:
-            meant = "archbench show" if command.__name__ == "show" else COMMANDS[other]
-            raise SpecError(f"this is {'an' if other == 'experiment' else 'a'} {other}: {meant} {reference}", file=reference)
-        return command(*args, **options)
+    def checked(**options):
+        from experiments.record import RunRecord
+        from sweeps import kinds, places
+
+        reference, runs = options[first], options.get("runs", sweeps.RUNS)
+        if (other := _kind(reference, kind, runs)) != kind:
+            raise _meant(reference, other, command)
+        if kind == "experiment" and (folder := places.begun(reference, runs)):
+            if again := RunRecord.read(folder).command:
+                raise SpecError(f"this is a run, which this command made: {again}", file=reference)
+            raise kinds.meant(reference, "run")
+        return command(**options)
 
     return checked
+
+
+def _meant(reference, kind, command):
+    """The error about a spec of a kind that a command does not take."""
+    from sweeps import kinds, places
+
+    if command.__name__ == "show" or (kind == "experiment" and places.begun(reference)):
+        article = "an" if kind == "experiment" else "a"
+        return SpecError(f"this is {article} {kind}: archbench show {reference}", file=reference)
+    return kinds.meant(reference, kind)
+
+
+def _at(command, *held):
+    """A command whose first argument is the folder of a run or a checkpoint: also by its place below the runs, or by its spec.
+
+    held: what else of `kinds.INSIDE` it takes.
+    """
+    first = next(iter(inspect.signature(command).parameters))
+
+    @functools.wraps(command)
+    def placed(**options):
+        from sweeps import kinds, places
+        from sweeps.outcomes import finished_runs
+
+        folder = places.find(options[first])
+        if kinds.inside(folder) == "study" and "study" not in held:
+            runs = [run for _, run in finished_runs(folder) or ()]
+            example = f", such as {runs[0]}" if runs else "; it has none that is finished"
+            raise SpecError(f"this is a study; expected one of its runs{example}", file=str(options[first]))
+        return command(**options | {first: folder})
+
+    return placed
 
 
 @app.command(rich_help_panel=MODELS)
@@ -77,6 +113,8 @@ def show(
     name: Annotated[str | None, typer.Option(help="Of a study: its name.")] = None,
 ):
     """What a spec would cost before anything runs: a model, an experiment (with --json: whole), or a study, run by run."""
+    from sweeps import kinds, places
+
     kind, changes = _kind(spec), changes or []
     for option, value in {"--seeds": seeds, "--name": name}.items():
         if value is not None and kind != "study":
@@ -84,9 +122,11 @@ def show(
     if kind == "study":
         sweeps.show(spec, scale, as_json, changes=changes, seeds=seeds, name=name)
     elif kind == "experiment":
-        _show_experiment(spec, as_json, changes)
+        _show_experiment(str(places.begun(spec) or spec), as_json, changes)
+    elif kind == "model":
+        arch.show(_model_file(str(places.begun(spec) or spec)), context, dtype, as_json, changes)
     else:
-        arch.show(spec, context, dtype, as_json, changes)
+        raise kinds.meant(spec, kind)
 
 
 @app.command(rich_help_panel=MODELS)
@@ -101,15 +141,21 @@ def diff(
 
     The folder of a run or of a study stands for what was run.
     """
-    kinds = [_kind(reference) for reference in (a, b)]
-    if kinds[0] != kinds[1]:
-        raise SpecError(f"{a} is of the kind {kinds[0]} and {b} of the kind {kinds[1]}; expected two of one kind")
-    if kinds[0] == "study":
+    from sweeps import kinds, places
+
+    first, second = (_kind(reference) for reference in (a, b))
+    if first != second:
+        raise SpecError(f"{a} is of the kind {first} and {b} of the kind {second}; expected two of one kind")
+    if first == "study":
         sweeps.diff(a, b, scale)
-    elif kinds[0] == "experiment":
+        return
+    a, b = (str(places.begun(reference) or reference) for reference in (a, b))
+    if first == "experiment":
         experiments.diff(a, b)
+    elif first == "model":
+        arch.diff(_model_file(a), _model_file(b))
     else:
-        arch.diff(*(_model_file(reference) for reference in (a, b)))
+        raise kinds.meant(a, first)
 
 
 def _model_file(reference):
@@ -129,8 +175,8 @@ def list_():
 
 app.command(rich_help_panel=MODELS)(arch.check)
 app.command("import", rich_help_panel=MODELS)(arch.import_)
-app.command(rich_help_panel=MODELS)(arch.export)
-app.command(rich_help_panel=MODELS)(arch.generate)
+app.command(rich_help_panel=MODELS)(_at(arch.export))
+app.command(rich_help_panel=MODELS)(_at(arch.generate))
 app.command(rich_help_panel=RUNS)(_of("experiment", experiments.run))
 
 
@@ -145,8 +191,10 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="Of a checkpoint: an experiment's spec whose `data:` to use.")] = None,
 ):
     """Measure a finished run, every finished run of a study, or a checkpoint, without training. What is there stays."""
+    from sweeps import places
     from sweeps.outcomes import finished_runs
 
+    folder = places.find(folder)
     options = evaluators or [], changes or [], split, text or [], data
     runs = finished_runs(folder)
     if runs is None:
@@ -181,7 +229,23 @@ app.command(rich_help_panel=RESULTS)(analysis.report)
 app.command(rich_help_panel=RESULTS)(analysis.tensorboard)
 app.command(rich_help_panel=RESULTS)(analysis.table)
 app.command(rich_help_panel=RESULTS)(analysis.figures)
-app.command(rich_help_panel=WORKBENCH)(experiments.bench)
+
+
+@app.command(rich_help_panel=WORKBENCH)
+@functools.wraps(experiments.bench)
+def bench(**options):
+    from sweeps import kinds, places
+
+    models = options.get("models") or ()
+    for reference in models:
+        if (kind := _kind(reference, "model")) != "model" and not places.begun(reference):
+            raise kinds.meant(reference, kind)
+    if options.get("spec") and (kind := kinds.of(options["spec"], "benchmark")) != "benchmark":
+        raise kinds.meant(options["spec"], kind)
+    places_of = [_model_file(str(places.begun(reference) or reference)) for reference in models]
+    return experiments.bench(**options | {"models": places_of})
+
+
 app.command(rich_help_panel=WORKBENCH)(experiments.parity)
 app.command(rich_help_panel=WORKBENCH)(analysis.performance)
 
@@ -204,59 +268,27 @@ def doctor():
         print(f"{name:<13} {value}")
 
 
-SHELVES = {"sweeps": "study", "experiments": "experiment", "arch": "model"}
+def _kind(reference, first=None, runs=sweeps.RUNS):
+    """Whether a spec, or the spec of what lies in a folder, is a `study`, an `experiment`, a `model` or a `benchmark`.
 
-
-def _kind(reference, beside=None, above=(), first=None):
-    """Whether a spec is a `study`, an `experiment` or a `model`: by its folder, or by its keys and what it extends.
-
-    A shipped name without its folder is looked up in that order, but for the kind `first`. Raises SpecError where there is no
-    such spec.
+    first: the kind that is looked up first. Raises SpecError where there is no such spec.
     """
-    from arch import document
-    from arch.errors import nearest
-    from experiments.spec import ExperimentSpec
-    from sweeps.spec import StudySpec
+    from sweeps import kinds, places
 
-    if Path(reference).is_dir():
-        inside = {"study.json": "study", "record.json": "experiment", "spec.yaml": "model"}
-        if kind := next((kind for name, kind in inside.items() if (Path(reference) / name).is_file()), None):
-            return kind
-    if not reference.endswith((".yaml", ".yml")):
-        shelf, _, rest = reference.partition("/")
-        if shelf in SHELVES and rest:
-            return SHELVES[shelf]
-        shelves = {shelf: document.shipped(shelf) for shelf in SHELVES}
-        for shelf in sorted(SHELVES, key=lambda shelf: SHELVES[shelf] != first):
-            if reference in shelves[shelf]:
-                return SHELVES[shelf]
-        known = dict.fromkeys(name for names in shelves.values() for name in names)
-        if (Path(beside).parent if beside else Path()).joinpath(f"{reference}.yaml").is_file():
-            return _kind(f"{reference}.yaml", beside, above)
-        raise SpecError(f"no shipped spec {reference!r} (a path must end in .yaml){nearest(reference, known)}")
-    path = document.find(reference, "sweeps", beside)
-    written = document.read(path).value
-    kinds = ["model"]
-    for kind, spec in (("study", StudySpec), ("experiment", ExperimentSpec)):
-        if {*written} & {*spec.keys()} - {"schema"}:
-            kinds.append(kind)
-    extended = written["extends"].value if "extends" in written else None
-    if isinstance(extended, str) and path.resolve() not in above:
-        with suppress(SpecError):  # whoever loads the spec says what is wrong with it, and on which line
-            kinds.append(_kind(extended, path, (*above, path.resolve())))
-    return max(kinds, key=[*SHELVES.values()][::-1].index)
+    if folder := places.begun(reference, runs):
+        return {"study": "study", "run": "experiment", "checkpoint": "model"}[kinds.inside(folder)]
+    return kinds.of(reference, first)
 
 
 def _show_experiment(reference, as_json, changes):
     if as_json:
         experiments.show(reference, changes)
         return
-    from arch.document import load
     from experiments import references, remarks
     from experiments.metrics import objective_costs
     from experiments.plan import at_its_line, probed, resolved
 
-    document = load(reference, "experiments", changes)
+    document = experiments.document_of(reference, changes)
     spec = probed(resolved(document)).spec
     with at_its_line(document):
         used = references.referred(spec, {})
@@ -279,7 +311,7 @@ def _show_experiment(reference, as_json, changes):
 def main():
     """The installed command `archbench`. Components of your own are found in the working folder, as with `python -m`."""
     sys.path.insert(0, os.getcwd())
-    resumes = sys.argv[1:2] in (["run"], ["study"])
+    resumes = sys.argv[1:2] == ["run"] or sys.argv[1:3] in (["study", "run"], ["study", "work"])
     end_with(app, "archbench", "interrupted; the same command resumes" if resumes else "interrupted")
 
 

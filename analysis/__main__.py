@@ -1,7 +1,10 @@
 """`python -m analysis`: what a study found. Commands import pandas and matplotlib themselves, for a fast start."""
 
+import arch.early  # isort: skip  # noqa: F401  # first: Ctrl-C is heard from here on
+
 import errno
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,19 +15,19 @@ from arch.errors import DataError
 from arch.words import visible
 
 app = new_app("What a study found: a report, a table, figures, TensorBoard. `performance` summarizes benchmark records.")
-Format = Literal["csv", "parquet", "latex", "markdown", "wandb-offline", "mlflow"]
+Format = StrEnum("Format", [(name, name) for name in ("csv", "parquet", "latex", "markdown", "wandb-offline", "mlflow")])
 
 
-def _below_runs(folder):
-    """The folder that is named: itself, or its place below `runs`, as `study list` prints it; of several, each."""
-    if isinstance(folder, (list, tuple)):
-        return [_below_runs(each) for each in folder]
-    return folder if folder.exists() or not (Path("runs") / folder).is_dir() else Path("runs") / folder
+def _found(reference):
+    """The folder of the study, run or checkpoint that is named, see `sweeps.places`; of several, each."""
+    from sweeps import places
+
+    return [places.find(each) for each in reference] if isinstance(reference, (list, tuple)) else places.find(reference)
 
 
 Folder = Annotated[
     Path,
-    typer.Argument(metavar="STUDY_DIR", callback=_below_runs, help="The folder with study.json; `archbench study run` prints it."),
+    typer.Argument(metavar="STUDY", callback=_found, help="A study that has begun: its folder, name in `study list`, or file."),
 ]
 Out = Annotated[Path | None, typer.Option(help="Another folder to write into, such as where that one cannot be written.")]
 
@@ -53,20 +56,23 @@ RELOAD = 20  # seconds after which the page of a watched study loads itself anew
 @app.command()
 def report(
     folder: Annotated[
-        Path, typer.Argument(metavar="STUDY_DIR|RUN", callback=_below_runs, help="The folder of a study, a run or a checkpoint.")
+        Path, typer.Argument(metavar="STUDY|RUN", callback=_found, help="A study, run or checkpoint: its folder, name or file.")
     ],
     watch: Watch = False,
-    to: Annotated[Format | None, typer.Option("--to", help="instead, export a study or a run in this format")] = None,
+    to: Annotated[list[Format], typer.Option("--to", help="instead, export a study or a run in this format; repeatable")] = (),
     out: Out = None,
 ):
     """Write a study's report.html (self-contained) and its tables, or a run's or checkpoint's evaluations.html, into the folder.
 
-    With --to, a study or a run is written for other programs instead, to local files in STUDY_DIR/export/FORMAT (or --out).
+    With --to, a study or a run is written for other programs instead, to local files in its folder's export/FORMAT; with --out
+    there, in a folder per format if there are several.
     """
-    if to is not None:
+    if to:
         if watch:
             raise DataError("--watch follows the report; an export is written once: leave out one of --watch and --to", key=None)
-        _exported(folder, to, out)
+        forms = list(dict.fromkeys(to))
+        for form in forms:
+            _exported(folder, form, out / form if out and len(forms) > 1 else out)
         return
     from analysis import run_report
     from sweeps.record import NAME
@@ -116,8 +122,8 @@ def written(folder, label="", out=None):
     out: the folder to write into, by default the study's.
     """
     from analysis import crowd, tables
-    from analysis.claims import judgements, lines, tuning_warnings
-    from analysis.report import tabled, write
+    from analysis.claims import judgements, lines, tabled, tuning_warnings
+    from analysis.report import write
     from analysis.runs import load
 
     study = load(folder)
@@ -145,9 +151,7 @@ def indexed(runs, every=None):
 
 @app.command()
 def table(
-    folders: Annotated[
-        list[Path], typer.Argument(metavar="STUDY_DIR...", callback=_below_runs, help="The folder of a study, or of several.")
-    ],
+    folders: Annotated[list[Path], typer.Argument(metavar="STUDY...", callback=_found, help="A study that has begun, or several.")],
     format: Literal["text", "csv", "latex", "markdown"] = "text",
     trials: Annotated[bool, typer.Option("--trials", help="the trials of the study's search instead")] = False,
     metric: Annotated[str | None, typer.Option(help="of several studies: SPLIT/METRIC, by default that of the first claim")] = None,

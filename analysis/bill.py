@@ -4,7 +4,7 @@ import pandas as pd
 
 from arch import units
 from arch.words import listed, times
-from experiments.metrics import objective_costs
+from experiments.metrics import EXECUTED, objective_costs
 
 TOTAL, HELPERS, TRIALS = "total", "helper runs", "trials of the search"
 
@@ -21,7 +21,8 @@ def bill(study):
     helps = study.unreported.role == "helper"
     search, helpers = study.unreported[~helps], study.unreported[helps]
     search, helpers = (frame[frame.folder.isin(study.other_records)] for frame in (search, helpers))
-    rows = [_row(arm, started[started.arm == arm], search[search.arm == arm]) for arm in study.record.arms]
+    by_arm, searches = (dict(iter(frame.groupby("arm", sort=False))) for frame in (started, search))
+    rows = [_row(arm, by_arm.get(arm, started.iloc[:0]), searches.get(arm, search.iloc[:0])) for arm in study.record.arms]
     if len(trials := search[search.role == "trial"]):
         rows.append(_row(TRIALS, started.iloc[:0], trials))
     if len(helpers):
@@ -57,14 +58,14 @@ def readable(frame, together=()):
     shown = pd.DataFrame(
         {
             "runs": frame.runs.map(str),
-            "training": frame.training_flops.map(units.flops),
+            EXECUTED: frame.training_flops.map(units.flops),
             "wall time": frame.wall_seconds.map(units.duration),
             "tuning runs": frame.tuning_runs.map(str),
-            "tuning": frame.tuning_flops.map(units.flops),
+            f"tuning, {EXECUTED}": frame.tuning_flops.map(units.flops),
             "tuning, wall time": frame.tuning_wall_seconds.map(units.duration),
         }
     ).set_axis(frame.arm, axis=0)
-    return shown if frame.tuning_runs.sum() else shown[["runs", "training", "wall time"]]
+    return shown if frame.tuning_runs.sum() else shown[["runs", EXECUTED, "wall time"]]
 
 
 def objectives(study):

@@ -272,6 +272,9 @@ def _cell_ticks(axes: Axes, xs: list[float], ys: list[float], width: float, tall
     for axis, values, room in ((axes.xaxis, xs, width / (INCHES_PER_LETTER * longest + 0.1)), (axes.yaxis, ys, tall / 0.17)):
         step = max(1, math.ceil(len(values) / max(room, 1)))
         axis.set_ticks([i + 0.5 for i in range(0, len(values), step)], [number_text(value) for value in values[::step]])
+    # What a reader's mouse, or a live chart, says of a place.
+    axes.fmt_xdata = lambda at: number_text(xs[min(int(at), len(xs) - 1)])
+    axes.fmt_ydata = lambda at: number_text(ys[min(int(at), len(ys) - 1)])
     axes.set_xlim(0, len(xs))
     axes.set_ylim(len(ys), 0)
     axes.grid(visible=False)

@@ -104,6 +104,11 @@ def judgements(study):
     return [_judgement(study, name, rulings[name]) for name in study.record.claims]
 
 
+def tabled(judged):
+    """The Judgements that have a table of arms: the first, and further ones that ask about every arm."""
+    return [judgement for i, judgement in enumerate(judged) if judgement.per_arm or not i]
+
+
 def judge(study, name=None):
     """The Judgement of one claim of a StudyData; by default of the first, which the main table shows."""
     name = next(iter(study.record.claims)) if name is None else name

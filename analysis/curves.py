@@ -18,29 +18,37 @@ def bands(study, metric, over="tokens", arms=None):
 
     A metric of the train split, which is one of single batches, is a mean over up to STRETCHES stretches.
     """
-    kind = study.metric(metric)
-    return {arm: _shown(_band(values), lambda x: off_scale(x, kind)) for arm, values in _by_seed(study, metric, over, arms).items()}
+    return _means(_by_seed(study, metric, over, arms), study.metric(metric))
 
 
 def difference_bands(study, metric, over="tokens", arms=None):
     """Like `bands`, for the effect of the difference to the baseline (`sweeps.compare.effect`), paired by seed."""
-    kind, by_seed = study.metric(metric), _by_seed(study, metric, over, arms)
-    baseline = by_seed.pop(study.baseline, None)
-    found = {}
-    for arm, values in by_seed.items():
-        if baseline is None:
-            continue
+    return _differences(_by_seed(study, metric, over, arms), study.baseline, study.metric(metric))
+
+
+def bands_and_differences(study, metric, over="tokens", arms=None):
+    """(`bands`, `difference_bands`), for which the curves are read once."""
+    by_seed, kind = _by_seed(study, metric, over, arms), study.metric(metric)
+    return _means(by_seed, kind), _differences(by_seed, study.baseline, kind)
+
+
+def _means(by_seed, kind):
+    return {arm: _shown(_band(values), lambda x: off_scale(x, kind)) for arm, values in by_seed.items()}
+
+
+def _differences(by_seed, base, kind):
+    found, baseline = {}, by_seed.get(base)
+    for arm, values in by_seed.items() if baseline is not None else ():
         seeds = values.columns.intersection(baseline.columns)
         difference = (values[seeds] - baseline[seeds]).dropna()
-        if len(seeds) and len(difference):
+        if arm != base and len(seeds) and len(difference):
             found[arm] = _shown(_band(difference), lambda x: effect(x, kind))
     return found
 
 
 def _shown(band, show):
     """A band with its mean and ends as they are shown."""
-    ends = ["mean", "low", "high"]
-    return band.assign(**band[ends].map(show))
+    return band.assign(**{end: [show(float(value)) for value in band[end]] for end in ("mean", "low", "high")})
 
 
 def _by_seed(study, metric, over, arms):
@@ -48,20 +56,24 @@ def _by_seed(study, metric, over, arms):
 
     One row per value of `over` that all finished seeds of the arm have, one column per seed.
     """
-    if metric not in study.curves:
+    if not any(metric in columns for columns in study.histories.values()):
+        return {}
+    arms = list(study.record.arms if arms is None else {study.baseline, *arms})
+    every = study.curves_of(arms)
+    if metric not in every:
         return {}
     kind = study.metric(metric)
     finished = study.runs.loc[study.runs.status == "finished", ["arm", "seed"]]
     columns = list(dict.fromkeys(["arm", "seed", over, metric]))
-    curves = study.curves.loc[study.curves[metric].notna(), columns].merge(finished, on=["arm", "seed"])
-    arms = study.record.arms if arms is None else {study.baseline, *arms}
-    by_arm = dict(iter(curves[curves.arm.isin(arms)].groupby("arm", sort=False)))
+    curves = every.loc[every[metric].notna(), columns].merge(finished, on=["arm", "seed"])
+    by_arm = dict(iter(curves.groupby("arm", sort=False)))
     found = {}
     for arm in study.record.arms:
         if arm in by_arm:
             # A resumed run may have logged a point twice; it continued from the later one.
-            values = by_arm[arm].pivot_table(index=over, columns="seed", values=metric, aggfunc="last").dropna()
-            found[arm] = values.map(lambda x: on_scale(x, kind))
+            once = by_arm[arm].drop_duplicates([over, "seed"], keep="last")
+            values = once.pivot(index=over, columns="seed", values=metric).dropna()
+            found[arm] = values.map(lambda x: on_scale(x, kind)) if kind.compare == "ratio" else values
             if metric.startswith("train/") and len(values) > STRETCHES:
                 found[arm] = _stretched(found[arm])
     return found

@@ -45,7 +45,7 @@ def text(shown: pd.DataFrame) -> str:
 
 def _in_lines(cell):
     """A cell with line breaks before brackets and long parts."""
-    return cell.replace(" [", "\n[").replace(" (", "\n(").replace("FLOPs/", "\nFLOPs/").replace(" at ", "\nat ")
+    return cell.replace(" [", "\n[").replace(" (", "\n(").replace("FLOPs per token", "\nFLOPs per token").replace(" at ", "\nat ")
 
 
 LATEX = {
@@ -102,7 +102,7 @@ def latex(shown: pd.DataFrame) -> str:
 
 def two_lines(cell: str) -> str:
     """A cell with its interval or ratio on a second, smaller line."""
-    for mark in (" [", " (×", " (+", f" ({units.MINUS}"):
+    for mark in (" [", " (×", " (+", f" ({units.MINUS}", " (equivalence"):
         if mark in cell:
             first, rest = cell.split(mark, 1)
             return f"{html.escape(first)}<small>{html.escape((mark + rest).strip())}</small>"

@@ -56,8 +56,9 @@ const archbench = {
     const box = element("div", "chart");
     if (chart.heading) box.append(element("p", "heading", chart.heading));
     if (chart.names.length > 1) box.append(this.legend(chart.names, element));
+    if (chart.scale) box.append(this.scale(chart.scale, element));
     const panels = element("div", "panels");
-    panels.style.setProperty("--columns", Math.min(3, chart.panels.length));
+    panels.style.setProperty("--columns", chart.columns);
     for (const { id, title, x, y } of chart.panels) {
       const panel = element("div", "panel"), place = element("div", "place");
       place.id = `at-${id}`;
@@ -75,6 +76,13 @@ const archbench = {
         Bokeh.documents.slice(before).flatMap((each) => each.roots()).forEach((plot) => { plot.toolbar.active_drag = null; });
       this.show();
     });
+  },
+  scale({ label, colours, texts }, element) {
+    const line = element("div", "scale", label), bar = element("i", "");
+    bar.style.background = `linear-gradient(to right, ${colours.join(", ")})`;
+    line.append(element("span", "", texts[0]), bar, element("span", "", texts[2]));
+    bar.title = `in the middle: ${texts[1]}`;
+    return line;
   },
   legend(names, element) {
     const list = element("div", "names");

@@ -2,7 +2,7 @@
 
 What a page shows is the still picture; where scripts run, `live.js` puts the chart in its place, in the width of the window
 and the colours of the theme. So no figure is drawn by two pieces of code, and a page without scripts, or on paper, lacks
-nothing but the looking around. A figure of cells, whose numbers are written in them, stays a picture.
+nothing but the looking around.
 
 Bokeh (BSD-3-Clause) is read from its package and stands once in a page, compressed; nothing is fetched.
 """
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection, LineCollection, PolyCollection, QuadMesh
-from matplotlib.colors import to_hex
+from matplotlib.colors import LogNorm, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
@@ -46,6 +46,9 @@ MARKERS = {
 DASHES = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dotdash"}
 PANEL, ROW = {1: 300, 2: 270, 4: 220}, 50  # pixels: how tall one of so many panels is, and a row of one whose rows are named
 SMALL = 180  # pixels, one of more panels
+CELL, CELLS_LEAST, CELLS_MOST = 26, 120, 460  # pixels: how tall a row of cells is, and all of them at least and at most
+STOPS = 13  # colours by which a page draws a scale of colours
+KNOWN = (PolyCollection, LineCollection, QuadMesh)
 WRAP = 18  # letters of a row's name in a line
 DIGITS = 6  # of a coordinate, more than a screen can show
 
@@ -63,15 +66,14 @@ class Axis(NamedTuple):
 
 
 def chart(figure: Figure) -> str:
-    """The chart of a figure that was drawn, as JSON for `live.js`; empty if it stays a picture.
+    """The chart of a figure that was drawn, as JSON for `live.js`; empty if it stays a picture: it has what is not KNOWN.
 
-    {panels: [{id, title, x, y, tall}], names: [{name, colour, dash}], heading, document, item}
+    {panels: [{id, title, x, y}], columns, names: [{shown, name, colour, dash}], scale: {label, colours, texts}, heading,
+    documents, items}
     """
     panels = [axes for axes in figure.axes if axes.get_visible() and axes.get_label() != "<colorbar>"]
-    if not panels or any(isinstance(each, QuadMesh) for axes in panels for each in axes.collections):
+    if not panels or any(not isinstance(each, KNOWN) for axes in panels for each in axes.collections):
         return ""
-    if len(panels) < len(figure.axes) and any(axes.get_label() == "<colorbar>" for axes in figure.axes):
-        return ""  # its lines are told apart by a scale of colours
     from bokeh.document import Document
     from bokeh.embed.util import standalone_docs_json_and_render_items
 
@@ -84,6 +86,8 @@ def chart(figure: Figure) -> str:
         {
             "heading": _heading(figure),
             "names": _names(figure, panels, named),
+            "columns": _columns(panels),
+            "scale": _scale(figure),
             "panels": [
                 {"id": made.id, "title": _title(axes), "x": _label(figure, axes, "x"), "y": _label(figure, axes, "y")}
                 for axes, made in zip(panels, drawn, strict=True)
@@ -122,6 +126,27 @@ def _bokeh() -> str:
     return base64.b64encode(gzip.compress(path.read_bytes(), 9, mtime=0)).decode()
 
 
+def _columns(panels: list[Axes]) -> int:
+    """How many panels stand beside each other; those of cells as in the figure, where their numbers have room."""
+    places = panels[0].get_subplotspec()
+    drawn = places.get_gridspec().ncols if places is not None and _mesh(panels[0]) is not None else 3
+    return min(drawn, len(panels))
+
+
+def _mesh(axes: Axes) -> QuadMesh | None:
+    return next((each for each in axes.collections if isinstance(each, QuadMesh)), None)
+
+
+def _scale(figure: Figure) -> dict[str, Any] | None:
+    """The scale of colours of a figure: what it is of, its colours, and the numbers at its ends and in its middle."""
+    axes = next((each for each in figure.axes if each.get_label() == "<colorbar>"), None)
+    if axes is None or (cells := _mesh(axes)) is None:
+        return None
+    form, at = axes.yaxis.get_major_formatter(), np.linspace(0, 1, STOPS)
+    texts = [form(float(value), i) for i, value in enumerate(np.ravel(cells.norm.inverse(np.array([0.0, 0.5, 1.0]))))]
+    return {"label": axes.get_ylabel(), "colours": [to_hex(each) for each in cells.cmap(at)], "texts": texts}
+
+
 def _tall(panels: int) -> int:
     return next((tall for most, tall in PANEL.items() if panels <= most), SMALL)
 
@@ -133,6 +158,8 @@ def _panel(axes: Axes, tall: int) -> Any:
 
     x, y = _axis(axes, "x"), _axis(axes, "y")
     tall = 60 + ROW * len(y.ticks) if y.ticks and not x.ticks else tall
+    if (cells := _mesh(axes)) is not None:
+        tall = 40 + min(CELLS_MOST, max(CELLS_LEAST, CELL * cells.get_array().shape[0]))
     made = figure(
         x_axis_type="log" if x.scale == "log" else "linear",
         y_axis_type="log" if y.scale == "log" else "linear",
@@ -151,6 +178,10 @@ def _panel(axes: Axes, tall: int) -> Any:
     made.toolbar.active_drag, made.toolbar.active_scroll = zoom, None  # a wheel scrolls the page
     made.toolbar.logo, made.toolbar.autohide = None, True
     made.js_on_event(DoubleTap, CustomJS(args={"made": made}, code="made.reset.emit()"))
+    if cells is not None:
+        _cells(made, axes, cells)
+        _axes_look(made, x, y)
+        return made
     hover = [each for each in _drawn(made, axes, x, y) if each is not None]
     shown = [("", "@name")] if any("name" in each.data_source.data for each in hover) else []
     shown += [(_short(axes, which), f"@{which}_is{{custom}}") for which, axis in (("x", x), ("y", y)) if not axis.ticks]
@@ -158,11 +189,49 @@ def _panel(axes: Axes, tall: int) -> Any:
         shown.append(("interval", "@low{custom} to @high{custom}"))
     formats = {f"@{column}": _hovered(axis) for column, axis in (("x_is", x), ("y_is", y), ("low", y), ("high", y))}
     made.add_tools(HoverTool(renderers=hover, tooltips=shown, formatters=formats, line_policy="nearest", attachment="vertical"))
+    _axes_look(made, x, y)
+    return made
+
+
+def _cells(made: Any, axes: Axes, cells: QuadMesh) -> None:
+    """Cells of equal size as an image, with what is written in them; where the mouse is, the place and the value are read."""
+    from bokeh.models import CustomJSHover, HoverTool, LinearColorMapper, LogColorMapper
+
+    values_YX = np.ma.filled(np.ma.asarray(cells.get_array(), dtype=np.float32), np.nan)
+    down, across = values_YX.shape
+    mapper = LogColorMapper if isinstance(cells.norm, LogNorm) else LinearColorMapper
+    palette = [to_hex(cells.cmap(i)) for i in range(cells.cmap.N)]
+    colours = mapper(palette=palette, low=float(cells.norm.vmin), high=float(cells.norm.vmax), nan_color="rgba(0, 0, 0, 0)")
+    place: dict[str, Any] = {"image": "image", "x": 0, "y": 0, "dw": across, "dh": down}
+    image = _shape(made, "Image", _source({"image": [values_YX]}), None, color_mapper=colours, **place)
+    written = [text for text in axes.texts if not hasattr(text, "xycoords")]
+    at = [text.get_position() for text in written]
+    columns: dict[str, list[Any]] = {"x": [float(x) for x, _ in at], "y": [float(y) for _, y in at]}
+    columns |= {"text": [text.get_text() for text in written], "colour": [to_hex(text.get_color()) for text in written]}
+    centred = {"text_align": "center", "text_baseline": "middle", "text_font_size": "11px", "text_color": "colour"}
+    if written:
+        _shape(made, "Text", _source(columns), None, x="x", y="y", text="text", **centred)
+    named = {
+        "$x": [axes.format_xdata(i + 0.5) for i in range(across)],
+        "$y": [axes.format_ydata(i + 0.5) for i in range(down)],
+    }
+    formats: dict[str, Any] = {
+        which: CustomJSHover(args={"names": names}, code="return names[Math.min(names.length - 1, Math.max(0, Math.floor(value)))]")
+        for which, names in named.items()
+    }
+    formats["@image"] = CustomJSHover(code="return archbench.number(value, {})")
+    figure = axes.get_figure()
+    what = (_scale(figure) or {}).get("label") if isinstance(figure, Figure) else ""
+    shown = [(_short(axes, "x"), "$x{custom}"), (_short(axes, "y"), "$y{custom}"), (what or "value", "@image{custom}")]
+    made.add_tools(HoverTool(renderers=[image], tooltips=shown, formatters=formats))
+
+
+def _axes_look(made: Any, x: Axis, y: Axis) -> None:
+    """Ticks, colours and grid of both axes."""
     for part, axis in ((made.xaxis[0], x), (made.yaxis[0], y)):
         _look(part, axis)
     for grid, axis in ((made.xgrid[0], x), (made.ygrid[0], y)):
         grid.grid_line_color = None if axis.ticks else drawing.GRID
-    return made
 
 
 def _look(part: Any, axis: Axis) -> None:
@@ -269,20 +338,22 @@ def _line(made: Any, axes: Axes, line: Line2D, owner: Any, bands: Any, x: Axis, 
             data |= {"low": _rounded(low), "high": _rounded(high)}
     source, read = _source(data), []
     if line.get_linestyle() != "None" and len(xs) > 1:
-        look = {"line_color": colour, "line_alpha": alpha, "line_width": line.get_linewidth() * 1.2, "name": name}
+        look = {"line_color": colour, "line_alpha": alpha, "line_width": line.get_linewidth() * 1.2}
         style = line.get_drawstyle()
         if style.startswith("steps"):
             mode = {"steps-post": "after", "steps-mid": "center"}.get(style, "before")
-            read.append(made.step(x="x", y="y", source=source, mode=mode, **look))
+            read.append(_shape(made, "Step", source, name, x="x", y="y", mode=mode, **look))
         else:
-            read.append(made.line(x="x", y="y", source=source, line_dash=DASHES.get(line.get_linestyle(), "solid"), **look))
+            dash = DASHES.get(line.get_linestyle(), "solid")
+            read.append(_shape(made, "Line", source, name, x="x", y="y", line_dash=dash, **look))
     mark = MARKERS.get(str(line.get_marker()))
     if mark or len(xs) == 1:
         hollow = str(line.get_markerfacecolor()) == "none"
         size = line.get_markersize() * (0.6 if line.get_marker() == "." else 1.1)
         fill = {"fill_color": None} if hollow else {"fill_color": colour, "fill_alpha": alpha}
         edge = {"line_color": colour if hollow or mark in ("x", "plus", "dash") else drawing.PAPER, "line_alpha": alpha}
-        read.append(made.scatter("x", "y", source=source, marker=mark or "circle", size=max(size, 4), name=name, **fill, **edge))
+        form = {"marker": mark or "circle", "size": max(size, 4)}
+        read.append(_shape(made, "Scatter", source, name, x="x", y="y", **form, **fill, **edge))
     return read
 
 
@@ -290,6 +361,15 @@ def _span(made: Any, dimension: str, at: float, colour: str, width: float) -> No
     from bokeh.models import Span
 
     made.add_layout(Span(location=at, dimension=dimension, line_color=colour, line_width=width, level="underlay"))
+
+
+def _shape(made: Any, kind: str, source: Any, name: str | None, **look: Any) -> Any:
+    """Draw a glyph of Bokeh; returns its renderer. The methods of a figure make four more glyphs, for selections and hovering."""
+    from bokeh import models
+
+    drawn = models.GlyphRenderer(data_source=source, glyph=getattr(models, kind)(**look), name=name)
+    made.renderers.append(drawn)
+    return drawn
 
 
 def _source(data: dict[str, list[Any]]) -> Any:
@@ -318,12 +398,13 @@ def _collection(made: Any, collection: Collection, owner: Any, x: Axis, y: Axis)
         look = {"fill_color": to_hex(collection.get_facecolor()[0]), "fill_alpha": collection.get_alpha() or 1.0}
         for path in collection.get_paths():
             places = path.vertices
-            made.patch(_rounded(x.at(places[:, 0])), _rounded(y.at(places[:, 1])), line_color=None, name=name, **look)
+            ends = _source({"x": _rounded(x.at(places[:, 0])), "y": _rounded(y.at(places[:, 1]))})
+            _shape(made, "Patch", ends, name, x="x", y="y", line_color=None, **look)
     elif isinstance(collection, LineCollection):
         segments = [np.asarray(each) for each in collection.get_segments()]
         colour, width = to_hex(collection.get_color()[0]), float(np.ravel(collection.get_linewidth())[0])
         xs, ys = [_rounded(x.at(each[:, 0])) for each in segments], [_rounded(y.at(each[:, 1])) for each in segments]
-        made.multi_line(xs, ys, line_color=colour, line_width=width * 1.2, name=name)
+        _shape(made, "MultiLine", _source({"xs": xs, "ys": ys}), name, xs="xs", ys="ys", line_color=colour, line_width=width * 1.2)
 
 
 def _patch(made: Any, axes: Axes, patch: Patch, x: Axis, y: Axis) -> None:
@@ -338,7 +419,8 @@ def _patch(made: Any, axes: Axes, patch: Patch, x: Axis, y: Axis) -> None:
         made.add_layout(BoxAnnotation(left=left, right=right, level="underlay", **look))
         return
     (left, right), (low, high) = _rounded(x.at(np.array([left, left + wide]))), _rounded(y.at(np.array([low, low + tall])))
-    made.quad(left=[left], right=[right], bottom=[low], top=[high], **look)
+    ends = {"left": left, "right": right, "bottom": low, "top": high}
+    _shape(made, "Quad", _source({end: [at] for end, at in ends.items()}), None, **{end: end for end in ends}, **look)
 
 
 def _text(made: Any, text: Any, x: Axis, y: Axis) -> None:

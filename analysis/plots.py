@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis import claims, crowd, interaction, scaling
-from analysis.curves import bands, difference_bands
+from analysis.curves import bands_and_differences
 from analysis.drawing import INK, MUTED, PAPER, SKIPPED, WIDTH, counted_seeds, looks, name_points, scale_x, styled, titled
 from analysis.shown import Shown
 from arch import units
@@ -177,13 +177,14 @@ def learning_curves(study, judgement):
     """
     named = crowd.named(study, judgement)
     for name in (curve_of(study, judgement.shown), "train/loss"):
-        curves = {arm: band for arm, band in bands(study, name, arms=named).items() if len(band) > 1}
+        values, against = bands_and_differences(study, name, arms=named)
+        curves = {arm: band for arm, band in values.items() if len(band) > 1}
         if curves:
             break
     else:
         return None
     shown = Shown(name, study.metric(name))
-    paired = {arm: band for arm, band in difference_bands(study, name, arms=named).items() if len(band) > 1}
+    paired = {arm: band for arm, band in against.items() if len(band) > 1}
     style = looks(named)
     figure = Figure(figsize=(WIDTH, 4.1), layout="constrained")
     left, right = figure.subplots(1, 2) if paired else (figure.subplots(), None)
@@ -215,7 +216,7 @@ def _columns(labels):
 def curve_of(study, shown):
     """The column of the curves that shows a claim's metric: the same metric on the select split, else the loss there."""
     name = f"select/{shown.name.rpartition('/')[2]}"
-    return name if name in study.curves else "select/loss"
+    return name if any(name in columns for columns in study.histories.values()) else "select/loss"
 
 
 def _bands(axes, curves, style, scale=1):

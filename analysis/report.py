@@ -23,7 +23,7 @@ from analysis import (
     tables,
     tables_html,
 )
-from analysis.claims import judgements, lines, tuning_warnings
+from analysis.claims import judgements, lines, tabled, tuning_warnings
 from analysis.conditions import rest
 from analysis.runs import load, reason
 from arch import units
@@ -83,11 +83,6 @@ def write(study, judged, out=None, again=None):
 def _told(judged):
     """The metrics that have a table of their own."""
     return {judgement.shown.name for judgement in tabled(judged)}
-
-
-def tabled(judged):
-    """The Judgements that have a table of arms: the first, and further ones that ask about every arm."""
-    return [judgement for i, judgement in enumerate(judged) if judgement.per_arm or not i]
 
 
 def page(study, judged, raw, again=None):
@@ -178,7 +173,8 @@ def _results(judgement, raw, named, arms):
             "The interval in brackets and the verdict follow from the same level: all verdicts of this report together are "
             "wrong with a probability of at most 5 %. “Worse” and “better” need an interval that excludes zero; “no "
             f"difference” needs an interval within ±{html.escape(shown.margin(judgement.margin))} by two one-sided tests. p is "
-            "that of a paired t test, beside the level that it must not exceed. A control is no question; its interval is its own. "
+            "that of the test behind the verdict, beside the level that it must not exceed: of a paired t test, or, marked "
+            "“equivalence”, of the two one-sided tests. A control is no question; its interval is its own. "
         )
     if raw.frame[["tokens_per_second_mean", "peak_bytes_mean"]].notna().any(axis=None):
         note += (
@@ -250,8 +246,9 @@ def _bill(study, named):
     added = f"<ul>{added}</ul>" if added else ""
     return (
         f"<section><h2>What it cost</h2><div class=scroll>{forms.plain_html(bill.readable(frame, others or ()))}</div>{added}"
-        f"<p class=note>{search}Runs as recorded, also those that failed and those that another study made. Training is "
-        "counted as executed. A run that arms share counts for each of them, and once in the total.</p></section>"
+        f"<p class=note>{search}Runs as recorded, also those that failed and those that another study made. FLOPs “executed” "
+        "are those that the machine computed, “ideal” ones (in the results) those that the mathematics needs. A run that "
+        "arms share counts for each of them, and once in the total.</p></section>"
     )
 
 

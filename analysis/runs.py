@@ -4,6 +4,7 @@ Files that cannot be read are named in `problems`. Their runs keep their rows.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ class StudyData:
     record; `missing` without a record; `unreadable` if the record cannot be read. records: the runs' records; measured: the
     same with what the study measured, speed and memory among its metrics. metrics: what was measured of each run that has a
     record, {SPLIT/METRIC: number}, with speed and memory if it has finished. metric_info: what each of these metrics is, as
-    the records say. curves: one row per run and logged step, with every column that some run has (NaN for a run without it).
+    the records say. histories: {(arm, seed): the columns of the run's curves}, of the runs that have some.
     unreported: one row per tuning run, trial of a search and helper run: role (`tuning`, `trial`, `helper`), arm (or the
     helper run's name), seed, status, folder, wall_seconds, steps, tokens, training_flops, and `values`, what a tuning run tried.
     other_records: {folder as in `unreported`: RunRecord} of those that have a record.
@@ -64,11 +65,28 @@ class StudyData:
     metrics: dict[tuple[str, int], dict[str, float]]
     metric_info: dict[str, Metric]
     runs: pd.DataFrame
-    curves: pd.DataFrame
+    histories: dict[tuple[str, int], list[str]]
     unreported: pd.DataFrame
     other_records: dict[str, RunRecord]
     evaluated: list[evaluated.Evaluated]
     problems: list[str]
+
+    @cached_property
+    def curves(self):
+        """All curves: one row per run and logged step, with every column that some run has (NaN for a run without it)."""
+        return self.curves_of(self.record.arms)
+
+    def curves_of(self, arms):
+        """The `curves` of some arms; only their files are read. Appends to `problems` what cannot be read."""
+        whole = self.__dict__.get("curves")  # all of them were read before
+        if whole is not None:
+            return whole[whole.arm.isin(arms)]
+        tables = {
+            (arm, seed): _table(self.folder / self.record.arms[arm].runs[str(seed)], self.problems)
+            for arm, seed in self.histories
+            if arm in arms
+        }
+        return _stacked({key: table for key, table in tables.items() if table is not None})
 
     @property
     def baseline(self):
@@ -121,7 +139,8 @@ def load(folder):
     """The StudyData of a folder. Raises DataError if the folder has no readable study."""
     folder = Path(folder)
     record = _study_record(folder)
-    records, everything, metrics, curves, rows = {}, {}, {}, {}, []
+    records, everything, metrics, rows = {}, {}, {}, []
+    histories: dict[tuple[str, int], list[str]] = {}
     finished: dict[tuple[str, int], evaluated.Run] = {}
     metric_info: dict[str, Metric] = {}
     problems: list[str] = []
@@ -135,16 +154,17 @@ def load(folder):
             everything[arm, seed], metrics[arm, seed] = measured, measured.metrics
             metric_info |= measured.metric_info
             rows[-1] |= metrics[arm, seed] | run.timing
-            curves[arm, seed] = _curve(path, run, problems)
+            if columns := _columns(path, run, problems):
+                histories[arm, seed] = columns
             if run.status == "finished":
                 finished[arm, seed] = evaluated.Run(path, run.identity, record.arms[arm].evaluations.values())
-    curves = {key: curve for key, curve in curves.items() if curve is not None}
     record = with_differences(record, records)
     unreported, others = _unreported(folder, record)
     frame = pd.DataFrame(rows)
-    stacked = _stacked(curves)
     found = evaluated.read(finished, record.arms, problems)
-    return StudyData(folder, record, records, everything, metrics, metric_info, frame, stacked, unreported, others, found, problems)
+    return StudyData(
+        folder, record, records, everything, metrics, metric_info, frame, histories, unreported, others, found, problems
+    )
 
 
 def _study_record(folder):
@@ -253,30 +273,43 @@ def reason(run):
     )
 
 
-def _curve(path, run, problems):
-    """A run's history as an Arrow table, or None. Unusable files and finished runs without one are added to `problems`."""
+def _columns(path, run, problems):
+    """The columns of a run's curves, none without any. Unusable files and finished runs without one are added to `problems`.
+
+    Only the end of the file is read, which says what is in it.
+    """
     import pyarrow.parquet
 
     file = path / HISTORY_NAME
     if not file.is_file():
         if run is not None and run.status == "finished":
             problems.append(f"{file}: missing")
-        return None
+        return []
     try:
-        table = pyarrow.parquet.ParquetFile(file).read(use_threads=False)
+        names = pyarrow.parquet.read_schema(file).names
     except (OSError, ValueError) as error:
         problems.append(f"{file}: cannot be read: {error}")
-        return None
-    absent = [name for name in ("step", "tokens") if name not in table.column_names]
+        return []
+    absent = [name for name in ("step", "tokens") if name not in names]
     if absent:
         problems.append(f"{file}: has no column {', '.join(absent)}")
+    return [] if absent else names
+
+
+def _table(path, problems):
+    """A run's curves as an Arrow table; None, and a problem, where they cannot be read."""
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.ParquetFile(path / HISTORY_NAME).read(use_threads=False)
+    except (OSError, ValueError) as error:
+        problems.append(f"{path / HISTORY_NAME}: cannot be read: {error}")
         return None
-    return table
 
 
 def curve_of_run(folder):
     """The curves of one run as a DataFrame; None if it has none that can be read."""
-    table = _curve(Path(folder), None, [])
+    table = _table(Path(folder), []) if _columns(Path(folder), None, []) else None
     return None if table is None else table.to_pandas(ignore_metadata=True)
 
 

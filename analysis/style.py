@@ -55,6 +55,8 @@ figure { margin: 0; max-width: 860px; } details + figure { margin-top: 26px; }
 .name { display: inline-flex; align-items: center; gap: 7px; border: 0; padding: 3px 4px; background: none; color: var(--ink);
   font: inherit; font-size: 13.5px; text-align: left; } button.name { cursor: pointer; }
 button.name[aria-pressed=false] { opacity: .4; text-decoration: line-through; } button.name:hover { background: var(--card); }
+.scale { display: flex; align-items: center; gap: 8px; margin: 0 0 10px; color: var(--muted); font-size: 12.5px; }
+.scale i { flex: 0 1 220px; height: 10px; border-radius: 2px; }
 .name i { width: 22px; border-top: 3px var(--dash, solid) var(--colour); } .name i.none { width: 0; border: 5px solid var(--colour);
   border-radius: 9px; } .name i.dashed { --dash: dashed; } .name i.dotted { --dash: dotted; } .name i.dotdash { --dash: double; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 5px 22px; margin: 0; font-size: 14.5px; }

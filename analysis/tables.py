@@ -19,7 +19,7 @@ from arch.contracts import SeedsNeeded, Verdict
 from arch.spec import ABSENT, spelt
 from arch.words import times
 from experiments.metrics import OF_RUNS, is_cost, title
-from sweeps.claims.equivalent import BASELINE
+from sweeps.claims.equivalent import BASELINE, BETTER, SAME, WORSE
 from sweeps.compare import off_scale, on_scale
 from sweeps.contrasts import what
 from sweeps.stats import Sample, mean_interval
@@ -86,7 +86,7 @@ def _comparisons(judgement, others):
                 DIFFERENCE: _with_interval(shown.change(shown.effect(difference.mean)), interval),
                 **({others.column: of_texts} if others.effects else {}),
                 "n": str(difference.n),
-                "p": p_cell(verdict.p, verdict.level),
+                "p": p_cell(verdict, shown.name),
             }
         )
     return pd.DataFrame(rows)
@@ -291,12 +291,12 @@ def _readable_row(row, first, context, shown, measured, searched, for_texts):
         "n": f"{row['n']}" if row["n"] == row["runs_planned"] else f"{row['n']} of {row['runs_planned']}",
         DIFFERENCE: _with_interval(shown.change(row[change]), shown.change_interval(row[f"{change}_low"], row[f"{change}_high"])),
         **({for_texts: of_texts} if for_texts else {}),
-        "p": p_cell(row["p"], row["level"]),
+        "p": p_cell(Verdict(row["verdict"], row["p"], row["p_equivalence"], level=row["level"]), shown.name),
         "parameters": units.count(row["parameters"]),
-        "training FLOPs/token (ideal)": units.flops(row["flops_per_token_train_ideal"]),
+        title("cost/flops_per_token"): units.flops(row["flops_per_token_train_ideal"]),
         f"cache at {context}": _cache(row),
         **{_measured_heading(name): _measured_cell(row, name) for name in measured},
-        **({"tuning": _search(row)} if searched else {}),
+        **({"tuning runs (FLOPs executed)": _search(row)} if searched else {}),
     }
 
 
@@ -323,9 +323,19 @@ def _verdict(row):
     return f"{row['verdict'] or units.DASH} ({'; '.join(notes)})" if notes else row["verdict"]
 
 
-def p_cell(p: float | None, level: float) -> str:
-    """A p value beside the level that it must not exceed: `0.004 of 0.0125`."""
-    return units.DASH if p is None else f"{units.p_value(p)} of {level:.3g}"
+def p_cell(verdict: Verdict, metric: str) -> str:
+    """The p value of the test behind a verdict, beside the level that it must not exceed: `0.004 of 0.0125`.
+
+    `No difference` comes from two one-sided tests: `0.002 of 0.0125 (equivalence)`. An undecided arm has both p values:
+    `0.21 of 0.0125 (equivalence 0.08)`. A dash where nothing was tested, as of a cost, which is an exact number.
+    """
+    if verdict.p is None or verdict.level is None or is_cost(metric):
+        return units.DASH
+    level = f" of {verdict.level:.3g}"
+    if verdict.p_same is None or verdict.word in (WORSE, BETTER):
+        return f"{units.p_value(verdict.p)}{level}"
+    same = units.p_value(verdict.p_same)
+    return f"{same}{level} (equivalence)" if verdict.word == SAME else f"{units.p_value(verdict.p)}{level} (equivalence {same})"
 
 
 def _cache(row):
@@ -399,23 +409,29 @@ def markdown(raw):
     return "\n".join(map(forms.markdown, shown))
 
 
-def words_first(judged, raw, arms):
+def words_first(judged, raw, arms, form=forms.text):
     """The verdicts of all claims for a terminal, a row each: the word, then the numbers that it follows from.
 
-    raw: the Results of the claims that have a table of arms, in their order. arms: those to name.
+    raw: the Results of the claims that have a table of arms, in their order. arms: those to name. form: how a table is
+    written.
     """
-    few = ["arm", "comparison", "verdict", DIFFERENCE, "n"]
+    few = ["arm", "comparison", "verdict", DIFFERENCE, "n", "p"]
     both = []
     for each in raw:
         both += [readable(each)[each.frame.arm.isin(arms)], *([] if each.comparisons is None else [each.comparisons])]
     shown = [table[[name for name in table if name in few or name.endswith(LEVEL)]] for table in both]
     stated = [
-        {"claim": _claim_row(each, subject)["statement"], "verdict": each.word(subject), "seen": seen(each, subject)}
+        {
+            "claim": _claim_row(each, subject)["statement"],
+            "verdict": each.word(subject),
+            "seen": seen(each, subject),
+            "p": p_cell(each.verdicts[subject], each.shown.name),
+        }
         for each in judged
         if not each.per_arm
         for subject in each.verdicts
     ]
-    return "\n".join(map(forms.text, [*shown, *([pd.DataFrame(stated)] if stated else [])]))
+    return "\n".join(map(form, [*shown, *([pd.DataFrame(stated)] if stated else [])]))
 
 
 def seen(judgement, subject):

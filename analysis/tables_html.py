@@ -37,12 +37,12 @@ def claims(judged: Iterable[Any]) -> str:
             statement = judgement.claim.statement(subject, verdict, shown.metric)
             source = getattr(judgement.claim.config, "source", "")
             seen = tables.seen(judgement, subject)
-            word, p = judgement.word(subject), p_cell(verdict.p, verdict.level)
+            word, p = judgement.word(subject), p_cell(verdict, shown.name)
             rows.append(
                 f"<tr><th scope=row>{html.escape(statement)}<small>{html.escape(source or judgement.name)}</small></th>"
                 f"<td><span class='badge {word.replace(' ', '-')}'>{html.escape(word)}</span>"
                 f"{'<small>exploratory</small>' if judgement.exploratory else ''}</td><td>{two_lines(seen)}</td>"
-                f"<td class=number>{verdict.n}</td><td class=number>{p}</td></tr>"
+                f"<td class=number>{verdict.n}</td><td class=number>{two_lines(p)}</td></tr>"
             )
         rows += [
             f"<tr><th scope=row>{html.escape(subject)}<small>{html.escape(judgement.name)}</small></th>"

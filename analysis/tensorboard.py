@@ -27,10 +27,11 @@ from typing import Any
 
 import numpy as np
 
-from analysis import charts, crowd, plots, search_figures, thinning
+from analysis import charts, crowd, forms, plots, search_figures, tables, thinning
 from analysis import watch as following
-from analysis.claims import judge
-from analysis.curves import bands, difference_bands
+from analysis.claims import judgements, lines, tabled
+from analysis.curves import bands_and_differences
+from analysis.events import NAME, Events
 from analysis.runs import curve_of_run, load
 from analysis.shown import Shown
 from analysis.tables import TUNED
@@ -84,7 +85,7 @@ def refresh(study, logs, written):
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-EVENTS = "events.out.tfevents.*"
+EVENTS = f"{NAME}*"
 # Seconds after which TensorBoard has read a further file of a run. It never goes on from a file that was removed before.
 READ = 600
 
@@ -92,7 +93,7 @@ READ = 600
 def _next_name(run):
     """The name of a file that TensorBoard reads after all others of a run: it goes by the time in a name, in seconds."""
     last = max((int(path.name.split(".")[3]) for path in run.glob(EVENTS)), default=0)
-    return f"{EVENTS[:-1]}{max(int(time.time()), last + 1):010d}.again"
+    return f"{NAME}{max(int(time.time()), last + 1):010d}.again"
 
 
 def _files(logs):
@@ -163,26 +164,26 @@ def run_names(arms):
 
 def _write(study, logs, purge=None):
     """purge: the step from which on TensorBoard is to forget what earlier files of a run said; None: there are none."""
-    from torch.utils.tensorboard import SummaryWriter as Writer
-
-    SummaryWriter = functools.partial(Writer, purge_step=purge)  # noqa: N806
-    names, judgement = run_names(dict.fromkeys([*study.record.arms, *study.record.helpers])), judge(study)
+    writing = functools.partial(Events, purge=purge)
+    names, judged = run_names(dict.fromkeys([*study.record.arms, *study.record.helpers])), judgements(study)
+    judgement = judged[0]
     table, others, trials = _hparams(study)
     column = plots.curve_of(study, judgement.shown)
     shown = Shown(column, study.metric(column))
-    with SummaryWriter(str(logs / "study")) as writer:
-        writer.file_writer.add_summary(_experiment([*table.values(), *others, *trials], _metrics(study)))
-        writer.add_custom_scalars(_layout(study, shown))
+    with writing(logs / "study") as writer:
+        writer.add_summary(_experiment([*table.values(), *others, *trials], _metrics(study)))
+        writer.add_margins(_layout(study, shown))
         for name, figure in (plots.figures(study, judgement) | search_figures.figures(study)).items():
-            writer.add_figure(f"report/{name}", figure, close=False)
+            writer.add_figure(f"report/{name}", figure)
+        writer.add_text("report/verdicts", _verdicts(study, judged))
         few = crowd.few(study, judgement)
         for name, figure in charts.figures([each.only(few) for each in study.evaluated], few).items():
-            writer.add_figure(name.replace("-", "/", 1), figure, close=False)
+            writer.add_figure(name.replace("-", "/", 1), figure)
     curves, of_trials = _curves(study), _trial_curves(study)
-    most = _most_points([*curves.values(), *of_trials.values()])
+    most = _most_points([study.curves, *of_trials.values()])
     for row in study.runs.to_dict("records"):
         key = row["arm"], row["seed"]
-        with SummaryWriter(str(logs / names[row["arm"]] / f"seed-{row['seed']}")) as writer:
+        with writing(logs / names[row["arm"]] / f"seed-{row['seed']}") as writer:
             _run(writer, row, table[key], study.records.get(key), study.metrics.get(key, {}), curves.get(key), most)
             # In a crowd, tables are curves of the arms alone whose charts are drawn.
             for tag, points in (charts.scalars(study.evaluated, *key) if row["arm"] in few else {}).items():
@@ -193,20 +194,27 @@ def _write(study, logs, purge=None):
         record = study.other_records.get(str(study.folder / trial.run))
         seed = "" if study.record.search.get("seeds", 1) == 1 or trial.seed is None else f"/seed-{trial.seed}"
         row = {"arm": f"trial {trial.number}", "seed": trial.seed, "status": trial.state}
-        with SummaryWriter(str(logs / "search" / f"trial-{trial.number}{seed}")) as writer:
+        with writing(logs / "search" / f"trial-{trial.number}{seed}") as writer:
             _run(writer, row, hparams, record, _of_trial(trial, record), of_trials.get(trial.run), most)
     for i, (row, hparams) in enumerate(zip(_others(study), others, strict=True)):
         place = f"tuning/{i}" if row["role"] == "tuning" else f"helper/seed-{row['seed']}"
         record = study.other_records.get(row["folder"])
-        with SummaryWriter(str(logs / names[row["arm"]] / place)) as writer:
+        with writing(logs / names[row["arm"]] / place) as writer:
             _run(writer, row, hparams, record, _measured(row["role"], record))
-    values, differences = bands(study, column, "step"), difference_bands(study, column, "step")
+    values, differences = bands_and_differences(study, column, "step")
     scale = 100 if shown.relative else 1
     for arm, band in values.items():
-        with SummaryWriter(str(logs / names[arm] / "over-seeds")) as writer:
+        with writing(logs / names[arm] / "over-seeds") as writer:
             _band(writer, _values_tag(shown), band)
             if arm in differences:
                 _band(writer, _difference_tag(shown), differences[arm].assign(**scale * differences[arm][list(BAND)]))
+
+
+def _verdicts(study, judged):
+    """The answer and the table of verdicts as Markdown, as the report has them."""
+    raw = [tables.results(study, each) for each in tabled(judged)]
+    table = tables.words_first(judged, raw, crowd.named(study, judged[0]), forms.markdown)
+    return visible("\n\n".join([f"**{study.record.question}**", *lines(judged), table]))
 
 
 def _values_tag(shown):
@@ -225,10 +233,17 @@ def _curves(study):
     return dict(iter(study.curves.groupby(["arm", "seed"], sort=False))) if len(study.curves) else {}
 
 
-def _most_points(curves):
-    """How many points a curve may have, so that all curves together stay readable (`analysis.thinning`); None for all."""
-    counts = [curve[name].count() for curve in curves for name in curve if name not in NO_VALUES]
-    return thinning.most_points(len(counts), int(sum(counts)))
+def _most_points(frames):
+    """How many points a curve may have, so that all curves together stay readable (`analysis.thinning`); None for all.
+
+    frames: curves below each other, of several runs or of one.
+    """
+    counts = np.zeros(0, dtype=int)
+    for frame in frames:
+        names = [name for name in frame if name not in NO_VALUES]
+        runs = frame.groupby(["arm", "seed"], sort=False)[names] if "arm" in frame else frame[names]
+        counts = np.append(counts, runs.count().to_numpy())
+    return thinning.most_points(int((counts > 0).sum()), int(counts.sum()))
 
 
 def _others(study):
@@ -261,20 +276,20 @@ def _run(writer, row, hparams, record, metrics, curve=None, most=None):
     trial = f"{row['arm']}, seed {row['seed']}"
     if row.get("role"):
         trial = ", ".join([f"{row['role']}: {trial}", *(f"{key} = {value:g}" for key, value in row["values"].items())])
-    writer.file_writer.add_summary(summary_v2.hparams_pb(hparams, trial_id=trial, start_time_secs=start))
+    writer.add_summary(summary_v2.hparams_pb(hparams, trial_id=trial, start_time_secs=start))
     if curve is not None:
         _curve(writer, curve, start, most)
     if record is not None:
         for name, value in metrics.items():
             # The prefix `final/` keeps a metric from being appended to a curve of the same name.
-            writer.add_scalar(_final(name), value, record.steps, walltime=start + record.wall_seconds)
+            writer.add_scalar(_final(name), value, record.steps, start + record.wall_seconds)
     else:
         for name, value in metrics.items():  # of a trial that trained nothing: its costs
             writer.add_scalar(_final(name), value, 0)
     if record is not None and record.sample:
         writer.add_text("sample", "    " + visible(record.sample).replace("\n", "\n    "), record.steps)
     if record is None or record.status in ENDED:  # TensorBoard keeps the first end that it reads
-        writer.file_writer.add_summary(_session_end(row["status"], start + (record.wall_seconds if record else 0)))
+        writer.add_summary(_session_end(row["status"], start + (record.wall_seconds if record else 0)))
 
 
 ENDED = ("finished", "failed", "pruned")
@@ -283,19 +298,32 @@ ENDED = ("finished", "failed", "pruned")
 def _curve(writer, curve, start, most):
     """The curves of one run. What several have at the same step is one event, which takes a third of the room."""
     from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
 
     steps = curve.step.to_numpy()
     seconds = curve.seconds.fillna(0).to_numpy() if "seconds" in curve else np.zeros(len(steps))
-    at: dict[int, list[Summary.Value]] = {}
-    for name in [name for name in curve if name not in NO_VALUES]:
-        values = curve[name].to_numpy(dtype=float)
-        rows = np.flatnonzero(np.isfinite(values))
-        for row in rows[thinning.thinned(steps[rows], values[rows], most)]:
-            at.setdefault(int(row), []).append(Summary.Value(tag=name, simple_value=values[row]))
+    names = [name for name in curve if name not in NO_VALUES]
+    values_NC = curve[names].to_numpy(dtype=float)
+    finite_NC = np.isfinite(values_NC)
+    at: dict[int, list[tuple[str, float]]] = {}
+    for finite_N, together in _alike(finite_NC):  # curves with points at the same steps
+        rows = np.flatnonzero(finite_N)
+        kept = thinning.thinned_each(steps[rows], values_NC[rows][:, together].T, most) if len(rows) else []
+        for i, points in zip(together, kept, strict=False):
+            for row, value in zip(rows[points].tolist(), values_NC[rows[points], i].tolist(), strict=True):
+                at.setdefault(row, []).append((names[i], value))
     for row, found in sorted(at.items()):
-        event = Event(summary=Summary(value=found), step=int(steps[row]), wall_time=start + seconds[row])
-        writer.file_writer.event_writer.add_event(event)
+        event = Event(step=int(steps[row]), wall_time=start + seconds[row])
+        for tag, value in found:
+            event.summary.value.add(tag=tag, simple_value=value)
+        writer.add_event(event)
+
+
+def _alike(finite_NC):
+    """Pairs of a column and the indices of all columns that are equal to it."""
+    groups: dict[bytes, list[int]] = {}
+    for i, column in enumerate(finite_NC.T):
+        groups.setdefault(column.tobytes(), []).append(i)
+    return [(finite_NC[:, together[0]], together) for together in groups.values()]
 
 
 def _measured(role, record):
@@ -318,7 +346,7 @@ def _band(writer, tag, band):
 
 def _layout(study, shown):
     """Two margin charts. In each, every arm's `over-seeds` run is a line with a band."""
-    tags = lambda tag: ["Margin", [f"{tag}/{name}" for name in BAND]]  # noqa: E731
+    tags = lambda tag: [f"{tag}/{name}" for name in BAND]  # noqa: E731
     charts = {f"{shown.name}, mean and 95 % interval over seeds": tags(_values_tag(shown))}
     if len(study.record.arms) > 1:
         unit = f", {shown.unit}" if shown.unit else ""

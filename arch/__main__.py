@@ -1,5 +1,7 @@
 """`python -m arch`: list, cost and compare models; import, export and sample from checkpoints."""
 
+import arch.early  # isort: skip  # noqa: F401  # first: Ctrl-C is heard from here on
+
 import json
 import sys
 from contextlib import contextmanager

@@ -5,9 +5,11 @@ Shapes: B rows, T tokens, D width.
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from arch import registry
+from arch.kernels import products
 from arch.layout import TokenLayout
 from arch.model_spec import SUBLAYERS, BlockSpec
 from arch.norm import RMSNorm
@@ -20,6 +22,7 @@ class Sublayer(nn.Module):
     def __init__(self, component: nn.Module, placement: str, context: Context):
         super().__init__()
         self.component: Any = component  # a `Mixer` or an `FFN` of `arch.contracts`
+        self.shipped = type(component).__module__.partition(".")[0] == "arch"
         self.before = RMSNorm(context.dim, context.norm_eps) if placement in ("before", "sandwich") else nn.Identity()
         self.after = RMSNorm(context.dim, context.norm_eps) if placement in ("after", "sandwich") else nn.Identity()
 
@@ -32,15 +35,25 @@ class Sublayer(nn.Module):
         """(x + after(component(before(x))), the state after these tokens)."""
         y_BTD = self.before(x_BTD)
         if self.sees_others:
-            returned = self.component(y_BTD, layout, state)
+            returned = self._computed(y_BTD, layout, state)
             if not (isinstance(returned, tuple) and len(returned) == 2):
                 raise TypeError(f"gives {type(returned).__name__} instead of (output, state)")
             y_BTD, state = returned
         else:
-            y_BTD = self.component(y_BTD)
+            y_BTD = self._computed(y_BTD)
         if y_BTD.shape != x_BTD.shape:  # it might be broadcast
             raise TypeError(f"gives shape {tuple(y_BTD.shape)} for an input of shape {tuple(x_BTD.shape)}")
         return x_BTD + self.after(y_BTD), state
+
+    def _computed(self, *given: Any) -> Any:
+        """What the component gives. A user's own need not know of bfloat16 beside float32 weights: autocast does, as on a GPU."""
+        if self.shipped or not products.is_casting():
+            return self.component(*given)
+        with torch.autocast(given[0].device.type, torch.bfloat16):
+            returned = self.component(*given)
+        y, *rest = returned if isinstance(returned, tuple) else (returned,)
+        y = y.to(given[0].dtype) if isinstance(y, Tensor) else y
+        return (y, *rest) if isinstance(returned, tuple) else y
 
 
 class Block(nn.Module):

@@ -11,7 +11,7 @@ import sys
 import typer
 from rich.console import Console
 
-from arch import blame
+from arch import blame, early
 from arch.errors import DataError, SpecError
 
 
@@ -25,10 +25,11 @@ def new_app(help):
 
 def main(app, command, interrupted="interrupted; the same command resumes"):
     """Run `app`, started as `command`, and exit with one of the codes above. interrupted: the message for code 130."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    early.state.message, early.state.running = interrupted, True
+    signal.signal(signal.SIGTERM, early.interrupted)
     Console.on_broken_pipe = _broken_pipe  # type: ignore[method-assign]  # rich would end the process with code 1
     try:
-        code = app(prog_name=command, standalone_mode=False)
+        code = _strict(typer.main.get_command(app))(prog_name=command, standalone_mode=False)
         sys.stdout.flush()
     except (SpecError, DataError) as error:
         print(error, file=sys.stderr)
@@ -43,12 +44,40 @@ def main(app, command, interrupted="interrupted; the same command resumes"):
         print(f"{place}: {blame.words(error)} was called", file=sys.stderr)
         code = 2
     except Exception as error:
-        code = _explained(error)
+        code = 130 if early.state.asked else _explained(error)
         if code is None:
             raise
+    finally:
+        early.state.running = False
     if code == 130:  # Typer returns this code for a KeyboardInterrupt
         print(interrupted, file=sys.stderr)
     sys.exit(code or 0)
+
+
+def _strict(command):
+    """A command, or a group with all of its commands, that refuses an option which is given twice and of which only the last
+    value would count.
+    """
+    made = command.make_parser
+
+    def make_parser(context):
+        parser = made(context)
+        parsed = parser.parse_args
+
+        def parse_args(args):
+            options, rest, order = parsed(args)
+            for each in order:
+                if order.count(each) > 1 and not (each.multiple or getattr(each, "is_flag", False)):
+                    raise SpecError(f"given {order.count(each)} times; expected once", file=max(each.opts, key=len))
+            return options, rest, order
+
+        parser.parse_args = parse_args
+        return parser
+
+    command.make_parser = make_parser
+    for each in getattr(command, "commands", {}).values():
+        _strict(each)
+    return command
 
 
 def _explained(error):
@@ -88,7 +117,3 @@ def _unread():
 
 def _broken_pipe(console):
     raise BrokenPipeError
-
-
-def _interrupt(signum, frame):
-    raise KeyboardInterrupt

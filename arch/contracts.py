@@ -444,9 +444,10 @@ class Verdict:
     word: the verdict, shown as `SUBJECT is WORD`; UNDECIDED: more seeds may decide; every other word is final, and the
     study runs no more seeds for it. against: the arm that it is compared with. difference, interval, inner: on the scale
     of `sweeps.compare`. The word follows from the intervals, which have the level of the look: `interval` for a
-    difference, `inner` for lying within a margin. p, p_same: of the tests behind them, uncorrected; each decides if it
-    is at most `level`. n: the seeds behind it. needed: what would decide an undecided subject; None if seeds would not,
-    or if it is unknown. reason: why the subject is undecided, or a caveat; a clause without a full stop.
+    difference, `inner` for lying within a margin. p, p_same: of the tests behind them; each decides if it is at most
+    `level`. p of a claim that is contradicted is that of the test which contradicts it. n: the seeds behind it. needed: what
+    would decide an undecided subject; None if seeds would not, or if it is unknown. reason: why the subject is undecided, or
+    a caveat; a clause without a full stop.
     """
 
     word: str

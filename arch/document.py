@@ -116,6 +116,8 @@ def assignments(texts):
         shown = f"--set {text}"
         if not (key and equals):
             raise SpecError("expected KEY=VALUE", file=shown)
+        if key in values:
+            raise SpecError(f"{key} is set twice; expected it once", file=shown)
         try:
             _check_depth(value, shown)
             tree = YAML(typ="safe", pure=True).compose(value)

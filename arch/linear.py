@@ -6,11 +6,10 @@ Shapes: B rows, T tokens, R width of the map.
 import math
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from arch.kernels import products
 from arch.parameters import Context, constant, drawn, fan_in, normal, parameter
 
 
@@ -36,7 +35,7 @@ class Linear(nn.Module):
         self.bias = parameter((outputs,), "vector", constant(0.0)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        return products.linear(x, self.weight, self.bias)
 
 
 class BlockDiagonalLinear(nn.Module):
@@ -54,5 +53,5 @@ class BlockDiagonalLinear(nn.Module):
     def forward(self, x_BTR: Tensor) -> Tensor:
         rows, blocks = len(x_BTR), len(self.weight)
         x_NXr = rearrange(x_BTR, "b t (n r) -> n (b t) r", n=blocks)
-        y_NXr = torch.baddbmm(self.bias[:, None], x_NXr, self.weight)
+        y_NXr = products.blocks(x_NXr, self.weight, self.bias)
         return rearrange(y_NXr, "n (b t) r -> b t (n r)", b=rows)

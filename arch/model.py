@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from arch import decoding, token_plan
 from arch.block import Block
-from arch.kernels import decode
+from arch.kernels import decode, products
 from arch.layout import TokenLayout
 from arch.linear import Linear
 from arch.model_spec import ModelSpec
@@ -76,9 +76,12 @@ class Model(nn.Module):
         """(hidden states after the final norm (B, T, D), new state); the state is None if none was given.
 
         inputs: tokens (B, T) or embeddings (B, T, D). layout: by default one document per row; with a state, the
-        tokens continue the state's document.
+        tokens continue the state's document. Within `products.casting` float32 weights compute in bfloat16, but from a state in
+        float32: what is decoded is kept in the type of the weights.
         """
         x_BTD = inputs if inputs.is_floating_point() else self.embed(inputs)
+        if state is None and products.is_casting() and x_BTD.dtype == torch.float32:
+            x_BTD = x_BTD.to(torch.bfloat16)
         if layout is None:
             rows, tokens = x_BTD.shape[:2]
             layout = TokenLayout.whole(rows, tokens, x_BTD.device, first=state.seen if state else 0)
@@ -96,13 +99,13 @@ class Model(nn.Module):
         return self.embedding if self.head is None else self.head.weight
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
-        """Logits of the next token (B, T, V), softcapped if the spec says so."""
+        """Logits of the next token (B, T, V), softcapped if the spec says so; in the type of the weights."""
         cap = self.spec.logit_softcap
         if decoding.is_one_token(hidden_BTD):
             z_BTV = decode.linear(hidden_BTD, self.head_weight, softcap=cap)
             if z_BTV is not None:
                 return z_BTV
-        z_BTV = F.linear(hidden_BTD, self.head_weight)
+        z_BTV = products.linear(hidden_BTD, self.head_weight, wide=self.head_weight.dtype == torch.float32)
         return z_BTV if cap is None else cap * torch.tanh(z_BTV / cap)
 
     def forward(self, tokens_BT: Tensor, layout: TokenLayout | None = None) -> Tensor:

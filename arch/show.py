@@ -76,7 +76,7 @@ def costs(spec, name, summary):
         f"pattern: {realised(spec)}",
         f"context {summary['context']:,} tokens, {summary['dtype']}",
     ]
-    per_block = Table("block", "layers", "parameters a layer", "cache a layer", title="Layers", title_justify="left")
+    per_block = Table("block", "layers", "parameters per layer", "cache per layer", title="Layers", title_justify="left")
     for block, count in Counter(summary["layers"]).items():
         layer = summary["layers"].index(block)
         per_block.add_row(
@@ -91,7 +91,7 @@ def costs(spec, name, summary):
     sizes.add_row("cache of one stream", _bytes(cache["total"]))
     for key in ("weights", "gradients", "optimizer", "activations", "total"):
         sizes.add_row(f"training memory, {key}", _bytes(training[key]))
-    flops = Table("FLOPs a token", "ideal", "executed")
+    flops = Table("FLOPs per token", "ideal", "executed")
     for path in ("train", "prefill", "decode"):
         flops.add_row(path, *(_flops(summary["flops_per_token"][kind][path]) for kind in ("ideal", "executed")))
     about = "Training memory is for one row: weights, gradients, AdamW's moments, and what the backward pass needs."

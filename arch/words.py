@@ -1,6 +1,6 @@
 """Lists and plurals in sentences; texts of others made safe to print."""
 
-import unicodedata
+import re
 from collections.abc import Iterable
 
 MOST = 12
@@ -24,12 +24,8 @@ def visible(text: str) -> str:
 
     Also marks that turn the direction of what follows, and halves of surrogate pairs, which no file can hold.
     """
-    return text if text.isprintable() else "".join(map(_shown, text))
+    return text if text.isprintable() else HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def _shown(char: str) -> str:
-    hidden = unicodedata.category(char) in ("Cc", "Cs") or ord(char) in TURNS
-    return char.encode("unicode_escape").decode() if hidden and char not in "\n\t" else char
-
-
-TURNS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+# Control characters but line breaks and tabs; marks of direction; halves of surrogate pairs.
+HIDDEN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")

@@ -1,5 +1,7 @@
 """`python -m experiments`: train one run from a spec, compare with other implementations, measure speed and memory."""
 
+import arch.early  # isort: skip  # noqa: F401  # first: Ctrl-C is heard from here on
+
 import json
 import shlex
 import signal
@@ -39,13 +41,14 @@ def list_specs():
 @app.command()
 def show(spec: Spec, changes: Changes = ()):
     """Print the resolved experiment as JSON, with every default filled in."""
-    from arch.document import load
     from experiments import remarks
-    from experiments.plan import resolve
+    from experiments.plan import resolved
 
-    complete = resolve(load(spec, "experiments", changes))
-    print(json.dumps(complete.dump(), indent=1))
-    warn(remarks.of_experiment(complete), file=sys.stderr)
+    complete = resolved(document_of(spec, changes))
+    print(json.dumps(complete.spec.dump(), indent=1))
+    for note in complete.notes:
+        print(note, file=sys.stderr)
+    warn(remarks.of_experiment(complete.spec), file=sys.stderr)
 
 
 @app.command()
@@ -67,22 +70,32 @@ def diff(
             print(f"{name}: {before} -> {after}")
 
 
-def _resolved(reference):
-    """(the whole resolved experiment, what was written of it) of a spec, or of the folder of a run. Raises SpecError, DataError."""
-    from arch.document import load
-    from arch.errors import DataError, SpecError
-    from experiments.plan import resolve, resolved, whole
+def document_of(reference, changes=()):
+    """The document of an experiment: of its spec, or of what the run in a folder ran; with the KEY=VALUE texts of `--set`."""
+    from arch import document
+    from arch.errors import DataError
     from experiments.record import RunRecord
 
-    if Path(reference).is_dir():
-        record = RunRecord.read(reference)
-        if record is None:
-            raise DataError(f"{reference}: no record of a run in it", key=None)
-        try:
-            return whole(resolve(record.spec)), record.spec
-        except SpecError as error:
-            raise DataError(f"{reference}: this release cannot read its spec: {error}", key=None) from None
-    complete = resolved(load(reference, "experiments"))
+    if not Path(reference).is_dir():
+        return document.load(reference, "experiments", changes)
+    record = RunRecord.read(reference)
+    if record is None:
+        raise DataError(f"{reference}: no record of a run in it", key=None)
+    return document.overridden(document.node(record.spec), document.changes_of(changes))
+
+
+def _resolved(reference):
+    """(the whole resolved experiment, what was written of it) of a spec, or of the folder of a run. Raises SpecError, DataError."""
+    from arch.errors import DataError, SpecError
+    from experiments.plan import resolved, whole
+
+    document = document_of(reference)
+    try:
+        complete = resolved(document)
+    except SpecError as error:
+        if not Path(reference).is_dir():
+            raise
+        raise DataError(f"{reference}: this release cannot read its spec: {error}", key=None) from None
     return whole(complete.spec), complete.written
 
 
@@ -100,7 +113,6 @@ def run(
     from experiments.plan import plan
 
     document = load(spec, "experiments", changes)
-    _refuse("arms" in document.value, f"{spec}: this is a study: archbench study run {spec}")
     _refuse(seeds is not None and seed is not None, "give --seed for one run, or --seeds for several, not both")
     _refuse(name is not None and Path(name).name != name, f"--name {name}: expected the name of a folder, without `/`")
     planned = plan(document)

@@ -10,13 +10,13 @@ import torch
 from packaging.requirements import Requirement
 
 from arch import units
-from arch.kernels import native
+from arch.kernels import native, products
+from experiments import auto
 from experiments.data import cache
 from experiments.device import cpu_name
 
-# A feature of /proc/cpuinfo, and the unit that computes in bfloat16 where it is there.
+WIDE = 2**20  # a model.dim that is wide enough for whatever gains with the width
 NAMED = ("native", "inductor", "costs", "probes")  # folders of the cache; every other one is a tokenized corpus
-BFLOAT16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "ARM BF16"}
 
 
 def findings():
@@ -90,10 +90,12 @@ def _kernels():
 
 
 def _bfloat16():
-    found = _lines("/proc/cpuinfo")
-    features = (found.get("flags") or found.get("Features") or "").split()
-    units = [unit for feature, unit in BFLOAT16.items() if feature in features]
-    return f"units for it on the CPU: {', '.join(units)}" if units else "no units for it on this CPU: use float32"
+    unit = products.unit()
+    has = f"units for it on the CPU: {unit}" if unit else "no units for it on this CPU"
+    wide, why = auto.precision("cpu", [WIDE])
+    least = auto.LEAST_WIDTH.get(unit)
+    became = f"{wide} from model.dim {least} on, 32-true below" if least else f"{wide}: {why}"
+    return f"{has}; `train.precision: auto` becomes {became}"
 
 
 def _gpu():

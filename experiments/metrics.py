@@ -48,12 +48,15 @@ TITLES = {
     "memory/peak_bytes": "peak memory",
     "cost/parameters": "parameters",
     "cost/parameters_non_embedding": "parameters without embedding",
-    "cost/flops_per_token": "training FLOPs per token",
-    "cost/train_flops": "training FLOPs",
+    "cost/flops_per_token": "training FLOPs per token (ideal)",
+    "cost/train_flops": "training FLOPs (ideal)",
     "cost/training_memory_bytes": "memory of training one row",
     "cost/state_bytes": "constant state",
     "cost/decode_bytes": "bytes read per decoded token",
 }
+
+# What a machine computes in training, which time and bills go by; the costs above are what the mathematics needs (`arch.cost`).
+EXECUTED = "training FLOPs (executed)"
 
 
 def known(name: str) -> Metric | None:

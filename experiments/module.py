@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from arch import blame, registry
 from arch.contracts import Mean
+from arch.kernels import products
 from experiments import nonfinite, ranks, sharded
 from experiments.checkpoint import kept_random_state, random_state, restore_random_state
 from experiments.means import Means, prepared
@@ -134,6 +135,7 @@ class TrainingModule(pl.LightningModule):
         elif clip and norm > clip:  # otherwise clipping would multiply all gradients by one
             torch.nn.utils.clip_grads_with_norm_(weights, clip, torch.tensor(norm, device=self.device), foreach=True)
         optimizer.step()
+        products.forget()
         metrics = {f"train/{name}": value for name, value in self._reduced(means).items()}
         self.last = metrics | {"train/loss": loss, "lr": rate, "grad_norm": norm}
 

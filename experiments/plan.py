@@ -13,7 +13,7 @@ from arch.model import Model
 from arch.model_spec import expand_like
 from arch.plugins import plugin_sources
 from arch.spec import List, Spec, digest
-from experiments import capabilities, costs, evaluations, probes, references, remarks
+from experiments import auto, capabilities, costs, evaluations, probes, references, remarks
 from experiments.compiled import kinds
 from experiments.data import texts
 from experiments.data.dataset import gives_rows, prepare
@@ -26,7 +26,7 @@ from experiments.start import Parent, Start, plan_start
 class Resolved:
     """An experiment's document and its spec, in which every default is filled in.
 
-    notes: what `train.compile: auto` became and why; what of the model could not be checked (`probed`).
+    notes: what `train.precision: auto` and `train.compile: auto` became and why; what of the model could not be checked (`probed`).
     """
 
     document: Node
@@ -45,8 +45,8 @@ class RunPlan(Spec):
     data: fingerprint and sizes of the corpus. plugins: digests of plug-in sources. cost: as `arch.cost` computes it.
     start: where initial weights come from; None if all are drawn from the seed. runs: {option of the objective: the run
     that it names}, such as a teacher.
-    notes: remarks for the record: what came from the checkpoint, what `train.compile: auto` became and why, what has no
-    effect (`experiments.remarks`).
+    notes: remarks for the record: what came from the checkpoint, what `auto` became and why, what has no effect
+    (`experiments.remarks`).
     texts: what is known of the texts (see `experiments.data.texts`), so that another process need not read them.
     evaluations: what to measure; those of the spec, and those of other arms that share the run.
     """
@@ -118,7 +118,9 @@ def resolved(source):
     spec = spec.model_copy(update={"model": model, "data": data, **components})
     able = capabilities.of(spec)
     capabilities.check("objective", spec.objective, able, root, ("objective",))
-    return Resolved(root, *_with_compile(spec.model_copy(update={"evaluate": _evaluations(root, spec.evaluate, able)})))
+    spec, notes = auto.decided(spec.model_copy(update={"evaluate": _evaluations(root, spec.evaluate, able)}))
+    spec, more = _with_compile(spec)
+    return Resolved(root, spec, (*notes, *more))
 
 
 def probed(complete):

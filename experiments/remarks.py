@@ -9,12 +9,13 @@ from typing import Any
 from arch.remarks import computed, of_model
 from arch.spec import diff, digest
 from arch.words import listed
+from experiments import auto
 from experiments.spec import ExperimentSpec
 
 
 def of_experiment(spec: ExperimentSpec) -> list[str]:
     """Sentences about one resolved ExperimentSpec."""
-    return [*of_model(spec.model, spec.data.context, "model."), *_evaluated_once(spec)]
+    return [*of_model(spec.model, spec.data.context, "model."), *_evaluated_once(spec), *auto.remarks(spec.train)]
 
 
 def _evaluated_once(spec: ExperimentSpec) -> list[str]:

@@ -38,8 +38,8 @@ class DataSpec(Spec):
 class TrainSpec(Spec):
     """How the model is trained.
 
-    steps: of the optimizer; 0: none, the run only measures its initial weights. precision: of weights and of what is computed,
-    as Lightning names it. nodes: machines. checkpoint_every: steps between checkpoints from which an interrupted run goes on.
+    steps: of the optimizer; 0: none, the run only measures its initial weights. nodes: machines.
+    checkpoint_every: steps between checkpoints from which an interrupted run goes on.
     accumulate: micro-batches per step; the number changes a step's result only by rounding. threads: CPU threads.
     Both change the bits of the result, so they are part of a run's identity; so are accelerator, devices and nodes, unless
     they are one CPU. accelerator: as Lightning names it.
@@ -49,6 +49,13 @@ class TrainSpec(Spec):
     work: `ddp` keeps the whole model in each, `fsdp2` a part of every weight; `auto` is `ddp`. fsdp2 sums in another order
     than ddp, so it is part of the identity.
 
+    precision: `32-true` is float32. `bf16-mixed` computes in bfloat16 from weights that stay float32, as do their gradients and
+    what the optimizer keeps; norms, softmax, losses and recurrences compute in float32. `bf16-true` has bfloat16 weights.
+    `auto` becomes `32-true` or `bf16-mixed` when the run is planned (see `experiments.auto`): by what this machine has and how
+    wide the model is.
+    products: of a run in float32 on a CPU. `exact`, or `bf16`: factors of matrix products are rounded to bfloat16, and their
+    products are summed in float32. Any CPU computes both bfloat16 kinds; one without units for bfloat16 is slower than in float32.
+
     compile: `on` compiles each distinct block with torch.compile in the first step; this changes the last bits and
     therefore the identity. `off` runs eager. `auto` becomes `on` or `off` when the run is planned (see
     `experiments.plan.worth`): off on CPUs, where our kernels are already as fast; on for GPU runs that are long enough
@@ -57,7 +64,8 @@ class TrainSpec(Spec):
 
     steps: Annotated[int, Field(ge=0)]
     accumulate: Count = 1
-    precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "bf16-true", "auto"] = "32-true"
+    products: Literal["exact", "bf16"] = later("exact")
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     accelerator: Literal["cpu", "gpu", "mps", "tpu"] = later("cpu")
     devices: Count = later(1)
@@ -65,6 +73,14 @@ class TrainSpec(Spec):
     compile: Literal["off", "on", "auto"] = later("off")
     strategy: Literal["auto", "ddp", "fsdp2"] = place("auto")
     checkpoint_every: Count = place(100)
+
+    @model_validator(mode="after")
+    def _products_are_of_float32_on_a_cpu(self):
+        if self.products == "bf16" and self.precision != "32-true":
+            raise ValueError(f"products: bf16 is for precision 32-true; {self.precision} decides its products itself")
+        if self.products == "bf16" and self.accelerator != "cpu":
+            raise ValueError(f"products: bf16 is for a CPU; on {self.accelerator} say precision: bf16-mixed")
+        return self
 
     @property
     def shares(self):

@@ -34,6 +34,7 @@ from experiments import (
     launch,
     leftovers,
     nonfinite,
+    precision,
     ranks,
     references,
     resume,
@@ -174,7 +175,7 @@ def _new_record(plan, seed, folder):
         spec=plan.spec.dump(),
         data=plan.data,
         plugins=plan.plugins,
-        versions=_versions(plan.spec.train.precision),
+        versions=_versions(plan.spec.train),
         git=CODE,
         hardware=device.hardware(),
         threads=torch.get_num_threads(),
@@ -235,7 +236,8 @@ def _causal(model, spec, seed, dataset, trainer):
     """Raise NotCausal for a model that says it is causal and is not: planning has seen neither these weights nor such rows."""
     if "causal" not in capabilities.of(spec).words:
         return
-    rounding = probe_model.ROUNDING if spec.train.precision.startswith(("32", "64")) else probe_model.COARSE
+    exact = spec.train.precision == "32-true" and spec.train.products == "exact"
+    rounding = probe_model.ROUNDING if exact else probe_model.COARSE
     with evaluating(model), trainer.precision_plugin.forward_context():
         for rows in _real_rows(spec.data, seed, dataset).to(trainer.strategy.root_device).values():
             probe_model.check_trained(model, rows.tokens_BT, rows.layout, rounding)
@@ -257,13 +259,19 @@ def _compiled(record, model, spec):
     return record.model_copy(update={"versions": record.versions | {"blocks": said}})
 
 
-def _versions(precision):
+def _versions(train):
     """What can change a run's last bits besides its identity: package versions, kernel paths, how the blocks run.
 
     Blocks count as eager here; `_compiled` overrides this.
     """
     packages = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return packages | {"python": platform.python_version()} | paths.recorded(precision) | {"blocks": compiled.EAGER}
+    return (
+        packages
+        | {"python": platform.python_version()}
+        | paths.recorded(train.precision)
+        | precision.path(train)
+        | {"blocks": compiled.EAGER}
+    )
 
 
 def _scratch_folder():
@@ -288,16 +296,17 @@ def new_trainer(spec, callbacks, folder):
 
     In a process that is no rank of several it is one for a single device, with which a run can be measured.
     """
-    started = ranks.environment(spec)
+    started, own = ranks.environment(spec), precision.plugin(spec)
+    files = None if started and spec.sharded else checkpoint.DurableCheckpointIO()
     return pl.Trainer(
         max_steps=spec.steps,
         accelerator=spec.accelerator,
         devices=spec.devices if started else 1,
         num_nodes=spec.nodes if started else 1,
         strategy=_strategy(spec) if started else "auto",
-        precision=spec.precision,
+        precision=None if own else spec.precision,
         callbacks=callbacks,
-        plugins=[*([started] if started else []), *([] if started and spec.sharded else [checkpoint.DurableCheckpointIO()])],
+        plugins=[each for each in (started, own, files) if each],
         default_root_dir=folder,
         logger=False,
         enable_checkpointing=False,

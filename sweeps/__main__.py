@@ -1,7 +1,10 @@
 """`python -m sweeps COMMAND`: the commands of `archbench study`."""
 
+import arch.early  # isort: skip  # noqa: F401  # first: Ctrl-C is heard from here on
+
 import os
 import sys
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +16,10 @@ from arch.errors import DataError, SpecError
 
 app = cli.new_app("Studies: plan, cost, run and follow ablations.")
 
-Study = Annotated[str, typer.Argument(help="a shipped study (see `list`) or the path of a YAML file", metavar="STUDY")]
+Study = Annotated[
+    str,
+    typer.Argument(help="a shipped study (see `list`), a YAML file, or the folder or name of one that began", metavar="STUDY"),
+]
 Scale = Annotated[str | None, typer.Option(help="a scale of the study (default: `demo`, if the study has it)")]
 Runs = Annotated[Path, typer.Option(help="the folder that holds the runs of all studies")]
 RUNS = Path("runs")
@@ -33,8 +39,9 @@ Seeds = Annotated[int | None, typer.Option(min=1, max=1000, help="the number of 
 Name = Annotated[
     str | None, typer.Option(help="the study's name and folder; by default the file's name, with the overrides if there are some")
 ]
-Begun = Annotated[str, typer.Argument(metavar="STUDY", help="the folder of a study that has begun, or its name in `study list`")]
-Studies = Annotated[list[str], typer.Argument(metavar="STUDY...", help="folders of studies, or their names in `study list`")]
+Begun = Annotated[str, typer.Argument(metavar="STUDY", help="a study that has begun: its folder, name in `study list`, or file")]
+Studies = Annotated[list[str], typer.Argument(metavar="STUDY...", help="such studies: folders, names in `study list`, or files")]
+State = StrEnum("State", [(name, name) for name in ("finished", "running", "stopped", "failed", "damaged")])
 Yes = Annotated[bool, typer.Option("--yes", help="without a question")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="only say what it would do")]
 PairedSd = Annotated[float | None, typer.Option(min=1e-9, help="spread over seeds of an arm's difference (0.012: 1.2 %)")]
@@ -46,8 +53,9 @@ def list_studies(
         list[str] | None, typer.Argument(metavar="[WORD]...", help="only studies in which each of these occurs")
     ] = None,
     state: Annotated[
-        Literal["finished", "running", "stopped", "failed", "damaged"] | None, typer.Option(help="only your studies in this state")
-    ] = None,
+        list[State],
+        typer.Option(help="only your studies in this state; repeatable"),
+    ] = (),
     sort: Annotated[Literal["last", "name", "disk", "state", "verdict"], typer.Option(help="the order of your studies")] = "last",
     archived: Annotated[bool, typer.Option("--archived", help="with those that are archived")] = False,
     json: Annotated[bool, typer.Option("--json", help="your studies as JSON")] = False,
@@ -67,7 +75,7 @@ def list_studies(
     listing.printed(shown, every, runs, _console())
     if every and (path := _indexed(runs, every)):
         print(f"all of them, with links to the reports: {path}")
-    if state is None:
+    if not state:
         listing.shipped(words or ())
 
 
@@ -91,10 +99,10 @@ def archive(
     runs: Runs = RUNS,
 ):
     """Leave studies out of lists. Nothing is removed, and their runs are still reused."""
-    from sweeps import catalog
+    from sweeps import places
     from sweeps.marks import Marks
 
-    for folder in [catalog.find(each, runs) for each in studies]:
+    for folder in [places.study(each, runs) for each in studies]:
         Marks.read(folder).model_copy(update={"archived": not undo}).write(folder)
         print(f"{folder}: {'listed again' if undo else 'archived'}")
     _indexed(runs)
@@ -108,10 +116,10 @@ def note(
     runs: Runs = RUNS,
 ):
     """Write a note beside a study, which lists and RUNS/index.html show; or print its notes."""
-    from sweeps import catalog
+    from sweeps import places
     from sweeps.marks import Marks
 
-    folder = catalog.find(study, runs)
+    folder = places.study(study, runs)
     marks = Marks.read(folder)
     if clear:
         marks = marks.model_copy(update={"notes": []})
@@ -133,9 +141,9 @@ def rm(
 ):
     """Remove studies with their runs and reports. Runs that another study uses stay."""
     from arch import units
-    from sweeps import catalog, removal
+    from sweeps import catalog, places, removal
 
-    folders = [catalog.find(each, runs) for each in studies]
+    folders = [places.study(each, runs) for each in studies]
     for folder in folders:
         about = catalog.entry(folder, runs)
         print(f"{folder}: {about.progress}, {units.size(about.disk)}: {about.question}")
@@ -215,7 +223,8 @@ def show(
     from sweeps import show as shown
     from sweeps.overrides import selected
 
-    chosen = selected(study, scale, changes, seeds, name)
+    chosen = selected(study, scale, changes, seeds, name, runs)
+    runs = chosen.below(runs)
     spec, arms = _checked(chosen, runs)
     data = shown.preview(chosen.name, chosen.scale, spec, arms, runs, paired_sd)
     data["remarks"] = [*chosen.remarks(spec), *data["remarks"]]
@@ -242,7 +251,7 @@ def run(
     """Run what is missing of a study, then write its report. After an interruption, the same command resumes."""
     from sweeps.overrides import selected
 
-    result = _driven("run", selected(study, scale, changes, seeds, name), workers, runs, storage, again)
+    result = _driven("run", selected(study, scale, changes, seeds, name, runs), workers, runs, storage, again)
     if result is None:
         return 1
     return 0 if _report(result.study.folder) and _finished(result) else 1
@@ -269,7 +278,7 @@ def work(
 
     if not storages.chosen(storage):
         raise SpecError(f"several drivers need a storage: --storage or ${storages.VARIABLE}: {storages.FORMS}")
-    result = _driven("work", selected(study, scale, changes, seeds, name), workers, runs, storage, again)
+    result = _driven("work", selected(study, scale, changes, seeds, name, runs), workers, runs, storage, again)
     if result is None:
         return 1
     print(f"report: archbench report {result.study.folder}")
@@ -278,7 +287,7 @@ def work(
 
 def _driven(word, chosen, workers, runs, storage, again):
     """The Result of a study after running what is missing; None if its folder cannot be written. word: of the command."""
-    from sweeps import leases
+    from sweeps import leases, settled
     from sweeps import storage as storages
 
     url = storages.chosen(storage)
@@ -286,7 +295,7 @@ def _driven(word, chosen, workers, runs, storage, again):
         leases.Terms.of_environment()  # what is wrong with it is said before anything is written
     if again and not url:
         raise SpecError("expected a storage; without one, every start tries again what failed", file="--again")
-    console = _console()
+    console, runs = _console(), chosen.below(runs)
     said = lambda text: console.print(text, highlight=False, markup=False)  # noqa: E731
     spec, arms = _checked(chosen, runs, said)
     if url:
@@ -300,6 +309,10 @@ def _driven(word, chosen, workers, runs, storage, again):
         said(f"warning: {remark}")
     planned = studies.plan(chosen.name, chosen.scale, spec, arms, runs, command, chosen.origin)
     try:
+        if (became := next((arm.precision for arm in arms if arm.precision), "")) and settled.keep(
+            planned.folder, became
+        ) != became:
+            return _driven(word, chosen, workers, runs, storage, again)  # another driver began meanwhile
         return run_study(planned, workers, console, storage=url and partial(storages.opened, url), again=again)
     except storages.away() as error:
         reason = storages.why_away(error) if not isinstance(error, OSError) else error
@@ -326,14 +339,34 @@ def status(
     name: Name = None,
 ):
     """Show which runs of a study are finished, failed or still to do, with their losses; with a storage also who works on what."""
-    from sweeps import origin
+    from sweeps import kinds, places
     from sweeps import status as stand
     from sweeps import storage as storages
+
+    url = storages.chosen(storage)
+    begun = None if changes or seeds or name or scale else places.begun(study, runs)
+    try:
+        chosen, folder, edited = _compared(study, scale, changes, seeds, name, runs)
+    except (SpecError, DataError) as error:
+        if begun is None or kinds.inside(begun) != "study":
+            raise
+        stand.printed(begun, _console())  # what was run can be told without the file
+        print(f"not compared with the study's file: {error}", file=sys.stderr)
+        return
+    stand.printed(folder, _console(), edited)
+    if url:
+        from sweeps import queue_status
+
+        queue_status.printed(url, chosen.name, chosen.scale, _console())
+
+
+def _compared(study, scale, changes, seeds, name, runs):
+    """(Selected, its folder, how its file was edited since it was run or None) of a study."""
+    from sweeps import origin
     from sweeps.overrides import selected
     from sweeps.record import StudyRecord
 
-    url = storages.chosen(storage)
-    chosen = selected(study, scale, changes, seeds, name)
+    chosen = selected(study, scale, changes, seeds, name, runs)
     folder = chosen.folder(runs)
     origin.check(folder, chosen.name, chosen.scale, chosen.origin)
     if changes and not folder.is_dir():
@@ -343,23 +376,20 @@ def status(
         from sweeps import edited as edits  # it imports torch, which a file that is as it was does not need
 
         edited = edits.since(folder, StudyRecord.read(folder), *_checked(chosen, runs))
-    stand.printed(folder, _console(), edited)
-    if url:
-        from sweeps import queue_status
-
-        queue_status.printed(url, chosen.name, chosen.scale, _console())
+    return chosen, folder, edited
 
 
 @app.command()
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="a study: a shipped name, a YAML file, or the folder of one that began")],
+    a: Annotated[str, typer.Argument(metavar="A", help="a study: a shipped name, a YAML file, or a folder or name")],
     b: Annotated[str, typer.Argument(metavar="B", help="what to compare it with")],
     scale: Scale = None,
+    runs: Runs = RUNS,
 ):
     """How two studies differ: in what they ask, in their arms, and in the resolved specs of the arms that both have."""
     from sweeps import differing
 
-    for line in differing.differences(differing.side(a, scale), differing.side(b, scale)):
+    for line in differing.differences(differing.side(a, scale, runs), differing.side(b, scale, runs)):
         print(line)
 
 
@@ -379,7 +409,7 @@ def dashboard(
     from sweeps import storage as storages
     from sweeps.overrides import selected
 
-    board.serve(selected(study, scale, changes, seeds, name).folder(runs), storages.chosen(storage), port)
+    board.serve(selected(study, scale, changes, seeds, name, runs).folder(runs), storages.chosen(storage), port)
 
 
 @app.command()
@@ -469,10 +499,11 @@ def _checked(chosen, runs=RUNS, measure=None):
 
     root, scale = chosen.root, chosen.scale
     split(root, scale)  # Report errors in the study itself before the slow import of torch.
-    from sweeps import budget, paces
+    from sweeps import budget, paces, settled
     from sweeps import study as studies
 
-    spec, arms = studies.check(root, scale)
+    precision = settled.kept(chosen.folder(runs))
+    spec, arms = studies.check(root, scale, precision=precision)
     if unmeasured := budget.unmeasured(spec, arms):
         folder = chosen.folder(runs)
         timed = [arm for arm in arms if arm.label in unmeasured]
@@ -481,7 +512,7 @@ def _checked(chosen, runs=RUNS, measure=None):
         if measure and missing:
             origin.check(folder, chosen.name, scale, chosen.origin)
             seconds |= paces.measured(missing, measure)
-        spec, arms = studies.check(root, scale, seconds)
+        spec, arms = studies.check(root, scale, seconds, precision)
     return spec, arms
 
 

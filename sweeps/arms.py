@@ -23,7 +23,7 @@ class Arm:
     name: its label as a file name. changes: how its resolved spec differs from the baseline's, {dotted key: (baseline
     value, own value)}, as `arch.spec.diff` compares. unwritten: the keys among them that only follow from the type of a
     component (see `arch.spec.unwritten`). matched: what `match` made of it.
-    budget: the steps that `budget` gave it, if it did.
+    budget: the steps that `budget` gave it, if it did. precision: what its `train.precision: auto` became, if it says that.
     needs: {position in `experiments.references.of(spec)`: the Arm that it starts from, or that its objective uses}; folders
     are not in it.
     """
@@ -36,6 +36,7 @@ class Arm:
     unwritten: tuple[str, ...] = ()
     matched: tuple[MatchRecord, ...] = ()
     budget: BudgetRecord | None = None
+    precision: str = ""
 
     @property
     def document(self):
@@ -92,8 +93,9 @@ def unused_runs(spec, arms):
 class Family:
     """The arms and helper runs of a study document. Each is resolved once, when it is first asked for."""
 
-    def __init__(self, spec, study, base, matched=(), budget=()):
-        """matched, budget: the MatchRecords and BudgetRecords of all arms."""
+    def __init__(self, spec, study, base, matched=(), budget=(), settled=None):
+        """matched, budget: the MatchRecords and BudgetRecords of all arms. settled: a `sweeps.settled.Settled`, or None."""
+        self.settled = settled
         self.matched, self.budget = matched, {each.arm: each for each in budget}
         self.spec, self.study, self.base = spec, study, base
         self.labels, self.arms = [*spec.arms, *spec.runs], {}
@@ -106,7 +108,12 @@ class Family:
     def _resolved(self, label, written, above):
         if label in self.arms:
             return self.arms[label]
+        settled = self.settled if self.settled and (label in self.settled.labels or self.settled.is_of(written)) else None
+        if settled:
+            written = settled.document(written)
         resolved = self.baseline if label == self.labels[0] else experiment.resolved(written)
+        if settled:
+            resolved = replace(resolved, notes=(settled.note, *resolved.notes))
         if label not in self.labels:
             self.labels.append(label)
         needs = {}
@@ -125,7 +132,8 @@ class Family:
         name = folders.safe_names(self.labels)[label]
         changes, follow = differences(self.baseline, resolved)
         matched = tuple(each for each in self.matched if each.arm == label)
-        self.arms[label] = Arm(label, name, resolved, changes, needs, follow, matched, self.budget.get(label))
+        became = settled.became if settled else ""
+        self.arms[label] = Arm(label, name, resolved, changes, needs, follow, matched, self.budget.get(label), became)
         return self.arms[label]
 
     def _document(self, written, key, reference):

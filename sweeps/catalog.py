@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from arch.contracts import UNDECIDED
-from arch.errors import DataError, SpecError, nearest
-from arch.words import listed
+from arch.errors import DataError, SpecError
 from experiments.record import NAME as RUN
 from sweeps.attempts import PREFIX
 from sweeps.claims.equivalent import BASELINE
@@ -225,30 +224,13 @@ SORTS = {
 }
 
 
-def chosen(every: Iterable[Entry], words: Sequence[str] = (), state: str | None = None, sort: str = "last") -> list[Entry]:
-    """The entries in which every word occurs (name, scale, question, state, verdict, notes), of a state, sorted."""
+def chosen(every: Iterable[Entry], words: Sequence[str] = (), states: Sequence[str] = (), sort: str = "last") -> list[Entry]:
+    """The entries in which every word occurs (name, scale, question, state, verdict, notes), in one of the states, sorted."""
 
     def text(each: Entry) -> str:
         parts = [each.place, each.name, each.scale or "", each.question, each.progress, each.verdict]
         return " ".join([*parts, *(note.text for note in each.marks.notes)]).casefold()
 
-    kept = [each for each in every if state in (None, each.state) and all(word.casefold() in text(each) for word in words)]
+    kept = [each for each in every if (not states or each.state in states) and all(word.casefold() in text(each) for word in words)]
     key, largest_first = SORTS[sort]
     return sorted(sorted(kept, key=lambda each: each.place), key=key, reverse=largest_first)
-
-
-def find(reference: str, runs: Path | str) -> Path:
-    """The folder of a study that has begun: a folder, or its place below RUNS, or the name of a study of one scale.
-
-    Raises DataError with the nearest names.
-    """
-    for path in (Path(reference), Path(runs) / reference):
-        if (path / NAME).is_file():
-            return path
-    known = {Path(os.path.relpath(each, runs)).as_posix(): each for each in folders(runs)}
-    scales = [place for place in known if place.rpartition("/")[0] == reference.rstrip("/")]
-    if len(scales) == 1:
-        return known[scales[0]]
-    if scales:
-        raise DataError(f"{reference}: it has {len(scales)} scales; expected one of {listed(scales, 'or')}", key=None)
-    raise DataError(f"no study {reference!r} in {runs}{nearest(reference, known)}", key=None)

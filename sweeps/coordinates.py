@@ -10,7 +10,7 @@ from arch.document import Node
 from arch.errors import SpecError, nearest
 from arch.words import times
 from experiments.files import write_atomically
-from sweeps import ladder
+from sweeps import ladder, places
 from sweeps.spec import StudySpec, arm_document, split
 
 RECORD = "coordinates.json"
@@ -122,7 +122,12 @@ def printed(data: dict[str, Any], say: Callable[[str], None], console: Any) -> N
 
 
 def document_of(reference: str) -> Node:
-    """The document of a study or an experiment: a path, or a shipped name of either kind. Raises SpecError."""
+    """The document of a study or an experiment: a path, or a shipped name of either kind, or of a study that has begun.
+
+    Raises SpecError, DataError.
+    """
+    if there := places.written(reference):
+        reference = there.reference
     if reference.endswith((".yaml", ".yml")):
         return document.load(reference, "sweeps")
     first, _, rest = reference.partition("/")

@@ -15,8 +15,8 @@ from arch.spec import diff, spelt, unwritten
 from arch.words import listed
 from experiments.plan import resolve, whole
 from experiments.record import RunRecord
+from sweeps import places
 from sweeps import study as studies
-from sweeps.record import StudyRecord
 from sweeps.scale import at_scale, default_scale
 from sweeps.spec import StudySpec
 
@@ -36,10 +36,10 @@ class Side:
     arms: Mapping[str, tuple[dict[str, Any], dict[str, Any]] | None]
 
 
-def side(reference: str, scale: str | None = None) -> Side:
-    """The Side of a study's spec at a scale, or of the folder of a study that has begun. Raises SpecError, DataError."""
-    if Path(reference).is_dir():
-        return _begun(Path(reference))
+def side(reference: str, scale: str | None = None, runs: Path | str = places.RUNS) -> Side:
+    """The Side of a study's spec at a scale, or of the folder or place of one that has begun. Raises SpecError, DataError."""
+    if folder := places.begun(reference, runs):
+        return _begun(folder)
     return _planned(reference, document.load(reference, "sweeps"), scale)
 
 
@@ -51,12 +51,7 @@ def _planned(name: str, root: Node, scale: str | None) -> Side:
 
 
 def _begun(folder: Path) -> Side:
-    try:
-        record = StudyRecord.read(folder)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder}: its record cannot be read: {str(error).splitlines()[0]}", key=None) from None
-    if record is None:
-        raise DataError(f"{folder}: no study.json in it", key=None)
+    record = places.read(folder)
     arms = {label: _recorded([folder / place for place in arm.runs.values()]) for label, arm in record.arms.items()}
     try:
         spec = StudySpec.parse(record.spec).dump(neutral=True)

@@ -35,7 +35,7 @@ def check(folder, name, scale, origin=None):
     except (OSError, ValueError) as error:  # written by another release, say
         reason = f"cannot be read as a study's record ({str(error).splitlines()[0]}); move it away, or give another --runs"
         raise SpecError(reason, file=str(Path(folder) / NAME)) from None
-    if record is None or (record.scale == scale and _is_same(folder, record, name, origin)):
+    if record is None or (record.scale == scale and is_of(folder, record, name, origin)):
         return
     asked = f"{name} at scale {scale}" if scale else name
     raise SpecError(
@@ -52,7 +52,8 @@ def is_edited(folder, origin):
     return record is not None and record.origin is not None and record.origin.content != origin.content
 
 
-def _is_same(folder, record, name, origin):
+def is_of(folder, record, name, origin):
+    """Whether the record in `folder` is of the study of this name and origin, however edited."""
     if origin is None or record.origin is None:
         return record.name == name
     if origin.content == record.origin.content:

@@ -19,7 +19,7 @@ from arch.document import Node
 from arch.errors import SpecError
 from arch.spec import digest, spelt
 from arch.words import listed
-from sweeps import origin
+from sweeps import origin, places
 from sweeps.folders import LONGEST, safe_name, study_folder, study_name
 from sweeps.record import Origin
 from sweeps.scale import default_scale
@@ -35,7 +35,7 @@ class Selected:
     """The study that a command names. root: its document with the overrides. name: of its record and its folder.
 
     scale: as named, or the default. changes: {dotted key: value} of the overrides. options: the words of the command that
-    select it, after its name. origin: whose record may lie in its folder.
+    select it, after its name. origin: whose record may lie in its folder. begun: its folder, where the command named that.
     """
 
     reference: str
@@ -45,9 +45,16 @@ class Selected:
     changes: Mapping[str, Any]
     options: tuple[str, ...]
     origin: Origin
+    begun: Path | None = None
+
+    def below(self, runs: Path | str) -> Path:
+        """The folder of all runs in which it lies."""
+        return self.begun.parent.parent if self.begun else Path(runs)
 
     def folder(self, runs: Path | str) -> Path:
         """The study's folder among all runs. Raises SpecError where the study is not valid."""
+        if self.begun:
+            return self.begun
         return study_folder(runs, self.name, self.scale, split(self.root, self.scale)[0].scales)
 
     def command(self, word: str, further: Sequence[str] = ()) -> str:
@@ -69,13 +76,31 @@ class Selected:
 
 
 def selected(
-    reference: str, scale: str | None = None, changes: Sequence[str] = (), seeds: int | None = None, name: str | None = None
+    reference: str,
+    scale: str | None = None,
+    changes: Sequence[str] = (),
+    seeds: int | None = None,
+    name: str | None = None,
+    runs: Path | str = places.RUNS,
 ) -> Selected:
-    """The study of a command line. Raises SpecError for a study that cannot be read and for overrides of another form."""
+    """The study of a command line. Raises SpecError for a study that cannot be read and for overrides of another form.
+
+    The folder of a study that has begun, or its place below RUNS, stands for the command that began it, with these options more.
+    """
+    begun = None
+    if there := places.written(reference, runs):
+        begun = there.folder if (scale or there.scale, list(changes), seeds, name) == (there.scale, [], None, None) else None
+        reference, scale = there.reference, scale or there.scale
+        again = {_key(each) for each in changes} | ({"seeds"} if seeds is not None else set())
+        changes = [*(each for each in there.changes if _key(each) not in again), *changes]
+        seeds = there.seeds if seeds is None and "seeds" not in again else seeds
+        name = name or there.name
     root = document.load(reference, "sweeps")
     named, scale = scale, scale or default_scale(root)
     values = document.changes_of(changes)
     if seeds is not None:
+        if "seeds" in values.value:
+            raise SpecError(f"{values.value['seeds'].file} is given as well; expected one of the two", file=f"--seeds {seeds}")
         values = Node({**values.value, "seeds": document.node(seeds, f"--seeds {seeds}")})
     if name is not None and (len(name) > LONGEST or not re.search(r"\w", name)):
         raise SpecError(f"expected at most {LONGEST} characters, with a letter or a digit among them", file=f"--name {name}")
@@ -86,7 +111,12 @@ def selected(
     options += ["--seeds", str(seeds)] if seeds is not None else []
     options += ["--name", name] if name is not None else []
     called = name or _name(study_name(reference), plain)
-    return Selected(reference, root, called, scale, plain, tuple(options), origin.of(reference, root))
+    return Selected(reference, root, called, scale, plain, tuple(options), origin.of(reference, root), begun)
+
+
+def _key(change: str) -> str:
+    """The key of a KEY=VALUE."""
+    return change.partition("=")[0].strip()
 
 
 def _changed(root: Node, scale: str | None, values: Node) -> Node:

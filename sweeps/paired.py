@@ -91,6 +91,7 @@ def one_sided(sample, effect, metric, worse, level, against):
 
     Supported and contradicted are the two sides of one bound, of which one is true, so each is tested at `level`. The
     interval shown has `level` on each side: the word says on which side of the bound it lies.
+    p is that of the test behind the word.
     """
     above, below = p_worse(sample, effect, metric), p_better(sample, effect, metric)
     supported, contradicted = (above, below) if worse else (below, above)
@@ -99,7 +100,7 @@ def one_sided(sample, effect, metric, worse, level, against):
     if supported <= level:
         return Verdict(SUPPORTED, **facts)
     if contradicted <= level or (sample.exact and sample.n):  # an exact number at the very bound is not beyond it
-        return Verdict(CONTRADICTED, **facts)
+        return Verdict(CONTRADICTED, **facts | {"p": contradicted})
     return Verdict(UNDECIDED, reason=untestable(sample), needed=_needed(sample, effect, metric, worse, level), **facts)
 
 

@@ -162,7 +162,7 @@ class BudgetRecord(Spec):
         """`train.steps = 412 takes 1.93 TFLOP (ideal), +0.02 % from 1.93 TFLOP of 'base'`."""
         of = f" of {self.to!r}" if self.to else ""
         each = f" at {units.duration(self.step_seconds)} a step" if self.step_seconds else ""
-        ideal = " (ideal)" if self.kind == "flops" else ""  # beside a table of FLOPs as executed
+        ideal = " (ideal)" if self.kind == "flops" else ""  # beside a table that has executed ones too
         took = f"train.steps = {self.steps} takes {self.taken}{ideal}{each}"
         return f"{took}, {units.percent(self.residual)} from {self._printed(self.amount)}{of}"
 

@@ -8,7 +8,7 @@ from arch.spec import spelt
 from arch.words import listed
 from experiments import plan as experiments
 from experiments import references, remarks
-from experiments.metrics import objective_costs
+from experiments.metrics import EXECUTED, objective_costs, title
 from sweeps import budget, foreseen, ladder, shown_search, space, unmatched
 from sweeps.arms import unused_runs
 from sweeps.contrasts import what
@@ -58,6 +58,7 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
         "search": found,
         "winners": list(unknown),
         "remarks": [*remarks.of_arms(specs), *ladder.remarks(spec, specs), *unused_runs(spec, arms)],
+        "notes": list(dict.fromkeys(note for arm in arms for note in arm.resolved.notes)),
         "ladder": [ladder.said(spec.ladder, each) for each in ladder.rungs(spec.ladder, specs, counts)],
         "total": {
             "runs": len(runs),
@@ -161,6 +162,8 @@ def printed(data, console, duration=None):
     say(f"{data['name']}{at_scale(data['scale'])}: {data['question']}")
     for remark in data["remarks"]:
         say(f"warning: {remark}")
+    for note in data["notes"]:
+        say(note)
     say("")
     for i, (label, arm) in enumerate(data["arms"].items()):
         if label in data["winners"]:
@@ -197,8 +200,8 @@ def printed(data, console, duration=None):
         "runs",
         "parameters",
         "tokens",
-        "FLOPs per token",
-        "FLOPs",
+        title("cost/flops_per_token"),
+        EXECUTED,
         *(["time"] if duration and duration.seconds else []),
     ]
     headings += ["cache", f"cache at {units.context(context)}"]
@@ -224,7 +227,7 @@ def printed(data, console, duration=None):
     share = f", of which {units.flops(search['training_flops'])} for tuning" if search["runs"] else ""
     say(
         f"total: {total['runs']} runs{tuning}, {units.count(total['tokens'])} tokens, "
-        f"{units.flops(total['training_flops'])} of training (as executed){share}"
+        f"{units.flops(total['training_flops'])} of training (executed){share}"
     )
     if duration:
         say(duration.words)
@@ -235,7 +238,7 @@ def _costs(label, arm, duration):
     return (
         units.count(arm["parameters"]),
         units.count(arm["tokens"]),
-        units.flops(arm["flops_per_token"]["executed"]),
+        units.flops(arm["flops_per_token"]["ideal"] + arm["objective"].get("flops", 0) / arm["tokens"]),
         units.flops(arm["training_flops"]),
         *seconds,
         units.size(arm["cache_bytes"]),

@@ -20,6 +20,7 @@ from sweeps.metrics import check_claims, check_metrics, measured_by
 from sweeps.record import ArmRecord, Origin, StudyRecord, packed
 from sweeps.scale import larger_scale
 from sweeps.search.check import check_search
+from sweeps.settled import settle
 from sweeps.space import bounds, check_space
 from sweeps.spec import StudySpec, arm_document, split
 
@@ -211,12 +212,14 @@ class StudyPlan:
         )
 
 
-def check(root, scale=None, paces=None):
+def check(root, scale=None, paces=None, precision=None):
     """(StudySpec, [Arm]) of a study document. Resolves every arm, also at both ends of every tuning range, and runs its
     model at small size (`experiments.plan.probed`). Arms have the values and steps that `match` and `budget` give them.
 
     paces: {`sweeps.paces.key`: seconds of a step} for a budget of seconds; an arm that it lacks keeps its written steps, and
     `plan` then refuses the study.
+
+    precision: what `train.precision: auto` became when the study began, by its folder (`sweeps.settled`).
 
     The keys and values of the other scales are checked too, so that a mistake there shows up now. Raises SpecError.
     """
@@ -224,12 +227,12 @@ def check(root, scale=None, paces=None):
         if other != scale:
             spec, study, base = split(root, other)
             ExperimentSpec.parse(arm_document(study, base, next(iter(spec.arms))))
-    spec, study, base = split(root, scale)
+    spec, study, base, settled = settle(*split(root, scale), precision)
     spec, study, found = matching.matched(spec, study, base)
     study = ladder.solved(spec, study, base)
     spec = spec.model_copy(update={"arms": study.value["arms"].plain()})
     spec, study, spending = budget.budgeted(spec, study, base, paces or {})
-    family = Family(spec, study, base, found, spending)
+    family = Family(spec, study, base, found, spending, settled)
     arms = [family.arm(label) for label in spec.arms]
     for label in spec.runs:
         family.arm(label)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import bill, forms, measurements, search, tables
+from analysis.claims import tabled
 from analysis.conditions import rest
 from analysis.exports.runs import Exported
-from analysis.report import tabled
 from arch import units
 from sweeps.folders import safe_names
 

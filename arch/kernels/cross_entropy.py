@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from arch.kernels import products
 from arch.kernels.softcap import cap_
 
 # Bytes for all buffers of a chunk: its logits, a second buffer for a softcap, one for a teacher's distribution. Small
@@ -77,16 +78,15 @@ def chunked(hidden_ND, weight_VD, wanted, softcap=None, temperature=1.0):
 
     wanted: `buffers`, how many further buffers of a chunk's size it needs, and `differ(z_nV, first, *buffers)`, which
     returns the distance of the positions from `first` on and turns z, the logits by the temperature, into its gradient.
-    Under autocast, matrix products are in autocast's type, but the weight's gradient
-    is still summed in float32.
+    Factors of products are in the type of h, or in autocast's; the weight's gradient is summed in float32.
     """
-    device, dtype = hidden_ND.device.type, weight_VD.dtype
+    device = hidden_ND.device.type
     recording = torch.is_grad_enabled()  # always False inside the forward of a Function
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-        return _Chunked.apply(hidden_ND, weight_VD, wanted, softcap, temperature, dtype, recording)
+        return _Chunked.apply(hidden_ND, weight_VD, wanted, softcap, temperature, recording)
     dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
-        return _Chunked.apply(hidden_ND.to(dtype), weight_VD, wanted, softcap, temperature, dtype, recording)
+        return _Chunked.apply(hidden_ND.to(dtype), weight_VD, wanted, softcap, temperature, recording)
 
 
 class Targets:
@@ -130,11 +130,11 @@ class _Each:
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_ND, weight_VD, wanted, softcap, temperature, dtype, recording):
+    def forward(ctx, hidden_ND, weight_VD, wanted, softcap, temperature, recording):
         vocabulary, weight_dtype = len(weight_VD), weight_VD.dtype
         for_hidden, for_weight = (needed and recording for needed in ctx.needs_input_grad[:2])
-        exact = torch.promote_types(dtype, torch.float32)
-        weight_VD = weight_VD.to(dtype)
+        exact = torch.promote_types(hidden_ND.dtype, torch.float32)
+        weight_VD = products.operand(weight_VD, hidden_ND)
         buffers = 1 + (softcap is not None) + wanted.buffers
         size = max(1, min(len(hidden_ND), BUFFER_BYTES // (buffers * vocabulary * exact.itemsize)))
         made = hidden_ND.new_empty(buffers, size, vocabulary, dtype=exact)
@@ -149,11 +149,13 @@ class _Chunked(torch.autograd.Function):
             loss += wanted.differ(z_nV, first, *spare)
             if softcap is not None:
                 torch.ops.aten.tanh_backward.grad_input(z_nV, tanh_nV, grad_input=z_nV)
-            z_nV = z_nV.to(dtype)
+            z_nV = products.operand(z_nV, h_nD)
             if for_hidden:
-                torch.mm(z_nV, weight_VD, out=grad_hidden_ND[first : first + size])
-            if for_weight:
-                grad_weight_VD = _add_product_(grad_weight_VD, z_nV.T, h_nD, exact)
+                products.mm(z_nV, weight_VD, out=grad_hidden_ND[first : first + size])
+            if for_weight and grad_weight_VD is None:
+                grad_weight_VD = products.mm(z_nV.T, h_nD, dtype=exact)
+            elif for_weight:
+                products.add_mm_(grad_weight_VD, z_nV.T, h_nD)
         if for_weight and grad_weight_VD is None:
             grad_weight_VD = torch.zeros_like(weight_VD, dtype=exact)
         ctx.save_for_backward(grad_hidden_ND)
@@ -175,12 +177,12 @@ class _Chunked(torch.autograd.Function):
             grad_hidden_ND.mul_(grad)
         if grad_weight_VD is not None:
             grad_weight_VD = grad_weight_VD.mul_(grad).to(ctx.weight_dtype)
-        return grad_hidden_ND, grad_weight_VD, None, None, None, None, None
+        return grad_hidden_ND, grad_weight_VD, None, None, None, None
 
 
 def all_logits(hidden_ND, weight_VD, softcap):
     """All N x V logits, in float32 at least."""
-    z_NV = F.linear(hidden_ND, weight_VD)
+    z_NV = products.linear(hidden_ND, weight_VD, wide=True)
     z_NV = z_NV.to(torch.promote_types(z_NV.dtype, torch.float32))
     return z_NV if softcap is None else softcap * torch.tanh(z_NV / softcap)
 
@@ -190,10 +192,7 @@ def logits_(z_nV, hidden_nD, weight_VD, softcap, temperature, tanh_nV):
 
     `tanh_nV` may be z itself where no gradient is needed.
     """
-    if hidden_nD.dtype == z_nV.dtype:
-        torch.mm(hidden_nD, weight_VD.T, out=z_nV)
-    else:
-        z_nV.copy_(torch.mm(hidden_nD, weight_VD.T))
+    products.mm(hidden_nD, products.operand(weight_VD, hidden_nD).T, out=z_nV)
     if softcap is not None:
         cap_(z_nV, tanh_nV, softcap, 1 / temperature)
     elif temperature != 1:
@@ -209,12 +208,3 @@ def softmax_(z_nV, largest_n1=None):
     largest_n1 = z_nV.amax(1, keepdim=True) if largest_n1 is None else largest_n1
     torch.softmax(z_nV, 1, out=z_nV)
     return largest_n1 - z_nV.amax(1, keepdim=True).log()
-
-
-def _add_product_(sum_VD, z_Vn, h_nD, dtype):
-    """sum + z h in place, or z h if there is no sum yet. The sum is in `dtype`, whatever the factors' types."""
-    if sum_VD is None:
-        return torch.mm(z_Vn, h_nD).to(dtype)
-    if z_Vn.dtype == dtype:
-        return torch.addmm(sum_VD, z_Vn, h_nD, out=sum_VD)
-    return sum_VD.add_(torch.mm(z_Vn, h_nD))

@@ -35,16 +35,17 @@ static inline void forward(const stored *a, const stored *b, const float *h0, st
 static inline void backward(const stored *g, const stored *a, const float *h0, const stored *h, stored *da, stored *db,
                             float *dh0, int64_t tokens, int64_t width, int64_t n)
 {
-    float carry[TILE];
+    float carry[TILE], room[TILE];
     for (int64_t r = 0; r < n; r++) carry[r] = 0;
     for (int64_t t = tokens - 1; t >= 0; t--) {
         int64_t at = t * width;
-        const stored *g_t = g + at, *a_t = a + at, *before = h + at - width;
+        const stored *g_t = g + at, *a_t = a + at;
+        const float *before = t ? floats(h + at - width, room, n) : h0;
         stored *da_t = da + at, *db_t = db + at;
         for (int64_t r = 0; r < n; r += LINE) {
             __builtin_prefetch(g_t + r - AHEAD * width);
             __builtin_prefetch(a_t + r - AHEAD * width);
-            __builtin_prefetch(before + r - AHEAD * width);
+            __builtin_prefetch(h + at + r - (AHEAD + 1) * width);
             __builtin_prefetch(da_t + r - AHEAD * width, 1);
             __builtin_prefetch(db_t + r - AHEAD * width, 1);
         }
@@ -53,7 +54,7 @@ static inline void backward(const stored *g, const stored *a, const float *h0, c
             float s = wide(g_t[r]) + carry[r];
             carry[r] = wide(a_t[r]) * s;
             db_t[r] = narrow(s);
-            da_t[r] = narrow(s * (t ? wide(before[r]) : h0[r]));
+            da_t[r] = narrow(s * before[r]);
         }
     }
     for (int64_t r = 0; r < n; r++) dh0[r] = carry[r];

@@ -45,12 +45,12 @@ static inline void backward(const stored *g, const float *g_last, const stored *
                             stored *diota, stored *du, double *dslope, float *dh0, int64_t tokens, int64_t width,
                             int64_t n)
 {
-    float carry[TILE];
+    float carry[TILE], room[TILE];
     double total[TILE];
     for (int64_t k = 0; k < n; k++) carry[k] = g_last[k], total[k] = 0;
     for (int64_t t = tokens - 1; t >= 0; t--) {
         int64_t at = t * width;
-        const stored *before = h + at - width;
+        const float *before = t ? floats(h + at - width, room, n) : h0;
         if (reset[t]) {
             #pragma omp simd
             for (int64_t k = 0; k < n; k++) {
@@ -64,10 +64,10 @@ static inline void backward(const stored *g, const float *g_last, const stored *
             #pragma omp simd
             for (int64_t k = 0; k < n; k++) {
                 float s = wide(g[at + k]) + carry[k], i = sigmoid(wide(iota[at + k])), r = sigmoid(wide(rho[at + k]));
-                float u_k = wide(u[at + k]), h_k = t ? wide(before[k]) : h0[k];
+                float u_k = wide(u[at + k]);
                 float rest, a = decay(slope[k] * r, &rest), gain = sqrtf(rest), steep = 0.5f / gain;
                 steep = steep > 1000.0f ? 1000.0f : steep;
-                float dlog_a = a * (s * h_k - 2.0f * a * steep * s * i * u_k);
+                float dlog_a = a * (s * before[k] - 2.0f * a * steep * s * i * u_k);
                 carry[k] = a * s;
                 drho[at + k] = narrow(dlog_a * slope[k] * r * (1.0f - r));
                 diota[at + k] = narrow(s * gain * u_k * i * (1.0f - i));

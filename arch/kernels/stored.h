@@ -16,13 +16,21 @@ static inline float wide(stored x)
 }
 
 /* To the nearest, and to the even one of two that are equally near. Integers round denormals too, whether or not the CPU
-   takes them for zero. NaN stays NaN: without a case of its own, rounding up could make it an infinity. */
+   takes them for zero. NaN, whose upper half says so after any arithmetic, is cut off: rounded up, it could become a number. */
 static inline stored narrow(float x)
 {
     uint32_t bits;
     memcpy(&bits, &x, 4);
-    uint32_t up = bits + 0x7fffu + (bits >> 16 & 1u);
-    return (stored)(((bits & 0x7fffffffu) > 0x7f800000u ? bits | 0x400000u : up) >> 16);
+    uint32_t up = x != x ? 0 : 0x7fffu + (bits >> 16 & 1u);
+    return (stored)((bits + up) >> 16);
+}
+
+/* n numbers as floats, in `room`. */
+static inline const float *floats(const stored *x, float *room, int64_t n)
+{
+    #pragma omp simd
+    for (int64_t k = 0; k < n; k++) room[k] = wide(x[k]);
+    return room;
 }
 #else
 typedef float stored;
@@ -30,4 +38,10 @@ typedef float stored;
 static inline float wide(stored x) { return x; }
 
 static inline stored narrow(float x) { return x; }
+
+static inline const float *floats(const stored *x, float *room, int64_t n)
+{
+    (void)room, (void)n;
+    return x;
+}
 #endif

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from experiments.launch import shielded
+
 
 class ChildFailed(RuntimeError):
     """The function or method failed, or its process ended."""
@@ -26,7 +28,8 @@ def in_child(function, *args, threads=1):
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, threads, function, args))
-    process.start()
+    with shielded():
+        process.start()
     theirs.close()
     try:
         good, answer = mine.recv()
@@ -65,7 +68,8 @@ class Lodger:
         context = multiprocessing.get_context("spawn")
         self.conn, theirs = context.Pipe()
         self.process = context.Process(target=_lodge, args=(theirs, threads, make, args))
-        self.process.start()
+        with shielded():
+            self.process.start()
         theirs.close()
         try:
             self._hear("its start")

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from arch.contracts import Chart, Dataset, Findings, Given, Metric
+from arch.kernels import products
 from arch.model import Model
 from arch.registry import evaluator
 from arch.spec import Count, Spec, later
@@ -92,7 +92,7 @@ class Activations:
                     hidden_BTD, _ = model.trunk(rows.tokens_BT, rows.layout)
                     watch.see((None, "final norm"), hidden_BTD)
                     for part_ND in _parts(hidden_BTD[watch.real_BT], len(model.head_weight)):
-                        watch.see((None, "logits"), F.linear(part_ND, model.head_weight))
+                        watch.see((None, "logits"), products.linear(part_ND, model.head_weight, wide=True))
         blocks = model.spec.layer_blocks()
         table = [
             {"layer": layer, "block": None if layer is None else blocks[layer], "place": place} | scale.row()

@@ -58,11 +58,12 @@ class Crosses:
         metric = measured.metric
         p = max(paired.p_worse(early, 0.0, metric), paired.p_better(late, 0.0, metric))
         p_not = min(paired.p_better(early, 0.0, metric), paired.p_worse(late, 0.0, metric))
-        facts = {"p": p, "against": self.config.late[0], "difference": late.mean, "interval": late.interval(2 * level)}
+        facts = {"against": self.config.late[0], "difference": late.mean, "interval": late.interval(2 * level)}
         facts |= {"n": min(early.n, late.n), "level": level}
         missing = paired.untestable(early) or paired.untestable(late)
         sides = [f"{when} {paired.shown(sample, 2 * level, metric)}" for when, sample in (("early", early), ("late", late))]
         word = SUPPORTED if p <= level else CONTRADICTED if p_not <= level / 2 else UNDECIDED
         if measured.exact and early.n and late.n and word == UNDECIDED:
             word = CONTRADICTED  # numbers that are equal have no order
+        facts["p"] = min(1.0, 2 * p_not) if word == CONTRADICTED else p
         return {self.subject: Verdict(word, reason=missing or ", ".join(sides), **facts)}

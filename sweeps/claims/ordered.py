@@ -63,12 +63,13 @@ class Ordered:
         contrast = self._contrast(measured)
         p = max(paired.p_worse(contrast, 0.0, metric), *(paired.p_worse(step, -margin, metric) for step in steps))
         p_not = min(paired.p_better(step, 0.0, metric) for step in steps)
-        facts = {"p": p, "difference": contrast.mean, "interval": contrast.interval(2 * level), "n": contrast.n, "level": level}
+        facts = {"difference": contrast.mean, "interval": contrast.interval(2 * level), "n": contrast.n, "level": level}
         shown = [self._step(pair, step, metric) for pair, step in zip(pairwise(arms), steps, strict=True) if step.n]
         reason = "; ".join(filter(None, [paired.untestable(contrast), f"steps: {', '.join(shown)}" if shown else ""]))
         word = SUPPORTED if p <= level else CONTRADICTED if p_not <= level / len(steps) else UNDECIDED
         if measured.exact and contrast.n and word == UNDECIDED:
             word = CONTRADICTED  # numbers that are equal have no order
+        facts["p"] = min(1.0, len(steps) * p_not) if word == CONTRADICTED else p
         return {self.subject: Verdict(word, reason=reason, **facts)}
 
     def _contrast(self, measured):

@@ -133,7 +133,8 @@ class PowerLaw:
         steeper, flatter = change.p_below(0.0), change.p_above(0.0)
         p, p_not = (steeper, flatter) if self.config.than_first == "steeper" else (flatter, steeper)
         word = SUPPORTED if p <= level else CONTRADICTED if p_not <= level else UNDECIDED
-        facts = {"p": p, "difference": change.mean, "interval": change.interval(2 * level), "n": change.n, "level": level}
+        facts = {"p": p_not if word == CONTRADICTED else p, "n": change.n, "level": level}
+        facts |= {"difference": change.mean, "interval": change.interval(2 * level)}
         return Verdict(word, reason=paired.untestable(change) or shown, **facts)
 
 
@@ -155,7 +156,8 @@ def _within(away, tolerance, level, shown):
     p = max(away.p_above(-tolerance), away.p_below(tolerance))
     p_not = min(away.p_above(tolerance), away.p_below(-tolerance))
     word = SUPPORTED if p <= level else CONTRADICTED if p_not <= level / 2 else UNDECIDED
-    facts = {"p": p, "difference": away.mean, "interval": away.interval(2 * level), "n": away.n, "level": level}
+    facts = {"p": min(1.0, 2 * p_not) if word == CONTRADICTED else p, "n": away.n, "level": level}
+    facts |= {"difference": away.mean, "interval": away.interval(2 * level)}
     return Verdict(word, reason=paired.untestable(away) or shown, **facts)
 
 

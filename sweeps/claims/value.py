@@ -69,9 +69,10 @@ class Value:
             p, p_not = (0.0, 1.0) if inside else (1.0, 0.0)
         else:
             p, p_not = max(away.p_above(low), away.p_below(high)), min(away.p_above(high), away.p_below(low))
-        facts = {"p": p, "against": other or "", "difference": away.mean, "interval": away.interval(2 * level)}
+        facts = {"against": other or "", "difference": away.mean, "interval": away.interval(2 * level)}
         facts |= {"n": away.n, "level": level}
         word = SUPPORTED if p <= level else CONTRADICTED if p_not <= level / 2 else UNDECIDED
+        facts["p"] = min(1.0, 2 * p_not) if word == CONTRADICTED else p
         needed = stats.seeds_to_pass(away, low, high, SUPPORTED, level) if word == UNDECIDED else None
         return {self.config.arm: Verdict(word, needed=needed, reason=paired.untestable(away), **facts)}
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 import numpy as np
 
+from experiments.launch import shielded
 from sweeps.simulation.record import Cell, SimulationRecord
 from sweeps.simulation.scenarios import scenarios
 from sweeps.simulation.study import counts
@@ -72,7 +73,15 @@ def _worked(parts, processes):
         yield from map(_part, parts)
         return
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_part, parts)
+        with shielded():  # the processes start now
+            waiting = [pool.submit(_part, part) for part in parts]
+        try:
+            for each in waiting:
+                yield each.result()
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():  # nothing that they do is worth waiting for
+                process.kill()
+            raise
 
 
 _all: list = []

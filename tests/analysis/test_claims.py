@@ -5,9 +5,11 @@ import pytest
 
 from analysis import tables, tables_html
 from analysis.claims import judge, judgements, larger_command, lines, summary
+from analysis.forms import escaped
 from analysis.report import write_report
 from analysis.runs import load
-from arch.units import DASH, MINUS
+from arch.contracts import UNDECIDED, Verdict
+from arch.units import DASH, MINUS, p_value
 from experiments.record import RunRecord
 from sweeps.claims.equivalent import BETTER, SAME, WORSE
 from sweeps.record import StudyRecord
@@ -25,6 +27,44 @@ def test_answer_of_a_decided_study(make_study):
     assert "found local-only" in " ".join(judgement.remarks) and not judgement.undecided
     assert [judgement.verdicts[arm].word for arm in ("3:1", "5:1", "local-only")] == [SAME, SAME, WORSE]
     assert "Incomplete" not in " ".join(judgement.sentences)
+
+
+@pytest.mark.parametrize(
+    ("effect", "spread", "word"), [(0.0, 0.0005, SAME), (0.005, 0.0005, SAME), (0.03, 0.0005, WORSE), (0, 0.02, UNDECIDED)]
+)
+def test_the_p_beside_a_verdict_is_that_of_its_test_in_every_form(make_study, effect, spread, word):
+    folder = make_study(effects={"1:1": 0.0, "3:1": effect, "local-only": 0.2}, spread=spread)
+    study = load(folder)
+    judgement = judge(study)
+    verdict, level = judgement.verdicts["3:1"], judgement.verdicts["3:1"].level
+    assert verdict.word == word
+    raw = tables.results(study, judgement)
+    cell = tables.readable(raw).set_index("arm").p["3:1"]
+    p = verdict.p_same if word == SAME else verdict.p
+    assert cell.startswith(f"{p_value(p)} of {level:.3g}") and (p <= level) == (word != UNDECIDED)
+    assert ("(equivalence" in cell) == (word != WORSE)
+    terminal = tables.words_first([judgement], [raw], list(study.record.arms))
+    html = tables_html.results(raw).replace("&lt;", "<")
+    first, *others = cell.split(" (")
+    for part in [first, *(f"({other}" for other in others)]:
+        for said in (tables.text(raw), tables.markdown(raw), terminal, html, board_text(folder)):
+            assert part in said
+        assert escaped(part) in tables.latex(raw)
+
+
+def board_text(folder):
+    """The verdicts as TensorBoard has them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from analysis.tensorboard import write_logs
+
+    events = EventAccumulator(str(write_logs(folder) / "study"), {"tensors": 0}).Reload()
+    return events.Tensors("report/verdicts/text_summary")[0].tensor_proto.string_val[0].decode()
+
+
+def test_a_cost_is_exact_and_has_no_p():
+    assert tables.p_cell(Verdict("supported", 0.0, level=0.05), "cost/parameters") == DASH
+    assert tables.p_cell(Verdict("supported", 0.0, level=0.05), "report/loss") == "<0.001 of 0.05"
 
 
 def test_failed_runs_are_said(make_study):

@@ -7,7 +7,6 @@ import struct
 import sys
 import threading
 import tomllib
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -38,7 +37,7 @@ def study(make_study):
 
 
 def export(folder, form, out=None, capsys=None):
-    commands.report(folder, to=form, out=out)
+    commands.report(folder, to=[form], out=out)
     return (out or folder / "export" / form).resolve()
 
 
@@ -235,12 +234,3 @@ def test_mlflow_reads_every_run_and_nothing_is_sent(study, nobody_calls):
     history = sorted(client.get_metric_history(run.info.run_id, "train/loss"), key=lambda each: each.step)
     assert [each.step for each in history] == curve.step.tolist()
     np.testing.assert_allclose([each.value for each in history], curve["train/loss"], rtol=1e-12)
-
-
-def test_a_study_is_found_below_runs_by_what_the_list_prints(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs" / "a" / "demo").mkdir(parents=True)
-    (tmp_path / "here").mkdir()
-    below = commands._below_runs
-    assert below(Path("a/demo")) == Path("runs/a/demo") and below(Path("here")) == Path("here")
-    assert below([Path("a/demo"), Path("nowhere")]) == [Path("runs/a/demo"), Path("nowhere")]

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import drawing, live, plots
+from analysis import charts, drawing, live, plots
 from analysis.claims import judge
+from analysis.evaluated import Evaluated
 from analysis.report import write_report
 from analysis.runs import load
+from arch.contracts import Chart
+from experiments.record import EvaluationRecord
 
 
 def chart_of(figure):
@@ -65,8 +68,35 @@ def test_every_figure_of_a_study_has_a_chart_with_its_arms(make_study, tuning_tr
 
 def test_what_a_chart_cannot_show_stays_a_picture():
     figure = Figure()
-    figure.subplots().pcolormesh(np.ones((2, 2)))
-    assert "class=live" not in live.pictured(figure, "cells", "Cells") and "<svg" in live.pictured(figure, "cells", "Cells")
+    figure.subplots().scatter([1, 2], [1, 2])
+    assert "class=live" not in live.pictured(figure, "dots", "Dots") and "<svg" in live.pictured(figure, "dots", "Dots")
+
+
+def test_cells_are_a_chart_with_their_places_and_values():
+    random = np.random.default_rng(0)
+    table = [{"layer": i, "head": j, "entropy": random.uniform(0, 4), "of": of} for i in range(3) for j in (1, 2, 4) for of in "ab"]
+    chart = Chart(kind="grid", x="head", y="layer", value="entropy", by="of")
+    record = EvaluationRecord(split="report", name="n", evaluator={"type": "n"}, identity="i", seed=0, values={}, table=table)
+    figure = charts.draw(Evaluated("report", "n", {"type": "n"}, "0" * 12, {"one": {0: record}}), chart, ["one"])
+    found = chart_of(figure)
+    images = list(arrays(found))
+    for of, image in zip("ab", images, strict=True):
+        given = [[row["entropy"] for row in table if row["layer"] == i and row["of"] == of] for i in range(3)]
+        assert image == pytest.approx(np.ravel(given), rel=1e-6)
+    assert [each["title"] for each in found["panels"]] == ["a", "b"]
+    named = [each for each in values(found["documents"], "names") if isinstance(each, list)]
+    assert ["1", "2", "4"] in named and ["0", "1", "2"] in named
+    low, middle, high = map(float, found["scale"]["texts"])
+    assert low == pytest.approx(min(row["entropy"] for row in table), rel=1e-3) and low < middle < high
+    assert found["scale"]["label"] == "entropy"
+
+
+def arrays(node):
+    """Every array of numbers below a node."""
+    for each in values(node, "array"):
+        if isinstance(each, dict) and "data" in each:
+            packed = base64.b64decode(each["data"])
+            yield np.frombuffer(gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed, np.float32)
 
 
 @pytest.mark.parametrize("scale", ["linear", "log", "symlog"])

@@ -13,7 +13,7 @@ HEAVY = {"torch", "lightning", "pytorch_lightning", "optuna"}
 MAY_NOT = {"arch": {"experiments", "sweeps", "analysis"}, "experiments": {"sweeps", "analysis"}, "sweeps": {"analysis"}}
 # PLAIN: modules without torch, which analysis may import at the top of a module. LAZY: modules that it may import
 # inside of a function, which runs only when weights or costs are needed.
-PLAIN = {"arch.spec", "arch.model_spec", "arch.errors", "arch.cli", "arch.document", "arch.registry", "arch.units"}
+PLAIN = {"arch.spec", "arch.model_spec", "arch.errors", "arch.cli", "arch.early", "arch.document", "arch.registry", "arch.units"}
 PLAIN |= {
     "arch.words",
     "arch.contracts",
@@ -26,7 +26,7 @@ PLAIN |= {
     "sweeps.texts",
 }
 PLAIN |= {"sweeps.claims.equivalent", "sweeps.failures", "sweeps.comparable", "sweeps.judge", "sweeps.looks", "sweeps.paired"}
-PLAIN |= {"sweeps.claims.power_law", "sweeps.contrasts", "sweeps.ladder", "sweeps.catalog", "sweeps.listing"}
+PLAIN |= {"sweeps.claims.power_law", "sweeps.contrasts", "sweeps.ladder", "sweeps.catalog", "sweeps.listing", "sweeps.places"}
 LAZY = {"experiments.checkpoint", "arch.model", "arch.cost", "arch.layout", "arch.parameters", "arch.show", "arch.generate"}
 TORCHLESS = ["arch.spec", "arch.model_spec", "arch.contracts", "arch.registry", "experiments.spec", "arch.__main__"]
 

@@ -16,7 +16,7 @@ from analysis import index, run_report
 from arch.errors import DataError, SpecError
 from experiments.record import RunRecord
 from sweeps import __main__ as commands
-from sweeps import catalog, listing, removal
+from sweeps import catalog, listing, places, removal
 from sweeps.marks import Marks
 from sweeps.record import ArmRecord, LookRecord, StudyRecord, TrialRecord
 
@@ -130,7 +130,7 @@ def test_it_can_be_filtered_and_sorted(runs, made):
     names = lambda *args, **options: [each.name for each in catalog.chosen(every, *args, **options)]  # noqa: E731
     assert names() == ["wide", "rates", "windows"]
     assert names(sort="name") == ["rates", "wide", "windows"] and names(["WINDOW"]) == ["wide", "windows"]
-    assert names(["window", "help"]) == ["wide"] and names(["undecided"]) == ["rates"] and names(state="failed") == ["windows"]
+    assert names(["window", "help"]) == ["wide"] and names(["undecided"]) == ["rates"] and names(states=["failed"]) == ["windows"]
     for sort in catalog.SORTS:
         assert sorted(names(sort=sort)) == ["rates", "wide", "windows"]
 
@@ -171,13 +171,13 @@ def test_an_archived_study_is_left_out_and_a_note_is_shown(runs, made, capsys):
 def test_a_study_is_named_by_folder_place_or_name(runs, made):
     first, second = made("a", scale="demo"), made("a", scale="laptop")
     for reference in ("runs/a/demo", "a/demo", str(first.resolve())):
-        assert catalog.find(reference, runs).samefile(first)
+        assert places.study(reference, runs).samefile(first)
     with pytest.raises(DataError, match="a: it has 2 scales; expected one of a/demo or a/laptop"):
-        catalog.find("a", runs)
+        places.study("a", runs)
     with pytest.raises(DataError, match=r"no study 'a/dem' in runs; did you mean 'a/demo'"):
-        catalog.find("a/dem", runs)
+        places.study("a/dem", runs)
     removal.remove([removal.of_studies([second], runs).waste], runs)
-    assert catalog.find("a", runs).samefile(first)
+    assert places.study("a", runs).samefile(first)
 
 
 def test_removing_keeps_the_runs_that_others_use(runs, made, capsys):

@@ -15,9 +15,13 @@ from arch.contracts import UNDECIDED, Evidence, Measured, Metric
 from arch.errors import DataError, SpecError
 from experiments.metrics import NEXT_TOKEN
 from sweeps import compare, study
+from sweeps.claims.better import Better
+from sweeps.claims.crosses import Crosses
 from sweeps.claims.equivalent import BETTER, SAME, WORSE, Equivalent
 from sweeps.claims.ordered import Ordered
 from sweeps.claims.power_law import PowerLaw
+from sweeps.claims.value import Value
+from sweeps.paired import CONTRADICTED, SUPPORTED
 from sweeps.record import StudyRecord
 from sweeps.run import run_study
 from sweeps.spec import split
@@ -295,6 +299,26 @@ def test_equal_sizes_have_no_exponent():
         over = Measured(Metric(), {arm: {0: size} for arm, size in zip("abc", sizes, strict=True)}, exact=True)
         verdict = claim.judge(evidence(values, **{"cost/parameters": over}))["exponent of g"]
         assert (verdict.word != UNDECIDED) == tested == ("different values of cost/parameters" not in verdict.reason)
+
+
+CLAIMS = {
+    "better": lambda: Better(Better.Config(by=0.01, arm="a")),
+    "ordered": lambda: Ordered(Ordered.Config(arms=("base", "a", "b"), margin=0.005)),
+    "crosses": lambda: Crosses(Crosses.Config(early=("base", "a"), late=("base", "b"))),
+    "value": lambda: Value(Value.Config(metric="report/loss", arm="a", value=1.0, relative_to="base", within=0.01)),
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_the_p_value_of_a_claim_is_that_of_the_word(claim):
+    """A contradicted claim shows the p of the test that contradicts it, so each p is below the level where there is a word."""
+    random, words = np.random.default_rng(5), set()
+    for effects in ({"a": 0, "b": 0}, {"a": -0.05, "b": -0.1}, {"a": 0.05, "b": 0.1}, {"a": 0.05, "b": -0.1}):
+        for _ in range(8):
+            for verdict in CLAIMS[claim]().judge(evidence(losses(random, {"base": 0, **effects}), level=0.02)).values():
+                words.add(verdict.word)
+                assert (verdict.p <= 0.02) == (verdict.word in (SUPPORTED, CONTRADICTED))
+    assert {SUPPORTED, CONTRADICTED} <= words
 
 
 def test_what_ordered_states_is_what_it_tests():
