@@ -11,7 +11,8 @@ A plan belongs to a state, so that two streams of tokens never share its memory,
 Shapes: B rows, D model width, V vocabulary, c pairs of rotated channels.
 """
 
-from operator import is_
+from itertools import chain
+from operator import getitem, is_
 from typing import Any
 
 import torch
@@ -41,61 +42,67 @@ def decoded(model: Any, tokens_B1: Tensor, state: Any, layout: TokenLayout | Non
     without room.
     """
     embedding = model._parameters["embedding"]
-    if tokens_B1.dtype is not torch.long or not decoding.is_one_token(tokens_B1) or not decode.takes(embedding):
+    library = decode.library(embedding)
+    if library is None or tokens_B1.dtype is not torch.long or tokens_B1.shape[1] != 1:
         return None, [], None
     plan = state.plan
     if plan is None or not plan.holds():
         plan = _planned(model)
-    return *plan.step(tokens_B1, state, layout), plan
+    return *plan.step(library, tokens_B1, state, layout), plan
 
 
 class _Watch:
-    """What may not change in some modules while a plan of them is used."""
+    """What may not change in some modules while a plan of them is used.
 
-    def __init__(self, modules):
-        self.modules = modules
-        self.classes = [type(module) for module in modules]
-        self.inside = [each for module in modules for each in (module._modules, module._parameters)]
+    This is asked for every token, and a token's weights push the interpreter's own data out of the caches. So it touches as
+    little memory as it can, in loops without bytecode. A weight's memory is kept, so that no other weight gets its address.
+    """
+
+    def __init__(self, modules: list[nn.Module]):
+        inside: list[dict[str, Any]] = [each for module in modules for each in (module._modules, module._parameters)]
+        self.inside = [each for each in inside if each]  # what is added to an empty one is not used
+        self.contents = [each for inside in self.inside for each in inside.values()]
         self.hooks = [each for module in modules for each in (module._forward_hooks, module._forward_pre_hooks)]
-        self.options = [(vars(module), name) for module in modules for name in ("eps", "config", "spec") if name in vars(module)]
-        self.weights = [weight for module in modules for weight in module._parameters.values() if weight is not None]
-        self.alive = [attributes[name] for attributes, name in self.options]  # so that no other object gets their ids
-        self.before = self._now()
+        self.hooked = [*map(bool, self.hooks)]
+        places = [(vars(module), name) for module in modules for name in ("eps", "config", "spec") if name in vars(module)]
+        self.holders, self.names = [holder for holder, _ in places], [name for _, name in places]
+        self.options = [*map(getitem, self.holders, self.names)]
+        self.weights = [each for each in self.contents if isinstance(each, Tensor)]
+        self.memory = [weight.detach() for weight in self.weights]
+        self.addresses = [*map(Tensor.data_ptr, self.weights)]
+        self.functions = [*map(FAST.get, PLANNED)]
 
-    def holds(self):
-        return self._now() == self.before and [*map(type, self.modules)] == self.classes
-
-    def _now(self):
-        """Modules, options and weights by identity; addresses and types of the weights; where hooks are."""
+    def holds(self) -> bool:
+        """Whether modules, options and weights are the same objects in the same places, with the same hooks."""
         return (
-            [id(each) for inside in self.inside for each in inside.values()],
-            [id(attributes[name]) for attributes, name in self.options],
-            [*map(Tensor.data_ptr, self.weights)],
-            {weight.dtype for weight in self.weights},
-            all(map(Tensor.is_contiguous, self.weights)),
-            [*map(bool, self.hooks)],
-            [FAST.get(cls) for cls in PLANNED],
+            [*map(bool, self.hooks)] == self.hooked
+            and sum(map(len, self.inside)) == len(self.contents)
+            and all(map(is_, chain.from_iterable(map(dict.values, self.inside)), self.contents))
+            and all(map(is_, map(getitem, self.holders, self.names), self.options))
+            and [*map(Tensor.data_ptr, self.weights)] == self.addresses
+            and all(map(is_, map(FAST.get, PLANNED), self.functions))
         )
 
 
 class _Refused:
     """Instead of a plan, where a part of a layer cannot be taken; it is looked at again when it changes."""
 
-    def __init__(self, layer):
+    def __init__(self, layer: nn.Module):
         self.watch = _Watch([*layer.modules()])
         self.holds = self.watch.holds
 
-    def step(self, tokens_B1, state, layout):
+    def step(self, library, tokens_B1, state, layout):
         return None, []
 
     def __reduce__(self):
         return type(None), ()
 
 
-def _planned(model):
+def _planned(model: Any) -> Any:
     if any(FAST.get(cls) is not function for cls, function in PLANNED.items()):
         return _Refused(model.norm)
-    parts, mixers = [], []
+    parts: list[decode.Part] = []
+    mixers: list[Any] = []
     for layer in model.blocks:
         found = _parts(layer)
         if found is None:
@@ -108,7 +115,7 @@ def _planned(model):
     return plan if plan.structure is not None else _Refused(model)
 
 
-def _parts(layer):
+def _parts(layer: Any) -> list[Any] | None:
     """[(Part, what gives it its state, or None)] of a block; None if something in it cannot be taken."""
     if type(layer) is not Block or decoding.hooked(layer):
         return None
@@ -116,7 +123,8 @@ def _parts(layer):
     for sublayer in layer._modules.values():
         if type(sublayer) is not Sublayer or decoding.hooked(sublayer):
             return None
-        component, around = sublayer._modules["component"], decoding.around(sublayer)
+        component: Any = sublayer._modules["component"]
+        around = decoding.around(sublayer)
         make = MADE.get(type(component))
         if make is None or around is None or decoding.hooked(component):
             return None
@@ -149,7 +157,8 @@ class _Ring:
     """Gives a part of attention its ring."""
 
     def __init__(self, part, mixer):
-        self.part, self.mixer, self.rings, self.rows = part, mixer, (None, None), 0
+        self.part, self.mixer, self.rows = part, mixer, 0
+        self.rings: tuple[Any, Any] = None, None
 
     def after(self, state, rows):
         """The state after the next token, which the part will write; None if C cannot take the state."""
@@ -193,7 +202,8 @@ class Plan:
         norm, cap = model.norm, model.spec.logit_softcap
         around = self.embedding, norm.weight, model.head_weight
         self.structure = decode.model_of(parts, *around, model.embedding_scale, norm.eps, cap)
-        self.room = max([self.embedding.shape[1], *(part.room for part in parts)])
+        dim = self.embedding.shape[1]
+        self.room, self.work = 2 * dim + max([dim, *(part.room for part in parts)]), decode.scratch(0)
         rings = [each for each in mixers if isinstance(each, _Ring)]
         turns = dict.fromkeys((each.mixer.channels, each.mixer.config.rope) for each in rings)
         self.turns = [
@@ -202,7 +212,7 @@ class Plan:
         self.recurrences = [each for each in mixers if isinstance(each, _Recurrence)]
         self.pos_B = torch.zeros(0, dtype=torch.long)
 
-    def step(self, tokens_B1, state, layout):
+    def step(self, library, tokens_B1, state, layout):
         """(logits, states of the layers) after the tokens; (None, []) if C cannot take them or the state."""
         rows = len(tokens_B1)
         if not tokens_B1.is_contiguous() or not tokens_B1.is_cpu or (layout is not None and layout.shape != tokens_B1.shape):
@@ -215,9 +225,12 @@ class Plan:
             layers.append(after)
         slopes = self._fade()
         first = state.seen if layout is None else layout.first
-        turned = [turn.to(first, layout) for turn in self.turns]
-        logits_B1V = decode.token(self.structure, self.embedding, tokens_B1, self._positions(rows, first, layout), self.room)
-        del slopes, turned  # they are alive until here
+        for turn in self.turns:
+            turn.to(first, layout)
+        if len(self.work) != rows * self.room:
+            self.work = decode.scratch(rows * self.room)
+        logits_B1V = decode.token(library, self.structure, tokens_B1, self._positions(rows, first, layout), self.work)
+        del slopes  # alive until here
         return logits_B1V, layers
 
     def _positions(self, rows, first, layout):
@@ -252,17 +265,24 @@ class _Turn:
 
     def __init__(self, channels, rope, parts):
         self.channels, self.rope, self.parts = channels, rope, parts
-        self.first, self.ahead = 0, None
+        self.first, self.upto, self.row = 0, 0, 0
 
     def to(self, first, layout):
-        """Turn to a token's position, or to the layout's positions; the angles, which must live until C has run."""
+        """Turn all parts to the position `first` of all rows, or, if it is None, to the layout's positions."""
         if first is None:
-            angles = pairs(layout, self.channels, self.rope)
+            self.upto = 0
+            self._give(pairs(layout, self.channels, self.rope))
         else:
-            if self.ahead is None or not self.first <= first < self.first + AHEAD:
-                self.first, self.ahead = first, pairs(TokenLayout.whole(1, AHEAD, first=first), self.channels, self.rope)
-            at = first - self.first
-            angles = tuple(angle[:, at : at + 1] for angle in self.ahead)
+            if not self.first <= first < self.upto:
+                self.first, self.upto = first, first + AHEAD
+                self._give(pairs(TokenLayout.whole(1, AHEAD, first=first), self.channels, self.rope))
+            behind = (first - self.first) * self.row
+            cosine, sine = (address + behind for address in self.addresses)
+            for part in self.parts:
+                part.structure.cosine, part.structure.sine = cosine, sine
+
+    def _give(self, angles):
+        self.angles = angles  # they live as long as their addresses are used
+        self.addresses, self.row = [angle.data_ptr() for angle in angles], angles[0].shape[-1] * angles[0].element_size()
         for part in self.parts:
             part.turn(*angles)
-        return angles

@@ -138,23 +138,23 @@ class Part(NamedTuple):
 
 def norm(x, weight, eps):
     """RMSNorm of x (..., D)."""
-    library, where = _ready(x), addresses(x.dtype, x, weight)
-    if library is None or where is None:
+    compiled, where = library(x), addresses(x.dtype, x, weight)
+    if compiled is None or where is None:
         return None
-    y, work, width = torch.empty_like(x), _work(2 * x.numel()), x.shape[-1]
-    library.norm(*where, y.data_ptr(), work.data_ptr(), x.numel() // width, width, eps)
+    y, work, width = torch.empty_like(x), scratch(2 * x.numel()), x.shape[-1]
+    compiled.norm(*where, y.data_ptr(), work.data_ptr(), x.numel() // width, width, eps)
     return y
 
 
 def linear(x, weight, bias=None, softcap=None):
     """y (..., outputs) in float32, a linear map of x (..., inputs); with a softcap, softcap tanh(y / softcap)."""
-    library, where = _ready(x), addresses(x.dtype, x, weight, bias)
-    if library is None or where is None:
+    compiled, where = library(x), addresses(x.dtype, x, weight, bias)
+    if compiled is None or where is None:
         return None
     outputs, inputs = weight.shape
-    y, work = x.new_empty((*x.shape[:-1], outputs), dtype=torch.float32), _work(x.numel())
+    y, work = x.new_empty((*x.shape[:-1], outputs), dtype=torch.float32), scratch(x.numel())
     own = y.data_ptr(), work.data_ptr()
-    library.linear(*where, *own, x.numel() // inputs, inputs, outputs, softcap or 0.0, torch.get_num_threads())
+    compiled.linear(*where, *own, x.numel() // inputs, inputs, outputs, softcap or 0.0, torch.get_num_threads())
     return y
 
 
@@ -204,14 +204,14 @@ def recurrent_part(x, y, o, taps, recurrence_gate, input_gate, around=ALONE):
 
 def run(part, x_B1D, pos_B):
     """The part's y (B, 1, D) of x; None if C cannot take x. pos_B: int64 positions within the document, None for an ffn."""
-    library = _ready(x_B1D)
-    if part is None or library is None or x_B1D.dtype is not part.dtype or not x_B1D.is_contiguous():
+    compiled = library(x_B1D)
+    if part is None or compiled is None or x_B1D.dtype is not part.dtype or not x_B1D.is_contiguous():
         return None
     rows, _, dim = x_B1D.shape
-    y_B1D, work = torch.empty_like(x_B1D), _work(rows * (2 * dim + part.room))
+    y_B1D, work = torch.empty_like(x_B1D), scratch(rows * (2 * dim + part.room))
     pos = pos_B if pos_B is None else pos_B.data_ptr()
     own = pos, y_B1D.data_ptr(), work.data_ptr()
-    library.part(ctypes.addressof(part.structure), x_B1D.data_ptr(), *own, rows, dim, torch.get_num_threads())
+    compiled.part(ctypes.addressof(part.structure), x_B1D.data_ptr(), *own, rows, dim, torch.get_num_threads())
     return y_B1D
 
 
@@ -230,18 +230,16 @@ def model_of(parts, embedding, norm, head, scale, eps, softcap):
     return structure
 
 
-def token(model, embedding, tokens_B1, pos_B, room):
-    """The logits (B, 1, V) of the token after tokens_B1 (int64), float32; None if C cannot take the tokens.
+def token(library, model, tokens_B1, pos_B, work):
+    """The logits (B, 1, V) of the token after tokens_B1 (int64), float32; None for a token outside the vocabulary.
 
-    model: of `model_of`, whose parts know their states. embedding: the model's. room: the most that one of its parts needs.
+    model: of `model_of`, whose parts know their states. work: scratch memory, 2 D numbers per row and the most that one of
+    its parts needs.
     """
-    library = _ready(embedding)
-    if library is None:
-        return None
-    rows, (vocabulary, dim) = len(tokens_B1), embedding.shape
-    logits_B1V, work = tokens_B1.new_empty((rows, 1, vocabulary), dtype=torch.float32), _work(rows * (2 * dim + room))
-    own = pos_B.data_ptr(), logits_B1V.data_ptr(), work.data_ptr()
-    library.token(ctypes.addressof(model), tokens_B1.data_ptr(), *own, rows, torch.get_num_threads())
+    rows = len(tokens_B1)
+    logits_B1V = torch.empty((rows, 1, model.vocabulary), dtype=torch.float32)
+    given = tokens_B1.data_ptr(), pos_B.data_ptr(), logits_B1V.data_ptr(), work.data_ptr()
+    library.token(ctypes.addressof(model), *given, rows, torch.get_num_threads())
     return None if model.unknown else logits_B1V
 
 
@@ -258,19 +256,15 @@ def addresses(dtype, *tensors):
     return found
 
 
-def takes(weight):
-    """Whether there is a library for weights of this type, and no gradient is wanted."""
-    return _ready(weight) is not None
-
-
 def _around(kind, where, around):
     return KINDS[kind], around.residual, where[0], where[1], *around.eps
 
 
-def _work(numbers):
-    return torch.empty(numbers, dtype=torch.float32)  # never of the default type
+def scratch(numbers):
+    """Memory for float32 numbers, whatever torch's default type is."""
+    return torch.empty(numbers, dtype=torch.float32)
 
 
-def _ready(x):
-    """The library for x's type; None if C cannot take x."""
+def library(x):
+    """The library for x's type; None if C cannot take x, or if a gradient is wanted."""
     return None if torch.is_grad_enabled() else native.library("decode", (x,), SIGNATURES)
