@@ -280,6 +280,11 @@ class StudySpec(Spec):
         return [(("match", i), each) for i, each in enumerate(self.match or ())]
 
     @property
+    def controls(self):
+        """The arms that a claim knows to be worse."""
+        return {arm for claim in self.claims.values() for arm in claim.get("known_worse") or ()}
+
+    @property
     def winners(self):
         """{label of an arm that a winner of the search becomes: the arm that the search starts from}."""
         base = self.search and (self.search.base or next(iter(self.arms)))
