@@ -53,7 +53,7 @@ def _helper(folder, place, files):
 
 def _cell(record, run):
     if record is None:
-        unreadable = run is not None and (run / NAME).is_file()
+        unreadable = run is not None and (run / NAME).exists()
         return Cell(state="unreadable", message=f"{run / NAME} cannot be read; the run is done again") if unreadable else Cell()
     state = record.status
     if state == "running" and not is_held(run):
