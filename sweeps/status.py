@@ -93,6 +93,8 @@ def printed(folder, console, edited=None):
     count = {state: states.count(state) for state in dict.fromkeys(states)}
     changes = f": {edited.words}" if edited and edited.words else ""
     say(", ".join(f"{n} {state}" for state, n in count.items()) + f"{changes}; folder: {folder}")
+    if edited and edited.warning:
+        say(edited.warning)
     for (row, column), cell in found.items():
         if cell.state in ("failed", "unreadable", "to measure"):
             say(f"{cell.state}: {row} {column}: {cell.message}")
