@@ -234,8 +234,8 @@ class StudySpec(Spec):
     question: str
     arms: dict[str, dict[str, Any]]
     seeds: Annotated[
-        Annotated[Seeds, Tag("number")] | Annotated[SeedsSpec, Tag("plan")],
-        Discriminator(lambda value: "plan" if isinstance(value, (dict, SeedsSpec)) else "number"),
+        Annotated[Seeds, Tag("Number")] | Annotated[SeedsSpec, Tag("Plan")],
+        Discriminator(lambda value: "Plan" if isinstance(value, (dict, SeedsSpec)) else "Number"),
     ] = 5
     scales: dict[str, dict[str, Any]] = {}
     grid: dict[str, dict[str, dict[str, Any]]] = later({})
