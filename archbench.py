@@ -3,7 +3,7 @@
 `python -m arch`, `experiments`, `sweeps` and `analysis` have the same commands and stay.
 """
 
-import arch.early  # isort: skip  # first: Ctrl-C is heard from here on
+from arch import early  # isort: skip  # noqa: F401  # first: Ctrl-C is heard from here on
 
 import functools
 import inspect
@@ -191,28 +191,16 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="Of a checkpoint: an experiment's spec whose `data:` to use.")] = None,
 ):
     """Measure a finished run, every finished run of a study, or a checkpoint, without training. What is there stays."""
-    from sweeps import places
-    from sweeps.outcomes import finished_runs
+    from sweeps import kinds, places
 
     folder = places.find(folder)
-    options = evaluators or [], changes or [], split, text or [], data
-    runs = finished_runs(folder)
-    if runs is None:
-        experiments.evaluate(folder, spec, *options)
+    options = spec, evaluators or [], changes or [], split, text or [], data
+    if kinds.inside(folder) != "study":
+        experiments.evaluate(folder, *options)
         return
-    refused, measured = None, []
-    for i, (title, run) in enumerate(runs):
-        print(f"[{i + 1}/{len(runs)}] {title}")
-        try:
-            experiments.evaluate(run, spec, *options)
-        except SpecError as error:  # such as an evaluator that this arm's model cannot serve
-            print(f"  not measured: {error}")
-            refused = refused or error
-        else:
-            measured.append(run)
-    if not measured:
-        raise refused or SpecError(f"{folder}: the study has no finished run")
-    print(f"draw them: archbench report {folder}")
+    from sweeps.measured import of_study
+
+    of_study(folder, experiments.measuring_with(*options), sweeps.terminal())
 
 
 for command in (sweeps.run, sweeps.work, sweeps.show, sweeps.status, sweeps.dashboard):
@@ -276,7 +264,7 @@ def _kind(reference, first=None, runs=sweeps.RUNS):
     from sweeps import kinds, places
 
     if folder := places.begun(reference, runs):
-        return {"study": "study", "run": "experiment", "checkpoint": "model"}[kinds.inside(folder)]
+        return {"study": "study", "run": "experiment", "checkpoint": "model"}[str(kinds.inside(folder))]
     return kinds.of(reference, first)
 
 

@@ -208,7 +208,8 @@ def figures(folder: Folder, out: Out = None):
     judgement = judge(study)
     few = crowd.few(study, judgement)
     drawn = plots.figures(study, judgement) | search_figures.figures(study)
-    for name, figure in (drawn | charts.figures([each.only(few) for each in study.evaluated], few)).items():
+    measured, style = [each.only(few) for each in study.evaluated], crowd.looks(study, judgement)
+    for name, figure in (drawn | charts.figures(measured, few, style)).items():
         with _into(folder, out):
             place = (out or folder) / "figures"
             place.mkdir(exist_ok=True)

@@ -7,7 +7,7 @@ a panel per arm, in which the colour of a line says the value. A figure returned
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -47,9 +47,13 @@ Handles = dict[str, Line2D]  # of the legend
 Drawn = tuple[Figure, Handles]
 
 
-def figures(evaluated: Sequence[Evaluated], arms: Sequence[str]) -> dict[str, Figure]:
-    """{name: Figure} of every chart of every Evaluated. arms: all arms of the study, which decides how each looks."""
-    found = {name: draw(each, chart, arms) for each in evaluated for name, chart in named(each).items()}
+def figures(evaluated: Sequence[Evaluated], arms: Sequence[str], style: Mapping[str, Look] | None = None) -> dict[str, Figure]:
+    """{name: Figure} of every chart of every Evaluated, of some arms.
+
+    style: how each arm looks in the other figures (`analysis.crowd.looks`); None where there are no others.
+    """
+    style = looks(arms) if style is None else style
+    found = {name: draw(each, chart, arms, style) for each in evaluated for name, chart in named(each).items()}
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
@@ -77,9 +81,9 @@ def scalars(evaluated: Sequence[Evaluated], arm: str, seed: int) -> dict[str, di
 
 
 @styled
-def draw(each: Evaluated, chart: Chart, arms: Sequence[str]) -> Figure | None:
+def draw(each: Evaluated, chart: Chart, arms: Sequence[str], style: Mapping[str, Look] | None = None) -> Figure | None:
     """The figure of one chart, or None if no arm has a row of it."""
-    drawn, style = each.over_seeds(chart), looks(arms)
+    drawn, style = each.over_seeds(chart), style or looks(arms)
     if not drawn:
         return None
     make = {"curve": _curve, "grid": _grid, "histogram": _histogram}[chart.kind]
@@ -88,7 +92,7 @@ def draw(each: Evaluated, chart: Chart, arms: Sequence[str]) -> Figure | None:
     return figure
 
 
-def _curve(chart: Chart, drawn: dict[str, pd.DataFrame], style: dict[str, Look]) -> Drawn:
+def _curve(chart: Chart, drawn: dict[str, pd.DataFrame], style: Mapping[str, Look]) -> Drawn:
     values = _values(drawn, chart.by)
     if chart.by and (len(drawn) == 1 or len(values) > PANELS):
         return _curves_by_colour(chart, drawn, values)
@@ -148,7 +152,7 @@ def _line(axes: Axes, rows: pd.DataFrame, look: Look, name: str, band: bool = Tr
         axes.fill_between(rows.x, rows.low, rows.high, color=look.colour, alpha=0.15, lw=0, label=name)
 
 
-def _histogram(chart: Chart, drawn: dict[str, pd.DataFrame], style: dict[str, Look]) -> Drawn:
+def _histogram(chart: Chart, drawn: dict[str, pd.DataFrame], style: Mapping[str, Look]) -> Drawn:
     values = _values(drawn, chart.by)
     figure, panels = panels_of(len(values))
     for axes, value in zip(panels, values, strict=True):
@@ -187,7 +191,7 @@ def _steps(axes: Axes, rows: pd.DataFrame, look: Look, name: str, filled: bool) 
         axes.fill_between(x, heights["low"], heights["high"], color=look.colour, alpha=0.15, lw=0, label=name)
 
 
-def _grid(chart: Chart, drawn: dict[str, pd.DataFrame], style: dict[str, Look]) -> Drawn:
+def _grid(chart: Chart, drawn: dict[str, pd.DataFrame], style: Mapping[str, Look]) -> Drawn:
     """A panel per arm and value of `by`. Cells are equally large, in the order of their numbers; all share their colours."""
     values = _values(drawn, chart.by)
     xs, ys = (sorted({value for rows in drawn.values() for value in rows[column]}) for column in ("x", "y"))

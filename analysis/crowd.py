@@ -34,6 +34,13 @@ def few(study, judgement):
     return [arm for arm in arms if arm in {study.baseline, *order[:FEW_BEST], *order[-FEW_WORST:]}]
 
 
+def looks(study, judgement):
+    """{arm: how it is drawn} of every arm, in every figure of a study: the named arms have the first colours."""
+    from analysis import drawing  # with matplotlib, which tables do not need
+
+    return drawing.looks(dict.fromkeys([*named(study, judgement), *study.record.arms]))
+
+
 def ranked(judgement):
     """The arms with a number in the claim's metric, the best first; by the smallest one where neither side is better."""
     means = {arm: mean_interval(list(values.values())).mean for arm, values in judgement.scaled.items() if values}

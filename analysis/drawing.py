@@ -139,13 +139,15 @@ def name_points(figure: Figure, axes: Any, points: Mapping[str, tuple[float, flo
     family = glyphs.families(points)
     glyphs.apply(figure).draw(renderer)
     for line in axes.get_lines():
-        taken += [(x - 5, y - 5, x + 5, y + 5) for x, y in axes.transData.transform(line.get_xydata())]
+        marked = line.get_marker() not in ("None", "")
+        wide = (line.get_markersize() / 2 + line.get_markeredgewidth()) * figure.dpi / 72 if marked else 2
+        taken += [(x - wide, y - wide, x + wide, y + wide) for x, y in line.get_transform().transform(line.get_xydata())]
     for bars in axes.collections:
         for path in bars.get_paths():
             ends = axes.transData.transform(path.vertices[[0, -1]])
             taken.append((*(ends.min(axis=0) - 2), *(ends.max(axis=0) + 2)))
     frame = axes.get_window_extent()
-    places = [(dx, dy, side) for dy in (0, 9, -9, 18, -18, 28, -28) for dx, side in ((9, "left"), (-9, "right"))]
+    places = [(dx, dy, side) for dy in (0, 9, -9, 18, -18, 28, -28, 40, -40) for dx, side in ((9, "left"), (-9, "right"))]
     for name, (x, y, colour) in points.items():
         options: list[Any] = []
         for dx, dy, side in places:

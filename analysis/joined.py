@@ -18,7 +18,7 @@ from arch import units
 from arch.contracts import Metric
 from arch.errors import DataError, nearest
 from arch.spec import diff, spelt
-from experiments.metrics import is_cost, is_measured_once, title
+from experiments.metrics import IDEAL, is_cost, is_measured_once
 from experiments.record import EVALUATIONS, SHORT, EvaluationRecord, RunRecord, read_record
 from sweeps import comparable
 from sweeps.compare import on_scale
@@ -192,7 +192,7 @@ def _readable(row, shown, differs):
         f"difference from the first row {tables.LEVEL}": _with(shown.change(row[prefix]), change),
         "tokens": units.count(row["tokens"]),
         "parameters": units.count(row["parameters"]),
-        title("cost/flops_per_token"): units.flops(row["flops_per_token_train_ideal"]),
+        IDEAL: units.flops(row["flops_per_token_train_ideal"]),
     }
 
 

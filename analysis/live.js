@@ -72,10 +72,46 @@ const archbench = {
     for (const item of chart.items) for (const id in item.roots) item.roots[id] = `at-${id}`;
     const before = Bokeh.documents.length;
     Bokeh.embed.embed_items(chart.documents, chart.items).then(() => {
-      if (matchMedia("(pointer: coarse)").matches)  // a finger that moves scrolls the page
-        Bokeh.documents.slice(before).flatMap((each) => each.roots()).forEach((plot) => { plot.toolbar.active_drag = null; });
+      const plots = Bokeh.documents.slice(before).flatMap((each) => each.roots());
+      if (matchMedia("(pointer: coarse)").matches) plots.forEach((plot) => { plot.toolbar.active_drag = null; });  // a finger scrolls
+      plots.forEach((plot) => this.placed(plot));
       this.show();
     });
+  },
+  // Names stand beside their points and not over points or other names; again after a zoom, and in another width.
+  place(view) {
+    const plot = view.model, labels = plot.center.filter((each) => each.type === "Label");
+    if (!labels.length) return;
+    const x = view.frame.x_scale, y = view.frame.y_scale, { left, top, right, bottom } = view.frame.bbox, taken = [];
+    for (const { glyph, data_source: { data }, visible } of plot.renderers)
+      if (visible && glyph.type === "Scatter") {
+        const r = glyph.size.value / 2 + 2;
+        Array.from(data.x).forEach((_, i) => taken.push([x.compute(data.x[i]) - r, y.compute(data.y[i]) - r, 2 * r, 2 * r]));
+      }
+    const pen = document.createElement("canvas").getContext("2d");
+    const shared = ([a, b, w, h], [c, d, v, g]) => Math.max(0, Math.min(a + w, c + v) - Math.max(a, c)) * Math.max(0, Math.min(b + h, d + g) - Math.max(b, d));
+    for (const label of labels.filter((each) => each.visible)) {
+      pen.font = `${label.text_font_size} sans-serif`;
+      const w = pen.measureText(label.text).width + 4, h = 15, sx = x.compute(label.x), sy = y.compute(label.y);
+      let best = [Infinity];
+      for (const up of [0, 10, -10, 18, -18, 28, -28, 40, -40]) for (const side of [1, -1]) {
+        const box = [side > 0 ? sx + 9 : sx - 9 - w, sy - up - h / 2, w, h];
+        const out = box[0] < left || box[0] + w > right || box[1] < top || box[1] + h > bottom;
+        const cost = taken.reduce((sum, each) => sum + shared(box, each), 0) + 1e6 * out + Math.abs(up) / 100;
+        if (cost < best[0]) best = [cost, box, side, up];
+      }
+      const [, box, side, up] = best;
+      taken.push(box);
+      label.setv({ x_offset: 9 * side, y_offset: up, text_align: side > 0 ? "left" : "right" });
+    }
+  },
+  placed(plot) {
+    const view = [...Bokeh.index].find((each) => each.model === plot);
+    let waiting;
+    const again = () => { clearTimeout(waiting); waiting = setTimeout(() => this.place(view), 60); };
+    for (const each of [plot.x_range, plot.y_range]) each.change.connect(again);
+    for (const each of ["inner_width", "inner_height"]) plot.properties[each].change.connect(again);
+    again();
   },
   scale({ label, colours, texts }, element) {
     const line = element("div", "scale", label), bar = element("i", "");

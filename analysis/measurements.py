@@ -1,13 +1,14 @@
 """What evaluators measured, as a part of a page: figures of their charts, means beside them, metrics per arm; and as CSV."""
 
 import html
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import charts, forms, live
+from analysis.drawing import Look
 from analysis.evaluated import Evaluated, height, label, number, places, title
 from analysis.forms import two_lines
 from analysis.shown import Shown
@@ -25,9 +26,18 @@ WIDEST = 5
 NUMBERS = "evaluations.csv"
 
 
-def section(evaluated: Sequence[Evaluated], arms: Sequence[str], told: Collection[str], heading: str) -> str:
-    """The section of a page; empty if there is nothing to show. told: metrics that the page shows elsewhere."""
-    figures = charts.figures(evaluated, arms)
+def section(
+    evaluated: Sequence[Evaluated],
+    arms: Sequence[str],
+    told: Collection[str],
+    heading: str,
+    style: Mapping[str, Look] | None = None,
+) -> str:
+    """The section of a page; empty if there is nothing to show. told: metrics that the page shows elsewhere.
+
+    style: see `charts.figures`.
+    """
+    figures = charts.figures(evaluated, arms, style)
     parts = [_one(each, figures, metrics) for each, metrics in to_show(evaluated, told)]
     return f"<section><h2>{html.escape(heading)}</h2>{''.join(parts)}</section>" if parts else ""
 

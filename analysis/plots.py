@@ -26,7 +26,7 @@ def figures(study, judgement):
         "scaling": scaling.figure(study, judgement),
         **{name: quality_against(study, judgement, axis) for name, axis in quality_axes(study).items()},
         "curves": learning_curves(study, judgement),
-        "tuning": tuning(study),
+        "tuning": tuning(study, judgement),
     }
     return {name: figure for name, figure in made.items() if figure is not None}
 
@@ -50,7 +50,7 @@ def differences(study, judgement):
         arms.insert(sum(order[arm] < len(order) / 2 for arm in arms), f"{len(others)} others")
     figure = Figure(figsize=(WIDTH, 1.25 + 0.52 * len(arms)), layout="constrained")
     axes, shown, margin = figure.subplots(), judgement.shown, judgement.margin
-    style = looks(["", *arms]) if judgement.contrasts else looks(named)
+    style = looks(["", *arms]) if judgement.contrasts else crowd.looks(study, judgement)
     if margin is not None:
         axes.axvspan(*map(shown.effect, bounds(margin, shown.metric)), color=MUTED, alpha=0.13, lw=0)
     axes.axvline(0, color=INK, lw=1.2)
@@ -120,13 +120,13 @@ def quality_against(study, judgement, name):
     it spans more than a factor of three.
     """
     scaled, shown, named = judgement.scaled, judgement.shown, crowd.named(study, judgement)
-    style, x = looks(named), _on_axis(study, scaled, name)
+    style, x = crowd.looks(study, judgement), _on_axis(study, scaled, name)
     points = {arm: mean_interval(list(scaled[arm].values())) for arm in scaled if scaled[arm] and x[arm]}
     if not points:
         return None
     figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
     axes = figure.subplots()
-    if others := [arm for arm in points if arm not in style]:
+    if others := [arm for arm in points if arm not in named]:
         means = [shown.headline(points[arm].mean) for arm in others]
         axes.plot([x[arm][1] for arm in others], means, ".", color=MUTED, ms=5, alpha=0.45, mew=0)
     for arm, estimate in points.items():
@@ -143,7 +143,7 @@ def quality_against(study, judgement, name):
     axes.set_xlabel(_x_label(study, name, any(x[arm][0] < x[arm][2] for arm in points)))
     axes.set_ylabel(f"{shown.quantity} ({shown.better})" if shown.better else shown.quantity)
     titled(axes, f"Quality against {axis_title(study, name)}: {counted_seeds(estimate.n for estimate in points.values())}")
-    labelled = {arm: e for arm, e in points.items() if arm in style}
+    labelled = {arm: e for arm, e in points.items() if arm in named}
     name_points(figure, axes, {arm: (x[arm][1], shown.headline(e.mean), style[arm].colour) for arm, e in labelled.items()})
     return figure
 
@@ -185,7 +185,7 @@ def learning_curves(study, judgement):
         return None
     shown = Shown(name, study.metric(name))
     paired = {arm: band for arm, band in against.items() if len(band) > 1}
-    style = looks(named)
+    style = crowd.looks(study, judgement)
     figure = Figure(figsize=(WIDTH, 4.1), layout="constrained")
     left, right = figure.subplots(1, 2) if paired else (figure.subplots(), None)
     figure.get_layout_engine().set(wspace=0.09)
@@ -243,7 +243,7 @@ def _limit(axes, late):
 
 
 @styled
-def tuning(study):
+def tuning(study, judgement):
     """The tuning metric against each tuned value, one line per arm. None if no trial finished.
 
     The values that were chosen are marked: one for each tuning seed, at the vertex between grid points. One at an end of
@@ -257,7 +257,7 @@ def tuning(study):
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     panels = figure.subplots(1, len(keys), squeeze=False, sharey=True)[0]
     for axes, key in zip(panels, keys, strict=True):
-        _tuned(axes, study, done, key)
+        _tuned(axes, study, done, key, crowd.looks(study, judgement))
     panels[0].set_ylabel(_tuned_on(study).values)
     handles = {line.get_label(): line for line in panels[0].get_lines() if not line.get_label().startswith("_")}
     figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=_columns(handles), labelcolor=INK)
@@ -270,8 +270,8 @@ def _tuned_on(study):
     return Shown(name, study.metric(name))
 
 
-def _tuned(axes, study, done, key):
-    style, at_edge, metric = looks(study.record.arms), [], _tuned_on(study).metric
+def _tuned(axes, study, done, key, style):
+    at_edge, metric = [], _tuned_on(study).metric
     tried = sorted({trial.values[key] for trial in study.record.trials if key in trial.values})
     space = study.record.tune_space.get(key, {})
     ends, log = (space.get("low", tried[0]), space.get("high", tried[-1])), space.get("log", True)

@@ -99,7 +99,7 @@ def page(study, judged, raw, again=None):
         ),
         *(_figure(name, figure, study, judged[0]) for name, figure in figures.items()),
         search.section(study),
-        measurements.section(evaluated, few, _told(judged), "What else was measured"),
+        measurements.section(evaluated, few, _told(judged), "What else was measured", crowd.looks(study, judged[0])),
         _differences(study, named),
         _bill(study, named),
         _provenance(study),

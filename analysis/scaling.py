@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from analysis import drawing
 from arch import units
-from experiments.metrics import is_cost, title
+from experiments.metrics import IDEAL_OF_RUN, is_cost
 from sweeps.claims.power_law import SIZES, fits
 from sweeps.ladder import sized
 from sweeps.stats import LEVEL, Sample, mean_interval
@@ -75,7 +75,7 @@ def figure(study, judgement):
             ends = np.array([min(at), max(at)])
             axes.plot(ends, np.exp(law.levels.mean + law.exponents.mean * np.log(ends)), look.line, color=look.colour, lw=1.4)
     _log_axes(axes, shown, [values for law in found.values() for _, _, each in law.points for values in each.values()])
-    axes.set_xlabel(title("cost/train_flops"))
+    axes.set_xlabel(IDEAL_OF_RUN)
     axes.set_ylabel(shown.values)
     # Where a loss falls, the corner above the last size is free.
     axes.legend(loc="upper right" if shown.metric.better == "lower" else "lower right", labelcolor=drawing.INK, fontsize=9)

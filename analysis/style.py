@@ -14,7 +14,8 @@ CSS = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 40px 28px 72px; }
+main { max-width: 1400px; margin: 0 auto; padding: 40px 28px 72px; }
+header, .answer { max-width: 1024px; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0 0 20px; letter-spacing: -.01em; overflow-wrap: anywhere; }
 h2 { font-size: 19px; margin: 44px 0 12px; }
 h3 { font-size: 15px; margin: 20px 0 6px; }
@@ -45,7 +46,7 @@ small { display: block; color: var(--muted); font-size: 12.5px; font-weight: 400
 .badge.unstable, .badge.failed, .badge.not-comparable { color: var(--failed); }
 .failed { color: var(--failed); }
 .badge.baseline { border-color: transparent; padding: 0; font-weight: 400; }
-figure { margin: 0; max-width: 860px; } details + figure { margin-top: 26px; }
+figure { margin: 0; max-width: 1024px; } details + figure { margin-top: 26px; }
 .still { overflow-x: auto; } .still svg { display: block; width: 100%; min-width: 540px; height: auto; }
 .chart { display: none; } .drawn .chart { display: block; } .drawn .still { display: none; }
 .panels { display: grid; gap: 18px 22px; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); }
@@ -60,15 +61,14 @@ button.name[aria-pressed=false] { opacity: .4; text-decoration: line-through; } 
 .name i { width: 22px; border-top: 3px var(--dash, solid) var(--colour); } .name i.none { width: 0; border: 5px solid var(--colour);
   border-radius: 9px; } .name i.dashed { --dash: dashed; } .name i.dotted { --dash: dotted; } .name i.dotdash { --dash: double; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 5px 22px; margin: 0; font-size: 14.5px; }
-dt { color: var(--muted); } dd { margin: 0; white-space: pre-line; overflow-wrap: anywhere; }
+dl { max-width: 1024px; } dt { color: var(--muted); } dd { margin: 0; white-space: pre-line; overflow-wrap: anywhere; }
 code, pre { font: 13.5px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
 code { background: var(--card); border: 1px solid var(--grid); border-radius: 4px; padding: 1px 5px; overflow-wrap: anywhere; }
 pre { background: var(--card); border-radius: 6px; padding: 12px 14px; white-space: pre-wrap; overflow-wrap: anywhere; }
 details { margin-top: 14px; } summary { cursor: pointer; color: var(--muted); font-size: 14.5px; }
 @media (max-width: 640px) { .panels { grid-template-columns: minmax(0, 1fr); }
-  .results { width: max-content; min-width: 100%; }
   .results th[scope=row] { min-width: 112px; max-width: 136px; overflow-wrap: anywhere; }
-  .results td small { max-width: 150px; }
+  .results td small { max-width: 118px; } .results th, .results td { padding-right: 9px; }
   dl { grid-template-columns: 1fr; } dd { margin-bottom: 8px; } main { padding: 24px 16px 48px; } }
 @media print { .drawn .still { display: block; } .still svg { min-width: 0; } .drawn .chart { display: none; }
   :root { --ink: #000; --muted: #444; --grid: #ccc; --paper: #fff; --card: #f4f4f4; }

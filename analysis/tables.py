@@ -18,7 +18,7 @@ from arch import units
 from arch.contracts import SeedsNeeded, Verdict
 from arch.spec import ABSENT, spelt
 from arch.words import times
-from experiments.metrics import OF_RUNS, is_cost, title
+from experiments.metrics import IDEAL, OF_RUNS, is_cost, title
 from sweeps.claims.equivalent import BASELINE, BETTER, SAME, WORSE
 from sweeps.compare import off_scale, on_scale
 from sweeps.contrasts import what
@@ -287,13 +287,13 @@ def _readable_row(row, first, context, shown, measured, searched, for_texts):
         "arm": row["arm"],
         "verdict": _verdict(row),
         "differs in": shortened(row["changes"]) or (units.DASH if first else "nothing"),
-        f"{shown.quantity} {LEVEL}": _with_interval(shown.number(row[value]), shown.interval(low, high)),
-        "n": f"{row['n']}" if row["n"] == row["runs_planned"] else f"{row['n']} of {row['runs_planned']}",
         DIFFERENCE: _with_interval(shown.change(row[change]), shown.change_interval(row[f"{change}_low"], row[f"{change}_high"])),
-        **({for_texts: of_texts} if for_texts else {}),
         "p": p_cell(Verdict(row["verdict"], row["p"], row["p_equivalence"], level=row["level"]), shown.name),
+        "n": f"{row['n']}" if row["n"] == row["runs_planned"] else f"{row['n']} of {row['runs_planned']}",
+        f"{shown.quantity} {LEVEL}": _with_interval(shown.number(row[value]), shown.interval(low, high)),
+        **({for_texts: of_texts} if for_texts else {}),
         "parameters": units.count(row["parameters"]),
-        title("cost/flops_per_token"): units.flops(row["flops_per_token_train_ideal"]),
+        IDEAL: units.flops(row["flops_per_token_train_ideal"]),
         f"cache at {context}": _cache(row),
         **{_measured_heading(name): _measured_cell(row, name) for name in measured},
         **({"tuning runs (FLOPs executed)": _search(row)} if searched else {}),
@@ -343,7 +343,7 @@ def _cache(row):
         return units.DASH
     ratio = row["cache_ratio"]
     text = units.size(row["cache_bytes"])
-    return text if ratio is None else f"{text} (×{ratio:.2g})"
+    return text if ratio is None else f"{text} (×{units.number(ratio, 2)})"
 
 
 def _search(row):

@@ -177,7 +177,8 @@ def _write(study, logs, purge=None):
             writer.add_figure(f"report/{name}", figure)
         writer.add_text("report/verdicts", _verdicts(study, judged))
         few = crowd.few(study, judgement)
-        for name, figure in charts.figures([each.only(few) for each in study.evaluated], few).items():
+        measured, style = [each.only(few) for each in study.evaluated], crowd.looks(study, judgement)
+        for name, figure in charts.figures(measured, few, style).items():
             writer.add_figure(name.replace("-", "/", 1), figure)
     curves, of_trials = _curves(study), _trial_curves(study)
     most = _most_points([study.curves, *of_trials.values()])

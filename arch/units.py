@@ -36,6 +36,13 @@ def number(value: Number, digits: int = 4) -> str:
     return f"{value:,.{decimals}f}".replace("-", MINUS)
 
 
+def cell(value: object) -> str:
+    """A value of a table: numbers as `number` has them, whole ones without decimals, anything else as text."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() else number(value)
+    return f"{value:,}" if type(value) is int else str(value)
+
+
 def scaled(value: Number, unit: str, digits: int = 3) -> str:
     """A quantity with the SI prefix that leaves 1 to 3 digits before the point: `12.3 MFLOP`."""
     return _scaled(value, LARGE, unit, digits)

@@ -213,20 +213,37 @@ def evaluate(
 
     A checkpoint that is no run, such as an imported one, is measured with its own tokenizer on texts that are given.
     """
+    from arch import units
+
+    measure = measuring_with(spec, evaluators, changes, split, text, data)
+    for evaluation, measured, new in measure(run):
+        print(f"{evaluation.key}: {evaluation.file}{' (new)' if new else ''}")
+        _values({name: f"{units.cell(value)} {measured.metric_info[name].unit}" for name, value in measured.values.items()})
+        _table(measured.table[:SHOWN])
+        if len(measured.table) > SHOWN:
+            print(f"  ... and {len(measured.table) - SHOWN:,} more rows in {Path(run) / EVALUATIONS / evaluation.file}")
+        if measured.text:
+            print(f"  {measured.text!r}")
+
+
+def measuring_with(spec=None, evaluators=(), changes=(), split="report", text=(), data=None):
+    """A function that does what `evaluate` with these options asks for in a folder: see `_measured`. Raises SpecError."""
     from arch.errors import DataError
     from experiments import measuring
     from experiments.record import RunRecord
 
     section = _evaluate_section(spec, list(evaluators), list(changes), split)
-    record = RunRecord.read_whole(run)
-    if record is not None:
-        _refuse(text or data, f"{run}: a finished run is measured on its own data; leave out --text and --data")
-        plan = measuring.of_run(run, record, section)
-    else:
+
+    def measure(run):
+        record = RunRecord.read_whole(run)
+        if record is not None:
+            _refuse(text or data, f"{run}: a finished run is measured on its own data; leave out --text and --data")
+            return _measured(measuring.of_run(run, record, section), record.seed, run)
         if section is None:
             raise DataError(f"{run}: no finished run in it; for a checkpoint, say what to measure: --with NAME", key=None)
-        plan = measuring.of_checkpoint(run, section, _data_section(data), list(text))
-    _measured(plan, record.seed if record else 0, run)
+        return _measured(measuring.of_checkpoint(run, section, _data_section(data), list(text)), 0, run)
+
+    return measure
 
 
 def _refuse(wrong, reason):
@@ -264,7 +281,7 @@ def _data_section(spec):
 
 
 def _measured(plan, seed, folder):
-    """Measure what a plan lacks, and print all of it. Exits with 1 where an evaluator fails by itself."""
+    """Measure what a plan lacks: [(evaluation, its record, whether it is new)]. Exits with 1 where an evaluator fails by itself."""
     from arch import blame
     from arch.errors import DataError, SpecError
     from experiments import device, gpus
@@ -281,15 +298,7 @@ def _measured(plan, seed, folder):
         said = f"{blame.words(error)} was called" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
         print(f"{said}{place and f' ({place})'}", file=sys.stderr)
         raise typer.Exit(1) from None
-    for evaluation in plan.evaluations:
-        measured = evaluation.record(folder)
-        print(f"{evaluation.key}: {evaluation.file}{' (new)' if evaluation.key in new else ''}")
-        _values({name: f"{_cell(value)} {measured.metric_info[name].unit}" for name, value in measured.values.items()})
-        _table(measured.table[:SHOWN])
-        if len(measured.table) > SHOWN:
-            print(f"  ... and {len(measured.table) - SHOWN:,} more rows in {Path(folder) / EVALUATIONS / evaluation.file}")
-        if measured.text:
-            print(f"  {measured.text!r}")
+    return [(each, each.record(folder), each.key in new) for each in plan.evaluations]
 
 
 def _values(texts):
@@ -301,9 +310,11 @@ def _values(texts):
 
 def _table(rows):
     """Print rows of a table in columns: those with the same columns together, as a block with a heading."""
+    from arch import units
+
     blocks = {}
     for row in rows:
-        filled = {key: _cell(value) for key, value in row.items() if value is not None}
+        filled = {key: units.cell(value) for key, value in row.items() if value is not None}
         blocks.setdefault(tuple(filled), []).append(filled)
     for columns, block in blocks.items():
         lines = [dict(zip(columns, columns, strict=True)), *block]
@@ -311,14 +322,6 @@ def _table(rows):
         print()
         for line in lines:
             print("  " + "  ".join(f"{line[key]:>{widths[key]}}" for key in columns))
-
-
-def _cell(value):
-    from arch import units
-
-    if isinstance(value, float):
-        return f"{value:,.0f}" if value.is_integer() else units.number(value)
-    return f"{value:,}" if type(value) is int else str(value)
 
 
 # Rows of a table that are printed; the file has all.

@@ -43,20 +43,20 @@ AT_CONTEXT = (CACHE, DECODE)
 # Other names of costs: {name: the name that records and tables have}.
 OTHER_NAMES = {"cost/non_embedding": "cost/parameters_non_embedding", "cost/flops": "cost/flops_per_token"}
 
+# FLOPs that the mathematics needs (`arch.cost`), and those that a machine computes, which time and bills go by.
+IDEAL, IDEAL_OF_RUN, EXECUTED = "training FLOPs per token (ideal)", "training FLOPs (ideal)", "training FLOPs (executed)"
+
 TITLES = {
     "speed/tokens_per_second": "training speed",
     "memory/peak_bytes": "peak memory",
     "cost/parameters": "parameters",
     "cost/parameters_non_embedding": "parameters without embedding",
-    "cost/flops_per_token": "training FLOPs per token (ideal)",
-    "cost/train_flops": "training FLOPs (ideal)",
+    "cost/flops_per_token": IDEAL,
+    "cost/train_flops": IDEAL_OF_RUN,
     "cost/training_memory_bytes": "memory of training one row",
     "cost/state_bytes": "constant state",
     "cost/decode_bytes": "bytes read per decoded token",
 }
-
-# What a machine computes in training, which time and bills go by; the costs above are what the mathematics needs (`arch.cost`).
-EXECUTED = "training FLOPs (executed)"
 
 
 def known(name: str) -> Metric | None:

@@ -72,7 +72,7 @@ def list_studies(
 
         print(to_json.dumps([each.dump() for each in shown], indent=1))
         return
-    listing.printed(shown, every, runs, _console())
+    listing.printed(shown, every, runs, terminal())
     if every and (path := _indexed(runs, every)):
         print(f"all of them, with links to the reports: {path}")
     if not state:
@@ -233,7 +233,7 @@ def show(
 
         print(to_json.dumps(data, indent=1))
     else:
-        shown.printed(data, _console(), duration.estimate(data, arms))
+        shown.printed(data, terminal(), duration.estimate(data, arms))
 
 
 @app.command()
@@ -295,7 +295,7 @@ def _driven(word, chosen, workers, runs, storage, again):
         leases.Terms.of_environment()  # what is wrong with it is said before anything is written
     if again and not url:
         raise SpecError("expected a storage; without one, every start tries again what failed", file="--again")
-    console, runs = _console(), chosen.below(runs)
+    console, runs = terminal(), chosen.below(runs)
     said = lambda text: console.print(text, highlight=False, markup=False)  # noqa: E731
     spec, arms = _checked(chosen, runs, said)
     if url:
@@ -350,14 +350,14 @@ def status(
     except (SpecError, DataError) as error:
         if begun is None or kinds.inside(begun) != "study":
             raise
-        stand.printed(begun, _console())  # what was run can be told without the file
+        stand.printed(begun, terminal())  # what was run can be told without the file
         print(f"not compared with the study's file: {error}", file=sys.stderr)
         return
-    stand.printed(folder, _console(), edited)
+    stand.printed(folder, terminal(), edited)
     if url:
         from sweeps import queue_status
 
-        queue_status.printed(url, chosen.name, chosen.scale, _console())
+        queue_status.printed(url, chosen.name, chosen.scale, terminal())
 
 
 def _compared(study, scale, changes, seeds, name, runs):
@@ -462,7 +462,7 @@ def coordinate_check(
     label, written, spec = coordinates.arm_of(root, chosen, arm)
     numbers = coordinates.widths_of(widths)
     data = coordinates.check(written, spec, numbers, steps, lambda text: print(text, file=sys.stderr, flush=True))
-    console = _console()
+    console = terminal()
     coordinates.printed(data, lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True), console)
     name = "-".join(filter(None, [study_name(study), chosen, label]))
     folder = runs / "coordinate-check" / safe_name(name)
@@ -534,12 +534,13 @@ def _report(folder):
         print(f"curves in TensorBoard: archbench tensorboard {folder}")
 
 
-def _console():
+def terminal():
+    """The console that commands print tables on."""
     from rich.console import Console
 
-    console = Console()
+    made = Console()
     # Without a terminal, rich would wrap tables at 80 characters; $COLUMNS says what somebody wants.
-    return console if console.is_terminal or os.environ.get("COLUMNS") else Console(width=160)
+    return made if made.is_terminal or os.environ.get("COLUMNS") else Console(width=160)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+from experiments.record import shown
+
 # Seconds whose pace weighs most in an estimate of the time left.
 RECENT = 60.0
 
@@ -36,7 +38,7 @@ class Progress:
         self.total, self.clock = total, clock
         self.cells = {job.cell: Cell(flops=job.flops) for job in jobs}
         for job, record in finished:
-            self.cells[job.cell] = Cell(state="reused", share=1.0, head_start=1.0, loss=final_loss(record), flops=job.flops)
+            self.cells[job.cell] = Cell(state="reused", share=1.0, head_start=1.0, loss=measured_loss(job, record), flops=job.flops)
         self.began = clock()
         self.passed: deque[tuple[float, float]] = deque()  # (time, FLOPs done) of the last minute, and one before it
 
@@ -118,7 +120,8 @@ class Progress:
         if outcome.reused:
             cell.state, cell.head_start = "reused", 1.0
         if outcome.record:
-            cell.loss = final_loss(outcome.record) or cell.loss
+            loss = measured_loss(outcome.job, outcome.record) if outcome.reused else final_loss(outcome.record)
+            cell.loss = loss or cell.loss
         if outcome.status != "interrupted":
             cell.share = 1.0
         if cell.head_start is None:
@@ -132,6 +135,12 @@ ENDED = ("finished", "reused", "failed", "lost")
 def final_loss(record):
     """The loss that a table shows for a run: on the report split, else on the select split, else None."""
     return record.metrics.get("report/loss", record.metrics.get("select/loss"))
+
+
+def measured_loss(job, record):
+    """`final_loss` of a finished run by this job's own evaluations: what another study measured of the run is not among them."""
+    files = {each.key: each.file for each in job.plan.evaluations}
+    return final_loss(shown(record, job.folder, files, [])) if files else None
 
 
 def clock(seconds):

@@ -222,6 +222,7 @@ class StudyRecord(Spec):
     claims: name -> the resolved claim. edges: sentences about tuned values at an end of their range.
     choices: sentences about tuned values that were not chosen in the usual way, because runs of the search failed.
     helpers: {helper run: {seed: its folder}}; helper runs were made because an arm needs them and are not reported.
+    helper_evaluations: {helper run: {SPLIT.NAME: file}}, what the study measures of each, as `ArmRecord.evaluations`.
     command: the command that starts the study again. seeds: those that some arm has had so far. plan: when its verdicts
     may be read, as stated before the runs; none in older records, which were read once. looks: those that were taken.
     earlier: plans that were looked at before this one, at some of the same runs: the study is then exploratory.
@@ -242,6 +243,7 @@ class StudyRecord(Spec):
     larger_scale: str | None = None
     trials: list[TrialRecord] = []
     helpers: dict[str, dict[str, str]] = later({})
+    helper_evaluations: dict[str, dict[str, str]] = later({})
     tune_space: dict[str, Any] = {}
     edges: list[str] = []
     choices: list[str] = later([])

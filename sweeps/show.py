@@ -8,7 +8,7 @@ from arch.spec import spelt
 from arch.words import listed
 from experiments import plan as experiments
 from experiments import references, remarks
-from experiments.metrics import EXECUTED, objective_costs, title
+from experiments.metrics import EXECUTED, IDEAL, objective_costs
 from sweeps import budget, foreseen, ladder, shown_search, space, unmatched
 from sweeps.arms import unused_runs
 from sweeps.contrasts import what
@@ -200,7 +200,7 @@ def printed(data, console, duration=None):
         "runs",
         "parameters",
         "tokens",
-        title("cost/flops_per_token"),
+        IDEAL,
         EXECUTED,
         *(["time"] if duration and duration.seconds else []),
     ]

@@ -1,6 +1,7 @@
 """The progress of a study, from its records alone: no experiment spec is parsed and no data is read."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from experiments.record import NAME, shown
 from sweeps import shown_search
@@ -26,7 +27,7 @@ def cells(folder, record, edited=None):
             found[label, f"seed {seed}"] = _measured(run, arm.evaluations) if run else Cell()
     for label, runs in record.helpers.items():
         for seed, place in runs.items():
-            found[label, f"seed {seed}"] = _cell(record_of(folder / place), folder / place)
+            found[label, f"seed {seed}"] = _helper(folder, place, record.helper_evaluations.get(label))
     return found
 
 
@@ -35,6 +36,19 @@ def _measured(run, files):
     record, problems = record_of(run), []
     cell = _cell(record and shown(record, run, files, problems), run)
     return replace(cell, state="to measure", share=0.0, message=f"{problems[0]}; the next start measures it") if problems else cell
+
+
+def _helper(folder, place, files):
+    """The cell of a helper run. files: the evaluations that the study makes of it; None: its record is older than these.
+
+    A run that another study made has that study's evaluations, too: their loss is not this study's.
+    """
+    run = folder / place
+    if files:
+        return _measured(run, files)
+    cell = _cell(record_of(run), run)
+    own = files is None and ".." not in Path(place).parts
+    return cell if own else replace(cell, loss=None)
 
 
 def _cell(record, run):

@@ -165,9 +165,11 @@ class StudyPlan:
         seeds = list(range(max(counts.values(), default=0) or self.spec.looks[0]))
         claimed = sorted({name for names in metrics_of(self.spec).values() for name in names})
         helpers: dict[str, dict[str, str]] = {}
+        measured: dict[str, dict[str, str]] = {}
         for job in jobs:
             if job.arm not in labels or job.seed not in seeds:
                 helpers.setdefault(job.arm, {})[str(job.seed)] = places[job.plan.identity, job.seed]
+                measured[job.arm] = {each.key: each.file for each in job.plan.evaluations}
         arms = {
             each.arm.label: ArmRecord(
                 changes=packed(each.arm.changes),
@@ -191,6 +193,7 @@ class StudyPlan:
             question=self.spec.question,
             arms=arms,
             helpers=helpers,
+            helper_evaluations=measured,
             seeds=seeds,
             spec=self.spec.dump(),
             claims=self.spec.claims,

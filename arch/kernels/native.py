@@ -64,15 +64,16 @@ def path(name, dtype=torch.float32):
     return f"torch: {reason}"
 
 
-def library(name, tensors, signatures, small=()):
+def library(name, tensors, signatures, small=(), dtype=None):
     """The compiled NAME.c for the one type of these tensors, or None if it is not available or cannot take them.
 
     It takes plain tensors in CPU memory, and not while torch.compile traces. small: tensors that the caller gives to C as
-    float32 whatever their type here, such as weights. signatures: {function: argtypes}.
+    float32 whatever their type here, such as weights. dtype: the type, if there are no other tensors. signatures: {function:
+    argtypes}.
     """
     if _switched_off() or torch.compiler.is_compiling() or not all(map(_plain, (*tensors, *small))):
         return None
-    types = {x.dtype for x in tensors} or {torch.float32}
+    types = {x.dtype for x in tensors} or {dtype or torch.float32}
     if len(types) > 1 or not types | {x.dtype for x in small} <= DEFINED.keys():
         return None
     found = _built(name, *types)[0]

@@ -130,6 +130,11 @@ def rounds() -> bool:
     return _state.rounds
 
 
+def imitates(x: Tensor) -> bool:
+    """Whether products of this float32 tensor have rounded factors (`rounded`), and torch has to be given them rounded."""
+    return _state.rounded and x.is_cpu and x.dtype == FLOAT32 and not rounds()
+
+
 @contextmanager
 def _flag(on):
     """torch's flag for float32 products of rounded factors, which leaves CUDA alone."""

@@ -46,6 +46,18 @@ def folder(plant, tmp_path_factory):
     return made
 
 
+def test_the_browser_has_no_network():
+    """Where the kernel allows a network of its own, nothing but this machine can be reached; else only names are cut off."""
+    said = pages.alone()
+    print(f"network: {said}")
+    interfaces = {path.name for path in Path("/sys/class/net").iterdir()}
+    if said == pages.OFF:
+        with pytest.raises(OSError, match="unreachable"):
+            socket.create_connection(("198.51.100.1", 80), timeout=5)  # of a range that is for documents only
+    else:
+        assert interfaces and "names" in said
+
+
 def test_no_page_fails_or_asks_for_anything_else(driver, folder):
     found = {"report": folder / "report.html", "index": folder.parents[1] / "index.html"}
     for name, path in found.items():
@@ -136,12 +148,56 @@ def test_at_a_narrow_width_the_verdict_is_in_sight(driver, folder):
         "return [...document.querySelectorAll('.results tbody .badge')].map((each) => each.getBoundingClientRect().right)"
     )
     assert len(ends) == len(ARMS) and max(ends) <= 420
+    heads = driver.execute_script(
+        "return [...document.querySelectorAll('.results thead th')].map((it) => [it.textContent, it.getBoundingClientRect().right])"
+    )
+    right = next(right for name, right in heads if name.startswith("paired difference"))
+    assert right <= 420, "the difference stands beside the word"
     names = driver.execute_script(
         "return [...document.querySelectorAll('.results tbody th')].map((each) => each.getBoundingClientRect().width)"
     )
     assert min(names) > 90, "names of arms are no columns of letters"
     letters = driver.execute_script("return getComputedStyle(document.querySelector('.results tbody th')).fontSize")
     assert float(letters.removesuffix("px")) >= 13
+
+
+def test_where_there_is_room_no_table_of_results_scrolls(driver, folder):
+    pages.opened(driver, (folder / "report.html").as_uri(), 1400)
+    sizes = driver.execute_script(
+        "return [...document.querySelectorAll('.scroll:has(.results)')].map((each) => [each.scrollWidth, each.clientWidth])"
+    )
+    assert sizes and all(content <= room for content, room in sizes), sizes
+
+
+@pytest.mark.parametrize("width", pages.WIDTHS)
+def test_no_name_stands_under_a_mark_or_another_name(driver, tmp_path, plant, width):
+    """Points that are close to each other, in charts of any width."""
+    near = {"a base": 0.0, "just beside it": 0.001, "a little above": 0.008, "below the others": -0.006, "far": 0.1}
+    write_report(plant(tmp_path / "near", near, seeds=3))
+    pages.opened(driver, (tmp_path / "near" / "report.html").as_uri(), width)
+    marks = "[...document.querySelectorAll('section')].find((each) => each.textContent.startsWith('Quality against cache'))"
+    driver.execute_script(f"{marks}.scrollIntoView({{block: 'center'}})")
+    boxes = f"""const place = {marks}.querySelector('.place');
+        const view = place && window.Bokeh && [...Bokeh.index].find((each) => each.model.id == place.id.slice(3));
+        if (!view) return null;
+        const {{ x_scale, y_scale }} = view.frame, pen = document.createElement('canvas').getContext('2d');
+        pen.font = '12px sans-serif';
+        const names = view.model.center.filter((each) => each.type == 'Label').map((each) => {{
+            const w = pen.measureText(each.text).width, aside = each.x_offset - (each.text_align == 'right' ? w : 0);
+            const x = x_scale.compute(each.x) + aside, y = y_scale.compute(each.y) - each.y_offset;
+            return [x, y - 6, x + w, y + 6]; }});
+        const points = view.model.renderers.filter((each) => each.glyph.type == 'Scatter').map((each) => {{
+            const r = each.glyph.size.value / 2, data = each.data_source.data;
+            const x = x_scale.compute(data.x[0]), y = y_scale.compute(data.y[0]);
+            return [x - r, y - r, x + r, y + r]; }});
+        return names.length && [names, points]"""
+    pages.waited(driver, boxes)
+    driver.execute_async_script("const done = arguments[0]; setTimeout(done, 400)")
+    names, points = driver.execute_script(boxes)
+    assert len(names) == len(near)
+    for i, (left, top, right, bottom) in enumerate(names):
+        for x0, y0, x1, y1 in [*points, *names[:i]]:
+            assert min(right, x1) <= max(left, x0) or min(bottom, y1) <= max(top, y0), f"name {i} is covered"
 
 
 EVERY_TEXT = """(function walk(root) { return ["STYLE", "SCRIPT"].includes(root.nodeName) ? ""

@@ -1,5 +1,7 @@
 """A study of 300 arms and 1,500 runs stays usable: what is read and written is bounded. `make test-large` prints the times."""
 
+import io
+import os
 import re
 import time
 
@@ -88,6 +90,50 @@ def test_a_report_of_many_arms_shows_the_crowd(tmp_path):
     others = r"the loss is nan|<svg.*?</svg>|<pre>.*?</pre>|<script.*?</script>"
     assert not re.search(r"\bnan\b|\bNone\b", re.sub(others, "", page, flags=re.DOTALL))
     assert WINDOWS < crowd.MANY  # more than one base is among the arms
+
+
+def test_an_arm_has_one_colour_in_every_figure(tmp_path):
+    """Also where a page names only some arms, and charts of evaluators show fewer still."""
+    from analysis import charts, plots
+
+    measured = ("select.loss", "report.loss", "report.by_position")
+    study = load(plant_large(tmp_path / "many", crowd.MANY + 6, 2, steps=40, failed=0, evaluators=measured))
+    judgement = judge(study)
+    few, looks = crowd.few(study, judgement), crowd.looks(study, judgement)
+    drawn = plots.figures(study, judgement) | charts.figures([each.only(few) for each in study.evaluated], few, looks)
+    assert sum(name.startswith("evaluation") for name in drawn) and set(few) < set(study.record.arms)
+    page = write_report(study.folder).read_text()
+    seen: dict[str, set[str]] = {}
+    for axes in (axes for figure in drawn.values() for axes in figure.axes):
+        for line in axes.get_lines():
+            if line.get_label() in study.record.arms:
+                seen.setdefault(line.get_label(), set()).add(line.get_color())
+    assert set(few) <= set(seen) and {arm: {looks[arm].colour} for arm in seen} == seen
+    names = {each["name"]: each["colour"] for each in live_names(page) if each["name"]}
+    assert set(few) <= set(names) and all(colour == looks[arm].colour for arm, colour in names.items())
+
+
+def live_names(page):
+    """Every entry of a legend of the charts of a page; an arm that has two colours fails."""
+    import json
+
+    found = [each for data in re.findall(r"class=live>(.*?)</script>", page) for each in json.loads(data)["names"]]
+    assert len({each["name"] for each in found}) == len({(each["name"], each["colour"]) for each in found})
+    return found
+
+
+def test_event_files_are_those_of_tensorboards_own_writer():
+    """Byte for byte the format that its RecordWriter writes, also of texts longer than what is summed up at once."""
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    from analysis.events import ROWS, records
+
+    texts = [os.urandom(n) for n in (9, 60, 61, 300, ROWS - 1, ROWS, ROWS + 1, ROWS + 3, 2 * ROWS, 2 * ROWS + 5, 3 * ROWS - 8)]
+    file = io.BytesIO()
+    writer = RecordWriter(file)
+    for each in texts:
+        writer.write(each)
+    assert records(texts) == file.getvalue()
 
 
 @pytest.mark.parametrize("most", [24, 60, 500])

@@ -13,10 +13,10 @@ from kernel_paths import compiled_or_skip
 from test_scan_kernels import gate_inputs, scan_inputs
 from test_training_kernels import drawn_norm, layouts
 
-from arch.kernels import convolution, glu, linear_scan, native, paths, rg_lru
+from arch.kernels import attention, convolution, glu, linear_scan, native, paths, products, rg_lru
 from arch.norm import RMSNorm, rms_norm_reference
 
-KERNELS = ("convolution", "glu", "linear_scan", "rg_lru", "rms_norm")
+KERNELS = ("convolution", "glu", "linear_scan", "rg_lru", "rms_norm", "softcap")
 ROUNDING = 2.0**-8
 FLOAT32 = 1e-5  # what float32 arithmetic may lose, of the largest value
 BFLOAT16 = torch.bfloat16
@@ -34,11 +34,11 @@ def drawn(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)), dtype=torch.float64)
 
 
-def within(got, want, bound, what):
-    """Asserts |got - want| <= bound (a number, or as many as there are values) |want| + float32's own error."""
+def within(got, want, bound, what, more=0):
+    """Asserts |got - want| <= bound |want| + `more` (a number, or as many as there are values) + float32's own error."""
     assert got.shape == want.shape and got.isfinite().all(), what
     want = want.detach().double()
-    excess = (got.detach().double() - want).abs() - bound * want.abs()
+    excess = (got.detach().double() - want).abs() - bound * want.abs() - more
     assert want.numel() == 0 or excess.max() <= FLOAT32 * want.abs().max(), f"{what}: {float(excess.max()):.1e}"
 
 
@@ -155,6 +155,43 @@ def test_the_rg_lru(shape, slope):
             near(left, right.to(left.dtype), 2 * ROUNDING, 1e-3 * slope, name)
         else:
             within(left, right, 0 if name in ("last", "h0") else ROUNDING, name)
+
+
+FORMS = {"by units": (BFLOAT16, "AMX"), "without": (BFLOAT16, ""), "rounded float32": (torch.float32, "")}
+
+
+@pytest.mark.parametrize("path", ["compiled", "torch"])
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("form", FORMS)
+def test_attention(form, softcap, path, monkeypatch):
+    """Scores and softmax are float32. A probability is rounded once, and so is the result; what is summed is at most |v|.
+
+    The gradient of v is the same of |grad|, and with units each tile's part of it is rounded before it is added. The gradient of
+    a score has a rounded probability twice and is rounded itself, so those of q and k are near in norm.
+    """
+    dtype, unit = FORMS[form]
+    monkeypatch.setattr(products, "unit", lambda: unit)
+    monkeypatch.setattr(products, "rounds", lambda: False)
+    shapes, reach = ((2, 67, 4, 8), (2, 67, 2, 8), (2, 67, 2, 8)), (9, 0)
+    given = [drawn(*shape, seed=seed).to(BFLOAT16).to(dtype).requires_grad_() for seed, shape in enumerate(shapes)]
+    exact, pull = [x.detach().double().requires_grad_() for x in given], drawn(2, 67, 4, 8, seed=9).to(BFLOAT16)
+    whole, *_, padded = layouts(67)
+    for layout, kinds in ((whole, ("banded", "blocked")), (layouts(67)[2], ("banded", "blocked")), (padded, ("blocked",))):
+        bounds = layout.interval(*reach)
+        plain = lambda q, k, v, bounds=bounds: attention.reference(q, k, v, *bounds, 0.6, softcap)  # noqa: E731
+        want = outcomes(plain, exact, [pull])
+        of_sizes = outcomes(plain, [*exact[:2], exact[2].detach().abs().requires_grad_()], [pull.abs()])
+        for kind in kinds:
+            run = lambda q, k, v, kind=kind, bounds=bounds: getattr(attention, kind)(  # noqa: E731
+                q, k, v, *bounds, 0.6, reach, softcap=softcap
+            )
+            with native.disabled() if path == "torch" else contextlib.nullcontext(), products.rounded(dtype is torch.float32):
+                got = outcomes(run, given, [pull])
+            assert all(x.dtype is dtype for x in got)
+            within(got[0], want[0], ROUNDING, "value", 1.01 * ROUNDING * of_sizes[0])
+            within(got[3], want[3], ROUNDING, "gradient of v", 2.02 * ROUNDING * of_sizes[3])
+            for left, right, name in zip(got[1:3], want[1:3], "qk", strict=True):
+                near(left, right.to(dtype), 2 * ROUNDING, 0.1, f"gradient of {name}")
 
 
 def test_in_torch_the_types_are_the_same():

@@ -131,7 +131,7 @@ def test_a_study_is_no_single_run_and_its_runs_are_no_folders(tmp_path):
     arms = "{a: {}, b: {objective: {type: distill, teacher: a}}}"
     file.write_text(f"schema: 1\nextends: experiments/tiny_gemma3\nquestion: why?\narms: {arms}\n")
     with pytest.raises(SpecError, match="this is a study: archbench study run"):
-        experiments.run(str(file))
+        archbench._of("experiment", experiments.run)(spec=str(file))
     with pytest.raises(SpecError, match=r"study.yaml:4: objective.teacher: no folder 'a'; .*`{run: a, seed: 0}`"):
         archbench.show(str(file))
 
@@ -155,8 +155,10 @@ def test_every_finished_run_of_a_study_is_measured(run, tmp_path, corpus_file, c
     )
     archbench.evaluate(tmp_path / "study", None, ["objective"], ["objective.rows=3"], "report")
     out = capsys.readouterr().out
-    assert "[1/1] a, seed 0" in out and out.count("(new)") == 1, "a run that arms share is measured once"
-    assert "archbench report" in out
+    assert "[1/1] a, seed 0: report.objective measured in " in out, "a run that arms share is measured once"
+    assert "archbench report" in out and "report/loss" in out and out.count("\n") < 15
+    archbench.evaluate(tmp_path / "study", None, ["objective"], ["objective.rows=3"], "report")
+    assert "[1/1] a, seed 0: report.objective was there" in capsys.readouterr().out
 
 
 def test_a_checkpoint_measured_on_longer_rows_or_with_other_weights_is_measured_again(checkpoint, corpus_file, tmp_path, capsys):

@@ -29,7 +29,7 @@ def status(tmp_path, monkeypatch, study_data):
     def printed(width=160, **changes):
         file.write_text(json.dumps(study_data | changes))
         console = Console(file=io.StringIO(), width=width)
-        monkeypatch.setattr(command, "_console", lambda: console)
+        monkeypatch.setattr(command, "terminal", lambda: console)
         command.status("x.yaml", None, tmp_path / "runs")
         return console.file.getvalue()
 

@@ -14,7 +14,9 @@ from arch.kernels.attention.tile import (
     Workspace,
     as_streams,
     bounds_by_stream,
+    factors,
     from_streams,
+    multiplying,
     scores_at_once,
     unseen,
 )
@@ -60,11 +62,13 @@ class _Banded(torch.autograd.Function):
         ctx.save_for_backward(q_XRC, k_XSC, v_XSC, bias_XNQS)
         ctx.options = group, block, sides, scale, softcap
         band = _Band(q_XRC, k_XSC, bias_XNQS, group, block, sides)
-        q_XNRC, k_XNSC, v_XNSC = band.queries(q_XRC), band.keys(k_XSC), band.keys(v_XSC)
-        y_XNRC = torch.empty(q_XNRC.shape, dtype=q_XRC.dtype, device=q_XRC.device)
-        work, tiles = band.plan(rooms=1)
-        for at, hide in tiles:
-            y_XNRC[at] = work.forward(q_XNRC[at], k_XNSC[at], v_XNSC[at], scale, softcap, hide)
+        q, k, v = factors(q_XRC, k_XSC, v_XSC)
+        q_XNRC, k_XNSC, v_XNSC = q.map(band.queries), k.map(band.keys), v.map(band.keys)
+        y_XNRC = torch.empty(q_XNRC.wide.shape, dtype=q_XRC.dtype, device=q_XRC.device)
+        work, tiles = band.plan(q, rooms=1)
+        with multiplying(q_XRC):
+            for at, hide in tiles:
+                work.forward(q_XNRC[at], k_XNSC[at], v_XNSC[at], scale, softcap, hide, out=y_XNRC[at])
         return y_XNRC.flatten(1, 2)[:, : q_XRC.shape[1]]
 
     @staticmethod
@@ -73,15 +77,17 @@ class _Banded(torch.autograd.Function):
         q_XRC, k_XSC, v_XSC, bias_XNQS = ctx.saved_tensors
         group, block, sides, scale, softcap = ctx.options
         band = _Band(q_XRC, k_XSC, bias_XNQS, group, block, sides)
-        q_XNRC, k_XNSC, v_XNSC = band.queries(q_XRC), band.keys(k_XSC), band.keys(v_XSC)
-        grad_XNRC = band.queries(grad_XRC)
-        dq_XNRC = torch.empty(q_XNRC.shape, dtype=q_XRC.dtype, device=q_XRC.device)
+        grad, q, k, v = factors(grad_XRC, q_XRC, k_XSC, v_XSC)
+        grad_XNRC, q_XNRC, k_XNSC, v_XNSC = grad.map(band.queries), q.map(band.queries), k.map(band.keys), v.map(band.keys)
+        dq_XNRC = torch.empty(q_XNRC.wide.shape, dtype=q_XRC.dtype, device=q_XRC.device)
         dk_XNQC, dv_XNQC = band.sums(), band.sums()
-        work, tiles = band.plan(rooms=2 if softcap is None else 3)
-        for at, hide in tiles:
-            dq_XNRC[at], dk_NSC, dv_NSC = work.backward(grad_XNRC[at], q_XNRC[at], k_XNSC[at], v_XNSC[at], scale, softcap, hide)
-            band.add(dk_XNQC, at, dk_NSC)
-            band.add(dv_XNQC, at, dv_NSC)
+        work, tiles = band.plan(q, rooms=2 if softcap is None else 3)
+        with multiplying(q_XRC):
+            for at, hide in tiles:
+                given = grad_XNRC[at], q_XNRC[at], k_XNSC[at], v_XNSC[at]
+                dq_XNRC[at], dk_NSC, dv_NSC = work.backward(*given, scale, softcap, hide)
+                band.add(dk_XNQC, at, dk_NSC)
+                band.add(dv_XNQC, at, dv_NSC)
         dq_XRC = dq_XNRC.flatten(1, 2)[:, : q_XRC.shape[1]]
         return dq_XRC, band.unpadded(dk_XNQC), band.unpadded(dv_XNQC), *[None] * 6
 
@@ -120,11 +126,11 @@ class _Band:
     def unpadded(self, sum_XNQC):
         return F.pad(sum_XNQC.flatten(1, 2), (0, 0, -self.front, -self.back)).to(self.like.dtype)
 
-    def plan(self, rooms):
+    def plan(self, factor, rooms):
         """(workspace, iterator over tiles). A tile is ((stream, slice of its blocks), function that hides scores)."""
         scores = self.block * self.group * self.width
         together = max(1, min(self.blocks, scores_at_once(self.like.device) // scores))
-        work = Workspace(self.like, together * scores, rooms)
+        work = Workspace(self.like, factor, together * scores, rooms)
 
         def tiles():
             for x in range(len(self.like)):

@@ -10,7 +10,9 @@ from arch.kernels.attention.tile import (
     Workspace,
     as_streams,
     bounds_by_stream,
+    factors,
     from_streams,
+    multiplying,
     scores_at_once,
     unseen,
 )
@@ -76,9 +78,11 @@ class _Blocked(torch.autograd.Function):
         ctx.save_for_backward(q_XRC, k_XSC, v_XSC, low_XT, high_XT)
         ctx.options = spans, block, whole, scale, softcap
         y_XRC = torch.empty_like(q_XRC, memory_format=torch.contiguous_format)
-        work, tiles = _plan(q_XRC, low_XT, high_XT, spans, block, whole, rooms=1)
-        for x, r, s, hide in tiles:
-            y_XRC[x, r] = work.forward(q_XRC[x, r], k_XSC[x, s], v_XSC[x, s], scale, softcap, hide)
+        q, k, v = factors(q_XRC, k_XSC, v_XSC)
+        work, tiles = _plan(q_XRC, q, low_XT, high_XT, spans, block, whole, rooms=1)
+        with multiplying(q_XRC):
+            for x, r, s, hide in tiles:
+                work.forward(q[x, r], k[x, s], v[x, s], scale, softcap, hide, out=y_XRC[x, r])
         return y_XRC
 
     @staticmethod
@@ -89,21 +93,23 @@ class _Blocked(torch.autograd.Function):
         dq_XRC = torch.empty_like(q_XRC, memory_format=torch.contiguous_format)
         wide = torch.promote_types(k_XSC.dtype, torch.float32)  # sums over blocks
         dk_XSC, dv_XSC = (torch.zeros(k_XSC.shape, dtype=wide, device=k_XSC.device) for _ in "kv")
-        work, tiles = _plan(q_XRC, low_XT, high_XT, spans, block, whole, rooms=2 if softcap is None else 3)
-        for x, r, s, hide in tiles:
-            dq_XRC[x, r], dk, dv = work.backward(grad_XRC[x, r], q_XRC[x, r], k_XSC[x, s], v_XSC[x, s], scale, softcap, hide)
-            dk_XSC[x, s] += dk
-            dv_XSC[x, s] += dv
+        grad, q, k, v = factors(grad_XRC, q_XRC, k_XSC, v_XSC)
+        work, tiles = _plan(q_XRC, q, low_XT, high_XT, spans, block, whole, rooms=2 if softcap is None else 3)
+        with multiplying(q_XRC):
+            for x, r, s, hide in tiles:
+                dq_XRC[x, r], dk, dv = work.backward(grad[x, r], q[x, r], k[x, s], v[x, s], scale, softcap, hide)
+                dk_XSC[x, s] += dk
+                dv_XSC[x, s] += dv
         return dq_XRC, dk_XSC.to(k_XSC.dtype), dv_XSC.to(v_XSC.dtype), *[None] * 7
 
 
-def _plan(q_XRC, low_XT, high_XT, spans, block, whole, rooms):
+def _plan(q_XRC, factor, low_XT, high_XT, spans, block, whole, rooms):
     """(workspace, iterator over tiles). A tile is (streams, queries, keys: slices; function that hides scores)."""
     streams, tokens = len(q_XRC), low_XT.shape[1]
     group = q_XRC.shape[1] // tokens
     largest = min(block, tokens) * group * max(end - first for first, _, _, end in spans)
     together = max(1, min(streams, scores_at_once(q_XRC.device) // largest))
-    work = Workspace(q_XRC, together * largest, rooms)
+    work = Workspace(q_XRC, factor, together * largest, rooms)
     biases = {}
 
     def bias(x, n, left, right, dtype):
