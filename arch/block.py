@@ -49,10 +49,14 @@ class Sublayer(nn.Module):
         """What the component gives. A user's own need not know of bfloat16 beside float32 weights: autocast does, as on a GPU."""
         if self.shipped or not products.is_casting():
             return self.component(*given)
-        with torch.autocast(given[0].device.type, torch.bfloat16):
+        device, (x_BTD, *rest) = given[0].device.type, given
+        if not torch.amp.is_autocast_available(device):  # the meta device, on which costs are measured
+            given = (x_BTD.float(), *rest)
+            device = "cpu"
+        with torch.autocast(device, torch.bfloat16):
             returned = self.component(*given)
         y, *rest = returned if isinstance(returned, tuple) else (returned,)
-        y = y.to(given[0].dtype) if isinstance(y, Tensor) else y
+        y = y.to(x_BTD.dtype) if isinstance(y, Tensor) else y
         return (y, *rest) if isinstance(returned, tuple) else y
 
 

@@ -20,6 +20,7 @@ A map is a parameter of the kind `matrix`, a stack of small ones included.
 
 import functools
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 
 import torch
@@ -28,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arch import blame, registry
 from arch.errors import SpecError, nearest
+from arch.kernels import products
 from arch.kernels.cross_entropy import Targets, chunked
 from arch.layout import TokenLayout
 from arch.model import Block, Model
@@ -91,7 +93,7 @@ def _total(parts, counts, extra):
     return None if None in parts.values() else extra + sum(counts[name] * each for name, each in parts.items())
 
 
-def summary(spec, context, dtype="float32"):
+def summary(spec, context, dtype="float32", mixed=False):
     """All costs of a resolved ModelSpec at a context of N tokens, as plain data: those of `outline`, and what running
     every block on the meta device shows.
 
@@ -101,9 +103,16 @@ def summary(spec, context, dtype="float32"):
     training_bytes: weights and gradients in `dtype`, AdamW's moments, and `activations`: what autograd keeps for the
     backward pass of one row of N tokens. This includes the loss, which keeps a gradient of the hidden states and no
     logits. Not included: further rows, gradients of activations, workspaces (such as the loss's, of at most 512 MiB),
-    rounding up by the allocator, a second copy of the weights for mixed precision.
+    rounding up by the allocator.
+    mixed: training memory is that of float32 weights which compute in bfloat16 (`products.casting`): activations in bfloat16,
+    and `casts`, the weights' second copy in bfloat16. Caches and what is decoded stay in `dtype`.
     notes: why a number is too low or absent. Raises SpecError for an unknown dtype or a context below 1.
     """
+    with products.casting() if mixed else nullcontext():
+        return _summary(spec, context, dtype)
+
+
+def _summary(spec, context, dtype):
     known = outline(spec, context, dtype)
     layers, size = known["layers"], DTYPES[dtype].itemsize
     counts, frame = Counter(layers), _frame(spec, DTYPES[dtype])
@@ -128,6 +137,8 @@ def summary(spec, context, dtype="float32"):
         "optimizer": parameters * OPTIMIZER_BYTES,
         "activations": whole(lambda block: block.activations, outside.activations + sum(shared.values())),
     }
+    if products.is_casting():
+        training["casts"] = whole(lambda block: block.casts, outside.casts)
     return {
         **known,
         "flops_per_token": known["flops_per_token"] | {"executed": _by_token(executed, context)},
@@ -141,7 +152,7 @@ _MEASURED: dict[tuple, "_Measured"] = {}
 
 
 def _measured_once(decides, context, dtype, measure):
-    key = (*decides, context, dtype)
+    key = (*decides, context, dtype, products.is_casting())
     if key not in _MEASURED:
         _MEASURED[key] = measure()
     return _MEASURED[key]
@@ -249,13 +260,15 @@ class _Measured:
     """Measurements of one block, or of the model without its blocks. FLOPs are over the whole context.
 
     activations, shared: bytes that are kept for the backward pass. shared: {key: bytes} of tensors that are made once for all
-    layers (positions, masks, rotary angles), with the key of the layout's memo. decodes: False for a non-causal mixer.
+    layers (positions, masks, rotary angles), with the key of the layout's memo. casts: bytes of weights cast to bfloat16.
+    decodes: False for a non-causal mixer.
     """
 
     ideal: dict
     executed: dict
     activations: int
     shared: dict
+    casts: int = 0
     decodes: bool = True
     says_mixing: bool = True
 
@@ -263,12 +276,14 @@ class _Measured:
 def _measured_block(block, dim, tokens):
     layout = TokenLayout.whole(1, tokens, device="meta")
     dtype, mixer = next(block.parameters()).dtype, _mixer(block)
+    trained_in = torch.bfloat16 if products.is_casting() else dtype
 
     def run(tokens, layout, state=None):
-        x_BTD = torch.empty(1, tokens, dim, dtype=dtype, device="meta", requires_grad=torch.is_grad_enabled())
+        kind = trained_in if state is None else dtype
+        x_BTD = torch.empty(1, tokens, dim, dtype=kind, device="meta", requires_grad=torch.is_grad_enabled())
         return block(x_BTD, layout, state)
 
-    trained, kept = _backward(lambda: run(tokens, layout)[0], block)
+    trained, kept, casts = _backward(lambda: run(tokens, layout)[0], block)
     # At once: a later tensor may get the storage, and so the key, of one that is gone.
     names: dict[int, tuple] = {}
     for key, made in [("layout", (layout.doc_BT, layout.pos_BT)), *layout._memo.items()]:
@@ -286,6 +301,7 @@ def _measured_block(block, dim, tokens):
         executed=executed,
         activations=sum(size for key, size in kept.items() if key not in names),
         shared={names[key]: size for key, size in kept.items() if key in names},
+        casts=casts,
         decodes=_decodes(mixer),
     )
 
@@ -342,13 +358,13 @@ def _measured_frame(frame, context):
         hidden_ND = frame.trunk(tokens_BT)[0].flatten(0, 1)
         return chunked(hidden_ND, frame.head_weight, Targets(tokens_BT.flatten()), frame.spec.logit_softcap)
 
-    trained, kept = _backward(loss, frame)
+    trained, kept, casts = _backward(loss, frame)
     executed = {
         "train": trained,
         "prefill": _forward(lambda: frame(tokens_BT)),
         "decode": _forward(lambda: frame(tokens_BT[:, -1:])),
     }
-    return _Measured({}, executed, sum(kept.values()), shared={})
+    return _Measured({}, executed, sum(kept.values()), shared={}, casts=casts)
 
 
 def _check(context, dtype):
@@ -394,11 +410,13 @@ def _forward(run):
 
 
 def _backward(run, module):
-    """(FLOPs of the forward and the backward pass together, {storage: bytes} of what the former keeps for the latter).
+    """(FLOPs of the forward and the backward pass together, {storage: bytes} of what the former keeps for the latter, bytes of
+    weights that were cast).
 
-    What is kept is without parameters. Keys are valid while their tensors live.
+    What is kept is without parameters and their casts. Keys are valid while their tensors live.
     """
     kept = {}
+    products.forget()
 
     def pack(tensor):
         kept.setdefault(_storage(tensor), tensor)
@@ -408,9 +426,10 @@ def _backward(run, module):
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             y = run()
         y.backward(torch.empty_like(y))
-    weights = {_storage(weight) for weight in module.parameters()}
+    casts = products.casts()
+    weights = {_storage(weight) for weight in (*module.parameters(), *casts)}
     sizes = {key: tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights}
-    return counter.get_total_flops(), sizes
+    return counter.get_total_flops(), sizes, sum(cast.nbytes for cast in casts)
 
 
 def _storage(tensor):

@@ -22,12 +22,14 @@ FOLDER = "costs"
 _COSTS = {}
 
 
-def summary(model, context, plugins):
+def summary(model, context, plugins, mixed=False):
     """`arch.cost.summary` of a resolved ModelSpec at a context. plugins: digests of the sources of its plug-ins."""
-    decides = {"model": model.dump(), "context": context, "plugins": plugins}
+    decides = {"model": model.dump(), "context": context, "plugins": plugins, **({"mixed": True} if mixed else {})}
     key = digest({**decides, "arch": sources(), "torch": torch.__version__})
     if key not in _COSTS:
-        _COSTS[key] = kept(root() / FOLDER / f"{key}.json", lambda: cost.summary(model, context))
+        _COSTS[key] = kept(
+            root() / FOLDER / f"{key}.json", lambda: cost.summary(model, context, **({"mixed": True} if mixed else {}))
+        )
     return copy.deepcopy(_COSTS[key])
 
 

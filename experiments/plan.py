@@ -13,7 +13,7 @@ from arch.model import Model
 from arch.model_spec import expand_like
 from arch.plugins import plugin_sources
 from arch.spec import List, Spec, digest
-from experiments import auto, capabilities, costs, evaluations, probes, references, remarks
+from experiments import auto, capabilities, costs, evaluations, precision, probes, references, remarks
 from experiments.compiled import kinds
 from experiments.data import texts
 from experiments.data.dataset import gives_rows, prepare
@@ -209,12 +209,13 @@ def plan(source, made=None):
     if start:
         notes = (*start.notes(), *notes)
     notes = (*notes, *remarks.of_experiment(spec), *getattr(corpus, "notes", ()))
+    own = costs.summary(spec.model, spec.data.context, plugins, precision.is_mixed(spec.train))
     return RunPlan(
         spec=spec,
         identity=digest(decides),
         data=corpus.summary(),
         plugins=plugins,
-        cost=with_objective(costs.summary(spec.model, spec.data.context, plugins), spec, corpus, used.referred),
+        cost=with_objective(own, spec, corpus, used.referred),
         start=start,
         runs=used.parents,
         notes=notes,

@@ -1,37 +1,49 @@
-"""How Lightning makes a run on a CPU compute in bfloat16, or with rounded factors: by `arch.kernels.products`.
+"""How a run computes in bfloat16, or with rounded factors: on a CPU by `arch.kernels.products`, elsewhere by torch's autocast."""
 
-On other devices Lightning's own plugins do it, by torch's autocast.
-"""
+from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
-from pytorch_lightning.plugins.precision import Precision
+import torch
 
 from arch.kernels import products
 from experiments.spec import TrainSpec
 
 
-class OnCPU(Precision):
-    """`bf16-mixed`: bfloat16 between float32 weights. `products: bf16`: float32 but for the factors of matrix products.
-
-    The model stays as it is in memory and on disk. What is computed within `forward_context` is computed so: a training step, an
-    evaluation, a teacher.
-    """
-
-    def __init__(self, spec: TrainSpec):
-        self.precision = spec.precision
-        self.scope = products.casting if spec.precision == "bf16-mixed" else products.rounded
-
-    @contextmanager
-    def forward_context(self) -> Iterator[None]:
-        with self.scope():
-            yield
+def is_ours(spec: TrainSpec) -> bool:
+    """Whether `arch.kernels.products` does what the precision says, and not a plugin of Lightning's."""
+    return spec.accelerator == "cpu" and (spec.precision == "bf16-mixed" or spec.products == "bf16")
 
 
-def plugin(spec: TrainSpec) -> OnCPU | None:
-    """The plugin for a TrainSpec; None where Lightning's own for `spec.precision` is meant."""
-    return OnCPU(spec) if spec.accelerator == "cpu" and (spec.precision == "bf16-mixed" or spec.products == "bf16") else None
+def is_mixed(spec: TrainSpec) -> bool:
+    """Whether float32 weights compute in bfloat16 by `products.casting`, which decides the memory of a step."""
+    return is_ours(spec) and spec.precision == "bf16-mixed"
+
+
+def scope(spec: TrainSpec) -> AbstractContextManager[Any]:
+    """The context in which a step, an evaluation or a teacher computes, for weights of the type that `spec.precision` says."""
+    if is_ours(spec):
+        return products.casting() if spec.precision == "bf16-mixed" else products.rounded()
+    if spec.precision != "bf16-mixed":
+        return nullcontext()
+    return torch.autocast("cuda" if spec.accelerator == "gpu" else spec.accelerator, torch.bfloat16)
+
+
+def plugin(spec: TrainSpec) -> Any:
+    """Lightning's plugin for `is_ours`, else None. The model stays as it is in memory and on disk."""
+    from pytorch_lightning.plugins.precision import Precision
+
+    class OnCPU(Precision):
+        precision = spec.precision
+
+        @contextmanager
+        def forward_context(self) -> Iterator[None]:
+            with scope(spec):
+                yield
+
+    return OnCPU() if is_ours(spec) else None
 
 
 def path(spec: TrainSpec) -> dict[str, str]:

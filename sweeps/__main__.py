@@ -503,7 +503,7 @@ def _checked(chosen, runs=RUNS, measure=None):
     from sweeps import study as studies
 
     precision = settled.kept(chosen.folder(runs))
-    spec, arms = studies.check(root, scale, precision=precision)
+    spec, arms = studies.check(root, scale, kept_precision=precision)
     if unmeasured := budget.unmeasured(spec, arms):
         folder = chosen.folder(runs)
         timed = [arm for arm in arms if arm.label in unmeasured]

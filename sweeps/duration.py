@@ -1,7 +1,8 @@
 """About how long a study takes on this machine and how much disk it fills, before anything runs.
 
-A step of the first arm is timed on random tokens, for about a second, and kept in the cache folder. Other arms are taken to
-compute as many FLOPs a second. Starting a process, reading texts and a machine that is busy with other work come on top.
+A step of the first arm of each precision is timed on random tokens, for about a second, and kept in the cache folder. Other arms
+of that precision are taken to compute as many FLOPs a second. Starting a process, reading texts and a machine that is busy with
+other work come on top.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from arch import units
 from arch.spec import digest
-from arch.words import times
-from experiments import device, evaluations
+from arch.words import listed, times
+from experiments import device, evaluations, precision
 from experiments.costs import kept
 from experiments.data.cache import root
-from experiments.spec import ExperimentSpec
+from experiments.spec import ExperimentSpec, TrainSpec
 from sweeps import paces
 from sweeps.arms import Arm
 from sweeps.pool import cores
@@ -77,14 +79,26 @@ def estimate(data: dict[str, Any], arms: Iterable[Arm]) -> Estimate:
     disk = sum(number * _kept(shown[label]) for label, number in runs.items())
     first = by_label[next(iter(data["arms"]))]
     workers = _workers([each.spec for each in by_label.values()], sum(runs.values()))
-    rate, why = _rate(first, shown[first.label])
-    if rate is None:
-        return Estimate({}, None, workers, why, disk)
+    timed: dict[tuple[str, ...], Arm] = {}
+    for arm in by_label.values():
+        timed.setdefault(_precision(arm), arm)
+    rates: dict[tuple[str, ...], float] = {}
+    for kind, arm in timed.items():
+        rate, why = _rate(arm, shown[arm.label])
+        if rate is None:
+            return Estimate({}, None, workers, why, disk)
+        rates[kind] = rate
     work = {label: each["training_flops"] + _measuring(by_label[label].spec, each) for label, each in shown.items()}
-    seconds = {label: flops / rate for label, flops in work.items()}
-    search = data["total"]["tuning"]["training_flops"] / rate
+    seconds = {label: flops / rates[_precision(by_label[label])] for label, flops in work.items()}
+    search = data["total"]["tuning"]["training_flops"] / rates[_precision(first)]
     total = (sum(seconds[label] * number for label, number in runs.items()) + search) / workers
-    return Estimate(seconds, total, workers, f"a step of {first.label!r} was timed", disk)
+    said = [repr(arm.label) for arm in timed.values()]
+    why = f"a step of {said[0]} was timed" if len(said) == 1 else f"a step of each of {listed(said)} was timed"
+    return Estimate(seconds, total, workers, why, disk)
+
+
+def _precision(arm: Arm) -> tuple[str, ...]:
+    return arm.spec.train.precision, arm.spec.train.products
 
 
 def _workers(specs: list[ExperimentSpec], runs: int) -> int:
@@ -134,14 +148,19 @@ def _step_seconds(spec: ExperimentSpec) -> float:
 
     rows = max(1, spec.data.rows // (spec.train.accumulate * spec.train.shares))
     place = torch.device("cuda" if spec.train.accelerator == "gpu" else "cpu")
-    dtype = "float32" if spec.train.precision == "32-true" else "bfloat16"
+    dtype = "bfloat16" if spec.train.precision == "bf16-true" else "float32"
     before = torch.get_num_threads()
     torch.set_num_threads(spec.train.threads)
     try:
         step = Ours(spec.model, place, dtype).training(rows, spec.data.context)
-        return statistics.median(_timed(step, place, spec.train.threads))
+        return statistics.median(_timed(partial(_within, spec.train, step), place, spec.train.threads))
     finally:
         torch.set_num_threads(before)
+
+
+def _within(train: TrainSpec, step: Callable[[], None]) -> None:
+    with precision.scope(train):
+        step()
 
 
 def _timed(step: Callable[[], None], place: torch.device, threads: int) -> list[float]:

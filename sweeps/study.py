@@ -8,7 +8,7 @@ from arch import cost, document
 from arch.errors import SpecError
 from arch.plugins import plugin_sources
 from arch.words import listed
-from experiments import costs, evaluations, references, remarks
+from experiments import costs, evaluations, precision, references, remarks
 from experiments import plan as experiment
 from experiments.spec import ExperimentSpec
 from sweeps import budget, folders, ladder, looking, matching, origin
@@ -215,14 +215,14 @@ class StudyPlan:
         )
 
 
-def check(root, scale=None, paces=None, precision=None):
+def check(root, scale=None, paces=None, kept_precision=None):
     """(StudySpec, [Arm]) of a study document. Resolves every arm, also at both ends of every tuning range, and runs its
     model at small size (`experiments.plan.probed`). Arms have the values and steps that `match` and `budget` give them.
 
     paces: {`sweeps.paces.key`: seconds of a step} for a budget of seconds; an arm that it lacks keeps its written steps, and
     `plan` then refuses the study.
 
-    precision: what `train.precision: auto` became when the study began, by its folder (`sweeps.settled`).
+    kept_precision: what `train.precision: auto` became when the study began, by its folder (`sweeps.settled`).
 
     The keys and values of the other scales are checked too, so that a mistake there shows up now. Raises SpecError.
     """
@@ -230,7 +230,7 @@ def check(root, scale=None, paces=None, precision=None):
         if other != scale:
             spec, study, base = split(root, other)
             ExperimentSpec.parse(arm_document(study, base, next(iter(spec.arms))))
-    spec, study, base, settled = settle(*split(root, scale), precision)
+    spec, study, base, settled = settle(*split(root, scale), kept_precision)
     spec, study, found = matching.matched(spec, study, base)
     study = ladder.solved(spec, study, base)
     spec = spec.model_copy(update={"arms": study.value["arms"].plain()})
@@ -324,5 +324,6 @@ def arm_cost(spec, long_context, at_training=None):
     at_training: the cost at the training context if it is known already.
     """
     long = {"context": long_context, "cache_bytes": cost.cache_bytes(spec.model, long_context)["total"]}
-    known = at_training or costs.summary(spec.model, spec.data.context, plugin_sources(spec.model.dump()))
+    mixed = precision.is_mixed(spec.train)
+    known = at_training or costs.summary(spec.model, spec.data.context, plugin_sources(spec.model.dump()), mixed)
     return {**known, "long": long}

@@ -56,10 +56,21 @@ def rounded(on: bool = True) -> Iterator[None]:
     """Round the factors of float32 products on the CPU to bfloat16, until the end of the block."""
     before, _state.rounded = _state.rounded, on
     try:
-        with _flag(on and rounds()):
+        with _flag("bf16" if on and rounds() else "none"):
             yield
     finally:
         _state.rounded = before
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """Compute in float32 until the end of the block, whatever is around it."""
+    before, _state.casts = _state.casts, None
+    try:
+        with rounded(False):
+            yield
+    finally:
+        _state.casts = before
 
 
 @contextmanager
@@ -80,6 +91,11 @@ def casting() -> Iterator[None]:
 def is_casting() -> bool:
     """Whether models compute in bfloat16 from float32 weights (`casting`)."""
     return _state.casts is not None
+
+
+def casts() -> list[Tensor]:
+    """The casts of weights that are kept now."""
+    return [made for _, _, made in (_state.casts or {}).values()]
 
 
 def forget() -> None:
@@ -125,7 +141,7 @@ def rounds() -> bool:
     """Whether torch can be told to round the factors of float32 products; asked of a product, with its flag set."""
     if _state.rounds is None:
         x = torch.full((128, 128), 1 + 2**-12, device="cpu", dtype=FLOAT32)
-        with _flag(True):
+        with _flag("bf16"):
             _state.rounds = bool((torch.mm(x, x) == 128).all())
     return _state.rounds
 
@@ -136,12 +152,10 @@ def imitates(x: Tensor) -> bool:
 
 
 @contextmanager
-def _flag(on):
-    """torch's flag for float32 products of rounded factors, which leaves CUDA alone."""
-    matmul = torch.backends.mkldnn.matmul
-    before = matmul.fp32_precision
-    if on:
-        matmul.fp32_precision = "bf16"
+def _flag(precision):
+    """torch's flag for float32 products on the CPU at `bf16`, which rounds their factors, or `none`. It leaves CUDA alone."""
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before, matmul.fp32_precision = matmul.fp32_precision, precision
     try:
         yield
     finally:
@@ -245,7 +259,7 @@ def _product(multiply, a, b, dtype, out=None):
     by_unit = rounds() and not torch.compiler.is_compiling()
     a, b = _values(a, by_unit), _values(b, by_unit)
     into = out if dtype == FLOAT32 else None
-    with _flag(True) if by_unit else nullcontext():
+    with _flag("bf16") if by_unit else nullcontext():
         y = multiply(a, b) if into is None else multiply(a, b, out=into)
     return y.to(dtype) if out is None else out if into is not None else out.copy_(y)
 

@@ -285,3 +285,18 @@ def test_blocks_that_models_share_are_measured_once_and_cost_the_same(monkeypatc
     once = len(run)
     assert {name: cost.summary(SPECS[name], N) for name in reversed(names)} == fresh and len(run) == once
     assert once < sum(len(SPECS[name].blocks) for name in names)
+
+
+def test_memory_of_training_in_bfloat16_from_float32_weights():
+    """Activations have half the bytes, weights a second copy in two bytes; caches and FLOPs are those of float32."""
+    wide, mixed = cost.summary(hybrid(), N), cost.summary(hybrid(), N, mixed=True)
+    full, half = wide["training_bytes"], mixed["training_bytes"]
+    assert {key: half[key] for key in ("weights", "gradients", "optimizer")} == {
+        key: full[key] for key in ("weights", "gradients", "optimizer")
+    }
+    assert 0.5 <= half["activations"] / full["activations"] < 0.65
+    assert 0 < half["casts"] <= full["weights"] / 2
+    assert half["total"] == sum(size for key, size in half.items() if key != "total")
+    assert "casts" not in full
+    for key in ("parameters", "flops_per_token", "cache_bytes", "state_bytes"):
+        assert mixed[key] == wide[key]

@@ -15,10 +15,11 @@ from arch.errors import SpecError
 from arch.kernels import products
 from arch.layout import TokenLayout
 from arch.model import new_model
-from experiments import auto, remarks
+from experiments import auto, measuring, remarks
 from experiments.data.dataset import prepare
 from experiments.orders import STOP
 from experiments.plan import plan, resolve, resolved
+from experiments.record import RunRecord
 from experiments.references import objective
 from experiments.train import measure, new_trainer, train
 
@@ -242,3 +243,19 @@ def test_the_doctor_says_what_auto_would_become(cpu):
     assert "`train.precision: auto` becomes 32-true" in dict(findings())["bfloat16"]
     cpu("AMX")
     assert dict(findings())["bfloat16"].endswith("becomes bf16-mixed from model.dim 128 on, 32-true below")
+
+
+def test_the_errors_of_gradients_are_small_change_nothing_and_do_not_depend_on_the_runs_own_precision(tiny, tmp_path):
+    section = measuring.named(["gradients"], ["gradients.rows=4"], "report")
+    found = []
+    for changes in ({}, {"precision": "bf16-mixed"}, {"products": "bf16"}):
+        folder = tmp_path / str(len(found))
+        assert train(plan(set_train(tiny, steps=0, **changes)), 0, folder).status == "finished"
+        (measured,) = measure(measuring.of_run(folder, RunRecord.read(folder), section), 0, folder)
+        found.append(measured)
+    plain = found[0]
+    assert 0 < plain.values["report/gradient_error_products"] < plain.values["report/gradient_error_mixed"] < 0.1
+    assert abs(plain.values["report/loss_change_mixed"]) < 0.02
+    assert {row["block"] for row in plain.table} == {"", "rec", "local", "global"}
+    assert all(0 <= row["mixed"] <= row["mixed largest"] < 0.3 for row in plain.table)
+    assert [each.values for each in found] == [plain.values] * 3

@@ -31,7 +31,7 @@ def plan_study(tmp_path, monkeypatch):
     from sweeps import study
 
     monkeypatch.setattr("experiments.plan.plan", sweeps_fakes.plan)
-    monkeypatch.setattr("arch.cost.summary", lambda spec, context: {"cache_bytes": {"total": context}})
+    monkeypatch.setattr("arch.cost.summary", lambda spec, context, **options: {"cache_bytes": {"total": context}})
     monkeypatch.setattr("arch.cost.cache_bytes", lambda spec, context: {"total": context})
 
     def planned(data, name="asked", scale=None):
