@@ -19,17 +19,17 @@ def times(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def visible(text: str) -> str:
-    """A text with its control characters shown, not written: ESC as `\\x1b`; line breaks and tabs stay.
+def visible(text: str, one_line: bool = False) -> str:
+    """A text with its control characters shown, not written: ESC as `\\x1b`; line breaks and tabs stay, unless it is for one line.
 
     Also marks that turn the direction of what follows, and halves of surrogate pairs, which no file can hold.
     """
-    return text if text.isprintable() else "".join(map(_shown, text))
+    return text if text.isprintable() else "".join(_shown(char, "" if one_line else "\n\t") for char in text)
 
 
-def _shown(char: str) -> str:
+def _shown(char: str, kept: str) -> str:
     hidden = unicodedata.category(char) in ("Cc", "Cs") or ord(char) in TURNS
-    return char.encode("unicode_escape").decode() if hidden and char not in "\n\t" else char
+    return char.encode("unicode_escape").decode() if hidden and char not in kept else char
 
 
 TURNS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}

@@ -92,12 +92,12 @@ def test_what_would_be_dropped_is_refused(words, said, folder, capsys, monkeypat
     assert ended.value.code == 2 and capsys.readouterr().err.startswith(said)
 
 
-HEARD = {"preexec_fn": lambda: _heard()}  # a shell may start its children deaf
-
-
 def _heard():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+HEARD = {"preexec_fn": _heard}  # a shell may start its children deaf
 
 
 @pytest.mark.parametrize("start", [["archbench.py"], ["-m", "sweeps"]])
