@@ -36,7 +36,7 @@ def plugin(spec: TrainSpec) -> Any:
     from pytorch_lightning.plugins.precision import Precision
 
     class OnCPU(Precision):
-        precision = spec.precision
+        precision: Any = spec.precision
 
         @contextmanager
         def forward_context(self) -> Iterator[None]:

@@ -23,6 +23,8 @@ from arch.kernels.softcap import cap_
 # chunks are slower: with a vocabulary of 262,144, the first product takes 1.2 times as long in chunks of 256 positions
 # as in chunks of 512.
 BUFFER_BYTES = 512 << 20
+# The same beside bfloat16 states, whose step needs half the memory: there, more would be its peak. Never fewer positions.
+NARROW_BYTES, FEWEST = 16 << 20, 512
 
 
 def reference(hidden_ND, weight_VD, targets_N, softcap=None):
@@ -137,6 +139,8 @@ class _Chunked(torch.autograd.Function):
         weight_VD = products.operand(weight_VD, hidden_ND)
         buffers = 1 + (softcap is not None) + wanted.buffers
         size = max(1, min(len(hidden_ND), BUFFER_BYTES // (buffers * vocabulary * exact.itemsize)))
+        if hidden_ND.dtype == torch.bfloat16 and hidden_ND.is_cpu:
+            size = min(size, max(FEWEST, NARROW_BYTES // (buffers * vocabulary * exact.itemsize)))
         made = hidden_ND.new_empty(buffers, size, vocabulary, dtype=exact)
         grad_hidden_ND = torch.empty_like(hidden_ND) if for_hidden else None
         grad_weight_VD = None

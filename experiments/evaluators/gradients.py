@@ -4,7 +4,8 @@ Shapes: those of the parameters.
 """
 
 import copy
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -70,21 +71,21 @@ class Gradients:
         return Findings(values, table)
 
 
-CHOSEN = {"": lambda errors: sum(errors) / len(errors), " largest": max}
+Scope = Callable[[], AbstractContextManager[Any]]
+CHOSEN: dict[str, Callable[[list[float]], float]] = {"": lambda errors: sum(errors) / len(errors), " largest": max}
 
 
-def _scopes(model: Model) -> dict[str, Any]:
+def _scopes(model: Model) -> dict[str, Scope]:
     if model.embedding.is_cpu:
         return {"products": products.rounded, "mixed": products.casting}
     return {"mixed": partial(torch.autocast, model.embedding.device.type, torch.bfloat16)}
 
 
-def _pass(model: Model, given: Given, batches: list[Any], scope: Any = torch.enable_grad) -> tuple[float, dict[str, Tensor]]:
+def _pass(model: Model, given: Given, batches: list[Any], scope: Scope = nullcontext) -> tuple[float, dict[str, Tensor]]:
     """(the loss per target, {parameter: gradient in float32})"""
     weight, total = max(1.0, sum(float(batch.weight) for batch in batches)), 0.0
     model.zero_grad()
-    context: AbstractContextManager[Any] = scope()
-    with torch.enable_grad(), context:
+    with torch.enable_grad(), scope():
         for batch in batches:
             with torch.no_grad():
                 ready = prepared(given.objective, model, batch)
