@@ -195,12 +195,19 @@ class Pool:
                 self._read(each, report, died)
 
     def _read(self, each, report, died):
-        """Handle all messages of a worker, including those that it sent before it died."""
-        try:
-            while each.conn.poll():
-                self._understand(each, *worker.received(each.conn), report)
-        except (EOFError, OSError):
-            died = True
+        """Handle all messages of a worker, including those that it sent before it died.
+
+        Only an error of its pipe says that it died: what `report` raises, as where nobody reads what is printed, is passed on.
+        """
+        while True:
+            try:
+                message = worker.received(each.conn) if each.conn.poll() else None
+            except (EOFError, OSError):
+                died = True
+                break
+            if message is None:
+                break
+            self._understand(each, *message, report)
         if died and each in self.workers:
             each.process.join()
             self._forget(each)

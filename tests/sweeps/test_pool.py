@@ -133,6 +133,18 @@ def test_a_worker_that_cannot_start_is_an_error_and_not_a_failed_run(job):
         ran([job("a")], prepare=fakes.broken)
 
 
+def test_what_the_report_of_an_event_raises_ends_the_pool_and_is_not_a_worker_that_died(job):
+    """As where `| head` has read enough: the worker lives, and nobody may wait for its end."""
+
+    def report(event):
+        raise BrokenPipeError
+
+    left = iter([job("a")])
+    with Pool(1, fakes.prepare) as pool, pytest.raises(BrokenPipeError):
+        pool.run(lambda: next(left, None), report)
+    assert not pool.workers
+
+
 def test_a_run_that_another_process_writes_is_waited_for_while_others_go_on(job, monkeypatch):
     monkeypatch.setattr("sweeps.pool.BUSY_FOLDER_PAUSE", 0.3)
     held, free, events = job("held"), job("free"), []
