@@ -469,11 +469,11 @@ def coordinate_check(
     name = "-".join(filter(None, [study_name(study), chosen, label]))
     folder = runs / "coordinate-check" / safe_name(name)
     try:
-        written = [coordinates.write(data, folder), *drawn(data, folder)]
+        paths = [coordinates.write(data, folder), *drawn(data, folder)]
     except OSError as error:
         print(f"cannot write {folder}: {error}", file=sys.stderr)
         return 1
-    print("\n".join(map(str, written)))
+    print("\n".join(map(str, paths)))
 
 
 @app.command()
