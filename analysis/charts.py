@@ -30,7 +30,7 @@ from analysis.chart_axes import (
     panels_of,
     whole,
 )
-from analysis.drawing import COLOURS, INK, LINES, MARKERS, PAPER, WIDTH, Look, looks, styled
+from analysis.drawing import COLOURS, INK, LINES, MARKERS, PAPER, WIDTH, Look, looks, short, styled
 from analysis.evaluated import Evaluated, label, number, title
 from arch import units
 from arch.contracts import Chart
@@ -292,7 +292,7 @@ def _title(figure: Figure, heading: str, handles: Handles) -> None:
     if not handles:
         figure.suptitle(text, x=0.012, ha="left", fontsize=bold["size"], fontweight="bold", color=INK)
         return
-    names = [name if len(name) <= 40 else f"{name[:39]}…" for name in handles]
+    names = list(map(short, handles))
     columns = max(1, min(len(names), int(WIDTH / (INCHES_PER_LETTER * max(map(len, names)) + 0.55))))
     shown: dict[str, Any] = {"title": text, "title_fontproperties": bold, "alignment": "left", "labelcolor": INK, "fontsize": 9}
     figure.legend(handles.values(), names, loc="outside upper left", ncols=columns, borderpad=0, borderaxespad=0.7, **shown)

@@ -65,7 +65,7 @@ def _by_seed(study, metric, over, arms):
     kind = study.metric(metric)
     finished = study.runs.loc[study.runs.status == "finished", ["arm", "seed"]]
     columns = list(dict.fromkeys(["arm", "seed", over, metric]))
-    curves = every.loc[every[metric].notna(), columns].merge(finished, on=["arm", "seed"])
+    curves = every.loc[np.isfinite(every[metric].astype(float)), columns].merge(finished, on=["arm", "seed"])
     by_arm = dict(iter(curves.groupby("arm", sort=False)))
     found = {}
     for arm in study.record.arms:

@@ -28,6 +28,7 @@ LINES = ["-", "--", ":", "-."]
 # {variable of a page's theme (`analysis.style`): the colour in whose place it stands}
 VARIABLES = {"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER} | {f"arm{i}": each for i, each in enumerate(COLOURS, 1)}
 WIDTH = 7.6
+LONGEST = 40  # letters of a name in a figure
 # In the first part of training the loss falls by far more than the arms differ; the axes show only the rest.
 SKIPPED = 1 / 3
 
@@ -78,6 +79,11 @@ def looks(arms: Iterable[str]) -> dict[str, Look]:
         colour = COLOURS[(i - 1) % len(COLOURS)] if i else INK
         found[arm] = Look(colour, MARKERS[i % len(MARKERS)], LINES[max(0, i - 1) // len(COLOURS) % len(LINES)])
     return found
+
+
+def short(name: str) -> str:
+    """A name that fits beside a row or into a legend; a long one lacks its middle, as names often differ at their ends."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 14]}…{name[-13:]}"
 
 
 def svg(figure: Figure, name: str) -> str:
@@ -152,7 +158,7 @@ def name_points(figure: Figure, axes: Any, points: Mapping[str, tuple[float, flo
         options: list[Any] = []
         for dx, dy, side in places:
             text = axes.annotate(
-                glyphs.legible(name),
+                glyphs.legible(short(name)),
                 (x, y),
                 (dx, dy),
                 textcoords="offset points",

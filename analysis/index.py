@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 from analysis import style
 from arch import units
+from arch.words import visible
 from experiments.files import write_atomically
 from sweeps.catalog import REPORT, Entry, chosen, entries
-from sweeps.listing import visible
 
 NAME = "index.html"
 # Of `analysis.run_report`, whose import would take longer than everything else here.

@@ -473,7 +473,7 @@ def _names(figure: Figure, panels: list[Axes], named: set[str]) -> list[dict[str
     for legend in figure.legends or [axes.get_legend() for axes in panels if axes.get_legend()]:
         for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
             shown = text.get_text()
-            name = next((each for each in named if each == shown or (shown.endswith("…") and each.startswith(shown[:-1]))), "")
+            name = next((each for each in named if shown in (each, drawing.short(each))), "")
             colour, dash = getattr(handle, "get_color", lambda: drawing.INK)(), getattr(handle, "get_linestyle", lambda: "-")()
             found.append({"shown": shown, "name": name, "colour": to_hex(colour), "dash": DASHES.get(str(dash), "none")})
     return found

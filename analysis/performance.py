@@ -69,8 +69,12 @@ INTRODUCTION = """\
 * **`hf`** is `transformers` in our process, so it uses our allocator settings too.
 * **`hf stock`** is `transformers` in its own untouched process, as its user would run it; only the number of threads is
   set. Ours is timed again for this ratio, and the two processes take turns.
+* **`hf-compiled`** is its training step compiled as a whole by `torch.compile`; **`hf-compiled-autocast`** runs it under
+  autocast to bfloat16. **`x-transformers`** (MIT), compiled, is a model of the same sizes, without windows.
+* **`llama.cpp`** (MIT) decodes the same weights in a process of its own, built from its source for this CPU
+  (`llama-cpp-python`), without flash attention; its cache is float32 beside float32 weights and float16 beside bfloat16 ones.
 
-Every target against `transformers` has one row for each."""
+Every target against `transformers` has one row for each of the first two."""
 
 
 def _targets(device, records):
@@ -116,40 +120,41 @@ def _ceilings(record):
 
 
 def _training(record):
-    peers, rows = record.peers(), []
-    weighed = [record.asked["against"]] if peers else []
+    peers, rows = record.peers("train"), []
+    weighed = record.weighed()
     sides = {"tokens/s": "ours", "compiled": "compiled", "products alone": "products"}
     for case in record.cases("train"):
         found = {side: record.find("train", side, **case) for side in sides.values()}
         row = [case["spec"], f"{case['context']:,}", *(_rate(each) for each in found.values())]
         row += [_ratio(ratio(found[side], found["products"])) for side in ("ours", "compiled")]
-        for _, end in peers:
-            row += _compared(record, f"train{end}", case)
+        for _, end, side in peers:
+            row += _compared(record, f"train{end}", case, side)
         memory = [record.find("memory", side, **case) for side in ("ours", *weighed)]
         rows.append([*row, *(units.size(each.median) if each else units.DASH for each in memory)])
-    compared = [word for peer, _ in peers for word in (f"`{peer}`", f"over `{peer}`")]
+    compared = [word for peer, _, _ in peers for word in (f"`{peer}`", f"over `{peer}`")]
     head = ["training", "context", *sides, "share of products", "compiled: share of products", *compared]
     return _table([*head, "memory", *(f"`{peer}` memory" for peer in weighed)], rows)
 
 
 def _decoding(record):
-    peers, rows = record.peers(), []
+    peers, rows = record.peers("decode"), []
     for case in record.cases("decode"):
-        row = [case["spec"], f"{case['context']:,}", str(case["batch"])]
-        for what in ("prefill", "decode"):
-            row.append(_rate(record.find(what, "ours", **case)))
-            for _, end in peers:
-                row += _compared(record, f"{what}{end}", case)
-        cache = record.find("cache", "ours", **case)
-        rows.append([*row, f"{cache.values[0]:,.0f} B of {cache.facts['arch.cost']:,}" if cache else units.DASH])
-    compared = [word for peer, _ in peers for word in (f"`{peer}`", "ratio")]
-    head = ["decoding", "cached tokens", "batch", "prompt tokens/s", *compared, "decoded tokens/s", *compared, "cache"]
+        for kind, ending in record.types():
+            row = [case["spec"], kind, f"{case['context']:,}", str(case["batch"])]
+            for what in ("prefill", "decode"):
+                row.append(_rate(record.find(what, f"ours{ending}", **case)))
+                for _, end, side in peers:
+                    row += _compared(record, f"{what}{end}", case, side, ending)
+            cache = None if ending else record.find("cache", "ours", **case)
+            rows.append([*row, f"{cache.values[0]:,.0f} B of {cache.facts['arch.cost']:,}" if cache else units.DASH])
+    compared = [word for peer, _, _ in peers for word in (f"`{peer}`", "ratio")]
+    head = ["decoding", "weights", "cached tokens", "batch", "prompt tokens/s", *compared, "decoded tokens/s", *compared, "cache"]
     return _table(head, rows)
 
 
-def _compared(record, what, case):
+def _compared(record, what, case, peer, ending=""):
     """[the peer's rate, our rate over it], as text."""
-    ours, theirs = (record.find(what, side, **case) for side in ("ours", record.asked["against"]))
+    ours, theirs = (record.find(what, f"{side}{ending}", **case) for side in ("ours", peer))
     return [_rate(theirs), _ratio(ratio(ours, theirs), "x") or units.DASH]
 
 

@@ -57,7 +57,7 @@ def _latest(records):
         for record in records
         if record.asked["device"] == "cpu"
         for each in record.measurements
-        if each.what in ("train", "memory") or (each.what, each.side) == ("train stock", record.asked["against"])
+        if each.what in ("train", "memory") or (each.what == "train stock" and each.side in record.against())
     }
 
 

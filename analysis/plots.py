@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis import claims, crowd, interaction, scaling
 from analysis.curves import bands_and_differences
-from analysis.drawing import INK, MUTED, PAPER, SKIPPED, WIDTH, counted_seeds, looks, name_points, scale_x, styled, titled
+from analysis.drawing import INK, MUTED, PAPER, SKIPPED, WIDTH, counted_seeds, looks, name_points, scale_x, short, styled, titled
 from analysis.shown import Shown
 from arch import units
 from arch.words import listed
@@ -59,7 +59,7 @@ def differences(study, judgement):
             _difference(axes, row, judgement, arm, style[arm])
         else:
             _crowd(axes, row, [shown.effect(judgement.differences[other].mean) for other in others])
-    axes.set_yticks(range(len(arms)), arms, color=INK)
+    axes.set_yticks(range(len(arms)), list(map(short, arms)), color=INK)
     axes.set_ylim(len(arms) - 0.45, -0.6)
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _signed(x)))
@@ -204,7 +204,9 @@ def learning_curves(study, judgement):
     label = f"tokens ({counted_seeds(band.n.iloc[-1] for band in curves.values())})"
     figure.supxlabel(label, fontsize=9.5, color=MUTED)
     handles = {line.get_label(): line for line in left.get_lines()}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=_columns(handles), labelcolor=INK)
+    figure.legend(
+        handles.values(), map(short, handles), loc="outside upper left", ncols=_columns(list(map(short, handles))), labelcolor=INK
+    )
     return figure
 
 
@@ -260,7 +262,9 @@ def tuning(study, judgement):
         _tuned(axes, study, done, key, crowd.looks(study, judgement))
     panels[0].set_ylabel(_tuned_on(study).values)
     handles = {line.get_label(): line for line in panels[0].get_lines() if not line.get_label().startswith("_")}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=_columns(handles), labelcolor=INK)
+    figure.legend(
+        handles.values(), map(short, handles), loc="outside upper left", ncols=_columns(list(map(short, handles))), labelcolor=INK
+    )
     return figure
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from analysis import evaluated
 from analysis.conditions import with_differences
 from arch.contracts import Metric
-from arch.errors import DataError
+from arch.errors import DataError, reason_of
 from experiments.metrics import is_measured_once, known
 from experiments.record import HISTORY_NAME, Failure, RunRecord, shown, with_performance
 from experiments.record import NAME as RUN_FILE
@@ -171,7 +171,8 @@ def _study_record(folder):
     try:
         record = StudyRecord.read(folder)
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder / STUDY_FILE}: cannot be read as a study's record: {error}") from None
+        file = folder / STUDY_FILE
+        raise DataError(f"{file}: cannot be read as a study's record: {reason_of(error, file)}") from None
     if record is None:
         raise DataError(f"{folder}: {_why_no_study(folder)}")
     if not record.arms:

@@ -20,6 +20,7 @@ h1 { font-size: 30px; line-height: 1.2; margin: 0 0 20px; letter-spacing: -.01em
 h2 { font-size: 19px; margin: 44px 0 12px; }
 h3 { font-size: 15px; margin: 20px 0 6px; }
 p { margin: 0 0 12px; }
+main { overflow-wrap: break-word; } .name, .answer, .heading, .where { overflow-wrap: anywhere; }
 .where { color: var(--muted); font-size: 14px; margin: 0 0 6px; }
 .answer { background: var(--card); border-left: 4px solid var(--accent); border-radius: 0 8px 8px 0; padding: 18px 22px; }
 .answer > p { font-size: 18px; line-height: 1.5; margin: 0; }

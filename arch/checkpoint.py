@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from ruamel.yaml import YAML
 
-from arch import document, registry, tensors
+from arch import digests, document, registry, tensors
 from arch.errors import DataError
 from arch.model import Model
 from arch.model_spec import ModelSpec
@@ -41,6 +41,7 @@ def open_checkpoint(folder, spec=None):
         spec = registry.resolve(ModelSpec.parse(root), root)
     found = tensors.open_tensors(Path(folder) / WEIGHTS)
     check(folder, parameters(spec), found.entries)
+    digests.check(folder)
     return spec, found
 
 
@@ -111,8 +112,10 @@ def write_spec(spec, path):
 
 def write(spec, found, folder, progress=None):
     """Write a model's spec and its Tensors into an existing folder. progress: as for `tensors.write`."""
+    digests.discard(folder)
     write_spec(spec, Path(folder) / SPEC)
     tensors.write(found, Path(folder) / WEIGHTS, progress)
+    digests.write(folder)
 
 
 def generation(folder):

@@ -37,6 +37,11 @@ class DataError(ValueError):
         self.key = key
 
 
+def reason_of(error, file):
+    """Why a file cannot be read: the first line of an error about it, without the file's name in front."""
+    return str(error).splitlines()[0].removeprefix(f"{file}: ")
+
+
 def nearest(name, known):
     """The end of an error about an unknown name: the nearest known names, then all of them."""
     known = sorted(map(str, known))

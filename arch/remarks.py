@@ -14,12 +14,14 @@ from arch.parameters import Context
 from arch.words import listed
 
 
-def of_model(spec: ModelSpec, context: int, prefix: str = "") -> list[str]:
+def of_model(spec: ModelSpec, context: int, prefix: str = "", lacks: bool = False) -> list[str]:
     """Sentences about a resolved ModelSpec in a context of so many tokens. prefix: of its keys, such as `model.`.
+
+    lacks: whether it is meant to lack a kind of layer, as the control of a study is.
 
     Each distinct mixer is built on the meta device; its `reach` says how far it sees.
     """
-    return [*_windows(spec, context, prefix), *_pattern(spec, prefix)]
+    return [*_windows(spec, context, prefix), *_pattern(spec, prefix, lacks)]
 
 
 def _windows(spec, context, prefix):
@@ -51,7 +53,7 @@ def _window(window):
     return f"{window:,}" if isinstance(window, int) else ", ".join(f"{side} {count:,}" for side, count in window.items())
 
 
-def _pattern(spec, prefix):
+def _pattern(spec, prefix, lacks):
     used = dict.fromkeys(spec.layer_blocks())
     cycle = [repeated(item) for item in spec.pattern]
     cut = [repr(name) for name in dict.fromkeys(name for name, _ in cycle) if name not in used]
@@ -59,7 +61,7 @@ def _pattern(spec, prefix):
     if cut:
         length = sum(count for _, count in cycle)
         yield f"{prefix}pattern: it has {length} layers and the model {spec.layers}, so no layer is {listed(cut, 'or')}"
-    elif len(used) == 1 and others:
+    elif len(used) == 1 and others and not lacks:
         yield f"{prefix}pattern: every layer is {next(iter(used))!r}, though there are also blocks for {listed(others)}"
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from arch.kernels import rotary as kernel
 from arch.layout import TokenLayout
 
 
@@ -80,6 +81,11 @@ class _Rotary(torch.autograd.Function):
 
 
 def _turned(x_BTHC, cos_BT1C, sin_BT1c, sign):
+    y_BTHC = kernel.turned(x_BTHC, cos_BT1C, sin_BT1c, sign)
+    return _plain(x_BTHC, cos_BT1C, sin_BT1c, sign) if y_BTHC is None else y_BTHC
+
+
+def _plain(x_BTHC, cos_BT1C, sin_BT1c, sign):
     half = sin_BT1c.shape[-1]
     wide = x_BTHC.to(torch.promote_types(x_BTHC.dtype, torch.float32))
     y_BTHC = wide * cos_BT1C

@@ -48,7 +48,7 @@ def _said_better(path, i, found):
 
 def _located(item, root, path):
     loc = _without_union_tags(item["loc"], root.at(path))
-    reason, got = item["msg"], item["input"]
+    reason, got = re.sub(PREFIX, "", item["msg"]), item["input"]
     if item["type"] == "unknown_key":
         loc += (item["ctx"]["key"],)
     elif item["type"] == "missing":
@@ -68,15 +68,16 @@ def _located(item, root, path):
     elif item["type"] == "too_short" and not got:
         reason = "expected at least one, got none"
     elif not isinstance(got, (dict, list)):
-        reason = f"{reason.removeprefix('Value error, ').removeprefix('Input ')}, got {_described(got)}"
-    else:
-        reason = reason.removeprefix("Value error, ")
+        reason = reason.removeprefix("Input ")
+        reason += "" if reason.endswith(f"got {_described(got)}") else f", got {_described(got)}"
     named = re.match(r"([a-z_]+(?:\.[a-z_]+)*): ", reason)
     if named:
         loc, reason = (*loc, *named[1].split(".")), reason[named.end() :]
     return root.error(reason, tuple(path) + loc)
 
 
+# What pydantic puts before the text of an error that a validator of ours raises.
+PREFIX = "^(Value error|Assertion failed), "
 PERCENT = re.compile(r"\s*([+-]?\d+(?:\.\d*)?|[+-]?\.\d+)\s*%\s*")
 UNION_TAG = re.compile(r"int|float|str|bool|none|[A-Z].*|.*[\[-].*")
 

@@ -19,13 +19,17 @@ def times(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def visible(text: str) -> str:
-    """A text with its control characters shown, not written: ESC as `\\x1b`; line breaks and tabs stay.
+def visible(text: str, one_line: bool = False) -> str:
+    """A text with its control characters shown, not written: ESC as `\\x1b`; line breaks and tabs stay, unless it is for one line.
 
     Also marks that turn the direction of what follows, and halves of surrogate pairs, which no file can hold.
     """
-    return text if text.isprintable() else HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    if text.isprintable():
+        return text
+    hidden = HIDDEN_IN_LINES if one_line else HIDDEN
+    return hidden.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 # Control characters but line breaks and tabs; marks of direction; halves of surrogate pairs.
-HIDDEN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+_REST = "\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff"
+HIDDEN, HIDDEN_IN_LINES = re.compile(f"[{_REST}]"), re.compile(f"[{_REST}\\n\\t]")

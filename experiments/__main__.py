@@ -387,8 +387,17 @@ def parity(out: Annotated[Path | None, typer.Option(help="write the document the
 @app.command()
 def bench(
     models: Annotated[list[str], typer.Argument(metavar="MODEL", help="model specs; they replace `specs`")] = (),
-    spec: Annotated[str, typer.Option(help="path or shipped name of a benchmark's spec: cpu, gpu, kernels, distillation")] = "",
+    spec: Annotated[
+        str, typer.Option(help="path or shipped name of a benchmark's spec: cpu, peers, gpu, kernels, distillation")
+    ] = "",
     changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="change a key, e.g. contexts=[512]")] = (),
+    against: Annotated[
+        list[str],
+        typer.Option(
+            metavar="PEER",
+            help="compare with this peer too (again for several): hf, hf-compiled, hf-compiled-autocast, x-transformers, llama.cpp",
+        ),
+    ] = (),
     out: Annotated[Path | None, typer.Option(help="folder for bench.json; by default a new folder in runs/bench")] = None,
 ):
     """Measure speed and memory of models, of single kernels and of the workbench itself.
@@ -400,7 +409,8 @@ def bench(
     from arch.document import Node, assignments, load, node, overridden
 
     root = load(spec, "bench") if spec else Node({})
-    root = overridden(root, Node({"specs": node(models)} if models else {}))
+    named = ({"specs": node(models)} if models else {}) | ({"against": node(list(against))} if against else {})
+    root = overridden(root, Node(named))
     root = overridden(root, assignments(changes))
     from rich.console import Console
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 import arch.checkpoint
+import arch.digests
 from arch.errors import DataError
 from arch.model import Model
 from experiments import sharded
@@ -187,7 +188,9 @@ def save_weights(model, folder):
     """Write the model's spec and weights, so that `arch` can load, export and sample from the folder."""
     durably(Path(folder) / arch.checkpoint.SPEC, lambda scratch: arch.checkpoint.write_spec(model.spec, scratch))
     weights = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
+    arch.digests.discard(folder)
     durably(Path(folder) / WEIGHTS, lambda scratch: save_file(weights, scratch))
+    durably(Path(folder) / arch.digests.NAME, lambda scratch: scratch.write_text(arch.digests.line(folder)))
 
 
 def save_tokenizer(tokenizer, folder, ends=None):
@@ -216,4 +219,5 @@ def load_model(folder):
         model.load_state_dict(load_file(Path(folder) / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:
         raise DataError(f"{Path(folder) / WEIGHTS}: not the weights of this model: {error}", key=None) from None
+    arch.digests.check(folder)
     return model

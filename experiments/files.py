@@ -19,6 +19,8 @@ def write_first(path, content):
         flush(scratch)
         os.link(scratch, path)
         flush(path.parent)
+    except OSError as error:
+        raise of(error, path) from None
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -39,8 +41,8 @@ def durably(path, write, before=None):
             os.replace(path, before)
         os.replace(scratch, path)
         flush(path.parent)
-    except OSError:
-        raise
+    except OSError as error:
+        raise of(error, path) from None
     except Exception as error:
         if found := re.search(r"\bos error (\d+)\b", str(error)):  # how Rust's libraries, such as safetensors, say it
             number = int(found[1])
@@ -48,6 +50,12 @@ def durably(path, write, before=None):
         raise
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def of(error, path):
+    """The OSError as one of `path`, where it names a scratch file beside it, which nobody knows."""
+    scratch = any(f"/.{Path(path).name}." in f"/{each}" for each in (error.filename, error.filename2) if each)
+    return OSError(error.errno, error.strerror, str(path)) if scratch and error.errno else error
 
 
 class Writing:

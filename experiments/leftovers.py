@@ -8,6 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
+from arch import digests
 from arch.checkpoint import SPEC, TOKENIZER, WEIGHTS
 from arch.errors import DataError
 from experiments.record import RunRecord
@@ -23,11 +24,15 @@ def set_aside(folder):
     for name in (SPEC, TOKENIZER):
         if (Path(folder) / name).is_file():
             shutil.copyfile(Path(folder) / name, aside / name)
+    digests.discard(aside)
     os.replace(Path(folder) / WEIGHTS, aside / WEIGHTS)
+    if (Path(folder) / digests.NAME).is_file():
+        os.replace(Path(folder) / digests.NAME, aside / digests.NAME)
 
 
 def discard(folder):
     """Remove the weights that an earlier start of a run left in its folder."""
+    digests.discard(folder)
     (Path(folder) / WEIGHTS).unlink(missing_ok=True)
     shutil.rmtree(Path(folder) / FAILED, ignore_errors=True)
 

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from arch.contracts import Chart, Documents, Metric
+from arch.document import node
+from arch.errors import DataError, reason_of
 from arch.spec import Spec, later, spelt
 from experiments.files import write_atomically, write_first
 from experiments.metrics import OF_RUNS
@@ -192,8 +194,7 @@ def documents_file(folder: Path | str, file: str) -> Path:
 
 def documents_of(folder: Path | str, file: str) -> Documents | None:
     """What the evaluation `file` of a run says of each document; None if nothing. Raises ValueError for a broken file."""
-    path = documents_file(folder, file)
-    return Documents.model_validate_json(path.read_bytes()) if path.is_file() else None
+    return read_record(Documents, documents_file(folder, file))
 
 
 def shown(record, folder, files, problems):
@@ -211,7 +212,7 @@ def shown(record, folder, files, problems):
         try:
             evaluation = read_record(EvaluationRecord, file)
         except (OSError, ValueError) as error:
-            problems.append(f"{file}: cannot be read: {error}")
+            problems.append(f"{file}: cannot be read: {reason_of(error, file)}")
             continue
         if evaluation is None:
             problems.append(f"{file}: missing; `archbench study run` measures {key}")
@@ -234,11 +235,17 @@ def write_record(record, path):
 
 
 def read_record(cls, path):
-    """The record of class `cls` in a file, or None if there is no file. Raises SpecError or json.JSONDecodeError."""
+    """The record of class `cls` in a file, or None if there is no file. Raises OSError, or DataError or SpecError that name it."""
+    if path.is_dir():
+        raise DataError(f"{path}: expected a file, and it is a folder", key=None)
     if not path.is_file():
         return None
-    data = json.loads(path.read_bytes())
+    try:
+        data = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path}: not whole: {error}", key=None) from None
     try:
         return cls.model_validate(data)
     except ValidationError:
-        return cls.parse(data)  # which says what is wrong, and takes ten times as long: large studies have 10,000 files
+        # This says what is wrong, and takes ten times as long: large studies have 10,000 files.
+        return cls.parse(node(data, str(path)))

@@ -3,7 +3,7 @@
 Commands print them as warnings before anything is trained; they are kept in a run's notes and in a study's record.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from arch.remarks import computed, of_model
@@ -13,9 +13,9 @@ from experiments import auto
 from experiments.spec import ExperimentSpec
 
 
-def of_experiment(spec: ExperimentSpec) -> list[str]:
-    """Sentences about one resolved ExperimentSpec."""
-    return [*of_model(spec.model, spec.data.context, "model."), *_evaluated_once(spec), *auto.remarks(spec.train)]
+def of_experiment(spec: ExperimentSpec, is_control: bool = False) -> list[str]:
+    """Sentences about one resolved ExperimentSpec. is_control: whether a study says that it is to be worse (`known_worse`)."""
+    return [*of_model(spec.model, spec.data.context, "model.", is_control), *_evaluated_once(spec), *auto.remarks(spec.train)]
 
 
 def _evaluated_once(spec: ExperimentSpec) -> list[str]:
@@ -27,14 +27,17 @@ def _evaluated_once(spec: ExperimentSpec) -> list[str]:
     return [f"evaluate.every {every} {sign} steps {steps}: one evaluation, at the end; the curves are those of the training loss"]
 
 
-def of_arms(specs: Mapping[str, ExperimentSpec], identities: Mapping[str, str] | None = None) -> list[str]:
+def of_arms(
+    specs: Mapping[str, ExperimentSpec], identities: Mapping[str, str] | None = None, controls: Collection[str] = ()
+) -> list[str]:
     """Sentences about the arms of a study, {label: resolved ExperimentSpec}: about each, and about arms that are the same.
 
-    identities: of the arms' runs, where they are known; else the specs decide what is the same experiment.
+    identities: of the arms' runs, where they are known; else the specs decide what is the same experiment. controls: arms
+    that the study's claims know to be worse.
     """
     said: dict[str, list[str]] = {}
     for label, spec in specs.items():
-        for remark in of_experiment(spec):
+        for remark in of_experiment(spec, label in controls):
             said.setdefault(remark, []).append(label)
     return [*(f"{_who(labels, len(specs))}: {remark}" for remark, labels in said.items()), *_same(specs, identities)]
 

@@ -1,11 +1,10 @@
 """Starting a run from trained weights (`init_from`): of a checkpoint, of a run made for it, or the mean of several."""
 
-import hashlib
 import re
 from functools import lru_cache
 from pathlib import Path
 
-from arch import checkpoint, document, tensors
+from arch import checkpoint, digests, document, tensors
 from arch.errors import DataError
 from arch.model_spec import SUBLAYER_NAME
 from arch.spec import List, Spec
@@ -218,7 +217,7 @@ def _differences(spec, expected, theirs, shapes):
 
 def content(folder):
     """sha256 (hex) of a checkpoint's weights file."""
-    return _content(*_state(folder))
+    return digests.of(Path(folder) / checkpoint.WEIGHTS)
 
 
 def _state(folder):
@@ -226,12 +225,6 @@ def _state(folder):
     path = (Path(folder) / checkpoint.WEIGHTS).resolve()
     about = path.stat()
     return path, about.st_size, about.st_mtime_ns
-
-
-@lru_cache(maxsize=64)
-def _content(path, size, modified):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _component(spec, name):

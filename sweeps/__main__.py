@@ -119,6 +119,8 @@ def note(
     from sweeps import places
     from sweeps.marks import Marks
 
+    if text is not None and not text.strip():
+        raise SpecError("the note is empty; `--clear` removes the notes that there are, and without a text they are printed")
     folder = places.study(study, runs)
     marks = Marks.read(folder)
     if clear:

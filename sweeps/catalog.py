@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from arch.contracts import UNDECIDED
-from arch.errors import DataError, SpecError
+from arch.errors import DataError, SpecError, reason_of
 from experiments.record import NAME as RUN
 from sweeps.attempts import PREFIX
 from sweeps.claims.equivalent import BASELINE
@@ -94,7 +94,7 @@ def entry(folder: Path, runs: Path | str) -> Entry:
     try:
         record = StudyRecord.read(folder)
     except (OSError, ValueError) as error:
-        return Entry(folder, place, why=str(error).splitlines()[0], **about)
+        return Entry(folder, place, why=reason_of(error, folder / NAME), **about)
     if record is None:
         return Entry(folder, place, why=f"no {NAME}", **about)
     runs_of = [status(folder / path) for path in _runs(record)]
@@ -149,7 +149,7 @@ def status(run: Path) -> Status:
     """The Status of a run's folder. The record is not validated: a list reads thousands."""
     data = content(run / RUN)
     if data is None:
-        if (run / RUN).is_file():
+        if (run / RUN).exists():
             return Status("unreadable")
         return Status("running" if any(map(is_held, run.glob(f"{PREFIX}*"))) else "to do")  # drivers that share a storage
     word = str(data.get("status"))

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from arch.spec import ABSENT, diff, spelt
-from arch.words import listed
+from arch.words import listed, times
 from experiments import plan as experiment
 from experiments.spec import EvaluateSpec, ExperimentSpec
+from sweeps import looking
 from sweeps.arms import Arm
 from sweeps.folders import record_of
 from sweeps.record import StudyRecord
@@ -20,19 +21,34 @@ SAME_RUN = ("data.source.", "train.strategy", "train.checkpoint_every")
 
 @dataclass(frozen=True)
 class Edited:
-    """seeds: {arm of the file: how many seeds it is to have now}. changed: {arm: what of it, in words}."""
+    """seeds: {arm of the file: how many seeds it is to have now}. changed: {arm: what of it, in words}. claims: whether they
+    changed. looked: the number of seeds at the last look that was taken; 0 before the first.
+    """
 
     seeds: Mapping[str, int]
     new: Sequence[str] = ()
     gone: Sequence[str] = ()
     changed: Mapping[str, str] = field(default_factory=dict)
     looks: tuple[int, int] | None = None
+    claims: bool = False
+    looked: int = 0
+
+    @property
+    def warning(self) -> str:
+        """What a start with these changes makes of the study; empty where no verdict has been read, or the plan is the same."""
+        if not self.looked or not (self.looks or self.new or self.gone or self.changed or self.claims):
+            return ""
+        return (
+            f"its verdicts have been read at {times(self.looked, 'seed')}: a start with these changes makes the study exploratory, "
+            "and one with the file as it was does not (docs/statistics.md)"
+        )
 
     @property
     def words(self) -> str:
         """`+c, -d, b changed (train.steps: 10 -> 20), seeds 3 -> 4`; empty if the file asks for what was run."""
         said = [f"+{label}" for label in self.new] + [f"-{label}" for label in self.gone]
         said += [f"{listed(labels)} changed ({what})" for what, labels in self._together().items()]
+        said += ["claims changed"] if self.claims else []
         return ", ".join([*said, *([f"seeds {self.looks[0]} -> {self.looks[1]}"] if self.looks else [])])
 
     def _together(self) -> dict[str, list[str]]:
@@ -52,7 +68,10 @@ def since(folder: Path, record: StudyRecord, spec: StudySpec, arms: Sequence[Arm
     changed = {arm.label: what for arm in written if (what := _changed(folder, record, arm))}
     seeds = {arm.label: _seeds(record, spec, arm.label, bool(looks)) for arm in arms}
     new = [arm.label for arm in written if arm.label not in record.arms]
-    return Edited(seeds, new, [label for label in record.arms if label not in seeds], changed, looks)
+    gone = [label for label in record.arms if label not in seeds]
+    claims = looking.claimed(record.claims) != looking.claimed(spec.claims)
+    looked = record.looks[-1].seeds if record.looks else 0
+    return Edited(seeds, new, gone, changed, looks, claims, looked)
 
 
 def _seeds(record, spec, label, more):

@@ -152,7 +152,7 @@ def printed(data, say, console):
     if data["paired_sd"]:
         say(f"paired sd of {data['metric']}: {_shown(data['paired_sd'], unit)}, {data['paired_sd_from']}")
     else:
-        say("the paired sd is not known, as no run of this study has finished; --paired-sd 0.012 assumes 1.2\xa0%")
+        say("the paired sd is not known, as fewer than 3 seeds of this study have finished; --paired-sd 0.012 assumes 1.2\xa0%")
 
 
 def _equality(each):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from arch import document, units
-from arch.words import times
+from arch.words import times, visible
 from sweeps.catalog import Entry
 from sweeps.removal import Waste
 
@@ -32,12 +32,7 @@ def printed(shown: Sequence[Entry], every: Sequence[Entry], runs: Path | str, co
         cells = [f"{cell:{'>' if i == 3 else '<'}{width}}" for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
         say("  ".join(cells).rstrip())
         for line in (each.question or each.why, *(f"note: {note.text}" for note in each.marks.notes[-1:])):
-            say(f"    {'archived; ' if each.marks.archived else ''}{visible(line)}")
-
-
-def visible(text: str) -> str:
-    """A text on one line, in which what a terminal would obey is shown."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+            say(f"    {'archived; ' if each.marks.archived else ''}{visible(line, one_line=True)}")
 
 
 def shipped(words: Sequence[str]) -> None:

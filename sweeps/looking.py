@@ -3,6 +3,8 @@
 import datetime
 
 from arch.errors import DataError, SpecError
+from arch.spec import digest
+from arch.words import times
 from sweeps.judge import built, counted, is_exact, judge, plan_of, questions, undecided_arms
 from sweeps.outcomes import runs_of
 from sweeps.record import NAME, EarlierRecord, LookRecord, PlanRecord, StudyRecord
@@ -70,7 +72,7 @@ def history(study, record):
     """(looks, earlier): what is known of looks at the runs of a planned study, from its last StudyRecord and from others'.
 
     Looks under another plan are not paid for: more seeds, other claims or other arms after a look make a study exploratory.
-    record: as the study would write it now.
+    Whoever goes back to a plan, before a look under the other one, is where they were. record: as the study would write it now.
     """
     looks, earlier = [], []
     old = StudyRecord.read_whole(study.folder)
@@ -79,7 +81,10 @@ def history(study, record):
         if _stated(old) == _stated(record):
             looks = old.looks
         elif seen := _seen(old, study.folder):
-            earlier.append(EarlierRecord(plan=plan_of(old), looks=seen, why=_changed(old, record)))
+            earlier.append(EarlierRecord(plan=plan_of(old), looks=seen, why=_changed(old, record), stated=_digest(old)))
+        own = [each for each in earlier if not each.study and each.stated == _digest(record)]
+        looks = looks or (own[-1].looks if own else [])
+        earlier = [each for each in earlier if each not in own]
     for folder in _other_studies(study, record):
         other = StudyRecord.read_whole(folder)
         if other is not None and _shares(other, record) and _stated(other) != _stated(record) and (seen := _seen(other, folder)):
@@ -104,7 +109,28 @@ def _seen(record, folder):
 def _stated(record):
     """What a study states before its runs. Its claims are compared by content, not by name; the first arm is the baseline."""
     first, *others = ((label, *arm.identities) for label, arm in record.arms.items())
-    return plan_of(record), sorted(map(_content, record.claims.values())), [first, *sorted(others)]
+    return plan_of(record), claimed(record.claims), [first, *sorted(others)]
+
+
+def claimed(claims):
+    """What claims, {name: resolved claim}, say: sorted texts, without their names."""
+    return sorted(map(_content, claims.values()))
+
+
+def _digest(record):
+    plan, claims, arms = _stated(record)
+    return digest([plan.dump(), claims, arms])
+
+
+def exploratory(each):
+    """Two sentences on an EarlierRecord of a study that is started: why it is exploratory, and how to be confirmatory again."""
+    of = f" of {each.study}" if each.study else ""
+    why = f"{each.why} changed after a look at {times(each.looks[-1].seeds, 'seed')}{of}"
+    return (
+        f"exploratory: {why}: a plan that is changed after reading verdicts may be the one that fits them, so each verdict says it",
+        "confirmatory again: the plan as it was, without the change; or this plan for runs that nobody has looked at, such as "
+        "those of another scale (docs/statistics.md)",
+    )
 
 
 def _content(claim):

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from arch import document
-from arch.errors import SpecError
+from arch.errors import SpecError, reason_of
 from arch.spec import digest
 from sweeps.record import NAME, Origin, StudyRecord
 
@@ -33,8 +33,9 @@ def check(folder, name, scale, origin=None):
     try:
         record = StudyRecord.read(folder)
     except (OSError, ValueError) as error:  # written by another release, say
-        reason = f"cannot be read as a study's record ({str(error).splitlines()[0]}); move it away, or give another --runs"
-        raise SpecError(reason, file=str(Path(folder) / NAME)) from None
+        file = str(Path(folder) / NAME)
+        reason = f"cannot be read as a study's record ({reason_of(error, file)}); move it away, or give another --runs"
+        raise SpecError(reason, file=file) from None
     if record is None or (record.scale == scale and is_of(folder, record, name, origin)):
         return
     asked = f"{name} at scale {scale}" if scale else name

@@ -24,7 +24,7 @@ def runs_of(record, folder):
 
 def finished_runs(folder):
     """[(arm and seed in words, folder)] of the finished runs in a study's folder, each once; None if it is no study's folder."""
-    if not (Path(folder) / NAME).is_file():
+    if not (Path(folder) / NAME).exists():
         return None
     runs: dict[Path, tuple[str, Path]] = {}
     for label, arm in StudyRecord.read(folder).arms.items():

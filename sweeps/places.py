@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from arch import document
-from arch.errors import DataError, SpecError, nearest
+from arch.errors import DataError, SpecError, nearest, reason_of
 from arch.words import listed
 from sweeps import kinds, origin
 from sweeps.folders import safe_name, study_name
@@ -165,7 +165,7 @@ def read(folder: Path) -> StudyRecord:
     try:
         record = StudyRecord.read(folder)
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder}: its record cannot be read: {str(error).splitlines()[0]}", key=None) from None
+        raise DataError(f"{folder}: its record cannot be read: {reason_of(error, folder / NAME)}", key=None) from None
     if record is None:
         raise DataError(f"{folder}: no {NAME} in it", key=None)
     return record

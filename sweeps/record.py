@@ -195,13 +195,14 @@ class LookRecord(Spec):
 class EarlierRecord(Spec):
     """An earlier plan of which looks were taken at some of the same runs. study: its folder, if it is another study's.
 
-    why: what of the plan changed since.
+    why: what of the plan changed since. stated: a digest of all that the study stated then; empty in older records.
     """
 
     plan: PlanRecord
     looks: list[LookRecord]
     study: str = ""
     why: str = ""
+    stated: str = later("")
 
 
 class Origin(Spec):

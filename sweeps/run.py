@@ -109,8 +109,8 @@ def _look_by_look(study, counts, tuning, pools, console):
     """Run the seeds of each look, until every question is decided or the plan ends. Returns the Outcomes."""
     outcomes: dict[Path, Outcome] = {}
     looks, earlier = looking.history(study, study.record(counts))
-    for each in earlier:
-        _say(console, f"exploratory: {each.why} changed after a look at {times(each.looks[-1].seeds, 'seed')}", "yellow")
+    for sentence in dict.fromkeys(said for each in earlier for said in looking.exploratory(each)):
+        _say(console, sentence, "yellow")
     ran, following = 0, counts
     while following is not None:
         counts = following

@@ -13,8 +13,8 @@ def at_scale(scale):
 
 
 def larger_scale(spec, scale):
-    """The laptop scale (`laptop_scale`) if `scale` is listed before it, else None."""
+    """The scale that is listed after `scale`, up to the laptop scale (`laptop_scale`); None from there on."""
     order = list(spec.scales)
     if scale in order and spec.laptop_scale in order and order.index(scale) < order.index(spec.laptop_scale):
-        return spec.laptop_scale
+        return order[order.index(scale) + 1]
     return None

@@ -234,8 +234,8 @@ class StudySpec(Spec):
     question: str
     arms: dict[str, dict[str, Any]]
     seeds: Annotated[
-        Annotated[Seeds, Tag("number")] | Annotated[SeedsSpec, Tag("plan")],
-        Discriminator(lambda value: "plan" if isinstance(value, (dict, SeedsSpec)) else "number"),
+        Annotated[Seeds, Tag("Number")] | Annotated[SeedsSpec, Tag("Plan")],
+        Discriminator(lambda value: "Plan" if isinstance(value, (dict, SeedsSpec)) else "Number"),
     ] = 5
     scales: dict[str, dict[str, Any]] = {}
     grid: dict[str, dict[str, dict[str, Any]]] = later({})
@@ -278,6 +278,11 @@ class StudySpec(Spec):
         if isinstance(self.match, MatchSpec):
             return [(("match",), self.match)]
         return [(("match", i), each) for i, each in enumerate(self.match or ())]
+
+    @property
+    def controls(self):
+        """The arms that a claim knows to be worse."""
+        return {arm for claim in self.claims.values() for arm in claim.get("known_worse") or ()}
 
     @property
     def winners(self):

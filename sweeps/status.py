@@ -53,7 +53,7 @@ def _helper(folder, place, files):
 
 def _cell(record, run):
     if record is None:
-        unreadable = run is not None and (run / NAME).is_file()
+        unreadable = run is not None and (run / NAME).exists()
         return Cell(state="unreadable", message=f"{run / NAME} cannot be read; the run is done again") if unreadable else Cell()
     state = record.status
     if state == "running" and not is_held(run):
@@ -93,6 +93,8 @@ def printed(folder, console, edited=None):
     count = {state: states.count(state) for state in dict.fromkeys(states)}
     changes = f": {edited.words}" if edited and edited.words else ""
     say(", ".join(f"{n} {state}" for state, n in count.items()) + f"{changes}; folder: {folder}")
+    if edited and edited.warning:
+        say(edited.warning)
     for (row, column), cell in found.items():
         if cell.state in ("failed", "unreadable", "to measure"):
             say(f"{cell.state}: {row} {column}: {cell.message}")

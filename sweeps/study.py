@@ -153,7 +153,7 @@ class StudyPlan:
         specs = {each.arm.label: each.plans[0].spec for each in known}
         identities = {each.arm.label: tuple(each.identities) for each in known}
         own = [*ladder.remarks(self.spec, specs), *unused_runs(self.spec, [each.arm for each in self.arms])]
-        return [*remarks.of_arms(specs, identities), *own]
+        return [*remarks.of_arms(specs, identities, self.spec.controls), *own]
 
     def record(self, counts=None, trials=(), edges=(), looks=(), earlier=(), search=None):
         """The StudyRecord. counts: {arm label: number of seeds so far}, by default those of the first look; an arm that is

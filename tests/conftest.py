@@ -106,6 +106,14 @@ def made_up_benchmark():
                 for what in ("prefill", "decode", "prefill stock", "decode stock"):
                     found += [timed(what, side, case, sides[side], 32.0, "tokens") for side in ("ours", "hf")]
                 found.append(weighed("cache", "ours", case, 4096.0, **{"arch.cost": 4096}))
+        if device == "cpu":
+            case = {"spec": "small/gemma3", "context": 512}
+            found.append(timed("train", "hf-compiled", case, 3.0, 4096.0, "tokens"))
+            for spec in ("small/gemma3", "medium/gemma3"):
+                case = {"spec": spec, "context": 2000, "batch": 1}
+                found += [timed("decode", f"{side} bfloat16", case, 1.5, 32.0, "tokens") for side in ("ours", "llama.cpp")]
+                found += [timed("decode", "llama.cpp", case, 2.5, 32.0, "tokens")]
+            found.append(timed("decode", "ours", case, 2.0 * slower, 32.0, "tokens"))
         for shape in ([8, 512, 256], [1, 4096, 256], [4, 2048, 1024]):
             case = {"shape": shape}
             found += [timed("scan", side, case, 0.01, 1e8, "B") for side in ("ours", "fresh a * b")]
@@ -122,7 +130,14 @@ def made_up_benchmark():
         cost = {"flops_per_token": {"ideal": {"train": 1e6}}}
         return BenchRecord(
             status="finished",
-            asked={"against": "hf", "compile": True, "device": device, "dtype": "float32", "tokens": 4096},
+            asked={
+                "against": ["hf", "hf-compiled", "llama.cpp"],
+                "compile": True,
+                "device": device,
+                "dtype": "float32",
+                "decode_types": ["bfloat16"],
+                "tokens": 4096,
+            },
             costs={f"{spec}@{context}": cost for spec in specs for context in contexts},
             measurements=found,
             profiles=[Profile(case={"spec": specs[0], "context": 512}, seconds=2.0, kinds={"matrix products": 1.1})],

@@ -9,6 +9,7 @@ from pathlib import Path
 from analysis.exports import files, mlflow_local, wandb_offline
 from analysis.exports.runs import Exported, exported
 from arch.errors import DataError
+from experiments.files import of
 
 FOLDER = "export"
 FORMATS: dict[str, Callable[[Exported, Path, Path], None]] = {
@@ -32,11 +33,13 @@ def write(folder: Path | str, form: str, out: Path | None = None) -> tuple[Path,
         raise DataError(f"{out}: it is there already; expected a new folder", key=None)
     what = exported(folder)
     scratch = final.with_name(f".{final.name}.{os.getpid()}")
-    scratch.mkdir(parents=True)
     try:
+        scratch.mkdir(parents=True)
         FORMATS[form](what, scratch, final)
         shutil.rmtree(final, ignore_errors=True)
         scratch.rename(final)
+    except OSError as error:
+        raise of(error, final) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         with suppress(OSError):  # not empty, as it should be

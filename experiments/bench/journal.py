@@ -35,7 +35,9 @@ class Journal:
             self.tell(described(each))
 
     def note(self, text):
-        """Add a remark to the record, such as what was not measured and why."""
+        """Add a remark to the record, such as what was not measured and why; once."""
+        if text in self.record.notes:
+            return
         self.change(notes=[*self.record.notes, text])
         self.tell(text)
 
@@ -51,20 +53,20 @@ class Journal:
         finally:
             release_memory()
 
-    def time(self, what, sides, case, works, of, facts=None, least=0.0, lodger=None):
+    def time(self, what, sides, case, works, of, facts=None, least=0.0, lodgers=()):
         """Time the functions `sides` {side: function} in turns and add one Measurement per side.
 
         works: the work of one call in units of `of`; both may also be {side: value}. facts: {side: its facts}.
         least: the fewest seconds to measure, even if that takes more rounds than were asked for.
-        lodger: the child.Lodger that runs one of the sides; its CPU time does not count as other programs' time.
+        lodgers: each child.Lodger that runs one of the sides; their CPU time does not count as other programs' time.
         If this is interrupted or a function fails, the rounds timed so far are kept.
         """
         seconds: dict[str, list[float]] = {side: [] for side in sides}
-        before = cores_time(lodger)
+        before = cores_time(lodgers)
         try:
             in_turns(sides, seconds, self.record.asked["repeats"], self.record.asked["seconds"], least)
         finally:
-            others = others_share(before, cores_time(lodger))
+            others = others_share(before, cores_time(lodgers))
             self.add(
                 *(
                     Measurement(
@@ -110,8 +112,8 @@ def synchronize():
         torch.cuda.synchronize()
 
 
-def cores_time(lodger=None):
-    """(idle, busy, busy with this process and a child.Lodger): seconds, summed over all cores since they started.
+def cores_time(lodgers=()):
+    """(idle, busy, busy with this process and each child.Lodger): seconds, summed over all cores since they started.
 
     None if the system does not report them.
     """
@@ -119,7 +121,7 @@ def cores_time(lodger=None):
         return None
     ticks = [int(word) / os.sysconf("SC_CLK_TCK") for word in STAT.read_text().splitlines()[0].split()[1:9]]
     mine = os.times()
-    theirs = lodger.seconds() if lodger else 0.0
+    theirs = sum(lodger.seconds() for lodger in lodgers)
     return ticks[3] + ticks[4], sum(ticks) - ticks[3] - ticks[4], mine.user + mine.system + theirs
 
 

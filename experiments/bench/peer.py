@@ -4,8 +4,7 @@ from collections import Counter
 
 from arch.errors import DataError, SpecError
 from arch.express import express
-
-INSTALL = "pip install -e '.[parity]'"
+from experiments.bench.against import PARITY
 
 
 def new_peer(spec):
@@ -17,7 +16,7 @@ def new_peer(spec):
     try:
         import transformers
     except ImportError:
-        raise SpecError(f"needs the package transformers: {INSTALL}", ("against",)) from None
+        raise SpecError(f"needs the package transformers: {PARITY}", ("against",)) from None
     transformers.logging.set_verbosity_error()
     config = expressed(spec)
     attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"

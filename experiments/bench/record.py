@@ -26,7 +26,8 @@ class Measurement(Spec):
     what: `train`, `prefill`, `decode` (each also with ` stock`: beside the peer in its own untouched process),
         `memory`, `cache`, `ceiling`, `scan`, `loss`, `loss memory`, `reach`, `decode reach`, `distill`, `lightning`,
         `first step`, `help`.
-    side: `ours`, `compiled`, `hf`, `products` (the product floor), or another name for what is compared.
+    side: `ours`, `compiled`, a peer (`experiments/bench/against.py`), `products` (the product floor), or another name for
+        what is compared. `ours bfloat16` decodes from weights of another type than the benchmark's `dtype`.
     case: the conditions (`spec`, `context`, `batch`, `shape`, ...).
     values: all values, in the order measured. unit: of the values, `s` or `B` (bytes).
     work: the work done in each of the values, in units of `of` (tokens, FLOP, B, steps).
@@ -123,11 +124,30 @@ class BenchRecord(Spec):
                 return each
         return None
 
-    def peers(self):
-        """[(column title, ending of `what`)] of those of PEERS that a model was measured against."""
-        peer = self.asked["against"]
-        measured = {each.what for each in self.measurements if each.side == peer}
-        return [(f"{peer}{end}", end) for end in PEERS if {f"train{end}", f"decode{end}"} & measured]
+    def against(self):
+        """The names of the peers that were asked for, in order."""
+        named = self.asked["against"] or ()
+        return [named] if isinstance(named, str) else list(named)  # older records have one name
+
+    def peers(self, *whats):
+        """[(column title, ending of `what`, side)] of the peers that were measured in one of `whats`; by default in any."""
+        found = {(each.what, each.side) for each in self.measurements}
+        whats = whats or ("train", "decode")
+        return [
+            (f"{peer}{end}", end, peer)
+            for peer in self.against()
+            for end in PEERS
+            if any((f"{what}{end}", peer) in found for what in whats)
+        ]
+
+    def types(self):
+        """[(type of weights in which models were decoded, ending of the sides' names)]"""
+        others = [kind for kind in self.asked.get("decode_types", ()) if kind != self.asked["dtype"]]
+        return [(self.asked["dtype"], ""), *((kind, f" {kind}") for kind in others)]
+
+    def weighed(self):
+        """The peers whose memory was measured."""
+        return [peer for peer in self.against() if self.find("memory", peer)]
 
     def disturbed(self):
         """A sentence on how much of the machine other programs took; empty if it was little or is unknown."""

@@ -1,7 +1,6 @@
 """Run a benchmark: all measurements of a BenchSpec, in the order of the printed tables."""
 
 import importlib.metadata
-import importlib.util
 import platform
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -16,14 +15,15 @@ from arch.express import loaded
 from arch.kernels import paths
 from experiments import device as devices
 from experiments.bench import ceilings, distillation, kernels, models, workbench
+from experiments.bench.against import KINDS, installed
 from experiments.bench.journal import Journal
-from experiments.bench.peer import INSTALL, expressed
+from experiments.bench.peer import expressed
 from experiments.bench.record import BenchRecord
 from experiments.bench.spec import BenchSpec
 from experiments.compiled import CompileError, compiler
 from experiments.train import CODE
 
-PACKAGES = ("torch", "triton", "transformers", "pytorch-lightning", "numpy")
+PACKAGES = ("torch", "triton", "transformers", "x-transformers", "llama-cpp-python", "pytorch-lightning", "numpy")
 
 
 def bench(source, folder, tell=print):
@@ -130,9 +130,9 @@ def check(bench_spec):
             compiler(bench_spec.device)
         except CompileError as error:
             raise SpecError(str(error), ("compile",)) from None
-    if bench_spec.against:
-        if importlib.util.find_spec("transformers") is None:
-            raise SpecError(f"needs the package transformers: {INSTALL}", ("against",))
+    if bench_spec.against and not installed(bench_spec.against):
+        raise SpecError(str(KINDS[bench_spec.against[0]].missing()), ("against",))
+    if "hf" in installed(bench_spec.against):
         for spec in specs.values():
             expressed(spec)
     return specs

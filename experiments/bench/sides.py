@@ -17,6 +17,7 @@ from arch.layout import TokenLayout
 from arch.model import new_model
 from arch.model_spec import ModelSpec
 from experiments.bench.peer import check_same, new_peer
+from experiments.bench.peers import x_transformers
 from experiments.compiled import compile_blocks
 from experiments.data.batch import Batch, Rows
 from experiments.means import prepared
@@ -121,17 +122,25 @@ class Ours(_Side):
 class Peer(_Side):
     """The same model in `transformers`, with its own loss and cache.
 
+    compile: its training step is compiled as a whole. autocast: it runs under autocast to bfloat16, with weights of `dtype`.
     Raises SpecError if transformers has no such model, or if `ours` is given and its parameters have other sizes.
     """
 
-    def __init__(self, spec, device, dtype, ours=None, name="spec"):
+    def __init__(self, spec, device, dtype, ours=None, name="spec", compile=False, autocast=False):
         model = new_peer(spec)
         if ours is not None:
             check_same(ours, model, name)
+        self.compile, self.autocast = compile, autocast
         super().__init__(model, spec, device, dtype)
 
     def _mean_loss(self, tokens_BT):
-        return lambda: self.model(input_ids=tokens_BT, labels=tokens_BT, use_cache=False).loss
+        model = torch.compile(self.model) if self.compile else self.model
+
+        def loss():
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                return model(input_ids=tokens_BT, labels=tokens_BT, use_cache=False).loss
+
+        return loss
 
     @torch.no_grad()
     def fill(self, tokens_BT, further=0):
@@ -161,6 +170,16 @@ class Peer(_Side):
             logits_to_keep=1,
         )
         self.next_B1 = output.logits.argmax(-1)
+
+
+class XTransformers(_Side):
+    """A model of the same sizes in x-transformers, compiled. Raises SpecError if it has no such model."""
+
+    def __init__(self, spec, device, dtype, context):
+        super().__init__(x_transformers.new_model(spec, context), spec, device, dtype)
+
+    def _mean_loss(self, tokens_BT):
+        return x_transformers.mean_loss(self.model, tokens_BT)
 
 
 class StockPeer:

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from arch.spec import Count, List, Positive, Spec
+from experiments.bench.against import Name
 from experiments.bench.record import PEERS, BenchRecord, Ratio, spread
 
 # Measured for each named model; measured once, without a named model.
@@ -23,8 +24,10 @@ class BenchSpec(Spec):
     tokens: tokens per training step.
     decode_contexts: tokens in the cache when decoding is timed. batches: numbers of streams decoded at once.
     decode_tokens: tokens decoded per round.
-    against: the peer, measured in this process and so with its allocator settings. stock: also measure the peer in its
-    own untouched process, as its users run it; the two processes take turns.
+    against: peers, by name (`experiments/bench/against.py`). Those in torch are measured in this process and so with its
+    allocator settings. stock: also measure `hf` in its own untouched process, as its users run it; the two processes take
+    turns.
+    decode_types: further types of weights in which models are decoded, beside `dtype`.
     compile: also train with each block compiled.
     repeats: rounds per measurement. seconds: after this time a measurement ends, but not before its third round.
     vocabulary: of the loss that is measured alone. dtype: of weights and activations.
@@ -36,8 +39,9 @@ class BenchSpec(Spec):
     decode_contexts: List[Count] = (2000,)
     batches: List[Count] = (1, 16)
     decode_tokens: Count = 32
+    decode_types: List[Literal["float32", "bfloat16"]] = ()
     measure: List[Literal[OfModels, OfKernels]] = ("train", "decode", "memory")
-    against: Literal["hf"] | None = None
+    against: List[Name] = ()
     stock: bool = False
     compile: bool = False
     threads: Count = 2
@@ -48,12 +52,17 @@ class BenchSpec(Spec):
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
 
+    @field_validator("against", mode="before")
+    @classmethod
+    def _one_or_several(cls, given):
+        return () if given is None else (given,) if isinstance(given, str) else given
+
     @model_validator(mode="after")
     def _makes_sense(self):
         for context in self.contexts:
             if self.tokens % context:
                 raise ValueError(f"contexts: {context} does not divide tokens = {self.tokens}")
-        if self.stock and not self.against:
+        if self.stock and "hf" not in self.against:
             raise ValueError("stock: needs a peer; expected `against: hf` too")
         if not self.specs and set(self.measure) & set(MODELS):
             raise ValueError(f"specs: name a model spec, or measure only some of {', '.join(KERNELS)}")
@@ -100,6 +109,16 @@ class Target:
 
 def _speedup(what, fast, slow, **case):
     return lambda record: record.speedup(what, fast, slow, **case)
+
+
+def _in_type(kind, peer, **case):
+    """Our decoding over the peer's, both with weights of this type."""
+
+    def measured(record):
+        ours, theirs = (side if record.asked["dtype"] == kind else f"{side} {kind}" for side in ("ours", peer))
+        return record.speedup("decode", ours, theirs, **case)
+
+    return measured
 
 
 def _seconds(what, side, scale=1.0):
@@ -175,6 +194,14 @@ def _targets():
             for end, named in PEERS.items():
                 compared = _speedup(f"train{end}", "ours", "hf", spec=spec, context=context)
                 yield Target(f"{title}, training at {context:,} against {named}", compared, least=least)
+    compared = _speedup("train", "ours", "hf-compiled", spec="small/gemma3", context=512)
+    yield Target("Gemma 3 (5:1), training at 512 against compiled `transformers`", compared, least=1.25)
+    for kind in ("float32", "bfloat16"):
+        compared = _in_type(kind, "llama.cpp", spec="small/gemma3", context=2000, batch=1)
+        yield Target(f"Gemma 3 (5:1), decoding at 2,000, batch 1, against llama.cpp, {kind} weights", compared, least=1.0)
+    for spec, least in (("small/gemma3", 1.1), ("medium/gemma3", 1.4)):
+        compared = _speedup("decode", "ours bfloat16", "ours", spec=spec, context=2000, batch=1)
+        yield Target(f"{spec}, decoding at 2,000, batch 1, bfloat16 weights over float32", compared, least=least)
     for side, least in (("ours", 0.65), ("compiled", 0.75)):
         for context in (512, 4096):
             share = _speedup("train", side, "products", spec="small/gemma3", context=context)

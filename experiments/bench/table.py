@@ -26,18 +26,18 @@ def _ceilings(record):
 
 
 def _training(record):
-    peers = record.peers()
-    columns = ["model", "context", "tokens/s", *(word for peer, _ in peers for word in (f"{peer} tokens/s", f"over {peer}"))]
+    peers = record.peers("train")
+    columns = ["model", "context", "tokens/s", *(word for peer, _, _ in peers for word in (f"{peer} tokens/s", f"over {peer}"))]
     columns += ["share of products"] + (["compiled tokens/s", "its share"] if record.asked["compile"] else [])
-    weighed = [record.asked["against"]] if peers else []
+    weighed = record.weighed()
     columns += ["memory"] + [f"{peer} memory" for peer in weighed]
     table = Table(*columns, title="Training", title_justify="left")
     cases = record.cases("train") + [case for case in record.cases("memory") if case not in record.cases("train")]
     for case in cases:
         sides = {side: record.find("train", side, **case) for side in ("ours", "compiled", "products")}
         row = [case["spec"], f"{case['context']:,}", _rate(sides["ours"])]
-        for _, end in peers:
-            row += list(_compared(record, f"train{end}", case))
+        for _, end, side in peers:
+            row += list(_compared(record, f"train{end}", case, side))
         row += [_ratio(ratio(sides["ours"], sides["products"]))]
         if record.asked["compile"]:
             row += [_rate(sides["compiled"]), _ratio(ratio(sides["compiled"], sides["products"]))]
@@ -46,23 +46,24 @@ def _training(record):
 
 
 def _decoding(record):
-    peers = record.peers()
-    over = [f"over {peer}" for peer, _ in peers]
+    peers = record.peers("decode")
+    over = [f"over {peer}" for peer, _, _ in peers]
     columns = ["model", "context", "batch", "prompt tokens/s", *over, "decoded tokens/s", *over, "cache", "arch.cost says"]
-    table = Table(*columns, title="Decoding", title_justify="left")
+    table = Table("weights", *columns, title="Decoding", title_justify="left")
     for case in record.cases("decode"):
-        row = [case["spec"], f"{case['context']:,}", str(case["batch"])]
-        for what in ("prefill", "decode"):
-            ours = record.find(what, "ours", **case)
-            row += [_rate(ours), *(_compared(record, f"{what}{end}", case)[1] for _, end in peers)]
-        cache = record.find("cache", "ours", **case)
-        table.add_row(*row, _bytes(cache), f"{cache.facts['arch.cost']:,}" if cache else "")
+        for kind, ending in record.types():
+            row = [kind, case["spec"], f"{case['context']:,}", str(case["batch"])]
+            for what in ("prefill", "decode"):
+                ours = record.find(what, f"ours{ending}", **case)
+                row += [_rate(ours), *(_compared(record, f"{what}{end}", case, side, ending)[1] for _, end, side in peers)]
+            cache = None if ending else record.find("cache", "ours", **case)
+            table.add_row(*row, _bytes(cache), f"{cache.facts['arch.cost']:,}" if cache else "")
     return table
 
 
-def _compared(record, what, case):
+def _compared(record, what, case, peer, ending=""):
     """(the peer's rate, the ratio of our rate to it)"""
-    ours, theirs = (record.find(what, side, **case) for side in ("ours", record.asked["against"]))
+    ours, theirs = (record.find(what, f"{side}{ending}", **case) for side in ("ours", peer))
     return _rate(theirs), _ratio(ratio(ours, theirs), "x")
 
 

@@ -161,6 +161,14 @@ def test_at_a_narrow_width_the_verdict_is_in_sight(driver, folder):
     assert float(letters.removesuffix("px")) >= 13
 
 
+def test_names_without_a_break_make_no_page_wider(driver, tmp_path, plant):
+    write_report(plant(tmp_path / "long", {"b" * 150: 0.0, "a label of words that goes on and on " * 4: 0.01}, seeds=3))
+    for width in pages.WIDTHS:
+        pages.opened(driver, (tmp_path / "long" / "report.html").as_uri(), width)
+        pages.pictured(driver, PICTURES / f"long-{width}.png")
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+
+
 def test_where_there_is_room_no_table_of_results_scrolls(driver, folder):
     pages.opened(driver, (folder / "report.html").as_uri(), 1400)
     sizes = driver.execute_script(

@@ -108,7 +108,7 @@ def test_without_the_package_the_error_says_what_to_install_and_nothing_is_writt
 
 
 def test_every_format_of_the_command_is_there_and_every_extra_is_declared(pytestconfig):
-    assert set(FORMATS) == set(commands.Format.__args__)
+    assert set(FORMATS) == set(commands.Format)
     extras = tomllib.loads((pytestconfig.rootpath / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert any(each.startswith("wandb") for each in extras["wandb"]) and any(each.startswith("mlflow") for each in extras["mlflow"])
 

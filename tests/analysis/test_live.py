@@ -84,7 +84,7 @@ def test_cells_are_a_chart_with_their_places_and_values():
         given = [[row["entropy"] for row in table if row["layer"] == i and row["of"] == of] for i in range(3)]
         assert image == pytest.approx(np.ravel(given), rel=1e-6)
     assert [each["title"] for each in found["panels"]] == ["a", "b"]
-    named = [each for each in values(found["documents"], "names") if isinstance(each, list)]
+    named = [value for pairs in values(found["documents"], "entries") for key, value in pairs if key == "names"]
     assert ["1", "2", "4"] in named and ["0", "1", "2"] in named
     low, middle, high = map(float, found["scale"]["texts"])
     assert low == pytest.approx(min(row["entropy"] for row in table), rel=1e-3) and low < middle < high

@@ -1,5 +1,6 @@
 """What a page says and shows: sentences on what was run, letters of every script, control characters, curves with one point."""
 
+import json
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis import drawing, glyphs, plots, ran, style, tables
+from analysis import drawing, glyphs, live, plots, ran, style, tables
 from analysis.claims import judge
 from analysis.report import write_report
 from analysis.runs import load
@@ -166,3 +167,13 @@ def test_watch_writes_again_after_a_change_and_ends_at_ctrl_c(make_study):
     finally:
         process.kill()
         process.communicate()
+
+
+def test_long_names_fit_and_stay_apart(make_study):
+    """Names that differ at their ends alone; without the warning that a figure has no room left for its panels."""
+    names = [f"{'a rather long label ' * 6}{i}" for i in range(3)]
+    study = load(make_study(effects=dict.fromkeys(names, 0.0), seeds=3))
+    for figure in plots.figures(study, judge(study)).values():
+        drawing.svg(figure, "x")
+        shown = {each["shown"]: each["name"] for each in json.loads(live.chart(figure))["names"]}
+        assert all(len(short) <= drawing.LONGEST for short in shown) and (not shown or set(shown.values()) == set(names))

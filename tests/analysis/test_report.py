@@ -6,19 +6,24 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 from self_contained import SCRIPTS, assert_self_contained
 
-from analysis import plots, tables, tables_html
+from analysis import bill, plots, tables, tables_html
 from analysis.__main__ import app
 from analysis.claims import judge
+from analysis.curves import bands
 from analysis.report import write_report
 from analysis.runs import history, load, study_frame
 from analysis.study import Study, run
 from analysis.tensorboard import write_logs
 from arch.cli import main
 from arch.errors import DataError
+from experiments.metrics import EXECUTED, IDEAL
+from sweeps import show
+from sweeps.record import StudyRecord
 
 
 def test_report_is_self_contained_and_escaped(make_study, tuning_trials):
@@ -217,3 +222,32 @@ heavy = [name for name in ("torch", "pytorch_lightning", "lightning", "optuna") 
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_flops_have_one_name_and_one_number_in_the_preview_and_in_the_report(make_study):
+    """With what an objective adds, such as a teacher's forward passes."""
+    folder = make_study(seeds=2)
+    record = StudyRecord.read(folder)
+    costs = {label: arm.cost | {"objective": {"flops": 4.5e12}} for label, arm in record.arms.items()}
+    arms = {label: arm.model_copy(update={"cost": costs[label]}) for label, arm in record.arms.items()}
+    record.model_copy(update={"arms": arms}).write(folder)
+    study = load(folder)
+    given = tables.readable(tables.results(study, judge(study))).set_index("arm")[IDEAL]
+    tokens = next(iter(study.records.values())).tokens
+    for label, cost in costs.items():
+        per_token = {kind: cost["flops_per_token"][kind]["train"] for kind in ("ideal", "executed")}
+        arm = {"parameters": 1, "tokens": tokens, "flops_per_token": per_token, "objective": cost["objective"], "cache_bytes": 1}
+        assert show._costs(label, arm | {"training_flops": 1, "long": cost["long"]}, None)[2] == given[label]
+    assert list(bill.readable(bill.bill(study)))[1] == EXECUTED and "(ideal)" in IDEAL and "(executed)" in EXECUTED
+
+
+def test_a_curve_with_a_number_that_is_not_finite_is_drawn_without_it(make_study):
+    folder = make_study(seeds=3)
+    path = folder / "arm0-0123" / "seed-0" / "history.parquet"
+    curve = pd.read_parquet(path)
+    curve.loc[curve["select/loss"].notna().idxmax(), "select/loss"] = np.inf
+    curve.to_parquet(path)
+    study = load(folder)
+    band = bands(study, "select/loss")["1:1"]
+    whole = bands(study, "select/loss")["3:1"]
+    assert np.isfinite(band["mean"]).all() and len(band) == len(whole) - 1

@@ -13,10 +13,11 @@ from kernel_paths import compiled_or_skip
 from test_scan_kernels import gate_inputs, scan_inputs
 from test_training_kernels import drawn_norm, layouts
 
+from arch import rotary
 from arch.kernels import attention, convolution, glu, linear_scan, native, paths, products, rg_lru
 from arch.norm import RMSNorm, rms_norm_reference
 
-KERNELS = ("convolution", "glu", "linear_scan", "rg_lru", "rms_norm", "softcap")
+KERNELS = ("convolution", "glu", "linear_scan", "rg_lru", "rms_norm", "rotary", "softcap")
 ROUNDING = 2.0**-8
 FLOAT32 = 1e-5  # what float32 arithmetic may lose, of the largest value
 BFLOAT16 = torch.bfloat16
@@ -116,6 +117,26 @@ def test_rms_norm(shape):
     for small in ((1,), ()):
         inputs = given(drawn(*shape), drawn(shape[-1], seed=1), small=small)
         check(mine_of, reference, ("y", "x", "weight"), *inputs, {"weight": 0} if small else {})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, BFLOAT16], ids=str)
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("shape, pairs", [((2, 1, 1, 2), 1), ((2, 7, 3, 10), 3), ((2, 33, 4, 64), 32), ((2, 5, 2, 6), 0)], ids=str)
+def test_rotary(shape, pairs, rows, dtype):
+    """As in torch, with angles of each row or of all; the other way round, it gives back what it got."""
+    x_BTHC, angle_BT1c = drawn(*shape).to(dtype).requires_grad_(), drawn(rows, shape[1], 1, pairs, seed=1)
+    still = torch.ones(rows, shape[1], 1, shape[-1] - 2 * pairs)
+    angles = torch.cat([angle_BT1c.cos().float()] * 2 + [still], -1), angle_BT1c.sin().float()
+    got = outcomes(lambda x: rotary.rotary(x, *angles), [x_BTHC])
+    with native.disabled():
+        want = outcomes(
+            lambda x: rotary.rotary(x, *(angle.double() for angle in angles)), [x_BTHC.detach().double().requires_grad_()]
+        )
+    for left, right, name in zip(got, want, ("y", "x"), strict=True):
+        assert left.dtype is dtype
+        within(left, right, ROUNDING if dtype is BFLOAT16 else 0, name)
+    turned = rotary.rotary(got[0].detach().transpose(1, 2).contiguous().transpose(1, 2), angles[0], -angles[1])
+    near(turned, x_BTHC, 2 * ROUNDING if dtype is BFLOAT16 else 1e-6, 1.0, "turned back")
 
 
 @pytest.mark.parametrize("tokens, width, taps", [(1, 5, 4), (2, 64, 4), (150, 67, 4), (9, 70, 2), (7, 3, 8), (7, 3, 9)])

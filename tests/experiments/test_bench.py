@@ -1,5 +1,6 @@
 """The benchmark: what it compares, in which order and what it records. No test depends on speed."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,17 +15,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arch import cost, document, registry
 from arch.errors import SpecError
+from arch.kernels import products as funnel
 from arch.model_spec import ModelSpec
 from experiments import device
 from experiments.bench import ceilings, journal, kernels, models, products, workbench
 from experiments.bench.child import ChildFailed, Lodger, in_child
 from experiments.bench.peer import check_same, new_peer
+from experiments.bench.peers import gguf_file
+from experiments.bench.peers.llama_cpp import LlamaCpp
 from experiments.bench.profile import profiled
 from experiments.bench.record import NAME, BenchRecord, Measurement, ratio
 from experiments.bench.run import bench
 from experiments.bench.sides import Ours, Peer, tokens_of
 from experiments.bench.spec import KERNELS, MODELS, TARGETS, BenchSpec, Target
 from experiments.bench.table import tables
+from experiments.compiled import compiler
 from experiments.memory import held_bytes
 
 ROOT = Path(__file__).parent.parent.parent
@@ -73,7 +78,8 @@ def test_the_product_floor_runs_the_same_shapes_strides_and_types():
     again = products.noted(products.alone(found.products, CPU))
     assert again.products == found.products and not again.opaque
     dtypes = {value.dtype for each in found.products for value in each.args if isinstance(value, products.Operand)}
-    assert dtypes == {torch.bfloat16}
+    multiplied = torch.bfloat16 if funnel.unit() else torch.float32  # without a unit, factors are widened
+    assert multiplied in dtypes <= {torch.bfloat16, torch.float32}
 
 
 def test_what_the_floor_cannot_see_is_named():
@@ -207,7 +213,7 @@ def test_an_object_that_takes_its_turns_in_an_untouched_process():
 def test_the_peer_as_it_comes_is_the_same_model_and_is_timed_as_well(tmp_path, spec_file):
     transformers()
     measured = bench(asked(spec_file, against="hf", stock=True, measure=["train", "decode"]), tmp_path, tell=lambda line: None)
-    assert measured.status == "finished" and measured.peers() == [("hf", ""), ("hf stock", " stock")], measured.failures
+    assert measured.status == "finished" and measured.peers() == [("hf", "", "hf"), ("hf stock", " stock", "hf")], measured.failures
     assert {each.what for each in measured.measurements if each.side == "hf" and "stock" in each.what} == {
         f"{what} stock" for what in ("train", "prefill", "decode")
     }
@@ -300,7 +306,7 @@ def command(*arguments):
         (["small/gemna3"], "did you mean 'small/gemma3'"),
         (["--set", "specs=[small/gemna3]"], "--set specs=[small/gemna3]: specs.0: no shipped spec"),
         (["small/gemma3", "--set", "measure=[trian]"], "measure.0: 'trian' is not one of them; did you mean 'train'"),
-        (["small/gemma3", "--set", "against=jax"], "--set against=jax: against: 'jax'"),
+        (["small/gemma3", "--set", "against=jax"], "--set against=jax: against.0: 'jax'"),
         (["small/gemma3", "--set", "measures=[train]"], "measures: unknown key; did you mean 'measure'"),
         (["--set", "measure=[train]"], "name a model spec"),
         (["small/gemma3", "--set", "stock=true"], "expected `against: hf` too"),
@@ -327,7 +333,7 @@ def test_a_file_that_extends_a_shipped_benchmark_is_checked_by_line(tmp_path):
 
 def test_shipped_benchmarks_are_valid_and_cpu_measures_every_target():
     found = {name: BenchSpec.parse(document.load(name, "bench")) for name in document.shipped("bench")}
-    assert set(found) == {"cpu", "distillation", "gpu", "kernels"}
+    assert set(found) == {"cpu", "distillation", "gpu", "kernels", "peers", "decode"}
     assert set(found["cpu"].specs) == set(SMALL) and {*MODELS, *KERNELS} == set(found["cpu"].measure)
     assert found["cpu"].against and found["cpu"].stock and found["cpu"].compile
     assert found["gpu"].device == "cuda"
@@ -337,6 +343,81 @@ def test_a_peer_that_is_not_installed_names_the_command_to_install_it(monkeypatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SpecError, match=r"against: needs .*pip install -e '.\[parity\]'"):
         bench(asked("small/gemma3", against="hf"), tmp_path)
+
+
+def test_peers_are_named_once_or_several_times_and_by_an_option():
+    for given, names in ((None, ()), ("hf", ("hf",)), (["llama.cpp", "hf-compiled"], ("llama.cpp", "hf-compiled"))):
+        assert BenchSpec.parse({"specs": ["small/gemma3"], "against": given}).against == names
+    done = command("small/gemma3", "--against", "llama.cp")
+    assert done.returncode == 2 and "against.0: 'llama.cp' is not one of them; did you mean 'llama.cpp'" in done.stderr
+    assert BenchRecord(status="finished", asked={"against": "hf"}).against() == ["hf"], "a record of an earlier benchmark"
+    assert BenchRecord(status="finished", asked={"against": None}).against() == []
+
+
+def test_what_is_not_installed_is_left_out_and_the_record_says_so(monkeypatch, tmp_path, spec_file):
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("llama_cpp", "x_transformers") else found(name))
+    transformers()
+    wanted = asked(spec_file, against=["hf", "llama.cpp", "x-transformers"], measure=["train", "decode"])
+    record = bench(wanted, tmp_path, tell=lambda line: None)
+    assert record.status == "finished" and record.find("train", "hf") and record.find("decode", "hf")
+    assert record.notes == [
+        f"{peer}: not measured: it needs the package {package}: pip install -e '.[peers]'"
+        for peer, package in (("llama.cpp", "llama_cpp"), ("x-transformers", "x_transformers"))
+    ]
+    assert tables(record)
+    with pytest.raises(SpecError, match=r"against: needs the package llama_cpp: pip install -e '.\[peers\]'"):
+        bench(asked(spec_file, against="llama.cpp"), tmp_path / "none")
+
+
+def test_further_types_of_weights_take_turns(tmp_path, spec_file):
+    record = bench(asked(spec_file, measure=["decode"], decode_types=["float32", "bfloat16"]), tmp_path, tell=lambda line: None)
+    sides = {(each.what, each.side): each for each in record.measurements}
+    assert {("decode", "ours"), ("decode", "ours bfloat16"), ("prefill", "ours bfloat16")} <= set(sides)
+    assert record.types() == [("float32", ""), ("bfloat16", " bfloat16")]
+    assert record.speedup("decode", "ours bfloat16", "ours", spec=spec_file).rounds == 3
+    assert tables(record)
+
+
+@pytest.mark.slow
+def test_a_compiled_peer_computes_the_eager_ones_loss(tmp_path):
+    transformers()
+    compiler("cpu")
+    spec, losses = tiny("small/gemma3", layers=1), []
+    for how in ({}, {"compile": True}, {"compile": True, "autocast": True}):
+        torch.manual_seed(0)
+        losses.append(Peer(spec, CPU, "float32", **how)._mean_loss(tokens_of(spec, 1, 24, CPU))().item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4) and losses[2] == pytest.approx(losses[0], rel=0.02)
+
+
+@pytest.mark.parametrize("dtype, bound", [("float32", 2e-3), ("bfloat16", 1e-2)])
+@pytest.mark.parametrize("name", ["small/gemma3", "small/gemma2"])
+def test_llama_cpp_computes_the_same_model(name, dtype, bound):
+    """Its GELU is a table of float16; bfloat16 weights beside float16 keys and values."""
+    pytest.importorskip("llama_cpp")
+    spec = tiny(name)
+    with Lodger(LlamaCpp, spec.dump(), "cpu", dtype, 1) as peer:
+        peer.call("fill", 2, 30, 4)
+        peer.call("decode", 2)
+        theirs = torch.tensor(peer.call("scores"))
+    ours = Ours(spec, CPU, dtype)
+    ours.model.float()
+    ours.fill(tokens_of(spec, 2, 30, CPU), 4)
+    ours.decode(1)
+    logits_B1V = ours.model.decode(ours.next_B1, ours.state)[0]
+    assert (logits_B1V[:, 0] - theirs).abs().max() <= bound * theirs.abs().max()
+
+
+def test_a_gguf_file_is_written_only_of_what_llama_cpp_computes():
+    for changes, reason in (
+        ({"pattern": ["local"]}, "has a global layer at every 6th place"),
+        ({"blocks.local.mixer.query_scale": 0.5, "blocks.global.mixer.query_scale": 0.5}, "the scale of queries"),
+    ):
+        with pytest.raises(SpecError, match=reason):
+            gguf_file.architecture(tiny("small/gemma3", **changes))
+    with pytest.raises(SpecError, match="measured for gemma2 and gemma3 only; this is recurrent_gemma"):
+        gguf_file.architecture(tiny("small/recurrentgemma"))
+    assert gguf_file.architecture(tiny("small/gemma3")) == "gemma3"
 
 
 def test_what_other_programs_take_is_told():

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import archbench
 import experiments.__main__ as experiments
+from arch import digests
 from arch.errors import DataError, SpecError
 from experiments.__main__ import _table, evaluate
 from experiments.plan import plan
@@ -169,6 +170,7 @@ def test_a_checkpoint_measured_on_longer_rows_or_with_other_weights_is_measured_
         evaluate(checkpoint, evaluators=["objective"], data=str(spec))
     weights = load_file(checkpoint / "model.safetensors")
     save_file({name: 3 * weight for name, weight in weights.items()}, checkpoint / "model.safetensors")
+    digests.discard(checkpoint)
     evaluate(checkpoint, evaluators=["objective"], data=str(spec))
     assert len({tuple(values.items()) for values in _values(checkpoint)}) == 3
     evaluate(checkpoint, evaluators=["objective"], data=str(spec))

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from arch import checkpoint as checkpoints
-from arch import hf
+from arch import digests, hf
 from arch.errors import DataError, SpecError
 from arch.model import new_model
 from experiments import leftovers, nonfinite
@@ -232,6 +232,7 @@ def spoil(folder, name, value=float("nan")):
     tensors = load_file(folder / "model.safetensors")
     tensors[name].view(-1)[0] = value
     save_file(tensors, folder / "model.safetensors")
+    digests.discard(folder)
 
 
 def test_a_checkpoint_with_a_bad_tensor_is_refused_with_its_name_before_anything_is_trained(tiny, tmp_path):

@@ -60,3 +60,10 @@ def test_arms_are_the_same_experiment_the_same_function_or_neither(tiny):
 def test_arms_that_differ_in_what_is_measured_alone_share_their_runs(tiny):
     (said,) = remarks.of_arms({"a": spec(tiny), "b": spec(tiny, evaluate__report_rows=8)})
     assert said == "arms 'a' and 'b' resolve to the same experiment and share their runs"
+
+
+def test_a_control_may_lack_a_kind_of_layer(tiny):
+    arms = {"base": spec(tiny), "local only": spec(tiny, model__pattern=["local"])}
+    said = remarks.of_arms(arms)
+    assert any("'local only'" in remark and "every layer is 'local'" in remark for remark in said)
+    assert remarks.of_arms(arms, controls=["local only"]) == [remark for remark in said if "every layer" not in remark]

@@ -14,9 +14,10 @@ from filelock import FileLock
 
 from analysis import index, run_report
 from arch.errors import DataError, SpecError
+from arch.words import visible
 from experiments.record import RunRecord
 from sweeps import __main__ as commands
-from sweeps import catalog, listing, places, removal
+from sweeps import catalog, places, removal
 from sweeps.marks import Marks
 from sweeps.record import ArmRecord, LookRecord, StudyRecord, TrialRecord
 
@@ -337,4 +338,4 @@ def test_the_index_is_one_page_that_links_every_report(runs, made):
 def test_no_study_yet(runs, capsys):
     commands.list_studies(runs=runs / "none")
     assert "no study in runs/none yet" in capsys.readouterr().out and not (runs / "none").exists()
-    assert listing.visible("a\x07b") == r"a\x07b"
+    assert visible("a\x07b\n", one_line=True) == r"a\x07b\n"

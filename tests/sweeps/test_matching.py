@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -159,6 +160,16 @@ def test_what_nothing_makes_equal_is_named_with_the_line_that_would():
         "`match: {quantity: cost/parameters, vary: model.blocks.global.ffn.hidden}` makes it equal"
     )
     assert "training FLOPs per token" in flops and "'faster'" not in parameters + flops
+    asked = {"quality": {"type": "equivalent", "known_worse": ["global"]}}  # a control is meant to be another
+    assert unmatched.hints(spec.model_copy(update={"claims": asked}), arms, costs) == []
+    asked = {"quality": {"type": "equivalent"}, "size": {"type": "better", "metric": "cost/parameters", "arm": "global"}}
+    (one,) = unmatched.hints(spec.model_copy(update={"claims": asked}), arms, costs)
+    assert "FLOPs" in one, "a cost that the study asks about is not to be made equal"
+    wider = [replace(arm, changes={"model.blocks.global.ffn.hidden": (1, 2)}) for arm in arms]
+    assert all("`match" not in said for said in unmatched.hints(spec, wider, costs)), "what arms vary is not undone"
+    same = {label: {**each, "cost/parameters": 1.0} for label, each in costs.items()}
+    (one,) = unmatched.hints(spec, arms, same)
+    assert one.endswith("as part of what they vary: their parameters are equal") and "`match" not in one
     match = {"quantity": "cost/parameters", "vary": "model.blocks.global.ffn.hidden", "multiple_of": 4}
     spec, _, _ = split(root_of(match, spec.arms))  # the line that was said
     assert len(unmatched.hints(spec, arms, costs)) == 1
