@@ -78,6 +78,8 @@ class TrainSpec(Spec):
     def _products_are_of_float32_on_a_cpu(self):
         if self.products == "bf16" and self.precision != "32-true":
             raise ValueError(f"products: bf16 is for precision 32-true; {self.precision} decides its products itself")
+        if self.products == "bf16" and self.compile == "on":
+            raise ValueError("products: bf16 is for eager blocks, say compile: off; torch.compile leaves out what only rounds")
         if self.products == "bf16" and self.accelerator != "cpu":
             raise ValueError(f"products: bf16 is for a CPU; on {self.accelerator} say precision: bf16-mixed")
         return self

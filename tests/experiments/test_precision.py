@@ -53,6 +53,7 @@ def test_products_are_part_of_identity_and_exact_ones_change_none(tiny):
     [
         ({"precision": "bf16-mixed"}, "products: bf16 is for precision 32-true; bf16-mixed decides its products itself"),
         ({"precision": "auto"}, "products: bf16 is for precision 32-true; auto decides its products itself"),
+        ({"compile": "on"}, "products: bf16 is for eager blocks, say compile: off"),
         ({"accelerator": "gpu"}, "products: bf16 is for a CPU; on gpu say precision: bf16-mixed"),
     ],
 )
