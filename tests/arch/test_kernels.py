@@ -95,7 +95,7 @@ def test_blocked_attention_equals_the_reference(tokens, window, heads, kv_heads,
 
 
 @each_cap
-@pytest.mark.parametrize("scores", [1, 5000])
+@pytest.mark.parametrize("scores", [1, 5000, 2**16])
 def test_tiles_of_any_size_give_the_same(scores, softcap, monkeypatch):
     """Streams and blocks that do not fit into one tile are taken in turn."""
     monkeypatch.setitem(attention.tile.SCORES, "cpu", scores)

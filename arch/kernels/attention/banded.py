@@ -68,7 +68,8 @@ class _Banded(torch.autograd.Function):
         work, tiles = band.plan(q, rooms=1)
         with multiplying(q_XRC):
             for at, hide in tiles:
-                work.forward(q_XNRC[at], k_XNSC[at], v_XNSC[at], scale, softcap, hide, out=y_XNRC[at])
+                q_NRC, k_NSC, v_NSC = (x.map(lambda x: x[at].flatten(0, 1)) for x in (q_XNRC, k_XNSC, v_XNSC))
+                work.forward(q_NRC, k_NSC, v_NSC, scale, softcap, hide, out=y_XNRC[at].flatten(0, 1))
         return y_XNRC.flatten(1, 2)[:, : q_XRC.shape[1]]
 
     @staticmethod
@@ -84,8 +85,9 @@ class _Banded(torch.autograd.Function):
         work, tiles = band.plan(q, rooms=2 if softcap is None else 3)
         with multiplying(q_XRC):
             for at, hide in tiles:
-                given = grad_XNRC[at], q_XNRC[at], k_XNSC[at], v_XNSC[at]
-                dq_XNRC[at], dk_NSC, dv_NSC = work.backward(*given, scale, softcap, hide)
+                given = (x.map(lambda x: x[at].flatten(0, 1)) for x in (grad_XNRC, q_XNRC, k_XNSC, v_XNSC))
+                dq_NRC, dk_NSC, dv_NSC = work.backward(*given, scale, softcap, hide)
+                dq_XNRC[at] = dq_NRC.view(dq_XNRC[at].shape)
                 band.add(dk_XNQC, at, dk_NSC)
                 band.add(dv_XNQC, at, dv_NSC)
         dq_XRC = dq_XNRC.flatten(1, 2)[:, : q_XRC.shape[1]]
@@ -120,27 +122,35 @@ class _Band:
     def add(self, sum_XNQC, at, x_NSC):
         """Add the gradients of the windows of the blocks `at` to the blocks of keys that they cover."""
         x, n = at
-        for shift, part_NQC in enumerate(x_NSC.split(self.block, 1)):
-            sum_XNQC[x, n.start + shift : n.stop + shift] += part_NQC
+        x_XNSC = x_NSC.unflatten(0, (-1, n.stop - n.start))
+        for shift, part_XNQC in enumerate(x_XNSC.split(self.block, 2)):
+            sum_XNQC[x, n.start + shift : n.stop + shift] += part_XNQC
 
     def unpadded(self, sum_XNQC):
         return F.pad(sum_XNQC.flatten(1, 2), (0, 0, -self.front, -self.back)).to(self.like.dtype)
 
     def plan(self, factor, rooms):
-        """(workspace, iterator over tiles). A tile is ((stream, slice of its blocks), function that hides scores)."""
-        scores = self.block * self.group * self.width
-        together = max(1, min(self.blocks, scores_at_once(self.like.device) // scores))
-        work = Workspace(self.like, factor, together * scores, rooms)
+        """(workspace, iterator over tiles). A tile is ((slice of streams, slice of their blocks), function that hides scores).
+
+        A tile has blocks of one stream or, on a CPU, all blocks of the streams that fit into a quarter of it: where products are
+        small, calls cost as much. The windows of several streams are copied, because their strides have nothing in common.
+        """
+        scores, streams = self.block * self.group * self.width, len(self.like)
+        most = scores_at_once(self.like.device) // scores
+        together = max(1, min(self.blocks, most))
+        rows = min(streams, max(1, most // 4 // self.blocks)) if self.like.is_cpu else 1
+        work = Workspace(self.like, factor, rows * together * scores, rooms)
 
         def tiles():
-            for x in range(len(self.like)):
-                bias_NQS = self.bias_XNQS[x if len(self.bias_XNQS) > 1 else 0]
+            for first in range(0, streams, rows):
+                x = slice(first, min(first + rows, streams))
+                bias_XNQS = self.bias_XNQS[x] if len(self.bias_XNQS) > 1 else self.bias_XNQS
                 for start in range(0, self.blocks, together):
                     n = slice(start, min(start + together, self.blocks))
 
                     def hide(z_NRS):
-                        z_NQGS = z_NRS.unflatten(1, (-1, self.group))
-                        z_NQGS += bias_NQS[n, :, None]
+                        z_XNQGS = z_NRS.view(x.stop - x.start, n.stop - n.start, -1, self.group, z_NRS.shape[-1])
+                        z_XNQGS += bias_XNQS[:, n, :, None]
 
                     yield (x, n), hide
 
