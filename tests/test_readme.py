@@ -118,6 +118,7 @@ def test_the_readmes_random_gemma_comes_in_writes_and_goes_out(tmp_path):
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == [
         "generation_config.json",
         "model.safetensors",
+        "model.sha256",
         "spec.yaml",
         "tokenizer.json",
     ]
