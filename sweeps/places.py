@@ -71,7 +71,8 @@ def find(reference: Path | str, runs: Path | str = RUNS) -> Path:
         if reference.endswith((".yaml", ".yml")):
             raise
         known = [_place(each, runs) for each in _studies(runs)]
-        raise DataError(f"no study {reference!r} in {runs}{nearest(reference, known)}", key=None) from None
+        missing = f"{reference}: no such folder" if Path(reference).is_absolute() else f"no study {reference!r} in {runs}"
+        raise DataError(f"{missing}{nearest(reference, known)}", key=None) from None
     if kind == "study":
         return _begun(reference, runs)
     if kind == "experiment":

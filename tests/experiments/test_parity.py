@@ -136,7 +136,8 @@ def recurrence(reset_gain=True, cap=True):
         gain_BTR = kernel.CappedSqrt.apply(square_BTR) if cap else square_BTR.sqrt()
         if reset_gain:
             gain_BTR = torch.where(reset_BT1, 1.0, gain_BTR)
-        return linear_scan(torch.where(reset_BT1, 0.0, log_a_BTR.exp()), gain_BTR * i_BTR * u_BTR, h0_BR)
+        h_BTR = linear_scan(torch.where(reset_BT1, 0.0, log_a_BTR.exp()), gain_BTR * i_BTR * u_BTR, h0_BR)
+        return h_BTR, h_BTR[:, -1]
 
     return run
 
