@@ -46,8 +46,11 @@ class Sublayer(nn.Module):
         return x_BTD + self.after(y_BTD), state
 
     def _computed(self, *given: Any) -> Any:
-        """What the component gives. A user's own need not know of bfloat16 beside float32 weights: autocast does, as on a GPU."""
-        if self.shipped or not products.is_casting():
+        """What the component gives. A user's own need not know of bfloat16 beside float32 weights: autocast does, as on a GPU.
+
+        What is decoded from a state is float32 (`Model.trunk`), and stays so.
+        """
+        if self.shipped or not products.is_casting() or given[0].dtype != torch.bfloat16:
             return self.component(*given)
         device, (x_BTD, *rest) = given[0].device.type, given
         if not torch.amp.is_autocast_available(device):  # the meta device, on which costs are measured

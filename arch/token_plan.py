@@ -46,9 +46,9 @@ def decoded(model: Any, tokens_B1: Tensor, state: Any, layout: TokenLayout | Non
     if library is None or tokens_B1.dtype is not torch.long or tokens_B1.shape[1] != 1:
         return None, [], None
     plan = state.plan
-    if plan is None or not plan.holds():
+    if plan is None or plan.model is not model or not plan.holds():
         plan = _planned(model)
-    return *plan.step(library, tokens_B1, state, layout), plan
+    return *plan.step(library, tokens_B1.contiguous(), state, layout), plan
 
 
 class _Watch:
@@ -87,8 +87,8 @@ class _Watch:
 class _Refused:
     """Instead of a plan, where a part of a layer cannot be taken; it is looked at again when it changes."""
 
-    def __init__(self, layer: nn.Module):
-        self.watch = _Watch([*layer.modules()])
+    def __init__(self, model: Any, layer: nn.Module):
+        self.model, self.watch = model, _Watch([*layer.modules()])
         self.holds = self.watch.holds
 
     def step(self, library, tokens_B1, state, layout):
@@ -100,19 +100,19 @@ class _Refused:
 
 def _planned(model: Any) -> Any:
     if any(FAST.get(cls) is not function for cls, function in PLANNED.items()):
-        return _Refused(model.norm)
+        return _Refused(model, model.norm)
     parts: list[decode.Part] = []
     mixers: list[Any] = []
     for layer in model.blocks:
         found = _parts(layer)
         if found is None:
-            return _Refused(layer)
+            return _Refused(model, layer)
         parts += (part for part, _ in found)
         mixers.append(next((mixer for _, mixer in found if mixer is not None), None))
     if decoding.hooked(model.norm) or type(model.norm) is not RMSNorm:
-        return _Refused(model.norm)
+        return _Refused(model, model.norm)
     plan = Plan(model, parts, mixers)
-    return plan if plan.structure is not None else _Refused(model)
+    return plan if plan.structure is not None else _Refused(model, model)
 
 
 def _parts(layer: Any) -> list[Any] | None:
@@ -195,7 +195,7 @@ class Plan:
     """The addresses of a model's weights and of a state, and what of them has to be the same before each token."""
 
     def __init__(self, model, parts, mixers):
-        self.parts, self.mixers = parts, mixers
+        self.model, self.parts, self.mixers = model, parts, mixers
         self.watch = _Watch([*model.modules()])
         self.holds = self.watch.holds
         self.embedding = model.embedding
@@ -215,7 +215,7 @@ class Plan:
     def step(self, library, tokens_B1, state, layout):
         """(logits, states of the layers) after the tokens; (None, []) if C cannot take them or the state."""
         rows = len(tokens_B1)
-        if not tokens_B1.is_contiguous() or not tokens_B1.is_cpu or (layout is not None and layout.shape != tokens_B1.shape):
+        if not tokens_B1.is_cpu or (layout is not None and layout.shape != tokens_B1.shape):
             return None, []
         layers = []
         for mixer, layer in zip(self.mixers, state.layers, strict=True):
@@ -238,7 +238,8 @@ class Plan:
         if first is None:
             return layout.pos_B
         if len(self.pos_B) != rows:
-            self.pos_B = torch.zeros(rows, dtype=torch.long)
+            with torch.inference_mode(False):  # a later token may be decoded outside of it
+                self.pos_B = torch.zeros(rows, dtype=torch.long)
         return self.pos_B.fill_(first)
 
     def _fade(self):

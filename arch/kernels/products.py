@@ -175,6 +175,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, wide: bool = F
             return linear(x.to(BFLOAT16), weight, bias, wide)
     if _is_torchs(x, weight, bias) and not (wide and x.dtype == BFLOAT16):
         return F.linear(x, weight, bias)
+    if x.ndim == 1:
+        return linear(x[None], weight, bias, wide)[0]
     return _Linear.apply(x, weight, bias, FLOAT32 if wide else x.dtype)
 
 

@@ -124,6 +124,8 @@ def _plain_backward(g_BTR, g_last_BR, rho_BTR, iota_BTR, u_BTR, slope_R, reset_B
     rest_BTR = -torch.expm1(2 * log_a_BTR)
     a_BTR = torch.where(reset_BT1, 0.0, log_a_BTR.exp())
     da_BTR, s_BTR, dh0_BR = scan_backward(g_BTR, a_BTR, h0_BR, h_BTR)
+    if not h_BTR.shape[1]:
+        dh0_BR = g_last_BR.clone()  # the results of an operation share no memory
     dlog_a_BTR = a_BTR * (da_BTR - 2 * a_BTR * _steepness(rest_BTR) * s_BTR * i_BTR * u_BTR)
     inside_BTR = s_BTR * torch.where(reset_BT1, 1.0, rest_BTR.sqrt())
     drho_BTR = dlog_a_BTR * slope_R * r_BTR * (1 - r_BTR)

@@ -102,6 +102,16 @@ def test_a_bfloat16_input_gives_the_float32_result_rounded_once(paths, weight_ty
         assert torch.allclose(got.double(), wanted, rtol=2**-8, atol=1e-5 * float(wanted.detach().abs().max()))
 
 
+def test_a_single_vector_has_a_gradient_too(paths):
+    x_k, weight = torch.randn(8).bfloat16(), torch.randn(5, 8)
+    (alone, of_one), (beside, of_many) = ([x.clone().requires_grad_() for x in (x, weight)] for x in (x_k, x_k[None]))
+    y_m, y_1m = products.linear(alone, of_one), products.linear(beside, of_many)
+    y_m.float().square().sum().backward()
+    y_1m.float().square().sum().backward()
+    for one, many in ((y_m, y_1m[0]), (alone.grad, beside.grad[0]), (of_one.grad, of_many.grad)):
+        assert torch.equal(one, many)
+
+
 def test_float32_is_given_where_it_is_wanted(paths):
     x, weight = _drawn(4, 33, dtype=BFLOAT16), _drawn(17, 33)
     wide = products.linear(x, weight, wide=True)

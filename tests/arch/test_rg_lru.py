@@ -1,11 +1,14 @@
 """Properties of the recurrent block beyond the battery: initial decays, both parts of a reset, the capped gradient."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from tiny_specs import DIM, context
 
 from arch import registry
 from arch.kernels import native
+from arch.kernels import rg_lru as kernel
 from arch.kernels.rg_lru import CappedSqrt
 from arch.layout import TokenLayout
 from arch.parameters import constant, initialise, parameter
@@ -94,3 +97,13 @@ def test_state_is_float32_whatever_the_model():
     y, after = mixer(torch.randn(1, 3, DIM, dtype=torch.bfloat16), TokenLayout.whole(1, 3), state)
     assert y.dtype == torch.bfloat16 and after.h_BR.dtype == torch.float32
     assert after.tail_BJR.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("disabled", [False, True])
+def test_without_tokens_the_gradient_of_the_last_state_is_that_of_the_first(disabled):
+    none_BTR, h0_BR = torch.zeros(2, 0, 3), torch.randn(2, 3, requires_grad=True)
+    with native.disabled() if disabled else nullcontext():
+        _, last_BR = kernel.rg_lru(none_BTR, none_BTR, none_BTR, -torch.ones(3), torch.zeros(2, 0, dtype=torch.bool), h0_BR)
+        (grad_BR,) = torch.autograd.grad(last_BR, h0_BR, 2 * torch.ones(2, 3))
+    assert torch.equal(last_BR, h0_BR)
+    assert torch.equal(grad_BR, 2 * torch.ones(2, 3))

@@ -257,6 +257,37 @@ def test_states_do_not_share_a_plan():
         assert torch.equal(torch.cat(got), expected)
 
 
+def test_another_model_goes_on_with_a_state():
+    """As when text of one model is scored by a copy with other weights."""
+    first = drawn(MODELS["recurrences"])
+    second = copy.deepcopy(first)
+    second.embedding.mul_(2)
+    for state in (decoded(first, 1)[2][-1], decoded(second, 1)[2][-1]):
+        ours, theirs = copy.deepcopy(state), copy.deepcopy(state)
+        token_11 = torch.tensor([[3]])
+        of_first, ours = first.decode(token_11, ours)
+        of_second, theirs = second.decode(token_11, theirs)
+        assert not torch.equal(of_first, of_second)
+        assert torch.equal(second.decode(token_11, copy.deepcopy(ours))[0], second.decode(token_11, ours)[0])
+
+
+def test_a_token_in_inference_mode_and_the_next_one_outside_of_it():
+    model, token_11 = drawn(MODELS["windows"]), torch.tensor([[3]])
+    with torch.inference_mode():
+        _, state = model.decode(token_11, prefill(model, prompts(1)[0], model.init_state(1, 20))[1])
+        expected, _ = model.decode(token_11, copy.deepcopy(state))
+    assert torch.equal(model.decode(token_11, state)[0], expected)
+
+
+def test_a_column_of_other_tokens_is_decoded_by_a_plan(monkeypatch):
+    model, tokens_BT, calls = drawn(MODELS["windows"]), torch.randint(37, (3, 4)), []
+    monkeypatch.setattr(decode, "token", lambda *given, token=decode.token: calls.append(1) or token(*given))
+    state = model.init_state(3, 4)
+    for t in range(4):
+        state = model.decode(tokens_BT[:, t : t + 1], state)[1]
+    assert len(calls) == 4
+
+
 def test_a_plan_keeps_no_state_and_no_model_alive():
     model = drawn(MODELS["windows"])
     state = decoded(model, 1)[2][-1]

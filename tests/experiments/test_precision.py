@@ -176,6 +176,15 @@ class Scaled(nn.Module):
         return self.scale * self.map(x_BTD), state
 
 
+class OwnFFN(nn.Linear):
+    """A feed-forward network that knows nothing of bfloat16."""
+
+    kind = "ffn"
+
+    def __init__(self, dim):
+        super().__init__(dim, dim)
+
+
 def test_a_component_of_a_users_own_computes_within_autocast(tiny):
     model = new_model(resolve(tiny).model, 0)
     sublayer = model.blocks[0].mixer
@@ -190,8 +199,11 @@ def test_a_component_of_a_users_own_computes_within_autocast(tiny):
     assert torch.allclose(y_BTD.float(), exact, atol=0.05)
 
 
-def test_from_a_state_a_model_decodes_in_float32(tiny):
+@pytest.mark.parametrize("own", [False, True])
+def test_from_a_state_a_model_decodes_in_float32(own, tiny):
     model, tokens_BT = new_model(resolve(tiny).model, 0).eval(), torch.randint(300, (2, 6))
+    if own:
+        model.blocks[0].ffn.component, model.blocks[0].ffn.shipped = OwnFFN(16), False
     with torch.no_grad():
         outside = model.decode(tokens_BT, model.init_state(2, 8))[0]
     with products.casting(), torch.no_grad():
