@@ -42,19 +42,14 @@ def text(shown: pd.DataFrame) -> str:
         )
     for row in shown.values.tolist():
         table.add_row(*(Text(_in_lines(cell)) for cell in row))
-    lines = _printed(table, Console(width=WIDEST))
-    narrow = terminal(piped=WIDEST)
-    if max(map(len, lines)) > narrow.width:
-        named = stacked(narrow, None, list(shown), shown.values.tolist())
-        lines = _printed(named, narrow)
-    return "\n".join(lines) + "\n"
-
-
-def _printed(table, console):
-    """The lines of a table on a console."""
+    # Without colours: who prints the text shows control characters as such.
+    console, width = Console(width=WIDEST, color_system=None), terminal(piped=WIDEST).width
+    if console.measure(table).maximum > width:
+        console = Console(width=width, color_system=None)
+        table = stacked(console, None, list(shown), shown.values.tolist())
     with console.capture() as capture:
         console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n").split("\n")
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n") + "\n"
 
 
 def _in_lines(cell):

@@ -14,7 +14,7 @@ LABEL = 16
 NARROW = 10
 # A stacked cell gets at least this width, however narrow the terminal is.
 LEAST = 12
-# A name in front of a stacked cell is folded to this width.
+# A name in front of a stacked cell is folded to this width, or that of its longest word.
 NAME = 32
 
 
@@ -83,8 +83,13 @@ def _named(title: str | None, headings: Sequence[str], rows: Sequence[Sequence[s
 
 def _pair_widths(part: Sequence[int], headings: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[int, int]:
     """The widths of the names and of the values in a group of columns."""
-    names = max(cell_len(line) for i in part for line in textwrap.wrap(headings[i], NAME) or [""])
+    names = max(cell_len(line) for i in part for line in _name(headings[i]))
     return names, max((cell_len(row[i]) for row in rows for i in part), default=0)
+
+
+def _name(heading: str) -> list[str]:
+    """A heading in lines; a word, such as the name of a metric, stays whole."""
+    return textwrap.wrap(heading, NAME, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def _pairs(part: Sequence[int], headings: Sequence[str], row: Sequence[str], widths: tuple[int, int], room: int) -> list[str]:
@@ -93,7 +98,7 @@ def _pairs(part: Sequence[int], headings: Sequence[str], row: Sequence[str], wid
     for i in part:
         if not row[i]:
             continue
-        name, value = textwrap.wrap(headings[i], min(NAME, width)) or [""], row[i]
+        name, value = [each for line in _name(headings[i]) for each in textwrap.wrap(line, width) or [""]], row[i]
         gap = width - cell_len(name[-1]) - cell_len(value)
         if gap >= 2:
             lines += [*name[:-1], f"{name[-1]}{' ' * gap}{value}"]

@@ -35,8 +35,18 @@ def test_a_pipe_and_a_wide_terminal_get_columns(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     piped = forms.text(SHOWN)
     assert max(map(len, piped.splitlines())) > 100 and piped.count("verdict") == 1
-    monkeypatch.setenv("COLUMNS", "300")
-    assert forms.text(SHOWN) == piped
+    width = max(map(len, piped.splitlines()))
+    for columns, same in ((width + 1, True), (width - 1, False)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert (forms.text(SHOWN) == piped) == same
+
+
+@pytest.mark.parametrize("columns", ["80", "300"])
+def test_what_is_printed_on_a_terminal_holds_no_control_characters(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    plain = forms.text(SHOWN)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert forms.text(SHOWN) == plain and plain.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("columns", ["0", "19", "-80", "wide", ""])

@@ -112,12 +112,12 @@ def test_a_table_that_is_narrow_cuts_no_cell(width):
 @pytest.mark.parametrize("width", [60, 45])
 def test_a_stacked_cell_carries_the_name_of_its_column_and_an_empty_one_has_no_line(width):
     console = Console(file=io.StringIO(), width=width)
-    headings = ["run", *(f"report/number_{i}" for i in range(9))]
+    headings = ["run", *(f"report/number_{i}" for i in range(8)), "report/a_name_longer_than_others"]
     rows = [["a seed 0", *(f"{i}.5" for i in range(9))], ["a, tuning", "7.25", *[""] * 8]]
     console.print(stacked(console, "t", headings, rows))
     said = console.file.getvalue()
     for name, cell in zip(headings[1:], rows[0][1:], strict=True):
-        assert re.search(rf"{name} +{re.escape(cell)} ", said)
+        assert re.search(rf"{name}[ │\n]+{re.escape(cell)} ", said)
     tuned = said[said.index("a, tuning") :].splitlines()
     assert len(tuned) == 2 and re.search(r"report/number_0 +7\.25", tuned[0]), "one line, and the frame"
 
