@@ -109,7 +109,7 @@ def test_a_table_that_is_narrow_cuts_no_cell(width):
     assert wide == (width >= 80), "cells are stacked only where they must be, after headings are folded"
 
 
-@pytest.mark.parametrize("width", [60, 45])
+@pytest.mark.parametrize("width", [60, 50])
 def test_a_stacked_cell_carries_the_name_of_its_column_and_an_empty_one_has_no_line(width):
     console = Console(file=io.StringIO(), width=width)
     headings = ["run", *(f"report/number_{i}" for i in range(8)), "report/a_name_longer_than_others"]
