@@ -37,7 +37,7 @@ def text(shown: pd.DataFrame) -> str:
     for row in shown.values.tolist():
         table.add_row(*(Text(_in_lines(cell)) for cell in row))
     # As wide as its cells need: in a narrow window, wrapped lines are easier to read than cells of three letters.
-    console = Console(width=1000)
+    console = Console(width=1000, markup=False)
     with console.capture() as capture:
         console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n") + "\n"

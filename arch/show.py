@@ -72,7 +72,7 @@ def costs(spec, name, summary):
     """A rich renderable of `cost.summary`: rounded numbers with units, and the exact numbers in brackets."""
     parameters, cache, training = (summary[key] for key in ("parameters", "cache_bytes", "training_bytes"))
     text = [
-        f"[bold]{name}[/]: dim {spec.dim}, {spec.layers} layers, vocabulary {spec.vocab_size:,}",
+        Text.assemble((name, "bold"), f": dim {spec.dim}, {spec.layers} layers, vocabulary {spec.vocab_size:,}"),
         f"pattern: {realised(spec)}",
         f"context {summary['context']:,} tokens, {summary['dtype']}",
     ]
