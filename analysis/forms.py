@@ -9,6 +9,9 @@ import pandas as pd
 from arch import units
 from arch.spec import spelt
 
+# As wide as cells need, where no terminal says how wide it is.
+WIDEST = 1000
+
 
 def csv(frame: pd.DataFrame) -> str:
     """The unrounded numbers of a DataFrame as CSV, with `.` for decimals; a missing number is an empty cell."""
@@ -22,11 +25,14 @@ def markdown(shown: pd.DataFrame) -> str:
 
 
 def text(shown: pd.DataFrame) -> str:
-    """A DataFrame of text for a terminal."""
+    """A DataFrame of text for a terminal: in columns, or, where the terminal is narrower, with the cells of a row stacked."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from arch.stacked import stacked
+    from arch.terminal import terminal
 
     table = Table(header_style="bold", box=box.SIMPLE_HEAD)
     for name in shown:
@@ -36,11 +42,19 @@ def text(shown: pd.DataFrame) -> str:
         )
     for row in shown.values.tolist():
         table.add_row(*(Text(_in_lines(cell)) for cell in row))
-    # As wide as its cells need: in a narrow window, wrapped lines are easier to read than cells of three letters.
-    console = Console(width=1000, markup=False)
+    lines = _printed(table, Console(width=WIDEST, markup=False))
+    narrow = terminal(piped=WIDEST)
+    if max(map(len, lines)) > narrow.width:
+        named = stacked(narrow, None, list(shown), shown.values.tolist())
+        lines = _printed(named, narrow)
+    return "\n".join(lines) + "\n"
+
+
+def _printed(table, console):
+    """The lines of a table on a console."""
     with console.capture() as capture:
         console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n") + "\n"
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n").split("\n")
 
 
 def _in_lines(cell):

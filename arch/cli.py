@@ -11,7 +11,7 @@ import sys
 import typer
 from rich.console import Console
 
-from arch import blame, early
+from arch import blame, early, terminal
 from arch.errors import DataError, SpecError
 
 
@@ -26,6 +26,7 @@ def new_app(help):
 def main(app, command, interrupted="interrupted; the same command resumes"):
     """Run `app`, started as `command`, and exit with one of the codes above. interrupted: the message for code 130."""
     early.state.message, early.state.running = interrupted, True
+    terminal.forget_unusable()
     signal.signal(signal.SIGTERM, early.interrupted)
     Console.on_broken_pipe = _broken_pipe  # type: ignore[method-assign]  # rich would end the process with code 1
     try:

@@ -2,7 +2,6 @@
 
 import arch.early  # isort: skip  # noqa: F401  # first: Ctrl-C is heard from here on
 
-import os
 import sys
 from enum import StrEnum
 from functools import partial
@@ -13,6 +12,7 @@ import typer
 
 from arch import cli
 from arch.errors import DataError, SpecError
+from arch.terminal import terminal
 
 app = cli.new_app("Studies: plan, cost, run and follow ablations.")
 
@@ -534,15 +534,6 @@ def _report(folder):
         return False
     finally:
         print(f"curves in TensorBoard: archbench tensorboard {folder}")
-
-
-def terminal():
-    """The console that commands print tables on."""
-    from rich.console import Console
-
-    made = Console(markup=False)
-    # Without a terminal, rich would wrap tables at 80 characters; $COLUMNS says what somebody wants.
-    return made if made.is_terminal or os.environ.get("COLUMNS") else Console(width=160, markup=False)
 
 
 if __name__ == "__main__":

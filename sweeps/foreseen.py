@@ -9,6 +9,7 @@ from statistics import median
 
 from arch import units
 from arch.contracts import Measured, Metric
+from arch.stacked import stacked
 from arch.words import listed, times
 from experiments.metrics import known
 from sweeps import folders, paired, stats
@@ -18,7 +19,6 @@ from sweeps.metrics import metric_of
 from sweeps.outcomes import runs_of
 from sweeps.power import EFFECTS, power
 from sweeps.record import NAME, StudyRecord
-from sweeps.stacked import stacked
 
 
 @dataclass(frozen=True)

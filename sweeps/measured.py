@@ -7,11 +7,11 @@ from typing import Any
 
 from arch import units
 from arch.errors import SpecError
+from arch.stacked import stacked
 from arch.words import listed
 from experiments.evaluations import Evaluation
 from experiments.record import EvaluationRecord
 from sweeps.outcomes import finished_runs
-from sweeps.stacked import stacked
 
 # What was measured of one run: each evaluation with its record, and whether it is new.
 Measured = Sequence[tuple[Evaluation, EvaluationRecord, bool]]

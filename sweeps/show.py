@@ -5,6 +5,7 @@ from itertools import groupby
 from arch import document, units
 from arch.errors import DataError, SpecError
 from arch.spec import spelt
+from arch.stacked import stacked
 from arch.words import listed
 from experiments import plan as experiments
 from experiments import references, remarks
@@ -16,7 +17,6 @@ from sweeps.judge import built
 from sweeps.record import BudgetRecord, MatchRecord, packed, unpacked
 from sweeps.scale import at_scale
 from sweeps.search import space as spaces
-from sweeps.stacked import stacked
 from sweeps.study import arm_cost, overridden
 
 NO_SEARCH = {"runs": 0, "tokens": 0, "training_flops": 0}

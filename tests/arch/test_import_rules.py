@@ -16,6 +16,8 @@ MAY_NOT = {"arch": {"experiments", "sweeps", "analysis"}, "experiments": {"sweep
 PLAIN = {"arch.spec", "arch.model_spec", "arch.errors", "arch.cli", "arch.early", "arch.document", "arch.registry", "arch.units"}
 PLAIN |= {
     "arch.words",
+    "arch.stacked",
+    "arch.terminal",
     "arch.contracts",
     "experiments.files",
     "experiments.metrics",

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import pytest
 import sweeps_fakes as fakes
@@ -9,12 +10,12 @@ from rich.console import Console
 
 from arch import document
 from arch.errors import SpecError
+from arch.stacked import stacked
 from experiments.record import NAME as RUN_RECORD
 from sweeps import __main__ as command
 from sweeps import folders, origin, study
 from sweeps.progress import Cell
 from sweeps.record import NAME
-from sweeps.stacked import stacked
 from sweeps.table import grid
 
 pytestmark = pytest.mark.usefixtures("plan_study")  # plans need no data
@@ -112,8 +113,21 @@ def test_a_table_that_is_narrow_cuts_no_cell(width):
     assert max(map(len, said.splitlines())) <= width and "…" not in said
     for cell in [*(word for heading in WIDE[1:] for word in heading.split()), *(cell for row in ROWS for cell in row[1:])]:
         assert cell in said
-    wide = said.count("\n") < 12
-    assert wide == (width >= 80), "columns share lines only where they must, after headings are folded"
+    wide = said.count("parameters") == 1
+    assert wide == (width >= 80), "cells are stacked only where they must be, after headings are folded"
+
+
+@pytest.mark.parametrize("width", [60, 45])
+def test_a_stacked_cell_carries_the_name_of_its_column_and_an_empty_one_has_no_line(width):
+    console = Console(file=io.StringIO(), width=width)
+    headings = ["run", *(f"report/number_{i}" for i in range(9))]
+    rows = [["a seed 0", *(f"{i}.5" for i in range(9))], ["a, tuning", "7.25", *[""] * 8]]
+    console.print(stacked(console, "t", headings, rows))
+    said = console.file.getvalue()
+    for name, cell in zip(headings[1:], rows[0][1:], strict=True):
+        assert re.search(rf"{name} +{re.escape(cell)} ", said)
+    tuned = said[said.index("a, tuning") :].splitlines()
+    assert len(tuned) == 2 and re.search(r"report/number_0 +7\.25", tuned[0]), "one line, and the frame"
 
 
 @pytest.mark.parametrize("width", [200, 80, 40])
