@@ -5,7 +5,9 @@ happens here, before validation, so that an error can name the line that caused 
 """
 
 import codecs
+import difflib
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,7 +169,7 @@ def find(reference, kind, beside=None):
     if reference.endswith((".yaml", ".yml")):
         path = (Path(beside).parent if beside else Path()) / Path(reference).expanduser()
         if not path.is_file():
-            raise SpecError(f"no such file: {path}")
+            raise absent(reference, shipped(kind), beside)
         return path
     first, _, rest = reference.partition("/")
     kind, name = (first, rest) if first in SHELVES and rest else (kind, reference)
@@ -175,8 +177,43 @@ def find(reference, kind, beside=None):
     if name not in shipped(kind):
         if (near := (Path(beside).parent if beside else Path()) / f"{reference}.yaml").is_file():
             return near
-        raise SpecError(f"no shipped spec {reference!r} (a path must end in .yaml){nearest(name, shipped(kind))}")
+        raise absent(reference, shipped(kind), beside)
     return path
+
+
+def absent(reference, known, beside=None):
+    """The SpecError about a reference that names no spec. known: the shipped names that could be meant."""
+    folder = Path(beside).parent if beside else Path()
+    path = folder / os.path.expanduser(reference)
+    if not reference.strip():
+        return SpecError("the name of the spec is empty; expected a shipped name or a path ending in .yaml")
+    if os.path.exists(path):
+        what = "a folder and no spec" if os.path.isdir(path) else "there, but is no YAML spec"
+        return SpecError(f"{reference} is {what}; expected a file whose name ends in .yaml, or a shipped name")
+    if reference.endswith((".yaml", ".yml")):
+        return SpecError(f"no such file: {path}{_meant(reference, path.parent)}")
+    first, _, rest = reference.partition("/")
+    name = rest if first in SHELVES and rest else reference
+    return SpecError(f"no shipped spec {reference!r} (a path must end in .yaml){nearest(name, known)}")
+
+
+def _meant(reference, folder):
+    """The end of an error about a missing file: the shipped name, or the file in its folder, that is probably meant."""
+    names = [name for kind in SHELVES for each in shipped(kind) for name in (each, f"{kind}/{each}")]
+    beside = {os.path.join(os.path.dirname(reference), each.stem): each.name for each in _files(folder)}
+    close = difflib.get_close_matches(os.path.splitext(reference)[0], [*beside, *names], n=1, cutoff=0.8)
+    if not close:
+        return ""
+    near = os.path.join(os.path.dirname(reference), beside[close[0]]) if close[0] in beside else close[0]
+    return f"; did you mean {near!r}?"
+
+
+def _files(folder):
+    """The YAML files in a folder; none where it cannot be listed."""
+    try:
+        return sorted(each for each in folder.iterdir() if each.suffix in (".yaml", ".yml"))
+    except (OSError, ValueError):
+        return []
 
 
 def load(reference, kind, changes=()):

@@ -42,6 +42,11 @@ def reason_of(error, file):
     return str(error).splitlines()[0].removeprefix(f"{file}: ")
 
 
+def install(extra):
+    """The command that installs an extra: from the checkout, since the package is on no index."""
+    return f"pip install -e '.[{extra}]'"
+
+
 def nearest(name, known):
     """The end of an error about an unknown name: the nearest known names, then all of them."""
     known = sorted(map(str, known))

@@ -10,6 +10,7 @@ import torch
 from packaging.requirements import Requirement
 
 from arch import units
+from arch.errors import install
 from arch.kernels import native, products
 from experiments import auto
 from experiments.data import cache
@@ -33,7 +34,7 @@ def findings():
     yield "extras", f"installed: {', '.join(extra for extra in extras() if extra not in missing) or 'none'}"
     if missing:
         yield "missing", "; ".join(f"{extra} ({', '.join(packages)})" for extra, packages in missing.items())
-        yield "", f"to install one: pip install -e '.[{next(iter(missing))}]'"
+        yield "", f"to install one: {install(next(iter(missing)))}"
     yield "caches", _caches()
 
 

@@ -355,7 +355,8 @@ def status(
         stand.printed(begun, terminal())  # what was run can be told without the file
         print(f"not compared with the study's file: {error}", file=sys.stderr)
         return
-    stand.printed(folder, terminal(), edited)
+    if not stand.printed(folder, terminal(), edited) and (others := places.with_other_values(chosen.origin, runs)):
+        print(others)
     if url:
         from sweeps import queue_status
 

@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from arch.errors import DataError
+from arch.errors import DataError, install
 
 PACKAGE = "optuna_dashboard"
 
@@ -18,7 +18,7 @@ def serve(folder: Path, url: str | None, port: int) -> None:
     from sweeps.search.storage import DATABASE
 
     if importlib.util.find_spec(PACKAGE) is None:
-        raise DataError("needs the package optuna-dashboard: pip install 'archbench[dashboard]'")
+        raise DataError(f"needs the package optuna-dashboard: {install('dashboard')}")
     opened: Any
     if url:
         # In this process: on a command line of its own, a password would be readable for every user of the machine.

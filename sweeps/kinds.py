@@ -6,7 +6,7 @@ from pathlib import Path
 
 from arch import document
 from arch.document import SHELVES, Node
-from arch.errors import SpecError, nearest
+from arch.errors import SpecError
 from arch.model_spec import ModelSpec
 from experiments.bench.spec import BenchSpec
 from experiments.spec import ExperimentSpec
@@ -58,7 +58,7 @@ def _kind(reference: str, beside: Path | None, above: tuple[Path, ...], first: s
         if (beside.parent if beside else Path()).joinpath(f"{reference}.yaml").is_file():
             return _kind(f"{reference}.yaml", beside, above)
         known = dict.fromkeys(name for names in shelves.values() for name in names)
-        raise SpecError(f"no shipped spec {reference!r} (a path must end in .yaml){nearest(reference, known)}")
+        raise document.absent(reference, known, beside)
     path = document.find(reference, "sweeps", beside)
     written = document.read(path).value
     kinds = [_of_keys(written)]

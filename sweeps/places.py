@@ -68,7 +68,7 @@ def find(reference: Path | str, runs: Path | str = RUNS) -> Path:
     try:
         kind = kinds.of(reference, "study")
     except SpecError:
-        if reference.endswith((".yaml", ".yml")):
+        if reference.endswith((".yaml", ".yml")) or os.path.exists(reference):
             raise
         known = [_place(each, runs) for each in _studies(runs)]
         missing = f"{reference}: no such folder" if Path(reference).is_absolute() else f"no study {reference!r} in {runs}"
@@ -117,11 +117,17 @@ def _begun(reference: str, runs: Path | str) -> Path:
             return folder
     if begun:
         return _only([*begun], reference, "studies", runs)
-    others = [folder for folder, record in every if record is not None and origin.is_of(folder, record, "", own)]
-    more = f"; with other values: {listed(_place(each, runs) for each in others)}" if others else ""
+    more = f"; {others}" if (others := with_other_values(own, runs)) else ""
     raise DataError(
         f"{reference}: this study has not begun in {runs}: archbench study run {shlex.quote(reference)}{more}", key=None
     )
+
+
+def with_other_values(own: Origin, runs: Path | str = RUNS) -> str:
+    """Which studies of a file, or of a shipped study, have begun: under other names and at every scale. Empty if none has."""
+    every = [(folder, StudyRecord.read_whole(folder)) for folder in _studies(runs)]
+    begun = [folder for folder, record in every if record is not None and origin.is_of(folder, record, "", own)]
+    return f"with other values: {listed(_place(each, runs) for each in begun)}" if begun else ""
 
 
 def _single(reference: str, runs: Path | str) -> Path:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from arch.errors import SpecError
+from arch.errors import SpecError, install
 
 VARIABLE = "ARCHBENCH_STORAGE"
 FORMS = "postgresql+psycopg://USER@HOST/DATABASE, or journal:PATH for a file that all machines share"
@@ -74,7 +74,7 @@ def opened(url: str, lease: float = 180.0, make: bool = True) -> Any:
     if (found := re.match(USER, url)) and "@" in found[2]:
         raise _error(url, "a password with @ in it must have %40 in its place")
     if importlib.util.find_spec("psycopg") is None:
-        raise _error(url, "needs the package psycopg: pip install 'archbench[postgresql]'")
+        raise _error(url, f"needs the package psycopg: {install('postgresql')}")
     return _database(url, make)
 
 

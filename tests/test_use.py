@@ -92,6 +92,39 @@ def test_the_ending_may_be_left_out_and_a_shipped_name_comes_first(specs, tmp_pa
         document.find("runn", "experiments")
 
 
+@pytest.mark.parametrize("command", ["show", "study show", "run", "report", "bench"])
+def test_a_file_or_folder_that_is_no_spec_is_said_to_be_there(command, specs, tmp_path, capsys, monkeypatch):
+    (tmp_path / "notes.md").write_text("# Notes")
+    (tmp_path / "docs").mkdir()
+    wanted = "expected a file whose name ends in .yaml, or a shipped name"
+    assert answer([*command.split(), "notes.md"], capsys, monkeypatch) == (2, f"notes.md is there, but is no YAML spec; {wanted}")
+    if command != "report":  # of folders, it takes those of studies
+        assert answer([*command.split(), "docs"], capsys, monkeypatch) == (2, f"docs is a folder and no spec; {wanted}")
+        assert answer([*command.split(), "/dev/null"], capsys, monkeypatch)[1].startswith("/dev/null is there, but")
+
+
+@pytest.mark.parametrize("command", ["show", "study show", "study status", "run", "diff model.yaml"])
+def test_an_empty_name_is_called_empty(command, specs, capsys, monkeypatch):
+    said = "the name of the spec is empty; expected a shipped name or a path ending in .yaml"
+    assert answer([*command.split(), ""], capsys, monkeypatch) == (2, said)
+
+
+@pytest.mark.parametrize(
+    ("missing", "meant"),
+    [("gemma3/27b.yaml", "gemma3/27b"), ("arch/gemma3/27b.yml", "arch/gemma3/27b"), ("modell.yaml", "model.yaml")],
+)
+def test_a_missing_file_is_told_with_the_name_that_is_meant(missing, meant, specs, capsys, monkeypatch):
+    assert answer(["show", missing], capsys, monkeypatch) == (2, f"no such file: {missing}; did you mean {meant!r}?")
+    assert answer(["show", "zzzz.yaml"], capsys, monkeypatch) == (2, "no such file: zzzz.yaml")
+
+
+def test_what_extends_a_file_that_is_no_spec_is_told_with_its_line(specs, tmp_path):
+    (tmp_path / "notes.md").write_text("# Notes")
+    (tmp_path / "base.yaml").write_text("schema: 1\nextends: notes.md\n")
+    with pytest.raises(SpecError, match=r"^base.yaml:2: extends: notes.md is there, but is no YAML spec"):
+        document.load("base.yaml", "experiments")
+
+
 @pytest.mark.parametrize("kind", registry.FOLDERS)
 def test_every_option_of_a_component_is_explained(kind):
     for name in registry.names(kind):

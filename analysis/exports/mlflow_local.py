@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.exports.runs import Exported, ExportedRun
-from arch.errors import DataError
+from arch.errors import DataError, install
 from arch.spec import spelt
 
 DATABASE, ARTIFACTS = "mlflow.db", "artifacts"
@@ -23,7 +23,7 @@ def write(exported: Exported, folder: Path, final: Path) -> None:
     try:
         from mlflow.tracking import MlflowClient
     except ImportError:
-        raise DataError("mlflow needs the package mlflow-skinny: pip install 'archbench[mlflow]'", key=None) from None
+        raise DataError(f"mlflow needs the package mlflow-skinny: {install('mlflow')}", key=None) from None
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     client = MlflowClient(tracking_uri=f"sqlite:///{(folder / DATABASE).resolve()}")

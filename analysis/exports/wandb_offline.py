@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.exports.runs import Exported, ExportedRun
-from arch.errors import DataError
+from arch.errors import DataError, install
 from arch.spec import digest
 from sweeps.folders import safe_name
 
@@ -25,7 +25,7 @@ def write(exported: Exported, folder: Path) -> None:
         try:
             import wandb
         except ImportError:
-            raise DataError("wandb-offline needs the package wandb: pip install 'archbench[wandb]'", key=None) from None
+            raise DataError(f"wandb-offline needs the package wandb: {install('wandb')}", key=None) from None
         settings = wandb.Settings(
             mode="offline",
             silent=True,

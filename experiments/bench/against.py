@@ -8,7 +8,9 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-PARITY, PEERS = "pip install -e '.[parity]'", "pip install -e '.[peers]'"
+from arch.errors import install
+
+PARITY, PEERS = install("parity"), install("peers")
 Name = Literal["hf", "hf-compiled", "hf-compiled-autocast", "x-transformers", "llama.cpp"]
 
 

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML, YAMLError
 
 from arch import checkpoint, hf
 from arch.contracts import Chart, Dataset, Findings, Given, Metric
-from arch.errors import DataError, SpecError, nearest
+from arch.errors import DataError, SpecError, install, nearest
 from arch.express import express
 from arch.model import Model
 from arch.model_spec import ModelSpec
@@ -30,7 +30,6 @@ from arch.tensors import Entry, Tensors
 from experiments.data.specials import BOS, EOS, PAD
 
 PACKAGES = ("lm_eval", "accelerate", "transformers")
-INSTALL = "pip install -e '.[lm-eval]'"
 Better = Literal["higher", "lower", "neither"]
 # What a task measures whose file names no metric, by its `output_type` (lm_eval 0.4).
 USUAL = {
@@ -112,7 +111,7 @@ class Harness:
     def check(self, dataset: Dataset, split: str) -> None:
         """Raises SpecError where the harness is not installed."""
         if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-            raise SpecError(f"lm_eval needs the package {missing[0]}: {INSTALL}", ("type",))
+            raise SpecError(f"lm_eval needs the package {missing[0]}: {install('lm-eval')}", ("type",))
 
     def check_model(self, model: ModelSpec) -> None:
         """Raises SpecError where no class of `transformers` can express the model."""

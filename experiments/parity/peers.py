@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from arch import families, hf
-from arch.errors import DataError
+from arch.errors import DataError, install
 from arch.layout import TokenLayout
 from experiments.parity.compare import Row, gradients, largest, next_token_loss, relative, worst
 
@@ -138,7 +138,7 @@ def transformers():
     try:
         import transformers
     except ImportError:
-        raise DataError("this compares with `transformers`: pip install -e '.[parity]'", key=None) from None
+        raise DataError(f"this compares with `transformers`: {install('parity')}", key=None) from None
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers

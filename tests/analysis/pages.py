@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from arch.errors import install
+
 WIDTHS = (1400, 420)
 HEIGHT = 900
 # Only this machine has a name; the pages' network is switched off besides (`alone`).
@@ -21,7 +23,7 @@ def missing() -> str:
     try:
         import selenium  # noqa: F401
     except ImportError:
-        return "no selenium: pip install 'archbench[browser]'"
+        return f"no selenium: {install('browser')}"
     lacking = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
     return f"no {' and no '.join(lacking)}: apt-get install chromium chromium-driver" if lacking else ""
 

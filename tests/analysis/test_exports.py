@@ -103,7 +103,7 @@ def test_without_the_package_the_error_says_what_to_install_and_nothing_is_writt
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(DataError) as refused:
         export(study, form)
-    assert str(refused.value) == f"{form} needs the package {package}: pip install 'archbench[{module}]'"
+    assert str(refused.value) == f"{form} needs the package {package}: pip install -e '.[{module}]'"
     assert not (study / "export").exists()
 
 

@@ -38,7 +38,7 @@ def test_a_study_without_trials_is_one_line_and_makes_no_file(tmp_path, served):
 
 def test_without_the_package_it_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setattr(dashboard.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"pip install 'archbench\[dashboard\]'"):
+    with pytest.raises(DataError, match=r"pip install -e '.\[dashboard\]'"):
         dashboard.serve(tmp_path, None, 8123)
 
 

@@ -156,6 +156,17 @@ def test_a_run_that_is_only_to_be_measured_is_not_failed(status, monkeypatch):
     assert summary(said) == "4 to measure" and "to measure: 1:1 seed 0: report.loss: missing" in said
 
 
+def test_a_study_that_began_only_with_other_values_or_at_another_scale_is_named(status, tmp_path, capsys):
+    begun = tmp_path / "runs" / "x+seeds=3"
+    status.folder.parent.rename(begun)
+    assert "not started" in status()
+    assert capsys.readouterr().out == f"with other values: {begun.name}/{status.folder.name}\n"
+    begun.rename(begun.with_name("y"))  # that of another file
+    record = begun.with_name("y") / status.folder.name / NAME
+    record.write_text(record.read_text().replace("x.yaml", "y.yaml").replace('"content": "', '"content": "0'))
+    assert "not started" in status() and capsys.readouterr().out == ""
+
+
 def test_overrides_of_a_study_that_was_never_run_are_checked_too(status, study_data):
     with pytest.raises(SpecError, match="did you mean 'steps'"):
         command.status("x.yaml", None, changes=["train.stepz=50"])

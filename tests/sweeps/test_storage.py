@@ -57,7 +57,7 @@ def test_a_url_of_another_form_is_refused_in_one_line(url, reason):
 
 def test_a_missing_package_says_which_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SpecError, match=r"needs the package psycopg: pip install 'archbench\[postgresql\]'"):
+    with pytest.raises(SpecError, match=r"needs the package psycopg: pip install -e '.\[postgresql\]'"):
         storage.opened(HERE)
 
 

@@ -3,7 +3,7 @@
 from itertools import islice
 from pathlib import Path
 
-from arch.errors import DataError, nearest
+from arch.errors import DataError, install, nearest
 from arch.registry import source
 from arch.spec import Count, List, Spec
 from experiments.data.left_out import LeftOut
@@ -67,7 +67,7 @@ class Hub:
         try:
             import datasets
         except ImportError:
-            raise DataError("the source `hub` needs the package datasets: pip install 'archbench[hub]'") from None
+            raise DataError(f"the source `hub` needs the package datasets: {install('hub')}") from None
         config = self.config
         folder = Path(config.path).expanduser()
         try:

@@ -149,7 +149,7 @@ def test_the_librarys_tests_are_an_option(tmp_path, monkeypatch):
 
 def test_the_hub_source_without_datasets_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"pip install 'archbench\[hub\]'"):
+    with pytest.raises(DataError, match=r"pip install -e '.\[hub\]'"):
         list(source(type="hub", path="nobody/nothing").documents())
 
 
