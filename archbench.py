@@ -286,7 +286,7 @@ def _show_experiment(reference, as_json, changes):
     from arch.show import costs
 
     summary = cost.summary(spec.model, spec.data.context)
-    Console(highlight=False).print(costs(spec.model, reference, summary))
+    Console(highlight=False, markup=False).print(costs(spec.model, reference, summary))
     steps, rows, context = spec.train.steps, spec.data.rows, spec.data.context
     flops = summary["flops_per_token"]["executed"]["train"] * spec.tokens
     warn(remarks.of_experiment(spec))

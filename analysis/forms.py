@@ -43,9 +43,9 @@ def text(shown: pd.DataFrame) -> str:
     for row in shown.values.tolist():
         table.add_row(*(Text(_in_lines(cell)) for cell in row))
     # Without colours: who prints the text shows control characters as such.
-    console, width = Console(width=WIDEST, color_system=None), terminal(piped=WIDEST).width
+    console, width = Console(width=WIDEST, color_system=None, markup=False), terminal(piped=WIDEST).width
     if console.measure(table).maximum > width:
-        console = Console(width=width, color_system=None)
+        console = Console(width=width, color_system=None, markup=False)
         table = stacked(console, None, list(shown), shown.values.tolist())
     with console.capture() as capture:
         console.print(table)

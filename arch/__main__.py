@@ -25,7 +25,7 @@ def list_():
     from arch import document
     from arch.show import components
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     for shown in components("arch"):
         console.print(shown)
     console.print("specs: " + ", ".join(document.shipped("arch")))
@@ -55,7 +55,7 @@ def show(
 
     from arch.show import costs
 
-    Console(highlight=False).print(costs(resolved, spec, summary))
+    Console(highlight=False, markup=False).print(costs(resolved, spec, summary))
     warn(said)
 
 
@@ -75,7 +75,7 @@ def check(
     from arch import checked
 
     report = checked.check(component, changes, dim, context)
-    Console(highlight=False).print(report)
+    Console(highlight=False, markup=False).print(report)
     raise typer.Exit(0 if report.passed else 1)
 
 
@@ -195,7 +195,7 @@ def _bar(title):
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title)

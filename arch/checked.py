@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from arch import blame, cost, document, probe, registry
 from arch.document import Node
@@ -53,10 +54,10 @@ class Report:
         if not wrong:
             return "pass"
         options, failure = wrong[0]
-        sign = "remark" if point.remark else "[bold red]FAIL[/]"
+        sign = ("remark", "") if point.remark else ("FAIL", "bold red")
         shown = f" ({options})" if options and len(self.findings) > 1 else ""
         more = f", and with {times(len(wrong) - 1, 'other set')} of options" if len(wrong) > 1 else ""
-        return f"{sign}: {failure}{shown}{more}"
+        return Text.assemble(sign, f": {failure}{shown}{more}")
 
 
 def check(name: str, changes: Sequence[str] = (), dim: int = 64, tokens: int = 256) -> Report:

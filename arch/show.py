@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import groupby
 from typing import Any
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -71,8 +71,8 @@ def realised(spec):
 def costs(spec, name, summary):
     """A rich renderable of `cost.summary`: rounded numbers with units, and the exact numbers in brackets."""
     parameters, cache, training = (summary[key] for key in ("parameters", "cache_bytes", "training_bytes"))
-    text = [
-        f"[bold]{name}[/]: dim {spec.dim}, {spec.layers} layers, vocabulary {spec.vocab_size:,}",
+    text: list[RenderableType] = [
+        Text.assemble((name, "bold"), f": dim {spec.dim}, {spec.layers} layers, vocabulary {spec.vocab_size:,}"),
         f"pattern: {realised(spec)}",
         f"context {summary['context']:,} tokens, {summary['dtype']}",
     ]

@@ -24,5 +24,5 @@ def terminal(piped: int = PIPED) -> "Console":
     from rich.console import Console
 
     forget_unusable()
-    made = Console()
-    return made if made.is_terminal or os.environ.get("COLUMNS") else Console(width=piped)
+    made = Console(markup=False)  # brackets in a label are letters
+    return made if made.is_terminal or os.environ.get("COLUMNS") else Console(width=piped, markup=False)

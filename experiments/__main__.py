@@ -31,7 +31,7 @@ def list_specs():
     from arch.document import shipped
     from arch.show import components
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     for shown in components("experiments"):
         console.print(shown)
     console.print("specs: " + ", ".join(shipped("experiments")))
@@ -373,7 +373,7 @@ def parity(out: Annotated[Path | None, typer.Option(help="write the document the
 
     from experiments.parity import table
 
-    with Console(stderr=True).status("") as status:
+    with Console(stderr=True, markup=False).status("") as status:
         rows = list(table.rows(progress=lambda name: status.update(f"Comparing {name}")))
     text = table.document(rows)
     if out is None:
@@ -428,7 +428,7 @@ def bench(
         record = BenchRecord.read(folder)
         if record is None:  # before anything was measured
             raise
-    Console(width=160, highlight=False).print(tables(record))
+    Console(width=160, highlight=False, markup=False).print(tables(record))
     print(f"{record.status}: {folder / NAME}")
     if record.status != "finished":
         raise SystemExit(130 if record.status == "interrupted" else 1)

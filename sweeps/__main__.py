@@ -86,7 +86,7 @@ def list_shipped():
     from arch.show import components
     from sweeps import listing
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     for shown in components("sweeps"):
         console.print(shown)
     listing.shipped(())
@@ -368,6 +368,7 @@ def _compared(study, scale, changes, seeds, name, runs):
     from sweeps import origin
     from sweeps.overrides import selected
     from sweeps.record import StudyRecord
+    from sweeps.spec import split
 
     chosen = selected(study, scale, changes, seeds, name, runs)
     folder = chosen.folder(runs)
@@ -375,7 +376,7 @@ def _compared(study, scale, changes, seeds, name, runs):
     if changes and not folder.is_dir():
         _checked(chosen, runs)  # a slip of the pen would look like a study that was never run
     edited = None
-    if origin.is_edited(folder, chosen.origin):
+    if origin.is_edited(folder, chosen.origin, next(iter(split(chosen.root, chosen.scale)[0].arms))):
         from sweeps import edited as edits  # it imports torch, which a file that is as it was does not need
 
         edited = edits.since(folder, StudyRecord.read(folder), *_checked(chosen, runs))

@@ -22,7 +22,8 @@ SAME_RUN = ("data.source.", "train.strategy", "train.checkpoint_every")
 @dataclass(frozen=True)
 class Edited:
     """seeds: {arm of the file: how many seeds it is to have now}. changed: {arm: what of it, in words}. claims: whether they
-    changed. looked: the number of seeds at the last look that was taken; 0 before the first.
+    changed. looked: the number of seeds at the last look that was taken; 0 before the first. baseline: the two first arms,
+    where they differ. tuning: how the search of each arm for its own values changed, in words.
     """
 
     seeds: Mapping[str, int]
@@ -32,11 +33,14 @@ class Edited:
     looks: tuple[int, int] | None = None
     claims: bool = False
     looked: int = 0
+    baseline: tuple[str, str] | None = None
+    tuning: str = ""
 
     @property
     def warning(self) -> str:
         """What a start with these changes makes of the study; empty where no verdict has been read, or the plan is the same."""
-        if not self.looked or not (self.looks or self.new or self.gone or self.changed or self.claims):
+        asked = self.looks, self.new, self.gone, self.changed, self.claims, self.baseline, self.tuning
+        if not (self.looked and any(asked)):
             return ""
         return (
             f"its verdicts have been read at {times(self.looked, 'seed')}: a start with these changes makes the study exploratory, "
@@ -48,6 +52,8 @@ class Edited:
         """`+c, -d, b changed (train.steps: 10 -> 20), seeds 3 -> 4`; empty if the file asks for what was run."""
         said = [f"+{label}" for label in self.new] + [f"-{label}" for label in self.gone]
         said += [f"{listed(labels)} changed ({what})" for what, labels in self._together().items()]
+        said += [f"baseline {self.baseline[0]} -> {self.baseline[1]}"] if self.baseline else []
+        said += [self.tuning] if self.tuning else []
         said += ["claims changed"] if self.claims else []
         return ", ".join([*said, *([f"seeds {self.looks[0]} -> {self.looks[1]}"] if self.looks else [])])
 
@@ -71,7 +77,15 @@ def since(folder: Path, record: StudyRecord, spec: StudySpec, arms: Sequence[Arm
     gone = [label for label in record.arms if label not in seeds]
     claims = looking.claimed(record.claims) != looking.claimed(spec.claims)
     looked = record.looks[-1].seeds if record.looks else 0
-    return Edited(seeds, new, gone, changed, looks, claims, looked)
+    first = next(iter(record.arms), ""), next(iter(spec.arms))
+    return Edited(seeds, new, gone, changed, looks, claims, looked, first if first[0] != first[1] else None, _tuning(record, spec))
+
+
+def _tuning(record, spec):
+    now = {key: values.dump() for key, values in spec.tune.space.items()} if spec.tune else {}
+    if now == record.tune_space:
+        return ""
+    return f"tune {'added' if not record.tune_space else 'removed' if not now else 'changed'}"
 
 
 def _seeds(record, spec, label, more):

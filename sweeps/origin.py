@@ -47,10 +47,15 @@ def check(folder, name, scale, origin=None):
     )
 
 
-def is_edited(folder, origin):
-    """Whether the study was written otherwise when the record in `folder` was made. Where that is not known, it was not."""
+def is_edited(folder, origin, baseline=None):
+    """Whether the study was written otherwise when the record in `folder` was made. Where that is not known, it was not.
+
+    baseline: the first arm, which the content does not say: a mapping is the same in any order.
+    """
     record = StudyRecord.read(folder)
-    return record is not None and record.origin is not None and record.origin.content != origin.content
+    if record is None or record.origin is None:
+        return False
+    return record.origin.content != origin.content or baseline not in (None, next(iter(record.arms)))
 
 
 def is_of(folder, record, name, origin):

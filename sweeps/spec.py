@@ -263,6 +263,8 @@ class StudySpec(Spec):
             raise ValueError("arms: expected at least one; the first is the baseline")
         if not self.claims:
             raise ValueError("claims: expected at least one")
+        if wrong := [label for label in (*self.arms, *self.runs) if not label.strip() or len(label.splitlines()) > 1]:
+            raise ValueError(f"arms: {wrong[0]!r} cannot be a label; expected one line with letters")
         if both := sorted(self.arms.keys() & self.runs.keys()):
             raise ValueError(f"runs: {both[0]!r} is the name of an arm; expected another name")
         return self

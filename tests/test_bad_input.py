@@ -227,6 +227,10 @@ BAD = {
         STUDY.replace("arms:\n  both: {}\n  local-only: {model.pattern: [local]}\n", "arms: {}\n"),
         "arms: expected at least one",
     ),
+    "an arm without a name": (
+        STUDY.replace("  local-only: {model.pattern", '  " ": {model.pattern'),
+        "arms: ' ' cannot be a label; expected one line with letters",
+    ),
     "unknown arm in a claim": (STUDY + "claim: {known_worse: [local-onyl]}\n", "no arm 'local-onyl'; did you mean 'local-only'"),
     "duplicate keys": (STUDY + "seeds: 2\n", "study.yaml:27: seeds: duplicate key; first given on line 24"),
     "a list": ("- question\n", "study.yaml:1: the file is a list; expected a mapping of keys"),

@@ -40,11 +40,19 @@ def reference(x_BTR, tail_BJR, pos_BT, weight_JR, bias_R):
 def convolution(x_BTR, tail_BJR, pos_BT, weight_JR, bias_R):
     """The same as `reference`, by the fastest path that takes these tensors."""
     given = x_BTR, tail_BJR, pos_BT, weight_JR, bias_R
-    if len(weight_JR) <= MOST and pos_BT.dtype == torch.long:
+    if len(weight_JR) <= MOST and pos_BT.dtype == torch.long and _agree(*given):
         library = native.library("convolution", (x_BTR, tail_BJR), SIGNATURES, small=(weight_JR, bias_R))
         if library is not None:
             return _Convolution.apply(*given, library)
     return recomputed(reference, *given)
+
+
+def _agree(x_BTR, tail_BJR, pos_BT, weight_JR, bias_R):
+    """Whether the shapes are those of `reference`: C would read beyond the end of a smaller tensor."""
+    rows, tokens, width = x_BTR.shape
+    taps = len(weight_JR)
+    shapes = [tail_BJR.shape, pos_BT.shape, weight_JR.shape, bias_R.shape]
+    return shapes == [(rows, taps - 1, width), (rows, tokens), (taps, width), (width,)]
 
 
 class _Convolution(torch.autograd.Function):

@@ -15,7 +15,12 @@ BLOCK = 64  # rows whose part of the weight's gradient one thread sums in order
 
 
 def compiled(x, weight):
-    """The C functions for x (or the gradient of y) and the weight, or None if they cannot take these tensors."""
+    """The C functions for x (or the gradient of y) and the weight, or None if they cannot take these tensors.
+
+    Nor a weight of another width, which C would read beyond its end and torch refuses.
+    """
+    if weight.shape != x.shape[-1:]:
+        return None
     return native.library("rms_norm", (x,), SIGNATURES, small=(weight,))
 
 

@@ -281,7 +281,7 @@ def _check_vocabulary(trained, vocabulary, tokenizer, vocab_size):
 def _build(splits, content, data, vocab_size, fractions, folder):
     """Train the tokenizer on the train split and write every split's tokens into `folder`."""
     component = registry.build("tokenizer", data.tokenizer)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     with console.status(f"Preparing the tokenizer {data.tokenizer['type']}"):
         trained = component.train([item.text for item in splits["train"]])
     around = ends(component, trained)

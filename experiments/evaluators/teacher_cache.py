@@ -87,7 +87,7 @@ class TeacherCache:
 
         numbers = dataset.numbers("train", options.rows or ALL, given.seed, 1, context)
         key = about(folder, dataset.fingerprint, context, kept)
-        console, started, missing = Console(stderr=True), time.perf_counter(), [0]
+        console, started, missing = Console(stderr=True, markup=False), time.perf_counter(), [0]
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("Writing targets")
 

@@ -249,3 +249,13 @@ def test_torch_compile_traces_all_of_it():
     traced = torch.compile(passes, backend="aot_eager", fullgraph=True)
     found = [torch.autograd.grad(form(norm, x).sum(), x)[0] for form in (traced, passes)]
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+
+
+def test_a_weight_of_another_width_is_refused_and_not_read_beyond_its_end():
+    norm = drawn_norm(8)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), pytest.raises(RuntimeError, match="size"):
+            norm(torch.randn(3, 16))
+    x, pos = torch.randn(2, 5, 16), torch.arange(5).expand(2, 5)
+    with pytest.raises(RuntimeError, match="size"):
+        convolution.convolution(x, torch.zeros(2, 3, 16), pos, torch.randn(4, 8), torch.randn(8))

@@ -288,10 +288,10 @@ def test_a_pool_starts_the_processes_itself_and_goes_on_after_one_dies(small, tm
     ((again, at),) = [each for each in events if each[0].kind == "again"]
     assert "of 2 died of SIGKILL" in again.message and at > killed[0]
     outcome = events[-1][0].outcome
-    # A run this short may have ended before it hears the word.
+    # A run this short may have ended before it hears the word; a slow start hears it at its first step.
     assert outcome.status in ("pruned", "finished") and RunRecord.read(job.folder).status == outcome.status
     curve, other = (read_parquet(folder / "history.parquet") for folder in (job.folder, tmp_path / "one"))
-    assert curve["step"].tolist() == list(range(1, len(curve) + 1)) and len(curve) > 4
+    assert curve["step"].tolist() == list(range(1, len(curve) + 1)) and len(curve) >= 4
     for column in ("train/loss", "grad_norm", "select/loss"):
         assert (curve[column] - other[column][: len(curve)]).abs().max() < 1e-4, column
 

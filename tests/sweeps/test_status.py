@@ -71,6 +71,14 @@ def test_arms_that_are_no_longer_the_same_are_to_do(status, study_data):
     assert summary(status(evaluate={"every": 7})) == "4 finished", "what is measured makes no run another one"
 
 
+def test_another_baseline_and_a_search_for_rates_are_said(status, study_data):
+    """They make no finished run another one, and yet what a start would do is another study."""
+    swapped = dict(reversed(study_data["arms"].items()))
+    old, new = study_data["arms"]
+    assert summary(status(arms=swapped)) == f"4 finished: baseline {old} -> {new}"
+    assert "tune added" in summary(status(tune={"space": {"optimizer.lr": {"low": 1e-3, "high": 1e-2}}}))
+
+
 def test_a_change_of_the_base_that_an_arm_overrides_leaves_its_runs(status, study_data):
     model = study_data["model"] | {"pattern": ["global", "local"]}
     said = summary(status(model=model))
@@ -130,6 +138,13 @@ def test_the_grid_of_runs_cuts_nothing(width):
     said = console.file.getvalue()
     assert "…" not in said and max(map(len, said.splitlines())) <= width
     assert all(said.count(f"{4.25 + seed / 1000:.4f}") == 2 for seed in range(12))
+
+
+@pytest.mark.parametrize("label", ["A [/x]", "[red]A[/red]", "[link=x]"])
+def test_brackets_in_a_label_are_letters(label, capsys):
+    console = command.terminal()
+    console.print(stacked(console, "a run of each arm", ["arm", "runs"], [[label, "3"]]))
+    assert label in capsys.readouterr().out
 
 
 def test_a_run_that_is_only_to_be_measured_is_not_failed(status, monkeypatch):
