@@ -37,6 +37,13 @@ def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch):
+    """What is printed does not depend on the width of the terminal in which the tests run, nor on what a test left behind."""
+    for name in ("COLUMNS", "LINES", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="session")
 def corpus_file(tmp_path_factory):
     """A .jsonl file of many short documents, one per line."""
