@@ -111,6 +111,7 @@ def run(
     """Train one run, or resume it. If it is finished already, print its metrics."""
     from arch.document import load
     from experiments.plan import plan
+    from experiments.record import SINGLE
 
     document = load(spec, "experiments", changes)
     _refuse(seeds is not None and seed is not None, "give --seed for one run, or --seeds for several, not both")
@@ -124,7 +125,7 @@ def run(
         ranks.check_started(settings)
         gpus.check_there(settings)
     device.setup(settings.threads)
-    above = runs / "single" / (name or Path(spec).stem) / f"run-{planned.identity[:12]}"
+    above = runs / SINGLE / (name or Path(spec).stem) / f"run-{planned.identity[:12]}"
     stopping = Stopping()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stopping)

@@ -14,6 +14,8 @@ from experiments.files import write_atomically, write_first
 from experiments.metrics import OF_RUNS
 
 NAME = "record.json"
+# Where `archbench run` puts runs: RUNS/single/NAME/run-DIGEST/seed-N.
+SINGLE = "single"
 # The training curves beside the record: one row per optimizer step. `seconds` and `tokens_per_second` count training;
 # `step_seconds` is the step's own time, NaN while a process warms up; `select/*` are NaN where the select split was not
 # evaluated. The columns are those that the run reported.

@@ -9,7 +9,9 @@ from arch.document import SHELVES, Node
 from arch.errors import SpecError
 from arch.model_spec import ModelSpec
 from experiments.bench.spec import BenchSpec
+from experiments.record import NAME as RUN
 from experiments.spec import ExperimentSpec
+from sweeps.record import NAME as STUDY
 from sweeps.spec import StudySpec
 
 # {folder of shipped specs: the kind of its specs}, in the order in which a name without its folder is looked up.
@@ -24,7 +26,7 @@ COMMANDS = {
     "checkpoint": "archbench generate",
 }
 # {file: what a folder is that has it}, in the order in which they are looked for.
-INSIDE = {"study.json": "study", "record.json": "run", "spec.yaml": "checkpoint"}
+INSIDE = {STUDY: "study", RUN: "run", "spec.yaml": "checkpoint"}
 
 
 def inside(folder: Path | str) -> str | None:

@@ -14,15 +14,14 @@ from pathlib import Path
 from arch import document
 from arch.errors import DataError, SpecError, nearest, reason_of
 from arch.words import listed
+from experiments.record import NAME as RUN
+from experiments.record import SINGLE
 from sweeps import kinds, origin
 from sweeps.folders import safe_name, study_name
 from sweeps.record import NAME, Origin, StudyRecord
 from sweeps.scale import default_scale
 
-RUN = "record.json"
 RUNS = Path("runs")
-# Where `archbench run` puts runs: RUNS/single/NAME/run-DIGEST/seed-N.
-SINGLE = "single"
 
 
 def here(reference: Path | str, runs: Path | str = RUNS) -> Path | None:
@@ -105,11 +104,16 @@ def _studies(runs: Path | str) -> Iterator[Path]:
     return (path.parent for path in sorted(Path(runs).glob(f"*/*/{NAME}")))
 
 
+def _records(runs: Path | str) -> list[tuple[Path, StudyRecord | None]]:
+    """[(folder, its record, or None where that cannot be read)] of all studies."""
+    return [(folder, StudyRecord.read_whole(folder)) for folder in _studies(runs)]
+
+
 def _begun(reference: str, runs: Path | str) -> Path:
     """The folder of a study's spec: at its default scale, or at the only one that has begun."""
     root = document.load(reference, "sweeps")
     own, name = origin.of(reference, root), study_name(reference)
-    every = [(folder, StudyRecord.read_whole(folder)) for folder in _studies(runs)]
+    every = _records(runs)
     plain = [(folder, record) for folder, record in every if folder.parent.name == safe_name(name)]
     begun = {folder: record for folder, record in plain if record is None or origin.is_of(folder, record, name, own)}
     for folder, record in begun.items():
@@ -117,7 +121,7 @@ def _begun(reference: str, runs: Path | str) -> Path:
             return folder
     if begun:
         return _only([*begun], reference, "studies", runs)
-    more = f"; {others}" if (others := with_other_values(own, runs)) else ""
+    more = f"; {others}" if (others := _with_other_values(every, own, runs)) else ""
     raise DataError(
         f"{reference}: this study has not begun in {runs}: archbench study run {shlex.quote(reference)}{more}", key=None
     )
@@ -125,7 +129,10 @@ def _begun(reference: str, runs: Path | str) -> Path:
 
 def with_other_values(own: Origin, runs: Path | str = RUNS) -> str:
     """Which studies of a file, or of a shipped study, have begun: under other names and at every scale. Empty if none has."""
-    every = [(folder, StudyRecord.read_whole(folder)) for folder in _studies(runs)]
+    return _with_other_values(_records(runs), own, runs)
+
+
+def _with_other_values(every, own, runs):
     begun = [folder for folder, record in every if record is not None and origin.is_of(folder, record, "", own)]
     return f"with other values: {listed(_place(each, runs) for each in begun)}" if begun else ""
 

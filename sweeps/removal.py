@@ -17,6 +17,7 @@ from arch.errors import DataError
 from arch.words import listed, times
 from experiments.data.cache import root as cache_root
 from experiments.record import NAME as RUN
+from experiments.record import SINGLE
 from sweeps import catalog
 from sweeps.attempts import ENDS, PREFIX, UNFINISHED
 from sweeps.record import NAME, StudyRecord
@@ -26,8 +27,6 @@ DAY = 24 * 60 * 60
 # What of the cache is kept file by file; every other folder there is one thing: a tokenized corpus.
 BY_ENTRY = {"native": "kernels", "inductor": "compiled programs", "costs": "costs", "probes": "probes", "teacher": "targets"}
 OF_STUDIES = ("*/*/*-????????????/seed-*", "*/*/tune/*-????????????/seed-*")
-# Runs that `archbench run` made: somebody wanted them, though no study refers to them.
-SINGLE = "single"
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,7 @@ def _of_studies(runs: Path | str) -> list[Path]:
 
 
 def _single(runs: Path | str) -> list[Path]:
+    """Runs that `archbench run` made: somebody wanted them, though no study refers to them."""
     return sorted(Path(runs).glob(f"{SINGLE}/*/run-*/seed-*"))
 
 
