@@ -101,7 +101,7 @@ def _changed(folder: Path, record: StudyRecord, arm: Arm) -> str:
     run = next(filter(None, runs), None)
     if known is None or run is None:
         return ""
-    differences = diff(_whole(ExperimentSpec.parse(run.spec)), _whole(arm.spec))
+    differences = diff(_whole(experiment.resolve(run.spec)), _whole(arm.spec))  # an older release may have written it
     return ", ".join(
         f"{key}: {_spelt(was)} -> {_spelt(now)}"
         for key, (was, now) in differences.items()
