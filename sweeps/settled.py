@@ -6,8 +6,6 @@ would become other runs.
 
 from __future__ import annotations
 
-import os
-import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 from arch import document
 from arch.document import Node
 from experiments import auto
+from experiments.files import write_first
 from sweeps.arms import with_overrides
 from sweeps.spec import StudySpec, arm_document
 
@@ -94,9 +93,6 @@ def kept(folder: Path) -> str | None:
 def keep(folder: Path, became: str) -> str:
     """What the folder keeps from now on: of several drivers that start together, what the first one wrote. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f"{FILE}.{uuid.uuid4().hex}"
-    scratch.write_text(became + "\n")
     with suppress(FileExistsError):
-        os.link(scratch, folder / FILE)
-    scratch.unlink()
+        write_first(folder / FILE, f"{became}\n".encode())
     return kept(folder) or became
