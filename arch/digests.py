@@ -28,10 +28,15 @@ def discard(folder: Path | str) -> None:
 
 
 def of(path: Path | str) -> str:
-    """sha256 (hex) of a file. It is read once, while its size and its time of change stay."""
+    """sha256 (hex) of a file. It is read once, while its `state` stays."""
+    return _of(*state(path))
+
+
+def state(path: Path | str) -> tuple[Path, int, int]:
+    """(path, size, time of change) of a file: with the same three, it needs to be read only once."""
     path = Path(path).resolve()
     about = path.stat()
-    return _of(path, about.st_size, about.st_mtime_ns)
+    return path, about.st_size, about.st_mtime_ns
 
 
 @lru_cache(maxsize=64)

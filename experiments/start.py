@@ -180,7 +180,11 @@ def parent(key, reference, plan):
 
 def _check_finite(key, parent, taken):
     """Raise DataError for a checkpoint whose tensors, of those taken, have values that are not finite."""
-    bad = [each for each in (_not_finite(*_state(parent.folder)) if parent.folder else ()) if each[0] in taken]
+    bad = [
+        each
+        for each in (_not_finite(*digests.state(Path(parent.folder) / checkpoint.WEIGHTS)) if parent.folder else ())
+        if each[0] in taken
+    ]
     if bad:
         name, count, size = bad[0]
         more = f", and {len(bad) - 1} more of its tensors" if len(bad) > 1 else ""
@@ -218,13 +222,6 @@ def _differences(spec, expected, theirs, shapes):
 def content(folder):
     """sha256 (hex) of a checkpoint's weights file."""
     return digests.of(Path(folder) / checkpoint.WEIGHTS)
-
-
-def _state(folder):
-    """(path, size, time of change) of a checkpoint's weights file: with the same three, it is read once."""
-    path = (Path(folder) / checkpoint.WEIGHTS).resolve()
-    about = path.stat()
-    return path, about.st_size, about.st_mtime_ns
 
 
 def _component(spec, name):
