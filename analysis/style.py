@@ -34,6 +34,7 @@ th, td { text-align: left; padding: 9px 12px 9px 0; border-bottom: 1px solid var
 thead th { color: var(--muted); font-weight: 500; font-size: 13px; line-height: 1.3; vertical-align: bottom; }
 .number { text-align: right; white-space: nowrap; }
 thead .number { white-space: normal; }
+.results th, .results td { padding-right: 8px; }
 .results td:last-child, .results th:last-child { padding-right: 0; }
 .results tbody tr:first-child { background: var(--card); }
 .results tbody th { padding-left: 8px; }
