@@ -74,8 +74,7 @@ def _meant(reference, kind, command):
     from sweeps import kinds, places
 
     if command.__name__ == "show" or (kind == "experiment" and places.begun(reference)):
-        article = "an" if kind == "experiment" else "a"
-        return SpecError(f"this is {article} {kind}: archbench show {reference}", file=reference)
+        return kinds.meant(reference, kind, "archbench show")
     return kinds.meant(reference, kind)
 
 

@@ -34,9 +34,10 @@ def inside(folder: Path | str) -> str | None:
     return next((kind for name, kind in INSIDE.items() if (Path(folder) / name).exists()), None)
 
 
-def meant(reference: str, kind: str) -> SpecError:
-    """The error about a reference of this kind where another one was expected."""
-    return SpecError(f"this is {'an' if kind[0] in 'aeiou' else 'a'} {kind}: {COMMANDS[kind]} {reference}", file=reference)
+def meant(reference: str, kind: str, command: str = "") -> SpecError:
+    """The error about a reference of this kind where another one was expected. command: by default that of COMMANDS."""
+    article = "an" if kind[0] in "aeiou" else "a"
+    return SpecError(f"this is {article} {kind}: {command or COMMANDS[kind]} {reference}", file=reference)
 
 
 def of(reference: str, first: str | None = None) -> str:
