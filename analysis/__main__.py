@@ -13,6 +13,7 @@ import typer
 from arch.cli import main, new_app
 from arch.errors import DataError
 from arch.words import visible
+from experiments.files import write_atomically
 
 app = new_app("What a study found: a report, a table, figures, TensorBoard. `performance` summarizes benchmark records.")
 Format = StrEnum("Format", [(name, name) for name in ("csv", "parquet", "latex", "markdown", "wandb-offline", "mlflow")])
@@ -228,6 +229,32 @@ def drawn(data, folder):
             path = folder / f"coordinates{f'-{i}' if i else ''}.{ending}"
             made.savefig(path, dpi=120, facecolor="white")
             yield path
+
+
+@app.command()
+def findings(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of all studies, such as `runs`.")] = Path("runs"),
+    write: Annotated[Path | None, typer.Option(help="Write the page into this Markdown file; else it is printed.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="With --write: an error if the file says otherwise; writes nothing.")
+    ] = False,
+):
+    """What all studies below a folder found: a row per claim, beside what a paper published, and a short page per study."""
+    from analysis import findings as page
+
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder", key=None)
+    if check:
+        if write is None:
+            raise DataError("--check compares a file: add --write FILE", key=None)
+        page.check(folder, write)
+        return
+    if write is None:
+        print(page.page(folder))
+        return
+    with _into(write.parent, None):
+        write_atomically(write, page.page(folder, write.parent).encode())
+    print(write)
 
 
 @app.command()

@@ -76,7 +76,7 @@ def list_studies(
     if every and (path := _indexed(runs, every)):
         print(f"all of them, with links to the reports: {path}")
     if not state:
-        listing.shipped(words or ())
+        listing.shipped(words or (), every)
 
 
 def list_shipped():
