@@ -252,7 +252,7 @@ def findings(
     if write is None:
         print(page.page(folder))
         return
-    with _into(write.parent, None):
+    with _into(folder, write.parent):
         write_atomically(write, page.page(folder, write.parent).encode())
     print(write)
 

@@ -14,10 +14,11 @@ from analysis.runs import StudyData, load
 from arch import document, units
 from arch.errors import DataError
 from arch.words import listed, times, visible
+from experiments.metrics import is_cost
 from sweeps import catalog
 from sweeps.claims.equivalent import BASELINE
 from sweeps.record import StudyRecord
-from sweeps.spec import PublishedSpec, StudySpec
+from sweeps.spec import PublishedSpec, StudySpec, split
 
 # The picture of a study's page, in the order of preference.
 PICTURES = ("figures/differences.png", "figures/search_front.png", "figures/quality_cache.png")
@@ -42,7 +43,8 @@ class Study:
     def command(self) -> str:
         """The command that runs it."""
         record = self.record
-        return record.command or f"archbench study run {record.name}{f' --scale {record.scale}' if record.scale else ''}"
+        made = f"archbench study run {record.name}{f' --scale {record.scale}' if record.scale else ''}"
+        return record.command.replace("python -m sweeps run", "archbench study run") or made
 
 
 def studies(folder: Path | str) -> list[Study]:
@@ -65,12 +67,7 @@ def studies(folder: Path | str) -> list[Study]:
 
 def shipped() -> dict[str, StudySpec]:
     """{name: StudySpec} of the shipped studies."""
-    specs, known = {}, StudySpec.keys()
-    for name in document.shipped("sweeps"):
-        root = document.load(name, "sweeps")
-        keys = {key: value for key, value in root.value.items() if key in known}
-        specs[name.removeprefix("sweeps/")] = StudySpec.parse(document.Node(keys, root.file, root.line))
-    return specs
+    return {name: split(document.load(name, "sweeps"))[0] for name in document.shipped("sweeps")}
 
 
 def rows(study: Study, published: dict[str, PublishedSpec]) -> list[dict[str, str]]:
@@ -90,7 +87,7 @@ def rows(study: Study, published: dict[str, PublishedSpec]) -> list[dict[str, st
                     "statement": _statement(judgement, subject, verdict),
                     "published": told.value or units.DASH,
                     "ours": tables.seen(judgement, subject) or units.DASH if verdict else judgement.missing[subject],
-                    "n": str(verdict.n) if verdict and verdict.n else units.DASH,
+                    "n": "exact" if is_cost(judgement.shown.name) else str(verdict.n) if verdict and verdict.n else units.DASH,
                     "verdict": f"{word} (exploratory)" if judgement.exploratory and verdict else word,
                     "command": f"`{study.command}`",
                 }
@@ -101,11 +98,11 @@ def rows(study: Study, published: dict[str, PublishedSpec]) -> list[dict[str, st
 def _statement(judgement, subject, verdict):
     """What is asked, in words, with the arm and what it is compared with."""
     if not judgement.per_arm:
-        if verdict is None:
-            return subject
-        return judgement.claim.statement(subject, verdict, judgement.shown.metric)
+        said = judgement.claim.statement(subject, verdict, judgement.shown.metric) if verdict else subject
+        return said if judgement.shown.name in said else f"{said}, in {judgement.shown.quantity}"
     contrast = judgement.contrasts.get(subject)
-    who = claims.what(subject, contrast) if contrast else f"{subject} against {judgement.baseline}"
+    against = verdict.against if verdict else judgement.baseline
+    who = claims.what(subject, contrast) if contrast else f"{subject} against {against}"
     control = subject in getattr(judgement.claim.config, "known_worse", ())
     margin = "" if judgement.margin is None else f", margin {judgement.shown.margin(judgement.margin)}"
     return f"{judgement.shown.quantity} of {who}{margin}{' (control: known to be worse)' if control else ''}"
@@ -114,8 +111,7 @@ def _statement(judgement, subject, verdict):
 def page(folder: Path | str, place: Path | str = ".") -> str:
     """The page of all studies below a folder, as Markdown with links relative to `place`, the folder that it is written to."""
     known, every = shipped(), studies(folder)
-    told = {study.place: known[study.record.name].published if study.record.name in known else _published(study) for study in every}
-    table = {study.place: rows(study, told[study.place]) for study in every}
+    table = {study.place: rows(study, _published(study, known)) for study in every}
     counts = Counter(row["verdict"].removesuffix(" (exploratory)") for each in table.values() for row in each)
     head = [
         "# Findings",
@@ -140,9 +136,14 @@ def page(folder: Path | str, place: Path | str = ".") -> str:
     return visible("\n".join(parts)).rstrip("\n") + "\n"
 
 
-def _published(study):
-    """What the record's own spec says is published."""
-    return {name: PublishedSpec.parse(value) for name, value in (study.record.spec.get("published") or {}).items()}
+def _published(study, known):
+    """{claim: PublishedSpec} by a shipped study's present spec, whose words may be newer than the record; else by the record's."""
+    record = study.record
+    if record.name not in known:
+        return {name: PublishedSpec.parse(value) for name, value in (record.spec.get("published") or {}).items()}
+    told = known[record.name].published
+    # The only claim of an older record may have another name.
+    return dict(zip(record.claims, told.values(), strict=True)) if len(record.claims) == len(told) == 1 else told
 
 
 def _study(study, asked, folder, place):
