@@ -19,6 +19,8 @@ def test_a_copy_without_weights_says_the_same_and_has_thinner_curves(tmp_path, p
         (run / "model.safetensors").write_bytes(bytes(1000))
         (run / "evaluations").mkdir()
         (run / "evaluations" / "report.loss-0.json").write_text("{}")
+    untrained = next(folder.glob("arm3-*/seed-0/history.parquet"))
+    pd.read_parquet(untrained).iloc[:0].to_parquet(untrained)
     copy = keeping.keep(folder, tmp_path / "results", every=10)
     assert copy == tmp_path / "results" / "windows" / "demo"
     assert not list(copy.rglob("model.safetensors")) and len(list(copy.rglob("report.loss-0.json"))) == 12
