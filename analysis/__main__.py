@@ -210,11 +210,12 @@ def figures(folder: Folder, out: Out = None):
 def _figures(study, folder, out=None):
     """Write a study's figures as PNG files; yields their paths."""
     from analysis import charts, crowd, plots, search_figures
-    from analysis.claims import judge
+    from analysis.claims import judgements
 
-    judgement = judge(study)
+    judged = judgements(study)
+    judgement = judged[0]
     few = crowd.few(study, judgement)
-    drawn = plots.figures(study, judgement) | search_figures.figures(study)
+    drawn = plots.figures(study, judgement, judged) | search_figures.figures(study)
     measured, style = [each.only(few) for each in study.evaluated], crowd.looks(study, judgement)
     for name, figure in (drawn | charts.figures(measured, few, style)).items():
         with _into(folder, out):

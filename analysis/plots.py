@@ -18,10 +18,10 @@ from sweeps.folders import safe_name
 from sweeps.stats import mean_interval
 
 
-def figures(study, judgement):
-    """{name: Figure} for all figures that this study has data for, in the report's order."""
+def figures(study, judgement, judged=()):
+    """{name: Figure} for all figures that this study has data for, in the report's order. judged: of all claims."""
     made = {
-        "differences": differences(study, judgement),
+        "differences": differences(study, judgement, judged),
         "interaction": interaction.figure(study, judgement),
         "scaling": scaling.figure(study, judgement),
         **{name: quality_against(study, judgement, axis) for name, axis in quality_axes(study).items()},
@@ -32,11 +32,12 @@ def figures(study, judgement):
 
 
 @styled
-def differences(study, judgement):
+def differences(study, judgement, judged=()):
     """Each arm's paired difference to the baseline, or each comparison: mean, intervals, seeds as small dots, the margin shaded.
 
     The intervals are those of the verdict: an arm is worse or better if its thin bar excludes zero, and no different if
-    its thick bar lies inside the margin. None if no arm has a seed in common with the baseline.
+    its thick bar lies inside the margin. None if no arm has a seed in common with the baseline. judged: of all claims. Where
+    claims are true or false, an arm has the interval and the words of those of them that are about its difference.
     """
     subjects = judgement.differences.items()
     compared = [arm for arm, difference in subjects if (judgement.contrasts or arm != judgement.baseline) and difference.n]
@@ -56,7 +57,7 @@ def differences(study, judgement):
     axes.axvline(0, color=INK, lw=1.2)
     for row, arm in enumerate(arms):
         if arm in judgement.differences:
-            _difference(axes, row, judgement, arm, style[arm])
+            _difference(axes, row, judgement, arm, style[arm], _stated(judgement, arm, judged))
         else:
             _crowd(axes, row, [shown.effect(judgement.differences[other].mean) for other in others])
     axes.set_yticks(range(len(arms)), list(map(short, arms)), color=INK)
@@ -65,9 +66,11 @@ def differences(study, judgement):
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _signed(x)))
     side = f" ({shown.on_the_right})" if shown.on_the_right else ""
     verdicts = [verdict for arm in arms if (verdict := judgement.about(arm))]
+    stated = any(_stated(judgement, arm, judged) for arm in arms)
     notes_of_others = ["of the others each dot is an arm's mean, bars their quartiles and median"] if others else []
     notes = ["thin bar: excludes zero if worse or better"] if any(each.interval for each in verdicts) else []
     notes += ["thick bar: inside the shaded margin if no different"] if any(each.inner for each in verdicts) else []
+    notes += ["bar: interval of the verdict, with 95 % together"] if stated else []
     axis = ", ".join(filter(None, [f"difference in {shown.quantity}", shown.unit]))
     axis = axis if judgement.contrasts else shown.axis(judgement.baseline)
     below = "\n".join(filter(None, ["; ".join(notes), *notes_of_others]))
@@ -76,8 +79,21 @@ def differences(study, judgement):
     return figure
 
 
-def _difference(axes, row, judgement, arm, look):
-    difference, verdict, effect = judgement.differences[arm], judgement.about(arm), judgement.shown.effect
+def _stated(judgement, arm, judged):
+    """[(word, Verdict)] of the claims that are true or false and are about just this difference."""
+    if judgement.per_arm or arm not in judgement.differences:
+        return []
+    mean = judgement.differences[arm].mean
+    alike = [each for each in judged if not each.per_arm and each.shown.name == judgement.shown.name and arm in each.verdicts]
+    about = [(each.word(arm), each.verdicts[arm]) for each in alike]
+    return [
+        (word, each) for word, each in about if each.against == judgement.baseline and each.interval and each.difference == mean
+    ]
+
+
+def _difference(axes, row, judgement, arm, look, stated):
+    difference, effect = judgement.differences[arm], judgement.shown.effect
+    verdict = judgement.about(arm) or (stated[0][1] if stated else None)
     seeds = [effect(value) for value in difference.by_seed.values()]
     axes.plot(seeds, np.full(len(seeds), row + 0.2), ".", color=look.colour, ms=5, alpha=0.55, mew=0, label=arm)
     for interval, width in [(verdict.interval, 1.3), (verdict.inner, 3.4)] if verdict else []:
@@ -85,7 +101,8 @@ def _difference(axes, row, judgement, arm, look):
             axes.plot(list(map(effect, interval)), [row, row], color=look.colour, lw=width, solid_capstyle="round", label=arm)
     mean = effect(difference.mean)
     axes.plot([mean], [row], look.marker, color=look.colour, ms=9, mec=PAPER, mew=0.8, label=arm)
-    note = ", ".join(filter(None, [judgement.word(arm), f"n = {difference.n}"]))
+    words = dict.fromkeys(word for word, _ in stated) or [judgement.word(arm)]
+    note = ", ".join(filter(None, [*words, f"n = {difference.n}"]))
     axes.annotate(
         note, (1.01, row), xycoords=("axes fraction", "data"), va="center", color=MUTED, fontsize=8.5, annotation_clip=False
     )

@@ -87,7 +87,7 @@ def _told(judged):
 
 def page(study, judged, raw, again=None):
     """The whole page as HTML text. The figures show the first claim. again: see `write`."""
-    figures, named = plots.figures(study, judged[0]), crowd.named(study, judged[0])
+    figures, named = plots.figures(study, judged[0], judged), crowd.named(study, judged[0])
     few = crowd.few(study, judged[0])
     evaluated = [each.only(few) for each in study.evaluated]
     parts = [

@@ -173,7 +173,7 @@ def _write(study, logs, purge=None):
     with writing(logs / "study") as writer:
         writer.add_summary(_experiment([*table.values(), *others, *trials], _metrics(study)))
         writer.add_margins(_layout(study, shown))
-        for name, figure in (plots.figures(study, judgement) | search_figures.figures(study)).items():
+        for name, figure in (plots.figures(study, judgement, judged) | search_figures.figures(study)).items():
             writer.add_figure(f"report/{name}", figure)
         writer.add_text("report/verdicts", _verdicts(study, judged))
         few = crowd.few(study, judgement)

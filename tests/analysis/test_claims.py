@@ -216,3 +216,20 @@ def test_each_of_several_claims_has_its_answer(make_study):
     assert [verdict.word for verdict in judged[0].verdicts.values()] == [verdict.word for verdict in judged[1].verdicts.values()]
     said = lines(judged)
     assert said[0].startswith("loss: Perplexity compared") and any(line.startswith("perplexity: Perplexity") for line in said)
+
+
+def test_the_figure_of_claims_that_are_true_or_false_has_the_word_and_the_interval_of_each(make_study):
+    from analysis import plots
+
+    stated = {
+        "near": {"type": "not_worse", "arm": "3:1", "than": None, "metric": "report/loss", "margin": 0.01, "source": "a paper"},
+        "far": {"type": "worse", "arm": "local-only", "than": None, "metric": "report/loss", "by": 0.01, "source": ""},
+        "other": {"type": "worse", "arm": "local-only", "than": "3:1", "metric": "report/loss", "by": 0.01, "source": ""},
+    }
+    study = load(make_study(claims=stated, spread=0.0005))
+    judged = judgements(study)
+    axes = plots.differences(study, judged[0], judged).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["reproduced, n = 5", "n = 5", "supported, n = 5"]
+    bars = {line.get_label(): len(line.get_xdata()) for line in axes.lines if line.get_linestyle() == "-" and line.get_lw() == 1.3}
+    assert {*bars} == {"3:1", "local-only"}  # what is compared with another arm is not this difference
+    assert "interval of the verdict" in axes.get_xlabel()
