@@ -249,7 +249,7 @@ def _costs(label, arm, duration):
     return (
         units.count(arm["parameters"]),
         units.count(arm["tokens"]),
-        units.flops(arm["flops_per_token"]["ideal"] + arm["objective"].get("flops", 0) / arm["tokens"]),
+        units.flops(arm["flops_per_token"]["ideal"] + arm["objective"].get("flops", 0) / max(1, arm["tokens"])),
         units.flops(arm["training_flops"]),
         *seconds,
         units.size(arm["cache_bytes"]),

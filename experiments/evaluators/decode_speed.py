@@ -20,6 +20,7 @@ from experiments import beside, state_size, turns
 
 # Tokens that each number of streams decodes, untimed, before the first round: programs are compiled, caches are filled.
 WARM_UP = 2
+LATENCY, THROUGHPUT = "decode_latency_over_beside", "decode_throughput_over_beside"
 # A decoded token reads all weights for few operations, so an estimate takes it to be slower than as many in training.
 SLOWER = 4
 TIME = Metric(compare="ratio", any_tokenizer=True, varies="machine")
@@ -105,9 +106,9 @@ class DecodeSpeed:
         self.config = config
         self.prompts, self.tokens = sorted(set(config.prefills)), sorted(set(config.tokens))
         if config.beside:
-            ratios = {f"decode_latency_over_beside@{prompt}": TIME for prompt in self.prompts}
-            ratios |= {f"decode_throughput_over_beside@{tokens}": RATE for tokens in self.tokens}
-            self.metrics = self.metrics | ratios | ({"decode_prefill_over_beside": RATE} if self.prompts[-1] else {})
+            ratios = {LATENCY: TIME, THROUGHPUT: RATE} | ({"decode_prefill_over_beside": RATE} if self.prompts[-1] else {})
+            ratios |= {f"{LATENCY}@{prompt}": TIME for prompt in self.prompts}
+            self.metrics = self.metrics | ratios | {f"{THROUGHPUT}@{tokens}": RATE for tokens in self.tokens}
             labels = {"tokens": "tokens sampled", "over_beside": "latency over that of the model beside"}
             title = "Latency over that of the model beside"
             self.charts += (
@@ -133,10 +134,10 @@ class DecodeSpeed:
 
         `decode_seconds_per_token`: with the fewest streams. `decode_tokens_per_second`: with the number of streams that
         gives most. `decode_slowdown`: the latency after the longest prompt over that after the shortest, with the most
-        streams; about 1 where the state does not grow. With a model beside, ratios to it: `decode_latency_over_beside@PROMPT`
-        of the most tokens, with the most streams that fit both; `decode_throughput_over_beside@TOKENS` after the longest
-        prompt, each with its own best number of streams; `decode_prefill_over_beside` of the prompt tokens read per second,
-        with the most streams that fit both. Raises DataError where not even one number of streams fits `memory`.
+        streams; about 1 where the state does not grow. With a model beside, ratios to it: `decode_latency_over_beside` with the
+        most streams that fit both, and after every prompt, `@PROMPT`; `decode_throughput_over_beside` with each model's own best
+        number of streams, and for every number of tokens, `@TOKENS`; `decode_prefill_over_beside` of the prompt tokens read per
+        second, with the most streams that fit both. Raises DataError where not even one number of streams fits `memory`.
         """
         vocabulary, device = dataset.vocabulary, model.embedding.device
         cases = self._cases(model)
@@ -170,13 +171,14 @@ class DecodeSpeed:
         for prompt in self.prompts:
             for case in [case for case in shared if (case.prompt, case.tokens) == (prompt, most)][-1:]:
                 other = partners[case.key()]
-                values[f"decode_latency_over_beside@{prompt}"] = turns.ratio(case.seconds, other.seconds)
+                values[f"{LATENCY}@{prompt}"] = values[LATENCY] = turns.ratio(case.seconds, other.seconds)
                 if prompt and prompt == longest:
                     values["decode_prefill_over_beside"] = turns.ratio(other.prefill_seconds, case.prefill_seconds)
         for tokens in self.tokens:
             of = lambda each, at=(longest, tokens): [case for case in each if (case.prompt, case.tokens) == at]  # noqa: E731
             own, other = (max(of(each), key=lambda case: case.throughput) for each in (cases, partners.values()))
-            values[f"decode_throughput_over_beside@{tokens}"] = own.batch / other.batch * turns.ratio(other.seconds, own.seconds)
+            faster = own.batch / other.batch * turns.ratio(other.seconds, own.seconds)
+            values[f"{THROUGHPUT}@{tokens}"] = values[THROUGHPUT] = faster
         return values
 
     def _fitting(self, model: Model) -> list[int]:

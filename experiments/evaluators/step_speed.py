@@ -64,7 +64,7 @@ class StepSpeed:
         self.lengths = sorted(set(config.lengths))
         self.metrics = {f"step_seconds@{length}": SECONDS for length in self.lengths} | {"step_slowdown": RATIO}
         if config.beside:
-            self.metrics |= {f"step_over_beside@{length}": RATIO for length in self.lengths}
+            self.metrics |= dict.fromkeys(("step_over_beside", *(f"step_over_beside@{each}" for each in self.lengths)), RATIO)
             labels = {"length": "tokens per row", "over_beside": "time over that of the model beside"}
             title = "Time of a step over that of the model beside"
             self.charts += (Chart(kind="curve", x="length", y="over_beside", title=title, labels=labels, log=("length",)),)
@@ -88,7 +88,7 @@ class StepSpeed:
     def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
         """`step_seconds@L`; `step_slowdown`: seconds per token at the longest length over those at the shortest.
 
-        `step_over_beside@L`: seconds over those of the model beside.
+        `step_over_beside@L`: seconds over those of the model beside; `step_over_beside` at the longest length.
         """
         rows, device = self._rows(given.rows * given.context), model.embedding.device
         models = {"": model} | ({"beside": beside.model_of(model, self.config.beside, given.seed)} if self.config.beside else {})
@@ -107,6 +107,7 @@ class StepSpeed:
         values["step_slowdown"] = more * turns.ratio(seconds[longest, ""], seconds[shortest, ""])
         if self.config.beside:
             values |= {f"step_over_beside@{row['length']}": row["over_beside"] for row in table}
+            values["step_over_beside"] = table[-1]["over_beside"]
         return Findings(values, table, turns.conditions(device, model.embedding.dtype, self.config.rounds))
 
     def _row(self, seconds, length, rows):
