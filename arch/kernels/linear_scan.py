@@ -149,8 +149,10 @@ def by(form):
 
     `step` goes token by token; `associative` in parallel, in about 2 log2 T steps; `chunked` advances chunks in lockstep;
     `compiled` is the C or Triton kernel. The gradient goes backwards in time by the same form. For measurements: without it, the
-    fastest path runs.
+    fastest path runs. Raises ValueError for another word.
     """
+    if form not in FORMS:
+        raise ValueError(f"no form {form!r} of the scan; there are {', '.join(FORMS)}")
     _chosen.append(form)
     try:
         yield
