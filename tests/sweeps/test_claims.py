@@ -327,9 +327,10 @@ def test_the_p_value_of_a_claim_is_that_of_the_word(claim):
 TIME = Metric(unit="s", compare="ratio", varies="machine")
 
 
-@pytest.mark.parametrize(
-    "bound, word", [({"at_least": 1.9}, SUPPORTED), ({"at_least": 2.1}, CONTRADICTED), ({"at_most": 2.1}, SUPPORTED)]
-)
+BOUNDS = [({"at_least": 1.9}, SUPPORTED), ({"at_least": 2.1}, CONTRADICTED), ({"at_most": 2.1}, SUPPORTED)]
+
+
+@pytest.mark.parametrize("bound, word", BOUNDS)
 def test_a_bound_is_one_sided_and_in_the_metrics_own_unit(bound, word):
     values = {"base": dict(enumerate([1.0, 1.01, 0.99, 1.0])), "a": dict(enumerate([2.0, 2.01, 1.99, 2.002]))}
     for relative_to in (None, "base"):

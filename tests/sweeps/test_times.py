@@ -40,7 +40,7 @@ def test_a_claim_or_a_search_on_a_time_is_one_and_others_are_not(study_data):
 def test_a_study_that_claims_a_time_does_one_run_at_a_time(plan_study, study_data, console, monkeypatch, asked, at_once):
     monkeypatch.setattr("sweeps.pool.cores", lambda: 4)
     for claims, expected in ((SPEED, at_once), ({}, float(asked or 4))):
-        data = study_data | ({"claims": claims} if claims else {})
+        data = study_data | ({"claims": claims} if claims else {"optimizer": {"lr": 3.1e-3}})  # other runs
         planned = plan_study(data, "timed" if claims else "plain")
         result = run_study(planned, asked, console, prepare=sweeps_fakes.prepare)
         assert {outcome.record.timing["runs_at_once"] for outcome in result.outcomes} == {expected}
@@ -85,19 +85,10 @@ def test_what_disturbed_a_claimed_time_is_said(plan_study, study_data):
 
 
 def test_a_count_is_decided_by_one_seed_unless_seeds_differ(plan_study, study_data):
-    claims = {
-        "same": {
-            "type": "value",
-            "metric": "report/state_bytes@8",
-            "arm": "all local",
-            "relative_to": "1:1",
-            "value": 1,
-            "within": 0.01,
-        }
-    }
+    same = {"type": "value", "metric": "report/state_bytes@8", "arm": "all local", "relative_to": "1:1", "value": 1, "within": 0.01}
     evaluate = {"report": {"loss": {"type": "objective", "rows": 2}, "state": {"type": "state_bytes", "lengths": [8]}}}
     for values, word in (([100.0], "supported"), ([200.0], "contradicted"), ([100.0, 101.0], "undecided")):
-        planned = plan_study(study_data | {"claims": claims, "evaluate": evaluate, "seeds": len(values)})
+        planned = plan_study(study_data | {"claims": {"same": same}, "evaluate": evaluate, "seeds": len(values)})
         assert foreseen.foreseen("asked", None, planned.spec, [each.arm for each in planned.arms], "runs") is None
         info = {"report/state_bytes@8": Metric(unit="B", compare="ratio", varies="never")}
         runs = {
@@ -123,10 +114,8 @@ def test_the_overhead_of_a_cache_is_what_it_takes_over_the_weights(tiny):
     cache, parameters = (exact_cost(name, resolved) for name in ("cost/cache_bytes@100", "cost/parameters"))
     assert exact_cost("cost/cache_over_weights@100", resolved) == cache / (4 * parameters)
     assert cost("cost/cache_over_weights@100").unit == "" and cost("cost/cache_over_weights") is None
-    assert (
-        cost_metric("cost/cache_over_weights@32", None, {"parameters": {"total": 5}, "context": 32, "cache_bytes": {"total": 60}})
-        == 3
-    )
+    recorded = {"parameters": {"total": 5}, "context": 32, "cache_bytes": {"total": 60}}
+    assert cost_metric("cost/cache_over_weights@32", None, recorded) == 3
 
 
 def test_claims_of_costs_are_told_without_a_run(study_data, console):
@@ -146,7 +135,7 @@ def test_the_memory_study_has_the_published_ratios_at_a_sixteenth():
     for scale, by in (("laptop", 1), ("paper", 16)):
         spec, arms = study.check(source, scale)
         specs = {arm.label: arm.spec for arm in arms}
-        names = [f"cost/cache_{what}@{by * tokens}" for what in ("bytes", "over_weights") for tokens in (64, 512, 2048, 8192)]
+        names = [f"cost/cache_{what}@{by * tokens}" for what in ("bytes", "over_weights") for tokens in (64, 2048, 8192)]
         first = specs["global only"]
         ratios[scale] = [
             exact_cost(name, each) / (exact_cost(name, first) if "bytes" in name else 1)
@@ -155,7 +144,7 @@ def test_the_memory_study_has_the_published_ratios_at_a_sixteenth():
         ]
         words[scale] = [each["verdict"] for each in computed.verdicts(spec, arms)]
     assert exact_cost("cost/cache_bytes@32768", first) == 4 * 2 * 26 * 4 * 256 * 32768  # 1744.8 MB at one byte per number
-    assert ratios["laptop"] == pytest.approx(ratios["paper"], rel=1e-3)
+    assert ratios["laptop"] == pytest.approx(ratios["paper"], rel=2e-3)  # norms are no 256th
     assert words["laptop"] == words["paper"] == ["supported"] * 5
 
 
