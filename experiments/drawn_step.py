@@ -36,7 +36,8 @@ def tokens(rows: int, length: int, vocabulary: int, seed: int) -> Tensor:
 
 def step(model: Model, objective: Any, tokens_BT: Tensor) -> None:
     """A pass forward and backward over one batch, a document per row; its layout is as new as that of a batch of training."""
-    layout = TokenLayout.whole(*tokens_BT.shape, tokens_BT.device)
+    rows, length = tokens_BT.shape
+    layout = TokenLayout.whole(rows, length, tokens_BT.device)
     batch = Batch.text(Rows(tokens_BT, layout, tokens_BT.roll(-1, 1)))
     model.zero_grad(set_to_none=True)
     products.forget()  # weights change between steps, so whatever was rounded of them is rounded once a step
