@@ -42,8 +42,8 @@ class ScanSpeed:
 
     class Config(Spec):
         """lengths: tokens per row. rows: of the scan alone; 8 in the paper. width: its channels, by default those of the model's
-        recurrence; 1024 in the paper. forms: which ones, beside `step`. step_rows: rows of the training step; by default as many as give a step of
-        the longest length the tokens of training. rounds: timed calls of each.
+        recurrence; 1024 in the paper. forms: which ones, beside `step`. step_rows: rows of the training step; by default as
+        many as give a step of the longest length the tokens of training. rounds: timed calls of each.
         """
 
         lengths: Annotated[List[Count], Field(min_length=1)] = (512, 1024, 2048)
