@@ -22,7 +22,7 @@ from experiments import beside, state_size, turns
 WARM_UP = 2
 LATENCY, THROUGHPUT = "decode_latency_over_beside", "decode_throughput_over_beside"
 # A decoded token reads all weights for few operations, so an estimate takes it to be slower than as many in training.
-SLOWER = 4
+SLOWER = 2
 TIME = Metric(compare="ratio", any_tokenizer=True, varies="machine")
 RATE = TIME.model_copy(update={"better": "higher"})
 
