@@ -61,8 +61,8 @@ def of(study, judgement, level=LEVEL):
     A file that cannot be read counts as missing and is added to the study's problems.
     """
     baseline, name = judgement.baseline, judgement.shown.name
-    if is_measured_once(name):
-        return Texts()  # a cost, or the speed of a run: nothing that texts decide
+    if is_measured_once(name) or judgement.shown.metric.varies != "seed":
+        return Texts()  # a cost, a count, or a time: nothing that texts decide
     measured = {arm: _measured(study, arm, judgement.scaled[arm], name) for arm in judgement.scaled}
     if len(measured) < 2:
         return Texts()

@@ -78,6 +78,8 @@ class Metric(Spec):
 
     exponential: what e^value is called, for `log` (the perplexity of a loss).
     any_tokenizer: whether runs with different tokenizers can be compared (bits per byte; not nats per token).
+    varies: with what two measurements of one spec differ: with the `seed`; with the `machine` and what else runs on it (a
+    time; a study that claims or seeks such a metric does its runs one at a time); or `never` (a count: one run decides).
     """
 
     unit: str = ""
@@ -85,6 +87,7 @@ class Metric(Spec):
     compare: Literal["log", "ratio", "difference"] = "difference"
     exponential: str = ""
     any_tokenizer: bool = later(False)
+    varies: Literal["seed", "machine", "never"] = later("seed")
 
 
 class Chart(Spec):
@@ -391,6 +394,10 @@ class Evaluator(Protocol):
 
     def __call__(self, model: Model, dataset: Dataset, given: Given) -> Findings:
         """Called in evaluation mode, without gradients. The process's random state is restored afterwards."""
+
+    def flops(self, model: ModelSpec, rows: int, context: int) -> float:
+        """Optional. About how many FLOPs it computes, for the estimate of a study's time; by default those of a pass over as many
+        rows as its option `rows` says. rows, context: of a step of training."""
 
     def lasting(self, table: list[dict[str, Any]]) -> bool:
         """Optional. Whether what a measurement with this table left beside its record is still there; else it is done again."""

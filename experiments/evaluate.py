@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from arch import blame, registry
+from arch import blame, registry, units
 from arch.contracts import Dataset, Evaluator, Findings, Given, Objective
 from arch.model import Model
 from experiments.checkpoint import random_state, restore_random_state
@@ -15,6 +15,7 @@ from experiments.evaluations import Evaluation
 from experiments.record import EvaluationRecord
 from experiments.references import reporting
 from experiments.spec import ExperimentSpec
+from experiments.turns import cores_time, others_share
 
 
 class NotFinite(ArithmeticError):
@@ -79,9 +80,10 @@ def evaluate(
     evaluator: Evaluator = registry.build("evaluator", evaluation.evaluator)
     reported = reporting(objective, dataset, device)
     given = Given(objective, reported, evaluation.split, spec.data.context, spec.data.rows, device, run[1], folder)
-    before = _content(model)
+    before, cores = _content(model), cores_time()
     with evaluating(model, objective, *([] if reported is objective else [reported])):
         findings = evaluator(model, dataset, given)
+    others = others_share(cores, cores_time())
     if not isinstance(findings, Findings):
         raise TypeError(blame.gives(evaluator, "__call__", findings, "Findings"))
     if _content(model) != before:
@@ -91,6 +93,10 @@ def evaluate(
         raise ValueError(f"{evaluation.key}: {', '.join(undeclared)}: not declared in `metrics`, which has {', '.join(metrics)}")
     if bad := [name for name, value in findings.values.items() if not math.isfinite(value)]:
         raise NotFinite(f"{evaluation.split}/{bad[0]}")
+    info = {f"{evaluation.split}/{name}": metrics[name] for name in findings.values}
+    if not any(metric.varies == "machine" for metric in info.values()):
+        others = None
+    beside = "" if others is None else f"other programs took {units.share(others)} of the cores"
     return EvaluationRecord(
         split=evaluation.split,
         name=evaluation.name,
@@ -98,10 +104,11 @@ def evaluate(
         identity=run[0],
         seed=run[1],
         values={f"{evaluation.split}/{name}": float(value) for name, value in findings.values.items()},
-        metric_info={f"{evaluation.split}/{name}": metrics[name] for name in findings.values},
+        metric_info=info,
         table=findings.table,
         charts=list(getattr(evaluator, "charts", ())),
-        text=findings.text,
+        text="; ".join(filter(None, (findings.text, beside))),
         documents=findings.documents,
         seconds=time.perf_counter() - started,
+        others=others,
     )

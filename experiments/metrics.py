@@ -20,7 +20,7 @@ NEXT_TOKEN = {
 # What every run that trains measures of itself (`experiments.watch`, `experiments.memory`). It depends on the machine and
 # its load.
 OF_RUNS = {
-    "speed/tokens_per_second": Metric(unit="tokens/s", better="higher", compare="ratio"),
+    "speed/tokens_per_second": Metric(unit="tokens/s", better="higher", compare="ratio", varies="machine"),
     "memory/peak_bytes": Metric(unit="B", compare="ratio", any_tokenizer=True),
 }
 
@@ -28,7 +28,7 @@ OF_RUNS = {
 # weights, gradients, optimizer and the activations of one row. state_bytes: what a stream keeps of earlier tokens where that
 # does not grow with them; 0 for attention, so it is compared by difference. decode_bytes: what one stream reads for the next
 # token, every weight and its whole cache, after a row of the training context, or after N tokens (`cost/decode_bytes@N`).
-# cache_bytes@N: of one stream of N tokens.
+# cache_bytes@N: of one stream of N tokens. cache_over_weights@N: that over the bytes of all weights, both in one type.
 COSTS = {
     "cost/parameters": Metric(unit="parameters", compare="ratio"),
     "cost/parameters_non_embedding": Metric(unit="parameters", compare="ratio"),
@@ -38,8 +38,8 @@ COSTS = {
     "cost/state_bytes": Metric(unit="B"),
     "cost/decode_bytes": Metric(unit="B", compare="ratio"),
 }
-CACHE, DECODE = "cost/cache_bytes", "cost/decode_bytes"
-AT_CONTEXT = (CACHE, DECODE)
+CACHE, DECODE, OVER_WEIGHTS = "cost/cache_bytes", "cost/decode_bytes", "cost/cache_over_weights"
+AT_CONTEXT = (CACHE, DECODE, OVER_WEIGHTS)
 # Other names of costs: {name: the name that records and tables have}.
 OTHER_NAMES = {"cost/non_embedding": "cost/parameters_non_embedding", "cost/flops": "cost/flops_per_token"}
 
@@ -77,9 +77,10 @@ def is_measured_once(name: str) -> bool:
 
 
 def cost(name: str) -> Metric | None:
-    """What a cost is: one of COSTS, `cost/cache_bytes@N` or `cost/decode_bytes@N`; None for any other name."""
+    """What a cost is: one of COSTS, or one of AT_CONTEXT at a number of tokens (`cost/cache_bytes@N`); None for any other name."""
     name = canonical(name)
-    return COSTS.get(name) or (Metric(unit="B", compare="ratio") if context_of(name) else None)
+    unit = "" if name.startswith(OVER_WEIGHTS) else "B"
+    return COSTS.get(name) or (Metric(unit=unit, compare="ratio") if context_of(name) else None)
 
 
 def canonical(name: str) -> str:
@@ -88,7 +89,7 @@ def canonical(name: str) -> str:
 
 
 def context_of(name: str) -> int | None:
-    """The N of `cost/cache_bytes@N` or `cost/decode_bytes@N`, tokens of at least 1; None for any other name."""
+    """The N of one of AT_CONTEXT (`cost/cache_bytes@N`), tokens of at least 1; None for any other name."""
     start, at, number = name.partition("@")
     tokens = int(number) if start in AT_CONTEXT and at and number.isascii() and number.isdecimal() else 0
     return tokens or None
@@ -123,5 +124,5 @@ def title(name: str) -> str | None:
     tokens = context_of(name)
     if tokens is None:
         return TITLES.get(canonical(name))
-    what = TITLES[DECODE] if name.startswith(DECODE) else "cache"
+    what = TITLES[DECODE] if name.startswith(DECODE) else "cache over weights" if name.startswith(OVER_WEIGHTS) else "cache"
     return f"{what} at {tokens:,}\N{NO-BREAK SPACE}tokens"

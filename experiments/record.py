@@ -75,7 +75,8 @@ class RunRecord(Spec):
         (eager, or which compiler).
     timing: numbers that differ from run to run: train_seconds, evaluate_seconds; if blocks are compiled also
         compile_seconds, the part of train_seconds that this process spent compiling. runs_at_once: how many runs the study
-        did at a time, at most. memory_before_bytes: what the process held before its first step. And, if they could be
+        did at a time, at most. others: of evaluations that measure times, as `EvaluationRecord` says it, the largest that is
+        shown. memory_before_bytes: what the process held before its first step. And, if they could be
         measured, the metrics of OF_RUNS in `experiments.metrics`, see `measured`. Older records have tokens_per_second, a
         mean with warm-up and compilation, and peak_memory_bytes, of all runs that the process had done.
     sample: text sampled from the trained model.
@@ -160,6 +161,7 @@ class EvaluationRecord(Spec):
     """What was measured. identity, seed: the run's. values: {SPLIT/METRIC: number}, with what each is in `metric_info`.
 
     table: plain rows of a curve or a grid. charts: how they are drawn. text: to be read. seconds: what measuring took.
+    others: the share of all cores' time that other programs took meanwhile, where times were measured and the system says so.
     documents: what was measured of each document. They are written beside the record, because they are longer than the
     rest and few readers need them.
     """
@@ -175,6 +177,7 @@ class EvaluationRecord(Spec):
     table: list[dict[str, Any]] = []
     text: str = ""
     seconds: float = 0.0
+    others: float | None = later(None)
     documents: Documents | None = later(None)
     charts: list[Chart] = later([])
 
@@ -208,7 +211,7 @@ def shown(record, folder, files, problems):
     if not files or record.status != "finished":
         return record
     values = {name: value for name, value in record.metrics.items() if name.startswith("train/")}
-    info = dict(record.metric_info)
+    info, timing = dict(record.metric_info), dict(record.timing)
     for key, name in files.items():
         file = Path(folder) / EVALUATIONS / name
         try:
@@ -221,7 +224,9 @@ def shown(record, folder, files, problems):
             continue
         values |= evaluation.values
         info |= evaluation.metric_info
-    return record.model_copy(update={"metrics": values, "metric_info": info})
+        if evaluation.others is not None:
+            timing["others"] = max(evaluation.others, timing.get("others", 0.0))
+    return record.model_copy(update={"metrics": values, "metric_info": info, "timing": timing})
 
 
 def with_performance(record):

@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 
-from arch import cost, registry
-from arch.document import Node, node, overridden
 from arch.errors import SpecError
 from arch.model import Model
 from arch.model_spec import ModelSpec
+from experiments.beside import respecified
 
 
 def changed(spec: ModelSpec, overrides: Mapping[str, Any]) -> ModelSpec:
@@ -32,9 +31,7 @@ def changed(spec: ModelSpec, overrides: Mapping[str, Any]) -> ModelSpec:
 
 
 def _changed(spec, overrides):
-    root = overridden(node(spec.dump()), Node({key: node(value) for key, value in overrides.items()}))
-    other = registry.resolve(ModelSpec.parse(root), root)
-    cost.check_builds(other, root)
+    other = respecified(spec, overrides)
     held, wanted = _shapes(spec), _shapes(other)
     for name in wanted:
         if name not in held:

@@ -5,15 +5,18 @@ comparable in a metric if they were measured on the same rows, and if the metric
 both have the same.
 """
 
-from arch import registry
+from arch import registry, units
 from arch.errors import SpecError
 from arch.words import listed
+from experiments.metrics import OF_RUNS
 from experiments.spec import DEFAULT_TYPES
 
 # The word for a subject whose runs were not measured on the same rows, or not in the same unit.
 NOT_COMPARABLE = "not comparable"
 # Options of evaluators that are contexts of their own, and evaluators whose rows do not depend on the training context.
 CONTEXTS, FREE = ("context", "lengths"), ("memorization",)
+# Other programs that take less than this share of the cores are not worth a remark: reports are read, too.
+OTHERS = 0.1
 
 
 def obstacle(first, second, name, metric, by=None):
@@ -96,6 +99,28 @@ def texts_differ(first, second):
     return texts[0] != texts[1] or (same_tokenizer and fingerprints[0] != fingerprints[1])
 
 
+def _disturbed(record, runs, mixed):
+    """Sentences on claimed times that were not measured alone. mixed: the seeds whose runs come from different CPU types."""
+    done = [run for run in runs.values() if run.status == "finished"]
+    claimed = {claim.get("metric") for claim in record.claims.values()}
+    timed = sorted(name for name in claimed if any(_is_time(name, run) for run in done))
+    if not timed:
+        return
+    names = f"{listed(timed)} {'are times' if len(timed) > 1 else 'is a time'}"
+    at_once = max(run.timing.get("runs_at_once", 1) for run in done)
+    if at_once > 1:
+        yield f"{names}, measured while up to {at_once:.0f} runs went at once, which slow each other (`--workers 1` does not)."
+    if (others := max(run.timing.get("others", 0.0) for run in done)) > OTHERS:
+        yield f"{names}, and other programs took up to {units.share(others)} of the cores meanwhile."
+    if mixed:
+        yield f"{names}, of different CPU types: they say nothing of the arms."
+
+
+def _is_time(name, run):
+    metric = run.metric_info.get(name) or (OF_RUNS.get(name) if name in run.timing else None)
+    return metric is not None and metric.varies == "machine"
+
+
 def remarks(record, runs):
     """Sentences on what differs between compared runs beside their specs: CPU types, tuning. runs: {(arm, seed): RunRecord}."""
     said = []
@@ -110,6 +135,7 @@ def remarks(record, runs):
             f"The runs of {seeds} come from different CPU types ({listed(sorted(set().union(*machines.values())))}), whose "
             "rounding differs: pairing removes less of the noise of a seed there."
         )
+    said += _disturbed(record, runs, mixed)
     tuned = [label for label, arm in record.arms.items() if arm.tuned]
     untuned = [label for label in record.arms if label not in tuned]
     if tuned and untuned:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.metrics import COSTS, DECODE, canonical, context_of, is_cost
+from experiments.metrics import COSTS, DECODE, OVER_WEIGHTS, canonical, context_of, is_cost
 from experiments.spec import ExperimentSpec
 from sweeps.judge import metrics_of
 from sweeps.spec import StudySpec
@@ -35,7 +35,8 @@ def cost_metric(name: str, spec: ExperimentSpec | None, cost: Mapping[str, Any])
     name = canonical(name)
     tokens = context_of(name)
     if tokens is not None:
-        return _number((_decode if name.startswith(DECODE) else _cache)(tokens, spec, cost))
+        over_weights = _over_weights if name.startswith(OVER_WEIGHTS) else _cache
+        return _number((_decode if name.startswith(DECODE) else over_weights)(tokens, spec, cost))
     if name not in PLACES:
         return None
     value = _at(cost, PLACES[name])
@@ -67,6 +68,18 @@ def _cache(tokens, spec, cost):
     return cache_bytes(spec.model, tokens)["total"]
 
 
+# `_cache` and weights are both counted in float32.
+SIZE = 4
+
+
+def _over_weights(tokens, spec, cost):
+    """The cache of one stream of `tokens` tokens over the weights."""
+    cache, parameters = _cache(tokens, spec, cost), _at(cost, PLACES["cost/parameters"])
+    if parameters is None and spec is not None:
+        parameters = _at(_outline(spec, spec.data.context), PLACES["cost/parameters"])
+    return None if cache is None or parameters is None else cache / (SIZE * parameters)
+
+
 def _decode(tokens, spec, cost):
     """Bytes that one stream reads for the token after `tokens` tokens."""
     if cost.get("context") == tokens and "decode_bytes" in cost:
@@ -87,6 +100,8 @@ def exact_cost(name: str, spec: ExperimentSpec, objective: Mapping[str, float] |
     """
     from arch.cost import summary
 
+    if context_of(canonical(name)) is not None:
+        return cost_metric(name, spec, {})
     cost = summary(spec.model, spec.data.context) if canonical(name) in SLOW else _outline(spec, spec.data.context)
     return cost_metric(name, spec, {**cost, "objective": dict(objective or {})})
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from arch import units
+from arch import registry, units
 from arch.spec import digest
 from arch.words import listed, times
 from experiments import device, evaluations, precision
@@ -78,7 +78,7 @@ def estimate(data: dict[str, Any], arms: Iterable[Arm]) -> Estimate:
         runs[label] = runs.get(label, 0) + len(helper["seeds"])
     disk = sum(number * _kept(shown[label]) for label, number in runs.items())
     first = by_label[next(iter(data["arms"]))]
-    workers = _workers([each.spec for each in by_label.values()], sum(runs.values()))
+    workers = 1 if data["times"] else _workers([each.spec for each in by_label.values()], sum(runs.values()))
     timed: dict[tuple[str, ...], Arm] = {}
     for arm in by_label.values():
         timed.setdefault(_precision(arm), arm)
@@ -113,13 +113,17 @@ def _kept(shown: dict[str, Any]) -> float:
 
 
 def _measuring(spec: ExperimentSpec, shown: dict[str, Any]) -> float:
-    """FLOPs of a run's evaluations, as far as they say how many rows they read."""
-    rows = {"select": 0, "report": 0}
+    """FLOPs of a run's evaluations, as far as they say how many they compute, or how many rows they read."""
+    a_row = FORWARD * shown["flops_per_token"]["executed"] * spec.data.context
+    often = {"select": spec.train.steps // spec.evaluate.every, "report": 1}
+    total = 0.0
     for each in evaluations.planned(spec):
-        rows[each.split] += each.evaluator.get("rows") or 0
-    often = spec.train.steps // spec.evaluate.every
-    tokens = (often * rows["select"] + rows["report"]) * spec.data.context
-    return FORWARD * shown["flops_per_token"]["executed"] * tokens
+        evaluator = registry.build("evaluator", each.evaluator)
+        if hasattr(evaluator, "flops"):
+            total += often[each.split] * evaluator.flops(spec.model, spec.data.rows, spec.data.context)
+        else:
+            total += often[each.split] * a_row * (each.evaluator.get("rows") or 0)
+    return total
 
 
 def _rate(arm: Arm, shown: dict[str, Any]) -> tuple[float | None, str]:

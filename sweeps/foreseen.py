@@ -75,7 +75,7 @@ def foreseen(name, scale, spec, arms, runs, paired_sd=None):
     runs. Numbers that do not exist are None.
     """
     claims = {key: built(each) for key, each in spec.claims.items()}
-    measured = [key for key, claim in claims.items() if not is_exact(claim)]
+    measured = [key for key, claim in claims.items() if not is_exact(claim) and not _is_count(arms[0].spec, claim)]
     if not measured or len(spec.arms) < 2:
         return None
     metric_name = claims[measured[0]].config.metric
@@ -95,6 +95,12 @@ def foreseen(name, scale, spec, arms, runs, paired_sd=None):
         "smallest": {"sd": _finite(plan.smallest), "effect": _effect(plan.smallest, sd, metric)},
         "same": [_same(spec, claims[key], plan, sd, metric) for key in measured if _has_margin(claims[key], metric_name)],
     }
+
+
+def _is_count(spec, claim):
+    """Whether a claim is about a number that is the same for every seed."""
+    metric = metric_of(spec, claim.config.metric)
+    return metric is not None and metric.varies == "never"
 
 
 def _finite(number):

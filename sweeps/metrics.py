@@ -61,6 +61,18 @@ def metric_of(spec: ExperimentSpec, name: str) -> Metric | None:
     return cost(name) if is_cost(name) else (declared(spec) or {}).get(name) or known(name)
 
 
+def times_claimed(spec: StudySpec, arms: Iterable[Any]) -> list[str]:
+    """The metrics that a study claims or seeks and that are times of the machine, so that its runs go one at a time.
+
+    arms: sweeps.study.Arm. What a study only draws or shows is not among them.
+    """
+    sought = [*(spec.search.objectives if spec.search else ()), *([spec.tune.metric] if spec.tune else ())]
+    claimed = [name for claim in spec.claims.values() for name in _read(claim).values()]
+    specs = [arm.spec for arm in arms]
+    timed = lambda name: any((metric := metric_of(each, name)) and metric.varies == "machine" for each in specs)  # noqa: E731
+    return [name for name in dict.fromkeys([*claimed, *sought]) if not is_cost(name) and timed(name)]
+
+
 def check_metrics(study: Node, spec: StudySpec, arms: list[Any]) -> None:
     """Raise SpecError, at its line, for a claim, a search or a figure on a metric or a cost that an arm will not have.
 

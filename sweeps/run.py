@@ -13,6 +13,7 @@ from sweeps import devices, looking, pool, space
 from sweeps import study as studies
 from sweeps.folders import safe_name
 from sweeps.job import Outcome
+from sweeps.metrics import times_claimed
 from sweeps.pool import worker_count
 from sweeps.queues import Runs
 from sweeps.record import NAME, StudyRecord, TrialRecord
@@ -47,14 +48,19 @@ class Result:
 def run_study(study, workers, console, prepare=trainer, storage=None, again=False):
     """Run what is missing of a StudyPlan and keep its study.json up to date.
 
-    workers: the number of workers, or None for as many as the cores allow. storage: of `sweeps.storage.opened`, or a function
-    that opens it; the runs are then shared with all other drivers that have it. again: what failed before is tried once more.
+    workers: the number of workers, or None for as many as the cores allow; for one, if the study claims times. storage: of
+    `sweeps.storage.opened`, or a function that opens it; the runs are then shared with all other drivers that have it. again:
+    what failed before is tried once more.
     Raises SpecError for too many workers or a storage of another study (before anything is written), OSError if the study's
     folder cannot be written, KeyboardInterrupt when interrupted: the same call then resumes the study.
     """
     sample, warn = study.jobs(), partial(_say, console, style="yellow")
     gpus = devices.of_study(study.arms, sample, warn)
     worker_count(sample, workers, devices=gpus)
+    if timed := times_claimed(study.spec, [each.arm for each in study.arms]):
+        if workers is not None and workers > 1:
+            warn(f"warning: {listed(timed)}: {'times' if len(timed) > 1 else 'a time'}, and runs that go at once slow each other")
+        workers = workers or 1
     if several := max((job.cores for job in sample if job.cores > max(job.threads, pool.cores())), default=0):
         here = f"{several} cores busy (train.threads x train.devices), and here are {pool.cores()}"
         warn(f"warning: a run keeps {here}: it is slow")

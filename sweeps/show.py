@@ -10,10 +10,11 @@ from arch.words import listed
 from experiments import plan as experiments
 from experiments import references, remarks
 from experiments.metrics import EXECUTED, IDEAL, objective_costs
-from sweeps import budget, foreseen, ladder, shown_search, space, unmatched
+from sweeps import budget, computed, foreseen, ladder, shown_search, space, unmatched
 from sweeps.arms import unused_runs
 from sweeps.contrasts import what
 from sweeps.judge import built
+from sweeps.metrics import times_claimed
 from sweeps.record import BudgetRecord, MatchRecord, packed, unpacked
 from sweeps.scale import at_scale
 from sweeps.search import space as spaces
@@ -57,6 +58,8 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
         "helpers": helpers,
         "search": found,
         "winners": list(unknown),
+        "times": times_claimed(spec, arms),
+        "computed": computed.verdicts(spec, arms),
         "remarks": [*remarks.of_arms(specs, controls=spec.controls), *ladder.remarks(spec, specs), *unused_runs(spec, arms)],
         "notes": list(dict.fromkeys(note for arm in arms for note in arm.resolved.notes)),
         "ladder": [ladder.said(spec.ladder, each) for each in ladder.rungs(spec.ladder, specs, counts)],
@@ -218,6 +221,11 @@ def printed(data, console, duration=None):
         say(f"{claim} compares, within each seed:")
         for text in compared:
             say(f"    {text}")
+    if data["computed"]:
+        say("claims of costs alone, which need no run:")
+        for each in data["computed"]:
+            say(f"    {each['claim']}: {each['statement']}: {each['verdict']}{each['value']}")
+        say("")
     if data["power"]:
         foreseen.printed(data["power"], say, console)
         say("")
@@ -229,6 +237,9 @@ def printed(data, console, duration=None):
         f"total: {total['runs']} runs{tuning}, {units.count(total['tokens'])} tokens, "
         f"{units.flops(total['training_flops'])} of training (executed){share}"
     )
+    if data["times"]:
+        one = "are times" if len(data["times"]) > 1 else "is a time"
+        say(f"{listed(data['times'])} {one}: the runs go one at a time, on a machine that should do nothing else")
     if duration:
         say(duration.words)
 
@@ -238,7 +249,7 @@ def _costs(label, arm, duration):
     return (
         units.count(arm["parameters"]),
         units.count(arm["tokens"]),
-        units.flops(arm["flops_per_token"]["ideal"] + arm["objective"].get("flops", 0) / arm["tokens"]),
+        units.flops(arm["flops_per_token"]["ideal"] + arm["objective"].get("flops", 0) / max(1, arm["tokens"])),
         units.flops(arm["training_flops"]),
         *seconds,
         units.size(arm["cache_bytes"]),

@@ -2,7 +2,8 @@
 
 The paths are a plain loop (the reference); torch code that advances chunks in lockstep; C for float32 and bfloat16 on the
 CPU (`linear_scan.c`: one pass forward, one backward); and Triton on CUDA (`linear_scan_triton.py`), only if
-`ARCHBENCH_TRITON=1`. `native.path("linear_scan")` says whether C or torch runs on the CPU.
+`ARCHBENCH_TRITON=1`. `native.path("linear_scan")` says whether C or torch runs on the CPU. `by` chooses one for a
+measurement, also the associative scan, which no other run takes.
 
 Shapes: B rows, T tokens, R channels, N chunks of L tokens. A reset is a_t = 0. No path divides by decays or takes the
 exp of a sum of their logarithms, so nothing overflows and a = 0 is exact. On the CPU, bfloat16 states are float32 from token to
@@ -10,6 +11,7 @@ token, and rounded once.
 """
 
 import math
+from contextlib import contextmanager
 
 import torch
 from torch.utils.flop_counter import register_flop_formula
@@ -61,6 +63,8 @@ def _forward(a_BTR, b_BTR, h0_BR):
         raise ValueError(f"linear_scan: shapes {[tuple(x.shape) for x in (a_BTR, b_BTR, h0_BR)]} do not agree")
     if a_BTR.numel() == 0:
         return torch.empty_like(a_BTR)
+    if plain := PLAIN.get(_chosen[-1]):
+        return plain(*_wide(a_BTR, b_BTR, h0_BR)).to(a_BTR.dtype)
     if triton := _triton(a_BTR):
         return triton.forward(a_BTR, b_BTR, h0_BR)
     library = native.library("linear_scan", (a_BTR, b_BTR), SIGNATURES, small=(h0_BR,))
@@ -111,6 +115,66 @@ def chunked(a_BTR, b_BTR, h0_BR):
     return h_LBNR.permute(1, 2, 0, 3).reshape(rows, chunks * length, width)[:, :tokens].contiguous()
 
 
+def associative(a_BTR, b_BTR, h0_BR):
+    """All states h_BTR, in about 2 log2 T steps of whole rows: a parallel prefix (Blelloch 1990) over h -> a h + b."""
+    reached_BTR, h_BTR = _prefix(a_BTR, b_BTR)
+    return h_BTR.addcmul(reached_BTR, h0_BR[:, None])
+
+
+def _prefix(a_BTR, b_BTR):
+    """(a, b) of all steps up to each token as one step: neighbours are joined, then scanned; what lies between follows."""
+    tokens = a_BTR.shape[1]
+    if tokens < 2:
+        return a_BTR, b_BTR
+    even, odd = slice(0, tokens - 1, 2), slice(1, tokens, 2)
+    pairs = _prefix(a_BTR[:, even] * a_BTR[:, odd], torch.addcmul(b_BTR[:, odd], a_BTR[:, odd], b_BTR[:, even]))
+    reached_BTR, h_BTR = torch.empty_like(a_BTR), torch.empty_like(b_BTR)
+    reached_BTR[:, 0], h_BTR[:, 0] = a_BTR[:, 0], b_BTR[:, 0]
+    reached_BTR[:, odd], h_BTR[:, odd] = pairs
+    if tokens > 2:
+        before = [each[:, : (tokens - 1) // 2] for each in pairs]
+        reached_BTR[:, 2::2] = before[0] * a_BTR[:, 2::2]
+        h_BTR[:, 2::2] = torch.addcmul(b_BTR[:, 2::2], a_BTR[:, 2::2], before[1])
+    return reached_BTR, h_BTR
+
+
+PLAIN = {"step": reference, "associative": associative, "chunked": chunked}
+FORMS = (*PLAIN, "compiled")
+_chosen: list[str | None] = [None]
+
+
+@contextmanager
+def by(form):
+    """Compute the recurrence by one of FORMS, in this process until the end of the block; also inside of the RG-LRU.
+
+    `step` goes token by token; `associative` in parallel, in about 2 log2 T steps; `chunked` advances chunks in lockstep;
+    `compiled` is the C or Triton kernel. The gradient goes backwards in time by the same form. For measurements: without it, the
+    fastest path runs. Raises ValueError for another word.
+    """
+    if form not in FORMS:
+        raise ValueError(f"no form {form!r} of the scan; there are {', '.join(FORMS)}")
+    _chosen.append(form)
+    try:
+        yield
+    finally:
+        _chosen.pop()
+
+
+def chosen():
+    """The form that `by` has chosen, or None."""
+    return _chosen[-1]
+
+
+def unavailable(form, device, dtype):
+    """Why a form cannot be chosen for tensors like these, in words; empty if it can."""
+    if form != "compiled":
+        return ""
+    if device.type == "cpu":
+        path = native.path("linear_scan", dtype)
+        return "" if path.startswith("compiled") else path.removeprefix("torch: ")
+    return "" if paths.triton_asked_for(device) else "it is Triton's, and ARCHBENCH_TRITON is not 1"
+
+
 def _lockstep(x_BTR, chunks, spare):
     """(B, T, R) as (L, B, N, R), so that step t of all chunks is contiguous. `spare` zeros pad the end of each row."""
     if spare:
@@ -122,6 +186,8 @@ def _backward(g_BTR, a_BTR, h0_BR, h_BTR):
     """The gradients of a, b and h0, given those of the states."""
     if a_BTR.numel() == 0:
         return torch.empty_like(a_BTR), torch.empty_like(a_BTR), torch.zeros_like(h0_BR)
+    if chosen() in PLAIN:
+        return chunked_backward(g_BTR, a_BTR, h0_BR, h_BTR)
     if triton := _triton(a_BTR):
         return triton.backward(g_BTR, a_BTR, h0_BR, h_BTR)
     library = native.library("linear_scan", (g_BTR, a_BTR, h_BTR), SIGNATURES, small=(h0_BR,))

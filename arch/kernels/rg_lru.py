@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from arch.kernels import native
-from arch.kernels.linear_scan import chunked_backward, linear_scan
+from arch.kernels.linear_scan import chosen, chunked_backward, linear_scan
 
 SIGNATURES = {
     "rg_lru": [native.POINTER] * 8 + [native.INTEGER] * 4,
@@ -78,7 +78,7 @@ def rg_lru(
     rows, tokens, width = whole = tuple(rho_BTR.shape)
     if shapes != [whole, whole, (width,), (rows, tokens), (rows, width)] or reset_BT.dtype != torch.bool:
         raise ValueError(f"rg_lru: shapes {[whole, *shapes]} do not agree, or reset is {reset_BT.dtype}, not bool")
-    library = native.library("rg_lru", (rho_BTR, iota_BTR, u_BTR), SIGNATURES, small=(slope_R, h0_BR))
+    library = None if chosen() else native.library("rg_lru", (rho_BTR, iota_BTR, u_BTR), SIGNATURES, small=(slope_R, h0_BR))
     if library is None:
         h_BTR, last_BR = reference(rho_BTR, iota_BTR, u_BTR, slope_R, reset_BT, h0_BR)
         return h_BTR, last_BR.clone()  # the results of an operation share no memory
@@ -103,7 +103,7 @@ def rg_lru_backward(
     """The gradients of rho, iota, u, slope and h0, given those of the states."""
     inputs = (g_BTR, g_last_BR, rho_BTR, iota_BTR, u_BTR, slope_R, reset_BT, h0_BR, h_BTR)
     large, small = (g_BTR, rho_BTR, iota_BTR, u_BTR, h_BTR), (g_last_BR, slope_R, h0_BR)
-    library = native.library("rg_lru", large, SIGNATURES, small)
+    library = None if chosen() else native.library("rg_lru", large, SIGNATURES, small)
     if library is None:
         return _plain_backward(*inputs, torch.ops.archbench.linear_scan_backward)
     inputs = [x.float().contiguous() if any(x is each for each in small) else x.contiguous() for x in inputs]

@@ -1,10 +1,8 @@
 """Measure sides in turns, and save every measurement at once, so that an interrupted benchmark keeps its results."""
 
 import itertools
-import os
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
@@ -12,9 +10,9 @@ from arch import units
 from experiments.bench.record import Measurement
 from experiments.device import release_memory
 from experiments.record import Failure
+from experiments.turns import cores_time, others_share
 
 FEWEST_ROUNDS = 3
-STAT = Path("/proc/stat")
 
 
 class Journal:
@@ -110,27 +108,6 @@ def synchronize():
     """Wait until the GPU, if there is one, has finished its queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def cores_time(lodgers=()):
-    """(idle, busy, busy with this process and each child.Lodger): seconds, summed over all cores since they started.
-
-    None if the system does not report them.
-    """
-    if not STAT.exists():
-        return None
-    ticks = [int(word) / os.sysconf("SC_CLK_TCK") for word in STAT.read_text().splitlines()[0].split()[1:9]]
-    mine = os.times()
-    theirs = sum(lodger.seconds() for lodger in lodgers)
-    return ticks[3] + ticks[4], sum(ticks) - ticks[3] - ticks[4], mine.user + mine.system + theirs
-
-
-def others_share(before, after):
-    """The share of all cores' time between two `cores_time` that went to other processes (of the host, too)."""
-    if before is None:
-        return None
-    idle, busy, mine = (b - a for a, b in zip(before, after, strict=True))
-    return max(0.0, busy - mine) / max(idle + busy, 1e-9)
 
 
 def described(each):

@@ -101,6 +101,39 @@ def test_gradients_of_some_inputs_only(path, wanted):
     compare(states, true_states, gate_inputs(2, 9, 70), torch.float32, 4e-6, chosen)
 
 
+@pytest.mark.parametrize("form", scan.FORMS)
+@pytest.mark.parametrize("shape", [*SHAPES[:5], (2, 64, 3), (1, 6, 2)], ids=str)
+def test_every_form_of_the_scan_is_the_recurrence(form, shape):
+    """Alone and inside of the RG-LRU, values and gradients; the same form goes backwards."""
+    if form == "compiled":
+        compiled_or_skip("linear_scan")
+    with scan.by(form):
+        compare(scan.linear_scan, scan.reference, scan_inputs(*shape), torch.float32, 2e-6)
+        compare(scan.linear_scan, scan.reference, scan_inputs(*shape), torch.bfloat16, 1e-2)
+        compare(states, true_states, gate_inputs(*shape), torch.float32, 4e-6)
+
+
+@pytest.mark.parametrize("form", scan.PLAIN)
+def test_the_chosen_form_is_the_one_that_runs_forwards_and_backwards(form, monkeypatch):
+    calls, plain = [], scan.PLAIN[form]
+    monkeypatch.setitem(scan.PLAIN, form, lambda *inputs: calls.append(form) or plain(*inputs))
+    for operation, inputs in ((scan.linear_scan, scan_inputs(2, 9, 4)), (states, gate_inputs(2, 9, 4))):
+        mine = [x.float().requires_grad_() if x.is_floating_point() else x for x in inputs]
+        with scan.by(form):
+            operation(*mine).sum().backward()
+        assert calls == [form] * 2, operation
+        calls.clear()
+    if native.path("linear_scan").startswith("compiled"):
+        scan.linear_scan(*[x.float() for x in scan_inputs(2, 9, 4)])
+        assert not calls and scan.chosen() is None
+    with pytest.raises(ValueError, match="no form 'parallel' of the scan"), scan.by("parallel"):
+        pass
+    with native.disabled():
+        assert scan.unavailable("compiled", torch.device("cpu"), torch.float32) == "switched off in this process"
+        assert not scan.unavailable(form, torch.device("cpu"), torch.float32)
+    assert "ARCHBENCH_TRITON" in scan.unavailable("compiled", torch.device("cuda"), torch.float32)
+
+
 def test_strided_inputs(path):
     turned = lambda x: x.transpose(-1, -2).contiguous().transpose(-1, -2)  # noqa: E731
     assert not turned(scan_inputs(2, 9, 70)[0]).is_contiguous()

@@ -16,6 +16,7 @@ from arch.errors import DataError, SpecError
 from experiments.metrics import NEXT_TOKEN
 from sweeps import compare, study
 from sweeps.claims.better import Better
+from sweeps.claims.bound import Bound
 from sweeps.claims.crosses import Crosses
 from sweeps.claims.equivalent import BETTER, SAME, WORSE, Equivalent
 from sweeps.claims.ordered import Ordered
@@ -305,6 +306,8 @@ CLAIMS = {
     "better": lambda: Better(Better.Config(by=0.01, arm="a")),
     "ordered": lambda: Ordered(Ordered.Config(arms=("base", "a", "b"), margin=0.005)),
     "crosses": lambda: Crosses(Crosses.Config(early=("base", "a"), late=("base", "b"))),
+    "at_least": lambda: Bound(Bound.Config(metric="report/loss", arm="a", at_least=1.0, relative_to="base")),
+    "at_most": lambda: Bound(Bound.Config(metric="report/loss", arm="a", at_most=1.0, relative_to="base")),
     "value": lambda: Value(Value.Config(metric="report/loss", arm="a", value=1.0, relative_to="base", within=0.01)),
 }
 
@@ -319,6 +322,37 @@ def test_the_p_value_of_a_claim_is_that_of_the_word(claim):
                 words.add(verdict.word)
                 assert (verdict.p <= 0.02) == (verdict.word in (SUPPORTED, CONTRADICTED))
     assert {SUPPORTED, CONTRADICTED} <= words
+
+
+TIME = Metric(unit="s", compare="ratio", varies="machine")
+
+
+BOUNDS = [({"at_least": 1.9}, SUPPORTED), ({"at_least": 2.1}, CONTRADICTED), ({"at_most": 2.1}, SUPPORTED)]
+
+
+@pytest.mark.parametrize("bound, word", BOUNDS)
+def test_a_bound_is_one_sided_and_in_the_metrics_own_unit(bound, word):
+    values = {"base": dict(enumerate([1.0, 1.01, 0.99, 1.0])), "a": dict(enumerate([2.0, 2.01, 1.99, 2.002]))}
+    for relative_to in (None, "base"):
+        config = Bound.Config(metric="report/step_seconds", arm="a", relative_to=relative_to, **bound)
+        found = Bound(config).judge(evidence(values, TIME, 0.05, name="report/step_seconds"))["a"]
+        assert found.word == word and found.p <= 0.05
+    undecided = Bound(Bound.Config(metric="report/step_seconds", arm="a", at_most=2.0)).judge(
+        evidence(values, TIME, 0.05, name="report/step_seconds")
+    )["a"]
+    assert undecided.word == UNDECIDED and undecided.needed is not None
+    said = Bound(Bound.Config(metric="report/step_seconds", arm="a", at_most=2.5)).statement("a", undecided, TIME)
+    assert said == "report/step_seconds of a is at most 2.5"
+
+
+def test_an_exact_number_at_the_bound_is_within_it():
+    exact = evidence({"a": {0: 3.0}}, Metric(compare="ratio"), 0.05, exact=True, name="cost/cache_bytes@64")
+    word = lambda **bound: Bound(Bound.Config(metric="cost/cache_bytes@64", arm="a", **bound)).judge(exact)["a"].word  # noqa: E731
+    assert word(at_least=3.0) == word(at_most=3.0) == word(at_most=3.1) == SUPPORTED
+    assert word(at_least=3.01) == word(at_most=2.99) == CONTRADICTED
+    for wrong in ({}, {"at_least": 1.0, "at_most": 2.0}):
+        with pytest.raises(ValueError, match="expected one of `at_least` and `at_most`"):
+            Bound.Config(metric="report/loss", arm="a", **wrong)
 
 
 def test_what_ordered_states_is_what_it_tests():
