@@ -1,8 +1,8 @@
 """About how long a study takes on this machine and how much disk it fills, before anything runs.
 
 A step of the first arm of each precision is timed on random tokens (of a task: on its rows), for about a second, and kept in the
-cache folder. Other arms of that precision are taken to compute as many FLOPs a second. Starting a process, reading texts and a machine that is busy with
-other work come on top.
+cache folder. Other arms of that precision are taken to compute as many FLOPs a second. Starting a process, reading texts and a
+machine that is busy with other work come on top.
 """
 
 from __future__ import annotations

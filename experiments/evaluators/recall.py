@@ -26,8 +26,9 @@ BOUNDS: dict[str, tuple[float, ...]] = {"accuracy": (0.0, 1.0)}
 class Recall:
     """Accuracy by distance and by number of pairs, for data whose rows ask for what came before in them (mqar, induction, ...).
 
-    recall_accuracy: the share of right answers. recall_exact: the share of rows in which every answer is right. With `by_row` also
-    recall_by_row: the mean over rows of their shares of right answers, as Zoology's published accuracies are. A longer context shows what a model does beyond the length that it was trained with.
+    recall_accuracy: the share of right answers. recall_exact: the share of rows in which every answer is right. With `by_row`
+    also recall_by_row: the mean over rows of their shares of right answers, as Zoology's published accuracies are. A longer
+    context shows what a model does beyond the length that it was trained with.
     """
 
     class Config(Spec):

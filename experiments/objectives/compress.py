@@ -59,9 +59,9 @@ class Compress(nn.Module):
         rows = batch["text"]
         assert rows.targets_BT is not None
         hidden_BTD, _ = model.trunk(rows.tokens_BT, rows.layout)
-        B, T, D = hidden_BTD.shape
-        code_TD = codes(T, D, hidden_BTD.device).to(hidden_BTD.dtype)
-        each_BT = torch.arange(T, device=hidden_BTD.device).expand(B, T)
+        number, tokens, dim = hidden_BTD.shape
+        code_TD = codes(tokens, dim, hidden_BTD.device).to(hidden_BTD.dtype)
+        each_BT = torch.arange(tokens, device=hidden_BTD.device).expand(number, tokens)
         decoded_BTD, _ = model.trunk(hidden_BTD[:, -1:] + code_TD, TokenLayout.packed(each_BT))
         targets_N = rows.targets_BT.flatten()
         inputs = decoded_BTD.flatten(0, 1), model.head_weight, targets_N, model.spec.logit_softcap

@@ -28,8 +28,11 @@ SEED = 0
 # Correlations that differ by less are one.
 ROUNDING = 1e-9
 
+# Shapes: K levels, S seeds, B draws.
 Numbers = NDArray[np.float64]
 Cell = dict[str, str]
+# {level: {the rest of its cell: arm}}
+Parts = dict[str, dict[tuple[str, ...], str]]
 
 
 @claim
@@ -97,7 +100,9 @@ class RankCorrelation:
     def statement(self, subject: str, verdict: Verdict, metric: Metric) -> str:
         """The claim in words."""
         config = self.config
-        return f"of the levels of {config.over}, those with a better {config.metric} have the better {config.outcome} at {config.at}"
+        return (
+            f"of the levels of {config.over}, those with a better {config.metric} have the better {config.outcome} at {config.at}"
+        )
 
     def judge(self, evidence: Evidence) -> dict[str, Verdict]:
         """{subject: Verdict}. The difference is the correlation of the means over seeds; 1 is the same order by goodness."""
@@ -126,10 +131,10 @@ class RankCorrelation:
         facts = {"difference": r, "interval": (low, high), "n": len(seeds), "level": level, "reason": reason}
         return {self.subject: Verdict(word, p=below if word == CONTRADICTED else above, **facts)}
 
-    def _parts(self, arms: Any) -> tuple[dict[str, dict[tuple[str, ...], str]], dict[str, dict[tuple[str, ...], str]]]:
-        """({level: {its other cell: arm}} of the scores, the same of the outcomes)."""
-        scores: dict[str, dict[tuple[str, ...], str]] = {}
-        outcomes: dict[str, dict[tuple[str, ...], str]] = {}
+    def _parts(self, arms: Any) -> tuple[Parts, Parts]:
+        """(the arms of the scores, those of the outcomes)."""
+        scores: Parts = {}
+        outcomes: Parts = {}
         at = _cell(self.config.at).items()
         for label in arms:
             cell = _cell(label)
@@ -142,17 +147,17 @@ class RankCorrelation:
 
 def _cell(label: str) -> Cell:
     """{factor: level} of the label of a grid's cell, `FACTOR=LEVEL FACTOR=LEVEL`; empty for another label."""
-    parts = [part.split("=", 1) for part in label.split() if "=" in part]
-    return {factor: level for factor, level in parts}
+    parts = (part.partition("=") for part in label.split() if "=" in part)
+    return {factor: level for factor, _, level in parts}
 
 
-def _goodness(measured: Measured, parts: dict[str, dict[tuple[str, ...], str]]) -> dict[int, Numbers]:
+def _goodness(measured: Measured, parts: Parts) -> dict[int, Numbers]:
     """{seed: the mean over the arms of each level, (K,), larger is better} of the seeds that all arms have."""
     sign = -1.0 if measured.metric.better == "lower" else 1.0
     values = [[measured.values.get(arm, {}) for arm in of_level.values()] for of_level in parts.values()]
     seeds = set.intersection(*(set(each) for of_level in values for each in of_level)) if values else set()
-    of_seed = lambda seed: [np.mean([sign * compare.on_scale(each[seed], measured.metric) for each in level]) for level in values]  # noqa: E731
-    return {seed: np.array(of_seed(seed)) for seed in seeds}
+    scaled = lambda seed, level: np.mean([sign * compare.on_scale(each[seed], measured.metric) for each in level])  # noqa: E731
+    return {seed: np.array([scaled(seed, level) for level in values]) for seed in seeds}
 
 
 def spearman(x_BK: Numbers, y_BK: Numbers) -> Numbers:
@@ -179,12 +184,12 @@ def _ratio(over: Numbers, under: Numbers) -> Numbers:
 
 def _permuted(x_K: Numbers, y_K: Numbers, correlation: Any, r: float) -> tuple[float, float]:
     """(p of a correlation of at least r, p of at most r) over all orders of the levels, or over many."""
-    K = len(x_K)
-    if exact := K <= EVERY:
-        orders = np.array(list(permutations(range(K))))
+    levels = len(x_K)
+    if exact := levels <= EVERY:
+        orders = np.array(list(permutations(range(levels))))
     else:
         random = np.random.default_rng(SEED)
-        orders = random.permuted(np.tile(np.arange(K), (DRAWS, 1)), axis=1)
+        orders = random.permuted(np.tile(np.arange(levels), (DRAWS, 1)), axis=1)
     drawn = correlation(np.broadcast_to(x_K, orders.shape), y_K[orders])
     sides = drawn >= r - ROUNDING, drawn <= r + ROUNDING
     above, below = (float(side.mean()) if exact else _share(side) for side in sides)
@@ -198,8 +203,8 @@ def _share(found_B: NDArray[np.bool_]) -> float:
 
 def _bootstrap(x_KS: Numbers, y_KS: Numbers, correlation: Any) -> Numbers:
     """Correlations of samples of levels and of seeds, both with replacement; samples without an order are left out."""
-    (K, S), random = x_KS.shape, np.random.default_rng(SEED)
-    level_BK, seed_BS = random.integers(K, size=(DRAWS, K)), random.integers(S, size=(DRAWS, S))
+    (levels, seeds), random = x_KS.shape, np.random.default_rng(SEED)
+    level_BK, seed_BS = random.integers(levels, size=(DRAWS, levels)), random.integers(seeds, size=(DRAWS, seeds))
     drawn = [each_KS[level_BK[:, :, None], seed_BS[:, None, :]].mean(2) for each_KS in (x_KS, y_KS)]
     found = correlation(*drawn)
     return found[np.isfinite(found)]

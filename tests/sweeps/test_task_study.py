@@ -7,7 +7,7 @@ from analysis import tables
 from analysis.claims import judge
 from analysis.report import write_report
 from analysis.runs import load
-from arch import document
+from arch import document, registry
 from arch.model import Model
 from experiments.data.dataset import prepare
 from experiments.plan import resolve
@@ -69,6 +69,8 @@ def test_every_arm_of_the_studies_of_recall_has_rows_that_its_model_can_read(nam
             dataset = drawn.get(str(spec.data)) or prepare(spec.data, spec.model.vocab_size)
             drawn[str(spec.data)] = dataset
             assert dataset.vocabulary == spec.model.vocab_size
+            for evaluator in spec.evaluate.report.values():
+                registry.build("evaluator", evaluator).check(dataset, "report")
     assert drawn
 
 
@@ -87,6 +89,8 @@ def test_what_the_windows_are_claimed_to_recall_is_what_lies_within_them(scale, 
     assert len(stated) == len(arms) and set(stated) == set(by_label), "a claim for every arm"
     dataset = prepare(arms[0].spec.data, arms[0].spec.model.vocab_size)
     for label, claim in stated.items():
-        windows = [block["mixer"]["window"] for name, block in by_label[label].dump()["model"]["blocks"].items() if name == "window"]
+        windows = [
+            block["mixer"]["window"] for name, block in by_label[label].dump()["model"]["blocks"].items() if name == "window"
+        ]
         within = 1.0 if label == "global" else share_within(dataset, windows[0], context)
         assert claim["value"] == pytest.approx(within, abs=0.03 if scale == "gpu" else 0.01)

@@ -200,7 +200,9 @@ class Mixture(NamedTuple):
     def instance(self, content: Content) -> Whole:
         """The pairs in their order, in as many places for every split: equal pairs are one instance."""
         most = max(each.pairs for each in (*self.train, *self.test))
-        return np.concatenate([np.pad(each, ((0, 0), (0, most - each.shape[1]))) for each in (content["keys"], content["values"])], 1)
+        return np.concatenate(
+            [np.pad(each, ((0, 0), (0, most - each.shape[1]))) for each in (content["keys"], content["values"])], 1
+        )
 
     def fill(self, content: Content, random: Draws, context: int) -> Filled:
         """As Recall, of the segments of the split."""

@@ -190,7 +190,7 @@ def kinds_of(dataset, split, rows, context):
 
 
 def test_the_frontier_is_trained_on_five_kinds_of_rows_and_tested_on_seven():
-    """Zoology's published mixture: 100,000 rows of 64 tokens and 20,000 of each other kind; tests of equal size, up to 1,024 tokens."""
+    """Zoology's published mixture: 100,000 rows of 64 tokens, 20,000 of each other kind; seven tests of equal size."""
     dataset = dataset_of({"type": "mqar", "preset": "zoology_frontier"}, 256)
     trained = kinds_of(dataset, "select", 900, 256)
     assert set(trained) == {4, 8, 16, 32, 64} and trained[4][1] < 64 <= trained[8][1] < 128
