@@ -128,8 +128,9 @@ class RankCorrelation:
         alone = f"; seeds alone {np.nanmin(each):+.2f} to {np.nanmax(each):+.2f}" if np.isfinite(each).any() else ""
         more = "; more levels would say more, more seeds hardly" if word == UNDECIDED else ""
         reason = f"{self.config.method} {r:+.2f} [{low:+.2f}, {high:+.2f}] over {levels} levels of {self.config.over}{alone}{more}"
-        facts = {"difference": r, "interval": (low, high), "n": len(seeds), "level": level, "reason": reason}
-        return {self.subject: Verdict(word, p=below if word == CONTRADICTED else above, **facts)}
+        p = below if word == CONTRADICTED else above
+        found = Verdict(word, p=p, difference=r, interval=(low, high), n=len(seeds), level=level, reason=reason)
+        return {self.subject: found}
 
     def _parts(self, arms: Any) -> tuple[Parts, Parts]:
         """(the arms of the scores, those of the outcomes)."""
