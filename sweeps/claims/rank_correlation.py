@@ -143,7 +143,7 @@ class RankCorrelation:
                 rest = tuple(f"{factor}={level}" for factor, level in cell.items() if factor != self.config.over)
                 into = outcomes if at and at <= cell.items() else scores
                 into.setdefault(cell[self.config.over], {})[rest] = label
-        return scores, outcomes
+        return scores, {level: outcomes[level] for level in (*scores, *outcomes) if level in outcomes}  # in the same order
 
 
 def _cell(label: str) -> Cell:

@@ -87,6 +87,21 @@ def test_the_interval_has_the_levels_as_its_sample_and_not_only_the_seeds():
     assert "over 6 levels of mixer" in few.reason
 
 
+def test_the_order_of_the_arms_does_not_matter():
+    losses = dict(zip(SCORES, (4.0, 3.9, 3.7, 3.8, 3.6, 3.5), strict=True))
+    straight = evidence(SCORES, losses)
+    order = lambda label: (label.split()[0], label[-1] in "024", label)  # noqa: E731
+    mixed = {
+        name: Measured(each.metric, {label: each.values[label] for label in sorted(each.values, key=order)})
+        for name, each in straight.measured.items()
+    }
+    turned = {name: Measured(each.metric, dict(reversed(each.values.items()))) for name, each in straight.measured.items()}
+    (expected,) = claim().judge(straight).values()
+    for measured in (mixed, turned):
+        (found,) = claim().judge(Evidence(measured, 0.05, 0.05)).values()
+        assert found.difference == pytest.approx(expected.difference) and found.p == pytest.approx(expected.p)
+
+
 def test_without_an_order_or_a_seed_nothing_is_decided():
     same = verdict(SCORES, dict.fromkeys(SCORES, 4.0))
     assert same.word == UNDECIDED and "no order" in same.reason
