@@ -143,7 +143,8 @@ class RankCorrelation:
                 rest = tuple(f"{factor}={level}" for factor, level in cell.items() if factor != self.config.over)
                 into = outcomes if at and at <= cell.items() else scores
                 into.setdefault(cell[self.config.over], {})[rest] = label
-        return scores, {level: outcomes[level] for level in (*scores, *outcomes) if level in outcomes}  # in the same order
+        # In one order, whatever the order of the arms: the two are ranked together, and the draws are fixed numbers.
+        return {level: scores[level] for level in sorted(scores)}, {level: outcomes[level] for level in sorted(outcomes)}
 
 
 def _cell(label: str) -> Cell:
