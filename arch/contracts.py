@@ -516,6 +516,12 @@ class Claim(Protocol):
     def questions(self, arms: Sequence[str]) -> Mapping[str, Collection[str]]:
         """Optional. {subject: the arms whose runs it needs}. By default every arm but the first, against the first."""
 
+    def alike(self, arms: Sequence[str]) -> Sequence[Sequence[str]]:
+        """Optional. Groups of arms that it compares with each other, so that they must be measured on the same rows.
+
+        By default the arms of a question are one group. A claim on several tasks has a group for each of them.
+        """
+
     def judge(self, evidence: Evidence) -> Mapping[str, Verdict]:
         """{subject: Verdict} of its questions, and of further arms that it has something to say of."""
 

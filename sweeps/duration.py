@@ -1,8 +1,8 @@
 """About how long a study takes on this machine and how much disk it fills, before anything runs.
 
-A step of the first arm of each precision is timed on random tokens, for about a second, and kept in the cache folder. Other arms
-of that precision are taken to compute as many FLOPs a second. Starting a process, reading texts and a machine that is busy with
-other work come on top.
+A step of the first arm of each precision is timed on random tokens (of a task: on its rows), for about a second, and kept in the
+cache folder. Other arms of that precision are taken to compute as many FLOPs a second. Starting a process, reading texts and a
+machine that is busy with other work come on top.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from arch.words import listed, times
 from experiments import device, evaluations, precision
 from experiments.costs import kept
 from experiments.data.cache import root
+from experiments.data.dataset import gives_rows, prepare
 from experiments.spec import ExperimentSpec, TrainSpec
 from sweeps import paces
 from sweeps.arms import Arm
@@ -142,12 +143,20 @@ def _rate(arm: Arm, shown: dict[str, Any]) -> tuple[float | None, str]:
 
 def _calibrated(arm: Arm, measure: Callable[[], float]) -> float:
     about = {"pace": paces.key(arm), "hardware": device.hardware(), "torch": torch.__version__}
-    file = root() / paces.FOLDER / f"random-{digest(about)}.json"
+    file = root() / paces.FOLDER / f"{'rows' if _is_computed(arm.spec) else 'random'}-{digest(about)}.json"
     return kept(file, lambda: {"flops_per_second": measure()})["flops_per_second"]
 
 
+def _is_computed(spec: ExperimentSpec) -> bool:
+    """Whether the rows are computed (a task's) and not read."""
+    return gives_rows(registry.component("source", spec.data.source["type"])) and spec.data.tokenizer is None
+
+
 def _step_seconds(spec: ExperimentSpec) -> float:
-    """The median time of a micro-batch's step on random tokens, with AdamW."""
+    """The median time of a micro-batch's step with AdamW, on random tokens or on the rows of a task.
+
+    Where a task scores few positions, no step computes the head at the others, whatever the count of FLOPs says.
+    """
     from experiments.bench.sides import Ours
 
     rows = max(1, spec.data.rows // (spec.train.accumulate * spec.train.shares))
@@ -156,7 +165,12 @@ def _step_seconds(spec: ExperimentSpec) -> float:
     before = torch.get_num_threads()
     torch.set_num_threads(spec.train.threads)
     try:
-        step = Ours(spec.model, place, dtype).training(rows, spec.data.context)
+        side = Ours(spec.model, place, dtype)
+        if _is_computed(spec):
+            batch = prepare(spec.data, spec.model.vocab_size).batch("train", 0, 0, rows, spec.data.context)
+            step = side.training_on(batch.to(place))
+        else:
+            step = side.training(rows, spec.data.context)
         return statistics.median(_timed(partial(_within, spec.train, step), place, spec.train.threads))
     finally:
         torch.set_num_threads(before)

@@ -65,6 +65,13 @@ def questions(claims, arms):
     return asked
 
 
+def alike(claim, question, arms):
+    """[(the first arm, the others)]: those of a question's arms that are compared with each other (`Claim.alike`)."""
+    groups = claim.alike(tuple(arms)) if hasattr(claim, "alike") else [question.arms]
+    kept = [[arm for arm in group if arm in question.arms] for group in groups]
+    return [(first, others) for first, *others in filter(None, kept)]
+
+
 def read_metrics(claim):
     """The names of the metrics that a claim reads."""
     return tuple(claim.metrics()) if hasattr(claim, "metrics") else (claim.config.metric,)
@@ -228,8 +235,8 @@ class _Hearing:
 
     def _obstacle(self, question, number):
         """Why the runs of a question cannot be compared, in words; empty if they can."""
-        baseline, *others = question.arms
-        for arm in others:
+        pairs = [(first, arm) for first, others in alike(self.claim, question, self.record.arms) for arm in others]
+        for baseline, arm in pairs:
             first, other = self._any(baseline, number), self._any(arm, number)
             if first is None or other is None:
                 continue

@@ -13,7 +13,7 @@ from experiments.metrics import OF_RUNS, cost, is_cost, known, unknown_cost
 from experiments.spec import ExperimentSpec
 from sweeps import comparable
 from sweeps.compare import is_relative
-from sweeps.judge import Question, questions, read_metrics
+from sweeps.judge import Question, alike, questions, read_metrics
 from sweeps.spec import StudySpec
 
 # A margin of more than a fifth is no margin; whoever writes `1` means 1 %.
@@ -127,8 +127,9 @@ def check_claims(study: Node, spec: StudySpec, arms: list[Any]) -> None:
                 raise study.error("expected report/METRIC: the select split may have chosen values", path)
             kind = metric_of(arms[0].spec, metric) or Metric()
             _check_margins(study, ("claims", name), resolved, kind)
-            for question in [] if is_cost(metric) else asked[name]:
-                first, *others = question.arms
+            claim = registry.build("claim", resolved)
+            groups = [group for question in asked[name] for group in alike(claim, question, list(spec.arms))]
+            for first, others in [] if is_cost(metric) else groups:
                 by = measured_by(by_label[first].spec, [metric]).get(metric)
                 for other in others:
                     why = comparable.obstacle(plain[first], plain[other], metric, kind, by)

@@ -14,7 +14,7 @@ from arch.errors import SpecError
 from arch.kernels.cross_entropy import predictions
 from arch.model import Model
 from arch.registry import evaluator
-from arch.spec import Count, List, Spec
+from arch.spec import Count, List, Spec, later
 from experiments import split_rows
 
 Context = Annotated[int, Field(ge=2)]
@@ -26,19 +26,24 @@ BOUNDS: dict[str, tuple[float, ...]] = {"accuracy": (0.0, 1.0)}
 class Recall:
     """Accuracy by distance and by number of pairs, for data whose rows ask for what came before in them (mqar, induction, ...).
 
-    recall_accuracy: the share of right answers. recall_exact: the share of rows in which every answer is right. A longer
+    recall_accuracy: the share of right answers. recall_exact: the share of rows in which every answer is right. With `by_row`
+    also recall_by_row: the mean over rows of their shares of right answers, as Zoology's published accuracies are. A longer
     context shows what a model does beyond the length that it was trained with.
     """
 
     class Config(Spec):
-        """rows: how many. context: tokens per row, by default `data.context`; of a list, each metric is NAME@CONTEXT."""
+        """rows: how many. context: tokens per row, by default `data.context`; of a list, each metric is NAME@CONTEXT.
+
+        by_row: also a mean in which a row of few questions counts as much as one of many.
+        """
 
         rows: Count = 256
         context: Context | Annotated[List[Context], Field(min_length=1)] | None = None
+        by_row: bool = later(False)
 
         @classmethod
         def examples(cls):
-            return [cls(), cls(context=(256, 1024))]
+            return [cls(), cls(context=(256, 1024), by_row=True)]
 
     needs = frozenset({"causal", "recalls"})
     charts = (
@@ -65,7 +70,7 @@ class Recall:
 
     def __init__(self, config: Config):
         self.config = config
-        self.metrics = {f"{name}{at}": RIGHT for at in self._contexts() for name in ("recall_accuracy", "recall_exact")}
+        self.metrics = {f"{name}{at}": RIGHT for at in self._contexts() for name in _Tally().shares(config.by_row)}
 
     def check(self, dataset: Dataset, split: str) -> None:
         """Raises SpecError where the split has no row of one of the contexts."""
@@ -83,7 +88,7 @@ class Recall:
             tally = _Tally()
             for right_BT, target_BT, extra in self._answers(model, dataset, given, context or given.context):
                 tally.add(right_BT, target_BT, extra)
-            values |= {f"recall_accuracy{at}": tally.accuracy, f"recall_exact{at}": tally.exact}
+            values |= {f"{name}{at}": share for name, share in tally.shares(self.config.by_row).items()}
             table += [{"rows of": f"{context or given.context:,} tokens", **row} for row in tally.table()]
         return Findings(values, table)
 
@@ -109,12 +114,14 @@ class _Tally:
 
     def __init__(self) -> None:
         self.rows = self.exact_rows = self.right = self.targets = 0
+        self.row_shares = 0.0
         self.by: dict[str, dict[int, Any]] = {"distance": {}, "pairs": {}}
 
     def add(self, right_BT: Any, target_BT: Any, extra: dict[str, Any]) -> None:
         asked_B = target_BT.any(1)
         self.rows += int(asked_B.sum())
         self.exact_rows += int((right_BT | ~target_BT).all(1)[asked_B].sum())
+        self.row_shares += float(((right_BT & target_BT).sum(1)[asked_B] / target_BT.sum(1)[asked_B]).sum())
         right_N = right_BT[target_BT]
         self.right, self.targets = self.right + int(right_N.sum()), self.targets + len(right_N)
         for name, counts in self.by.items():
@@ -125,13 +132,11 @@ class _Tally:
                 of_key = right_N[key_N == key]
                 counts[int(key)] = counts.get(int(key), 0) + np.array([of_key.sum(), len(of_key)])
 
-    @property
-    def accuracy(self) -> float:
-        return self.right / max(1, self.targets)
-
-    @property
-    def exact(self) -> float:
-        return self.exact_rows / max(1, self.rows)
+    def shares(self, by_row: bool) -> dict[str, float]:
+        """The shares of right answers by the names of their metrics; 0 where nothing was asked."""
+        rows = max(1, self.rows)
+        found = {"recall_accuracy": self.right / max(1, self.targets), "recall_exact": self.exact_rows / rows}
+        return found | ({"recall_by_row": self.row_shares / rows} if by_row else {})
 
     def table(self) -> list[dict[str, Any]]:
         return [

@@ -92,6 +92,22 @@ def test_accuracy_is_counted_by_distance_and_by_pairs():
     assert found.values["recall_exact"] == pytest.approx(float(exact))
 
 
+def test_by_row_a_row_of_few_questions_counts_as_much_as_one_of_many():
+    """A model that knows only the first pair answers one question of each row: 1/2 and 1/4 of the rows' questions."""
+    dataset = dataset_of(MQAR)
+
+    def first(tokens_BT):
+        logits = looked_up(tokens_BT)
+        logits[tokens_BT != tokens_BT[:, :1]] = 0
+        return logits
+
+    found = measured({"type": "recall", "rows": 200, "by_row": True}, dataset, first).values
+    pairs = next(batch["text"] for batch in dataset.evaluation("report", 200, 24, 200)).extra["pairs"].amax(1)
+    assert found["recall_by_row"] == pytest.approx(float((1 / pairs).mean()))
+    assert found["recall_accuracy"] == pytest.approx(200 / float(pairs.sum())) != found["recall_by_row"]
+    assert "recall_by_row" not in measured({"type": "recall", "rows": 8}, dataset, first).values
+
+
 def test_several_contexts_are_measured_side_by_side():
     dataset = dataset_of(MQAR)
     found = measured({"type": "recall", "rows": 20, "context": [24, 64]}, dataset, looked_up)

@@ -51,6 +51,26 @@ def test_other_arms_take_as_long_as_their_flops_say(estimated, timed, study_data
     assert estimated(seeds=6)[1].total == pytest.approx(3 * measured.total) and len(timed) == 1, "a step is timed once"
 
 
+def test_the_step_of_a_task_is_timed_on_its_rows(monkeypatch):
+    """Four of 64 positions are scored, so a step on random tokens would compute a head sixteen times as large."""
+    timed = []
+
+    class Noted:
+        def __init__(self, *_):
+            pass
+
+        def training_on(self, batch):
+            timed.append(batch)
+            return lambda: None
+
+    monkeypatch.setattr("experiments.bench.sides.Ours", Noted)
+    monkeypatch.setattr(duration, "_timed", lambda *_: [1.0])
+    _, arms = study.check(document.load("tasks/mqar", "sweeps"), "smoke")
+    assert duration._step_seconds(arms[0].spec) == 1.0
+    rows = timed[0]["text"]
+    assert rows.tokens_BT.shape == (4, 64) and (rows.targets_BT >= 0).sum(1).tolist() == [4] * 4
+
+
 def test_disk_counts_the_weights_of_every_run(estimated, timed):
     data, estimate = estimated()
     weights = sum(4 * arm["parameters"] for arm in data["arms"].values())

@@ -7,7 +7,7 @@ from analysis import tables
 from analysis.claims import judge
 from analysis.report import write_report
 from analysis.runs import load
-from arch import document
+from arch import document, registry
 from arch.model import Model
 from experiments.data.dataset import prepare
 from experiments.plan import resolve
@@ -56,3 +56,41 @@ def test_a_study_of_a_task_goes_all_the_way(tmp_path, console):
     page = write_report(result.study.folder).read_text()
     assert "Accuracy by distance" in page and "per byte" not in page
     assert "which the task computes" in page and "texts like these" not in page
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "gpu", "paper"])
+@pytest.mark.parametrize("name", ["griffin/copy_recall", "mechanisms/mqar", "mechanisms/mqar_window", "mechanisms/mad"])
+def test_every_arm_of_the_studies_of_recall_has_rows_that_its_model_can_read(name, scale):
+    """Planning checks every claim, every comparison and every option; the tasks' rows are drawn once."""
+    _, arms = study.check(document.load(name, "sweeps"), scale)
+    drawn = {}
+    for spec in (arm.spec for arm in arms):
+        if spec.data.tokenizer is None:
+            dataset = drawn.get(str(spec.data)) or prepare(spec.data, spec.model.vocab_size)
+            drawn[str(spec.data)] = dataset
+            assert dataset.vocabulary == spec.model.vocab_size
+            for evaluator in spec.evaluate.report.values():
+                registry.build("evaluator", evaluator).check(dataset, "report")
+    assert drawn
+
+
+def share_within(rows, window):
+    """The mean over rows of the share of questions whose fact lies at most `window` tokens back."""
+    asked, near = rows.targets_BT >= 0, rows.extra["distance"] <= window
+    return float(((asked & near).sum(1) / asked.sum(1)).mean())
+
+
+@pytest.mark.parametrize(("scale", "context", "number", "away"), [("laptop", 64, 4000, 0.01), ("gpu", 1024, 400, 0.03)])
+def test_what_the_windows_are_claimed_to_recall_is_what_lies_within_them(scale, context, number, away):
+    spec, arms = study.check(document.load("mechanisms/mqar_window", "sweeps"), scale)
+    by_label = {arm.label: arm.spec for arm in arms}
+    stated = {claim["arm"]: claim for claim in spec.claims.values() if claim["type"] == "value"}
+    assert len(stated) == len(arms) and set(stated) == set(by_label), "a claim for every arm"
+    dataset = prepare(arms[0].spec.data, arms[0].spec.model.vocab_size)
+    rows = next(batch["text"] for batch in dataset.evaluation("report", number, context, number))
+    for label, claim in stated.items():
+        windows = [
+            block["mixer"]["window"] for name, block in by_label[label].dump()["model"]["blocks"].items() if name == "window"
+        ]
+        within = 1.0 if label == "global" else share_within(rows, windows[0])
+        assert claim["value"] == pytest.approx(within, abs=away)

@@ -1,5 +1,7 @@
 """Multi-query associative recall: pairs of a key and a value, then questions for the values."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -34,6 +36,25 @@ PRESETS = {
 }
 
 
+class Segment(NamedTuple):
+    """Rows of a mixture. tokens: within which the pairs and their questions stand; share: of the rows, beside the others'."""
+
+    tokens: int
+    pairs: int
+    share: int
+
+
+# Arora et al. 2024, "Based", figure 2, after Zoology's published configurations: trained on 180,000 rows of five kinds, tested
+# on 1,000 rows of each of seven, up to four times as long. Every row is filled up to `data.context`, where Zoology has batches of
+# one kind each.
+FRONTIER_CONTEXT, FRONTIER_POWER, FRONTIER_VOCABULARY = 256, 0.01, 8192
+FRONTIER_TRAIN = (Segment(64, 4, 5), Segment(128, 8, 1), Segment(256, 16, 1), Segment(256, 32, 1), Segment(256, 64, 1))
+FRONTIER_TEST = (
+    *(Segment(64, pairs, 1) for pairs in (4, 8, 16)),
+    *(Segment(4 * pairs, pairs, 1) for pairs in (32, 64, 128, 256)),
+)
+
+
 @source
 class MQAR:
     """Multi-query associative recall (Zoology): `k1 v1 k2 v2 ...`, then each key once more, where its value is to be predicted.
@@ -45,12 +66,15 @@ class MQAR:
     class Config(Spec):
         """preset: a published setting, in place of all other options; `data.context` must be its length.
 
+        `zoology_frontier` mixes rows of several lengths and numbers of pairs, filled up to 256 tokens. On the report split it has
+        those of the published test that fit: all of them where an evaluator's own context is 1024.
+
         vocabulary: token ids. pairs: per row; of several numbers, each row draws one. power: of the law of the gaps between
         the pairs and their questions, p(gap) ~ gap^(power - 1); small values ask early, 1 anywhere. noise: random tokens
         between the questions, not token 0.
         """
 
-        preset: Literal["zoology_64_4", "zoology_128_8", "zoology_256_16", "zoology_512_64"] | None = None
+        preset: Literal["zoology_64_4", "zoology_128_8", "zoology_256_16", "zoology_512_64", "zoology_frontier"] | None = None
         vocabulary: Annotated[int, Field(ge=4)] | None = None
         pairs: Count | Annotated[List[Count], Field(min_length=1)] | None = None
         power: Positive | None = None
@@ -71,15 +95,19 @@ class MQAR:
         options = {name: getattr(config, name) for name in ("vocabulary", "pairs", "power", "noise")}
         written: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         if config.preset:
-            setting = PRESETS[config.preset]
             for name in written:
                 raise DataError(
                     f"the preset {config.preset} says it already; expected one of the two; null leaves an option out",
                     key=(*SOURCE, name),
                 )
-            if data.context != setting.context:
-                reason = f"the preset {config.preset} has {setting.context} tokens per row, not {data.context}"
+            frontier = config.preset == "zoology_frontier"
+            tokens = FRONTIER_CONTEXT if frontier else PRESETS[config.preset].context
+            if data.context != tokens:
+                reason = f"the preset {config.preset} has {tokens} tokens per row, not {data.context}"
                 raise DataError(reason, key=("data", "context"))
+            if frontier:
+                return generated(Mixture(FRONTIER_TRAIN, FRONTIER_TEST), "mqar", config, data.context)
+            setting = PRESETS[config.preset]
             task = Recall(setting.vocabulary, (setting.pairs,), setting.power, setting.noise)
         else:
             for name in ("vocabulary", "pairs"):
@@ -93,12 +121,16 @@ class MQAR:
 
 
 class Recall(NamedTuple):
-    """The Task. pairs: the numbers of pairs that rows may have."""
+    """The Task. pairs: the numbers of pairs that rows may have; one that is named twice is twice as frequent.
+
+    within: {pairs: the tokens at the start of a row that hold the pairs and their questions}; by default the whole row.
+    """
 
     vocabulary: int
     pairs: tuple[int, ...]
     power: float
     noise: bool
+    within: Mapping[int, int] = MappingProxyType({})
 
     def check(self, context: int) -> None:
         """A row needs two tokens for each pair and two for each question; keys and values are distinct."""
@@ -129,9 +161,9 @@ class Recall(NamedTuple):
         tokens_NT = random.below(self.vocabulary, context) if self.noise else np.zeros((rows, context), dtype=np.int64)
         targets_NT = np.full_like(tokens_NT, -1)
         distance_NT, pairs_NT = np.zeros_like(tokens_NT), np.zeros_like(tokens_NT)
-        for pairs in self.pairs:
+        for pairs in dict.fromkeys(self.pairs):
             n = np.flatnonzero(content["pairs"] == pairs)
-            slots = (context - 2 * pairs) // 2
+            slots = (self.within.get(pairs, context) - 2 * pairs) // 2
             # Drawn for every row, so that a row does not depend on which others have as many pairs.
             slot_NP = random.sample(np.arange(1, slots + 1) ** (self.power - 1), pairs)[n]
             keys_nP, values_nP = content["keys"][n, :pairs], content["values"][n, :pairs]
@@ -142,3 +174,41 @@ class Recall(NamedTuple):
             distance_NT[n[:, None], place_nP] = place_nP - 2 * np.arange(pairs)
             pairs_NT[n[:, None], place_nP] = pairs
         return Filled(tokens_NT, targets_NT, {"distance": distance_NT, "pairs": pairs_NT})
+
+
+class Mixture(NamedTuple):
+    """The Task of rows of several lengths and numbers of pairs. train, test: those of training and selection, and of the report."""
+
+    train: tuple[Segment, ...]
+    test: tuple[Segment, ...]
+
+    @property
+    def vocabulary(self) -> int:
+        """Of all segments."""
+        return FRONTIER_VOCABULARY
+
+    def check(self, context: int) -> None:
+        """A row holds the longest of training, and at least one of the test."""
+        longest = max(each.tokens for each in self.train)
+        if context < longest:
+            raise DataError(f"the preset's rows have up to {longest} tokens, not {context:,}", key=("data", "context"))
+
+    def draw(self, random: Draws, context: int) -> Content:
+        """As Recall, of the segments of the split."""
+        return self._of(random.split, context).draw(random, context)
+
+    def instance(self, content: Content) -> Whole:
+        """The pairs in their order, in as many places for every split: equal pairs are one instance."""
+        most = max(each.pairs for each in (*self.train, *self.test))
+        return np.concatenate(
+            [np.pad(each, ((0, 0), (0, most - each.shape[1]))) for each in (content["keys"], content["values"])], 1
+        )
+
+    def fill(self, content: Content, random: Draws, context: int) -> Filled:
+        """As Recall, of the segments of the split."""
+        return self._of(random.split, context).fill(content, random, context)
+
+    def _of(self, split: str, context: int) -> Recall:
+        segments = [each for each in (self.test if split == "report" else self.train) if each.tokens <= context]
+        pairs = tuple(each.pairs for each in segments for _ in range(each.share))
+        return Recall(FRONTIER_VOCABULARY, pairs, FRONTIER_POWER, False, {each.pairs: each.tokens for each in segments})

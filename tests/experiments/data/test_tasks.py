@@ -17,6 +17,7 @@ TASKS = {
     "mqar": ({"type": "mqar", "vocabulary": 8, "pairs": 2}, 8),
     "mqar, mixed and noisy": ({"type": "mqar", "vocabulary": 64, "pairs": [1, 3], "power": 1.0, "noise": True}, 21),
     "mqar, zoology": ({"type": "mqar", "preset": "zoology_64_4"}, 64),
+    "mqar, frontier": ({"type": "mqar", "preset": "zoology_frontier"}, 256),
     "selective_copy": ({"type": "selective_copy", "vocabulary": 6, "tokens": 3}, 7),
     "selective_copy, griffin": ({"type": "selective_copy"}, 1024),
     "induction": ({"type": "induction", "vocabulary": 3}, 6),
@@ -26,6 +27,10 @@ TASKS = {
     "in_context_recall": ({"type": "in_context_recall", "vocabulary": 6}, 8),
     "in_context_recall, noisy": ({"type": "in_context_recall", "noise": 0.3}, 64),
     "in_context_recall, motifs": ({"type": "in_context_recall", "motif": 3, "vocabulary": 8, "pairs": 3, "noise": 0.1}, 60),
+    "memorization": ({"type": "memorization", "vocabulary": 9, "table": 1}, 8),
+    "memorization, mad": ({"type": "memorization"}, 32),
+    "random_tokens": ({"type": "random_tokens", "vocabulary": 4}, 7),
+    "random_tokens, mad": ({"type": "random_tokens"}, 32),
     "modular_arithmetic": ({"type": "modular_arithmetic", "modulus": 11}, 4),
     "modular_arithmetic, long": ({"type": "modular_arithmetic", "terms": 5, "operations": ["add", "subtract", "multiply"]}, 10),
     "known_entropy": ({"type": "known_entropy", "words": 2, "brackets": 1, "depth": 1}, 6),
@@ -117,6 +122,8 @@ def test_every_option_is_in_the_fingerprint(kind):
             64,
             {"vocabulary": 18, "pairs": 3, "noise": 0.2, "noise_vocabulary": 4, "motif": 2},
         ),
+        "memorization": ({}, 32, {"vocabulary": 128, "table": 1}),
+        "random_tokens": ({}, 32, {"vocabulary": 8}),
         "modular_arithmetic": ({}, 4, {"modulus": 89, "operations": ["multiply"]}),
         "known_entropy": (
             {},
@@ -172,6 +179,59 @@ def test_the_gaps_of_mqar_follow_their_power_law():
         law = np.arange(1, 17) ** (power - 1)
         share = np.bincount(places, minlength=16) / 4000
         assert np.abs(share - law / law.sum()).max() < 0.03
+
+
+def kinds_of(dataset, split, rows, context):
+    """{pairs: (the rows that have so many, the last place of any token or question in them)} of an evaluation."""
+    part = torch.cat([each.extra["pairs"] for each in rows_of(dataset, split, rows, context)]).amax(1)
+    tokens = torch.cat([each.tokens_BT for each in rows_of(dataset, split, rows, context)])
+    last = torch.where(tokens > 0, torch.arange(context), 0).amax(1)
+    return {int(pairs): (int((part == pairs).sum()), int(last[part == pairs].max())) for pairs in part.unique()}
+
+
+def test_the_frontier_is_trained_on_five_kinds_of_rows_and_tested_on_seven():
+    """Zoology's published mixture: 100,000 rows of 64 tokens, 20,000 of each other kind; seven tests of equal size."""
+    dataset = dataset_of({"type": "mqar", "preset": "zoology_frontier"}, 256)
+    trained = kinds_of(dataset, "select", 900, 256)
+    assert set(trained) == {4, 8, 16, 32, 64} and trained[4][1] < 64 <= trained[8][1] < 128
+    assert trained[4][0] / 900 == pytest.approx(5 / 9, abs=0.07)
+    assert all(trained[pairs][0] / 900 == pytest.approx(1 / 9, abs=0.05) for pairs in (8, 16, 32, 64))
+    tested = kinds_of(dataset, "report", 350, 1024)
+    assert set(tested) == {4, 8, 16, 32, 64, 128, 256} and max(tested[pairs][1] for pairs in (4, 8, 16)) < 64
+    assert all(count / 350 == pytest.approx(1 / 7, abs=0.08) for count, _ in tested.values())
+    assert tested[32][1] < 128 <= tested[64][1] < 256 <= tested[128][1] < 512 <= tested[256][1]
+    assert set(kinds_of(dataset, "report", 200, 256)) == {4, 8, 16, 32, 64}, "those that fit"
+    with pytest.raises(DataError, match="up to 256 tokens, not 128"):
+        dataset.check(128)
+
+
+def test_a_key_has_one_value_in_every_row_of_every_split_and_no_row_shows_it():
+    dataset = dataset_of({"type": "memorization"}, 32)
+    value_of: dict[int, set[int]] = {}
+    for split in SPLITS:
+        for rows in rows_of(dataset, split, 300, 32):
+            keys, signs = rows.tokens_BT[:, 0::2], rows.tokens_BT[:, 1::2]
+            assert (keys < 127).all() and (signs == 255).all() and (rows.targets_BT[:, 0::2] == -1).all()
+            values = rows.targets_BT[:, 1::2]
+            assert (values >= 127).all() and (values < 255).all()
+            for key, value in zip(keys.flatten().tolist(), values.flatten().tolist(), strict=True):
+                value_of.setdefault(key, set()).add(value)
+    assert len(value_of) == 127 and all(len(each) == 1 for each in value_of.values())
+    assert len(set().union(*value_of.values())) == 127, "no two keys have the same value"
+    for context in (2, 31):
+        with pytest.raises(DataError, match="even number of at least 4"):
+            dataset_of({"type": "memorization"}, context)
+
+
+@pytest.mark.parametrize("name", ["random_tokens", "random_tokens, mad"])
+def test_random_tokens_are_uniform_and_end_with_the_mark(name, task):
+    dataset, context = task
+    symbols = dataset.vocabulary - 1
+    rows = dataset.batch("train", 0, 0, 3000, context)["text"]
+    assert (rows.tokens_BT[:, -1] == symbols).all() and (rows.tokens_BT[:, :-1] < symbols).all()
+    assert torch.equal(rows.targets_BT[:, :-2], rows.tokens_BT[:, 1:-1]) and (rows.targets_BT[:, -2:] == -1).all()
+    share = torch.bincount(rows.tokens_BT[:, :-1].flatten()) / rows.tokens_BT[:, :-1].numel()
+    assert (share - 1 / symbols).abs().max() < 4 * (symbols * 3000 * (context - 1)) ** -0.5
 
 
 @pytest.mark.parametrize("name", ["selective_copy", "selective_copy, griffin"])
