@@ -470,11 +470,16 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Measured:
-    """One metric of several arms: {arm: {seed: value}}. exact: computed and not measured, the same for every seed."""
+    """One metric of several arms: {arm: {seed: value}}. exact: computed and not measured, the same for every seed.
+
+    first_seeds: {arm: the seed from which its seeds count}, where that is not 0. Arms with the same first seed are compared
+    within seeds, others as independent samples (`sweeps.paired.difference`).
+    """
 
     metric: Metric
     values: Mapping[str, Mapping[int, float]]
     exact: bool = False
+    first_seeds: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
