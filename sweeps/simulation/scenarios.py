@@ -492,9 +492,6 @@ def _effect_found(contrast, truth, n, error):
     return detected(_true_effect(contrast, truth) / spread, n, error)
 
 
-TABLES = (identical, at_the_margin, mixture, peeking, failures, power, sequential, claims, not_normal, exploratory, factors, unpaired)
-
-
 # The standard deviation of the difference of two runs with different seeds.
 UNPAIRED_SD = math.sqrt(2) * math.hypot(SEED_SD, PAIRED_SD / math.sqrt(2))
 
@@ -517,6 +514,9 @@ def unpaired():
             row = f"found, {k} sd of the difference of two such runs"
             arms = _arms(k * UNPAIRED_SD)
             yield Scenario(table, called(plan), arms, _equivalent(0.001), (plan,), {row: found("arm 1")}, first_seeds=firsts)
+
+
+TABLES = (identical, at_the_margin, mixture, peeking, failures, power, sequential, claims, not_normal, exploratory, factors, unpaired)
 
 
 def scenarios():
