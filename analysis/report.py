@@ -164,17 +164,19 @@ def _results(judgement, raw, named, arms):
     change = f"change in {quantity} relative to" if shown.relative else f"{quantity} minus that of"
     what = f"The paired difference is the {change} {html.escape(judgement.baseline)}, compared seed by seed"
     same, test = " (same initial values, same batches)", "a paired t test"
-    if not judgement.paired:
-        named = html.escape(listed([subject for subject, sample in judgement.differences.items() if not sample.paired]))
-        what = f"The difference is the {change} {html.escape(judgement.baseline)}; of {named} it is not paired, since the seeds are others"
-        same, test = "", "a t test (paired, or Welch's where the seeds are others)"
-    if judgement.contrasts and judgement.paired:
+    if judgement.contrasts:
+        within = " within every seed" if judgement.paired else ""
         what = (
-            "Each comparison is formed within every seed: the effect of a level is its difference from the first level, averaged "
+            f"Each comparison is formed{within}: the effect of a level is its difference from the first level, averaged "
             "over the other factors, and an interaction is how much one level changes the effect of another"
             if any(each.effect for each in judgement.contrasts.values())
-            else "Each comparison is a difference within every seed"
+            else f"Each comparison is a difference{within}"
         )
+    if not judgement.paired:
+        apart = html.escape(listed([subject for subject, sample in judgement.differences.items() if not sample.paired]))
+        what = what if judgement.contrasts else f"The difference is the {change} {html.escape(judgement.baseline)}"
+        what += f"; of {apart} it is not paired, since the seeds are others"
+        same, test = "", "a t test (paired, or Welch's where the seeds are others)"
     note = (
         f"{quantity[0].upper()}{quantity[1:]} is {mean[shown.metric.compare]} over the n finished seeds, with a 95 % t "
         f"interval. {what}{same}. "

@@ -88,9 +88,7 @@ def _comparisons(judgement, others):
             {
                 "comparison": what(subject, contrast),
                 "verdict": _verdict(about),
-                DIFFERENCE if judgement.paired else UNPAIRED: _with_interval(
-                    shown.change(shown.effect(difference.mean)), interval
-                ),
+                DIFFERENCE if judgement.paired else UNPAIRED: _with_interval(shown.change(shown.effect(difference.mean)), interval),
                 **({others.column: of_texts} if others.effects else {}),
                 "n": str(difference.n),
                 "p": p_cell(verdict, shown.name),
@@ -278,7 +276,8 @@ def readable(raw):
     heading = DIFFERENCE if raw.paired else UNPAIRED
     frame = pd.DataFrame(
         [
-            _readable_row(row, not i, context, raw.shown, measured, searched, for_texts, heading) | (raw.matched[i] if raw.matched else {})
+            _readable_row(row, not i, context, raw.shown, measured, searched, for_texts, heading)
+            | (raw.matched[i] if raw.matched else {})
             for i, row in enumerate(rows)
         ]
     )

@@ -261,7 +261,8 @@ class Source(Protocol):
     the (resolved) source.
     A source of texts may also offer `files()`, every file that it reads (None: it cannot say): texts are then read again only
     if one changed. `planted()`, {repetitions: documents} that its texts hold so often, 0 for those that they do not. One whose
-    class says `repeats = True` has the same document several times on purpose; tokenizers learn from each once. And `left_out` (`experiments.data.left_out.LeftOut`), what `documents` left out, which a run's record counts.
+    class says `repeats = True` has the same document several times on purpose; tokenizers learn from each once. And
+    `left_out` (`experiments.data.left_out.LeftOut`), what `documents` left out, which a run's record counts.
     A source of rows whose class says `exact = True` knows the true probability of each target: its rows have
     `extra["nats"]` (B, T), -log of it, 0 where there is no target. One whose class says `recalls = True` asks in each target
     for something that came before in the row: `extra["distance"]`, the tokens from there to the question, and

@@ -42,7 +42,10 @@ def of_arms(
     for label, spec in specs.items():
         for remark in of_experiment(spec, label in controls):
             said.setdefault(remark, []).append(label)
-    return [*(f"{_who(labels, len(specs))}: {remark}" for remark, labels in said.items()), *_same(specs, identities, first_seeds or {})]
+    return [
+        *(f"{_who(labels, len(specs))}: {remark}" for remark, labels in said.items()),
+        *_same(specs, identities, first_seeds or {}),
+    ]
 
 
 def _who(labels, arms):

@@ -21,7 +21,6 @@ from sweeps.outcomes import runs_of
 from sweeps.power import EFFECTS, power
 from sweeps.record import NAME, StudyRecord
 
-
 # What a standard deviation is called, and of what it is: of arms that share their seeds, and of others.
 PAIRED = "paired sd", "how much the difference of two arms varies over the seeds"
 UNPAIRED = "sd", "how much the difference of two runs with different seeds varies: these arms are compared without pairing"

@@ -58,7 +58,11 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
         "helpers": helpers,
         "search": found,
         "winners": list(unknown),
-        "remarks": [*remarks.of_arms(specs, controls=spec.controls, first_seeds=first_seeds.of(spec.arms)), *ladder.remarks(spec, specs), *unused_runs(spec, arms)],
+        "remarks": [
+            *remarks.of_arms(specs, controls=spec.controls, first_seeds=first_seeds.of(spec.arms)),
+            *ladder.remarks(spec, specs),
+            *unused_runs(spec, arms),
+        ],
         "notes": list(dict.fromkeys(note for arm in arms for note in arm.resolved.notes)),
         "ladder": [ladder.said(spec.ladder, each) for each in ladder.rungs(spec.ladder, specs, counts)],
         "total": {

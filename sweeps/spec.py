@@ -219,8 +219,9 @@ class StudySpec(Spec):
 
     question: what the study asks, in a sentence.
     arms: label -> dotted overrides; the first is the baseline. An arm's `first_seed` is no override: its seeds count from it
-    and not from 0, so it is compared with arms of another first seed without pairing (`sweeps.first_seeds`). grid: factor -> level -> dotted overrides; every combination
-    becomes an arm, `W=4 cap=on`, before those of `arms`. ladder: sizes at which every arm is run. compare: what claims
+    and not from 0, so it is compared with arms of another first seed without pairing (`sweeps.first_seeds`).
+    grid: factor -> level -> dotted overrides; every combination becomes an arm, `W=4 cap=on`, before those of `arms`.
+    ladder: sizes at which every arm is run. compare: what claims
     compare instead of every arm with the first: `factors` (main effects and two-factor interactions of `grid`), or pairs
     [A, B] of arms, where B is compared with A. runs: the same as arms for helper runs, which are made only because
     an arm needs them (`init_from`) and are not reported. seeds: the number of seeds, which count from 0 or from an arm's

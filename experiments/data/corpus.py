@@ -149,7 +149,9 @@ class Corpus:
         """
         before = [] if self.ends.bos is None else [self.ends.bos]
         return {
-            repetitions: [np.array([*before, *each.ids]) for each in self.tokenizer.encode_batch_fast(excerpts, add_special_tokens=False)]
+            repetitions: [
+                np.array([*before, *each.ids]) for each in self.tokenizer.encode_batch_fast(excerpts, add_special_tokens=False)
+            ]
             for repetitions, excerpts in texts.planted(self.made_of).items()
         }
 

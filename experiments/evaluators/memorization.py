@@ -104,7 +104,9 @@ class Memorization:
             if isinstance(part, str):
                 long_texts.check(dataset, part, self._tokens, "prefix")
             elif part not in planted:
-                known = f"it plants {listed(list(map(str, planted)))} times" if planted else "it plants nothing (`type: planted` does)"
+                known = (
+                    f"it plants {listed(list(map(str, planted)))} times" if planted else "it plants nothing (`type: planted` does)"
+                )
                 raise SpecError(f"no document is planted {part} times: {known}", ("repetitions",))
             elif not any(len(each) >= self._tokens for each in planted[part]):
                 longest = max(map(len, planted[part]))
@@ -127,7 +129,9 @@ class Memorization:
         of, floor = self.config.repetitions or (), ", never trained"
         points = [(each, kind, f"@{each}", "") for each in of if each for kind in ("exact", "approximate")]
         points += [(each, kind, "@0", floor) for each, kind, _, _ in points if 0 in of]
-        return [{"repetitions": each, "kind": kind + text, "rate": values[f"memorized_{kind}{at}"]} for each, kind, at, text in points]
+        return [
+            {"repetitions": each, "kind": kind + text, "rate": values[f"memorized_{kind}{at}"]} for each, kind, at, text in points
+        ]
 
     def _edits(self, model, dataset, part, given):
         """Yields the edits between what the model writes and what the document says, (B,) per batch."""

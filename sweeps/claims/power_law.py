@@ -98,7 +98,9 @@ class PowerLaw:
                 verdicts[f"exponent of {name}"] = self._qualified(verdict, evidence, name)
         if self.config.than_first is not None:
             for name in others:
-                change = stats.less(slopes[name], slopes[first], self._first_seed(evidence, name) != self._first_seed(evidence, first))
+                change = stats.less(
+                    slopes[name], slopes[first], self._first_seed(evidence, name) != self._first_seed(evidence, first)
+                )
                 verdicts[f"{name} against {first}"] = self._qualified(self._compared(change, evidence.level), evidence, first, name)
         return verdicts
 

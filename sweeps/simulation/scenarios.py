@@ -516,7 +516,20 @@ def unpaired():
             yield Scenario(table, called(plan), arms, _equivalent(0.001), (plan,), {row: found("arm 1")}, first_seeds=firsts)
 
 
-TABLES = (identical, at_the_margin, mixture, peeking, failures, power, sequential, claims, not_normal, exploratory, factors, unpaired)
+TABLES = (
+    identical,
+    at_the_margin,
+    mixture,
+    peeking,
+    failures,
+    power,
+    sequential,
+    claims,
+    not_normal,
+    exploratory,
+    factors,
+    unpaired,
+)
 
 
 def scenarios():

@@ -25,7 +25,9 @@ def aa_folder(make_study):
     for seed, place in arm.runs.items():
         run = RunRecord.read(folder / place)
         run.model_copy(update={"seed": FIRST + int(seed)}).write(folder / place)
-    moved = arm.model_copy(update={"first_seed": FIRST, "runs": {str(FIRST + int(seed)): place for seed, place in arm.runs.items()}})
+    moved = arm.model_copy(
+        update={"first_seed": FIRST, "runs": {str(FIRST + int(seed)): place for seed, place in arm.runs.items()}}
+    )
     record.model_copy(update={"arms": record.arms | {"3:1": moved}}).write(folder)
     return folder
 

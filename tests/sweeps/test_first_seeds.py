@@ -32,7 +32,10 @@ def aa_data(study_data):
 
 def drawn(n, its_n, sd=1.0, its_sd=3.0):
     random = np.random.default_rng(n * its_n)
-    return {"a": dict(enumerate(random.normal(0.4, sd, n))), "b": {100 + i: x for i, x in enumerate(random.normal(0, its_sd, its_n))}}
+    return {
+        "a": dict(enumerate(random.normal(0.4, sd, n))),
+        "b": {100 + i: x for i, x in enumerate(random.normal(0, its_sd, its_n))},
+    }
 
 
 @pytest.mark.parametrize(("n", "its_n"), [(3, 3), (5, 5), (4, 9)])
@@ -70,7 +73,9 @@ def test_arms_that_share_their_first_seed_stay_paired_within_a_sum_over_others()
 
 def test_few_seeds_and_no_spread_decide_nothing_without_pairing_either():
     few = stats.weighted({"a": {0: 1.0, 1: 2.0}, "b": {9: 0.0, 10: 0.1}}, {"a": 1, "b": -1}, first_seeds={"b": 9})
-    constant = stats.weighted({"a": dict.fromkeys(range(4), 1.0), "b": dict.fromkeys(range(9, 13), 0.5)}, {"a": 1, "b": -1}, first_seeds={"b": 9})
+    constant = stats.weighted(
+        {"a": dict.fromkeys(range(4), 1.0), "b": dict.fromkeys(range(9, 13), 0.5)}, {"a": 1, "b": -1}, first_seeds={"b": 9}
+    )
     for sample in (few, constant):
         assert sample.p_above(0) == sample.p_below(9) == 1.0 and sample.interval() is None
     assert paired.untestable(few) == paired.FEW and paired.untestable(constant) == paired.CONSTANT
@@ -84,7 +89,9 @@ def test_exact_numbers_have_no_seeds_and_are_compared_as_ever():
 def test_the_seeds_that_would_decide_are_those_of_two_independent_samples():
     random = np.random.default_rng(3)
     a, b = (random.normal(0, 1, 6) for _ in range(2))
-    sample = stats.weighted({"a": dict(enumerate(a)), "b": {9 + i: x for i, x in enumerate(b)}}, {"a": 1, "b": -1}, first_seeds={"b": 9})
+    sample = stats.weighted(
+        {"a": dict(enumerate(a)), "b": {9 + i: x for i, x in enumerate(b)}}, {"a": 1, "b": -1}, first_seeds={"b": 9}
+    )
     needed = stats.seeds_to_pass(sample.less(sample.mean - 1.5), 0.0, math.inf, "worse", 0.025)
     n = int(needed.seeds)
     sds = [np.std(each, ddof=1) for each in (a, b)]
@@ -123,7 +130,9 @@ def test_its_verdict_is_that_of_an_unpaired_test_and_the_control_stays_paired(pl
     expected = ttest_ind(losses["again"], losses["base"], equal_var=False)
     assert again.p == pytest.approx(expected.pvalue) and again.n == 4
     assert again.interval == pytest.approx(tuple(expected.confidence_interval(1 - again.level)))
-    assert verdicts["worse"].word == "worse" and verdicts["worse"].difference == pytest.approx(np.subtract(losses["worse"], losses["base"]).mean())
+    assert verdicts["worse"].word == "worse" and verdicts["worse"].difference == pytest.approx(
+        np.subtract(losses["worse"], losses["base"]).mean()
+    )
     assert [look.words["quality"]["again"] for look in record.looks] == [again.word]
 
 
@@ -194,7 +203,12 @@ def test_another_first_seed_is_another_plan_and_no_other_experiment(plan_study, 
         (
             {
                 "claims": {
-                    "law": {"type": "power_law", "groups": {"all": ["base", "again", "worse"]}, "exponent": -0.1, "over": "cost/parameters"}
+                    "law": {
+                        "type": "power_law",
+                        "groups": {"all": ["base", "again", "worse"]},
+                        "exponent": -0.1,
+                        "over": "cost/parameters",
+                    }
                 }
             },
             "claims.law.groups.all",
@@ -233,7 +247,9 @@ def test_a_plan_without_pairing_keeps_its_level():
 
 
 def test_false_words_of_arms_with_other_seeds_keep_their_level():
-    picked = [each for each in scenarios.unpaired() if each.at_most and each.column in ("n = 3", "5 to 12") and "4 asked" in each.name]
+    picked = [
+        each for each in scenarios.unpaired() if each.at_most and each.column in ("n = 3", "5 to 12") and "4 asked" in each.name
+    ]
     for cell in simulation.simulate(200, picked, processes=1):
         assert cell.value < 0.05 + 3.5 * (0.05 * 0.95 / cell.studies) ** 0.5
 

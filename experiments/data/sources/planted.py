@@ -23,7 +23,9 @@ TRIES = 8
 
 def _ascending(numbers: Any) -> Any:
     if list(numbers) != sorted({*numbers}):
-        raise ValueError(f"expected different numbers, ascending, got {list(numbers)}; those that are never trained are always there")
+        raise ValueError(
+            f"expected different numbers, ascending, got {list(numbers)}; those that are never trained are always there"
+        )
     return numbers
 
 

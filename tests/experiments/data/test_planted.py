@@ -98,7 +98,9 @@ def test_the_corpus_knows_their_tokens_as_they_stand_in_the_training_text(data):
 
 
 def test_a_tokenizer_does_not_learn_from_copies(data):
-    few, many = (prepare(resolve(overridden(node(data), node({"data.source.repetitions": [1, 3, last]}))).data, 300) for last in (4, 90))
+    few, many = (
+        prepare(resolve(overridden(node(data), node({"data.source.repetitions": [1, 3, last]}))).data, 300) for last in (4, 90)
+    )
     assert few.tokenizer.to_str() == many.tokenizer.to_str() and few.fingerprint != many.fingerprint
     assert few.sizes["train"]["tokens"] < many.sizes["train"]["tokens"]
 
@@ -145,7 +147,9 @@ def test_what_cannot_be_planted_is_refused_at_its_line(data, change, said):
 
 def test_a_run_says_what_was_planted_and_texts_are_read_once(data, monkeypatch):
     planned = plan(node(data))
-    assert any("planted: excerpts of 60 characters, 4 each 1, 3 and 12 times; 4 more are never trained" in note for note in planned.notes)
+    assert any(
+        "planted: excerpts of 60 characters, 4 each 1, 3 and 12 times; 4 more are never trained" in note for note in planned.notes
+    )
     prepared = prepare(planned.spec.data, 300)
     prepared.planted()
     monkeypatch.setattr(texts.registry, "build", None)
