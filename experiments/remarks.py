@@ -55,7 +55,7 @@ def _who(labels, arms):
 
 
 def _same(specs, identities, first_seeds):
-    experiments: dict[str, str] = {}
+    experiments: dict[Any, str] = {}
     functions: dict[str, str] = {}
     for label, spec in specs.items():
         content = _deciding(spec)
