@@ -57,7 +57,8 @@ class Memorization:
     run trains on: what can be guessed. Only what exceeds it was memorized.
 
     With `repetitions`, the documents are those that the source `planted` plants so often, and each metric is NAME@REPETITIONS:
-    `memorized_exact@64`; of 0 are those that it holds out.
+    `memorized_exact@64`; of 0 are those that it holds out. `edits_per_token@64`, the mean edits per token of the continuation,
+    says more where few documents, or nearly all, are memorized.
     """
 
     class Config(Spec):
@@ -86,6 +87,8 @@ class Memorization:
             for of in self._parts("")
             for kind in ("exact", "approximate")
         }
+        if config.repetitions is not None:
+            self.metrics |= {f"edits_per_token{of}": Metric(unit="edits per token", better="higher") for of in self._parts("")}
 
     @property
     def _tokens(self):
@@ -121,6 +124,8 @@ class Memorization:
             edits = np.concatenate(list(self._edits(model, dataset, part, given)))
             exact, approximate = (edits == 0).mean(), (edits <= self.config.within * self.config.continuation).mean()
             values |= {f"memorized_exact{of}": float(exact), f"memorized_approximate{of}": float(approximate)}
+            if self.config.repetitions is not None:
+                values[f"edits_per_token{of}"] = float(edits.mean() / self.config.continuation)
             table += _rows(text, edits, self.config.continuation, float(exact), float(approximate))
         return Findings(values, table + self._points(values))
 

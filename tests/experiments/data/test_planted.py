@@ -166,9 +166,11 @@ def test_a_model_that_learned_one_group_by_heart_is_found_to_have_learned_this_g
     prepared = prepare(resolve(data).data, 300)
     model, measure = new_model(resolve(data).model, 0), evaluator(repetitions=[0, 1, 12])
     about = Given(None, None, "report", 32, 4, "cpu", 0)
-    assert set(measure.metrics) == {f"memorized_{kind}@{n}" for kind in ("exact", "approximate") for n in (0, 1, 12)}
-    untrained = measure(model.eval(), prepared, about)
-    assert set(untrained.values.values()) == {0.0}
+    kinds = ("memorized_exact", "memorized_approximate", "edits_per_token")
+    assert set(measure.metrics) == {f"{kind}@{n}" for kind in kinds for n in (0, 1, 12)}
+    untrained = measure(model.eval(), prepared, about).values
+    assert {value for name, value in untrained.items() if name.startswith("memorized")} == {0.0}
+    assert min(value for name, value in untrained.items() if name.startswith("edits")) > 0.5
     known = torch.from_numpy(np.stack([each[:15] for each in prepared.planted()[12]]))
     optimizer = torch.optim.Adam(model.train().parameters(), lr=1e-2)
     for _ in range(80):
@@ -178,6 +180,7 @@ def test_a_model_that_learned_one_group_by_heart_is_found_to_have_learned_this_g
         optimizer.step()
     measured = measure(model.eval(), prepared, about)
     assert measured.values["memorized_exact@12"] == 1.0 and measured.values["memorized_exact@0"] < 0.3
+    assert measured.values["edits_per_token@12"] == 0.0 and measured.values["edits_per_token@0"] > 0.3
     points = {(row["repetitions"], row["kind"]): row["rate"] for row in measured.table if "rate" in row}
     assert points[12, "exact"] == 1.0 and points[12, "exact, never trained"] == measured.values["memorized_exact@0"]
     assert {repetitions for repetitions, _ in points} == {1, 12}, "an axis of logarithms has no 0"
