@@ -13,7 +13,7 @@ from sweeps.spec import split
 
 @pytest.mark.parametrize("scale", ["laptop", "gpu"])
 def test_the_arms_of_aa_are_one_experiment_on_disjoint_seeds_beside_a_paired_control(scale):
-    spec, node, base = split(document.load("calibration/aa", "sweeps"), scale)
+    spec, node, _ = split(document.load("calibration/aa", "sweeps"), scale)
     *same, control = spec.arms
     assert all(first_seeds.without(node.at(("arms", arm))).value == {} for arm in same) and len(same) == 8
     assert not any(first_seeds.overlap(spec.seeds_of(one), spec.seeds_of(other)) for one, other in combinations(same, 2))

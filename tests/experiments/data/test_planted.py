@@ -173,7 +173,7 @@ def test_a_model_that_learned_one_group_by_heart_is_found_to_have_learned_this_g
     assert min(value for name, value in untrained.items() if name.startswith("edits")) > 0.5
     known = torch.from_numpy(np.stack([each[:15] for each in prepared.planted()[12]]))
     optimizer = torch.optim.Adam(model.train().parameters(), lr=1e-2)
-    for _ in range(80):
+    for _ in range(150):
         loss = F.cross_entropy(model(known[:, :-1]).flatten(0, 1), known[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
