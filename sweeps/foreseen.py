@@ -79,7 +79,7 @@ def foreseen(name, scale, spec, arms, runs, paired_sd=None):
     """The power of a checked study's plan as plain data; None if it asks nothing that is measured.
 
     paired_sd: on the scale of the first measured claim's metric (0.012 is 1.2 % for a loss), instead of that of finished
-    runs; of arms with different seeds, the sd of the difference of two runs. Numbers that do not exist are None. Where only
+    runs (of a study that pairs nothing: the sd of the difference of two runs). Numbers that do not exist are None. Where only
     some comparisons are without pairing, `unpaired` has the same numbers for these.
     """
     claims = {key: built(each) for key, each in spec.claims.items()}
@@ -88,10 +88,11 @@ def foreseen(name, scale, spec, arms, runs, paired_sd=None):
         return None
     metric_name = claims[measured[0]].config.metric
     metric = metric_of(arms[0].spec, metric_name) or Metric()
-    questions = counted(spec.claims, list(spec.arms))
+    questions, kinds = counted(spec.claims, list(spec.arms)), _kinds(spec)
 
     def numbers(within):
-        found = Spread(paired_sd, "as given") if paired_sd else spread(runs, name, scale, metric_name, spec.scales, within)
+        given = paired_sd if within == kinds[0] else None
+        found = Spread(given, "as given") if given else spread(runs, name, scale, metric_name, spec.scales, within)
         sd, plan = found and found.sd, power(spec.looks, questions, paired=within)
         said = [key for key in measured if _has_margin(claims[key], metric_name)]
         return {
@@ -102,7 +103,6 @@ def foreseen(name, scale, spec, arms, runs, paired_sd=None):
             "same": [_same(claims[key], plan, sd, metric, within) for key in said],
         }
 
-    kinds = _kinds(spec)
     return {
         "looks": list(spec.looks),
         "questions": questions,
@@ -189,7 +189,8 @@ def _printed(about, data, sd, of, say, console):
     if data["paired_sd"]:
         say(f"{sd} of {about['metric']}: {_shown(data['paired_sd'], unit)}, {data['paired_sd_from']}")
     else:
-        say(f"the {sd} is not known, as fewer than 3 seeds of this study have finished; --paired-sd 0.012 assumes 1.2\xa0%")
+        hint = "; --paired-sd 0.012 assumes 1.2\xa0%" if data is about else ""
+        say(f"the {sd} is not known, as fewer than 3 seeds of this study have finished{hint}")
 
 
 def _equality(each, sd):
