@@ -22,7 +22,6 @@ from experiments.metrics import IDEAL, OF_RUNS, is_cost, title
 from sweeps.claims.equivalent import BASELINE, BETTER, SAME, WORSE
 from sweeps.compare import off_scale, on_scale
 from sweeps.contrasts import what
-from sweeps.first_seeds import KEY as FIRST_SEED
 from sweeps.stats import Sample, mean_interval
 
 DIFFERENCES_SHOWN = 2
@@ -233,7 +232,7 @@ def in_words(arm):
     replaced = tuple(key.removesuffix("type") for key in arm.listed if key.endswith(".type"))
     every = _all_changes(arm)
     shown = {key: every[key][1] for key in _listed(arm) if every[key][1] is not ABSENT or not key.startswith(replaced)}
-    shown = ({FIRST_SEED: arm.first_seed} if arm.first_seed else {}) | shown
+    shown = ({"first_seed": arm.first_seed} if arm.first_seed else {}) | shown
     return "; ".join(f"{key}: {spelt(value)}" for key, value in shown.items())
 
 
