@@ -201,11 +201,17 @@ def _joined(folders, format, metric):
 @app.command()
 def figures(folder: Folder, out: Out = None):
     """Write the report's figures as PNG files into STUDY_DIR/figures."""
-    from analysis import charts, crowd, plots, search_figures
-    from analysis.claims import judge
     from analysis.runs import load
 
-    study = load(folder)
+    for path in _figures(load(folder), folder, out):
+        print(path)
+
+
+def _figures(study, folder, out=None):
+    """Write a study's figures as PNG files; yields their paths."""
+    from analysis import charts, crowd, plots, search_figures
+    from analysis.claims import judge
+
     judgement = judge(study)
     few = crowd.few(study, judgement)
     drawn = plots.figures(study, judgement) | search_figures.figures(study)
@@ -215,7 +221,19 @@ def figures(folder: Folder, out: Out = None):
             place = (out or folder) / "figures"
             place.mkdir(exist_ok=True)
             figure.savefig(place / f"{name}.png", dpi=120, facecolor="white")
-        print(place / f"{name}.png")
+        yield place / f"{name}.png"
+
+
+def shown(folder):
+    """Write a study's report and its figures, and print nothing. Raises DataError."""
+    from analysis.claims import judgements
+    from analysis.report import write
+    from analysis.runs import load
+
+    study = load(folder)
+    with _into(folder, None):
+        write(study, judgements(study))
+    list(_figures(study, folder))
 
 
 def drawn(data, folder):
