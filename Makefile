@@ -2,6 +2,9 @@
 # make test         sets everything up, runs the tests
 # make test-slow    the tests that take over ten seconds each, which `make test` leaves out
 # make test-scale   several drivers of one study are killed and stopped, and their database too: nothing is lost (minutes)
+# make smoke        every shipped study at its scale `smoke`: a few steps of each arm, and whether what it claims of is measured
+# make studies      runs what is missing of every shipped study at scale `laptop` (hours); STUDIES="gemma2/gqa" picks some
+# make findings     writes docs/findings.md from the records in results/; trains nothing
 # make chaos        the same at length, with full disks, damaged files, other clocks and real runs; writes results/chaos.json
 # make test-large   the report, TensorBoard and the status of a made-up study of 1,500 runs: prints times, holds sizes
 # make test-browser  reports, the index and TensorBoard in a real chromium, wide and narrow; pictures go to runs/browser
@@ -26,7 +29,7 @@ cpu-avx512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
 cpu-avx512-bf16 := ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16
 cpu-plain := ARCHBENCH_NATIVE=0
 
-.PHONY: ablation laptop simulate test test-slow test-large test-browser test-scale chaos test-cpus test-triton test-transformers test-lm-eval test-trackers check format clean
+.PHONY: ablation laptop simulate test test-slow test-large test-browser test-scale smoke studies findings chaos test-cpus test-triton test-transformers test-lm-eval test-trackers check format clean
 
 ablation: .venv/installed
 	$(BIN)/archbench study run gemma3/local_global --scale demo
@@ -38,14 +41,27 @@ simulate: .venv/installed
 	$(BIN)/archbench study simulate --write
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 -m "not slow and not scale and not browser" $(PYTEST)
+	$(BIN)/python -m pytest -n 2 -m "not slow and not scale and not browser and not smoke" $(PYTEST)
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -n 2 -m "slow and not browser" $(PYTEST)
+	$(BIN)/python -m pytest -n 2 -m "slow and not browser and not smoke" $(PYTEST)
 
 # ARCHBENCH_NEEDS_POSTGRESQL=1: a machine where no PostgreSQL can be started is an error and no reason to skip.
 test-scale: .venv/installed
 	$(BIN)/python -m pytest -m scale tests/scale $(PYTEST)
+
+smoke: .venv/installed
+	$(BIN)/python -m pytest -n 2 -m smoke tests/sweeps/test_smoke.py $(PYTEST)
+
+# Stop it with Ctrl-C; the same command goes on. A study that fails does not keep the others from running.
+STUDIES ?= $(patsubst sweeps/specs/%.yaml,%,$(shell grep -l laptop: sweeps/specs/*/*.yaml))
+studies: .venv/installed
+	@failed=; for each in $(STUDIES); do \
+	$(BIN)/archbench study run $$each --scale laptop || { test $$? = 130 && exit 130; failed="$$failed $$each"; }; \
+	done; test -z "$$failed" || { echo "not finished:$$failed"; exit 1; }
+
+findings: .venv/installed
+	$(BIN)/archbench findings results --write docs/findings.md
 
 chaos: .venv/installed
 	$(BIN)/python tests/scale/long.py --write results/chaos.json
@@ -62,7 +78,7 @@ test-cpus: $(CPUS:%=test-cpu-%)
 
 test-cpu-%: .venv/installed
 	@test -n "$(cpu-$*)" || { echo "no settings for $*: choose from default avx2 avx512 avx512-bf16 plain"; exit 2; }
-	$(cpu-$*) $(BIN)/python -m pytest -n 2 -m "not slow and not scale and not browser" $(PYTEST)
+	$(cpu-$*) $(BIN)/python -m pytest -n 2 -m "not slow and not scale and not browser and not smoke" $(PYTEST)
 
 test-triton: .venv/installed
 	$(INSTALL) '.[test,triton]'

@@ -216,6 +216,7 @@ app.command(rich_help_panel=RESULTS)(analysis.report)
 app.command(rich_help_panel=RESULTS)(analysis.tensorboard)
 app.command(rich_help_panel=RESULTS)(analysis.table)
 app.command(rich_help_panel=RESULTS)(analysis.figures)
+app.command(rich_help_panel=RESULTS)(analysis.findings)
 
 
 @app.command(rich_help_panel=WORKBENCH)

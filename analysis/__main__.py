@@ -13,6 +13,7 @@ import typer
 from arch.cli import main, new_app
 from arch.errors import DataError
 from arch.words import visible
+from experiments.files import write_atomically
 
 app = new_app("What a study found: a report, a table, figures, TensorBoard. `performance` summarizes benchmark records.")
 Format = StrEnum("Format", [(name, name) for name in ("csv", "parquet", "latex", "markdown", "wandb-offline", "mlflow")])
@@ -200,11 +201,17 @@ def _joined(folders, format, metric):
 @app.command()
 def figures(folder: Folder, out: Out = None):
     """Write the report's figures as PNG files into STUDY_DIR/figures."""
-    from analysis import charts, crowd, plots, search_figures
-    from analysis.claims import judge
     from analysis.runs import load
 
-    study = load(folder)
+    for path in _figures(load(folder), folder, out):
+        print(path)
+
+
+def _figures(study, folder, out=None):
+    """Write a study's figures as PNG files; yields their paths."""
+    from analysis import charts, crowd, plots, search_figures
+    from analysis.claims import judge
+
     judgement = judge(study)
     few = crowd.few(study, judgement)
     drawn = plots.figures(study, judgement) | search_figures.figures(study)
@@ -214,7 +221,19 @@ def figures(folder: Folder, out: Out = None):
             place = (out or folder) / "figures"
             place.mkdir(exist_ok=True)
             figure.savefig(place / f"{name}.png", dpi=120, facecolor="white")
-        print(place / f"{name}.png")
+        yield place / f"{name}.png"
+
+
+def shown(folder):
+    """Write a study's report and its figures, and print nothing. Raises DataError."""
+    from analysis.claims import judgements
+    from analysis.report import write
+    from analysis.runs import load
+
+    study = load(folder)
+    with _into(folder, None):
+        write(study, judgements(study))
+    list(_figures(study, folder))
 
 
 def drawn(data, folder):
@@ -228,6 +247,32 @@ def drawn(data, folder):
             path = folder / f"coordinates{f'-{i}' if i else ''}.{ending}"
             made.savefig(path, dpi=120, facecolor="white")
             yield path
+
+
+@app.command()
+def findings(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of all studies, such as `runs`.")] = Path("runs"),
+    write: Annotated[Path | None, typer.Option(help="Write the page into this Markdown file; else it is printed.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="With --write: an error if the file says otherwise; writes nothing.")
+    ] = False,
+):
+    """What all studies below a folder found: a row per claim, beside what a paper published, and a short page per study."""
+    from analysis import findings as page
+
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder", key=None)
+    if check:
+        if write is None:
+            raise DataError("--check compares a file: add --write FILE", key=None)
+        page.check(folder, write)
+        return
+    if write is None:
+        print(page.page(folder))
+        return
+    with _into(folder, write.parent):
+        write_atomically(write, page.page(folder, write.parent).encode())
+    print(write)
 
 
 @app.command()

@@ -69,6 +69,7 @@ INTRODUCTION = """\
 * **`hf`** is `transformers` in our process, so it uses our allocator settings too.
 * **`hf stock`** is `transformers` in its own untouched process, as its user would run it; only the number of threads is
   set. Ours is timed again for this ratio, and the two processes take turns.
+* **`bf16-mixed`** and **`products`** are `train.precision: bf16-mixed` and `train.products: bf16` of a run on a CPU.
 * **`hf-compiled`** is its training step compiled as a whole by `torch.compile`; **`hf-compiled-autocast`** runs it under
   autocast to bfloat16. **`x-transformers`** (MIT), compiled, is a model of the same sizes, without windows.
 * **`llama.cpp`** (MIT) decodes the same weights in a process of its own, built from its source for this CPU
@@ -121,18 +122,23 @@ def _ceilings(record):
 
 def _training(record):
     peers, rows = record.peers("train"), []
-    weighed = record.weighed()
+    kinds = record.asked.get("precisions", ())
+    weighed = [*(f"ours {kind}" for kind in kinds), *record.weighed()]
     sides = {"tokens/s": "ours", "compiled": "compiled", "products alone": "products"}
     for case in record.cases("train"):
         found = {side: record.find("train", side, **case) for side in sides.values()}
         row = [case["spec"], f"{case['context']:,}", *(_rate(each) for each in found.values())]
         row += [_ratio(ratio(found[side], found["products"])) for side in ("ours", "compiled")]
+        for kind in kinds:
+            other = record.find("train", f"ours {kind}", **case)
+            row += [_rate(other), _ratio(ratio(other, found["ours"]), "x") or units.DASH]
         for _, end, side in peers:
             row += _compared(record, f"train{end}", case, side)
         memory = [record.find("memory", side, **case) for side in ("ours", *weighed)]
         rows.append([*row, *(units.size(each.median) if each else units.DASH for each in memory)])
     compared = [word for peer, _, _ in peers for word in (f"`{peer}`", f"over `{peer}`")]
-    head = ["training", "context", *sides, "share of products", "compiled: share of products", *compared]
+    others = [word for kind in kinds for word in (f"`{kind}`", "over ours in float32")]
+    head = ["training", "context", *sides, "share of products", "compiled: share of products", *others, *compared]
     return _table([*head, "memory", *(f"`{peer}` memory" for peer in weighed)], rows)
 
 

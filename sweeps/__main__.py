@@ -76,7 +76,7 @@ def list_studies(
     if every and (path := _indexed(runs, every)):
         print(f"all of them, with links to the reports: {path}")
     if not state:
-        listing.shipped(words or ())
+        listing.shipped(words or (), every)
 
 
 def list_shipped():
@@ -132,6 +132,24 @@ def note(
         _indexed(runs)
     for each in marks.notes:
         print(f"{each.time}  {each.text}")
+
+
+@app.command()
+def keep(
+    studies: Studies,
+    into: Annotated[Path, typer.Option(help="the folder that gets STUDY/SCALE")] = Path("results"),
+    every: Annotated[int, typer.Option(min=1, help="of a curve, every so many steps")] = 10,
+    runs: Runs = RUNS,
+):
+    """Copy what verdicts rest on, without weights, into a folder small enough for a repository; with report and figures."""
+    from analysis.__main__ import shown  # as for a report, only the command imports it
+    from arch import units
+    from sweeps import catalog, keeping, places
+
+    for folder in [places.study(each, runs) for each in studies]:
+        copy = keeping.keep(folder, into, every)
+        shown(copy)
+        print(f"{copy}: {units.size(catalog.size(copy))}")
 
 
 @app.command()

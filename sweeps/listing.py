@@ -7,6 +7,7 @@ from typing import Any
 
 from arch import document, units
 from arch.words import times, visible
+from sweeps import outline
 from sweeps.catalog import Entry
 from sweeps.removal import Waste
 
@@ -35,15 +36,22 @@ def printed(shown: Sequence[Entry], every: Sequence[Entry], runs: Path | str, co
             say(f"    {'archived; ' if each.marks.archived else ''}{visible(line, one_line=True)}")
 
 
-def shipped(words: Sequence[str]) -> None:
-    """Print the shipped studies in which every word occurs, with their questions and scales."""
+def shipped(words: Sequence[str], every: Sequence[Entry] = ()) -> None:
+    """Print the shipped studies in which every word occurs: question, and per scale what it would run and how it stands.
+
+    every: the studies that have begun, by whose name and scale that is known.
+    """
     for name in document.shipped("sweeps"):
         root = document.load(name, "sweeps")
         question = root.value.get("question", document.node("")).plain()
-        scales = root.value.get("scales", document.node({})).plain()
         if all(word.casefold() in f"{name} {question}".casefold() for word in words):
+            states = {
+                each.scale: ": ".join(filter(None, (each.progress, each.verdict)))
+                for each in every
+                if each.name.removeprefix("sweeps/") == name
+            }
             print(f"{name}: {question}")
-            print(f"    shipped; scales: {', '.join(scales) or '(none)'}")
+            print(f"    {'; '.join(outline.lines(root, states))}")
 
 
 def wasted(parts: Iterable[Waste]) -> list[str]:

@@ -214,6 +214,17 @@ class FiguresSpec(Spec):
     x: List[str] = ()
 
 
+class PublishedSpec(Spec):
+    """What a paper publishes of what a claim states, in the paper's own units and words; judged by nobody, shown beside what was
+    found (`archbench findings`).
+
+    source: paper and table or figure; by default the claim's own `source`. value: its numbers, or that it has none.
+    """
+
+    source: str = ""
+    value: str = ""
+
+
 class StudySpec(Spec):
     """The study's own keys. Every other key of the file belongs to the base experiment.
 
@@ -233,6 +244,7 @@ class StudySpec(Spec):
     search: a search whose winners become further arms (`best 1`, `best 2`, ...).
     tune: a search of each arm for its own values, such as the learning rate, before the reported runs.
     budget: what every arm may spend on training, in place of equal steps.
+    published: {claim: what a paper publishes of it}.
     """
 
     question: str
@@ -260,6 +272,7 @@ class StudySpec(Spec):
     match: Matches | None = later(None)
     search: SearchSpec | None = later(None)
     budget: BudgetSpec | None = later(None)
+    published: dict[str, PublishedSpec] = later({})
 
     @model_validator(mode="after")
     def _has_arms(self):
@@ -365,6 +378,9 @@ def split(source, scale=None):
     for name, claim in claims.items():
         if not isinstance(claim.get("metric"), str):
             raise study.error(f"the claim {claim['type']!r} has no option `metric`", ("claims", name, "type"))
+    for name in spec.published:
+        if name not in claims:
+            raise study.error(f"no claim {name!r}{nearest(name, claims)}", ("published", name))
     _check_costs(spec, study)
     return spec.model_copy(update={"claims": with_contrasts(claims, spec, study)}), study, base
 

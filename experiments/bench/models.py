@@ -57,6 +57,8 @@ def training(journal, spec, name, context, bench_spec, device):
     sides: dict[str, Any] = {"ours": ours}
     if bench_spec.compile:
         sides["compiled"] = Ours(spec, device, bench_spec.dtype, compile=True)
+    for kind in bench_spec.precisions:
+        sides[f"ours {kind}"] = Ours(spec, device, bench_spec.dtype, precision=kind)
     sides |= peers_of(journal, spec, name, bench_spec, device, ours, context)
     steps = {side: each.training(rows, context) for side, each in sides.items()}
     floor = products.noted(steps["ours"])
@@ -152,7 +154,8 @@ def cache_of(ours, spec, case, capacity, batch, dtype):
 
 def memory(journal, spec, name, context, bench_spec):
     """Measure the peak memory of a training step, each side in its own process."""
-    for side in ["ours", *asked(journal, bench_spec, "memory")]:
+    ours = ["ours", *(f"ours {kind}" for kind in bench_spec.precisions)]
+    for side in [*ours, *asked(journal, bench_spec, "memory")]:
         facts = in_child(training_memory, spec.dump(), side, context, bench_spec.dump(), threads=bench_spec.threads)
         journal.add(
             Measurement(
@@ -172,7 +175,10 @@ def training_memory(spec, side, context, bench_options):
     if side == "hf":
         import transformers  # noqa: F401  (memory of the package itself is not part of a step)
     before = held_bytes(device)
-    measured_side = {"ours": Ours, "hf": Peer}[side](spec, device, bench_options["dtype"])
+    if side == "hf":
+        measured_side: Ours | Peer = Peer(spec, device, bench_options["dtype"])
+    else:
+        measured_side = Ours(spec, device, bench_options["dtype"], precision=side.removeprefix("ours").strip() or None)
     measured_side.start_optimizer()
     forget_peak(device)
     measured_side.training(bench_options["tokens"] // context, context)()

@@ -22,7 +22,15 @@ from experiments.compiled import compile_blocks
 from experiments.data.batch import Batch, Rows
 from experiments.means import prepared
 from experiments.optimizers.adamw import AdamW
+from experiments.precision import scope
+from experiments.spec import TrainSpec
 
+# {of BenchSpec.precisions: what a run's spec says under `train`}
+PRECISIONS: dict[str | None, dict[str, str]] = {
+    None: {},
+    "products": {"products": "bf16"},
+    "bf16-mixed": {"precision": "bf16-mixed"},
+}
 OPTIMIZER = AdamW(AdamW.Config(lr=1e-4))
 
 
@@ -66,14 +74,18 @@ class _Side:
 
 
 class Ours(_Side):
-    """Our model of a resolved spec. objective: by default `next_token`."""
+    """Our model of a resolved spec.
 
-    def __init__(self, spec, device, dtype, compile=False, objective=None):
+    objective: by default `next_token`. precision: one of BenchSpec.precisions, or None: as `dtype` says.
+    """
+
+    def __init__(self, spec, device, dtype, compile=False, objective=None, precision=None):
         super().__init__(new_model(spec, seed=0), spec, device, dtype)
         lengths_V = torch.ones(spec.vocab_size, dtype=torch.long)
         plain = registry.build("objective", {"type": "next_token"}, SimpleNamespace(byte_lengths=lengths_V))
         self.objective = (plain if objective is None else objective).to(device)
         self.compile = compile
+        self.train = TrainSpec(steps=1, **PRECISIONS[precision])
 
     def training(self, rows, context):
         """As for every side; the blocks are compiled first if `compile` is set."""
@@ -94,9 +106,10 @@ class Ours(_Side):
         def loss():
             layout = TokenLayout(rows.layout.doc_BT, rows.layout.pos_BT)  # each step of a run has a layout of its own
             batch = Batch.text(replace(rows, layout=layout, extra={}))
-            with torch.no_grad():
-                batch = prepared(self.objective, self.model, batch)
-            return self.objective(self.model, batch)["loss"].sum / weight
+            with scope(self.train):
+                with torch.no_grad():
+                    batch = prepared(self.objective, self.model, batch)
+                return self.objective(self.model, batch)["loss"].sum / weight
 
         return loss
 

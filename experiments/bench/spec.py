@@ -14,6 +14,7 @@ from experiments.bench.record import PEERS, BenchRecord, Ratio, spread
 OfModels = Literal["train", "decode", "memory", "profile"]
 OfKernels = Literal["scan", "loss", "reach", "distill", "lightning", "start"]
 MODELS, KERNELS = get_args(OfModels), get_args(OfKernels)
+Precision = Literal["products", "bf16-mixed"]
 
 
 class BenchSpec(Spec):
@@ -28,6 +29,8 @@ class BenchSpec(Spec):
     allocator settings. stock: also measure `hf` in its own untouched process, as its users run it; the two processes take
     turns.
     decode_types: further types of weights in which models are decoded, beside `dtype`.
+    precisions: how else our models train, and what memory that takes, beside plain `dtype`: `bf16-mixed` is
+    `train.precision: bf16-mixed` of a run, `products` its `train.products: bf16`; both on a CPU with float32 weights.
     compile: also train with each block compiled.
     repeats: rounds per measurement. seconds: after this time a measurement ends, but not before its third round.
     vocabulary: of the loss that is measured alone. dtype: of weights and activations.
@@ -40,6 +43,7 @@ class BenchSpec(Spec):
     batches: List[Count] = (1, 16)
     decode_tokens: Count = 32
     decode_types: List[Literal["float32", "bfloat16"]] = ()
+    precisions: List[Precision] = ()
     measure: List[Literal[OfModels, OfKernels]] = ("train", "decode", "memory")
     against: List[Name] = ()
     stock: bool = False
@@ -64,6 +68,8 @@ class BenchSpec(Spec):
                 raise ValueError(f"contexts: {context} does not divide tokens = {self.tokens}")
         if self.stock and "hf" not in self.against:
             raise ValueError("stock: needs a peer; expected `against: hf` too")
+        if self.precisions and (self.device, self.dtype) != ("cpu", "float32"):
+            raise ValueError("precisions: these are of a CPU with float32 weights; expected `device: cpu` and `dtype: float32`")
         if not self.specs and set(self.measure) & set(MODELS):
             raise ValueError(f"specs: name a model spec, or measure only some of {', '.join(KERNELS)}")
         return self

@@ -29,7 +29,9 @@ def _training(record):
     peers = record.peers("train")
     columns = ["model", "context", "tokens/s", *(word for peer, _, _ in peers for word in (f"{peer} tokens/s", f"over {peer}"))]
     columns += ["share of products"] + (["compiled tokens/s", "its share"] if record.asked["compile"] else [])
-    weighed = record.weighed()
+    kinds = record.asked.get("precisions", ())
+    columns += [word for kind in kinds for word in (f"{kind} tokens/s", "over ours")]
+    weighed = [*(f"ours {kind}" for kind in kinds), *record.weighed()]
     columns += ["memory"] + [f"{peer} memory" for peer in weighed]
     table = Table(*columns, title="Training", title_justify="left")
     cases = record.cases("train") + [case for case in record.cases("memory") if case not in record.cases("train")]
@@ -41,6 +43,9 @@ def _training(record):
         row += [_ratio(ratio(sides["ours"], sides["products"]))]
         if record.asked["compile"]:
             row += [_rate(sides["compiled"]), _ratio(ratio(sides["compiled"], sides["products"]))]
+        for kind in kinds:
+            other = record.find("train", f"ours {kind}", **case)
+            row += [_rate(other), _ratio(ratio(other, sides["ours"]), "x")]
         table.add_row(*row, *(_bytes(record.find("memory", side, **case)) for side in ["ours", *weighed]))
     return table
 

@@ -333,7 +333,7 @@ def test_a_file_that_extends_a_shipped_benchmark_is_checked_by_line(tmp_path):
 
 def test_shipped_benchmarks_are_valid_and_cpu_measures_every_target():
     found = {name: BenchSpec.parse(document.load(name, "bench")) for name in document.shipped("bench")}
-    assert set(found) == {"cpu", "distillation", "gpu", "kernels", "peers", "decode"}
+    assert set(found) == {"cpu", "distillation", "gpu", "kernels", "peers", "decode", "precisions"}
     assert set(found["cpu"].specs) == set(SMALL) and {*MODELS, *KERNELS} == set(found["cpu"].measure)
     assert found["cpu"].against and found["cpu"].stock and found["cpu"].compile
     assert found["gpu"].device == "cuda"
@@ -380,6 +380,25 @@ def test_further_types_of_weights_take_turns(tmp_path, spec_file):
 
 
 @pytest.mark.slow
+def test_how_else_a_model_trains_is_timed_and_weighed_and_is_no_other_model(tmp_path, spec_file):
+    record = bench(
+        asked(spec_file, measure=["train", "memory"], precisions=["products", "bf16-mixed"]), tmp_path, tell=lambda line: None
+    )
+    assert not record.failures
+    for what in ("train", "memory"):
+        assert {"ours", "ours products", "ours bf16-mixed"} <= {each.side for each in record.measurements if each.what == what}
+    columns = [column.header for column in tables(record).renderables[1].columns]
+    assert {"products tokens/s", "bf16-mixed tokens/s", "ours bf16-mixed memory"} <= set(columns)
+    losses = {kind: float(loss_of(tiny("small/gemma3"), kind)) for kind in (None, "products", "bf16-mixed")}
+    assert len(set(losses.values())) == 3 and max(losses.values()) - min(losses.values()) < 0.02
+    with pytest.raises(SpecError, match="precisions: these are of a CPU with float32 weights"):
+        BenchSpec.parse({"measure": ["scan"], "precisions": ["products"], "dtype": "bfloat16"})
+
+
+def loss_of(spec, kind):
+    return Ours(spec, CPU, "float32", precision=kind)._mean_loss(tokens_of(spec, 2, 16, CPU))()
+
+
 def test_a_compiled_peer_computes_the_eager_ones_loss(tmp_path):
     transformers()
     compiler("cpu")

@@ -40,4 +40,4 @@ def test_a_snippet_is_a_part_of_a_study(snippet, key, tmp_path):
 def test_the_study_that_it_shows_is_the_shipped_one():
     shown = re.search(r"```yaml\n(# Griffin .*?)```", TEXT, re.DOTALL)[1]
     assert shown == (document.ROOT / "sweeps" / "specs" / "griffin" / "versus_global.yaml").read_text()
-    assert len(shown.splitlines()) <= 20
+    assert len(shown.splitlines()) <= 26

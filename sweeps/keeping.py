@@ -1,0 +1,76 @@
+"""Copies of what a study's verdicts and reports rest on: records, evaluations and thinner curves, without weights.
+
+They have the layout of a folder of runs, so that every command that reads studies reads them. They are small enough for a
+repository.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from arch.errors import DataError
+from experiments.files import durably, write_atomically
+from experiments.record import EVALUATIONS, HISTORY_NAME
+from experiments.record import NAME as RUN
+from sweeps import marks
+from sweeps.record import NAME, StudyRecord
+
+
+def keep(folder: Path, into: Path, every: int = 10) -> Path:
+    """Copy a study's folder RUNS/STUDY/SCALE to INTO/STUDY/SCALE, with the runs of other studies that it uses; returns the copy.
+
+    every: of a curve, every so many steps are kept, the last, and those at which the select split was evaluated. Files that are
+    there are replaced one by one, each whole or not at all. Raises DataError for a folder without a record, and for a run
+    that lies outside of RUNS; OSError.
+    """
+    folder, runs = folder.resolve(), folder.resolve().parent.parent
+    record = StudyRecord.read(folder)
+    if record is None:
+        raise DataError(f"{folder}: no {NAME} in it", key=None)
+    if into.resolve() == runs:
+        raise DataError(f"{into}: is where the study is already; expected another folder", key=None)
+    for run in _runs(record, folder):
+        if not run.is_relative_to(runs):
+            raise DataError(f"{run}: this run lies outside of {runs}, so a copy of the study would not find it", key=None)
+        for file in _files(run):
+            _copy(file, into / file.relative_to(runs), every)
+    copy = into / folder.relative_to(runs)
+    for name in (NAME, marks.NAME):
+        if (folder / name).is_file():
+            _copy(folder / name, copy / name, every)
+    return copy
+
+
+def _runs(record: StudyRecord, folder: Path) -> list[Path]:
+    """The folders of reported runs, helper runs and trials that have a record."""
+    places = [path for arm in record.arms.values() for path in arm.runs.values()]
+    places += [path for each in record.helpers.values() for path in each.values()]
+    places += [trial.run for trial in record.trials if trial.run]
+    every = dict.fromkeys((folder / place).resolve() for place in places)
+    return [run for run in every if (run / RUN).is_file()]
+
+
+def _files(run: Path) -> Iterator[Path]:
+    for name in (RUN, HISTORY_NAME):
+        if (run / name).is_file():
+            yield run / name
+    yield from sorted((run / EVALUATIONS).glob("*.json"))
+
+
+def _copy(file: Path, to: Path, every: int) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    if file.name != HISTORY_NAME:
+        write_atomically(to, file.read_bytes())
+        return
+    import pyarrow
+    import pyarrow.compute
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(file)
+    rows = range(table.num_rows)
+    evaluated = [name for name in table.column_names if name.startswith("select/")]
+    kept = {row for row in rows if (table.num_rows - 1 - row) % every == 0}
+    for name in evaluated:
+        valid = pyarrow.compute.is_finite(table.column(name)).fill_null(False).to_pylist()
+        kept |= {row for row in rows if valid[row]}
+    thin = table.take(sorted(kept))
+    durably(to, lambda scratch: pyarrow.parquet.write_table(thin, scratch, compression="zstd"))

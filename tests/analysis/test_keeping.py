@@ -1,0 +1,56 @@
+"""`archbench study keep`: a copy without weights says what the study says."""
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from analysis import tables
+from analysis.claims import judgements
+from analysis.runs import load
+from arch.errors import DataError
+from sweeps import keeping
+from sweeps.__main__ import app
+
+
+def test_a_copy_without_weights_says_the_same_and_has_thinner_curves(tmp_path, plant):
+    runs = tmp_path / "runs"
+    folder = plant(runs / "windows" / "demo", seeds=3, spread=0.0005)
+    for run in folder.glob("*/seed-*"):
+        (run / "model.safetensors").write_bytes(bytes(1000))
+        (run / "evaluations").mkdir()
+        (run / "evaluations" / "report.loss-0.json").write_text("{}")
+    copy = keeping.keep(folder, tmp_path / "results", every=10)
+    assert copy == tmp_path / "results" / "windows" / "demo"
+    assert not list(copy.rglob("model.safetensors")) and len(list(copy.rglob("report.loss-0.json"))) == 12
+    said = [tables.claims(judgements(load(each))) for each in (folder, copy)]
+    pd.testing.assert_frame_equal(*said)
+    whole, thin = (pd.read_parquet(next(each.glob("*/seed-0/history.parquet"))) for each in (folder, copy))
+    assert len(thin) < len(whole) and thin.step.iloc[-1] == whole.step.iloc[-1]
+    assert {*whole.step[whole["select/loss"].notna()]} <= {*thin.step}
+    pd.testing.assert_frame_equal(thin, whole[whole.step.isin(thin.step)].reset_index(drop=True))
+
+
+def test_the_command_writes_the_report_and_figures_of_several_studies(tmp_path, plant):
+    for name in ("one", "two"):
+        plant(tmp_path / "runs" / name / "demo", seeds=2, name=name)
+    into = tmp_path / "results"
+    result = CliRunner().invoke(app, ["keep", "one/demo", "two/demo", "--into", str(into), "--runs", str(tmp_path / "runs")])
+    assert result.exit_code == 0 and [line.split(": ")[0] for line in result.stdout.splitlines()] == [
+        str(into / name / "demo") for name in ("one", "two")
+    ]
+    for name in ("one", "two"):
+        assert (into / name / "demo" / "report.html").is_file() and (into / name / "demo" / "figures" / "differences.png").is_file()
+
+
+def test_what_cannot_be_kept_is_refused(tmp_path, plant):
+    folder = plant(tmp_path / "runs" / "one" / "demo", seeds=2)
+    with pytest.raises(DataError, match="is where the study is already"):
+        keeping.keep(folder, tmp_path / "runs")
+    record = folder / "study.json"
+    record.write_text(record.read_text().replace("arm0-0123/seed-0", "../../../elsewhere/seed-0", 1))
+    stray = tmp_path / "elsewhere" / "seed-0"
+    stray.mkdir(parents=True)
+    (stray / "record.json").write_text("{}")
+    with pytest.raises(DataError, match="lies outside of"):
+        keeping.keep(folder, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
