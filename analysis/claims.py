@@ -21,7 +21,7 @@ from sweeps.compare import on_scale
 from sweeps.contrasts import Contrast, what, where
 from sweeps.looks import ALPHA, levels
 from sweeps.paired import CONTRADICTED, SUPPORTED
-from sweeps.stats import MOST_SEEDS, Sample, paired, weighted
+from sweeps.stats import MOST_SEEDS, Sample, weighted
 
 # With more arms than this, a title counts the arms instead of naming them.
 NAMED = 5
@@ -66,6 +66,11 @@ class Judgement:
     def sentences(self):
         """The answer, then the remarks that qualify it."""
         return [self.answer, *self.remarks]
+
+    @property
+    def paired(self):
+        """Whether all that is compared is compared within seeds."""
+        return all(sample.paired for sample in self.differences.values())
 
     @property
     def undecided(self):
@@ -125,12 +130,16 @@ def _judgement(study, name, ruling):
     scaled = {arm: {seed: on_scale(value, shown.metric) for seed, value in each.items()} for arm, each in values.items()}
     baseline = getattr(claim.config, "to", None) or study.baseline
     contrasts = getattr(claim.config, "contrasts", {})
-    differences = {arm: paired(scaled[arm], scaled[baseline], exact) for arm in scaled}
+    firsts = study.record.first_seeds
+    differences = {
+        arm: weighted(scaled, {arm: 1.0, baseline: -1.0}, exact, firsts) if arm != baseline else _zero(scaled[arm], exact)
+        for arm in scaled
+    }
     if contrasts:
         gates = claim.controls(tuple(scaled)) if isinstance(claim, Equivalent) else {}
         every = contrasts | {arm: gate for arm, gate in gates.items() if arm in ruling.verdicts}
         every = {subject: each for subject, each in every.items() if subject in {*ruling.verdicts, *ruling.missing}}
-        differences = {subject: weighted(scaled, each.weights, exact) for subject, each in every.items()}
+        differences = {subject: weighted(scaled, each.weights, exact, firsts) for subject, each in every.items()}
     plan = court.plan_of(study.record)
     spent = dict(zip(plan.looks, levels(plan.looks, plan.questions), strict=True))
     level = spent.get(ruling.look) or next(iter(spent.values()))
@@ -143,6 +152,7 @@ def _judgement(study, name, ruling):
         *_waiting(judgement),
         _control(judgement),
         _reasons(judgement),
+        _unpaired(judgement),
         *comparable.remarks(study.record, study.measured),
         _more(study, judgement),
         _early(study, judgement),
@@ -154,9 +164,12 @@ def _judgement(study, name, ruling):
 
 def _as_read(sample, verdict):
     """A Sample of differences, without the seeds that ended after the look at which its verdict was read."""
-    if verdict is None or verdict.difference is None or verdict.n >= sample.n:
-        return sample
-    return Sample({seed: sample.by_seed[seed] for seed in sorted(sample.by_seed)[: verdict.n]}, sample.exact)
+    return sample if verdict is None or verdict.difference is None else sample.first(verdict.n)
+
+
+def _zero(values, exact):
+    """The baseline's difference from itself."""
+    return Sample(dict.fromkeys(values, 0.0), exact)
 
 
 def lines(judged):
@@ -175,7 +188,8 @@ def tuning_warnings(study):
 def summary(judgement):
     """The verdicts in one short line, e.g. for a figure's title."""
     if not judgement.per_arm:
-        return "Comparisons within seeds" if judgement.contrasts else f"Compared with {judgement.baseline}"
+        within = " within seeds" if judgement.paired else ""
+        return f"Comparisons{within}" if judgement.contrasts else f"Compared with {judgement.baseline}"
     if judgement.contrasts and judgement.verdicts:
         groups: dict[str, list[str]] = {}
         for subject in judgement.verdicts:
@@ -337,6 +351,18 @@ def _reasons(judgement):
         if verdict.reason and not said and not (control and verdict.word == UNDECIDED):
             groups.setdefault(verdict.reason, []).append(subject)
     return " ".join(f"{listed(subjects)}: {reason}." for reason, subjects in groups.items())
+
+
+def _unpaired(judgement):
+    """A sentence on what is compared without pairing; empty if all is compared within seeds."""
+    named = [subject for subject, sample in judgement.differences.items() if not sample.paired]
+    if not named:
+        return ""
+    verb = "is" if len(named) == 1 else "are"
+    return (
+        f"{listed(named)} {verb} compared without pairing, by Welch's t test: the seeds are others, so nothing that a seed shares "
+        "cancels, and sd is that of the difference of two such runs."
+    )
 
 
 def _more(study, judgement):

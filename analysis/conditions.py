@@ -18,7 +18,7 @@ class Condition:
     """A fact of the runs' records that is not the same in all of them.
 
     name: in words. values: {value as text: [(arm, seed)]}. paired: whether it differs between an arm's run and the
-    baseline's run with the same seed, and so may be what their comparison shows.
+    baseline's run with the same seed (with any, where their seeds are others), and so may be what their comparison shows.
     """
 
     name: str
@@ -42,7 +42,13 @@ def unequal(study):
             values.setdefault(value, []).append(key)
         if len(values) > 1:
             base = {seed: value for (arm, seed), value in have.items() if arm == study.baseline}
-            paired = any(value != base.get(seed, value) for (_, seed), value in have.items())
+            firsts = study.record.first_seeds
+            others = {arm for arm in study.record.arms if firsts.get(arm) != firsts.get(study.baseline)}
+            # Runs with other seeds than the baseline's are compared with all of the baseline's.
+            paired = any(
+                {value} != {*base.values()} if arm in others and base else value != base.get(seed, value)
+                for (arm, seed), value in have.items()
+            )
             found.append(Condition(name, values, paired))
     return found
 

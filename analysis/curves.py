@@ -1,5 +1,6 @@
-"""Curves over seeds: an arm's mean with its 95 % band, and its paired difference to the baseline during training.
+"""Curves over seeds: an arm's mean with its 95 % band, and its difference to the baseline during training, paired by seed.
 
+An arm whose seeds are others than the baseline's (`first_seed`) has the difference of the means, with Welch's interval.
 Only finished runs are used, so every point of a curve is a mean over the same seeds.
 """
 
@@ -23,22 +24,28 @@ def bands(study, metric, over="tokens", arms=None):
 
 def difference_bands(study, metric, over="tokens", arms=None):
     """Like `bands`, for the effect of the difference to the baseline (`sweeps.compare.effect`), paired by seed."""
-    return _differences(_by_seed(study, metric, over, arms), study.baseline, study.metric(metric))
+    return _differences(study, _by_seed(study, metric, over, arms), study.metric(metric))
 
 
 def bands_and_differences(study, metric, over="tokens", arms=None):
     """(`bands`, `difference_bands`), for which the curves are read once."""
     by_seed, kind = _by_seed(study, metric, over, arms), study.metric(metric)
-    return _means(by_seed, kind), _differences(by_seed, study.baseline, kind)
+    return _means(by_seed, kind), _differences(study, by_seed, kind)
 
 
 def _means(by_seed, kind):
     return {arm: _shown(_band(values), lambda x: off_scale(x, kind)) for arm, values in by_seed.items()}
 
 
-def _differences(by_seed, base, kind):
+def _differences(study, by_seed, kind):
+    base, firsts = study.baseline, study.record.first_seeds
     found, baseline = {}, by_seed.get(base)
     for arm, values in by_seed.items() if baseline is not None else ():
+        if firsts.get(arm) != firsts.get(base):
+            band = _unpaired_band(*values.align(baseline, "inner", axis=0))
+            if len(band):
+                found[arm] = _shown(band, lambda x: effect(x, kind))
+            continue
         seeds = values.columns.intersection(baseline.columns)
         difference = (values[seeds] - baseline[seeds]).dropna()
         if arm != base and len(seeds) and len(difference):
@@ -84,6 +91,19 @@ def _stretched(values):
     stretch = np.arange(len(values)) * STRETCHES // len(values)
     last = np.flatnonzero(np.r_[np.diff(stretch) > 0, True])
     return values.groupby(stretch).mean().set_index(values.index[last])
+
+
+def _unpaired_band(values, baseline):
+    """The difference of two means over independent seeds, with the interval of Welch: rows are points, columns seeds."""
+    n, its_n = values.shape[1], baseline.shape[1]
+    mean, half = values.mean(axis=1) - baseline.mean(axis=1), np.nan
+    if min(n, its_n) > 1:
+        variances = values.var(axis=1, ddof=1) / n, baseline.var(axis=1, ddof=1) / its_n
+        error = np.sqrt(sum(variances))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            degrees = error**4 / (variances[0] ** 2 / (n - 1) + variances[1] ** 2 / (its_n - 1))
+        half = half_width(error, 1, degrees=degrees)
+    return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half, "n": min(n, its_n)})
 
 
 def _band(values):

@@ -173,6 +173,8 @@ def _mean(values, shown):
 def _effect(here, change, first, shown):
     if not here[change] or not here[first]:
         return units.DASH
+    if not {*here[change]} & {*here[first]}:
+        return units.DASH  # their seeds are others
     sample = weighted(here, {change: 1.0, first: -1.0})
     if not sample.n:
         return units.DASH

@@ -1,6 +1,7 @@
 """Several studies as one table, where they can be compared: the same metric, measured on the same texts by the same rule.
 
-Every arm of every study is a row. Differences are from the first arm of the first study, paired over the seeds that both have.
+Every arm of every study is a row. Differences are from the first arm of the first study, paired over the seeds that both have;
+arms whose seeds are others by plan (`first_seed`) are compared without pairing.
 Their intervals hold one by one, and no plan stated these comparisons before the runs, so there are no verdicts here.
 """
 
@@ -23,7 +24,7 @@ from experiments.record import EVALUATIONS, SHORT, EvaluationRecord, RunRecord, 
 from sweeps import comparable
 from sweeps.compare import on_scale
 from sweeps.judge import built
-from sweeps.stats import mean_interval, paired
+from sweeps.stats import Sample, less, mean_interval
 
 NOTE = "Each interval holds for itself with 95 %. These are no verdicts: no plan stated the comparisons before the runs."
 
@@ -55,7 +56,9 @@ def joined(studies: Sequence[StudyData], metric: str | None = None) -> Joined:
     for i, (study, values) in enumerate(zip(studies, scaled, strict=True)):
         about = tables.results(study, judge(study)).frame.set_index("arm").to_dict("index")
         for arm, record in study.record.arms.items():
-            row = _row(study, arm, about[arm], values[arm], base, shown, first=not i and arm == first.baseline)
+            others = record.first_seed != first.record.arms[first.baseline].first_seed
+            difference = less(Sample(values[arm]), Sample(base), others)
+            row = _row(study, arm, about[arm], values[arm], difference, shown, first=not i and arm == first.baseline)
             rows.append(row)
             texts.append(_readable(row, shown, tables.in_words(record)))
     return Joined(pd.DataFrame(rows), pd.DataFrame(texts), shown)
@@ -150,9 +153,9 @@ def _as_measured(spec: dict[str, Any], measured: Measured) -> dict[str, Any]:
     return {**spec, "evaluate": {**evaluate, split: {**(evaluate.get(split) or {}), name: measured.evaluator}}}
 
 
-def _row(study, arm, about, values, base, shown, first):
-    """One arm, unrounded. about: its row of the study's own results table."""
-    mean, difference = mean_interval(list(values.values())), paired(values, base)
+def _row(study, arm, about, values, difference, shown, first):
+    """One arm, unrounded. about: its row of the study's own results table. difference: the Sample from the first row."""
+    mean = mean_interval(list(values.values()))
     interval = difference.interval() or (None, None)
     tokens = next((run.tokens for (label, _), run in study.records.items() if label == arm and run.status == "finished"), None)
     prefix = "difference_percent" if shown.relative else "difference"
@@ -168,7 +171,7 @@ def _row(study, arm, about, values, base, shown, first):
         shown.quantity.replace(" ", "_"): shown.headline(mean.mean),
         f"{shown.quantity.replace(' ', '_')}_low": shown.headline(mean.low),
         f"{shown.quantity.replace(' ', '_')}_high": shown.headline(mean.high),
-        "pairs": None if first else difference.n,
+        "pairs": None if first else difference.n if difference.paired else 0,
         **(dict.fromkeys(effects) if first else effects),
         "tokens": tokens,
         **{key: about[key] for key in ("parameters", "flops_per_token_train_ideal", "tokens_per_second_mean", "peak_bytes_mean")},

@@ -74,7 +74,8 @@ def differences(study, judgement, judged=()):
     axis = ", ".join(filter(None, [f"difference in {shown.quantity}", shown.unit]))
     axis = axis if judgement.contrasts else shown.axis(judgement.baseline)
     below = "\n".join(filter(None, ["; ".join(notes), *notes_of_others]))
-    axes.set_xlabel(f"{axis}{side}; small dots are single seeds\n{below}".rstrip())
+    dots = "small dots are single seeds" if judgement.paired else "small dots are single seeds, where arms share them"
+    axes.set_xlabel(f"{axis}{side}; {dots}\n{below}".rstrip())
     titled(axes, claims.summary(judgement))
     return figure
 
@@ -94,7 +95,8 @@ def _stated(judgement, arm, judged):
 def _difference(axes, row, judgement, arm, look, stated):
     difference, effect = judgement.differences[arm], judgement.shown.effect
     verdict = judgement.about(arm) or (stated[0][1] if stated else None)
-    seeds = [effect(value) for value in difference.by_seed.values()]
+    # Without pairing, no difference is that of a seed.
+    seeds = [effect(value) for value in difference.by_seed.values()] if difference.paired else []
     axes.plot(seeds, np.full(len(seeds), row + 0.2), ".", color=look.colour, ms=5, alpha=0.55, mew=0, label=arm)
     for interval, width in [(verdict.interval, 1.3), (verdict.inner, 3.4)] if verdict else []:
         if interval is not None:

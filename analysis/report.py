@@ -27,7 +27,7 @@ from analysis.claims import judgements, lines, tabled, tuning_warnings
 from analysis.conditions import rest
 from analysis.runs import load, reason
 from arch import units
-from arch.words import times
+from arch.words import listed, times
 from experiments.files import write_atomically
 from experiments.record import RunRecord
 from sweeps.claims.equivalent import Equivalent
@@ -140,6 +140,12 @@ def _claims(judged):
     return f"<section><h2>Claims</h2><div class=scroll>{tables_html.claims(stated)}</div></section>"
 
 
+def _seeds(record):
+    """The seeds of a study's arms in words."""
+    each = [", ".join(map(str, record.seeds))] if len(record.first_seeds) < len(record.arms) else []
+    return "; ".join([*each, *(f"{label}: {', '.join(map(str, record.seeds_of(label)))}" for label in record.first_seeds)])
+
+
 def _named(study, arms):
     """The arms of a crowd that tables name, or None where they name all."""
     return None if len(arms) == len(study.record.arms) else arms
@@ -157,23 +163,30 @@ def _results(judgement, raw, named, arms):
     mean |= {"ratio": f"the geometric mean of {metric}", "difference": f"the mean of {metric}"}
     change = f"change in {quantity} relative to" if shown.relative else f"{quantity} minus that of"
     what = f"The paired difference is the {change} {html.escape(judgement.baseline)}, compared seed by seed"
+    same, test = " (same initial values, same batches)", "a paired t test"
     if judgement.contrasts:
+        within = " within every seed" if judgement.paired else ""
         what = (
-            "Each comparison is formed within every seed: the effect of a level is its difference from the first level, averaged "
+            f"Each comparison is formed{within}: the effect of a level is its difference from the first level, averaged "
             "over the other factors, and an interaction is how much one level changes the effect of another"
             if any(each.effect for each in judgement.contrasts.values())
-            else "Each comparison is a difference within every seed"
+            else f"Each comparison is a difference{within}"
         )
+    if not judgement.paired:
+        apart = html.escape(listed([subject for subject, sample in judgement.differences.items() if not sample.paired]))
+        what = what if judgement.contrasts else f"The difference is the {change} {html.escape(judgement.baseline)}"
+        what += f"; of {apart} it is not paired, since the seeds are others"
+        same, test = "", "a t test (paired, or Welch's where the seeds are others)"
     note = (
         f"{quantity[0].upper()}{quantity[1:]} is {mean[shown.metric.compare]} over the n finished seeds, with a 95 % t "
-        f"interval. {what} (same initial values, same batches). "
+        f"interval. {what}{same}. "
     )
     if isinstance(judgement.claim, Equivalent):
         note += (
             "The interval in brackets and the verdict follow from the same level: all verdicts of this report together are "
             "wrong with a probability of at most 5 %. “Worse” and “better” need an interval that excludes zero; “no "
             f"difference” needs an interval within ±{html.escape(shown.margin(judgement.margin))} by two one-sided tests. p is "
-            "that of the test behind the verdict, beside the level that it must not exceed: of a paired t test, or, marked "
+            f"that of the test behind the verdict, beside the level that it must not exceed: of {test}, or, marked "
             "“equivalence”, of the two one-sided tests. A control is no question; its interval is its own. "
         )
     if raw.frame[["tokens_per_second_mean", "peak_bytes_mean"]].notna().any(axis=None):
@@ -258,7 +271,7 @@ def _provenance(study):
     told = ran.sentences(study.records, len(study.runs))
     rows = {
         "wall time": bill.sentence(bill.bill(study)),
-        "seeds": ", ".join(map(str, study.record.seeds)),
+        "seeds": _seeds(study.record),
         "fingerprint of the data": _distinct(str(run.data["fingerprint"]) for run in runs if "fingerprint" in run.data),
         "hardware": _distinct(forms.pairs(run.hardware) for run in runs),
         "speed and memory": _performance(runs),

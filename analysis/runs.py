@@ -192,8 +192,9 @@ def _why_no_study(folder):
 def _planned(folder, record):
     """Yield (arm, seed, run folder or None) for every planned run, started or not."""
     for label, arm in record.arms.items():
-        extra = sorted(int(seed) for seed in arm.runs if int(seed) not in record.seeds)
-        for seed in [*record.seeds[: arm.seeds], *extra]:
+        seeds = record.seeds_of(label)
+        extra = sorted(int(seed) for seed in arm.runs if int(seed) not in seeds)
+        for seed in [*seeds, *extra]:
             path = arm.runs.get(str(seed))
             yield label, seed, None if path is None else folder / path
 

@@ -29,6 +29,8 @@ LONGEST_SHOWN = 80  # characters of one difference in an arm's label; the table 
 TUNED = " (tuned)"
 LEVEL = f"[95{units.SPACE}%]"
 DIFFERENCE = f"paired difference [together 95{units.SPACE}%]"
+# The same heading where arms with different seeds are compared.
+UNPAIRED = f"difference [together 95{units.SPACE}%]"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Results:
 
     for_texts: what the arms are for other texts. comparisons: one row per comparison of a claim that does not compare every
     arm with the first, for reading; None for one that does. matched: the cells of each arm on what `match` and `budget` gave it.
+    paired: whether all that is compared is compared within seeds.
     """
 
     frame: pd.DataFrame
@@ -44,6 +47,7 @@ class Results:
     for_texts: texts.Texts
     comparisons: pd.DataFrame | None = None
     matched: tuple[dict[str, str], ...] = ()
+    paired: bool = True
 
 
 def results(study, judgement):
@@ -61,7 +65,7 @@ def results(study, judgement):
     ]
     compared = _comparisons(judgement, others) if judgement.contrasts else None
     cells = tuple(matched.readable(study.record.matched, study.record.budget, arm) for arm in study.record.arms)
-    return Results(pd.DataFrame(rows), judgement.shown, others, compared, cells)
+    return Results(pd.DataFrame(rows), judgement.shown, others, compared, cells, judgement.paired)
 
 
 def _comparisons(judgement, others):
@@ -83,7 +87,7 @@ def _comparisons(judgement, others):
             {
                 "comparison": what(subject, contrast),
                 "verdict": _verdict(about),
-                DIFFERENCE: _with_interval(shown.change(shown.effect(difference.mean)), interval),
+                DIFFERENCE if judgement.paired else UNPAIRED: _with_interval(shown.change(shown.effect(difference.mean)), interval),
                 **({others.column: of_texts} if others.effects else {}),
                 "n": str(difference.n),
                 "p": p_cell(verdict, shown.name),
@@ -115,7 +119,7 @@ def _row(study, judgement, arm, spent, measured):
         "n": mean.n,
         "runs_planned": mean.n if is_cost(judgement.shown.name) else len(runs),
         **_means(judgement.shown, mean),
-        "pairs": difference.n if compared else None,
+        "pairs": (difference.n if difference.paired else 0) if compared else None,
         **_differences(judgement.shown, difference, judgement.about(arm) or Verdict(""), compared),
         "p": verdict.p,
         "p_equivalence": verdict.p_same,
@@ -228,6 +232,7 @@ def in_words(arm):
     replaced = tuple(key.removesuffix("type") for key in arm.listed if key.endswith(".type"))
     every = _all_changes(arm)
     shown = {key: every[key][1] for key in _listed(arm) if every[key][1] is not ABSENT or not key.startswith(replaced)}
+    shown = ({"first_seed": arm.first_seed} if arm.first_seed else {}) | shown
     return "; ".join(f"{key}: {spelt(value)}" for key, value in shown.items())
 
 
@@ -267,19 +272,24 @@ def readable(raw):
     if raw.comparisons is not None:
         for_texts = None
     rows = records(raw.frame)
+    heading = DIFFERENCE if raw.paired else UNPAIRED
     frame = pd.DataFrame(
         [
-            _readable_row(row, not i, context, raw.shown, measured, searched, for_texts) | (raw.matched[i] if raw.matched else {})
+            _readable_row(row, not i, context, raw.shown, measured, searched, for_texts, heading)
+            | (raw.matched[i] if raw.matched else {})
             for i, row in enumerate(rows)
         ]
     )
     # What is compared stands in a table of its own; only controls have a difference here.
-    empty = [name for name in (DIFFERENCE, "p", "verdict") if frame[name].isin(["", units.DASH]).all()]
+    empty = [name for name in (heading, "p", "verdict") if frame[name].isin(["", units.DASH]).all()]
     return frame if raw.comparisons is None else frame.drop(columns=empty)
 
 
-def _readable_row(row, first, context, shown, measured, searched, for_texts):
-    """first: whether it is the first arm, from which specs differ. for_texts: the heading of the interval for other texts."""
+def _readable_row(row, first, context, shown, measured, searched, for_texts, difference):
+    """first: whether it is the first arm, from which specs differ. for_texts: the heading of the interval for other texts.
+
+    difference: that of the difference from the baseline.
+    """
     value, change = _headline(shown), _difference(shown)
     low, high = (row[f"{_column(shown.quantity)}_{end}"] for end in ("low", "high"))
     of_texts = _of_texts(shown, row[f"{change}_texts_low"], row[f"{change}_texts_high"])
@@ -287,7 +297,7 @@ def _readable_row(row, first, context, shown, measured, searched, for_texts):
         "arm": row["arm"],
         "verdict": _verdict(row),
         "differs in": shortened(row["changes"]) or (units.DASH if first else "nothing"),
-        DIFFERENCE: _with_interval(shown.change(row[change]), shown.change_interval(row[f"{change}_low"], row[f"{change}_high"])),
+        difference: _with_interval(shown.change(row[change]), shown.change_interval(row[f"{change}_low"], row[f"{change}_high"])),
         "p": p_cell(Verdict(row["verdict"], row["p"], row["p_equivalence"], level=row["level"]), shown.name),
         "n": f"{row['n']}" if row["n"] == row["runs_planned"] else f"{row['n']} of {row['runs_planned']}",
         f"{shown.quantity} {LEVEL}": _with_interval(shown.number(row[value]), shown.interval(low, high)),
@@ -415,7 +425,7 @@ def words_first(judged, raw, arms, form=forms.text):
     raw: the Results of the claims that have a table of arms, in their order. arms: those to name. form: how a table is
     written.
     """
-    few = ["arm", "comparison", "verdict", DIFFERENCE, "n", "p"]
+    few = ["arm", "comparison", "verdict", DIFFERENCE, UNPAIRED, "n", "p"]
     both = []
     for each in raw:
         both += [readable(each)[each.frame.arm.isin(arms)], *([] if each.comparisons is None else [each.comparisons])]

@@ -89,7 +89,9 @@ def of(study, judgement, level=LEVEL):
         asked = {name: each.weights for name, each in judgement.contrasts.items() if words.get(name, out[0]) not in out}
     elif study.record.spec.get("ladder"):
         return Texts(sentences=[about])  # a claim about how sizes differ; nobody asks about one size against another
-    intervals = {subject: _interval(judgement, weights, measured, level) for subject, weights in asked.items()}
+    # Over texts and seeds, a difference is one of a seed: there is none between arms with other seeds.
+    within = {subject: weights for subject, weights in asked.items() if judgement.differences[subject].paired}
+    intervals = {subject: _interval(judgement, weights, measured, level) for subject, weights in within.items()}
     intervals = {subject: interval for subject, interval in intervals.items() if interval}
     effects = {
         arm: (judgement.shown.effect(interval.low), judgement.shown.effect(interval.high)) for arm, interval in intervals.items()
@@ -98,7 +100,7 @@ def of(study, judgement, level=LEVEL):
     lacking = [arm for arm in measured if not measured[arm] and judgement.scaled[arm]]
     sentences = [
         about,
-        _for_texts(made),
+        _for_texts(made) if within or not asked else "Arms with different seeds have no interval for other texts.",
         _few(made, weights_N),
         *(f"{arm} was measured on other rows than {baseline}: {text}." for arm, text in other_rows.items()),
         f"Runs of {listed(lacking)} say nothing of each document." if lacking else "",

@@ -262,7 +262,9 @@ class Source(Protocol):
     documents: texts, which `data.tokenizer` turns into a corpus. dataset: rows of its own; it takes no tokenizer, unless
     its class says `tokenizes = True`: then it needs `data.tokenizer` and makes its rows from texts, of which `texts` may say
     the (resolved) source.
-    A source of texts may also offer `files()`, every file that it reads: texts are then read again only if one changed. And
+    A source of texts may also offer `files()`, every file that it reads (None: it cannot say): texts are then read again only
+    if one changed. `planted()`, {repetitions: documents} that its texts hold so often, 0 for those that they do not. One whose
+    class says `repeats = True` has the same document several times on purpose; tokenizers learn from each once. And
     `left_out` (`experiments.data.left_out.LeftOut`), what `documents` left out, which a run's record counts.
     A source of rows whose class says `exact = True` knows the true probability of each target: its rows have
     `extra["nats"]` (B, T), -log of it, 0 where there is no target. One whose class says `recalls = True` asks in each target
@@ -309,6 +311,9 @@ class Dataset(Protocol):
 
     def numbered(self, split: str, numbers: Any, context: int) -> Batch:
         """Optional. The rows with these numbers. With `numbers`, rows can be computed beforehand and kept."""
+
+    def planted(self) -> Mapping[int, Sequence[Any]]:
+        """Optional. {repetitions: (T,) tokens of each document that is planted so often in what is trained on}; 0: held out."""
 
     def documents(self, split: str) -> Sequence[str]:
         """Optional. The name of each document of a split, equal for equal texts; `Rows.document_BT` of `evaluation` counts them."""
@@ -477,11 +482,16 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Measured:
-    """One metric of several arms: {arm: {seed: value}}. exact: computed and not measured, the same for every seed."""
+    """One metric of several arms: {arm: {seed: value}}. exact: computed and not measured, the same for every seed.
+
+    first_seeds: {arm: the seed from which its seeds count}, where that is not 0. Arms with the same first seed are compared
+    within seeds, others as independent samples (`sweeps.paired.difference`).
+    """
 
     metric: Metric
     values: Mapping[str, Mapping[int, float]]
     exact: bool = False
+    first_seeds: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

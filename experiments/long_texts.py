@@ -20,7 +20,8 @@ from experiments.data.batch import Rows
 from experiments.split_rows import batch_rows
 
 
-def _distinct(numbers: Any) -> Any:
+def distinct(numbers: Any) -> Any:
+    """Several numbers, if they are different. Raises ValueError."""
     if isinstance(numbers, tuple) and len({*numbers}) < max(1, len(numbers)):
         raise ValueError(f"expected different numbers, at least one, got {list(numbers)}")
     return numbers
@@ -28,9 +29,9 @@ def _distinct(numbers: Any) -> Any:
 
 # Numbers of tokens at which something is measured. With 8, every quarter has two tokens.
 Length = Annotated[int, Field(ge=8)]
-Lengths = Annotated[List[Length], AfterValidator(_distinct)]
+Lengths = Annotated[List[Length], AfterValidator(distinct)]
 # One number, or several, which then stand in the names of metrics.
-OneOrMore = Annotated[Length | List[Length], AfterValidator(_distinct)]
+OneOrMore = Annotated[Length | List[Length], AfterValidator(distinct)]
 
 
 def check(dataset: Dataset, split: str, tokens: int, key: str) -> None:

@@ -28,18 +28,24 @@ def _evaluated_once(spec: ExperimentSpec) -> list[str]:
 
 
 def of_arms(
-    specs: Mapping[str, ExperimentSpec], identities: Mapping[str, str] | None = None, controls: Collection[str] = ()
+    specs: Mapping[str, ExperimentSpec],
+    identities: Mapping[str, Any] | None = None,
+    controls: Collection[str] = (),
+    first_seeds: Mapping[str, int] | None = None,
 ) -> list[str]:
     """Sentences about the arms of a study, {label: resolved ExperimentSpec}: about each, and about arms that are the same.
 
-    identities: of the arms' runs, where they are known; else the specs decide what is the same experiment. controls: arms
-    that the study's claims know to be worse.
+    identities: of the arms' runs, where they are known; else the specs decide what is the same experiment, and first_seeds,
+    {label: where its seeds begin}, if not at 0, what shares runs. controls: arms that the study's claims know to be worse.
     """
     said: dict[str, list[str]] = {}
     for label, spec in specs.items():
         for remark in of_experiment(spec, label in controls):
             said.setdefault(remark, []).append(label)
-    return [*(f"{_who(labels, len(specs))}: {remark}" for remark, labels in said.items()), *_same(specs, identities)]
+    return [
+        *(f"{_who(labels, len(specs))}: {remark}" for remark, labels in said.items()),
+        *_same(specs, identities, first_seeds or {}),
+    ]
 
 
 def _who(labels, arms):
@@ -48,18 +54,19 @@ def _who(labels, arms):
     return f"arm{'s' if len(labels) > 1 else ''} {listed(map(repr, labels))}"
 
 
-def _same(specs, identities):
-    experiments: dict[str, str] = {}
+def _same(specs, identities, first_seeds):
+    experiments: dict[Any, str] = {}
     functions: dict[str, str] = {}
     for label, spec in specs.items():
         content = _deciding(spec)
-        twin = experiments.setdefault(identities[label] if identities else digest(content), label)
+        runs = identities[label] if identities else (digest(content), first_seeds.get(label, 0))
+        twin = experiments.setdefault(runs, label)
         if twin != label:
             yield f"arms {twin!r} and {label!r} resolve to the same experiment and share their runs"
             continue
         context = spec.data.context
         twin = functions.setdefault(digest({**content, "model": computed(spec.model, context)}), label)
-        if twin != label:
+        if twin != label and digest(content) != digest(_deciding(specs[twin])):  # else the same with other seeds
             keys = [key for key in diff(specs[twin], spec) if key.startswith("model.")]
             effect = f"{listed(keys)} {'makes' if len(keys) == 1 else 'make'} no difference in a context of {context:,} tokens"
             yield f"arms {twin!r} and {label!r} compute the same, up to rounding: {effect}"

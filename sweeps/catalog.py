@@ -176,7 +176,7 @@ def _runs(record: StudyRecord) -> Iterator[str]:
 
 def _planned(record: StudyRecord) -> int:
     """How many runs are planned so far; arms that are the same share theirs."""
-    alike = {(arm.identity_of(seed), seed) for arm in record.arms.values() for seed in record.seeds[: arm.seeds]}
+    alike = {(arm.identity_of(seed), seed) for label, arm in record.arms.items() for seed in record.seeds_of(label)}
     return len(alike) + sum(map(len, record.helpers.values()))
 
 

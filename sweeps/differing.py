@@ -15,7 +15,7 @@ from arch.spec import diff, spelt, unwritten
 from arch.words import listed
 from experiments.plan import resolve, whole
 from experiments.record import RunRecord
-from sweeps import places
+from sweeps import first_seeds, places
 from sweeps import study as studies
 from sweeps.scale import at_scale, default_scale
 from sweeps.spec import StudySpec
@@ -61,7 +61,9 @@ def _begun(folder: Path) -> Side:
 
 
 def _about(spec: Mapping[str, Any], claims: Mapping[str, Any]) -> dict[str, Any]:
-    return {**{key: value for key, value in spec.items() if key not in OF_ARMS}, "claims": dict(claims)}
+    firsts = first_seeds.of(spec.get("arms", {}))
+    about = {key: value for key, value in spec.items() if key not in OF_ARMS}
+    return {**about, "claims": dict(claims), **({"first_seeds": firsts} if firsts else {})}
 
 
 def _recorded(runs: list[Path]) -> tuple[dict[str, Any], dict[str, Any]] | None:

@@ -9,7 +9,7 @@ from arch.spec import ABSENT, diff, spelt
 from arch.words import listed, times
 from experiments import plan as experiment
 from experiments.spec import EvaluateSpec, ExperimentSpec
-from sweeps import looking
+from sweeps import first_seeds, looking
 from sweeps.arms import Arm
 from sweeps.folders import record_of
 from sweeps.record import StudyRecord
@@ -26,7 +26,7 @@ class Edited:
     where they differ. tuning: how the search of each arm for its own values changed, in words.
     """
 
-    seeds: Mapping[str, int]
+    seeds: Mapping[str, Sequence[int]]
     new: Sequence[str] = ()
     gone: Sequence[str] = ()
     changed: Mapping[str, str] = field(default_factory=dict)
@@ -71,8 +71,8 @@ def since(folder: Path, record: StudyRecord, spec: StudySpec, arms: Sequence[Arm
     looks = (before, spec.most_seeds) if before != spec.most_seeds else None
     winners = spec.search.winners if spec.search else ()
     written = [arm for arm in arms if arm.label not in winners]
-    changed = {arm.label: what for arm in written if (what := _changed(folder, record, arm))}
-    seeds = {arm.label: _seeds(record, spec, arm.label, bool(looks)) for arm in arms}
+    changed = {arm.label: what for arm in written if (what := _changed(folder, record, arm, spec.first_seed(arm.label)))}
+    seeds = {arm.label: spec.seeds_of(arm.label, _seeds(record, spec, arm.label, bool(looks))) for arm in arms}
     new = [arm.label for arm in written if arm.label not in record.arms]
     gone = [label for label in record.arms if label not in seeds]
     claims = looking.claimed(record.claims) != looking.claimed(spec.claims)
@@ -89,12 +89,12 @@ def _tuning(record, spec):
 
 
 def _seeds(record, spec, label, more):
-    """The seeds that an arm has, or is to have at the first look of the new plan."""
-    had = len(record.seeds[: record.arms[label].seeds]) if label in record.arms else 0
+    """How many seeds an arm has, or is to have at the first look of the new plan."""
+    had = len(record.seeds_of(label)) if label in record.arms else 0
     return max(had, spec.looks[0]) if more or not had else had
 
 
-def _changed(folder: Path, record: StudyRecord, arm: Arm) -> str:
+def _changed(folder: Path, record: StudyRecord, arm: Arm, first_seed: int) -> str:
     """How an arm's runs would be others than those that were made, in words; empty where none were made."""
     known = record.arms.get(arm.label)
     runs = (record_of(folder / place) for place in known.runs.values()) if known else ()
@@ -102,11 +102,10 @@ def _changed(folder: Path, record: StudyRecord, arm: Arm) -> str:
     if known is None or run is None:
         return ""
     differences = diff(_whole(experiment.resolve(run.spec)), _whole(arm.spec))  # an older release may have written it
-    return ", ".join(
-        f"{key}: {_spelt(was)} -> {_spelt(now)}"
-        for key, (was, now) in differences.items()
-        if not key.startswith(SAME_RUN) and key not in known.tuned
-    )
+    differences = {key: pair for key, pair in differences.items() if not key.startswith(SAME_RUN) and key not in known.tuned}
+    if known.first_seed != first_seed:
+        differences[first_seeds.KEY] = (known.first_seed, first_seed)
+    return ", ".join(f"{key}: {_spelt(was)} -> {_spelt(now)}" for key, (was, now) in differences.items())
 
 
 def _whole(spec: ExperimentSpec) -> dict[str, Any]:

@@ -15,22 +15,29 @@ from experiments.metrics import known
 from sweeps import folders, paired, stats
 from sweeps.compare import bounds, effect, is_relative, margin_text
 from sweeps.judge import built, counted, is_exact
+from sweeps.judge import questions as questions_of
 from sweeps.metrics import metric_of
 from sweeps.outcomes import runs_of
 from sweeps.power import EFFECTS, power
 from sweeps.record import NAME, StudyRecord
 
+# What a standard deviation is called, and of what it is: of arms that share their seeds, and of others.
+PAIRED = "paired sd", "how much the difference of two arms varies over the seeds"
+UNPAIRED = "sd", "how much the difference of two runs with different seeds varies: these arms are compared without pairing"
+
 
 @dataclass(frozen=True)
 class Spread:
-    """A paired standard deviation on the scale of the metric, and where it comes from, in words."""
+    """A standard deviation of differences on the scale of the metric, and where it comes from, in words."""
 
     sd: float
     source: str
 
 
-def spread(runs, name, scale, metric_name, scales=()):
+def spread(runs, name, scale, metric_name, scales=(), within=True):
     """The Spread of a metric in a study's finished runs below `runs`, or None. Of the arms' spreads, the median.
+
+    within: of comparisons within seeds, else of those of arms with different seeds.
 
     Runs at this scale come first, then those at the other scales, in the order of their names. scales: all
     names of scales of the study.
@@ -39,7 +46,7 @@ def spread(runs, name, scale, metric_name, scales=()):
     others = sorted(path.parent for path in here.parent.glob(f"*/{NAME}") if path.parent != here)
     for folder in (here, *others):
         record = StudyRecord.read_whole(folder)
-        sds = _paired_sds(record, folder, metric_name) if record else []
+        sds = _sds(record, folder, metric_name, within) if record else []
         if sds:
             seeds = max(n for n, _ in sds)
             place = "" if folder == here else f", at the scale {record.scale or '-'}"
@@ -53,26 +60,27 @@ def _names_contrasts(record):
     return any(claim.get("contrasts") for claim in record.claims.values())
 
 
-def _paired_sds(record, folder, name):
+def _sds(record, folder, name, within):
     """(seeds, sd) of every comparison with enough seeds: those of the record's claims, else every arm with the first."""
     runs = {key: run for key, run in runs_of(record, folder).items() if run.status == "finished" and name in run.metrics}
     infos = (run.metric_info[name] for run in runs.values() if name in run.metric_info)
     values: dict[str, dict[int, float]] = {arm: {} for arm in record.arms}
     for (arm, seed), run in runs.items():
         values[arm][seed] = run.metrics[name]
-    measured = Measured(next(infos, None) or known(name) or Metric(), values)
+    measured = Measured(next(infos, None) or known(name) or Metric(), values, first_seeds=record.first_seeds)
     baseline, *arms = record.arms
     named = [getattr(built(claim).config, "contrasts", {}) for claim in record.claims.values() if claim.get("metric") == name]
     weights = [each.weights for each in next(filter(None, named), {}).values()] or [{arm: 1.0, baseline: -1.0} for arm in arms]
     samples = [paired.weighted(measured, each) for each in weights]
-    return [(sample.n, sample.sd) for sample in samples if sample.testable]
+    return [(sample.n, sample.sd) for sample in samples if sample.testable and sample.paired == within]
 
 
 def foreseen(name, scale, spec, arms, runs, paired_sd=None):
     """The power of a checked study's plan as plain data; None if it asks nothing that is measured.
 
     paired_sd: on the scale of the first measured claim's metric (0.012 is 1.2 % for a loss), instead of that of finished
-    runs. Numbers that do not exist are None.
+    runs (of a study that pairs nothing: the sd of the difference of two runs). Numbers that do not exist are None. Where only
+    some comparisons are without pairing, `unpaired` has the same numbers for these.
     """
     claims = {key: built(each) for key, each in spec.claims.items()}
     measured = [key for key, claim in claims.items() if not is_exact(claim) and not _is_count(arms[0].spec, claim)]
@@ -80,20 +88,29 @@ def foreseen(name, scale, spec, arms, runs, paired_sd=None):
         return None
     metric_name = claims[measured[0]].config.metric
     metric = metric_of(arms[0].spec, metric_name) or Metric()
-    known_spread = Spread(paired_sd, "as given") if paired_sd else spread(runs, name, scale, metric_name, spec.scales)
-    sd = known_spread and known_spread.sd
-    questions = counted(spec.claims, list(spec.arms))
-    plan = power(spec.looks, questions)
+    questions, kinds = counted(spec.claims, list(spec.arms)), _kinds(spec)
+
+    def numbers(within):
+        given = paired_sd if within == kinds[0] else None
+        found = Spread(given, "as given") if given else spread(runs, name, scale, metric_name, spec.scales, within)
+        sd, plan = found and found.sd, power(spec.looks, questions, paired=within)
+        said = [key for key in measured if _has_margin(claims[key], metric_name)]
+        return {
+            "paired_sd": sd,
+            "paired_sd_from": found.source if found else None,
+            "found": [_found(plan, number, sd, metric) for number in EFFECTS],
+            "smallest": {"sd": _finite(plan.smallest), "effect": _effect(plan.smallest, sd, metric)},
+            "same": [_same(claims[key], plan, sd, metric, within) for key in said],
+        }
+
     return {
-        "looks": list(plan.looks),
+        "looks": list(spec.looks),
         "questions": questions,
         "metric": metric_name,
         "unit": "%" if is_relative(metric) else metric.unit,
-        "paired_sd": sd,
-        "paired_sd_from": known_spread.source if known_spread else None,
-        "found": [_found(plan, number, sd, metric) for number in EFFECTS],
-        "smallest": {"sd": _finite(plan.smallest), "effect": _effect(plan.smallest, sd, metric)},
-        "same": [_same(spec, claims[key], plan, sd, metric) for key in measured if _has_margin(claims[key], metric_name)],
+        **numbers(kinds[0]),
+        **({} if kinds[0] else {"paired": False}),
+        **({"unpaired": numbers(False)} if len(kinds) > 1 else {}),
     }
 
 
@@ -101,6 +118,18 @@ def _is_count(spec, claim):
     """Whether a claim is about a number that is the same for every seed."""
     metric = metric_of(spec, claim.config.metric)
     return metric is not None and metric.varies == "never"
+
+
+def _kinds(spec):
+    """Of which kinds the comparisons of a study are: within seeds (True), of arms with different seeds (False), or both."""
+    measured = {name: claim for name, claim in spec.claims.items() if not is_exact(built(claim))}
+    compared = [
+        question.held or ((question.arms[0], question.subject) if question.subject in spec.arms else question.arms)
+        for each in questions_of(measured, list(spec.arms)).values()
+        for question in each
+    ]
+    kinds = {len({spec.first_seed(arm) for arm in arms}) == 1 for arms in compared if len({*arms}) > 1}
+    return sorted(kinds, reverse=True) or [True]
 
 
 def _finite(number):
@@ -122,7 +151,7 @@ def _has_margin(claim, metric_name):
     return hasattr(claim.config, "known_worse") and claim.config.metric == metric_name
 
 
-def _same(spec, claim, plan, sd, metric):
+def _same(claim, plan, sd, metric, within):
     """The chance of `no difference` for an identical arm; without a control that word is rarely said."""
     margin = claim.config.margin
     facts = {"margin": margin, "margin_text": margin_text(margin, metric), "control": bool(claim.config.known_worse)}
@@ -130,43 +159,52 @@ def _same(spec, claim, plan, sd, metric):
         return facts | {"chance": None, "seeds": None}
     # The two bounds of a relative margin differ a little; the nearer one decides.
     near = min(map(abs, bounds(margin, metric)))
-    there = power(plan.looks, plan.questions, (), near / sd)
+    there = power(plan.looks, plan.questions, (), near / sd, within)
     return facts | {"chance": there.same, "seeds": there.same_seeds}
 
 
 def printed(data, say, console):
     """Print what `foreseen` returned."""
-    questions, unit = data["questions"], data["unit"]
+    questions = data["questions"]
     say("")
     shares = f"{times(questions, 'question')} {'has' if questions == 1 else 'share'} the error of 5\xa0%"
     say(f"verdicts are read at {listed(list(map(str, data['looks'])))} seeds; {shares}")
+    _printed(data, data, *(PAIRED if data.get("paired", True) else UNPAIRED), say, console)
+    if "unpaired" in data:
+        say("")
+        _printed(data, data["unpaired"], *UNPAIRED, say, console)
+
+
+def _printed(about, data, sd, of, say, console):
+    unit = about["unit"]
     headings = ["true difference", *(["effect"] if data["paired_sd"] else []), "found with a chance of", "seeds, on average"]
     rows = []
     for each in data["found"]:
         effect = [_shown(each["effect"], unit)] if data["paired_sd"] else []
-        rows.append([f"{each['sd']:g} paired sd", *effect, _chance(each["chance"]), f"{each['seeds']:.1f}"])
+        rows.append([f"{each['sd']:g} {sd}", *effect, _chance(each["chance"]), f"{each['seeds']:.1f}"])
     console.print(stacked(console, "what the plan can find", headings, rows))
-    say("(paired sd: how much the difference of two arms varies over the seeds)")
+    say(f"({sd}: {of})")
     smallest = data["smallest"]
     if smallest["sd"] is None:
         say("no difference, however large, is found with a chance of 80\xa0%: the plan has too few seeds")
     else:
         text = f" ({_shown(smallest['effect'], unit)})" if smallest["effect"] is not None else ""
-        say(f"found with a chance of 80\xa0%: {smallest['sd']:.1f} paired sd{text} or more")
+        say(f"found with a chance of 80\xa0%: {smallest['sd']:.1f} {sd}{text} or more")
     for each in data["same"]:
-        say(_equality(each))
+        say(_equality(each, sd))
     if data["paired_sd"]:
-        say(f"paired sd of {data['metric']}: {_shown(data['paired_sd'], unit)}, {data['paired_sd_from']}")
+        say(f"{sd} of {about['metric']}: {_shown(data['paired_sd'], unit)}, {data['paired_sd_from']}")
     else:
-        say("the paired sd is not known, as fewer than 3 seeds of this study have finished; --paired-sd 0.012 assumes 1.2\xa0%")
+        hint = "; --paired-sd 0.012 assumes 1.2\xa0%" if data is about else ""
+        say(f"the {sd} is not known, as fewer than 3 seeds of this study have finished{hint}")
 
 
-def _equality(each):
+def _equality(each, sd):
     within = f"“no difference” within {each['margin_text']}"
     if not each["control"]:
         return f"{within} can be said of no arm: the claim names no arm known to be worse (`known_worse`)"
     if each["chance"] is None:
-        return f"{within}: its chance depends on the paired sd"
+        return f"{within}: its chance depends on the {sd}"
     chance, seeds = _chance(each["chance"]), f"{each['seeds']:.1f}"
     return f"{within} is said of an identical arm with a chance of {chance} ({seeds} seeds), if the control is found"
 

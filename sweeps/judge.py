@@ -175,7 +175,8 @@ class _Hearing:
         """Which of the runs up to a look have not ended, in words."""
         if self.exact:
             return ""
-        open_runs = {arm: [seed for seed in range(number) if not self._ended(arm, seed)] for arm in self._needed(question)}
+        needed = self._needed(question)
+        open_runs = {arm: [seed for seed in self._seeds(arm, number) if not self._ended(arm, seed)] for arm in needed}
         unmeasured = {arm: sum(self._finished(arm, seed) is not None for seed in seeds) for arm, seeds in open_runs.items()}
         absent = {arm: len(seeds) - unmeasured[arm] for arm, seeds in open_runs.items()}
         texts = []
@@ -262,19 +263,29 @@ class _Hearing:
 
     def _any(self, arm, number):
         """The record of one finished run of an arm, or None."""
-        return next((run for seed in range(number) if (run := self._finished(arm, seed))), None)
+        return next((run for seed in self._seeds(arm, number) if (run := self._finished(arm, seed))), None)
+
+    def _seeds(self, arm, number):
+        """The first `number` seeds of an arm."""
+        first = self.record.arms[arm].first_seed
+        return range(first, first + number)
 
     def _finished(self, arm, seed):
         run = self.runs.get((arm, seed))
         return run if run is not None and run.status == "finished" else None
 
     def _unstable(self, number):
-        """{arm: `failed in 2 of 5 seeds (why)`} of arms that lost runs which another arm finished."""
-        seeds, texts = range(number), {}
+        """{arm: `failed in 2 of 5 seeds (why)`} of arms that lost runs which another arm finished.
+
+        Of arms with other seeds, the run in the same place: the third of an arm beside the third of another.
+        """
+        texts = {}
         arms = dict.fromkeys(arm for each in self.asked for arm in each.arms)
-        finished = {seed for seed in seeds if any(self._finished(arm, seed) for arm in self.record.arms)}
+        runs = {arm: [self._finished(arm, seed) for seed in self._seeds(arm, number)] for arm in self.record.arms}
+        finished = [place for place in range(number) if any(each[place] for each in runs.values())]
         for arm in arms:
-            failed = {seed: self.runs[arm, seed] for seed in finished if (arm, seed) in self.runs and _failed(self.runs[arm, seed])}
+            of = self._seeds(arm, number)
+            failed = {of[place]: run for place in finished if (run := self.runs.get((arm, of[place]))) and _failed(run)}
             if failed:
                 unsaid = Failure(step=-1, error="Failed", message="its record gives no reason")
                 reasons = {seed: run.failure or unsaid for seed, run in failed.items()}
@@ -282,7 +293,7 @@ class _Hearing:
         return texts
 
     def _planned(self, arm, number):
-        return sum((arm, seed) in self.runs for seed in range(number)) or number
+        return sum((arm, seed) in self.runs for seed in self._seeds(arm, number)) or number
 
     def _metric(self, name) -> Metric:
         infos = (run.metric_info[name] for run in self.runs.values() if name in run.metric_info)
@@ -295,13 +306,13 @@ class _Hearing:
             return Measured(self._metric(name), exact, exact=True)
         values: dict[str, dict[int, float]] = {arm: {} for arm in self.record.arms}
         for arm in self.record.arms:
-            for seed in range(number):
+            for seed in self._seeds(arm, number):
                 run = self._finished(arm, seed)
                 if run is not None and name in run.metrics and arm not in unstable:
                     values[arm][seed] = run.metrics[name]
         metric = self._metric(name)
         counted = metric.varies == "never" and all(len(set(each.values())) < 2 for each in values.values())
-        return Measured(metric, values, exact=counted)
+        return Measured(metric, values, exact=counted, first_seeds=self.record.first_seeds)
 
 
 def _failed(run):

@@ -108,7 +108,10 @@ def _seen(record, folder):
 
 def _stated(record):
     """What a study states before its runs. Its claims are compared by content, not by name; the first arm is the baseline."""
-    first, *others = ((label, *arm.identities) for label, arm in record.arms.items())
+    # A first seed of 0 is not written, so that what was stated before there were others stays the same.
+    first, *others = (
+        (label, *arm.identities, *([str(arm.first_seed)] if arm.first_seed else [])) for label, arm in record.arms.items()
+    )
     return plan_of(record), claimed(record.claims), [first, *sorted(others)]
 
 
@@ -148,7 +151,7 @@ def _shares(old, new):
 
 
 def _identities(record):
-    return {tuple(arm.identities) for arm in record.arms.values()}
+    return {(arm.first_seed, *arm.identities) for arm in record.arms.values()}
 
 
 def _changed(old, new):

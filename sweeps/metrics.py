@@ -98,8 +98,8 @@ def _metrics(spec: StudySpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
     if spec.tune:
         yield ("tune", "metric"), spec.tune.metric
     for name, claim in spec.claims.items():
-        for key, metric in _read(claim).items():
-            yield ("claims", name, key), metric
+        for path, metric in _read(claim):
+            yield ("claims", name, *path), metric
     for i, name in enumerate(spec.figures.x):
         yield ("figures", "x", i), name
 
@@ -121,8 +121,8 @@ def check_claims(study: Node, spec: StudySpec, arms: list[Any]) -> None:
                 raise study.error(error.reason, ("claims", name, *error.path)) from None
         asked |= questions({name: resolved}, list(spec.arms))
     for name, resolved in spec.claims.items():
-        for key, metric in _read(resolved).items():
-            path = ("claims", name, key)
+        for where, metric in _read(resolved):
+            path = ("claims", name, *where)
             if metric.startswith("select/"):
                 raise study.error("expected report/METRIC: the select split may have chosen values", path)
             kind = metric_of(arms[0].spec, metric) or Metric()
@@ -148,6 +148,14 @@ def _check_margins(study, path, resolved, metric):
 
 
 def _read(resolved):
-    """{key of the claim: metric} of every metric that a resolved claim reads."""
-    names = read_metrics(registry.build("claim", resolved))
-    return {next((key for key, value in resolved.items() if value == name), "metric"): name for name in names}
+    """[(path in the claim, metric)] of every metric that a resolved claim reads: an option of the claim, or one of a list."""
+    return [(_place(resolved, name), name) for name in read_metrics(registry.build("claim", resolved))]
+
+
+def _place(resolved, name):
+    for key, value in resolved.items():
+        if value == name:
+            return (key,)
+        if isinstance(value, (list, tuple)) and name in value:
+            return key, list(value).index(name)
+    return ("metric",)

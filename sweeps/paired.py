@@ -54,13 +54,16 @@ def scaled(measured, arm):
 
 
 def difference(measured, arm, baseline):
-    """The Sample of an arm minus another on the scale of the metric."""
+    """The Sample of an arm minus another on the scale of the metric, within seeds where the two share them."""
     return weighted(measured, {arm: 1.0, baseline: -1.0})
 
 
 def weighted(measured, weights):
-    """The Sample of the sum of weight x arm on the scale of the metric, over the seeds that all of {arm: weight} have."""
-    return stats.weighted({arm: scaled(measured, arm) for arm in weights}, weights, measured.exact)
+    """The Sample of the sum of weight x arm on the scale of the metric, over the seeds that all of {arm: weight} have.
+
+    Arms whose seeds are others by plan (`first_seeds`) are independent samples.
+    """
+    return stats.weighted({arm: scaled(measured, arm) for arm in weights}, weights, measured.exact, measured.first_seeds)
 
 
 def p_worse(sample, effect, metric):

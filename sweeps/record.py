@@ -42,8 +42,8 @@ class ArmRecord(Spec):
     tuning range that are the key's own bounds, so that nothing lies beyond them. evaluations: SPLIT.NAME -> the file,
     in each run's folder of evaluations, that the study shows; none in records before these files.
     costs: {`cost/NAME`: number} of the costs that the study's claims and figures name (`sweeps.costs`). seeds: how many
-    seeds it has or is to have so far; None: all. measured_by: {SPLIT/METRIC: the evaluator that measures it} of the metrics
-    that claims read; none in older records.
+    seeds it has or is to have so far; None: all. first_seed: from which they count. measured_by: {SPLIT/METRIC: the evaluator
+    that measures it} of the metrics that claims read; none in older records.
     """
 
     changes: dict[str, list[Any]]
@@ -57,6 +57,7 @@ class ArmRecord(Spec):
     evaluations: dict[str, str] = {}
     costs: dict[str, float] = {}
     seeds: int | None = None
+    first_seed: int = later(0)
     measured_by: dict[str, str] = {}
 
     @property
@@ -224,7 +225,8 @@ class StudyRecord(Spec):
     choices: sentences about tuned values that were not chosen in the usual way, because runs of the search failed.
     helpers: {helper run: {seed: its folder}}; helper runs were made because an arm needs them and are not reported.
     helper_evaluations: {helper run: {SPLIT.NAME: file}}, what the study measures of each, as `ArmRecord.evaluations`.
-    command: the command that starts the study again. seeds: those that some arm has had so far. plan: when its verdicts
+    command: the command that starts the study again. seeds: 0, 1, ..., as many as some arm has had so far, counted from the
+    first seed of each arm (`seeds_of`). plan: when its verdicts
     may be read, as stated before the runs; none in older records, which were read once. looks: those that were taken.
     earlier: plans that were looked at before this one, at some of the same runs: the study is then exploratory.
     matched: what `match` made of each arm. budget: the steps that `budget` gave it.
@@ -270,6 +272,16 @@ class StudyRecord(Spec):
         if isinstance(data.get("claims"), dict):
             data = {**data, "claims": {name: renamed(each) for name, each in data["claims"].items()}}
         return data
+
+    @property
+    def first_seeds(self) -> dict[str, int]:
+        """{label: first seed} of the arms whose seeds do not count from 0."""
+        return {label: arm.first_seed for label, arm in self.arms.items() if arm.first_seed}
+
+    def seeds_of(self, label: str) -> list[int]:
+        """The seeds that an arm has, or is to have so far."""
+        arm = self.arms[label]
+        return [arm.first_seed + place for place in self.seeds[: arm.seeds]]
 
     def write(self, folder):
         """Write `study.json` atomically: whole or not at all."""

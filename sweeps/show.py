@@ -10,7 +10,7 @@ from arch.words import listed
 from experiments import plan as experiments
 from experiments import references, remarks
 from experiments.metrics import EXECUTED, IDEAL, objective_costs
-from sweeps import budget, computed, foreseen, ladder, shown_search, space, unmatched
+from sweeps import budget, computed, first_seeds, foreseen, ladder, shown_search, space, unmatched
 from sweeps.arms import unused_runs
 from sweeps.contrasts import what
 from sweeps.judge import built
@@ -52,6 +52,7 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
         "scale": scale,
         "question": spec.question,
         "seeds": list(range(spec.most_seeds)),
+        **({"first_seeds": firsts} if (firsts := first_seeds.of(spec.arms)) else {}),
         **({"unmeasured": unmeasured} if unmeasured else {}),
         **({"unmatched": hints} if hints else {}),
         "arms": shown,
@@ -60,7 +61,11 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
         "winners": list(unknown),
         "times": times_claimed(spec, arms),
         "computed": computed.verdicts(spec, arms),
-        "remarks": [*remarks.of_arms(specs, controls=spec.controls), *ladder.remarks(spec, specs), *unused_runs(spec, arms)],
+        "remarks": [
+            *remarks.of_arms(specs, controls=spec.controls, first_seeds=first_seeds.of(spec.arms)),
+            *ladder.remarks(spec, specs),
+            *unused_runs(spec, arms),
+        ],
         "notes": list(dict.fromkeys(note for arm in arms for note in arm.resolved.notes)),
         "ladder": [ladder.said(spec.ladder, each) for each in ladder.rungs(spec.ladder, specs, counts)],
         "total": {
@@ -94,12 +99,14 @@ def _helpers(spec, arms):
     helpers: dict[str, dict] = {}
     labels = [arm.label for arm in arms]
     search = spec.tune or spec.search
-    seeds = [*range(spec.most_seeds), *(search.tuning_seeds if search else ())]
-    needed = dict.fromkeys((need.label, at) for arm in arms for seed in seeds for need, at in arm.runs(seed))
+    trials = search.tuning_seeds if search else ()
+    needed = dict.fromkeys(
+        (need.label, at) for arm in arms for seed in [*spec.seeds_of(arm.label), *trials] for need, at in arm.runs(seed)
+    )
     by_label = {need.label: need for arm in arms for need, _ in arm.runs(0)}
     for label, seed in needed:
         # An arm with another seed than the reported ones is a helper run too.
-        if label not in labels or seed >= spec.most_seeds:
+        if label not in labels or seed not in spec.seeds_of(label):
             helpers.setdefault(label, {**_arm(spec, by_label[label]), "tuning": NO_SEARCH, "seeds": []})["seeds"].append(seed)
     return helpers
 
@@ -217,8 +224,14 @@ def printed(data, console, duration=None):
     for label, helper in data["helpers"].items():
         rows.append([f"{label}, helper run", str(len(helper["seeds"])), *_costs(label, helper, duration)])
     console.print(stacked(console, "a run of each arm", headings, rows))
+    if firsts := data.get("first_seeds"):
+        each = listed(f"{label!r} from {first}" for label, first in firsts.items())
+        others = "; those of the other arms from 0" if len(firsts) < len(data["arms"]) else ""
+        say(f"seeds count from an arm's first: those of {each}{others}")
+        say("arms with different first seeds are compared without pairing")
     for claim, compared in data["compared"].items():
-        say(f"{claim} compares, within each seed:")
+        within = "" if firsts else ", within each seed"
+        say(f"{claim} compares{within}:")
         for text in compared:
             say(f"    {text}")
     if data["computed"]:

@@ -8,6 +8,7 @@ from arch import document
 from arch.errors import SpecError
 from arch.spec import digest, value_at
 from experiments import plan as experiment
+from sweeps import first_seeds
 
 # TPE never proposes an end of the range exactly; within this fraction of the range it counts as the end.
 EDGE = 0.05
@@ -22,9 +23,7 @@ def check_space(study, spec, arms):
     tuned, and tuning uses no reported seed.
     """
     tune = spec.tune
-    if tune.first_seed < spec.most_seeds:
-        reason = f"{tune.first_seed} is a reported seed; expected at least seeds = {spec.most_seeds}: tuning uses separate seeds"
-        raise study.error(reason, ("tune", "first_seed"))
+    first_seeds.check_separate(spec, study, tune.tuning_seeds, ("tune", "first_seed"), "tuning uses")
     for key, span in tune.space.items():
         where = ("tune", "space", key)
         here, first = study.at(where), grid(span, whole(arms[0].spec, key))

@@ -9,6 +9,7 @@ from arch.errors import SpecError, nearest
 from arch.spec import Component, Count, FirstSeed, Inner, Kind, List, Spec, later
 from experiments.metrics import canonical, cost, unknown_cost
 from experiments.spec import ExperimentSpec
+from sweeps import first_seeds
 from sweeps.comparisons import claims_on_ladder, with_contrasts
 from sweeps.grid import with_cells
 from sweeps.ladder import LadderSpec, sized, with_sizes
@@ -228,11 +229,14 @@ class StudySpec(Spec):
     """The study's own keys. Every other key of the file belongs to the base experiment.
 
     question: what the study asks, in a sentence.
-    arms: label -> dotted overrides; the first is the baseline. grid: factor -> level -> dotted overrides; every combination
-    becomes an arm, `W=4 cap=on`, before those of `arms`. ladder: sizes at which every arm is run. compare: what claims
+    arms: label -> dotted overrides; the first is the baseline. An arm's `first_seed` is no override: its seeds count from it
+    and not from 0, so it is compared with arms of another first seed without pairing (`sweeps.first_seeds`).
+    grid: factor -> level -> dotted overrides; every combination becomes an arm, `W=4 cap=on`, before those of `arms`.
+    ladder: sizes at which every arm is run. compare: what claims
     compare instead of every arm with the first: `factors` (main effects and two-factor interactions of `grid`), or pairs
     [A, B] of arms, where B is compared with A. runs: the same as arms for helper runs, which are made only because
-    an arm needs them (`init_from`) and are not reported. seeds: the number of seeds, which count from 0; or SeedsSpec.
+    an arm needs them (`init_from`) and are not reported. seeds: the number of seeds, which count from 0 or from an arm's
+    `first_seed`; or SeedsSpec.
     claims: name -> a component that judges; the first decides what the report's main table shows.
     scales: name -> dotted overrides of the study or its experiment; `arms: {LABEL: null}` drops an arm.
     long_context: tokens at which the cache is costed. laptop_scale: the scale that a report of a smaller scale suggests.
@@ -293,6 +297,15 @@ class StudySpec(Spec):
         if isinstance(self.match, MatchSpec):
             return [(("match",), self.match)]
         return [(("match", i), each) for i, each in enumerate(self.match or ())]
+
+    def first_seed(self, label):
+        """The seed from which an arm's seeds count; those of a helper run count from 0."""
+        return first_seeds.of(self.arms).get(label, 0)
+
+    def seeds_of(self, label, count=None):
+        """The seeds of an arm, a range: the first `count`, by default all that it can have."""
+        first = self.first_seed(label)
+        return range(first, first + (self.most_seeds if count is None else count))
 
     @property
     def controls(self):
@@ -359,6 +372,7 @@ def split(source, scale=None):
     base = document.Node({k: v for k, v in root.value.items() if k not in own}, root.file, root.line)
     study = with_winners(_with_claims(study))
     spec = StudySpec.parse(study)
+    first_seeds.check(spec, study)
     study = claims_on_ladder(study, spec.ladder)
     claims = {name: registry.resolve_component("claim", study, ("claims", name)) for name in spec.claims}
     for name, claim in claims.items():
@@ -441,10 +455,13 @@ def _with_new_names(study):
 
 
 def arm_document(study, base, label):
-    """The experiment document of an arm or a helper run: the base experiment with its dotted overrides applied."""
+    """The experiment document of an arm or a helper run: the base experiment with its dotted overrides applied.
+
+    Its `first_seed` is none of them: it makes no other experiment.
+    """
     arms, helpers = study.value["arms"], study.value.get("runs")
     if helpers and label in helpers.value:
         return document.overridden(base, helpers.value[label])
     if label not in arms.value:
         raise SpecError(f"no arm {label!r}{nearest(label, arms.value)}", ("arms",), arms.file, arms.line)
-    return document.overridden(base, arms.value[label])
+    return document.overridden(base, first_seeds.without(arms.value[label]))

@@ -19,10 +19,10 @@ def cells(folder, record, edited=None):
     file has changed since (`sweeps.edited.Edited`): then the arms and seeds are those of the file.
     """
     found = {}
-    seeds = edited.seeds if edited else {label: len(record.seeds[: arm.seeds]) for label, arm in record.arms.items()}
-    for label, number in seeds.items():
+    seeds = edited.seeds if edited else {label: record.seeds_of(label) for label in record.arms}
+    for label, own in seeds.items():
         arm = record.arms.get(label) if not (edited and label in edited.changed) else None
-        for seed in range(number):
+        for seed in own:
             run = folder / arm.runs[str(seed)] if arm and str(seed) in arm.runs else None
             found[label, f"seed {seed}"] = _measured(run, arm.evaluations) if run else Cell()
     for label, runs in record.helpers.items():

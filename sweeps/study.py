@@ -88,10 +88,10 @@ class StudyPlan:
         counts = looking.first_counts(self.spec) if counts is None else counts
         jobs: dict[tuple[str, int], Job] = {}
         finished = folders.Finished(self.runs)
-        for seed in range(max(counts.values(), default=0)):
+        for place in range(max(counts.values(), default=0)):
             for each in self.arms:
-                if seed < counts.get(each.arm.label, 0):
-                    self._add(jobs, finished, each, seed)
+                if place < counts.get(each.arm.label, 0):
+                    self._add(jobs, finished, each, self.spec.first_seed(each.arm.label) + place)
         return list(jobs.values())
 
     def needed(self, each, seeds):
@@ -134,8 +134,9 @@ class StudyPlan:
         return tuple({one.file: one for other in sharing for one in other.plan_of(seed).evaluations}.values())
 
     def _sharing(self, each, seed):
-        """The arms whose run with this seed is the same as that of `each`."""
-        return [other for other in self.arms if other.plan_of(seed).identity == each.plan_of(seed).identity]
+        """The arms whose run with this seed is the same as that of `each`: those that have the seed, if any has it."""
+        same = [other for other in self.arms if other.plan_of(seed).identity == each.plan_of(seed).identity]
+        return [other for other in same if seed in self.spec.seeds_of(other.arm.label)] or same
 
     def _same(self, each, seed):
         """The first arm whose run with this seed is the same; a helper run without one stands for itself."""
@@ -151,7 +152,8 @@ class StudyPlan:
         unknown = set(self.spec.search.winners if self.spec.search else ()) - set(self.search.get("winners", ()))
         known = [each for each in self.arms if each.arm.label not in unknown]
         specs = {each.arm.label: each.plans[0].spec for each in known}
-        identities = {each.arm.label: tuple(each.identities) for each in known}
+        # Whether arms share their runs: the same experiment with other seeds has runs of its own.
+        identities = {each.arm.label: (*each.identities, self.spec.first_seed(each.arm.label)) for each in known}
         own = [*ladder.remarks(self.spec, specs), *unused_runs(self.spec, [each.arm for each in self.arms])]
         return [*remarks.of_arms(specs, identities, self.spec.controls), *own]
 
@@ -162,12 +164,12 @@ class StudyPlan:
         counts = looking.first_counts(self.spec) if counts is None else counts
         jobs, labels = self.jobs(counts), [each.arm.label for each in self.arms]
         places = {(job.plan.identity, job.seed): folders.relative(job.folder, self.folder) for job in jobs}
-        seeds = list(range(max(counts.values(), default=0) or self.spec.looks[0]))
+        most = max(counts.values(), default=0) or self.spec.looks[0]
         claimed = sorted({name for names in metrics_of(self.spec).values() for name in names})
         helpers: dict[str, dict[str, str]] = {}
         measured: dict[str, dict[str, str]] = {}
         for job in jobs:
-            if job.arm not in labels or job.seed not in seeds:
+            if job.arm not in labels or job.seed not in self.spec.seeds_of(job.arm, most):
                 helpers.setdefault(job.arm, {})[str(job.seed)] = places[job.plan.identity, job.seed]
                 measured[job.arm] = {each.key: each.file for each in job.plan.evaluations}
         arms = {
@@ -177,12 +179,16 @@ class StudyPlan:
                 unwritten=list(each.arm.unwritten),
                 cost=each.cost,
                 identities=each.identities,
-                runs={str(seed): places[each.plan_of(seed).identity, seed] for seed in range(counts.get(each.arm.label, 0))},
+                runs={
+                    str(seed): places[each.plan_of(seed).identity, seed]
+                    for seed in self.spec.seeds_of(each.arm.label, counts.get(each.arm.label, 0))
+                },
                 tuned=each.tuned,
                 bounds=each.bounds,
                 evaluations=evaluations.files(each.plans[0].spec),
                 costs=costs_of(self.spec, each.plans[0].spec, each.cost),
                 seeds=counts.get(each.arm.label, 0) or None,
+                first_seed=self.spec.first_seed(each.arm.label),
                 measured_by=measured_by(each.plans[0].spec, claimed),
             )
             for each in self.arms
@@ -194,7 +200,7 @@ class StudyPlan:
             arms=arms,
             helpers=helpers,
             helper_evaluations=measured,
-            seeds=seeds,
+            seeds=list(range(most)),
             spec=self.spec.dump(),
             claims=self.spec.claims,
             long_context=self.spec.long_context,

@@ -87,12 +87,15 @@ class Lines:
 
 
 def grid(cells, title, width):
-    """A rich Table of `{(row, column): Cell}`. Where it is wider than `width`, each row has its cells below each other."""
+    """A rich Table of `{(row, column): Cell}`. Each row has its cells below each other where it would be wider than `width`, and
+    where most places would be empty, as those of arms with seeds of their own.
+    """
     rows = list(dict.fromkeys(row for row, _ in cells))
     columns = list(dict.fromkeys(column for _, column in cells))
     widths = {column: max(len(_content(cell)) for (_, other), cell in cells.items() if other == column) for column in columns}
     frame = 3 * len(columns) + 4
-    if max(map(cell_len, rows), default=0) + sum(max(len(column), widths[column]) for column in columns) + frame > width:
+    needed = max(map(cell_len, rows), default=0) + sum(max(len(column), widths[column]) for column in columns) + frame
+    if needed > width or 2 * len(cells) < len(rows) * len(columns):
         return _narrow(cells, title, rows)
     table = Table(title=title, title_justify="left")
     table.add_column("arm", no_wrap=True)

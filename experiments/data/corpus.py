@@ -47,7 +47,7 @@ class Corpus:
     byte_lengths: (V,) int64, the UTF-8 bytes that each token stands for, 0 for specials; V is the vocabulary.
     sizes: {split: {documents, tokens, bytes}}; tokens include `<bos>` and `<eos>`, bytes are UTF-8.
     streams: {split: Stream}. digests: {split: (documents, 8) uint8}, the first bytes of the sha256 of each document's text.
-    context: tokens per row of the DataSpec that it was prepared for.
+    context: tokens per row of the DataSpec that it was prepared for. made_of: the resolved source.
     vocabulary: the number of token ids, one more than the highest that a document can hold. ends: what stands around
     documents. left_out: what the source left out of its texts (`left_out.LeftOut.summary`), and how many documents the
     tokenizer changes, as `lost`; `on_loss` says what was done with them.
@@ -66,6 +66,7 @@ class Corpus:
     on_loss: str = "refuse"
     left_out: dict[str, Any] = field(default_factory=dict)
     context: int = 0
+    made_of: dict[str, Any] = field(default_factory=dict)
 
     @property
     def begin(self) -> int:
@@ -141,6 +142,19 @@ class Corpus:
         """The rows with these numbers (`Rows.key_B`)."""
         return self.streams[split].batch(numbers, context)
 
+    def planted(self) -> dict[int, list[np.ndarray]]:
+        """{repetitions: the tokens of each document that its source plants so often}; 0: of those that it holds out.
+
+        A document begins as all do (`<bos>`). Empty for a source that plants nothing.
+        """
+        before = [] if self.ends.bos is None else [self.ends.bos]
+        return {
+            repetitions: [
+                np.array([*before, *each.ids]) for each in self.tokenizer.encode_batch_fast(excerpts, add_special_tokens=False)
+            ]
+            for repetitions, excerpts in texts.planted(self.made_of).items()
+        }
+
     def documents(self, split: str) -> list[str]:
         """The name of each document of a split: the first 16 hex digits of the sha256 of its text (UTF-8)."""
         return [row.tobytes().hex() for row in self.digests[split]]
@@ -207,6 +221,7 @@ def prepare(data, vocab_size, cache=None):
         }
         | ({"content": fixed()} if fixed else {})
         | ({"on_loss": data.on_loss} if data.on_loss != "refuse" else {})
+        | ({"repeats": True} if _repeats(data.source) else {})
     )
 
     def build(scratch):
@@ -221,7 +236,12 @@ def prepare(data, vocab_size, cache=None):
     _check_vocabulary(corpus.tokenizer, corpus.vocabulary, data.tokenizer, vocab_size)
     for split in SPLITS:
         corpus._check_context(split, data.context)
-    return replace(corpus, context=data.context, left_out=known["left_out"], on_loss=data.on_loss)
+    return replace(corpus, context=data.context, left_out=known["left_out"], on_loss=data.on_loss, made_of=data.source)
+
+
+def _repeats(source):
+    """Whether a source has documents several times on purpose: a tokenizer learns from each once."""
+    return getattr(registry.component("source", source["type"]), "repeats", False)
 
 
 def _read(source):
@@ -283,7 +303,8 @@ def _build(splits, content, data, vocab_size, fractions, folder):
     component = registry.build("tokenizer", data.tokenizer)
     console = Console(stderr=True, markup=False)
     with console.status(f"Preparing the tokenizer {data.tokenizer['type']}"):
-        trained = component.train([item.text for item in splits["train"]])
+        written = [item.text for item in splits["train"]]
+        trained = component.train(list(dict.fromkeys(written)) if _repeats(data.source) else written)
     around = ends(component, trained)
     vocabulary = highest(trained, around) + 1
     _check_vocabulary(trained, vocabulary, data.tokenizer, vocab_size)

@@ -10,12 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from arch import registry
+from arch.document import node
 from arch.errors import DataError
 from arch.plugins import plugin_sources
 from arch.spec import digest
 
 Known = dict[str, Any]
 _KNOWN: dict[str, Known] = {}
+_PLANTED: dict[str, dict[int, list[str]]] = {}
+
+
+def resolved(source: dict[str, Any]) -> dict[str, Any]:
+    """A source inside of another, with every option. Raises SpecError, which names the option, ValueError for one of rows."""
+    if hasattr(registry.component("source", source["type"]), "dataset"):
+        raise ValueError(f"{source['type']} has rows of its own; expected a source of texts, such as python_stdlib")
+    complete: dict[str, Any] = registry.resolve_component("source", node(source), ())
+    return complete
 
 
 def stamp(source):
@@ -25,6 +35,19 @@ def stamp(source):
     if files is None:
         return None
     return digest({"source": source, "plugins": plugin_sources(source), "files": stamps(files)})
+
+
+def planted(source: dict[str, Any]) -> dict[int, list[str]]:
+    """{repetitions: documents} that a resolved source plants; {} for one that plants none. Read once while its stamp stays."""
+    if not source or not hasattr(registry.component("source", source["type"]), "planted"):
+        return {}
+    mark = stamp(source)
+    if mark is None or mark not in _PLANTED:
+        found: dict[int, list[str]] = registry.build("source", source).planted()
+        if mark is None:
+            return found
+        _PLANTED[mark] = found
+    return _PLANTED[mark]
 
 
 def stamps(files):

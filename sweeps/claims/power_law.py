@@ -93,14 +93,20 @@ class PowerLaw:
         verdicts = {}
         if self.config.exponent is not None:
             for name, slope in slopes.items():
-                away = stats.Sample({seed: each - self.config.exponent for seed, each in slope.by_seed.items()})
+                away = slope.less(self.config.exponent)
                 verdict = _within(away, self.config.within, evidence.level, _shown(slope, evidence.level))
                 verdicts[f"exponent of {name}"] = self._qualified(verdict, evidence, name)
         if self.config.than_first is not None:
             for name in others:
-                change = stats.paired(slopes[name].by_seed, slopes[first].by_seed)
+                change = stats.less(
+                    slopes[name], slopes[first], self._first_seed(evidence, name) != self._first_seed(evidence, first)
+                )
                 verdicts[f"{name} against {first}"] = self._qualified(self._compared(change, evidence.level), evidence, first, name)
         return verdicts
+
+    def _first_seed(self, evidence, name):
+        """From where the seeds of a group's arms count; planning refuses a group of arms with different ones."""
+        return evidence.measured[self.config.metric].first_seeds.get(self.config.groups[name][0], 0)
 
     def _qualified(self, verdict, evidence, *names):
         """The verdict; where the sizes of a group are too few for a slope, that is the reason why it is undecided."""

@@ -61,7 +61,7 @@ class Value:
         values = paired.scaled(measured, self.config.arm)
         sample = paired.difference(measured, self.config.arm, other) if other else stats.Sample(values, measured.exact)
         stated = self._stated(metric)
-        away = stats.Sample({seed: each - stated for seed, each in sample.by_seed.items()}, measured.exact)
+        away = sample.less(stated)
         low, high = compare.bounds(self.config.within, metric)
         if measured.exact and away.n:
             # An exact number may lie on the edge of its tolerance.

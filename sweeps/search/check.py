@@ -13,6 +13,7 @@ from experiments import plan as experiment
 from experiments import references
 from experiments.metrics import cost, is_cost, unknown_cost
 from experiments.spec import RunReference
+from sweeps import first_seeds
 from sweeps.metrics import declared, metric_of
 from sweeps.search import space as spaces
 from sweeps.search.space import Axis
@@ -35,9 +36,7 @@ def check_search(study: Node, spec: StudySpec, arms: list[Any]) -> None:
         reason = "`ladder` and `search` do not stand together: a winner has one size"
         raise study.error(f"{reason}; search in a study of one size, then write what won as an arm of the ladder", ("ladder",))
     base = base_of(study, spec, arms)
-    if search.first_seed < spec.most_seeds:
-        reason = f"{search.first_seed} is a reported seed; expected at least seeds = {spec.most_seeds}: trials use separate seeds"
-        raise study.error(reason, ("search", "first_seed"))
+    first_seeds.check_separate(spec, study, search.tuning_seeds, ("search", "first_seed"), "trials use")
     _check_objectives(study, search, base)
     for name in search.subject_to:
         _check_limit(study, name)

@@ -12,7 +12,7 @@ from sweeps import contrasts
 from sweeps.claims.equivalent import BETTER, SAME, WORSE
 from sweeps.looks import looks
 from sweeps.paired import CONTRADICTED, SUPPORTED
-from sweeps.simulation.study import METRIC, PAIRED_SD, SIZE, Failing, Scenario
+from sweeps.simulation.study import METRIC, PAIRED_SD, SEED_SD, SIZE, Failing, Scenario
 
 FIXED = (3, 5, 8, 12)
 SEQUENTIAL = (looks(3, 12), looks(5, 12))
@@ -492,7 +492,44 @@ def _effect_found(contrast, truth, n, error):
     return detected(_true_effect(contrast, truth) / spread, n, error)
 
 
-TABLES = (identical, at_the_margin, mixture, peeking, failures, power, sequential, claims, not_normal, exploratory, factors)
+# The standard deviation of the difference of two runs with different seeds.
+UNPAIRED_SD = math.sqrt(2) * math.hypot(SEED_SD, PAIRED_SD / math.sqrt(2))
+
+
+def unpaired():
+    """Arms with seeds of their own, which nothing pairs. The control shares the baseline's."""
+    table = "Arms with seeds of their own (`first_seed`), compared without pairing"
+    for asked in (1, 4):
+        arms = _arms(*[0.0] * asked)
+        firsts = {f"arm {i}": 100 * i for i in range(1, asked + 1)}
+        for plan in (*((n,) for n in FIXED), *SEQUENTIAL):
+            row = f"identical, {asked} asked: any false “worse” or “better”"
+            facts = {"at_most": ALPHA, "first_seeds": firsts}
+            yield Scenario(table, called(plan), arms, _equivalent(), (plan,), {row: any_difference}, **facts)
+    for plan in (*((n,) for n in FIXED), *SEQUENTIAL):
+        arms, firsts = _arms(percent(10), control=2 * CONTROL), {"arm 1": 100}
+        row, claim = "at the margin of 10 %, beside a control of +14 %: false “no difference”", _equivalent(0.1, control=True)
+        yield Scenario(table, called(plan), arms, claim, (plan,), {row: any_same}, at_most=ALPHA, first_seeds=firsts)
+        for k in (1, 2, 3):
+            row = f"found, {k} sd of the difference of two such runs"
+            arms = _arms(k * UNPAIRED_SD)
+            yield Scenario(table, called(plan), arms, _equivalent(0.001), (plan,), {row: found("arm 1")}, first_seeds=firsts)
+
+
+TABLES = (
+    identical,
+    at_the_margin,
+    mixture,
+    peeking,
+    failures,
+    power,
+    sequential,
+    claims,
+    not_normal,
+    exploratory,
+    factors,
+    unpaired,
+)
 
 
 def scenarios():

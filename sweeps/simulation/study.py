@@ -71,7 +71,7 @@ class Scenario:
     tuples of looks. A study has one; with several the runs are read under each of them, and nothing pays for that.
     rows: {what is counted: function of the Outcomes, one per plan}. at_most, expected: what the rows should be.
     table, column: where the numbers stand. failing: which runs fail; repeated: those were run again. exponential: the arms'
-    numbers are the logarithms of losses. sizes: {arm: training FLOPs}.
+    numbers are the logarithms of losses. sizes: {arm: training FLOPs}. first_seeds: {arm: the first of its seeds}, if not 0.
     """
 
     table: str
@@ -87,6 +87,7 @@ class Scenario:
     repeated: bool = False
     exponential: bool = False
     sizes: Mapping[str, float] = field(default_factory=dict)
+    first_seeds: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self):
@@ -103,8 +104,11 @@ class Scenario:
 def _record(scenario, plan, seeds):
     """The StudyRecord of a study that has had `seeds` seeds so far."""
     sizes = {label: {SIZE: size} for label, size in scenario.sizes.items()}
-    facts = {"changes": {}, "cost": {}, "runs": {str(seed): "" for seed in range(seeds)}}
-    arms = {label: ArmRecord(identities=[label], costs=sizes.get(label, {}), **facts) for label in scenario.arms}
+    arms = {}
+    for label in scenario.arms:
+        first = scenario.first_seeds.get(label, 0)
+        facts = {"changes": {}, "cost": {}, "runs": {str(first + i): "" for i in range(seeds)}, "first_seed": first}
+        arms[label] = ArmRecord(identities=[label], costs=sizes.get(label, {}), **facts)
     planned = PlanRecord(looks=plan, questions=counted(scenario.claims, arms))
     more = {"name": "simulated", "scale": None, "question": scenario.table, "spec": {}, "long_context": 1, "schema": 1}
     return StudyRecord(arms=arms, seeds=list(range(seeds)), claims=dict(scenario.claims), plan=planned, **more)
@@ -120,7 +124,9 @@ def drawn(scenario, random):
     """{(arm, seed): RunRecord} up to the last look of the plans."""
     seeds, labels = max(max(plan) for plan in scenario.plans), list(scenario.arms)
     shape = len(labels), seeds
-    values = np.array(list(scenario.arms.values()))[:, None] + SEED_SD * random.normal(0, 1, seeds)
+    firsts = [scenario.first_seeds.get(label, 0) for label in labels]
+    of_seeds = {first: SEED_SD * random.normal(0, 1, seeds) for first in dict.fromkeys([0, *firsts])}
+    values = np.array(list(scenario.arms.values()))[:, None] + np.stack([of_seeds[first] for first in firsts])
     values = values + PAIRED_SD / np.sqrt(2) * scenario.noise(random, shape)
     failing = scenario.failing
     fails = np.zeros(shape, dtype=bool)
@@ -130,9 +136,9 @@ def drawn(scenario, random):
     losses = np.exp(values) if scenario.exponential else LOSS + values
     failure = KILLED if failing and failing.by_machine else NOT_FINITE
     runs = {}
-    for (i, seed), loss in np.ndenumerate(losses):
-        changes = {"failure": failure} if fails[i, seed] and not scenario.repeated else {"metrics": {METRIC: float(loss)}}
-        runs[labels[i], seed] = (FAILED if "failure" in changes else FINISHED).model_copy(update=changes)
+    for (i, place), loss in np.ndenumerate(losses):
+        changes = {"failure": failure} if fails[i, place] and not scenario.repeated else {"metrics": {METRIC: float(loss)}}
+        runs[labels[i], firsts[i] + place] = (FAILED if "failure" in changes else FINISHED).model_copy(update=changes)
     return runs
 
 
@@ -141,15 +147,16 @@ def outcome(scenario, plan, runs):
     counts = dict.fromkeys(scenario.arms, plan[0])
     while True:
         record = _record(scenario, plan, max(counts.values()))
-        rulings = judge(record, {(arm, seed): run for (arm, seed), run in runs.items() if seed < counts[arm]})
+        had = {label: {arm.first_seed + place for place in range(counts[label])} for label, arm in record.arms.items()}
+        rulings = judge(record, {(arm, seed): run for (arm, seed), run in runs.items() if seed in had[arm]})
         after = next_counts(record, rulings, counts)
         if after is None:
-            return Outcome(rulings, counts, _lost(runs, counts))
+            return Outcome(rulings, counts, _lost(runs, had))
         counts = after
 
 
-def _lost(runs, counts):
-    return {arm: sum(runs[arm, seed].status == "failed" for seed in range(number)) for arm, number in counts.items()}
+def _lost(runs, had):
+    return {arm: sum(runs[arm, seed].status == "failed" for seed in seeds) for arm, seeds in had.items()}
 
 
 @contextmanager

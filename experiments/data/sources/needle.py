@@ -11,13 +11,11 @@ import tokenizers
 import torch
 from pydantic import AfterValidator
 
-from arch import registry
-from arch.document import node
 from arch.errors import DataError, SpecError
 from arch.layout import TokenLayout
 from arch.registry import source
 from arch.spec import Component, Kind, Spec, digest
-from experiments.data import corpus, needles
+from experiments.data import corpus, needles, texts
 from experiments.data.batch import Batch, Rows
 from experiments.data.corpus import Corpus
 from experiments.data.draws import numbered_key
@@ -32,14 +30,6 @@ FORMAT = 1
 # other seeds have a hash between EVALUATION and 2^31, so that every number fits into 63 bits.
 SHIFT, EVALUATION = 32, 2**30
 ANY = 2**62  # `corpus.prepare` need not check the vocabulary: `experiments.data.dataset` does
-
-
-def _resolved(haystack: dict[str, Any]) -> dict[str, Any]:
-    """The source of texts with every option. Raises SpecError, which names the option."""
-    if hasattr(registry.component("source", haystack["type"]), "dataset"):
-        raise ValueError(f"{haystack['type']} has rows of its own; expected a source of texts, such as python_stdlib")
-    complete: dict[str, Any] = registry.resolve_component("source", node(haystack), ())
-    return complete
 
 
 @source
@@ -59,7 +49,7 @@ class Needle:
         text_scored: whether training scores every token, and not only the answer. What is measured is always the answer.
         """
 
-        haystack: Annotated[Component, Kind("source"), AfterValidator(_resolved)]
+        haystack: Annotated[Component, Kind("source"), AfterValidator(texts.resolved)]
         template: Template = needles.TEMPLATE
         text_scored: bool = False
 
