@@ -351,7 +351,7 @@ def _layout(study, shown):
     charts = {f"{shown.name}, mean and 95 % interval over seeds": tags(_values_tag(shown))}
     if len(study.record.arms) > 1:
         unit = f", {shown.unit}" if shown.unit else ""
-        paired = "" if study.record.first_seeds else "paired "
+        paired = "" if len({arm.first_seed for arm in study.record.arms.values()}) > 1 else "paired "
         charts[f"{paired}{shown.quantity} difference to {study.baseline}{unit}"] = tags(_difference_tag(shown))
     return {"Over seeds": charts}
 

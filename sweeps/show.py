@@ -228,7 +228,8 @@ def printed(data, console, duration=None):
         each = listed(f"{label!r} from {first}" for label, first in firsts.items())
         others = "; those of the other arms from 0" if len(firsts) < len(data["arms"]) else ""
         say(f"seeds count from an arm's first: those of {each}{others}")
-        say("arms with different first seeds are compared without pairing")
+        if len({firsts.get(label, 0) for label in data["arms"]}) > 1:
+            say("arms with different first seeds are compared without pairing")
     for claim, compared in data["compared"].items():
         within = "" if firsts else ", within each seed"
         say(f"{claim} compares{within}:")

@@ -69,7 +69,7 @@ class Bound:
         else:
             sample = stats.Sample(paired.scaled(measured, self.config.arm), measured.exact)
         stated = self._stated(measured.metric)
-        away = stats.Sample({seed: each - stated for seed, each in sample.by_seed.items()}, measured.exact)
+        away = sample.less(stated)
         above, below = away.p_above(0.0), away.p_below(0.0)
         inside, outside = (above, below) if self.config.at_least is not None else (below, above)
         facts = {"against": other or "", "difference": away.mean, "interval": away.interval(2 * level)}
