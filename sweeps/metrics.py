@@ -67,7 +67,7 @@ def times_claimed(spec: StudySpec, arms: Iterable[Any]) -> list[str]:
     arms: sweeps.study.Arm. What a study only draws or shows is not among them.
     """
     sought = [*(spec.search.objectives if spec.search else ()), *([spec.tune.metric] if spec.tune else ())]
-    claimed = [name for claim in spec.claims.values() for name in _read(claim).values()]
+    claimed = [name for claim in spec.claims.values() for _, name in _read(claim)]
     specs = [arm.spec for arm in arms]
     timed = lambda name: any((metric := metric_of(each, name)) and metric.varies == "machine" for each in specs)  # noqa: E731
     return [name for name in dict.fromkeys([*claimed, *sought]) if not is_cost(name) and timed(name)]
