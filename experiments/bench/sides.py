@@ -85,7 +85,7 @@ class Ours(_Side):
         plain = registry.build("objective", {"type": "next_token"}, SimpleNamespace(byte_lengths=lengths_V))
         self.objective = (plain if objective is None else objective).to(device)
         self.compile = compile
-        self.train = TrainSpec(steps=1, **PRECISIONS[precision])
+        self.train = TrainSpec.parse({"steps": 1, **PRECISIONS[precision]})
 
     def training(self, rows, context):
         """As for every side; the blocks are compiled first if `compile` is set."""
