@@ -75,9 +75,10 @@ def test_every_arm_of_the_studies_of_recall_has_rows_that_its_model_can_read(nam
 
 
 def share_within(rows, window):
-    """The mean over rows of the share of questions whose fact lies at most `window` tokens back."""
+    """The mean over rows of the share of questions whose fact lies at most `window` tokens back; each kind of row is as frequent."""
     asked, near = rows.targets_BT >= 0, rows.extra["distance"] <= window
-    return float(((asked & near).sum(1) / asked.sum(1)).mean())
+    share_B, pairs_B = (asked & near).sum(1) / asked.sum(1), rows.extra["pairs"].amax(1)
+    return float(torch.stack([share_B[pairs_B == pairs].mean() for pairs in pairs_B.unique()]).mean())
 
 
 @pytest.mark.parametrize(("scale", "context", "number", "away"), [("laptop", 64, 4000, 0.01), ("gpu", 1024, 240, 0.03)])
