@@ -75,7 +75,7 @@ def test_every_arm_of_the_studies_of_recall_has_rows_that_its_model_can_read(nam
 
 
 def share_within(rows, window):
-    """The mean over rows of the share of questions whose fact lies at most `window` tokens back; each kind of row is as frequent."""
+    """The mean over rows of the share of questions whose fact lies at most `window` tokens back; kinds are as frequent."""
     asked, near = rows.targets_BT >= 0, rows.extra["distance"] <= window
     share_B, pairs_B = (asked & near).sum(1) / asked.sum(1), rows.extra["pairs"].amax(1)
     return float(torch.stack([share_B[pairs_B == pairs].mean() for pairs in pairs_B.unique()]).mean())
