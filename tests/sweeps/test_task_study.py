@@ -58,7 +58,7 @@ def test_a_study_of_a_task_goes_all_the_way(tmp_path, console):
     assert "which the task computes" in page and "texts like these" not in page
 
 
-@pytest.mark.parametrize("scale", ["smoke", "laptop", "gpu", "paper"])
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "gpu"])  # `paper` is `gpu` for more steps
 @pytest.mark.parametrize("name", ["griffin/copy_recall", "mechanisms/mqar", "mechanisms/mqar_window", "mechanisms/mad"])
 def test_every_arm_of_the_studies_of_recall_has_rows_that_its_model_can_read(name, scale):
     """Planning checks every claim, every comparison and every option; the tasks' rows are drawn once."""
@@ -75,12 +75,13 @@ def test_every_arm_of_the_studies_of_recall_has_rows_that_its_model_can_read(nam
 
 
 def share_within(rows, window):
-    """The mean over rows of the share of questions whose fact lies at most `window` tokens back."""
+    """The mean over rows of the share of questions whose fact lies at most `window` tokens back; kinds are as frequent."""
     asked, near = rows.targets_BT >= 0, rows.extra["distance"] <= window
-    return float(((asked & near).sum(1) / asked.sum(1)).mean())
+    share_B, pairs_B = (asked & near).sum(1) / asked.sum(1), rows.extra["pairs"].amax(1)
+    return float(torch.stack([share_B[pairs_B == pairs].mean() for pairs in pairs_B.unique()]).mean())
 
 
-@pytest.mark.parametrize(("scale", "context", "number", "away"), [("laptop", 64, 4000, 0.01), ("gpu", 1024, 400, 0.03)])
+@pytest.mark.parametrize(("scale", "context", "number", "away"), [("laptop", 64, 4000, 0.01), ("gpu", 1024, 240, 0.03)])
 def test_what_the_windows_are_claimed_to_recall_is_what_lies_within_them(scale, context, number, away):
     spec, arms = study.check(document.load("mechanisms/mqar_window", "sweeps"), scale)
     by_label = {arm.label: arm.spec for arm in arms}
