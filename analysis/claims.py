@@ -123,10 +123,11 @@ def judge(study, name=None):
 def _judgement(study, name, ruling):
     claim = ruling.claim
     shown = Shown(claim.config.metric, study.metric(claim.config.metric))
-    exact = is_cost(shown.name) or shown.metric.varies == "never"
     # A cost is one exact number of an arm, for all its seeds.
     costs = {arm: study.cost(arm, shown.name) for arm in study.record.arms} if is_cost(shown.name) else {}
     values = {arm: {} if cost is None else {0: cost} for arm, cost in costs.items()} if costs else study.values(shown.name)
+    counted = shown.metric.varies == "never" and all(len({*each.values()}) < 2 for each in values.values())
+    exact = is_cost(shown.name) or counted
     scaled = {arm: {seed: on_scale(value, shown.metric) for seed, value in each.items()} for arm, each in values.items()}
     baseline = getattr(claim.config, "to", None) or study.baseline
     contrasts = getattr(claim.config, "contrasts", {})

@@ -3,6 +3,7 @@ then, for each study, its picture and its answer in words. Every number is read 
 """
 
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from sweeps.spec import PublishedSpec, StudySpec, split
 # The picture of a study's page, in the order of preference.
 PICTURES = ("figures/differences.png", "figures/search_front.png", "figures/quality_cache.png")
 SMOKE = "smoke"  # the scale that tests run: no conclusions
-OURS = "ours"
+OURS, OUR_CONTROL = "ours", "our control"
+OPTION_RUNS = re.compile(r" --runs[ =]\S+")
 REPORT = "report.html"
 
 
@@ -44,7 +46,8 @@ class Study:
         """The command that runs it."""
         record = self.record
         made = f"archbench study run {record.name}{f' --scale {record.scale}' if record.scale else ''}"
-        return record.command.replace("python -m sweeps run", "archbench study run") or made
+        command = record.command.replace("python -m sweeps run", "archbench study run")
+        return OPTION_RUNS.sub("", command) or made  # where somebody's runs are is no part of the study
 
 
 def studies(folder: Path | str) -> list[Study]:
@@ -79,13 +82,14 @@ def rows(study: Study, published: dict[str, PublishedSpec]) -> list[dict[str, st
         for subject, verdict in subjects.items():
             if verdict is not None and verdict.word == BASELINE:
                 continue
+            control = subject in getattr(judgement.claim.config, "known_worse", ())
             source = told.source or getattr(judgement.claim.config, "source", "") or OURS
             word = judgement.word(subject) or "not yet"
             said.append(
                 {
-                    "paper": source,
+                    "paper": OUR_CONTROL if control else source,
                     "statement": _statement(judgement, subject, verdict),
-                    "published": told.value or units.DASH,
+                    "published": units.DASH if control else told.value or units.DASH,
                     "ours": tables.seen(judgement, subject) or units.DASH if verdict else judgement.missing[subject],
                     "n": "exact" if is_cost(judgement.shown.name) else str(verdict.n) if verdict and verdict.n else units.DASH,
                     "verdict": f"{word} (exploratory)" if judgement.exploratory and verdict else word,
@@ -119,13 +123,14 @@ def page(folder: Path | str, place: Path | str = ".") -> str:
         f"`archbench findings {Path(folder).as_posix()} --write FILE` writes this page from records. Do not edit it.",
         "",
         "A row is a question that a study's spec stated before its runs. *Published* is what the paper gives, in its own units.",
-        "*Ours* is the difference that this study saw, with the interval of its verdict; *n* is the number of seeds. Differences",
-        "of a loss are in percent of perplexity. A verdict is about this setting, a small model and short runs; the command",
-        "repeats it.",
+        "*Ours* is the difference that this study saw, or how far it is from a stated number, with the interval of its verdict;",
+        "*n* is the number of seeds. Differences of a loss are in percent of perplexity. A verdict is about this setting, a small",
+        "model and short runs; the command repeats it.",
         "[statistics.md](statistics.md) says what the words mean." if (Path(place) / "statistics.md").is_file() else "",
         "",
         f"{times(len(every), 'study') if len(every) == 1 else f'{len(every)} studies'}, "
-        f"{times(sum(counts.values()), 'question')}: {listed([f'{count} {word}' for word, count in counts.most_common()])}.",
+        f"{times(sum(counts.values()), 'question')}{': ' if counts else ''}"
+        f"{listed([f'{count} {word}' for word, count in counts.most_common()])}.",
         "",
     ]
     whole = pd.DataFrame([row for each in table.values() for row in each])

@@ -103,6 +103,7 @@ def _disturbed(record, runs, mixed):
     """Sentences on claimed times that were not measured alone. mixed: the seeds whose runs come from different CPU types."""
     done = [run for run in runs.values() if run.status == "finished"]
     claimed = {claim.get("metric") for claim in record.claims.values()}
+    claimed |= {name for arm in record.arms.values() for name in arm.measured_by}
     timed = sorted(name for name in claimed if any(_is_time(name, run) for run in done))
     if not timed:
         return

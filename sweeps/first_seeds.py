@@ -48,12 +48,11 @@ def check(spec: Any, study: Node) -> None:
                 f"nor independent; expected {there.start}, or at least {there.stop}"
             )
             raise study.error(reason, ("arms", label, KEY))
-    _check_groups(spec, study)
 
 
-def _check_groups(spec, study):
-    """Every seed fits a line through all sizes of a group, so they need the same seeds."""
-    for name, claim in spec.claims.items():
+def check_groups(spec: Any, claims: Mapping[str, Mapping[str, Any]], study: Node) -> None:
+    """Raise SpecError where a group of arms, through whose sizes every seed fits a line, has different seeds. claims: resolved."""
+    for name, claim in claims.items():
         groups = claim.get("groups")
         for group, labels in groups.items() if isinstance(groups, dict) else ():
             firsts = {spec.first_seed(label) for label in labels if isinstance(labels, (list, tuple))}

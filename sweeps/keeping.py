@@ -4,6 +4,7 @@ They have the layout of a folder of runs, so that every command that reads studi
 repository.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,8 @@ def keep(folder: Path, into: Path, every: int = 10) -> Path:
     for name in (NAME, marks.NAME):
         if (folder / name).is_file():
             _copy(folder / name, copy / name, every)
+    command = re.sub(r" --runs[ =]\S+", "", record.command)  # the copy lies elsewhere
+    record.model_copy(update={"command": command}).write(copy)
     return copy
 
 

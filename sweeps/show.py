@@ -60,7 +60,7 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
         "search": found,
         "winners": list(unknown),
         "times": times_claimed(spec, arms),
-        "computed": computed.verdicts(spec, arms),
+        "computed": computed.verdicts(spec, specs, {label: each["objective"] for label, each in shown.items()}),
         "remarks": [
             *remarks.of_arms(specs, controls=spec.controls, first_seeds=first_seeds.of(spec.arms)),
             *ladder.remarks(spec, specs),

@@ -378,6 +378,7 @@ def split(source, scale=None):
     for name, claim in claims.items():
         if not isinstance(claim.get("metric"), str):
             raise study.error(f"the claim {claim['type']!r} has no option `metric`", ("claims", name, "type"))
+    first_seeds.check_groups(spec, claims, study)
     for name in spec.published:
         if name not in claims:
             raise study.error(f"no claim {name!r}{nearest(name, claims)}", ("published", name))

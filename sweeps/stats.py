@@ -163,8 +163,10 @@ def weighted(values, weights, exact=False, first_seeds=None):
     """The Sample of the sum of weight x value over the seeds that all arms have. values: {arm: {seed: value}}.
 
     first_seeds: {arm: the first of its seeds}, if not 0. Arms with different ones have no seed in common: each group of arms
-    that share their seeds then is an independent sample of the sum over the group. Exact numbers have no seed.
+    that share their seeds then is an independent sample of the sum over the group. Exact numbers are the same for every seed.
     """
+    if exact and len({(first_seeds or {}).get(arm, 0) for arm in weights}) > 1:
+        values = {arm: dict(enumerate(values[arm].values())) for arm in weights}
     groups: dict[int, dict[str, float]] = {}
     for arm, weight in weights.items():
         groups.setdefault(0 if exact or not first_seeds else first_seeds.get(arm, 0), {})[arm] = weight

@@ -76,7 +76,7 @@ class Bound:
         facts |= {"n": away.n, "level": level}
         if measured.exact and away.n:
             # A number at the very bound is at least, and at most, the bound.
-            word = CONTRADICTED if outside == 0.0 else SUPPORTED
+            word = CONTRADICTED if outside == 0.0 and abs(away.mean) > 1e-12 else SUPPORTED
             return {self.config.arm: Verdict(word, p=0.0, **facts)}
         word = SUPPORTED if inside <= level else CONTRADICTED if outside <= level else UNDECIDED
         return {

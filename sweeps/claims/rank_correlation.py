@@ -154,9 +154,13 @@ def _cell(label: str) -> Cell:
 
 
 def _goodness(measured: Measured, parts: Parts) -> dict[int, Numbers]:
-    """{seed: the mean over the arms of each level, (K,), larger is better} of the seeds that all arms have."""
+    """{place: the mean over the arms of each level, (K,), larger is better} of the seeds that all arms have, counted from the
+    first of each arm: no arm is compared with another within a seed.
+    """
     sign = -1.0 if measured.metric.better == "lower" else 1.0
-    values = [[measured.values.get(arm, {}) for arm in of_level.values()] for of_level in parts.values()]
+    first = measured.first_seeds
+    placed = lambda arm: {seed - first.get(arm, 0): each for seed, each in measured.values.get(arm, {}).items()}  # noqa: E731
+    values = [[placed(arm) for arm in of_level.values()] for of_level in parts.values()]
     seeds = set.intersection(*(set(each) for of_level in values for each in of_level)) if values else set()
     scaled = lambda seed, level: np.mean([sign * compare.on_scale(each[seed], measured.metric) for each in level])  # noqa: E731
     return {seed: np.array([scaled(seed, level) for level in values]) for seed in seeds}
