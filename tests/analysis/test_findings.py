@@ -8,6 +8,7 @@ from analysis.__main__ import app
 from analysis.claims import judge
 from analysis.runs import load
 from arch.errors import DataError, SpecError
+from arch.units import DASH
 from sweeps.spec import PublishedSpec, split
 
 
@@ -31,7 +32,8 @@ def test_every_question_has_a_row_with_the_words_of_its_verdict(runs):
     rows = findings.rows(studies[0], told)
     verdicts = judge(load(runs / "gemma3-local_global/laptop")).verdicts
     assert [row["verdict"] for row in rows] == [verdicts[arm].word for arm in ("3:1", "5:1", "local-only")]
-    assert {row["paper"] for row in rows} == {"Gemma 3, figure 3"} and {row["n"] for row in rows} == {"5"}
+    assert [row["paper"] for row in rows] == ["Gemma 3, figure 3", "Gemma 3, figure 3", findings.OUR_CONTROL]
+    assert [row["published"] for row in rows] == ["-0.02 to +0.03", "-0.02 to +0.03", DASH] and {row["n"] for row in rows} == {"5"}
     assert ["control" in row["statement"] for row in rows] == [False, False, True]
     assert all("[" in row["ours"] and "%" in row["ours"] for row in rows)
     assert findings.rows(studies[1], {})[0]["paper"] == findings.OURS

@@ -417,3 +417,15 @@ def test_a_claim_may_be_on_what_an_evaluator_measures_and_only_where_it_does(tmp
     assert study.check(document.node(study_data | {"claims": claims}))[0].claims["memory"]["metric"] == "report/recall"
     with pytest.raises(SpecError, match=r"claims.quality.metric: no run of arm '1:1' has the metric 'report/loss'"):
         study.check(document.node(study_data | {"claims": {"quality": AGAINST}}))
+
+
+def test_an_exact_ratio_on_the_bound_is_within_it():
+    from arch.contracts import Evidence, Measured, Metric
+    from sweeps.claims.bound import Bound
+
+    for y in range(2, 60):
+        for x in range(1, y):
+            claim = Bound(Bound.Config(metric="cost/parameters", arm="a", relative_to="b", at_most=x / y))
+            measured = Measured(Metric(compare="ratio"), {"a": {0: float(x)}, "b": {0: float(y)}}, exact=True)
+            found = claim.judge(Evidence({"cost/parameters": measured}, 0.05, 0.05))
+            assert found["a"].word == "supported"

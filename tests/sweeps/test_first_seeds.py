@@ -16,6 +16,7 @@ from sweeps.record import StudyRecord
 from sweeps.run import run_study
 from sweeps.simulation import run as simulation
 from sweeps.simulation import scenarios
+from sweeps.spec import split
 
 
 @pytest.fixture
@@ -260,3 +261,16 @@ def test_two_studies_that_differ_in_a_first_seed_differ(aa_data, tmp_path):
     other = document.overridden(document.node(aa_data), document.node({"arms.again.first_seed": 300}))
     a, b = (differing._planned("x", node, None) for node in (document.node(aa_data), other))
     assert differing.differences(a, b) == ["first_seeds.again: 100 -> 300"]
+
+
+def test_a_count_is_compared_across_arms_with_other_seeds():
+    from sweeps.stats import weighted
+
+    sample = weighted({"a": {0: 1.0, 1: 1.0}, "b": {100: 2.0, 101: 2.0}}, {"b": 1.0, "a": -1.0}, True, {"b": 100})
+    assert sample.n == 2 and sample.mean == 1.0 and sample.exact
+
+
+def test_sizes_of_a_ladder_need_the_same_seeds():
+    source = document.load("griffin/scaling", "sweeps")
+    with pytest.raises(SpecError, match="expected the same first seed"):
+        split(document.overridden(source, document.node({"arms.griffin m": {"first_seed": 100}})))
