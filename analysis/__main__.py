@@ -201,18 +201,18 @@ def _joined(folders, format, metric):
 @app.command()
 def figures(folder: Folder, out: Out = None):
     """Write the report's figures as PNG files into STUDY_DIR/figures."""
+    from analysis.claims import judgements
     from analysis.runs import load
 
-    for path in _figures(load(folder), folder, out):
+    study = load(folder)
+    for path in _figures(study, judgements(study), folder, out):
         print(path)
 
 
-def _figures(study, folder, out=None):
-    """Write a study's figures as PNG files; yields their paths."""
+def _figures(study, judged, folder, out=None):
+    """Write a study's figures as PNG files; yields their paths. judged: of all its claims."""
     from analysis import charts, crowd, plots, search_figures
-    from analysis.claims import judgements
 
-    judged = judgements(study)
     judgement = judged[0]
     few = crowd.few(study, judgement)
     drawn = plots.figures(study, judgement, judged) | search_figures.figures(study)
@@ -232,9 +232,10 @@ def shown(folder):
     from analysis.runs import load
 
     study = load(folder)
+    judged = judgements(study)
     with _into(folder, None):
-        write(study, judgements(study))
-    list(_figures(study, folder))
+        write(study, judged)
+    list(_figures(study, judged, folder))
 
 
 def drawn(data, folder):

@@ -3,9 +3,9 @@ then, for each study, its picture and its answer in words. Every number is read 
 """
 
 import os
-import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +25,6 @@ from sweeps.spec import PublishedSpec, StudySpec, split
 PICTURES = ("figures/differences.png", "figures/search_front.png", "figures/quality_cache.png")
 SMOKE = "smoke"  # the scale that tests run: no conclusions
 OURS, OUR_CONTROL = "ours", "our control"
-OPTION_RUNS = re.compile(r" --runs[ =]\S+")
 REPORT = "report.html"
 
 
@@ -37,6 +36,11 @@ class Study:
     place: str
     others: tuple[str, ...]
 
+    @cached_property
+    def judged(self) -> list[claims.Judgement]:
+        """The judgements of all its claims."""
+        return claims.judgements(self.data)
+
     @property
     def record(self) -> StudyRecord:
         return self.data.record
@@ -46,8 +50,7 @@ class Study:
         """The command that runs it."""
         record = self.record
         made = f"archbench study run {record.name}{f' --scale {record.scale}' if record.scale else ''}"
-        command = record.command.replace("python -m sweeps run", "archbench study run")
-        return OPTION_RUNS.sub("", command) or made  # where somebody's runs are is no part of the study
+        return record.bare_command.replace("python -m sweeps run", "archbench study run") or made
 
 
 def studies(folder: Path | str) -> list[Study]:
@@ -76,7 +79,7 @@ def shipped() -> dict[str, StudySpec]:
 def rows(study: Study, published: dict[str, PublishedSpec]) -> list[dict[str, str]]:
     """A row per question of each claim, as text. Baselines have no question; controls have a row: they show what can be seen."""
     said = []
-    for judgement in claims.judgements(study.data):
+    for judgement in study.judged:
         told = published.get(judgement.name, PublishedSpec())
         subjects = {**judgement.verdicts, **dict.fromkeys(judgement.missing)}
         for subject, verdict in subjects.items():
@@ -162,7 +165,7 @@ def _study(study, asked, folder, place):
     data, record = study.data, study.record
     here = folder / study.place
     link = lambda name: Path(os.path.relpath(here / name, place)).as_posix()  # noqa: E731
-    judged = claims.judgements(data)
+    judged = study.judged
     answers = [f"{each.name}: {each.answer}" if len(judged) > 1 else each.answer for each in judged]
     remarks = [text for each in judged for text in each.sentences if text != each.answer]
     picture = next((name for name in PICTURES if (here / name).is_file()), None)

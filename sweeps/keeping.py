@@ -4,7 +4,6 @@ They have the layout of a folder of runs, so that every command that reads studi
 repository.
 """
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,11 +34,9 @@ def keep(folder: Path, into: Path, every: int = 10) -> Path:
         for file in _files(run):
             _copy(file, into / file.relative_to(runs), every)
     copy = into / folder.relative_to(runs)
-    for name in (NAME, marks.NAME):
-        if (folder / name).is_file():
-            _copy(folder / name, copy / name, every)
-    command = re.sub(r" --runs[ =]\S+", "", record.command)  # the copy lies elsewhere
-    record.model_copy(update={"command": command}).write(copy)
+    if (folder / marks.NAME).is_file():
+        _copy(folder / marks.NAME, copy / marks.NAME, every)
+    record.model_copy(update={"command": record.bare_command}).write(copy)  # the copy lies elsewhere
     return copy
 
 

@@ -1,5 +1,6 @@
 """A study's record: `study.json` in its folder, from which a report is made."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -282,6 +283,11 @@ class StudyRecord(Spec):
         """The seeds that an arm has, or is to have so far."""
         arm = self.arms[label]
         return [arm.first_seed + place for place in self.seeds[: arm.seeds]]
+
+    @property
+    def bare_command(self) -> str:
+        """`command` without `--runs`: where somebody's runs are is no part of the study."""
+        return re.sub(r" --runs[ =]\S+", "", self.command)
 
     def write(self, folder):
         """Write `study.json` atomically: whole or not at all."""
