@@ -2,9 +2,10 @@
 
 Every function normalises the vectors that it is given and returns a number per row; the paper's loss is the mean over rows.
 All is computed in float32, or in float64 where vectors are float64, whatever is around it (autocast, rounded products): at a
-temperature of 0.05, rounding a cosine to bfloat16 changes a logit by up to 0.08.
+temperature of 0.05, rounding a cosine to bfloat16 changes a logit by up to 0.04.
 
-Shapes: B rows, each a query, its positive and maybe one hard negative; E width of the vectors.
+Shapes: B rows, each a query, its positive and maybe one hard negative; E width of the vectors, F of a
+teacher's, J entries of a denominator.
 """
 
 from collections.abc import Iterator
@@ -52,24 +53,24 @@ def nce(
 
         e^(s(q_i, p_i) / T) / ( w_i e^(s(q_i, n_i) / T) + sum over j of [j = i or not same_ij] e^(s(q_i, p_j) / T) )
 
-    with s the cosine, T the temperature and w_i = e^(hardness s(q_i, n_i)), which has no gradient (Lan et al. 2025, as section
-    2.2 of EmbeddingGemma uses it). Only the row's own hard negative is in its denominator. Read literally, the paper's mask
-    (0 where texts are equal) drops the positive itself, j = i; here it stays, as in Gemini Embedding 2's equation.
+    with s the cosine, T the temperature and w_i = e^(hardness s(q_i, n_i)), which has no gradient (the weights of
+    LLaVE, arXiv 2503.04812, here of the row's own hard negative alone, the only one in its denominator). Read literally, the
+    paper's mask, 0 where texts are equal, drops the positive itself, j = i; here it stays, as in Gemini Embedding 2.
     """
     query_BE, positive_BE = unit(query_BE), unit(positive_BE)
     with _exact(query_BE):
         logits_BB = query_BE @ positive_BE.T / temperature
-    shares = logits_BB.masked_fill(_others(same_BB), -torch.inf)
+    among_BJ = logits_BB.masked_fill(_others(same_BB), -torch.inf)
     if negative_BE is not None:
         cosine_B1 = (query_BE * unit(negative_BE)).sum(1, keepdim=True)
-        shares = torch.cat([shares, cosine_B1 / temperature + hardness * cosine_B1.detach()], 1)
-    return shares.logsumexp(1) - logits_BB.diagonal()
+        among_BJ = torch.cat([among_BJ, cosine_B1 / temperature + hardness * cosine_B1.detach()], 1)
+    return among_BJ.logsumexp(1) - logits_BB.diagonal()
 
 
 def nearest(query_BE: Tensor, positive_BE: Tensor, same_BB: Tensor) -> Tensor:
     """(B,) bool: whether the row's positive is nearer to its query than every other row's, those of the same text left out.
 
-    A positive that shares its place with another is not counted, so that a model which gives one vector for everything has 0.
+    One that shares its place with another is not counted: a model that gives one vector for everything is not right.
     """
     query_BE, positive_BE = unit(query_BE), unit(positive_BE)
     with _exact(query_BE):
@@ -91,14 +92,19 @@ def spread_out(x_BE: Tensor) -> Tensor:
     return cosine_BB.square().masked_fill(_diagonal(cosine_BB), 0.0).sum(1) / others
 
 
-def matching(x_BE: Tensor, teacher_BE: Tensor, distance: Distance = "l2") -> Tensor:
+def matching(x_BE: Tensor, teacher_BF: Tensor, distance: Distance = "l2", map_EF: Tensor | None = None) -> Tensor:
     """(B,): how far each vector is from its teacher's. The paper writes no distance, so there are two:
 
     `l2`      |x - t|^2 of the normalised vectors
     `cosine`  1 - x . t, which is half of it: the choice only scales the term's weight
+
+    map_EF: from the width of the vectors to that of the teacher's, where they differ. Nothing of the teacher has a gradient.
     """
-    x_BE, teacher_BE = unit(x_BE), unit(teacher_BE.detach())
-    squared_B = (x_BE - teacher_BE).square().sum(1)
+    if map_EF is not None:
+        x_BE = unit(x_BE)
+        with _exact(x_BE):
+            x_BE = x_BE @ map_EF.to(x_BE)
+    squared_B = (unit(x_BE) - unit(teacher_BF.detach())).square().sum(1)
     return squared_B if distance == "l2" else squared_B / 2
 
 
