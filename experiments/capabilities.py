@@ -51,6 +51,7 @@ def of(spec: ExperimentSpec) -> Able:
         words.add("teacher")
     source = registry.component("source", spec.data.source["type"])
     words |= {word for word in ("exact", "recalls") if getattr(source, word, False)}
+    words.add("pairs" if hasattr(source, "pairs") else "rows")
     return Able(frozenset(words), reasons)
 
 
