@@ -7,6 +7,7 @@ import torch
 from arch import registry
 from arch.contracts import CAPABILITIES
 from arch.parameters import Context
+from experiments.data.dataset import gives_pairs
 from experiments.spec import ExperimentSpec
 
 # {capability: the method by which a mixer offers it}; one layer that has it is enough.
@@ -51,7 +52,7 @@ def of(spec: ExperimentSpec) -> Able:
         words.add("teacher")
     source = registry.component("source", spec.data.source["type"])
     words |= {word for word in ("exact", "recalls") if getattr(source, word, False)}
-    words.add("pairs" if hasattr(source, "pairs") else "rows")
+    words.add("pairs" if gives_pairs(source) else "rows")
     return Able(frozenset(words), reasons)
 
 
