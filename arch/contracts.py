@@ -7,6 +7,7 @@ inherits from them: a class that has the attributes and methods satisfies the co
 | kind | folder | used by |
 |---|---|---|
 | mixer, ffn | `arch/mixers/`, `arch/ffns/` | the blocks of a model |
+| pool | `arch/pools/` | the vector that a model gives of a text |
 | optimizer, schedule | `experiments/optimizers/`, `experiments/schedules/` | a training step |
 | source, tokenizer | `experiments/data/sources/`, `experiments/data/tokenizers/` | the data of a run |
 | objective | `experiments/objectives/` | training, and the evaluator `objective` |
@@ -45,12 +46,14 @@ CAPABILITIES = {
     "causal": "no token depends on a later one",
     "sees_ahead": "some token depends on a later one",
     "decodes": "it can go on token by token from a state",
+    "encodes": "it gives one vector per text (it has a pool)",
     "text": "its data has a tokenizer",
     "teacher": "its objective learns from a teacher",
     "exact": "the true probability of each target of its data is known",
     "recalls": "each target of its data repeats what came before in its row",
     "attends": "a layer's mixer shows what its attention weights are computed from (`attending`)",
     "decays": "a layer's mixer has a state that decays, and shows how fast (`decaying`)",
+    "pairs": "its data are pairs of texts",
 }
 
 
@@ -174,6 +177,19 @@ class FFN(Protocol):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """y_BTD."""
+
+
+class Pool(Protocol):
+    """Makes one vector of the hidden states of a text; an `nn.Module`. `__init__(config, context)`, of the model's first layer."""
+
+    def pooling_flops(self, layout: TokenLayout) -> int:
+        """Optional. FLOPs over these rows, a multiply-add counted as 2. Without it: 2 per weight of a matrix and token."""
+
+    def forward(self, hidden_BTD: Tensor, layout: TokenLayout) -> Tensor:
+        """A vector per row (B, D), in the type of the hidden states; each row is one text, padded on the right.
+
+        It depends on no padding (`layout.seen_BT`), whatever is there. A row that is all padding gives finite numbers.
+        """
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,13 @@ class TokenLayout:
         pos_BT = torch.arange(tokens, device=lengths_B.device) - (tokens - lengths_B[:, None])
         return cls(torch.where(pos_BT < 0, -1, 0), pos_BT.clamp(min=0))
 
+    @classmethod
+    def right_padded(cls, lengths_B: Tensor, tokens: int) -> TokenLayout:
+        """One document of `lengths_B[b]` tokens per row, padded on the right to `tokens`; a length of 0 is a row of padding."""
+        pos_BT = torch.arange(tokens, device=lengths_B.device).expand(len(lengths_B), tokens)
+        own_BT = pos_BT < lengths_B[:, None]
+        return cls(torch.where(own_BT, 0, -1), torch.where(own_BT, pos_BT, 0))
+
     def part(self, start: int, stop: int) -> TokenLayout:
         """The layout of the tokens [start, stop) of every row, for a state that has seen the tokens before them."""
         first = None if self.first is None else self.first + start
@@ -78,6 +85,29 @@ class TokenLayout:
     def reset_BT(self) -> Tensor:
         """True at the first token of a document and at padding. No state and no convolution tap may reach across it."""
         return self.pos_BT == 0
+
+    @property
+    def seen_BT(self) -> Tensor:
+        """True at tokens of documents, False at padding."""
+        return self.doc_BT >= 0
+
+    @property
+    def first_B(self) -> Tensor:
+        """The index of each row's first token that is no padding; T - 1 where all is padding."""
+        last = self.shape[1] - 1
+        index_T = torch.arange(last + 1, device=self.doc_BT.device)
+        return torch.where(self.seen_BT, index_T, last).amin(1)
+
+    @property
+    def last_B(self) -> Tensor:
+        """The index of each row's last token that is no padding; 0 where all is padding."""
+        index_T = torch.arange(self.shape[1], device=self.doc_BT.device)
+        return torch.where(self.seen_BT, index_T, 0).amax(1)
+
+    def picked(self, x_BTD: Tensor, index_B: Tensor) -> Tensor:
+        """x (B, D) of one token of each row, by its index; 0 where that token is padding."""
+        row_B = torch.arange(len(index_B), device=index_B.device)
+        return x_BTD[row_B, index_B].masked_fill(~self.seen_BT[row_B, index_B][:, None], 0.0)
 
     @property
     def distinct_pos_BT(self) -> Tensor:

@@ -1,18 +1,19 @@
-"""A language model built from a resolved spec: embedding, blocks of sub-layers, final norm, head.
+"""A model built from a resolved spec: embedding, blocks of sub-layers, final norm, then a head or a pool.
 
-Shapes: B rows, T tokens, D width, V vocabulary.
+Shapes: B rows, T tokens, D width, V vocabulary, E width of a text's vector.
 """
 
 import functools
 import math
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arch import decoding, token_plan
+from arch import decoding, registry, token_plan
 from arch.block import Block
 from arch.kernels import decode, products
 from arch.layout import TokenLayout
@@ -55,6 +56,9 @@ class Model(nn.Module):
         )
         self.norm = RMSNorm(spec.dim, spec.norm_eps)
         self.head = None if spec.tie_embeddings else Linear(spec.dim, spec.vocab_size, contexts[0])
+        self.pool: Any = None if spec.pool is None else registry.build("pool", spec.pool, contexts[0])
+        widths = (spec.dim, *spec.project)
+        self.project = nn.ModuleList(Linear(*pair, contexts[0]) for pair in pairwise(widths))
 
     def embed(self, tokens_BT: Tensor) -> Tensor:
         """Token embeddings (B, T, D), scaled by sqrt(D) if the spec says so (see `ModelSpec.embed_scale`)."""
@@ -108,12 +112,38 @@ class Model(nn.Module):
         z_BTV = products.linear(hidden_BTD, self.head_weight, wide=self.head_weight.dtype == torch.float32)
         return z_BTV if cap is None else cap * torch.tanh(z_BTV / cap)
 
+    def vectors(self, tokens_BT: Tensor, layout: TokenLayout) -> Tensor:
+        """A vector per row (B, E), before it is cut or normalised: pool, then the maps; in float32 at least.
+
+        One text per row, see `TokenLayout.right_padded`. Raises ValueError for a model without a pool.
+        """
+        if self.pool is None:
+            raise ValueError("a model without a pool gives no vector of a text")
+        x_BE = self.pool(self.trunk(tokens_BT, layout)[0], layout)
+        for linear in self.project:
+            x_BE = linear(x_BE)
+        return x_BE.to(torch.promote_types(x_BE.dtype, torch.float32))
+
+    def encode(self, tokens_BT: Tensor, layout: TokenLayout, dim: int | None = None) -> Tensor:
+        """The vector of each row's text, of length 1: the first `dim` numbers (all by default) of `vectors`, (B, dim).
+
+        A row of padding gives zeros. Raises ValueError for a model without a pool, and for a `dim` that it does not have.
+        """
+        if dim is not None and not 1 <= dim <= (self.spec.vector_dim or dim):
+            raise ValueError(f"dim: {dim} of the {self.spec.vector_dim} numbers that a vector has")
+        return F.normalize(self.vectors(tokens_BT, layout)[:, :dim], dim=-1)
+
     def forward(self, tokens_BT: Tensor, layout: TokenLayout | None = None) -> Tensor:
         """Logits (B, T, V)."""
         return self.logits(self.trunk(tokens_BT, layout)[0])
 
     def init_state(self, batch: int, capacity: int) -> ModelState:
-        """An empty state for `batch` streams of up to `capacity` tokens. Raises ValueError for a non-causal model."""
+        """An empty state for `batch` streams of up to `capacity` tokens.
+
+        Raises ValueError for a model that is not causal, or that has a pool.
+        """
+        if self.pool is not None:
+            raise ValueError("a model with a pool gives one vector per text, and no next token")
         blocks: Any = self.blocks
         mixers = [block.mixer and block.mixer.component for block in blocks]
         if any(mixer is not None and mixer.state_size is None for mixer in mixers):

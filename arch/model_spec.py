@@ -73,7 +73,7 @@ class BlockSpec(Spec):
 
 
 class ModelSpec(Spec):
-    """A language model: embedding, `layers` blocks by `pattern`, final norm, head.
+    """A language model: embedding, `layers` blocks by `pattern`, final norm, head. With `pool`, an encoder: a vector per text.
 
     schema: the version of this format. dim: the width D of the residual stream. vocab_size: V, the rows of the embedding.
     layers: their number. blocks: {name: a block}.
@@ -82,6 +82,8 @@ class ModelSpec(Spec):
     `sqrt_dim_bfloat16` by sqrt(dim) rounded to bfloat16, as RecurrentGemma's code does; `none` does not scale them.
     tie_embeddings: the head is the embedding matrix. logit_softcap: c in c * tanh(logits / c). norm_eps: of every RMSNorm.
     init: how weights are drawn.
+    pool: how the hidden states of a text become one vector; such a model has no head. project: the widths of the linear maps
+    behind the pool, without bias and with no activation between them (EmbeddingGemma, section 2.1: `[3072, 768]`).
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -95,6 +97,8 @@ class ModelSpec(Spec):
     logit_softcap: Positive | None = None
     norm_eps: Positive = 1e-6
     init: InitSpec = InitSpec()
+    pool: Annotated[Component, Kind("pool")] | None = later(None)
+    project: List[Count] = later(())
 
     @classmethod
     def parse(cls, source, path=()):
@@ -113,6 +117,33 @@ class ModelSpec(Spec):
                     "pattern", "pattern: no block {name}{hint}", {"name": repr(name), "hint": nearest(name, self.blocks)}
                 )
         return self
+
+    @model_validator(mode="after")
+    def _pool_replaces_head(self):
+        if self.pool is None:
+            if self.project:
+                raise ValueError("project: maps a pooled vector, but the model has no `pool`")
+            return self
+        if not self.tie_embeddings:
+            raise ValueError("tie_embeddings: a model with a `pool` has no head, so there is nothing to untie")
+        if self.logit_softcap is not None:
+            raise ValueError("logit_softcap: a model with a `pool` has no head, so there are no logits; say null")
+        return self
+
+    @property
+    def vector_dim(self):
+        """E, the width of the vector of a text; None for a model without a pool."""
+        if self.pool is None:
+            return None
+        return self.project[-1] if self.project else self.dim
+
+    def components(self):
+        """Yields (its place in the spec, kind, component) of everything in the model that is chosen by `type`."""
+        for name, block in self.blocks.items():
+            for kind, component in block.sublayers().items():
+                yield ("blocks", name, kind), kind, component
+        if self.pool is not None:
+            yield ("pool",), "pool", self.pool
 
     def layer_blocks(self):
         """The block name of each layer: the pattern, cycled and truncated."""

@@ -6,7 +6,8 @@ A component is imported only when its class is needed, so names can be listed an
 import importlib.util
 import inspect
 import pkgutil
-from functools import cache
+from functools import cache, reduce
+from operator import getitem
 
 from arch import blame
 from arch.document import ROOT, Node, node
@@ -18,6 +19,7 @@ from arch.spec import Spec
 FOLDERS = {
     "mixer": "arch.mixers",
     "ffn": "arch.ffns",
+    "pool": "arch.pools",
     "source": "experiments.data.sources",
     "tokenizer": "experiments.data.tokenizers",
     "objective": "experiments.objectives",
@@ -46,7 +48,7 @@ def _marker(kind):
     return mark
 
 
-mixer, ffn, source, tokenizer, objective, optimizer, schedule, evaluator, claim = (_marker(kind) for kind in FOLDERS)
+mixer, ffn, pool, source, tokenizer, objective, optimizer, schedule, evaluator, claim = (_marker(kind) for kind in FOLDERS)
 
 
 def names(kind):
@@ -153,8 +155,9 @@ def whole(kind, resolved):
 def whole_model(spec):
     """A resolved ModelSpec as plain data with every field and option: what two models are compared by."""
     data = spec.dump(neutral=True)
-    for name, block in spec.blocks.items():
-        data["blocks"][name] |= {kind: whole(kind, resolved) for kind, resolved in block.sublayers().items()}
+    for path, kind, resolved in spec.components():
+        *above, last = path
+        reduce(getitem, above, data)[last] = whole(kind, resolved)
     return data
 
 
@@ -165,17 +168,15 @@ def resolve(spec, source=None, path=()):
     are checked before any component is imported. Raises SpecError.
     """
     root = expand_like(node(spec.dump() if source is None else source), path)
-    parts = [
-        (name, kind, component["type"], (*path, "blocks", name, kind))
-        for name, block in spec.blocks.items()
-        for kind, component in block.sublayers().items()
-    ]
-    for _, kind, component_type, where in parts:
+    parts = [((*path, *where), kind, component["type"]) for where, kind, component in spec.components()]
+    for where, kind, component_type in parts:
         try:
             check_name(kind, component_type)
         except SpecError as error:
             raise root.error(error.reason, (*where, *error.path)) from None
-    blocks = dict(spec.blocks)
-    for name, kind, _, where in parts:
-        blocks[name] = blocks[name].model_copy(update={kind: resolve_component(kind, root, where)})
-    return spec.model_copy(update={"blocks": blocks})
+    resolved = {where[len(path) :]: resolve_component(kind, root, where) for where, kind, _ in parts}
+    blocks = {
+        name: block.model_copy(update={kind: resolved["blocks", name, kind] for kind in block.sublayers()})
+        for name, block in spec.blocks.items()
+    }
+    return spec.model_copy(update={"blocks": blocks, "pool": resolved.get(("pool",))})

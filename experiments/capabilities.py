@@ -37,7 +37,10 @@ def of(spec: ExperimentSpec) -> Able:
     if ahead:
         reasons["causal"] = f"the mixer of {_blocks(ahead)} sees later tokens"
     stateless = [name for name, mixer in mixers.items() if mixer.state_size is None]
-    if stateless:
+    if model.pool is not None:
+        words.add("encodes")
+        reasons["decodes"] = "a model with a `pool` gives no next token"
+    elif stateless:
         reasons["decodes"] = f"the mixer of {_blocks(stateless)} has no state"
     else:
         words.add("decodes")
