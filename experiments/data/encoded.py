@@ -1,0 +1,73 @@
+"""Texts with their prompts as rows of tokens: `<bos>`, prompt, text, `<eos>`, cut with `<eos>` kept, padded on the right.
+
+Shapes: B rows, T tokens, E texts with their prompts.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tokenizers
+import torch
+from numpy.typing import NDArray
+
+from arch.layout import TokenLayout
+from experiments.data.batch import Rows
+from experiments.data.specials import PAD, Ends
+
+Whole = NDArray[np.int64]
+
+
+def text_number(text: str) -> int:
+    """The first 63 bits of the sha256 of a text, without its prompt: equal numbers mean equal texts."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """tokens: of all texts, one after the other; starts: where those of each begin (E + 1,). text_E: `text_number` of each.
+
+    eos: the token that ends every row; None: there is none. pad: stands behind the tokens of shorter rows.
+    """
+
+    tokens: NDArray[Any]
+    starts: Whole
+    text_E: Whole
+    eos: int | None
+    pad: int
+
+    @property
+    def length_E(self) -> Whole:
+        """The tokens of each text before it is cut, with its prompt and the tokens around it."""
+        return np.diff(self.starts)
+
+    def rows(self, entry_B: Whole, key_B: Whole, context: int) -> Rows:
+        """These texts as rows of at most `context` tokens, as wide as the longest. `extra["text"]` (B,): `text_number`."""
+        whole_B = self.length_E[entry_B]
+        length_B = np.minimum(whole_B, context)
+        place_T = np.arange(length_B.max())
+        inside_BT = place_T < length_B[:, None]
+        place_BT = np.where(inside_BT, self.starts[entry_B][:, None] + place_T, 0)
+        tokens_BT = np.where(inside_BT, self.tokens[place_BT].astype(np.int64), self.pad)
+        if self.eos is not None:
+            tokens_BT[whole_B > context, context - 1] = self.eos
+        layout = TokenLayout.right_padded(torch.from_numpy(length_B), len(place_T))
+        extra = {"text": torch.from_numpy(self.text_E[entry_B])}
+        return Rows(torch.from_numpy(tokens_BT), layout, key_B=torch.from_numpy(key_B), extra=extra)
+
+
+def encoded(trained: tokenizers.Tokenizer, ends: Ends, texts: Iterable[tuple[str, Sequence[int]]], dtype: Any = np.int64) -> Encoded:
+    """The Encoded of texts, each with the tokens that its prompt and itself become together.
+
+    A prompt and a text are cut into tokens as one string: a tokenizer may merge the space between them with the first word.
+    """
+    numbers, pieces = [], []
+    before, after = (np.array([] if number is None else [number], dtype=dtype) for number in (ends.bos, ends.eos))
+    for text, ids in texts:
+        numbers.append(text_number(text))
+        pieces.append(np.concatenate([before, np.asarray(ids, dtype=dtype), after]))
+    starts = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
+    pad = trained.token_to_id(PAD)
+    return Encoded(np.concatenate(pieces), starts, np.array(numbers, dtype=np.int64), ends.eos, 0 if pad is None else pad)
