@@ -3,7 +3,8 @@
 Shapes: Q queries, N documents, E numbers of a vector, M texts of the matrix.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
@@ -16,12 +17,11 @@ from arch.model import Model
 from arch.model_spec import ModelSpec
 from arch.registry import evaluator
 from arch.spec import Count, List, Spec
-from arch.words import times
 from experiments import collection, lexical
 from experiments.collection import Collection
-from experiments.ranking import Ranked, Scores, ranked
+from experiments.ranking import Scores, ranked
 from experiments.text_vectors import truncated, vectors
-from experiments.vector_index import FLOAT, Form, Index, index
+from experiments.vector_index import FLOAT, Form, index
 
 QUALITY = Metric(better="higher", compare="difference", any_tokenizer=True)
 BYTES = Metric(unit="B", better="lower", compare="ratio", any_tokenizer=True, varies="never")
@@ -88,18 +88,20 @@ class Retrieval:
     | `retrieval_ndcg@K_FORM` | with documents that are kept in another form; `retrieval_bytes_FORM`: bytes of each |
     | `bm25_ndcg@K`, `bm25_mrr` | of BM25, which knows nothing but words; `retrieval_over_bm25`: nDCG minus that of BM25 |
 
-    Equal texts are one document. Equal scores are in the order in which documents stand in the split. On the report split
-    also group by group (or query by query, if there is one group), so that a report can say what it is for other queries.
+    Equal texts are one document. Equal scores are in the order in which documents stand in the split. Of a mixture, a query
+    ranks the documents of its own part, and metrics are means over parts of these means. On the report split also group by group
+    (or document by document, if there is one group), so that a report can say what it is for other queries.
     """
 
     class Config(Spec):
-        """rows: how many queries, chosen by the digest of their text; by default all. The documents are always all of the split.
+        """rows: how many queries (of each part of a mixture), chosen by the digest of their text; by default all. The documents
+        are always all.
 
         context: the most tokens of a text, by default `data.context`. k: of nDCG and recall. dims: widths to which vectors are
         cut. quantise: forms in which documents are kept (`int8` and `int4` with a range per dimension, that of the documents;
         `binary`, signs compared with signs; `binary_rescored`, whose first `shortlist` documents are ordered anew by the float
-        query), at the full width in a metric each, and at every width in the table. by: whether the table has a row per label
-        or group of the pairs. bm25: also rank by BM25 (extra `bm25`). matrix: of so many queries and their documents, the
+        query), at the full width in a metric each, and at every width in the table. by: whether the table has a row per label,
+        group or part of the pairs. bm25: also rank by BM25 (extra `bm25`). matrix: of so many queries and their documents, the
         cosines in a picture. keep: of so many documents, vector and text in a file beside the record of a finished run,
         which TensorBoard's projector shows.
         """
@@ -110,7 +112,7 @@ class Retrieval:
         dims: Annotated[List[Count], AfterValidator(_different)] = ()
         quantise: Annotated[List[Form], AfterValidator(_different)] = ()
         shortlist: Count = 100
-        by: Literal["label", "group"] | None = None
+        by: Literal["label", "group", "part"] | None = None
         bm25: bool = False
         matrix: Annotated[int, Field(ge=0, le=64)] = 16
         keep: Annotated[int, Field(ge=0, le=MOST_POINTS)] = 0
@@ -128,7 +130,7 @@ class Retrieval:
         self.charts = tuple(chart for chart, is_shown in shown if is_shown)
 
     def _metrics(self) -> dict[str, Metric]:
-        options, ndcg = self.config, f"ndcg@{self.config.k}"
+        options, ndcg = self.config, self._ndcg
         names = ["retrieval_mrr", f"retrieval_{ndcg}", *(f"retrieval_recall@{k}" for k in dict.fromkeys((1, options.k)))]
         names += [f"retrieval_{ndcg}_dim{width}" for width in options.dims]
         names += [f"retrieval_{ndcg}_{form}" for form in options.quantise]
@@ -137,6 +139,10 @@ class Retrieval:
         if options.bm25:
             metrics |= {"bm25_mrr": LEXICAL, f"bm25_{ndcg}": LEXICAL, "retrieval_over_bm25": QUALITY}
         return metrics
+
+    @property
+    def _ndcg(self) -> str:
+        return f"ndcg@{self.config.k}"
 
     def check_model(self, model: ModelSpec) -> None:
         """Raises SpecError for a width that the model's vectors do not have."""
@@ -149,121 +155,131 @@ class Retrieval:
         if self.config.bm25 and not lexical.is_installed():
             raise SpecError(f"it needs the package {lexical.PACKAGE}: {install(lexical.EXTRA)}", ("bm25",))
         pairs = dataset.pairs(split)
-        whole = collection.of(pairs)
-        if len(whole.documents) < 2:
-            raise SpecError(f"the {split} split has {times(len(whole.documents), 'document')}, so there is nothing to rank")
-        if self.config.k > len(whole.documents):
-            raise SpecError(f"the {split} split has {times(len(whole.documents), 'document')}, so each is among {self.config.k}", ("k",))
-        if self.config.rows and self.config.rows > len(whole.queries):
-            reason = f"the {split} split has {_queries(len(whole.queries))}"
-            raise SpecError(f"{reason}; expected at most as many", ("rows",))
+        for part, whole in collection.by_part(pairs).items():
+            where = f"the {split} split{f' of the part {part}' if part else ''}"
+            documents, queries = len(whole.documents), len(whole.queries)
+            if documents < 2:
+                raise SpecError(f"{where} has one document, so there is nothing to rank")
+            if self.config.k > documents:
+                raise SpecError(f"{where} has {documents:,} different documents, fewer than k = {self.config.k:,}", ("k",))
+            if self.config.rows and self.config.rows > queries:
+                said = "one query" if queries == 1 else f"{queries:,} different queries"
+                raise SpecError(f"{where} has {said}, fewer than {self.config.rows:,}", ("rows",))
         if self.config.by and not any(getattr(pair, self.config.by) for pair in pairs):
             raise SpecError(f"no pair of the {split} split has a {self.config.by}", ("by",))
 
     def __call__(self, model: Model, dataset: Any, given: Given) -> Findings:
         """The metrics; a table by width and form, by label, and of the matrix."""
-        options = self.config
-        asked = collection.of(dataset.pairs(given.split), options.rows, options.by or "label")
-        query_QE = vectors(model, dataset, asked.queries, "query", given, options.context)
-        document_NE = vectors(model, dataset, asked.documents, "document", given, options.context)
-        found = _Found(asked, options.k, query_QE.device)
-        widths = dict.fromkeys((*options.dims, query_QE.shape[1]))
-        for width in sorted(widths):
-            short_QE, short_NE = truncated(query_QE, width), truncated(document_NE, width)
-            for form in (FLOAT, *options.quantise):
-                found.add(width, form, index(form, short_QE, short_NE, options.shortlist))
-        if options.bm25:
-            found.add_bm25(lexical.scores(asked.queries, asked.documents, query_QE.device), widths)
-        values, bytes_of = self._values(found, query_QE.shape[1])
-        table = found.table
+        options, parts = self.config, collection.by_part(dataset.pairs(given.split), self.config.rows)
+        found = [self._of_part(model, dataset, given, part, asked) for part, asked in parts.items()]
+        about_Q = [pair for asked in parts.values() for pair in asked.about_Q]
+        weight_Q = torch.cat([torch.full_like(each.query_QE[:, 0], 1 / len(each.query_QE)).double() for each in found])
+        quality = {
+            key: {name: torch.cat([each.quality[key][name] for each in found]) for name in found[0].quality[key]}
+            for key in found[0].quality
+        }
+        mean = lambda values_Q: float(values_Q @ weight_Q) / len(found)  # noqa: E731
+        values = self._by_query(quality)
+        table: list[dict[str, Any]] = [
+            {"width": width, "form": form, "bytes": found[0].bytes.get((width, form))}
+            | {name.partition("@")[0] if name == self._ndcg else name: mean(values_Q) for name, values_Q in each.items()}
+            for (width, form), each in quality.items()
+        ]
         if options.by:
-            labels = collection.common(asked.label_Q)
-            for width in widths:
-                ndcg_Q = found.ranked[width, FLOAT].ndcg(options.k)
-                table += [
-                    {"label": label, "width": width, "queries": queries, "label_ndcg": mean}
-                    for label, queries, mean in collection.per_label(labels, ndcg_Q)
-                ]
-        table += _matrix(asked, query_QE, document_NE, options.matrix)
+            labels = [getattr(pair, options.by) for pair in about_Q]
+            table += [
+                {"label": label, "width": width, "queries": queries, "label_ndcg": ndcg}
+                for (width, form), each in quality.items()
+                if form == FLOAT
+                for label, queries, ndcg in collection.by_label(labels, each[self._ndcg])
+            ]
+        first = next(iter(parts.values()))
+        table += _matrix(first, found[0].query_QE, found[0].document_NE, options.matrix)
+        whole = found[0].query_QE.shape[1]
+        sizes = {f"retrieval_bytes_{form}": float(found[0].bytes[whole, form]) for form in options.quantise}
         return Findings(
-            {name: float(values_Q.mean()) for name, values_Q in values.items()} | bytes_of,
+            {name: mean(values_Q) for name, values_Q in values.items()}
+            | {"retrieval_bytes": float(found[0].bytes[whole, FLOAT])}
+            | sizes,
             table,
-            text=_who_wins(values, options.k) if options.bm25 else "",
-            documents=collection.by_unit(asked, values) if given.split == "report" else None,
-            points=_points(asked, dataset.pairs(given.split), document_NE, options.keep) if given.folder else None,
+            text=self._who_wins(values, mean) if options.bm25 else "",
+            documents=collection.by_unit(about_Q, weight_Q, values) if given.split == "report" else None,
+            points=_points(parts, found, options.keep) if given.folder is not None and options.keep else None,
         )
 
-    def _values(self, found: "_Found", width: int) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """({metric: (Q,) query by query}, {metric: bytes})"""
-        options, ndcg, whole = self.config, f"ndcg@{self.config.k}", found.ranked[width, FLOAT]
-        values = {"retrieval_mrr": whole.reciprocal(), f"retrieval_{ndcg}": whole.ndcg(options.k)}
-        values |= {f"retrieval_recall@{k}": whole.recall(k) for k in (1, options.k)}
-        values |= {f"retrieval_{ndcg}_dim{each}": found.ranked[each, FLOAT].ndcg(options.k) for each in options.dims}
-        values |= {f"retrieval_{ndcg}_{form}": found.ranked[width, form].ndcg(options.k) for form in options.quantise}
-        if found.bm25 is not None:
-            values |= {"bm25_mrr": found.bm25.reciprocal(), f"bm25_{ndcg}": found.bm25.ndcg(options.k)}
-            values["retrieval_over_bm25"] = values[f"retrieval_{ndcg}"] - values[f"bm25_{ndcg}"]
-        bytes_of = {"retrieval_bytes": float(found.bytes[width, FLOAT])}
-        return values, bytes_of | {f"retrieval_bytes_{form}": float(found.bytes[width, form]) for form in options.quantise}
+    def _of_part(self, model: Model, dataset: Any, given: Given, part: str, asked: Collection) -> "_Part":
+        """Everything that is measured of one part of the data."""
+        options = self.config
+        query_QE = vectors(model, dataset, asked.queries, "query", part, given, options.context)
+        document_NE = vectors(model, dataset, asked.documents, "document", part, given, options.context)
+        widths = sorted({*options.dims, query_QE.shape[1]})
+        found = _Part(query_QE, document_NE)
+        for width in widths:
+            short_QE, short_NE = truncated(query_QE, width), truncated(document_NE, width)
+            for form in (FLOAT, *options.quantise):
+                made = index(form, short_QE, short_NE, options.shortlist)
+                found.quality[width, form], found.bytes[width, form] = self._quality(asked, made.scores, query_QE), made.bytes
+        if options.bm25:
+            words = self._quality(asked, lexical.scores(asked.queries, asked.documents, query_QE.device), query_QE)
+            found.quality |= {(width, BM25): words for width in widths}  # a line at the same height over all widths
+        return found
+
+    def _quality(self, asked: Collection, scores: Scores, query_QE: Tensor) -> dict[str, Tensor]:
+        """{what: (Q,)} of a ranking, query by query."""
+        of = ranked(scores, asked.pair_P2.to(query_QE.device), len(asked.queries), len(asked.documents))
+        k = self.config.k
+        return {self._ndcg: of.ndcg(k), "mrr": of.reciprocal(), "recall@1": of.recall(1), f"recall@{k}": of.recall(k)}
+
+    def _by_query(self, quality: Mapping[tuple[int, str], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """{metric: (Q,)}, all but the bytes."""
+        options, ndcg, width = self.config, self._ndcg, max(width for width, _ in quality)
+        values = {f"retrieval_{name}": values_Q for name, values_Q in quality[width, FLOAT].items()}
+        values |= {f"retrieval_{ndcg}_dim{each}": quality[each, FLOAT][ndcg] for each in options.dims}
+        values |= {f"retrieval_{ndcg}_{form}": quality[width, form][ndcg] for form in options.quantise}
+        if options.bm25:
+            words = quality[width, BM25]
+            values |= {"bm25_mrr": words["mrr"], f"bm25_{ndcg}": words[ndcg]}
+            values["retrieval_over_bm25"] = values[f"retrieval_{ndcg}"] - words[ndcg]
+        return values
+
+    def _who_wins(self, values: Mapping[str, Tensor], mean: Callable[[Tensor], float]) -> str:
+        """A sentence or two on the encoder and BM25, on the same queries and documents."""
+        ours_Q, theirs_Q = values[f"retrieval_{self._ndcg}"], values[f"bm25_{self._ndcg}"]
+        ours, theirs = mean(ours_Q), mean(theirs_Q)
+        first = "The encoder and BM25 are even" if ours == theirs else "The encoder wins" if ours > theirs else "BM25 wins"
+        better, worse = int((ours_Q > theirs_Q).sum()), int((ours_Q < theirs_Q).sum())
+        return (
+            f"{first}: nDCG@{self.config.k} is {ours:.3f} for the encoder and {theirs:.3f} for BM25. Of {len(ours_Q):,} queries, "
+            f"the encoder ranks {better:,} better and BM25 {worse:,}; {len(ours_Q) - better - worse:,} are equal"
+        )
 
 
-class _Found:
-    """Rankings of a collection: by width and form, and of BM25; and their rows of the table."""
+@dataclass(eq=False)
+class _Part:
+    """The vectors of one part, and what was measured with them. quality: {(width, form): {what: (Q,)}}. bytes: of a document."""
 
-    def __init__(self, asked: Collection, k: int, device: torch.device):
-        self.asked, self.k, self.pair_P2 = asked, k, asked.pair_P2.to(device)
-        self.ranked: dict[tuple[int, str], Ranked] = {}
-        self.bytes: dict[tuple[int, str], int] = {}
-        self.bm25: Ranked | None = None
-        self.table: list[dict[str, Any]] = []
-
-    def add(self, width: int, form: str, made: Index) -> None:
-        key = width, form
-        self.ranked[key], self.bytes[key] = self._ranked(made.scores), made.bytes
-        self._row(self.ranked[key], width, form, made.bytes)
-
-    def add_bm25(self, scores: Scores, widths: Mapping[int, None]) -> None:
-        self.bm25 = self._ranked(scores)
-        for width in widths:  # a line at the same height over all widths
-            self._row(self.bm25, width, BM25, None)
-
-    def _ranked(self, scores: Scores) -> Ranked:
-        return ranked(scores, self.pair_P2, len(self.asked.queries), len(self.asked.documents))
-
-    def _row(self, of: Ranked, width: int, form: str, size: int | None) -> None:
-        means = {"ndcg": of.ndcg(self.k), "mrr": of.reciprocal()} | {f"recall@{k}": of.recall(k) for k in (1, self.k)}
-        self.table.append({"width": width, "form": form, "bytes": size} | {name: float(each.mean()) for name, each in means.items()})
+    query_QE: Tensor
+    document_NE: Tensor
+    quality: dict[tuple[int, str], dict[str, Tensor]] = field(default_factory=dict)
+    bytes: dict[tuple[int, str], int] = field(default_factory=dict)
 
 
 def _matrix(asked: Collection, query_QE: Tensor, document_NE: Tensor, most: int) -> Iterator[dict[str, Any]]:
     """Yields a row per cell: the cosine of a query and of the document that answers another; both numbered from 1."""
-    answers = document_NE[asked.answer_Q[:most]]
-    for query, row in enumerate((query_QE[:most] @ answers.T).tolist(), 1):
+    answer_NE = document_NE[asked.answers[:most]]
+    for query, row in enumerate((query_QE[:most] @ answer_NE.T).tolist(), 1):
         yield from ({"query": query, "document": document, "cosine": cosine} for document, cosine in enumerate(row, 1))
 
 
-def _points(asked: Collection, pairs: Any, document_NE: Tensor, most: int) -> Points | None:
-    """The vectors of so many documents, chosen by the digest of their text, with text, label and group."""
-    if not most:
-        return None
-    about = {pair.positive: pair for pair in reversed(pairs)}
-    chosen = sorted(range(len(asked.documents)), key=lambda number: collection.digest(asked.documents[number]))[:most]
-    texts = [asked.documents[number] for number in chosen]
-    columns = {"text": texts, "label": [about[text].label for text in texts], "group": [about[text].group for text in texts]}
-    return Points(vectors=document_NE[chosen].tolist(), columns={name: each for name, each in columns.items() if any(each)})
-
-
-def _who_wins(values: Mapping[str, Tensor], k: int) -> str:
-    """A sentence on the encoder and BM25, on the same queries and documents."""
-    ours_Q, theirs_Q = values[f"retrieval_ndcg@{k}"], values[f"bm25_ndcg@{k}"]
-    ours, theirs = float(ours_Q.mean()), float(theirs_Q.mean())
-    first = "The encoder and BM25 are even" if ours == theirs else "The encoder wins" if ours > theirs else "BM25 wins"
-    better, worse = int((ours_Q > theirs_Q).sum()), int((ours_Q < theirs_Q).sum())
-    return (
-        f"{first}: nDCG@{k} is {ours:.3f} for the encoder and {theirs:.3f} for BM25. Of {_queries(len(ours_Q))}, "
-        f"the encoder ranks {better:,} better and BM25 {worse:,}; {len(ours_Q) - better - worse:,} are equal"
-    )
-
-
-def _queries(count: int) -> str:
-    return "1 query" if count == 1 else f"{count:,} queries"
+def _points(parts: Mapping[str, Collection], found: Sequence[_Part], most: int) -> Points:
+    """The vectors of so many documents, chosen by the digest of their text, with what is known of each."""
+    about = [pair for asked in parts.values() for pair in asked.about_N]
+    chosen = sorted(range(len(about)), key=lambda number: collection.digest(about[number].positive))[:most]
+    vectors_NE = torch.cat([each.document_NE for each in found])[chosen]
+    kept = [about[number] for number in chosen]
+    columns = {
+        "text": [pair.positive for pair in kept],
+        "query": [pair.query for pair in kept],
+        **{name: [getattr(pair, name) for pair in kept] for name in ("label", "group", "part")},
+    }
+    return Points(vectors=vectors_NE.tolist(), columns={name: each for name, each in columns.items() if any(each)})
