@@ -3,7 +3,7 @@
 BM25 as Lucene computes it, k1 = 1.5, b = 0.75, by the package `bm25s` (extra `bm25`). Words are runs of letters in lower
 case, of every alphabet; names are split at underscores and at capital letters inside: `read_JSONFile` is `read json file`.
 
-Shapes: q queries of a chunk, N documents.
+Shapes: B queries of a chunk, N documents.
 """
 
 import importlib.util

@@ -4,7 +4,7 @@ The rank of a document is 1 plus the number of documents in front of it: those w
 score the ones with a smaller number. So ties have one order, the same for every model, whatever the size of a chunk; a model
 that gives every text the same vector ranks documents as they are numbered.
 
-Shapes: Q queries, q queries of a chunk, N documents, P pairs of a query and a document that is relevant to it, p of a chunk.
+Shapes: Q queries, B queries of a chunk, N documents, P pairs of a query and a document that is relevant to it, C of a chunk.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# The scores (q, N) of some of the queries against all documents.
+# The scores (B, N) of some of the queries against all documents.
 Scores = Callable[[slice], Tensor]
 # The most scores that are held at once.
 HELD = 2**22
@@ -88,15 +88,15 @@ def ranked(scores: Scores, pair_P2: Tensor, queries: int, documents: int, gain_P
     index_N = torch.arange(documents, device=pair_P2.device)
     size = max(1, HELD // documents)
     for start in range(0, queries, size):
-        scores_qN = scores(slice(start, min(start + size, queries)))
-        if not bool(scores_qN.isfinite().all()):
+        scores_BN = scores(slice(start, min(start + size, queries)))
+        if not bool(scores_BN.isfinite().all()):
             raise ValueError("scores are not finite, so they rank nothing")
         here_P = ((query_P >= start) & (query_P < start + size)).nonzero()[:, 0]
-        for part_p in here_P.split(size):
-            scores_pN, document_p1 = scores_qN[query_P[part_p] - start], document_P[part_p, None]
-            own_p1 = scores_pN.gather(1, document_p1)
-            ahead_pN = (scores_pN > own_p1) | ((scores_pN == own_p1) & (index_N < document_p1))
-            rank_P[part_p] = 1 + ahead_pN.sum(1)
+        for part_C in here_P.split(size):
+            scores_CN, document_C1 = scores_BN[query_P[part_C] - start], document_P[part_C, None]
+            own_C1 = scores_CN.gather(1, document_C1)
+            ahead_CN = (scores_CN > own_C1) | ((scores_CN == own_C1) & (index_N < document_C1))
+            rank_P[part_C] = 1 + ahead_CN.sum(1)
     return Ranked(query_P, rank_P, queries, gain_P)
 
 

@@ -3,10 +3,10 @@
 Only documents are kept, so only they are quantised; a query is a float32 vector, compared with what the codes stand for.
 `binary` is the exception: there both are signs, and documents are ranked by the bits that differ (Hamming distance), which
 leaves many ties. `binary_rescored` takes the first documents of that ranking and orders them anew by the product of the float
-query with the document's signs (Yamada et al. 2021, "Efficient Passage Retrieval with Hashing for
-Open-domain Question Answering"); the same bytes are kept.
+query with the document's signs; the same bytes are kept (Yamada et al. 2021, "Efficient Passage Retrieval with Hashing for
+Open-domain Question Answering").
 
-Shapes: Q queries, q of a chunk, N documents, E numbers of a vector, M documents of a shortlist, B bytes of a code.
+Shapes: Q queries, B of a chunk, N documents, E numbers of a vector, M documents of a shortlist, P bytes of packed codes.
 """
 
 from collections.abc import Callable
@@ -46,15 +46,15 @@ def _int8(query_QE: Tensor, document_NE: Tensor, shortlist: int) -> Index:
 
 def _int4(query_QE: Tensor, document_NE: Tensor, shortlist: int) -> Index:
     ranges = Ranges.of(document_NE)
-    packed_NB = packed_nibbles(ranges.codes(document_NE, NIBBLE))
-    codes_NE = unpacked_nibbles(packed_NB, document_NE.shape[1])
-    return Index(products(query_QE, ranges.values(codes_NE, NIBBLE)), _bytes(packed_NB))
+    packed_NP = packed_nibbles(ranges.codes(document_NE, NIBBLE))
+    codes_NE = unpacked_nibbles(packed_NP, document_NE.shape[1])
+    return Index(products(query_QE, ranges.values(codes_NE, NIBBLE)), _bytes(packed_NP))
 
 
 def _binary(query_QE: Tensor, document_NE: Tensor, shortlist: int) -> Index:
-    packed_NB, width = packed_signs(document_NE), document_NE.shape[1]
+    packed_NP, width = packed_signs(document_NE), document_NE.shape[1]
     # Of signs, the product is E - 2 x (the bits that differ): whole numbers, exact in float32.
-    return Index(products(unpacked_signs(packed_signs(query_QE), width), unpacked_signs(packed_NB, width)), _bytes(packed_NB))
+    return Index(products(unpacked_signs(packed_signs(query_QE), width), unpacked_signs(packed_NP, width)), _bytes(packed_NP))
 
 
 def _binary_rescored(query_QE: Tensor, document_NE: Tensor, shortlist: int) -> Index:
@@ -62,12 +62,12 @@ def _binary_rescored(query_QE: Tensor, document_NE: Tensor, shortlist: int) -> I
     by_query = products(query_QE, unpacked_signs(packed_signs(document_NE), document_NE.shape[1]))
 
     def scores(part: slice) -> Tensor:
-        order_qN = by_bits(part).argsort(dim=1, descending=True, stable=True)  # ties: the smaller number first
-        first_qM = order_qN[:, :shortlist]
-        again_qM = by_query(part).gather(1, first_qM).argsort(dim=1, descending=True, stable=True)
-        order_qN[:, :shortlist] = first_qM.gather(1, again_qM)
-        place_N = torch.arange(order_qN.shape[1], dtype=torch.float32, device=order_qN.device)
-        return torch.empty_like(order_qN, dtype=torch.float32).scatter_(1, order_qN, -place_N.expand_as(order_qN))
+        order_BN = by_bits(part).argsort(dim=1, descending=True, stable=True)  # ties: the smaller number first
+        first_BM = order_BN[:, :shortlist]
+        again_BM = by_query(part).gather(1, first_BM).argsort(dim=1, descending=True, stable=True)
+        order_BN[:, :shortlist] = first_BM.gather(1, again_BM)
+        place_N = torch.arange(order_BN.shape[1], dtype=torch.float32, device=order_BN.device)
+        return torch.empty_like(order_BN, dtype=torch.float32).scatter_(1, order_BN, -place_N.expand_as(order_BN))
 
     return Index(scores, size)
 
@@ -82,6 +82,6 @@ FORMS: dict[str, Callable[[Tensor, Tensor, int], Index]] = {
 assert {FLOAT, *get_args(Form)} == set(FORMS)
 
 
-def _bytes(codes_NB: Tensor) -> int:
+def _bytes(codes_NP: Tensor) -> int:
     """The bytes of each row."""
-    return codes_NB.shape[1] * codes_NB.element_size()
+    return codes_NP.shape[1] * codes_NP.element_size()

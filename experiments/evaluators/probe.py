@@ -31,9 +31,9 @@ class Probe:
     """
 
     class Config(Spec):
-        """of: whether queries or documents are classified. fit: what the probe learns from: texts of the train split, or `half`, one
-        half of the split that is measured, chosen by the digest of a text; the other half is scored. Where pairs are split by
-        what is also their label (the module of a function), only `half` has labels in common.
+        """of: whether queries or documents are classified. fit: what the probe learns from: texts of the train split, or `half`,
+        one half of the split that is measured, chosen by the digest of a text; the other half is scored. Where pairs are split
+        by what is also their label (the module of a function), only `half` has labels in common.
 
         rows: texts to learn from, and to score, at most. ridge: strength of the regression, in means of the vectors'
         variances. context: the most tokens of a text, by default `data.context`.
@@ -107,7 +107,8 @@ class Probe:
 
     def _vectors(self, model: Model, dataset: Any, texts: Mapping[str, Pair], given: Given) -> Tensor:
         """(N, E) float64, each text with the prompt of its own part."""
-        order, found = list(texts), {}
+        order: list[str] = list(texts)
+        found: dict[str, Tensor] = {}
         for part in dict.fromkeys(pair.part for pair in texts.values()):
             mine = [text for text in order if texts[text].part == part]
             found |= dict(zip(mine, vectors(model, dataset, mine, self.config.of, part, given, self.config.context), strict=True))

@@ -67,6 +67,8 @@ MATRIX = Chart(
     labels={"document": "document of query", "query": "query", "cosine": "cosine"},
 )
 
+CHARTS = (BY_WIDTH, BY_BYTES, BY_LABEL, MATRIX)
+
 
 def _different(values: Any) -> Any:
     """The values, if no two are the same. Raises ValueError."""
@@ -126,8 +128,8 @@ class Retrieval:
     def __init__(self, config: Config):
         self.config = config
         self.metrics = self._metrics()
-        shown = ((BY_WIDTH, config.dims or config.bm25), (BY_BYTES, config.quantise), (BY_LABEL, config.by), (MATRIX, config.matrix))
-        self.charts = tuple(chart for chart, is_shown in shown if is_shown)
+        shown = config.dims or config.bm25, config.quantise, config.by, config.matrix
+        self.charts = tuple(chart for chart, is_shown in zip(CHARTS, shown, strict=True) if is_shown)
 
     def _metrics(self) -> dict[str, Metric]:
         options, ndcg = self.config, self._ndcg

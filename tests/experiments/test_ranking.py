@@ -1,6 +1,7 @@
 """Ranks and what is made of them: by hand, by properties, and against `ir_measures`."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -105,7 +106,7 @@ def test_bounds_and_a_perfect_ranking(seed):
 def test_a_better_rank_is_never_worth_less():
     each = [Ranked(torch.tensor([0, 0]), torch.tensor([rank, 12]), 1) for rank in range(1, 12)]
     for values in zip(*[(float(one.reciprocal()), float(one.ndcg(10)), float(one.recall(5))) for one in each], strict=True):
-        assert all(a >= b for a, b in zip(values, values[1:], strict=False)) and values[0] > values[-1]
+        assert all(a >= b for a, b in pairwise(values)) and values[0] > values[-1]
 
 
 def test_what_has_no_rank_is_refused():
@@ -137,10 +138,8 @@ def test_ir_measures_says_the_same(seed):
     for binary in (True, False):
         qrels = [ir_measures.Qrel(f"q{q}", f"d{d}", 1 if binary else gain) for (q, d), gain in zip(pairs, gains, strict=True)]
         found = ranked_of(scores_QN, pairs, None if binary else gains)
-        measures = {ir_measures.parse_measure(name): each for name, each in _ours(found).items()}
+        ours = {"nDCG@10": found.ndcg(10), "nDCG@3": found.ndcg(3), "RR": found.reciprocal()}
+        ours |= {f"R@{k}": found.recall(k) for k in (1, 10)}
+        measures = {ir_measures.parse_measure(name): each for name, each in ours.items()}
         for metric in ir_measures.iter_calc(list(measures), qrels, run):
             assert metric.value == pytest.approx(float(measures[metric.measure][int(metric.query_id[1:])]), abs=1e-6)
-
-
-def _ours(found):
-    return {"nDCG@10": found.ndcg(10), "nDCG@3": found.ndcg(3), "RR": found.reciprocal(), "R@1": found.recall(1), "R@10": found.recall(10)}
