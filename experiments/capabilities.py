@@ -7,6 +7,7 @@ import torch
 from arch import registry
 from arch.contracts import CAPABILITIES
 from arch.parameters import Context
+from experiments.data.dataset import gives_pairs
 from experiments.spec import ExperimentSpec
 
 # {capability: the method by which a mixer offers it}; one layer that has it is enough.
@@ -51,6 +52,8 @@ def of(spec: ExperimentSpec) -> Able:
         words.add("teacher")
     source = registry.component("source", spec.data.source["type"])
     words |= {word for word in ("exact", "recalls") if getattr(source, word, False)}
+    if gives_pairs(source):
+        words.add("pairs")
     return Able(frozenset(words), reasons)
 
 

@@ -233,7 +233,7 @@ def prepare(data, vocab_size, cache=None):
 
     folder = cached.obtain(cache or cached.root(), key, build)
     corpus = _opened(folder, source)
-    _check_vocabulary(corpus.tokenizer, corpus.vocabulary, data.tokenizer, vocab_size)
+    check_vocabulary(corpus.tokenizer, corpus.vocabulary, data.tokenizer, vocab_size)
     for split in SPLITS:
         corpus._check_context(split, data.context)
     return replace(corpus, context=data.context, left_out=known["left_out"], on_loss=data.on_loss, made_of=data.source)
@@ -282,7 +282,7 @@ def _split(documents, source, fractions):
     return splits
 
 
-def _check_vocabulary(trained, vocabulary, tokenizer, vocab_size):
+def check_vocabulary(trained, vocabulary, tokenizer, vocab_size):
     if vocabulary <= vocab_size:
         return
     kind, raised = tokenizer["type"], f"raise model.vocab_size to at least {vocabulary}"
@@ -307,7 +307,7 @@ def _build(splits, content, data, vocab_size, fractions, folder):
         trained = component.train(list(dict.fromkeys(written)) if _repeats(data.source) else written)
     around = ends(component, trained)
     vocabulary = highest(trained, around) + 1
-    _check_vocabulary(trained, vocabulary, data.tokenizer, vocab_size)
+    check_vocabulary(trained, vocabulary, data.tokenizer, vocab_size)
     lengths = component.byte_lengths(trained)[:vocabulary]
     dtype = np.uint16 if vocabulary <= 2**16 else np.uint32
     stored = trained.to_str(pretty=True)
@@ -390,7 +390,7 @@ def _opened(folder, source):
     try:
         files = texts.stamps(sorted(folder.iterdir()))
     except (OSError, DataError) as error:
-        raise _damaged(folder, error) from None
+        raise damaged(folder, error) from None
     return _open(folder, source, tuple(map(tuple, files)))
 
 
@@ -415,8 +415,8 @@ def _open(folder, source, files):
             known["fingerprint"], source, tokenizer, lengths, known["sizes"], streams, digests, vocabulary, around, known["lost"]
         )
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
-        raise _damaged(folder, error) from None
+        raise damaged(folder, error) from None
 
 
-def _damaged(folder, error):
+def damaged(folder, error):
     return DataError(f"{folder}: the token cache is damaged ({error}); delete this folder and start again")

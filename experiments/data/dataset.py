@@ -1,15 +1,20 @@
-"""From a DataSpec to its dataset: a source of texts becomes a tokenized corpus, any other source brings its own."""
+"""From a DataSpec to its dataset: texts become a tokenized corpus, pairs of texts become rows of their own, others bring theirs."""
 
 from arch import registry
 from arch.contracts import Dataset
 from arch.errors import DataError
-from experiments.data import corpus
+from experiments.data import corpus, pair_corpus
 from experiments.spec import DataSpec
 
 
 def prepare(data: DataSpec, vocab_size: int) -> Dataset:
     """The Dataset of a resolved DataSpec for a model of `vocab_size` tokens. Raises DataError if it cannot be used."""
     source = registry.component("source", data.source["type"])
+    if gives_pairs(source):
+        if data.tokenizer is None:
+            raise DataError(f"missing: the source {data.source['type']} gives pairs of texts", key=("data", "tokenizer"))
+        pairs: Dataset = pair_corpus.prepare(data, vocab_size)
+        return pairs
     if not gives_rows(source):
         if data.tokenizer is None:
             raise DataError(f"missing: the source {data.source['type']} gives texts", key=("data", "tokenizer"))
@@ -29,3 +34,8 @@ def prepare(data: DataSpec, vocab_size: int) -> Dataset:
 def gives_rows(source: type) -> bool:
     """Whether a source's class brings its own dataset instead of texts."""
     return hasattr(source, "dataset")
+
+
+def gives_pairs(source: type) -> bool:
+    """Whether a source's class gives pairs of texts."""
+    return hasattr(source, "pairs")

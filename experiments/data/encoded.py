@@ -52,7 +52,7 @@ class Encoded:
         place_BT = np.where(inside_BT, self.starts[entry_B][:, None] + place_T, 0)
         tokens_BT = np.where(inside_BT, self.tokens[place_BT].astype(np.int64), self.pad)
         if self.eos is not None:
-            tokens_BT[whole_B > context, context - 1] = self.eos
+            tokens_BT[whole_B > context, -1] = self.eos  # such a row is as wide as all
         layout = TokenLayout.right_padded(torch.from_numpy(length_B), len(place_T))
         extra = {"text": torch.from_numpy(self.text_E[entry_B])}
         return Rows(torch.from_numpy(tokens_BT), layout, key_B=torch.from_numpy(key_B), extra=extra)

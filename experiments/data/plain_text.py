@@ -46,7 +46,8 @@ def read_text(path: Path) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        what = known_binary(content) or f"byte 0x{content[error.start]:02x} at byte offset {error.start:,}"
+        line = content.count(b"\n", 0, error.start) + 1
+        what = known_binary(content) or f"byte 0x{content[error.start]:02x} at byte offset {error.start:,}, line {line:,}"
         raise DataError(f"{path}: not UTF-8 text: {what}") from None
 
 

@@ -8,13 +8,14 @@ SPLITS = tuple(FRACTIONS)
 ALL = dict.fromkeys(SPLITS, 1.0)
 
 
-def split_of(digest):
+def split_of(digest, fractions=FRACTIONS):
     """The split of a document, `train`, `select` or `report`, from the sha256 of its text (32 bytes).
 
     It does not depend on other documents: adding a document moves no other one, and equal texts share a split.
+    fractions: {split: its share}, in the order of SPLITS.
     """
     position = int.from_bytes(digest[:8], "big") / 2**64
-    for split, fraction in FRACTIONS.items():
+    for split, fraction in fractions.items():
         if position < fraction:
             return split
         position -= fraction

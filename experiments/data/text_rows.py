@@ -21,6 +21,12 @@ SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n")
 
 def json_lines(path: Path, text: str, field: str) -> Iterator[Row]:
     """One object per line; blank lines are none."""
+    for name, row in json_objects(path, text):
+        yield name, _of_object(name, row, field)
+
+
+def json_objects(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    """Yields (name, what the line holds) of every line that is not blank."""
     # Not splitlines(): JSON strings may contain U+2028 and similar characters, which do not end a line here.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -30,7 +36,7 @@ def json_lines(path: Path, text: str, field: str) -> Iterator[Row]:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{name}: not JSON ({error}); expected one object per line") from None
-        yield name, _of_object(name, row, field)
+        yield name, row
 
 
 def json_file(path: Path, text: str, field: str) -> Iterator[Row]:
@@ -122,6 +128,12 @@ def _table(path, text, field, separators, quoting=csv.QUOTE_MINIMAL):
 
 def parquet(path: Path, field: str) -> Iterator[Row]:
     """A row of a Parquet file per text; the file itself may be compressed too."""
+    for name, row in parquet_rows(path, [field], [], "data.source.field"):
+        yield name, _text(name, row[field], field)
+
+
+def parquet_rows(path: Path, expected: list[str], optional: list[str], option: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (name, {column: value}) of every row. expected: columns that must be there. option: what names them in a spec."""
     try:
         import pyarrow.lib
         import pyarrow.parquet
@@ -131,12 +143,13 @@ def parquet(path: Path, field: str) -> Iterator[Row]:
     try:
         with pyarrow.parquet.ParquetFile(opened) as file:
             columns = file.schema_arrow.names
-            if field not in columns:
-                raise DataError(f"{path}: no column {field!r} (data.source.field){nearest(field, columns)}")
+            for each in expected:
+                if each not in columns:
+                    raise DataError(f"{path}: no column {each!r} ({option}){nearest(each, columns)}")
             number = 0
-            for batch in file.iter_batches(columns=[field]):
-                for value in batch.column(0).to_pylist():
-                    yield f"{path}[{number}]", _text(f"{path}[{number}]", value, field)
+            for batch in file.iter_batches(columns=[*expected, *(each for each in optional if each in columns)]):
+                for row in batch.to_pylist():
+                    yield f"{path}[{number}]", row
                     number += 1
     except FileNotFoundError:
         raise DataError(f"{path}: vanished between listing and reading; expected a Parquet file") from None

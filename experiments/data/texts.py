@@ -21,9 +21,19 @@ _PLANTED: dict[str, dict[int, list[str]]] = {}
 
 
 def resolved(source: dict[str, Any]) -> dict[str, Any]:
-    """A source inside of another, with every option. Raises SpecError, which names the option, ValueError for one of rows."""
-    if hasattr(registry.component("source", source["type"]), "dataset"):
-        raise ValueError(f"{source['type']} has rows of its own; expected a source of texts, such as python_stdlib")
+    """A source of texts inside of another, with every option. Raises SpecError, which names the option, ValueError for another one."""
+    kind = registry.component("source", source["type"])
+    if hasattr(kind, "dataset") or hasattr(kind, "pairs"):
+        has = "rows of its own" if hasattr(kind, "dataset") else "pairs of texts"
+        raise ValueError(f"{source['type']} has {has}; expected a source of texts, such as python_stdlib")
+    complete: dict[str, Any] = registry.resolve_component("source", node(source), ())
+    return complete
+
+
+def resolved_pairs(source: dict[str, Any]) -> dict[str, Any]:
+    """A source of pairs inside of another, with every option. Raises SpecError, which names the option, ValueError for another one."""
+    if not hasattr(registry.component("source", source["type"]), "pairs"):
+        raise ValueError(f"{source['type']} has no pairs of texts; expected a source of pairs, such as docstrings")
     complete: dict[str, Any] = registry.resolve_component("source", node(source), ())
     return complete
 
@@ -65,7 +75,7 @@ def stamps(files):
 def remembered(source) -> dict[str, Known]:
     """{stamp: what is known of the texts} of a source: plain data for another process. Empty if its texts are not known.
 
-    Of a source of rows that are made of texts: of those texts.
+    Of a source of rows that are made of texts: of those texts. Of a source of pairs: of the pairs, without their prompts.
     """
     mark = stamp(getattr(registry.build("source", source), "texts", source))
     return {mark: _KNOWN[mark]} if mark in _KNOWN else {}

@@ -38,7 +38,7 @@ class Hub:
     def documents(self):
         """Yields (`PATH[ROW]`, text) and leaves out rows that are blank or null. Raises DataError."""
         self.left_out = LeftOut()
-        rows = self._rows()
+        rows = self.rows()
         columns = rows.column_names
         if columns is not None and self.config.field not in columns:
             raise DataError(
@@ -63,7 +63,7 @@ class Hub:
             return None
         return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
 
-    def _rows(self):
+    def rows(self):
         try:
             import datasets
         except ImportError:

@@ -107,7 +107,7 @@ class Text:
 
     def _texts(self, path):
         """(name, text) of a file's texts, without those that are blank or null."""
-        kind = _kind(path)
+        kind = ending_of(path)
         if kind in NOT_READ or _is_renamed(path):
             ending = "".join(path.suffixes[-2:]) if _is_renamed(path) else kind
             raise DataError(f"{path}: files that end in {ending} are not read; expected {READ}")
@@ -133,7 +133,7 @@ class Text:
                 self.left_out.add("null rows" if value is None else "rows without text", name)
 
 
-def _kind(path):
+def ending_of(path):
     """The ending that says what a file holds, in small letters: `.jsonl` of `A.JSONL.gz`."""
     packed = path.suffix.lower() in DECOMPRESS
     return (Path(path.stem).suffix if packed else path.suffix).lower()
@@ -164,7 +164,7 @@ def _inside(folder):
 
 
 def _holds_text(path):
-    kind = _kind(path)
+    kind = ending_of(path)
     if kind in NOT_READ or _is_renamed(path):
         return False
     if kind in ROWS or kind in PARQUET or path.suffix.lower() in DECOMPRESS:
