@@ -7,13 +7,16 @@ that gives every text the same vector ranks documents as they are numbered.
 Shapes: Q queries, B queries of a chunk, N documents, P pairs of a query and a document that is relevant to it, C of a chunk.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-# The scores (B, N) of some of the queries against all documents.
+# The scores (B, N) of some of the queries against all documents. It is called with slices that follow each other.
 Scores = Callable[[slice], Tensor]
 # The most scores that are held at once.
 HELD = 2**22
@@ -110,3 +113,9 @@ def products(query_QE: Tensor, document_NE: Tensor) -> Scores:
             return query_QE[part].to(wide) @ document_EN
 
     return scores
+
+
+def in_turn(rows: Iterable[Any], device: torch.device | str) -> Scores:
+    """The Scores of something that gives the scores (N,) of query after query, as arrays of NumPy."""
+    left = iter(rows)
+    return lambda part: torch.from_numpy(np.stack(list(islice(left, part.stop - part.start)))).to(device)

@@ -12,14 +12,15 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from arch.contracts import Chart, Findings, Given, Metric, Points
-from arch.errors import SpecError, install
+from arch.errors import DataError, SpecError
 from arch.model import Model
 from arch.model_spec import ModelSpec
 from arch.registry import evaluator
 from arch.spec import Count, List, Spec
-from experiments import collection, lexical
+from experiments import collection
 from experiments.collection import Collection
-from experiments.ranking import Scores, ranked
+from experiments.data import bm25
+from experiments.ranking import Scores, in_turn, ranked
 from experiments.text_vectors import truncated, vectors
 from experiments.vector_index import FLOAT, Form, index
 
@@ -154,8 +155,11 @@ class Retrieval:
 
     def check(self, dataset: Any, split: str) -> None:
         """Raises SpecError for more queries, or a larger k, than the split gives, for labels that it lacks, and without bm25s."""
-        if self.config.bm25 and not lexical.is_installed():
-            raise SpecError(f"it needs the package {lexical.PACKAGE}: {install(lexical.EXTRA)}", ("bm25",))
+        if self.config.bm25:
+            try:
+                bm25.version(("bm25",))
+            except DataError as error:
+                raise SpecError(str(error), ("bm25",)) from None
         pairs = dataset.pairs(split)
         for part, whole in collection.by_part(pairs).items():
             where = f"the {split} split{f' of the part {part}' if part else ''}"
@@ -222,7 +226,8 @@ class Retrieval:
                 made = index(form, short_QE, short_NE, options.shortlist)
                 found.quality[width, form], found.bytes[width, form] = self._quality(asked, made.scores, query_QE), made.bytes
         if options.bm25:
-            words = self._quality(asked, lexical.scores(asked.queries, asked.documents, query_QE.device), query_QE)
+            by_words = in_turn(bm25.scores(asked.queries, asked.documents), query_QE.device)
+            words = self._quality(asked, by_words, query_QE)
             found.quality |= {(width, BM25): words for width in widths}  # a line at the same height over all widths
         return found
 

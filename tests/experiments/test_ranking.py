@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from experiments import ranking
-from experiments.ranking import Ranked, products, ranked
+from experiments.ranking import Ranked, in_turn, products, ranked
 
 
 def ranked_of(scores_QN, pairs, gains=None):
@@ -86,6 +86,13 @@ def test_chunks_of_any_size_rank_alike(held, monkeypatch):
     found = ranked(scores, torch.tensor(pairs), *scores_QN.shape)
     assert torch.equal(found.rank_P, expected.rank_P)
     assert max(seen) <= max(held, scores_QN.shape[1]) and sum(seen) == scores_QN.numel(), "no score is computed twice"
+
+
+def test_scores_that_come_query_after_query(monkeypatch):
+    scores_QN, pairs = drawn(2)
+    monkeypatch.setattr(ranking, "HELD", 65)  # two queries at once, and one in the end
+    found = ranked(in_turn(iter(scores_QN.numpy()), "cpu"), torch.tensor(pairs), *scores_QN.shape)
+    assert torch.equal(found.rank_P, ranked_of(scores_QN, pairs).rank_P)
 
 
 @pytest.mark.parametrize("seed", range(5))

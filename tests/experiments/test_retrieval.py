@@ -1,6 +1,7 @@
 """The evaluators of encoders: retrieval, with shorter and quantised vectors and BM25 beside; the probe; what is refused."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from arch.errors import SpecError
 from arch.express import resolved
 from arch.layout import TokenLayout
 from arch.model import new_model
-from experiments import collection, lexical
+from experiments import collection
+from experiments.data import bm25
 from experiments.data.batch import Rows
 from experiments.data.pair import Pair
 from experiments.evaluate import NotFinite
@@ -223,13 +225,7 @@ def test_of_a_mixture_every_part_counts_the_same(model):
     assert sum(documents.sums["retrieval_mrr"]) / sum(documents.weights["retrieval_mrr"]) == pytest.approx(whole["retrieval_mrr"])
 
 
-def test_words_of_names():
-    assert lexical.words("read_JSONFile(x2) isHTML Ünder_score Ещё") == [
-        *("read", "json", "file", "x", "is", "html", "ünder", "score", "ещё")
-    ]
-
-
-def test_bm25_is_lucenes_and_the_report_says_who_wins(model):
+def test_the_report_says_whether_bm25_wins(model):
     pytest.importorskip("bm25s")
     findings = found(model, Texts(), bm25=True, dims=(8,))
     values = findings.values
@@ -239,27 +235,25 @@ def test_bm25_is_lucenes_and_the_report_says_who_wins(model):
     assert [row["width"] for row in lines] == [8, DIM] and {row["ndcg"] for row in lines} == {values["bm25_ndcg@10"]}
     assert "retrieval_over_bm25" in findings.documents.without
 
-    documents = [pair.positive for pair in pairs_of("report")] + ["red red tree"]
-    queries = ["a red tree", "unseen wörds", "cat of report of"]
-    scores_QN = lexical.scores(queries, documents, "cpu")(slice(0, 3))
-    each = [lexical.words(text) for text in documents]
+
+def test_bm25_is_lucenes():
+    pytest.importorskip("bm25s")
+    documents = [pair.positive for pair in pairs_of("report")] + ["red red tree", "2 + 3"]
+    queries = ["a red tree", "unseen wörds", "Report of cat_houses", "isRed"]
+    each = [bm25.words(text) for text in documents]
     mean = np.mean([len(words) for words in each])
 
     def textbook(query, words):
         total = 0.0
-        for word in lexical.words(query):
+        for word in bm25.words(query):
             n, count = sum(word in other for other in each), words.count(word)
             idf = np.log(1 + (len(each) - n + 0.5) / (n + 0.5))
             total += idf * count / (count + 1.5 * (0.25 + 0.75 * len(words) / mean))
         return total
 
-    expected = [[textbook(query, words) for words in each] for query in queries]
-    assert np.allclose(scores_QN.numpy(), expected, atol=1e-5) and not scores_QN[1].any()
-
-
-def test_words_that_are_nowhere_find_nothing(model):
-    pytest.importorskip("bm25s")
-    assert lexical.scores(["a"], ["1", "2 + 3"], "cpu")(slice(0, 1)).tolist() == [[0.0, 0.0]]
+    scores_QN = np.stack(list(bm25.scores(queries, documents)))
+    assert np.allclose(scores_QN, [[textbook(query, words) for words in each] for query in queries], atol=1e-5)
+    assert not scores_QN[1].any() and scores_QN[3].argmax() == len(documents) - 2
 
 
 def test_vectors_are_kept_for_the_projector_of_a_finished_run(model, tmp_path):
@@ -306,8 +300,8 @@ def test_a_split_of_one_document_is_refused(model):
 
 
 def test_without_bm25s_the_error_says_how_to_install_it(model, monkeypatch):
-    monkeypatch.setattr(lexical, "is_installed", lambda: False)
-    with pytest.raises(SpecError, match=r"bm25: it needs the package bm25s: pip install -e '.\[bm25\]'"):
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    with pytest.raises(SpecError, match=r"bm25: BM25 needs the package bm25s: pip install -e '.\[bm25\]'"):
         found(model, Texts(), bm25=True)
 
 
