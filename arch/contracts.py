@@ -392,13 +392,27 @@ class Documents(Spec):
     without: dict[str, list[float]] = {}
 
 
+class Points(Spec):
+    """Vectors to be looked at, with what is known of each: TensorBoard's projector shows them.
+
+    vectors: one list of numbers per point. columns: {what: a text per point}, at least one.
+    """
+
+    vectors: list[list[float]]
+    columns: dict[str, list[str]]
+
+
 class Findings(NamedTuple):
-    """What an evaluator measured. values: {metric: number}. table: plain rows of a curve or a grid. text: to be read."""
+    """What an evaluator measured. values: {metric: number}. table: plain rows of a curve or a grid. text: to be read.
+
+    documents, points: are kept in files of their own, beside the record.
+    """
 
     values: dict[str, float]
     table: list[dict[str, Any]] = []
     text: str = ""
     documents: Documents | None = None
+    points: Points | None = None
 
 
 class Evaluator(Protocol):
