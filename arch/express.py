@@ -51,7 +51,7 @@ def differences(theirs, ours):
 
 
 def read_back(config, spec):
-    """The ModelSpec that a family's Config describes, with what stands behind the trunk of `spec`, of which no config.json says anything."""
+    """The ModelSpec that a family's Config describes, with what stands behind the trunk of `spec`: no config.json says that."""
     return resolved(config.spec() | ({} if spec.pool is None else behind(spec.pool["type"], list(spec.project))))
 
 

@@ -115,8 +115,9 @@ def find(path, spec=None, family=None):
     config = _config(trunk / CONFIG)
     chosen = families.named(family) if family else _family(path, config, held, given)
     if modules and not hasattr(chosen, "TRUNK"):
-        raise DataError(f"{path}: of encoders, only those with a trunk of gemma3 are read; this is {families.title(chosen)}", key=None)
-    own, notes = None, [*_beside(path, modules), *_set_aside(trunk)]
+        known = listed(name for name in families.names() if hasattr(families.named(name), "TRUNK"))
+        raise DataError(f"{path}: an encoder of {families.title(chosen)}; those that are read have a trunk of {known}", key=None)
+    own, notes = None, _set_aside(trunk)
     if config and hasattr(chosen, "Config"):
         try:
             own = _spec_of(chosen, config, modules)
@@ -124,14 +125,13 @@ def find(path, spec=None, family=None):
             if given is None:
                 raise
             notes.append(f"its {CONFIG} cannot be expressed and is set aside ({error})")
-            if modules and given.pool["type"] != modules.pool:
-                notes.append(f"the spec has pool: {given.pool['type']} where the folder has {modules.pool}")
     spec = given or own
     if spec is None:
         raise DataError(f"{path}: no {CONFIG} of a known family says what the model is; give a spec", key=None)
     if given and own:
         lost = differences(own, given).items()
         notes += [f"the spec has {key}: {spelt(ours)} where {CONFIG} has {spelt(its)}" for key, (its, ours) in lost]
+    notes += _beside(path, modules, spec, own)
 
     expected = checkpoint.parameters(spec)
     root = _root(chosen, held)
@@ -157,11 +157,17 @@ def _modules(path, given):
     return None
 
 
-def _beside(path, modules):
-    """Sentences about what stands behind the trunk and is not kept."""
+def _beside(path, modules, spec, own):
+    """Sentences about what stands behind the trunk and is not kept, or not there. own: what the folder itself says, or None."""
     if modules:
-        return modules.notes
-    return [f"the spec has no pool: what {sentence.MODULES} names is left out"] if sentence.has_modules(path) else []
+        other = own is None and spec.pool["type"] != modules.pool
+        return [*modules.notes, *([f"the spec has pool: {spec.pool['type']} where the folder has {modules.pool}"] if other else [])]
+    if sentence.has_modules(path):
+        return [f"the spec has no pool: what {sentence.MODULES} names is left out"]
+    mixers = [block.mixer for block in spec.blocks.values()]
+    if own is not None and any(mixer and mixer.get("causal") is False for mixer in mixers):
+        return [f"no {sentence.MODULES}: a trunk that sees ahead and has no pool, so it gives no vector of a text"]
+    return []
 
 
 def _set_aside(path):

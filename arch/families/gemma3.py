@@ -62,8 +62,11 @@ class Config(config.Config):
         window = self.sliding_window
         if self.use_bidirectional_attention and window is not None:
             if window > 2 and (window - 1) & (window - 2) == 0:  # 2^k + 1
-                said = f"{2 * (window - 1)}, of which some releases save the half and one more"
-                raise ValueError(f"sliding_window: {window} may have been {said}; give a spec that says which")
+                raise ValueError(
+                    f"sliding_window: {window} may have been {2 * (window - 1)}: some releases of transformers save half of it and "
+                    f"one more, each time. Write the true number into the file ({window - 1} if {window} is right: the same), "
+                    "or give a spec that says it (--spec; embeddinggemma/300m has 512)"
+                )
             window = {"before": window // 2, "after": window // 2}
         windows = {"local": window, "global": None}
         mixer = {**mixer_of(self), "qk_norm": True, "causal": not self.use_bidirectional_attention}

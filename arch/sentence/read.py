@@ -15,7 +15,7 @@ from arch.errors import DataError
 from arch.sentence import DENSE, MODULES, SETTINGS, TEXTS, behind, configs, dense
 from arch.sentence.texts import limit
 from arch.tensors import As, Tensors
-from arch.words import listed
+from arch.words import listed, times
 
 KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
 ORDER = re.compile("Transformer Pooling( Dense)*( Normalize)?")
@@ -51,6 +51,13 @@ class Modules:
             raise self.pooling.error(f"{self.width}, but the trunk has hidden_size = {dim}", (key,))
         return behind(self.pool, list(self.maps.values()))
 
+    def shown(self):
+        """In a few words."""
+        widths = [self.width, *self.maps.values()]
+        maps = f", maps to {listed(str(width) for width in widths[1:])}" if self.maps else ""
+        named = f"; prompts {listed(self.prompts)}" if self.prompts else ""
+        return f"vectors of {widths[-1]} numbers: pool {self.pool}{maps}; texts of at most {times(self.limit, 'token')}{named}"
+
 
 def has_modules(path):
     """Whether `path` is a folder that says which modules it has."""
@@ -75,11 +82,11 @@ def read(folder):
     """The Modules of a folder that has a modules.json. Raises DataError or SpecError."""
     folder = Path(folder)
     modules = _modules(folder)
-    trunk, pooling = (folder / place for _, place in modules[:2])
-    node = _config(folder, modules[1][1])
+    (_, trunk), (_, pooling), *rest = modules
+    trunk, node = folder / trunk, _config(folder, pooling)
     pool, width = configs.pool(node)
     maps, weights, before = {}, {}, width
-    for kind, place in modules[2:]:
+    for kind, place in rest:
         if kind == "Dense":
             before = maps[place] = _outputs(_config(folder, place), before)
             weights[place] = _weights(folder / place)
@@ -116,6 +123,8 @@ def _modules(folder):
             raise DataError(f"{path}: our models have no module {entry['type']}; {known}", key=None)
         if not (folder / entry["path"]).resolve().is_relative_to(folder.resolve()):
             raise DataError(f"{path}: {entry['path']}: expected a folder in this one", key=None)
+        if any(entry["path"] == place for _, place in found):
+            raise DataError(f"{path}: {entry['path']} twice; expected a folder for each module", key=None)
         found.append((kind, entry["path"]))
     kinds = [kind for kind, _ in found]
     if not ORDER.fullmatch(" ".join(kinds)):
@@ -126,7 +135,8 @@ def _modules(folder):
 def _config(folder, place):
     path = folder / place / "config.json"
     if not path.is_file():
-        raise DataError(f"{folder / MODULES}: it names {place}, but there is no {path}; without it, the vectors would be others", key=None)
+        reason = f"it names {place}, but there is no {path}; without it, the vectors would be others"
+        raise DataError(f"{folder / MODULES}: {reason}", key=None)
     return json_files.read(path)
 
 

@@ -100,7 +100,7 @@ def write(source, folder):
 
 
 def _ours(folder):
-    """([the id in front of a text], [the id behind it]) of a checkpoint or a folder of transformers, each empty where there is none."""
+    """([the id in front of a text], [the id behind it]) of a folder, ours or one of transformers; empty without one."""
     special = special_tokens(folder)
     begin, end = special.get("bos_token_id"), special.get("eos_token_id")
     end = end[0] if isinstance(end, list) else end
