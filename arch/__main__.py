@@ -103,12 +103,14 @@ def import_(
     spec: Annotated[str | None, typer.Option(help="The model's spec; needed where no config.json describes it.")] = None,
     family: Family = None,
 ):
-    """Convert a checkpoint to our format: spec.yaml, model.safetensors and, if there is one, the tokenizer."""
+    """Convert a checkpoint to our format: spec.yaml, model.safetensors and, if there are some, the tokenizer and prompts."""
     from arch import hf
 
     with _bar(f"Importing {source}") as progress:
         found = hf.import_(source, out, spec, family, progress)
     print(f"{out}: {found.spec.layers} layers of {found.family}, {len(found.tensors.entries)} tensors")
+    if found.modules:
+        print(f"  {found.modules.shown()}")
     for note in found.notes:
         print(f"  {note}")
     if found.ignored:
@@ -119,13 +121,19 @@ def import_(
 def export(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint in our format, such as a finished run.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create.")],
+    truncate_dim: Annotated[int | None, typer.Option(help="Of an encoder: how many numbers of a vector it gives.")] = None,
 ):
-    """Write a checkpoint as a Hugging Face folder, if a class of `transformers` computes exactly this model."""
+    """Write a checkpoint as a Hugging Face folder, if a class of `transformers` computes exactly this model.
+
+    A model with a pool becomes a folder of sentence-transformers.
+    """
     from arch import hf
 
     with _bar(f"Exporting {checkpoint}") as progress:
-        architecture = hf.export(checkpoint, out, progress)
+        architecture = hf.export(checkpoint, out, progress, truncate_dim)
     print(f"{out}: {architecture}")
+    if truncate_dim is not None:
+        print("  vectors are cut and not made of length 1 again, unless one asks for it (normalize_embeddings=True)")
     for what, release in hf.since(out).items():
         print(f"  needs transformers {release}: {what}")
 
