@@ -221,6 +221,9 @@ class Contrastive(nn.Module):
 
 def _check_teacher(config: Contrastive.Config, spec: Any, dataset: Dataset, teacher: Referred | None) -> None:
     if teacher is None:
+        for name in ("teacher_dim", "projection", "distance", "precision"):
+            if getattr(config, name) != type(config).model_fields[name].default:
+                raise SpecError("there is no teacher; expected `teacher`, or none of its options", (name,))
         if config.weights.matching:
             raise SpecError("there is no teacher to match; expected `teacher`, or a weight of 0", ("weights", "matching"))
         return
