@@ -45,7 +45,8 @@ def decides(options: Negatives, place: tuple[str, ...]) -> dict[str, Any]:
         return options.dump() | {"bm25s": bm25.version((*place, "negatives", "by"))}
     from experiments.data import mining_encoder
 
-    return options.dump() | {"weights": mining_encoder.content(options.checkpoint, (*place, "negatives", "checkpoint"))}
+    files = mining_encoder.content(str(options.checkpoint), (*place, "negatives", "checkpoint"))
+    return options.dump() | {"checkpoint": files}  # what is in the folder, not where it is
 
 
 def mine(pairs: Sequence[Pair], part: Part, place: tuple[str, ...]) -> Mined:
@@ -65,7 +66,8 @@ def mine(pairs: Sequence[Pair], part: Part, place: tuple[str, ...]) -> Mined:
     else:
         from experiments.data import mining_encoder
 
-        scores = similarities(*mining_encoder.vectors(options.checkpoint, queries, candidates))
+        key = (*place, "negatives", "checkpoint")
+        scores = similarities(*mining_encoder.vectors(str(options.checkpoint), queries, candidates, key))
         nothing = -math.inf
     return chosen(pairs, candidates, scores, options, place, nothing)
 
