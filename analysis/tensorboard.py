@@ -1,7 +1,8 @@
 """A study for TensorBoard: `FOLDER/tensorboard/`, written anew each time from the records and histories.
 
     study/              the HParams experiment, the layout of the margin charts, the report's figures
-    ARM/seed-N/         a run's curves, its HParams row, its final metrics and the curves of its evaluations' tables
+    ARM/seed-N/         a run's curves, its HParams row, its final metrics and the curves of its evaluations' tables; for the
+                        projector, the vectors of texts that its evaluations kept
     ARM/tuning/N/       the HParams row and the final metrics of a tuning run, and likewise HELPER/helper/seed-N/
     search/trial-N/     a trial of the search: its HParams row, its curves, also where it was pruned; N is Optuna's number
     ARM/over-seeds/     mean and 95 % band over seeds, which the margin charts show
@@ -23,11 +24,12 @@ import sys
 import time
 import urllib.parse
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analysis import charts, crowd, forms, plots, search_figures, tables, thinning
+from analysis import charts, crowd, forms, plots, projector, search_figures, tables, thinning
 from analysis import watch as following
 from analysis.claims import judgements, lines, tabled
 from analysis.curves import bands_and_differences
@@ -81,6 +83,7 @@ def refresh(study, logs, written):
             for old, later in pairwise(sorted((logs / run).glob(EVENTS))):
                 if time.time() - later.stat().st_mtime > READ:
                     old.unlink()
+        projector.move(scratch, logs)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -191,6 +194,8 @@ def _write(study, logs, purge=None):
                 steps, values = np.array(list(points)), np.array(list(points.values()))
                 for at in thinning.thinned(steps, values, most) if np.isfinite(values).all() else range(len(steps)):
                     writer.add_scalar(tag, values[at], int(steps[at]))
+        if isinstance(row["folder"], str) and row["arm"] in few:
+            projector.write(Path(row["folder"]), logs / names[row["arm"]] / f"seed-{row['seed']}")
     for trial, hparams in zip(_trials(study), trials, strict=True):
         record = study.other_records.get(str(study.folder / trial.run))
         seed = "" if study.record.search.get("seeds", 1) == 1 or trial.seed is None else f"/seed-{trial.seed}"

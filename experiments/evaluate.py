@@ -109,6 +109,7 @@ def evaluate(
         charts=list(getattr(evaluator, "charts", ())),
         text="; ".join(filter(None, (findings.text, beside))),
         documents=findings.documents,
+        points=findings.points,
         seconds=time.perf_counter() - started,
         others=others,
     )

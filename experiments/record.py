@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from arch.contracts import Chart, Documents, Metric
+from arch.contracts import Chart, Documents, Metric, Points
 from arch.document import node
 from arch.errors import DataError, reason_of
 from arch.spec import Spec, later, spelt
@@ -162,8 +162,8 @@ class EvaluationRecord(Spec):
 
     table: plain rows of a curve or a grid. charts: how they are drawn. text: to be read. seconds: what measuring took.
     others: the share of all cores' time that other programs took meanwhile, where times were measured and the system says so.
-    documents: what was measured of each document. They are written beside the record, because they are longer than the
-    rest and few readers need them.
+    documents: what was measured of each document. points: vectors to be looked at. Both are written beside the record, because
+    they are longer than the rest and few readers need them.
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -179,6 +179,7 @@ class EvaluationRecord(Spec):
     seconds: float = 0.0
     others: float | None = later(None)
     documents: Documents | None = later(None)
+    points: Points | None = later(None)
     charts: list[Chart] = later([])
 
     def write(self, folder: Path | str, file: str) -> None:
@@ -189,12 +190,38 @@ class EvaluationRecord(Spec):
             write_atomically(beside, json.dumps(self.documents.dump(), allow_nan=False).encode())
         else:
             beside.unlink(missing_ok=True)
-        write_record(self.model_copy(update={"documents": None}), Path(folder) / EVALUATIONS / file)
+        for path, content in zip(points_files(folder, file), _tables(self.points), strict=True):
+            if content is not None:
+                write_atomically(path, content.encode())
+            else:
+                path.unlink(missing_ok=True)
+        write_record(self.model_copy(update={"documents": None, "points": None}), Path(folder) / EVALUATIONS / file)
 
 
 def documents_file(folder: Path | str, file: str) -> Path:
     """Where the documents of the evaluation `file` of a run are."""
     return Path(folder) / EVALUATIONS / f"{Path(file).stem}.documents.json"
+
+
+def points_files(folder: Path | str, file: str) -> tuple[Path, Path]:
+    """Where the points of the evaluation `file` of a run are: their vectors, and what is known of each, tables as in `_tables`."""
+    stem = Path(folder) / EVALUATIONS / Path(file).stem
+    return stem.with_name(f"{stem.name}.vectors.tsv"), stem.with_name(f"{stem.name}.points.tsv")
+
+
+def _tables(points: Points | None) -> tuple[str | None, str | None]:
+    """The two files of points, as TensorBoard's projector reads them: a line per point, its numbers or texts with tabs between.
+
+    White space in a text becomes one space. The second file has a line of names first, but if there is only one column: then the
+    projector takes every line for a point.
+    """
+    if points is None:
+        return None, None
+    vectors = ["\t".join(f"{number:.6g}" for number in vector) for vector in points.vectors]
+    rows = zip(*points.columns.values(), strict=True)
+    about = [points.columns] if len(points.columns) > 1 else []
+    lines = ["\t".join(" ".join(text.split()) for text in row) for row in [*about, *rows]]
+    return "".join(f"{line}\n" for line in vectors), "".join(f"{line}\n" for line in lines)
 
 
 def documents_of(folder: Path | str, file: str) -> Documents | None:
