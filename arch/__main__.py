@@ -61,12 +61,12 @@ def show(
 
 @app.command()
 def check(
-    component: Annotated[str, typer.Argument(help="A mixer or an ffn: `attention`, or one of your own, `my_mixers:Mine`.")],
+    component: Annotated[str, typer.Argument(help="A mixer, an ffn or a pool: `attention`, or one of your own, `my_mixers:Mine`.")],
     changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="An option, e.g. heads=4.")] = (),
     dim: Annotated[int, typer.Option(min=1, help="The model's width, as narrow as its options allow.")] = 64,
     context: Annotated[int, typer.Option(min=2, help="The longest row, in tokens.")] = 256,
 ):
-    """Check that a mixer or an ffn does what it says: that it sees no later token, keeps documents apart, and so on.
+    """Check that a mixer, an ffn or a pool does what it says: that it sees no later token, keeps documents apart, and so on.
 
     Without --set, every example of its Config is checked, or its defaults. Exit code 1: it does not.
     """
@@ -103,12 +103,14 @@ def import_(
     spec: Annotated[str | None, typer.Option(help="The model's spec; needed where no config.json describes it.")] = None,
     family: Family = None,
 ):
-    """Convert a checkpoint to our format: spec.yaml, model.safetensors and, if there is one, the tokenizer."""
+    """Convert a checkpoint to our format: spec.yaml, model.safetensors and, if there are some, the tokenizer and prompts."""
     from arch import hf
 
     with _bar(f"Importing {source}") as progress:
         found = hf.import_(source, out, spec, family, progress)
     print(f"{out}: {found.spec.layers} layers of {found.family}, {len(found.tensors.entries)} tensors")
+    if found.modules:
+        print(f"  {found.modules.shown()}")
     for note in found.notes:
         print(f"  {note}")
     if found.ignored:
@@ -119,13 +121,19 @@ def import_(
 def export(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint in our format, such as a finished run.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create.")],
+    truncate_dim: Annotated[int | None, typer.Option(help="Of an encoder: how many numbers of a vector it gives.")] = None,
 ):
-    """Write a checkpoint as a Hugging Face folder, if a class of `transformers` computes exactly this model."""
+    """Write a checkpoint as a Hugging Face folder, if a class of `transformers` computes exactly this model.
+
+    A model with a pool becomes a folder of sentence-transformers.
+    """
     from arch import hf
 
     with _bar(f"Exporting {checkpoint}") as progress:
-        architecture = hf.export(checkpoint, out, progress)
+        architecture = hf.export(checkpoint, out, progress, truncate_dim)
     print(f"{out}: {architecture}")
+    if truncate_dim is not None:
+        print("  vectors are cut and not made of length 1 again, unless one asks for it (normalize_embeddings=True)")
     for what, release in hf.since(out).items():
         print(f"  needs transformers {release}: {what}")
 

@@ -17,7 +17,7 @@ from arch.show import written
 from arch.spec import Spec
 from arch.words import times
 
-KINDS = ("mixer", "ffn")
+KINDS = ("mixer", "ffn", "pool")
 BUILT = probe.Point("says how its parameters start", lambda it: None)
 COSTED = probe.Point("can be costed without storage, on the meta device", lambda it: None)
 
@@ -61,12 +61,13 @@ class Report:
 
 
 def check(name: str, changes: Sequence[str] = (), dim: int = 64, tokens: int = 256) -> Report:
-    """The Report of a mixer or an ffn, by its shipped name or import path. changes: `KEY=VALUE` texts, its options.
+    """The Report of a mixer, an ffn or a pool, by its shipped name or import path.
 
+    A name may begin with the kind, `pool/attention`, where several kinds have it. changes: `KEY=VALUE` texts, its options.
     Without any, each of `Config.examples()` is checked, or the defaults. Raises SpecError for a component that is not
     found, for options that it does not have or needs, and if it cannot be built in this width.
     """
-    kind = _kind(name)
+    kind, name = _found(name)
     found: dict[str, list[probe.Finding]] = {}
     for resolved in _instances(kind, name, changes):
         options = ", ".join(_written(registry.component(kind, name).Config, resolved))
@@ -95,20 +96,24 @@ def _findings(kind, resolved, options, dim, tokens):
     return [*probe.findings(it), costed]
 
 
-def _kind(name):
-    """The kind of a component: whichever of KINDS has it. Raises SpecError."""
+def _found(asked):
+    """(kind, name) of a component: the first of KINDS that has it, or the kind that it names. Raises SpecError."""
+    given, _, rest = asked.partition("/")
+    kinds, name = ((given,), rest) if given in KINDS and rest else (KINDS, asked)
     refused = []
-    for kind in KINDS:
+    for kind in kinds:
         try:
             registry.component(kind, name)
-            return kind
+            return kind, name
         except SpecError as error:
             refused.append(error)
     if not is_plugin(name):
-        known = ", ".join(each for kind in KINDS for each in registry.names(kind))
-        raise SpecError(f"no mixer and no ffn {name!r}; known: {known} (or the import path of your own, module:Class)")
+        if len(kinds) == 1:
+            raise SpecError(refused[0].reason)
+        known = ", ".join(f"{kind}/{each}" if kind == "pool" else each for kind in KINDS for each in registry.names(kind))
+        raise SpecError(f"no mixer, no ffn and no pool {name!r}; known: {known} (or the import path of your own, module:Class)")
     several = next((each for each in refused if " 0 classes" not in each.reason), None)
-    raise SpecError(several.reason if several else f"{name.partition(':')[0]} has no class marked @mixer or @ffn"
+    raise SpecError(several.reason if several else f"{name.partition(':')[0]} has no class marked @mixer, @ffn or @pool"
                     + (f" named {name.partition(':')[2]}" if ":" in name else ""))  # fmt: skip
 
 

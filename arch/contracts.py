@@ -54,6 +54,7 @@ CAPABILITIES = {
     "attends": "a layer's mixer shows what its attention weights are computed from (`attending`)",
     "decays": "a layer's mixer has a state that decays, and shows how fast (`decaying`)",
     "pairs": "its data are pairs of texts",
+    "rows": "its data are rows of tokens, of which each predicts the next",
 }
 
 
@@ -230,8 +231,9 @@ class Objective(Protocol):
     teacher) is held without being registered as a submodule, and so is in no checkpoint.
     needs: capabilities of the model. metrics: every number that `forward` or `derive` returns.
     runs (optional): options that name a run whose weights it uses (type `experiments.spec.Reference`, with the marker
-    `place`): such an objective is made by `__init__(config, dataset, runs)`, {option: folder of its checkpoint}. The run is
-    made first if it must be, and what it is belongs to the identity of the run that uses it.
+    `place`): such an objective is made by `__init__(config, dataset, runs)`, {option: folder of its checkpoint}; an option
+    that is null names none, and where none is named, `runs` is left out. The run is made first if it must be, and what it is
+    belongs to the identity of the run that uses it.
     measured_by (optional): the type of the objective whose metrics the evaluator `objective` reports, where training
     minimises something else: a student is measured by `next_token`.
     """
@@ -241,7 +243,10 @@ class Objective(Protocol):
 
     @classmethod
     def check(cls, config: Any, spec: ExperimentSpec, dataset: Dataset, runs: Mapping[str, Referred]) -> None:
-        """Optional. Called when a run is planned. Raises SpecError, at a key of the config, for what cannot work."""
+        """Optional. Called when a run is planned. Raises SpecError, at a key of the config, for what cannot work.
+
+        Raises DataError, with its key, where another section of the spec is at fault.
+        """
 
     @classmethod
     def costs(cls, config: Any, spec: ExperimentSpec, dataset: Dataset, runs: Mapping[str, Referred]) -> dict[str, float]:
@@ -256,7 +261,8 @@ class Objective(Protocol):
     def prepare(self, model: Model, batch: Batch) -> Batch:
         """Optional. Called once per step with all rows of this device, without a gradient. Returns the batch to train on.
 
-        For what depends on other rows, or must not be repeated: sampling, cache look-ups, gathering negatives.
+        For what depends on other rows, or must not be repeated: sampling, cache look-ups, gathering negatives. `batch.parts`
+        says into how many micro-batches the rows are split afterwards.
         """
 
     def forward(self, model: Model, batch: Batch) -> dict[str, Mean]:

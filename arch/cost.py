@@ -5,8 +5,9 @@ run once, and its cost is multiplied by its number of layers. A new component th
 
 Shapes: N tokens of context (one row, one document), D width, V vocabulary.
 
-There are two FLOP counts. A multiply-add counts as two. Both include the head (2 D V) at every position. Neither
-includes element-wise work (norms, activations, softmax, the depthwise convolution), the embedding lookup or the loss.
+There are two FLOP counts. A multiply-add counts as two. Both include the head (2 D V) at every position. A model with a pool has
+no head: instead they include what pool and projections compute once of a row of N tokens, which is one text. Neither includes
+element-wise work (norms, activations, softmax, the depthwise convolution), the embedding lookup or the loss.
 
 ideal     what the visible pairs need: 2 per weight of every map, plus the mixer's own `mixing_flops(layout)` if it has
           one. prefill: the average over the N positions. decode: what the last position adds. train: 3 x prefill.
@@ -22,6 +23,7 @@ import functools
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -40,6 +42,7 @@ from arch.spec import digest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OPTIMIZER_BYTES = 8  # AdamW: two float32 moments per parameter
+VECTOR = torch.float32  # the type of a text's vector, whatever the weights are (`Model.encode`)
 
 
 def outline(spec, context, dtype="float32"):
@@ -50,7 +53,9 @@ def outline(spec, context, dtype="float32"):
     state_bytes: for one stream, of the mixers whose state does not grow with the context (`state_size: constant`): 0 for a
     model of attention, which has a cache alone. decode_bytes: what one stream reads for the next token after a context of N
     tokens: every weight once, and the whole cache; of an embedding that is not tied to the head, one row. Both in `dtype`,
-    except what a mixer keeps in float32; None for a non-causal model. Raises SpecError as `summary`.
+    except what a mixer keeps in float32; None for a model that does not decode: one that sees ahead or has a pool.
+    vector_bytes: of the vector of one text, E numbers in float32; None for a model without a pool. It is what an encoder
+    keeps of a text where a language model keeps a cache, and depends on no number of tokens. Raises SpecError as `summary`.
     """
     _check(context, dtype)
     layers, size = spec.layer_blocks(), DTYPES[dtype].itemsize
@@ -60,37 +65,40 @@ def outline(spec, context, dtype="float32"):
     frame, head = _frame(spec, DTYPES[dtype]), spec.dim * spec.vocab_size
     parameters = sum(weight.numel() for weight in frame.parameters()) + sum(counts[name] * sizes[name] for name in counts)
     embedding = head if spec.tie_embeddings else 2 * head
-    cache = _by_layer(layers, {name: _cache(_mixer(block), context, DTYPES[dtype])[1] for name, block in blocks.items()})
+    cache = _by_layer(layers, {name: _cache_of(spec, block, context, dtype) for name, block in blocks.items()})
     state = {name: _state(_mixer(block), DTYPES[dtype]) for name, block in blocks.items()}
     read = parameters if spec.tie_embeddings else parameters - head + spec.dim
     ideal = {name: _ideal(block, context) for name, block in blocks.items()}
+    behind = {"prefill": 2 * head * context, "decode": 2 * head} if frame.pool is None else _pooling(frame, context)
+    pooled = sum(weight.numel() for module in (frame.pool, frame.project) if module for weight in module.parameters())
     return {
         "parameters": {
             "total": parameters,
             "embedding": embedding,
             "non_embedding": parameters - embedding,
+            "pool": pooled,
             "layers": [sizes[name] for name in layers],
         },
-        "flops_per_token": {"ideal": _by_token(_ideal_of_model(ideal, counts, head, context), context)},
+        "flops_per_token": {"ideal": _by_token(_ideal_of_model(ideal, counts, behind), context)},
         "cache_bytes": cache,
         "state_bytes": None if cache["total"] is None else sum(counts[name] * state[name] for name in counts),
         "decode_bytes": None if cache["total"] is None else read * size + cache["total"],
+        "vector_bytes": None if spec.pool is None else spec.vector_dim * VECTOR.itemsize,
         "layers": layers,
         "context": context,
         "dtype": dtype,
     }
 
 
-def _ideal_of_model(blocks, counts, head, context):
-    """Ideal FLOPs over the context from those of each block. head: its weights."""
-    prefill = _total({name: each["prefill"] for name, each in blocks.items()}, counts, 2 * head * context)
-    decode = _total({name: each["decode"] for name, each in blocks.items()}, counts, 2 * head)
+def _ideal_of_model(blocks, counts, behind):
+    """Ideal FLOPs over the context from those of each block, and of what is behind the blocks."""
+    prefill, decode = (_total({name: each[path] for name, each in blocks.items()}, counts, behind[path]) for path in behind)
     return {"prefill": prefill, "decode": decode, "train": 3 * prefill}
 
 
 def _total(parts, counts, extra):
-    """The sum over all layers; None if a block has none. parts: {block: of one layer}."""
-    return None if None in parts.values() else extra + sum(counts[name] * each for name, each in parts.items())
+    """The sum over all layers, and `extra`; None if a block, or what is extra, has none. parts: {block: of one layer}."""
+    return None if None in (extra, *parts.values()) else extra + sum(counts[name] * each for name, each in parts.items())
 
 
 def summary(spec, context, dtype="float32", mixed=False):
@@ -98,8 +106,9 @@ def summary(spec, context, dtype="float32", mixed=False):
     every block on the meta device shows.
 
     parameters: `embedding` is the embedding matrix plus the head if it is not tied; `layers` has one number per layer.
-    cache_bytes: for one stream with capacity N, in `dtype`, except what a mixer keeps in float32. A non-causal model
-    keeps no state: its cache and its decode FLOPs are None.
+    `pool` counts the pool and the maps behind it.
+    cache_bytes: for one stream with capacity N, in `dtype`, except what a mixer keeps in float32. A model that sees ahead or
+    has a pool does not decode: its cache and its decode FLOPs are None.
     training_bytes: weights and gradients in `dtype`, AdamW's moments, and `activations`: what autograd keeps for the
     backward pass of one row of N tokens. This includes the loss, which keeps a gradient of the hidden states and no
     logits. Not included: further rows, gradients of activations, workspaces (such as the loss's, of at most 512 MiB),
@@ -116,7 +125,7 @@ def _summary(spec, context, dtype):
     known = outline(spec, context, dtype)
     layers, size = known["layers"], DTYPES[dtype].itemsize
     counts, frame = Counter(layers), _frame(spec, DTYPES[dtype])
-    outside = _measured_once(_outside(spec), context, dtype, lambda: _measured_frame(frame, context))
+    outside = _measured_once(_outside(spec, frame), context, dtype, lambda: _measured_frame(frame, context))
     blocks = {}
     for name in counts:
         block = _block(spec, name, layers.index(name)).to(DTYPES[dtype])
@@ -143,7 +152,7 @@ def _summary(spec, context, dtype):
         **known,
         "flops_per_token": known["flops_per_token"] | {"executed": _by_token(executed, context)},
         "training_bytes": {**training, "total": sum(training.values())},
-        "notes": [note for name, block in blocks.items() for note in _notes(name, block)],
+        "notes": [note for name, block in blocks.items() for note in _notes(name, block, encodes=spec.pool is not None)],
     }
 
 
@@ -173,17 +182,22 @@ def _decides(spec, name, block):
     )
 
 
-def _outside(spec):
-    """What decides the cost of the model without its layers."""
-    return (digest({key: value for key, value in spec.dump().items() if key not in ("blocks", "pattern", "layers")}),)
+def _outside(spec, frame):
+    """What decides the cost of the model without its layers. A plug-in is its class."""
+    return digest({key: value for key, value in spec.dump().items() if key not in ("blocks", "pattern", "layers")}), type(frame.pool)
 
 
 def cache_bytes(spec, context, dtype="float32"):
     """Only the `cache_bytes` of `summary`, {total, layers}, without running any block."""
     _check(context, dtype)
     layers = spec.layer_blocks()
-    mixers = {name: _block(spec, name, layers.index(name)).mixer for name in set(layers)}
-    return _by_layer(layers, {name: _cache(mixer and mixer.component, context, DTYPES[dtype])[1] for name, mixer in mixers.items()})
+    blocks = {name: _block(spec, name, layers.index(name)) for name in set(layers)}
+    return _by_layer(layers, {name: _cache_of(spec, block, context, dtype) for name, block in blocks.items()})
+
+
+def _cache_of(spec, block, context, dtype):
+    """Bytes of a layer's cache; None where the model does not decode."""
+    return None if spec.pool is not None else _cache(_mixer(block), context, DTYPES[dtype])[1]
 
 
 def _by_layer(layers, each):
@@ -206,26 +220,29 @@ def check_builds(spec, root, path=()):
     """
     if spec.vocab_size * spec.dim >= LARGEST:
         raise root.error(f"{spec.vocab_size:,} tokens x {spec.dim:,} values {TOO_LARGE}", (*path, "vocab_size"))
-    for layer, (name, block) in enumerate(spec.blocks.items()):
-        for kind, resolved in block.sublayers().items():
-            try:
-                with torch.device("meta"):
-                    registry.build(kind, resolved, _context(spec, layer % spec.layers))
-            except SpecError:
+    for dim, width in pairwise((spec.dim, *spec.project)):
+        if dim * width >= LARGEST:
+            raise root.error(f"{dim:,} x {width:,} values {TOO_LARGE}", (*path, "project"))
+    layers = {name: layer % spec.layers for layer, name in enumerate(spec.blocks)}
+    for place, kind, resolved in spec.components():
+        layer, where = layers[place[1]] if kind in SUBLAYERS else 0, (*path, *place)
+        try:
+            with torch.device("meta"):
+                registry.build(kind, resolved, _context(spec, layer))
+        except SpecError:
+            raise
+        except (Exception, SystemExit) as error:
+            if "overflow" in str(error).lower():  # how torch says it
+                raise root.error(f"with model.dim = {spec.dim:,}, one of its tensors {TOO_LARGE}", where) from None
+            if isinstance(error, ValueError):
+                option, colon, reason = str(error).partition(": ")
+                if colon and option in resolved:
+                    raise root.error(reason, (*where, option)) from None
+                line = f" ({blame.place(error)})" if is_plugin(resolved["type"]) else ""
+                raise root.error(f"{error}".partition("\n")[0] + line, where) from None
+            if not is_plugin(resolved["type"]):
                 raise
-            except (Exception, SystemExit) as error:
-                where = (*path, "blocks", name, kind)
-                if "overflow" in str(error).lower():  # how torch says it
-                    raise root.error(f"with model.dim = {spec.dim:,}, one of its tensors {TOO_LARGE}", where) from None
-                if isinstance(error, ValueError):
-                    option, colon, reason = str(error).partition(": ")
-                    if colon and option in resolved:
-                        raise root.error(reason, (*where, option)) from None
-                    place = f" ({blame.place(error)})" if is_plugin(resolved["type"]) else ""
-                    raise root.error(f"{error}".partition("\n")[0] + place, where) from None
-                if not is_plugin(resolved["type"]):
-                    raise
-                raise root.error(f"{resolved['type']} {_uncosted(error, '__init__')}", where) from None
+            raise root.error(f"{resolved['type']} {_uncosted(error, '__init__')}", where) from None
 
 
 def failure(kind, resolved, context, tokens, dtype="float32"):
@@ -233,12 +250,20 @@ def failure(kind, resolved, context, tokens, dtype="float32"):
     doing = "__init__"
     try:
         with torch.device("meta"):
-            block = Block(BlockSpec(**{kind: resolved}), context).to(DTYPES[dtype])
+            made = _costed(kind, resolved, context).to(DTYPES[dtype])
         doing = "forward"
-        _measured_block(block, context.dim, tokens)
+        if isinstance(made, Block):
+            _measured_block(made, context.dim, tokens)
+        else:
+            _measured_pool(made, context.dim, tokens)
     except (Exception, SystemExit) as error:
         return _uncosted(error, doing)
     return ""
+
+
+def _costed(kind, resolved, context):
+    """The component as it is costed: a pool alone, another one in a block."""
+    return registry.build(kind, resolved, context) if kind == "pool" else Block(BlockSpec(**{kind: resolved}), context)
 
 
 def _of_meta(error):
@@ -350,19 +375,39 @@ def _cache(mixer, tokens, dtype):
     return state, sum(tensor.nbytes for tensor in tensors(state))
 
 
+def _pooling(frame, tokens):
+    """Ideal FLOPs of pool and projections over a row, which is one text; it does not decode."""
+    pool, layout = frame.pool, TokenLayout.whole(1, tokens)
+    per_token = 2 * tokens * sum(weight.numel() for weight in _maps(pool))
+    pooling = int(pool.pooling_flops(layout)) if hasattr(pool, "pooling_flops") else per_token
+    return {"prefill": pooling + 2 * sum(weight.numel() for weight in _maps(frame.project)), "decode": None}
+
+
+def _measured_pool(pool, dim, tokens):
+    """FLOPs of the forward and the backward pass of a pool alone, on the meta device."""
+    x_1TD = torch.empty(1, tokens, dim, dtype=VECTOR, device="meta", requires_grad=True)
+    return _backward(lambda: pool(x_1TD, TokenLayout.whole(1, tokens, device="meta")), pool)[0]
+
+
 def _measured_frame(frame, context):
-    """Measure embedding, final norm, head and loss. The loss is element-wise work, which FLOPs do not include."""
+    """Measure embedding, final norm, and head and loss, or pool and projections. A loss is element-wise work, which FLOPs do
+    not include; that of vectors is small, and is left out.
+    """
     tokens_BT = torch.empty(1, context, dtype=torch.long, device="meta")
 
     def loss():
         hidden_ND = frame.trunk(tokens_BT)[0].flatten(0, 1)
         return chunked(hidden_ND, frame.head_weight, Targets(tokens_BT.flatten()), frame.spec.logit_softcap)
 
-    trained, kept, casts = _backward(loss, frame)
+    def vectors():
+        return frame.vectors(tokens_BT, TokenLayout.whole(1, context, device="meta"))
+
+    encodes = frame.pool is not None
+    trained, kept, casts = _backward(vectors if encodes else loss, frame)
     executed = {
         "train": trained,
-        "prefill": _forward(lambda: frame(tokens_BT)),
-        "decode": _forward(lambda: frame(tokens_BT[:, -1:])),
+        "prefill": _forward(vectors if encodes else lambda: frame(tokens_BT)),
+        "decode": None if encodes else _forward(lambda: frame(tokens_BT[:, -1:])),
     }
     return _Measured({}, executed, sum(kept.values()), shared={}, casts=casts)
 
@@ -462,14 +507,14 @@ def _divided(total, by):
     return total // by if total % by == 0 else total / by
 
 
-def _notes(name, block):
+def _notes(name, block, encodes):
     ideal, executed = block.ideal, block.executed
-    if not block.decodes:
+    if not block.decodes and not encodes:
         yield f"block {name!r} sees ahead: it keeps no state, so the model has no cache and does not decode"
     if not block.says_mixing:
         yield f"block {name!r}: its mixer has no `mixing_flops`, so `ideal` counts its maps only"
     for path in ("prefill", "decode"):
-        if executed[path] is not None and executed[path] < ideal[path]:
+        if executed[path] is not None and executed[path] < ideal[path] and not (encodes and path == "decode"):
             yield (
                 f"block {name!r}, {path}: the FLOP counter sees {executed[path]:,} of the {ideal[path]:,} that the "
                 "block needs (element-wise code or an operation without a FLOP formula); `executed` is too low"

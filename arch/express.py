@@ -4,6 +4,7 @@ from arch import checkpoint, cost, document, families, registry
 from arch.errors import DataError, SpecError
 from arch.model_spec import SUBLAYERS, ModelSpec
 from arch.remarks import explicit
+from arch.sentence import behind, write
 from arch.show import written
 from arch.spec import diff
 
@@ -49,6 +50,11 @@ def differences(theirs, ours):
     return found
 
 
+def read_back(config, spec):
+    """The ModelSpec that a family's Config describes, with what stands behind the trunk of `spec`: no config.json says that."""
+    return resolved(config.spec() | ({} if spec.pool is None else behind(spec.pool["type"], list(spec.project))))
+
+
 def _expressed(family, spec):
     used = spec.model_copy(update={"blocks": {name: spec.blocks[name] for name in dict.fromkeys(spec.layer_blocks())}})
     for name, block in used.blocks.items():
@@ -57,12 +63,16 @@ def _expressed(family, spec):
                 raise ValueError(f"blocks.{name}: it has no {kind}")
         if spec.dim % block.mixer.get("heads", 1):
             raise ValueError(f"blocks.{name}.mixer.heads: transformers wants them to divide dim = {spec.dim}")
-    families.table(family, used, checkpoint.parameters(used))
+    if used.pool is not None:
+        if not hasattr(family, "TRUNK"):
+            raise ValueError("it has a pool, and this class is no trunk of an encoder")
+        write.check_pool(used)
+    families.table(family, used, families.trunk(checkpoint.parameters(used)))
     try:
         config = family.Config.parse(family.Config.of(used))
     except SpecError as error:
         raise ValueError(f"its config's {error}") from None
-    lost = differences(resolved(config.spec()), used)
+    lost = differences(read_back(config, used), used)
     if lost:
         said = (f"{key} is {written(ours)}, there {written(theirs)}" for key, (theirs, ours) in lost.items())
         raise ValueError("; ".join(said))

@@ -1,4 +1,7 @@
-"""Load, import and export Hugging Face folders and weights files, by the name tables of `arch.families`."""
+"""Load, import and export Hugging Face folders and weights files, by the name tables of `arch.families`.
+
+A folder of sentence-transformers is a trunk with a pool and maps behind it, which `arch.sentence` reads and writes.
+"""
 
 import json
 from dataclasses import dataclass
@@ -6,10 +9,12 @@ from pathlib import Path
 
 import torch
 
-from arch import checkpoint, cost, document, families, registry, tensors
+from arch import checkpoint, cost, document, families, json_files, registry, tensors
 from arch.errors import DataError, SpecError
 from arch.express import differences, express, loaded
 from arch.model_spec import ModelSpec
+from arch.sentence import read as sentence
+from arch.sentence import texts, write
 from arch.spec import spelt
 from arch.tensors import As, Entry, Tensors
 from arch.tokenizer import special_tokens
@@ -23,7 +28,8 @@ class Found:
     """A foreign checkpoint, with its tensors under our names.
 
     ignored: names of tensors that do not belong to the model. notes: sentences that say where a given spec contradicts
-    the folder's own config, and which of its weights are not read.
+    the folder's own config, what of it is not kept, and which of its weights are not read. modules: what stands behind the
+    trunk (`arch.sentence.read.Modules`), of a folder that says so.
     """
 
     spec: ModelSpec
@@ -31,6 +37,7 @@ class Found:
     family: str
     ignored: list[str]
     notes: list[str]
+    modules: sentence.Modules | None = None
 
 
 def load(path, spec=None, dtype=None, family=None):
@@ -52,35 +59,43 @@ def import_(source, out, spec=None, family=None, progress=None):
     progress: as for `tensors.write`. Raises DataError or SpecError; nothing is written then.
     """
     found = find(source, spec, family)
-    said = checkpoint.generation(source) if Path(source).is_dir() else {}
+    folder = found.modules.trunk if found.modules else Path(source)
+    said = checkpoint.generation(folder) if folder.is_dir() else {}
     with checkpoint.appearing(out) as scratch:
         checkpoint.write(found.spec, found.tensors, scratch, progress)
-        if Path(source).is_dir():
-            checkpoint.copy_text_files(source, scratch)
+        if folder.is_dir():
+            checkpoint.copy_text_files(folder, scratch)
         if said and not (scratch / checkpoint.GENERATION).is_file():
             (scratch / checkpoint.GENERATION).write_text(json.dumps(said, indent=1) + "\n")
+        if found.modules:
+            texts.keep(found.modules.prompts, found.modules.limit, scratch)
     return found
 
 
-def export(source, out, progress=None):
+def export(source, out, progress=None, truncate_dim=None):
     """Convert a checkpoint in our format to a Hugging Face folder. Returns the name of the `transformers` class.
 
-    Raises DataError where no class can express the model; nothing is written then.
+    A model with a pool becomes a folder of sentence-transformers. truncate_dim: how many numbers of a vector it gives there
+    by default. Raises DataError where no class can express the model; nothing is written then.
     """
     spec, found = checkpoint.open_checkpoint(source)
+    write.check_width(spec, truncate_dim)
     family, config = express(spec)
-    named = families.table(family, spec, found.entries)
-    root = "model." if config.architecture().endswith("ForCausalLM") else ""  # a trunk's names have no prefix
+    architecture = config.architecture() if spec.pool is None else family.TRUNK
+    named = families.table(family, spec, families.trunk(found.entries))
+    root = "model." if architecture.endswith("ForCausalLM") else ""  # a trunk's names have no prefix
     theirs = {_rooted(to.name, root): As(ours, to.write) for ours, to in named.items()}
     types = {entry.dtype for entry in found.entries.values()}
     dtype = str(max(types, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
-    written = {"architectures": [config.architecture()], "dtype": dtype, "torch_dtype": dtype}  # torch_dtype: before 4.56
+    written = {"architectures": [architecture], "dtype": dtype, "torch_dtype": dtype}  # torch_dtype: before 4.56
     written |= config.written() | special_tokens(source)
     with checkpoint.appearing(out) as scratch:
         checkpoint.copy_text_files(source, scratch)
         (scratch / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
+        if spec.pool is not None:
+            write.modules(source, spec, found, scratch, truncate_dim)
         tensors.write(tensors.renamed(found, theirs), scratch / checkpoint.WEIGHTS, progress)
-    return config.architecture()
+    return architecture
 
 
 def since(folder):
@@ -93,14 +108,19 @@ def since(folder):
 
 def find(path, spec=None, family=None):
     """A foreign checkpoint as Found: every tensor is accounted for, none is read yet. Raises DataError or SpecError."""
-    held = tensors.open_tensors(path)
-    config = _config(Path(path) / CONFIG)
     given = _loaded(spec)
+    modules = _modules(path, given)
+    trunk = modules.trunk if modules else Path(path)
+    held = tensors.open_tensors(trunk)
+    config = _config(trunk / CONFIG)
     chosen = families.named(family) if family else _family(path, config, held, given)
-    own, notes = None, _set_aside(path)
+    if modules and not hasattr(chosen, "TRUNK"):
+        known = listed(name for name in families.names() if hasattr(families.named(name), "TRUNK"))
+        raise DataError(f"{path}: an encoder of {families.title(chosen)}; those that are read have a trunk of {known}", key=None)
+    own, notes = None, _set_aside(trunk)
     if config and hasattr(chosen, "Config"):
         try:
-            own = _spec_of(chosen, config)
+            own = _spec_of(chosen, config, modules)
         except SpecError as error:
             if given is None:
                 raise
@@ -111,13 +131,43 @@ def find(path, spec=None, family=None):
     if given and own:
         lost = differences(own, given).items()
         notes += [f"the spec has {key}: {spelt(ours)} where {CONFIG} has {spelt(its)}" for key, (its, ours) in lost]
+    notes += _beside(path, modules, spec, own)
 
     expected = checkpoint.parameters(spec)
     root = _root(chosen, held)
-    sources = {ours: As(_rooted(to.name, root), to.read) for ours, to in families.table(chosen, spec, expected).items()}
+    named = families.table(chosen, spec, families.trunk(expected))
+    sources = {ours: As(_rooted(to.name, root), to.read) for ours, to in named.items()} | sentence.sources(spec, modules)
+    if modules:
+        held = tensors.joined({"": held, **modules.weights})
     ignored = [name for name in held.entries if _ignored(name, chosen, spec)]
     _check(path, expected, sources, held, ignored)
-    return Found(spec, tensors.renamed(held, sources), families.title(chosen), ignored, notes)
+    return Found(spec, tensors.renamed(held, sources), families.title(chosen), ignored, notes, modules)
+
+
+def _modules(path, given):
+    """What stands behind the trunk in a folder that says so, or None. Raises DataError or SpecError.
+
+    A given spec without a pool asks for the trunk alone.
+    """
+    if given is not None and given.pool is None:
+        return None
+    if sentence.has_modules(path):
+        return sentence.read(path)
+    sentence.check_is_no_encoder(path)
+    return None
+
+
+def _beside(path, modules, spec, own):
+    """Sentences about what stands behind the trunk and is not kept, or not there. own: what the folder itself says, or None."""
+    if modules:
+        other = own is None and spec.pool["type"] != modules.pool
+        return [*modules.notes, *([f"the spec has pool: {spec.pool['type']} where the folder has {modules.pool}"] if other else [])]
+    if sentence.has_modules(path):
+        return [f"the spec has no pool: what {sentence.MODULES} names is left out"]
+    mixers = [block.mixer for block in spec.blocks.values()]
+    if own is not None and any(mixer and mixer.get("causal") is False for mixer in mixers):
+        return [f"no {sentence.MODULES}: a trunk that sees ahead and has no pool, so it gives no vector of a text"]
+    return []
 
 
 def _set_aside(path):
@@ -132,16 +182,9 @@ def _config(path):
     """A folder's config.json as a Node with line numbers, or None if there is none. Raises DataError."""
     if not path.is_file():
         return None
-    try:
-        config = document.read(path)
-    except SpecError:
-        try:
-            config = document.node(json.loads(path.read_text()), str(path), 1)  # JSON, but not YAML: it has tabs, say
-        except ValueError as error:
-            raise DataError(f"{path}: not valid JSON ({error})", key=None) from None
-    for part in (config, config.value.get("text_config") if isinstance(config.value, dict) else None):
-        if part is not None and not isinstance(part.value, dict):
-            raise DataError(f"{path}: expected a mapping of keys", key=None)
+    config = json_files.read(path)
+    if not isinstance(_text_config(config).value, dict):
+        raise DataError(f"{path}: expected a mapping of keys", key=None)
     return config
 
 
@@ -182,7 +225,7 @@ def _fits(family, held, spec):
     if spec is None:
         return False
     try:
-        named = families.table(family, spec, checkpoint.parameters(spec))
+        named = families.table(family, spec, families.trunk(checkpoint.parameters(spec)))
     except SpecError:
         return False
     root = _root(family, held)
@@ -190,8 +233,8 @@ def _fits(family, held, spec):
     return len(names & held.entries.keys()) > 0.9 * len(names)
 
 
-def _spec_of(family, config):
-    """The resolved ModelSpec that a config.json describes. Raises SpecError with its file and line."""
+def _spec_of(family, config, modules=None):
+    """The resolved ModelSpec that a config.json describes, with the Modules behind it. Raises SpecError with its file and line."""
     part = _text_config(config)
     # Ignore the keys that transformers writes but that do not affect what the model computes.
     known = document.Node({k: v for k, v in part.value.items() if k in family.Config.keys()}, part.file, part.line)  # noqa: SIM118
@@ -201,7 +244,7 @@ def _spec_of(family, config):
     except ValueError as error:
         key, _, reason = str(error).partition(": ")
         raise part.error(reason, (key,)) from None
-    root = document.node(data, part.file, part.line)
+    root = document.node(data | (modules.spec(data["dim"]) if modules else {}), part.file, part.line)
     spec = registry.resolve(ModelSpec.parse(root), root)
     cost.check_builds(spec, root)
     return spec

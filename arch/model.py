@@ -21,6 +21,7 @@ from arch.linear import Linear
 from arch.model_spec import ModelSpec
 from arch.norm import RMSNorm
 from arch.parameters import Context, drawn, initialise, parameter
+from arch.plugins import is_plugin
 
 
 @functools.cache
@@ -119,7 +120,10 @@ class Model(nn.Module):
         """
         if self.pool is None:
             raise ValueError("a model without a pool gives no vector of a text")
-        x_BE = self.pool(self.trunk(tokens_BT, layout)[0], layout)
+        hidden_BTD = self.trunk(tokens_BT, layout)[0]
+        if is_plugin(self.spec.pool["type"]) and products.is_casting():  # a user's own need not know of bfloat16 beside float32
+            hidden_BTD = hidden_BTD.to(self.embedding.dtype)
+        x_BE = self.pool(hidden_BTD, layout)
         for linear in self.project:
             x_BE = linear(x_BE)
         return x_BE.to(torch.promote_types(x_BE.dtype, torch.float32))

@@ -1,7 +1,7 @@
 """Whether a component does what it says: run it at small size, change what it must not see, and compare.
 
-`battery` is what a mixer or an ffn must pass. Planning runs it on every plug-in component before a run or a study trains
-it, `archbench check` on any component, and the tests on every example of every shipped one.
+`battery` is what a mixer, an ffn or a pool must pass. Planning runs it on every plug-in component before a run or a study
+trains it, `archbench check` on any component, and the tests on every example of every shipped one.
 
 The component has random weights: its initial values plus noise, so that a gate which starts at 0 hides nothing. Random
 numbers that it draws (dropout) are the same in every call. It runs in training mode with gradients and in evaluation
@@ -195,7 +195,7 @@ class Finding:
 
 def battery(kind: str) -> tuple[Point, ...]:
     """The points that a component of this kind must pass."""
-    return MIXER if kind == "mixer" else FFN
+    return {"mixer": MIXER, "ffn": FFN, "pool": POOL}[kind]
 
 
 def findings(it: Subject, thorough: bool = True) -> Iterator[Finding]:
@@ -225,16 +225,32 @@ def found(it: Subject, point: Point) -> Finding:
 
 
 def run(it: Subject, x_BTD: Tensor, layout: TokenLayout | None = None, state: Any = None, training: bool = False) -> Any:
-    """(y_BTD, state). training: in training mode and with gradients, else in evaluation mode and without."""
+    """(y_BTD, state); of a pool (y_B1D, None).
+
+    training: in training mode and with gradients, else in evaluation mode and without.
+    """
     it.module.train(training)
     with alike(), torch.set_grad_enabled(training):
         if not it.layouts:
             return it.module(x_BTD), None
         rows, tokens = x_BTD.shape[:2]
-        y = it.module(x_BTD, layout or TokenLayout.whole(rows, tokens, it.device), state)
+        layout = layout or TokenLayout.whole(rows, tokens, it.device)
+        if it.kind == "pool":
+            return _as_tokens(x_BTD, it.module(x_BTD, layout)), None
+        y = it.module(x_BTD, layout, state)
     if not (isinstance(y, tuple) and len(y) == 2):
         raise Broken(f"gives {type(y).__name__} instead of (output, state)")
     return y
+
+
+def _as_tokens(x_BTD, y):
+    """The vectors that a pool gives as rows of one token (B, 1, D)."""
+    expected = (len(x_BTD), x_BTD.shape[2])
+    if not isinstance(y, Tensor):
+        raise Broken(f"gives {type(y).__name__} instead of a tensor")
+    if y.shape != expected:
+        raise Broken(f"gives shape {tuple(y.shape)} for an input of shape {tuple(x_BTD.shape)}; expected {expected}")
+    return y[:, None]
 
 
 def drawn(it: Subject, rows: int, tokens: int, seed: int = 0) -> Tensor:
@@ -492,7 +508,12 @@ def keeps_shape_and_type(it: Subject) -> None:
     for tokens in (1, 2, *it.lengths[:2]):
         x_BTD = drawn(it, 2, tokens)
         for training in MODES:
-            _is_like(x_BTD, run(it, x_BTD, training=training)[0], "")
+            _is_like(_wanted(it, x_BTD), run(it, x_BTD, training=training)[0], "")
+
+
+def _wanted(it, x_BTD):
+    """A tensor like the output that belongs to this input."""
+    return x_BTD[:, :1] if it.kind == "pool" else x_BTD
 
 
 def _is_like(x_BTD, y, where):
@@ -513,7 +534,7 @@ def computes_in_bfloat16(it: Subject) -> None:
     layout = TokenLayout.whole(2, it.short, it.device)
     exact_BTD = read(it, x_BTD.float(), layout)
     y_BTD = read(replace(it, module=copy.deepcopy(it.module).to(torch.bfloat16)), x_BTD, layout)
-    _is_like(x_BTD, y_BTD, " in bfloat16")
+    _is_like(_wanted(it, x_BTD), y_BTD, " in bfloat16")
     far = float((y_BTD.float() - exact_BTD).norm() / exact_BTD.norm())
     if not far < 0.05:
         raise Broken(f"in bfloat16 is {far:.1%} away from float32")
@@ -565,6 +586,8 @@ def keeps_rows_apart(it: Subject) -> None:
 
 
 def uses_every_parameter(it: Subject) -> None:
+    if not any(weight.requires_grad for weight in it.module.parameters()):
+        raise NotAsked("it has no parameters")
     unused = None
     for tokens in it.lengths:
         x_BTD = drawn(it, 2, tokens)
@@ -584,6 +607,47 @@ def apart(got: Tensor, want: Tensor, size: Tensor | None = None) -> float:
     largest = float((want if size is None else size).abs().max()) or 1.0
     far = float((got - want).abs().max()) / largest if got.numel() else 0.0
     return far if far == far else float("inf")
+
+
+# --- pools
+
+
+def _padded(it: Subject) -> Iterator[tuple[Tensor, TokenLayout]]:
+    """(lengths (B,), their layout): texts of different lengths, padded on the right."""
+    for tokens in it.lengths[:3]:
+        lengths = sorted({n for n in (1, 2, tokens // 2, tokens - 1, tokens) if 0 < n <= tokens})
+        lengths_B = torch.tensor(lengths, device=it.device)
+        yield lengths_B, TokenLayout.right_padded(lengths_B, tokens)
+
+
+def sees_no_padding(it: Subject) -> None:
+    """Whatever is at padding changes nothing, even what is not finite; no gradient comes from there."""
+    for (lengths_B, layout), training in itertools.product(_padded(it), MODES):
+        x_BTD, padding_BT1 = drawn(it, *layout.shape), (layout.doc_BT < 0)[..., None]
+        y_B1D = read(it, x_BTD, layout, training)
+        for content in (LARGE, torch.nan):
+            other_B1D = read(it, x_BTD.masked_fill(padding_BT1, content), layout, training)
+            if not other_B1D.isfinite().all() or changes(y_B1D, other_B1D, it.rounding).any():
+                what = "a large number" if content == LARGE else "a number that is not finite"
+                raise Broken(f"must see no padding, but {what} there changes the vector{in_mode(training)}")
+        x_BTD = x_BTD.masked_fill(padding_BT1, torch.nan).requires_grad_()
+        run(it, x_BTD, layout, training=True)[0].square().sum().backward()
+        weights = {"its input": x_BTD, **dict(it.module.named_parameters())}
+        bad = [name for name, weight in weights.items() if weight.grad is not None and not weight.grad.isfinite().all()]
+        it.module.zero_grad()
+        if bad:
+            raise Broken(f"must see no padding, but a number that is not finite there makes the gradient of {bad[0]} so")
+        if x_BTD.grad is not None and x_BTD.grad.masked_select(padding_BT1).any():
+            raise Broken("must see no padding, but its vector has a gradient for it")
+
+
+def gives_a_text_what_it_gives_it_alone(it: Subject) -> None:
+    for lengths_B, layout in _padded(it):
+        x_BTD = drawn(it, *layout.shape)
+        y_B1D = read(it, x_BTD, layout)
+        for row, length in enumerate(lengths_B.tolist()):
+            if (far := apart(y_B1D[row], read(it, x_BTD[row : row + 1, :length])[0])) > it.close:
+                raise Broken(f"gives a padded text another vector than the text alone ({far:.2g} of the largest value)")
 
 
 # --- documents and states
@@ -752,5 +816,15 @@ FFN = (
     FINITE,
     PARAMETERS,
     GRADIENTS,
+    BFLOAT16,
+)
+POOL = (
+    Point("gives a vector per row, in the type of its input", keeps_shape_and_type),
+    MEMORY,
+    ROWS,
+    Point("sees no padding", sees_no_padding),
+    Point("gives a text what it gives it alone", gives_a_text_what_it_gives_it_alone),
+    FINITE,
+    PARAMETERS,
     BFLOAT16,
 )

@@ -46,22 +46,23 @@ class NotCausal(ValueError):
 def check_components(spec: ModelSpec, root: Node, path: tuple[str, ...] = (), tokens: int = TOKENS, gpu: bool = False) -> list[str]:
     """Raises SpecError, at its place in the document, for a plug-in component that does not do what it says or has no cost.
 
-    Asked is every component of a user's own in a block that the layers use. tokens: of the rows that it must read. gpu:
-    whether it is for a GPU, and need not run on this CPU. Returns notes on what could not be asked.
+    Asked is every component of a user's own in a block that the layers use, and the pool. tokens: of the rows that it must
+    read. gpu: whether it is for a GPU, and need not run on this CPU. Returns notes on what could not be asked.
     """
     layers, notes = spec.layer_blocks(), []
-    for name in dict.fromkeys(layers):
-        for kind, resolved in spec.blocks[name].sublayers().items():
-            if is_plugin(resolved["type"]):
-                context = Context(spec.dim, layers.index(name), spec.layers, spec.norm_eps, spec.init)
-                cls = registry.component(kind, resolved["type"])
-                failure, note = _broken(cls, kind, json.dumps(resolved), context, tokens, gpu)
-                failure = failure or _uncosted(cls, kind, json.dumps(resolved), context, tokens)
-                if failure:
-                    where = f" ({place})" if failure.startswith("gives ") and (place := blame.forward(cls)) else ""
-                    raise root.error(f"{resolved['type']} {failure}{where}", (*path, "blocks", name, kind))
-                if note:
-                    notes.append(f"{resolved['type']} was not checked: {note}")
+    for where, kind, resolved in spec.components():
+        if not is_plugin(resolved["type"]) or (kind != "pool" and where[1] not in layers):
+            continue
+        layer = 0 if kind == "pool" else layers.index(where[1])
+        context = Context(spec.dim, layer, spec.layers, spec.norm_eps, spec.init)
+        cls = registry.component(kind, resolved["type"])
+        failure, note = _broken(cls, kind, json.dumps(resolved), context, tokens, gpu)
+        failure = failure or _uncosted(cls, kind, json.dumps(resolved), context, tokens)
+        if failure:
+            line = f" ({place})" if failure.startswith("gives ") and (place := blame.forward(cls)) else ""
+            raise root.error(f"{resolved['type']} {failure}{line}", (*path, *where))
+        if note:
+            notes.append(f"{resolved['type']} was not checked: {note}")
     return notes
 
 

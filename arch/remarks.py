@@ -21,7 +21,7 @@ def of_model(spec: ModelSpec, context: int, prefix: str = "", lacks: bool = Fals
 
     Each distinct mixer is built on the meta device; its `reach` says how far it sees.
     """
-    return [*_windows(spec, context, prefix), *_pattern(spec, prefix, lacks)]
+    return [*_windows(spec, context, prefix), *_pattern(spec, prefix, lacks), *_pool(spec, prefix)]
 
 
 def _windows(spec, context, prefix):
@@ -36,9 +36,12 @@ def _windows(spec, context, prefix):
 
 
 def _reach(spec, options):
+    return getattr(_mixer(spec, options), "reach", (None, None))
+
+
+def _mixer(spec, options):
     with torch.device("meta"):
-        mixer = registry.build("mixer", options, Context(spec.dim, 0, spec.layers, spec.norm_eps, spec.init))
-    return getattr(mixer, "reach", (None, None))
+        return registry.build("mixer", options, Context(spec.dim, 0, spec.layers, spec.norm_eps, spec.init))
 
 
 def _is_idle(reach, context):
@@ -65,6 +68,14 @@ def _pattern(spec, prefix, lacks):
         yield f"{prefix}pattern: every layer is {next(iter(used))!r}, though there are also blocks for {listed(others)}"
 
 
+def _pool(spec, prefix):
+    if spec.pool is None or spec.pool["type"] != "first":
+        return
+    mixers = [spec.blocks[name].mixer for name in dict.fromkeys(spec.layer_blocks())]
+    if all(options is None or _mixer(spec, options).causal for options in mixers):
+        yield f"{prefix}pool: the first token of a causal model has seen no other, so every text has the same vector"
+
+
 def computed(spec: ModelSpec, context: int) -> dict[str, Any]:
     """What a resolved ModelSpec computes in a context of so many tokens, as plain data.
 
@@ -77,7 +88,8 @@ def computed(spec: ModelSpec, context: int) -> dict[str, Any]:
         mixer = block["mixer"]
         if mixer and mixer["type"] == "attention" and mixer["window"] and _is_idle(_reach(spec, mixer), context):
             mixer["window"] = None
-    return {**spec.dump(neutral=True), "pattern": [], "blocks": [blocks[name] for name in spec.layer_blocks()]}
+    pool = spec.pool and registry.whole("pool", spec.pool)
+    return {**spec.dump(neutral=True), "pattern": [], "blocks": [blocks[name] for name in spec.layer_blocks()], "pool": pool}
 
 
 def explicit(spec: ModelSpec, name: str) -> dict[str, Any]:

@@ -71,31 +71,43 @@ def realised(spec):
 def costs(spec, name, summary):
     """A rich renderable of `cost.summary`: rounded numbers with units, and the exact numbers in brackets."""
     parameters, cache, training = (summary[key] for key in ("parameters", "cache_bytes", "training_bytes"))
+    encodes = spec.pool is not None
     text: list[RenderableType] = [
         Text.assemble((name, "bold"), f": dim {spec.dim}, {spec.layers} layers, vocabulary {spec.vocab_size:,}"),
         f"pattern: {realised(spec)}",
+        *([f"pool: {_behind(spec)}"] if encodes else ()),
         f"context {summary['context']:,} tokens, {summary['dtype']}",
     ]
-    per_block = Table("block", "layers", "parameters per layer", "cache per layer", title="Layers", title_justify="left")
+    columns = ("block", "layers", "parameters per layer", *(() if encodes else ("cache per layer",)))
+    per_block = Table(*columns, title="Layers", title_justify="left")
     for block, count in Counter(summary["layers"]).items():
         layer = summary["layers"].index(block)
-        per_block.add_row(
-            block,
-            str(count),
-            _count(parameters["layers"][layer]),
-            _bytes(cache["layers"][layer]),
-        )
+        cached = () if encodes else (_bytes(cache["layers"][layer]),)
+        per_block.add_row(block, str(count), _count(parameters["layers"][layer]), *cached)
     sizes = Table("", "", show_header=False)
     for key in ("total", "embedding", "non_embedding"):
         sizes.add_row(f"parameters, {key.replace('_', ' ')}", _count(parameters[key]))
-    sizes.add_row("cache of one stream", _bytes(cache["total"]))
+    if encodes:
+        sizes.add_row("parameters, pool and projections", _count(parameters["pool"]))
+        sizes.add_row("vector of one text", f"{spec.vector_dim:,} numbers, {_bytes(summary['vector_bytes'])}")
+    else:
+        sizes.add_row("cache of one stream", _bytes(cache["total"]))
     for key in ("weights", "gradients", "optimizer", "activations", "total"):
         sizes.add_row(f"training memory, {key}", _bytes(training[key]))
     flops = Table("FLOPs per token", "ideal", "executed")
-    for path in ("train", "prefill", "decode"):
+    for path in ("train", "prefill") if encodes else ("train", "prefill", "decode"):
         flops.add_row(path, *(_flops(summary["flops_per_token"][kind][path]) for kind in ("ideal", "executed")))
     about = "Training memory is for one row: weights, gradients, AdamW's moments, and what the backward pass needs."
+    if encodes:
+        about += f" FLOPs per token are those of a text of {summary['context']:,} tokens, divided by them."
     return Group(*text, per_block, sizes, flops, about, *(f"note: {note}" for note in summary["notes"]))
+
+
+def _behind(spec):
+    """Pool and projections in one line: `attention (heads: 4), 256 -> 1,024 -> 256`."""
+    options = ", ".join(f"{key}: {spelt(value)}" for key, value in spec.pool.items() if key != "type")
+    widths = f", {' -> '.join(f'{width:,}' for width in (spec.dim, *spec.project))}" if spec.project else ""
+    return f"{spec.pool['type']}{f' ({options})' if options else ''}{widths}"
 
 
 def _times(name, count):

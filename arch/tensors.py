@@ -78,6 +78,19 @@ def of_mapping(mapping):
     return Tensors(entries, lambda: iter(mapping.items()))
 
 
+def joined(folders):
+    """{folder: Tensors} as one: each name with its folder in front, and without one for the folder ``."""
+    called = {folder: f"{folder}/" if folder else "" for folder in folders}
+    entries = {called[folder] + name: entry for folder, held in folders.items() for name, entry in held.entries.items()}
+
+    def read():
+        for folder, held in folders.items():
+            for name, tensor in held.read():
+                yield called[folder] + name, tensor
+
+    return Tensors(entries, read)
+
+
 def renamed(tensors, table):
     """`tensors` under new names. table: {new name: As(old name, read)}; several names may share one old tensor."""
     wanted = {}

@@ -54,6 +54,15 @@ def read(path, key=None):
     return tokenizer
 
 
+def around(tokenizer):
+    """([ids], [ids]) that a tokenizer's own template puts in front of a text and behind it; empty lists without a template."""
+    texts = ("a", *tokenizer.get_vocab())
+    bare, text = next((ids, text) for text in texts if (ids := tokenizer.encode(text, add_special_tokens=False).ids))
+    whole = tokenizer.encode(text).ids
+    first = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+    return whole[:first], whole[first + len(bare) :]
+
+
 class TextTokens:
     """The tokenizer of a checkpoint folder, with the tokens that begin and end a text.
 

@@ -52,8 +52,7 @@ def of(spec: ExperimentSpec) -> Able:
         words.add("teacher")
     source = registry.component("source", spec.data.source["type"])
     words |= {word for word in ("exact", "recalls") if getattr(source, word, False)}
-    if gives_pairs(source):
-        words.add("pairs")
+    words.add("pairs" if gives_pairs(source) else "rows")
     return Able(frozenset(words), reasons)
 
 

@@ -91,7 +91,8 @@ def _values(objective, totals, empty=math.nan):
     return derive(values) if derive else values
 
 
-def prepared(objective: Objective, model: Model, batch: Batch) -> Batch:
-    """The batch after the objective's `prepare`, if it has one."""
+def prepared(objective: Objective, model: Model, batch: Batch, parts: int = 1) -> Batch:
+    """The batch after the objective's `prepare`, if it has one. parts: into how many micro-batches the caller splits it then."""
+    batch.parts = parts
     prepare = getattr(objective, "prepare", None)
     return prepare(model, batch) if prepare else batch

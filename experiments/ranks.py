@@ -10,11 +10,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from arch.errors import SpecError
 from experiments.orders import ABANDON, PRUNE, STOP
 from experiments.spec import TrainSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Value = TypeVar("Value")
 
@@ -157,6 +160,25 @@ def word(mine: str | None, device: Any) -> str | None:
     told = torch.tensor(known, device=device)
     torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
     return WORDS[int(told)]
+
+
+def stacked(tensor: Tensor) -> Tensor:
+    """The tensors of all ranks, all of one shape, one after another along their first dimension; without a gradient."""
+    import torch
+
+    if not several():
+        return tensor.detach()
+    every = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(every, tensor.detach().contiguous())
+    return torch.cat(every)
+
+
+def share(rows: int) -> slice:
+    """Where the rows of this rank are in what `stacked` returns for tensors of so many rows."""
+    import torch
+
+    first = torch.distributed.get_rank() * rows if several() else 0
+    return slice(first, first + rows)
 
 
 def most(value: float | None) -> float | None:

@@ -10,7 +10,7 @@ import tokenizers
 
 from arch import checkpoint, registry
 from arch.contracts import Dataset, Objective, Referred
-from arch.errors import SpecError
+from arch.errors import DataError, SpecError
 from arch.plugins import plugin_sources
 from arch.spec import digest
 from experiments.data.dataset import prepare
@@ -39,6 +39,8 @@ def _of_objective(spec):
     options = getattr(registry.component("objective", spec.objective["type"]), "runs", ())
     for option in options:
         value = spec.objective[option]
+        if value is None:  # an option that may be left out
+            continue
         yield Named(("objective", option), RunReference.parse(value) if isinstance(value, dict) else value, option)
 
 
@@ -95,13 +97,15 @@ def referred(spec: ExperimentSpec, models: Mapping[int, ExperimentSpec]) -> dict
 
 
 def check(spec: ExperimentSpec, dataset: Dataset, runs: Mapping[str, Referred], root: Any) -> None:
-    """Raises SpecError, at its line of the document `root`, for an objective that cannot work with these runs or data."""
+    """Raises SpecError, at its line of the document `root`, for an objective that cannot work with these runs, rows or data."""
     component = registry.component("objective", spec.objective["type"])
     if hasattr(component, "check"):
         try:
             component.check(registry.config("objective", spec.objective), spec, dataset, runs)
         except SpecError as error:
             raise root.error(error.reason, ("objective", *error.path)) from None
+        except DataError as error:
+            raise root.error(str(error), error.key) from None
 
 
 def costs(spec: ExperimentSpec, dataset: Dataset | None, runs: Mapping[str, Referred]) -> dict[str, float]:

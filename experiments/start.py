@@ -225,7 +225,9 @@ def content(folder):
 
 
 def _component(spec, name):
-    """The type of the component that a parameter belongs to; None for norms and for parameters outside the blocks."""
+    """The type of the component that a parameter belongs to; None for norms, embedding, head and projections."""
+    if name.startswith("pool."):
+        return spec.pool["type"]
     match = SUBLAYER_NAME.fullmatch(name)
     if match is None or not match[3].startswith("component."):
         return None

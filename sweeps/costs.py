@@ -17,6 +17,7 @@ PLACES = {
     "cost/training_memory_bytes": ("training_bytes", "total"),
     "cost/state_bytes": ("state_bytes",),
     "cost/decode_bytes": ("decode_bytes",),
+    "cost/vector_bytes": ("vector_bytes",),
 }
 # Costs that only running every block on the meta device shows; the others follow from shapes.
 SLOW = ("cost/training_memory_bytes",)
@@ -26,9 +27,10 @@ assert PLACES.keys() == COSTS.keys()
 def cost_metric(name: str, spec: ExperimentSpec | None, cost: Mapping[str, Any]) -> float | None:
     """The value of a cost (`experiments.metrics.cost`) of a resolved experiment; None where it has none.
 
-    A model that sees ahead keeps no cache. cost: what `arch.cost.summary` computed of the spec, if it has the key `long`
-    (`sweeps.study.arm_cost`) also at that context. What it lacks, a cache at another context or a cost that older records
-    do not have, is computed here, which imports torch. spec: None where only `cost` is known; what needs more is None then.
+    A model that sees ahead or has a pool keeps no cache, and only one with a pool has a vector. cost: what `arch.cost.summary`
+    computed of the spec, if it has the key `long` (`sweeps.study.arm_cost`) also at that context. What it lacks, a cache at
+    another context or a cost that older records do not have, is computed here, which imports torch. spec: None where only
+    `cost` is known; what needs more is None then.
     FLOPs are the ideal ones: per token trained, and of all tokens of the run with what the objective adds (a teacher's
     forward passes).
     """

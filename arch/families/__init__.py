@@ -5,7 +5,8 @@ with its type (`blocks.*.mixer.rg_lru.o.weight`). A value is their name, or an `
 `ROOTS` (optional) lists the prefixes that may replace the leading `model.` of their names. `IGNORED` (optional) lists
 prefixes of tensors that are not part of the model. With these, a family's checkpoints can be imported with a spec.
 
-`Config` (optional) converts between the family's config.json and a spec (see `arch.families.config`).
+`Config` (optional) converts between the family's config.json and a spec (see `arch.families.config`). `TRUNK` (optional) is the
+class of `transformers` that has no head: encoders go in and out with families that have one (`arch.sentence`).
 """
 
 import importlib
@@ -41,6 +42,11 @@ def named(name):
 def title(family):
     """A family's name: that of a shipped one, or the import path."""
     return family.__name__.removeprefix(f"{__name__}.")
+
+
+def trunk(parameters):
+    """The names of the parameters that a family can name: all but the maps behind a pool, which stand beside a trunk's tensors."""
+    return [name for name in parameters if not name.startswith("project.")]
 
 
 def table(family, spec, parameters):

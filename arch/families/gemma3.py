@@ -10,6 +10,8 @@ from arch.families.config import RopeParameters, kinds, rope_parameters
 from arch.families.gemma2 import block_of, frame_of, mixer_of, names_of, shared
 from arch.spec import Count, Positive, Spec
 
+# The class of a model without a head, which is the trunk of an encoder.
+TRUNK = "Gemma3TextModel"
 # Prefixes of a text model, of a trunk without a head, and of multimodal folders of older and newer releases.
 ROOTS = ("model.", "", "language_model.model.", "model.language_model.")
 IGNORED = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
@@ -48,7 +50,7 @@ class Config(config.Config):
 
     def architecture(self):
         trunk = self.use_bidirectional_attention and self.tie_word_embeddings and self.final_logit_softcapping is None
-        return "Gemma3TextModel" if trunk else "Gemma3ForCausalLM"
+        return TRUNK if trunk else "Gemma3ForCausalLM"
 
     def spec(self):
         kind, none = self.rope_parameters or RopeByKind(), RopeParameters()
@@ -60,8 +62,11 @@ class Config(config.Config):
         window = self.sliding_window
         if self.use_bidirectional_attention and window is not None:
             if window > 2 and (window - 1) & (window - 2) == 0:  # 2^k + 1
-                said = f"{2 * (window - 1)}, of which some releases save the half and one more"
-                raise ValueError(f"sliding_window: {window} may have been {said}; give a spec that says which")
+                raise ValueError(
+                    f"sliding_window: {window} may have been {2 * (window - 1)}: some releases of transformers save half of it and "
+                    f"one more, each time. Write the true number into the file ({window - 1} if {window} is right: the same), "
+                    "or give a spec that says it (--spec; embeddinggemma/300m has 512)"
+                )
             window = {"before": window // 2, "after": window // 2}
         windows = {"local": window, "global": None}
         mixer = {**mixer_of(self), "qk_norm": True, "causal": not self.use_bidirectional_attention}

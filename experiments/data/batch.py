@@ -39,6 +39,11 @@ class Rows:
         kept = cut(self.targets_BT), cut(self.key_B), extra, cut(self.document_BT)
         return Rows(self.tokens_BT[rows], self.layout.rows(rows), *kept)
 
+    def pieces(self, tokens: int) -> list["Rows"]:
+        """The rows in pieces of at most so many tokens, or of one row."""
+        at_once = max(1, tokens // self.tokens_BT.shape[1])
+        return [self.part(slice(first, first + at_once)) for first in range(0, len(self), at_once)]
+
     def to(self, device: torch.device | str) -> "Rows":
         """The same rows on another device."""
         move = lambda tensor: None if tensor is None else tensor.to(device)  # noqa: E731
@@ -51,7 +56,10 @@ class Batch(dict[str, Rows]):
     """Rows by kind: `{"text": rows}` for language modelling, `{"query": ..., "positive": ...}` for pairs.
 
     All kinds have the same number of rows; row b of each belongs together.
+    parts: into how many micro-batches it will be split, for an objective whose `prepare` must know.
     """
+
+    parts: int = 1
 
     @classmethod
     def text(cls, rows: Rows) -> "Batch":

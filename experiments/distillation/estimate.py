@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from arch.contracts import Referred
+from arch.layout import TokenLayout
 from arch.model import new_model
 from arch.model_spec import ModelSpec
 from experiments.record import RunRecord
@@ -45,7 +46,10 @@ def _tried(model: str, context: int, threads: int) -> float:
         for _ in range(2):
             started = time.perf_counter()
             with torch.no_grad():
-                teacher(tokens_BT)
+                if teacher.pool is None:
+                    teacher(tokens_BT)
+                else:
+                    teacher.vectors(tokens_BT, TokenLayout.whole(1, context))
             passes.append(time.perf_counter() - started)
     finally:
         torch.set_num_threads(before)

@@ -64,10 +64,13 @@ class Teacher:
 
     def hidden(self, rows: Rows, tokens: int = TOKENS) -> Tensor:
         """Hidden states (B, T, E), at most about `tokens` tokens at a time; never under autocast."""
-        at_once = max(1, tokens // rows.tokens_BT.shape[1])
         with torch.no_grad(), torch.autocast(rows.tokens_BT.device.type, enabled=False):
-            parts = [rows.part(slice(i, i + at_once)) for i in range(0, len(rows), at_once)]
-            return torch.cat([self.model.trunk(part.tokens_BT, part.layout)[0] for part in parts])
+            return torch.cat([self.model.trunk(part.tokens_BT, part.layout)[0] for part in rows.pieces(tokens)])
+
+    def vectors(self, rows: Rows, tokens: int = TOKENS) -> Tensor:
+        """The vector of each row's text (B, E), of a teacher with a pool, as `Model.vectors` gives it; in pieces as `hidden`."""
+        with torch.no_grad(), torch.autocast(rows.tokens_BT.device.type, enabled=False):
+            return torch.cat([self.model.vectors(part.tokens_BT, part.layout) for part in rows.pieces(tokens)])
 
     def kept(self, rows: Rows, keeping: Keeping) -> Kept:
         """What `keeping` keeps of the rows, at the positions with a target."""

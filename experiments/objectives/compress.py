@@ -38,7 +38,7 @@ class Compress(nn.Module):
     class Config(Spec):
         """No options."""
 
-    needs = frozenset({"causal"})
+    needs = frozenset({"causal", "rows"})
     metrics = {
         "loss": Metric(unit="nats per token", compare="log", exponential="perplexity"),
         "accuracy": Metric(better="higher", compare="difference"),

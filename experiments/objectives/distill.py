@@ -23,7 +23,7 @@ from arch.registry import objective
 from arch.spec import Count, Fraction, Positive, Spec, digest, place
 from experiments import costs
 from experiments.data.batch import Batch, Rows
-from experiments.distillation import cache, estimate, packed
+from experiments.distillation import cache, estimate, packed, same_tokens
 from experiments.distillation.teacher import Keeping, Kept, Teacher
 from experiments.spec import Reference
 from experiments.start import content
@@ -69,7 +69,7 @@ class Distill(nn.Module):
         cache: bool = False
         precision: Literal["float32", "bfloat16"] = "float32"
 
-    needs = frozenset({"causal"})
+    needs = frozenset({"causal", "rows"})
     runs = ("teacher",)
     measured_by = "next_token"
     # kl: of the student from the target at the temperature: in a sparse mode, from what is kept. agreement: of the most likely
@@ -165,7 +165,7 @@ class Distill(nn.Module):
     @classmethod
     def check(cls, config: Config, spec: Any, dataset: Dataset, runs: Mapping[str, Referred]) -> None:
         """Raises SpecError, at its key, for a teacher of other tokens, options that do not fit, or a cache of something else."""
-        _check_tokens(spec, dataset, runs["teacher"])
+        same_tokens.check(spec, dataset, runs["teacher"])
         _check_options(config, spec.model.vocab_size)
         if config.cache:
             if not (hasattr(dataset, "numbers") and hasattr(dataset, "numbered")):
@@ -213,23 +213,6 @@ def about(folder: str | Path, fingerprint: str, context: int, keeping: Keeping) 
 def _keeping(config: Distill.Config) -> Keeping:
     assert config.mode != "full", "the whole distribution is not kept"
     return Keeping(mode=config.mode, k=config.k, temperature=config.temperature, precision=config.precision)
-
-
-def _check_tokens(spec: Any, dataset: Dataset, teacher: Referred) -> None:
-    mine, theirs = dataset.tokenizer, teacher.tokenizer
-    if teacher.data is not None and (mine is None) != (theirs is None):  # of a checkpoint that is no run, nobody knows
-        sides = [
-            f"{data.source['type']} {'without' if tokenizer is None else 'with'} a tokenizer"
-            for data, tokenizer in ((teacher.data, theirs), (spec.data, mine))
-        ]
-        raise SpecError(f"the teacher's data is {sides[0]}, this run's {sides[1]}; their ids mean other tokens", ("teacher",))
-    if mine is not None and theirs is not None and mine.get_vocab() != theirs.get_vocab():
-        name = teacher.data.tokenizer["type"] if teacher.data is not None and teacher.data.tokenizer else "one"
-        both = f"{name} with {theirs.get_vocab_size():,} tokens, this run's is {spec.data.tokenizer['type']} with"
-        raise SpecError(f"the teacher's tokenizer is {both} {mine.get_vocab_size():,}; their ids mean other tokens", ("teacher",))
-    if teacher.model.vocab_size != spec.model.vocab_size:
-        both = f"{teacher.model.vocab_size:,} tokens, this run's model {spec.model.vocab_size:,}"
-        raise SpecError(f"the teacher's model has a vocabulary of {both}; expected the same", ("teacher",))
 
 
 def _check_options(config: Distill.Config, vocabulary: int) -> None:

@@ -31,7 +31,7 @@ class NextToken(nn.Module):
     class Config(Spec):
         """No options."""
 
-    needs = frozenset({"causal"})
+    needs = frozenset({"causal", "rows"})
     metrics = NEXT_TOKEN
     byte_lengths_V: torch.Tensor | None
 

@@ -1,7 +1,7 @@
 """Every component passes the battery of `arch.probe`, for every example of its Config, bit for bit where it can.
 
 To run them only for your own component: `ARCHBENCH_MIXERS=my_package.my_mixer pytest tests/arch/test_battery.py`, or
-`archbench check my_package.my_mixer`, which needs no pytest. For an FFN use ARCHBENCH_FFNS. Separate several names by
+`archbench check my_package.my_mixer`, which needs no pytest. ARCHBENCH_FFNS and ARCHBENCH_POOLS do the same. Separate names by
 commas.
 """
 
@@ -17,13 +17,14 @@ from arch import probe, registry
 
 def named(kind, variable):
     names = os.environ.get(variable)
-    if "ARCHBENCH_MIXERS" in os.environ or "ARCHBENCH_FFNS" in os.environ:
+    if any(f"ARCHBENCH_{kind}" in os.environ for kind in ("MIXERS", "FFNS", "POOLS")):
         return names.split(",") if names else []
     return registry.names(kind)
 
 
 MIXERS = examples("mixer", named("mixer", "ARCHBENCH_MIXERS"))
 FFNS = examples("ffn", named("ffn", "ARCHBENCH_FFNS"))
+POOLS = examples("pool", named("pool", "ARCHBENCH_POOLS"))
 
 
 @functools.cache
@@ -54,5 +55,11 @@ def test_an_ffn_does_what_it_says(component, point):
     passes("ffn", component, point)
 
 
+@pytest.mark.parametrize("component", POOLS, ids=label)
+@points("pool")
+def test_a_pool_does_what_it_says(component, point):
+    passes("pool", component, point)
+
+
 def test_the_battery_has_something_to_test():
-    assert MIXERS or FFNS
+    assert MIXERS or FFNS or POOLS

@@ -200,7 +200,7 @@ def test_costs_are_the_same_where_gradients_are_off():
 def test_summary_has_the_promised_keys_and_is_json():
     summary = json.loads(json.dumps(cost.summary(hybrid(), N, "bfloat16")))
     assert set(summary) == {
-        *("parameters", "flops_per_token", "cache_bytes", "state_bytes", "decode_bytes"),
+        *("parameters", "flops_per_token", "cache_bytes", "state_bytes", "decode_bytes", "vector_bytes"),
         *("training_bytes", "layers", "context", "dtype", "notes"),
     }
     assert summary["layers"] == ["b0", "b1", "b2", "b0", "b1"]

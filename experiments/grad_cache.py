@@ -1,0 +1,82 @@
+"""GradCache (Gao et al. 2021, arXiv 2101.06983): the gradient of a loss over all vectors of a step, with the memory of a few texts.
+
+A contrastive loss depends on all rows of a step at once, those of other micro-batches and other ranks too. So a step has two
+passes. `fill`, once a step: all rows are embedded without a graph, micro-batch by micro-batch; the vectors of all ranks are
+gathered; the loss is computed on them, and its gradient for each vector of this rank is kept beside its row. Then each
+micro-batch is embedded again, with a graph (`again`), and `pulled` by its gradients: a number whose gradient for the weights is
+that of the loss, by the chain rule. A model that draws random numbers draws the same ones in both passes.
+
+Shapes: B rows of this rank, G rows of all ranks, E width of the vectors.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from arch.model import Model
+from experiments import ranks
+from experiments.data.batch import Batch
+
+Vectors = dict[str, Tensor]  # {kind of rows: (B, E)}
+# Names in `Rows.extra`. The seed is of the micro-batch that a row is in, and stays on the CPU.
+GRADIENT, SEED = "gradient", "seed"
+SEEDS = 2**62
+
+
+def vectors(model: Model, batch: Batch) -> Vectors:
+    """The vectors of a batch's rows, kind by kind: texts of different kinds have different lengths."""
+    return {kind: model.vectors(rows.tokens_BT, rows.layout) for kind, rows in batch.items()}
+
+
+def fill(model: Model, batch: Batch, loss: Callable[[Vectors], Tensor]) -> Vectors:
+    """The first pass. Keeps d loss / d vector of this rank's rows in `extra`, and returns the vectors of all ranks.
+
+    loss: a number, from the vectors {kind: (G, E)} of all ranks; what it adds up must cover everything that depends on rows
+    of this rank. All ranks must call this, with as many rows each. `batch.parts` says into how many micro-batches it is split.
+    """
+    with torch.no_grad():
+        seeds = torch.randint(SEEDS, (batch.parts,))
+        for rows in batch.values():
+            rows.extra[SEED] = seeds.repeat_interleave(batch.rows // batch.parts)
+        found = [again(model, part) for part in batch.split(batch.parts)]
+        every = {kind: ranks.stacked(torch.cat([each[kind] for each in found])) for kind in batch}
+    with torch.enable_grad():
+        leaves = {kind: x_GE.requires_grad_() for kind, x_GE in every.items()}
+        gradients = torch.autograd.grad(loss(leaves), list(leaves.values()), allow_unused=True, materialize_grads=True)
+    own = ranks.share(batch.rows)
+    for kind, gradient_GE in zip(leaves, gradients, strict=True):
+        batch[kind].extra[GRADIENT] = gradient_GE[own]
+    return {kind: x_GE.detach() for kind, x_GE in leaves.items()}
+
+
+def is_filled(batch: Batch) -> bool:
+    """Whether these rows have had their first pass."""
+    return all(GRADIENT in rows.extra for rows in batch.values())
+
+
+def again(model: Model, batch: Batch) -> Vectors:
+    """The vectors of a micro-batch with the random numbers that are its own."""
+    rows = next(iter(batch.values()))
+    with _replayed(int(rows.extra[SEED][0]), rows.tokens_BT.device):
+        return vectors(model, batch)
+
+
+def pulled(found: Vectors, batch: Batch) -> Tensor:
+    """The sum over rows and kinds of vector . gradient: a number whose gradient for the weights is the loss's."""
+    products = [(found[kind] * rows.extra[GRADIENT]).sum() for kind, rows in batch.items()]
+    return torch.stack(products).sum()
+
+
+def valued(number: Tensor, pull: Tensor) -> Tensor:
+    """That number with the gradient of `pull`."""
+    return pull + (number - pull).detach()
+
+
+@contextmanager
+def _replayed(seed: int, device: torch.device) -> Iterator[None]:
+    """Context manager: torch draws from this seed. Afterwards it goes on as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

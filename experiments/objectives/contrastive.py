@@ -1,0 +1,266 @@
+"""Contrastive learning of an encoder from pairs of texts (EmbeddingGemma, arXiv 2509.20354, section 2.2).
+
+Shapes: B rows, each a query, a positive and maybe a hard negative; G rows of all ranks; E width of the vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import AfterValidator, Field, model_validator
+from torch import Tensor, nn
+
+from arch.contracts import Dataset, Mean, Metric, Referred
+from arch.errors import DataError, SpecError
+from arch.kernels.contrastive import Distance, matching, nce, nearest, same_texts, spread_out
+from arch.model import Model
+from arch.plugins import plugin_sources
+from arch.registry import objective
+from arch.spec import Count, List, Positive, Spec, place
+from experiments import costs, grad_cache, ranks
+from experiments.data.batch import Batch
+from experiments.distillation import estimate, same_tokens
+from experiments.distillation.teacher import TOKENS, Teacher
+from experiments.grad_cache import Vectors
+from experiments.spec import Reference
+
+NotNegative = Annotated[float, Field(ge=0)]
+TEACHER = "teacher"  # in `Rows.extra`: the teacher's vectors
+
+
+class Weights(Spec):
+    """The weight of each term in the loss. A term of weight 0 is not computed.
+
+    nce: of the contrastive loss. spread_out: of the second moment of queries and of positives. matching: of the distance from
+    a teacher's vectors.
+    """
+
+    nce: NotNegative = 1.0
+    spread_out: NotNegative = 1.0
+    matching: NotNegative = 0.0
+
+    @model_validator(mode="after")
+    def _something_counts(self):
+        if not any(self.dump().values()):
+            raise ValueError("all weights are 0, so there is no loss; expected one above 0")
+        return self
+
+
+def _distinct(dims):
+    if len(set(dims)) < len(dims):
+        raise ValueError(f"expected each width once, got {', '.join(map(str, dims))}")
+    return dims
+
+
+@objective
+class Contrastive(nn.Module):
+    """loss = nce L_C + spread_out L_S + matching L_D, each a mean over the rows of a step, and each a metric without its weight.
+
+    L_C: `arch.kernels.contrastive.nce`. L_S: `spread_out` of the queries and of the positives. Both are summed over the widths
+    of `dims`, the first so many numbers of each vector (Matryoshka). L_D: `matching` of the whole vectors of queries, positives
+    and hard negatives to those of a frozen teacher.
+
+    The other rows of a step are its negatives: of all micro-batches and all devices. With several of either, GradCache makes
+    that exact (`experiments.grad_cache`), so `train.accumulate` bounds the memory and changes the result only by rounding.
+    Where a split is evaluated, the negatives are the other rows of an evaluated batch, which has as many rows as a step of
+    training; the last one may have fewer. A row that is alone in its batch counts for nothing.
+    """
+
+    class Config(Spec):
+        """temperature: what cosines are divided by. hardness: alpha in the weight e^(alpha cosine) of a hard negative.
+
+        dims: widths to which vectors are cut, the model's own among them; empty for that alone. weights: of the terms.
+        teacher: a run or a checkpoint's folder, of a model with a pool. teacher_dim: the first so many numbers of its vectors,
+        for one that was trained with this width; null for all. projection: what makes the widths of both equal: `none`, or
+        `frozen`, a fixed random map of the student's vectors. distance: from the teacher's vectors, `l2` (squared) or `cosine`.
+        precision: of the teacher's weights.
+        """
+
+        temperature: Positive = 0.05
+        hardness: NotNegative = 5.0
+        dims: Annotated[List[Count], AfterValidator(_distinct)] = ()
+        weights: Weights = Weights()
+        teacher: Reference | None = place(None)
+        teacher_dim: Count | None = None
+        projection: Literal["none", "frozen"] = "none"
+        distance: Distance = "l2"
+        precision: Literal["float32", "bfloat16"] = "float32"
+
+    needs = frozenset({"encodes", "pairs"})
+    runs = ("teacher",)
+    # accuracy: how often the positive is nearer to its query than those of the other rows.
+    metrics = {
+        "loss": Metric(),
+        "nce": Metric(unit="nats"),
+        "spread_out": Metric(),
+        "matching": Metric(),
+        "accuracy": Metric(better="higher"),
+    }
+
+    def __init__(self, config: Config, dataset: Dataset, runs: Mapping[str, Path] | None = None):
+        """runs: {"teacher": the folder of its checkpoint}, if there is one. It is read when it is first needed."""
+        super().__init__()
+        self.config, self.folder = config, (runs or {}).get("teacher")
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The frozen teacher. It is no submodule, so it is in no checkpoint and nothing trains it."""
+        assert self.folder is not None, "a run with `weights.matching` has a teacher"
+        return Teacher.load(self.folder, self.config.precision)
+
+    def prepare(self, model: Model, batch: Batch) -> Batch:
+        """Adds the teacher's vectors; in training with several micro-batches or devices, also what GradCache's first pass gives."""
+        if self.config.weights.matching:
+            for rows in batch.values():
+                found_BE = self.teacher.to(rows.tokens_BT.device).vectors(rows)
+                rows.extra[TEACHER] = found_BE[:, : self.config.teacher_dim]
+        if self.training and (batch.parts > 1 or ranks.several()):
+            self._fill(model, batch)
+        return batch
+
+    def _fill(self, model: Model, batch: Batch) -> None:
+        """The gradient of every vector, and the terms of every row, from the vectors of all ranks."""
+        same_GG, own = _same(batch, ranks.stacked), ranks.share(batch.rows)
+
+        def loss(every: Vectors) -> Tensor:
+            mine = {kind: x_GE[own] for kind, x_GE in every.items()}
+            return self._weighted(self._between(every, same_GG)).sum() + self._weighted(self._to_teacher(mine, batch)).sum()
+
+        every = grad_cache.fill(model, batch, loss)
+        between = {name: term_G[own] for name, term_G in self._between(every, same_GG).items()}
+        terms = between | self._to_teacher({kind: x_GE[own] for kind, x_GE in every.items()}, batch)
+        batch["query"].extra |= terms
+
+    def forward(self, model: Model, batch: Batch) -> dict[str, Mean]:
+        """The metrics whose term has a weight, of these rows; of GradCache's second pass, those that the first pass found."""
+        if grad_cache.is_filled(batch):
+            extra = batch["query"].extra
+            terms = {name: extra[name] for name in self.metrics if name in extra}
+            pull = grad_cache.pulled(grad_cache.again(model, batch), batch)
+            loss = grad_cache.valued(self._weighted(terms).sum(), pull)
+        else:
+            vectors = grad_cache.vectors(model, batch) if torch.is_grad_enabled() else _in_pieces(model, batch)
+            terms = self._between(vectors, _same(batch)) | self._to_teacher(vectors, batch)
+            if batch.rows == 1:
+                terms = {name: term_B[:0] for name, term_B in terms.items()}
+            loss = self._weighted(terms).sum()
+        return {"loss": Mean(loss, len(terms["accuracy"]))} | {
+            name: Mean(term_B.detach().sum(), len(term_B)) for name, term_B in terms.items()
+        }
+
+    def _weighted(self, terms: Vectors) -> Tensor:
+        """(B,): the loss of each row from its terms; () of zeros where none of them has a weight."""
+        weights = self.config.weights.dump()
+        parts = [weights[name] * term_B for name, term_B in terms.items() if name in weights]
+        return torch.stack(parts).sum(0) if parts else torch.zeros(())
+
+    def _between(self, vectors: Vectors, same_BB: Tensor) -> Vectors:
+        """The terms that depend on other rows, (B,) each: nce and spread_out, summed over the widths, and accuracy."""
+        weights, terms = self.config.weights, {}
+        query_BE, positive_BE, negative_BE = (vectors.get(kind) for kind in ("query", "positive", "negative"))
+        assert query_BE is not None and positive_BE is not None
+        cut = [
+            (query_BE[:, :dim], positive_BE[:, :dim], None if negative_BE is None else negative_BE[:, :dim])
+            for dim in self.config.dims or (query_BE.shape[1],)
+        ]
+        if weights.nce:
+            sharp = self.config.temperature, self.config.hardness
+            terms["nce"] = torch.stack([nce(*each, same_BB, *sharp) for each in cut]).sum(0)
+        if weights.spread_out:
+            terms["spread_out"] = torch.stack([spread_out(q_BE) + spread_out(p_BE) for q_BE, p_BE, _ in cut]).sum(0)
+        return terms | {"accuracy": nearest(query_BE.detach(), positive_BE.detach(), same_BB).float()}
+
+    def _to_teacher(self, vectors: Vectors, batch: Batch) -> Vectors:
+        """{matching: (B,)}, the sum over queries, positives and hard negatives of the distance from the teacher."""
+        if not self.config.weights.matching:
+            return {}
+        apart = []
+        for kind, x_BE in vectors.items():
+            teacher_BF = batch[kind].extra[TEACHER]
+            map_EF = frozen(x_BE.shape[1], teacher_BF.shape[1]) if self.config.projection == "frozen" else None
+            apart.append(matching(x_BE, teacher_BF, self.config.distance, map_EF))
+        return {"matching": torch.stack(apart).sum(0)}
+
+    @classmethod
+    def check(cls, config: Config, spec: Any, dataset: Dataset, runs: Mapping[str, Referred]) -> None:
+        """Raises DataError for a step without negatives, and SpecError, at its key, for widths or a teacher that do not fit."""
+        if spec.data.rows < 2:
+            raise DataError("the other rows of a step are its negatives, but there is 1 row; expected at least 2", ("data", "rows"))
+        width, name = spec.model.vector_dim, "the model's vectors have"
+        for i, dim in enumerate(config.dims):
+            if dim > width:
+                raise SpecError(f"{dim} is more than the {width} numbers that {name}", ("dims", i))
+        if config.dims and width not in config.dims:
+            rest = f"{name} {width} numbers, of which the last {width - max(config.dims)} would learn from no negative"
+            raise SpecError(f"{rest}; expected {width} among the widths", ("dims",))
+        _check_teacher(config, spec, dataset, runs.get("teacher"))
+
+    @classmethod
+    def costs(cls, config: Config, spec: Any, dataset: Dataset | None, runs: Mapping[str, Referred]) -> dict[str, float]:
+        """flops: what comes on top of one text per row: its further texts, GradCache's first pass, the teacher's passes.
+
+        Each text counts as `data.context` tokens, so shorter ones cost less. Without a dataset, as if it had no hard negatives.
+        """
+        context, tokens = spec.data.context, float(spec.tokens)
+        kinds = len(dataset.batch("train", 0, 0, 1, context)) if dataset is not None else 2
+        own = _flops_per_token(spec.model, context)
+        more = {"flops": (kinds - 1) * tokens * own["train"]}
+        if spec.train.accumulate * spec.train.shares > 1:
+            more["flops"] += kinds * tokens * own["prefill"]
+        if "teacher" not in runs:
+            return more
+        teacher = _flops_per_token(runs["teacher"].model, context)["prefill"]
+        more |= {"flops": more["flops"] + kinds * tokens * teacher, "teacher_flops_per_token": teacher}
+        seconds = estimate.seconds(runs["teacher"], context, spec.train, teacher)
+        return more if seconds is None else more | {"seconds": seconds * kinds * tokens}
+
+
+def _check_teacher(config: Contrastive.Config, spec: Any, dataset: Dataset, teacher: Referred | None) -> None:
+    if teacher is None:
+        if config.weights.matching:
+            raise SpecError("there is no teacher to match; expected `teacher`, or a weight of 0", ("weights", "matching"))
+        return
+    if not config.weights.matching:
+        raise SpecError("nothing is learnt from it while weights.matching is 0; expected a weight above 0", ("teacher",))
+    if (theirs := teacher.model.vector_dim) is None:
+        raise SpecError(f"{teacher.name} has no `pool`, so it gives no vector of a text", ("teacher",))
+    same_tokens.check(spec, dataset, teacher)
+    if config.teacher_dim is not None and config.teacher_dim > theirs:
+        raise SpecError(f"{config.teacher_dim} is more than the {theirs} numbers of the teacher's vectors", ("teacher_dim",))
+    mine, theirs = spec.model.vector_dim, config.teacher_dim or theirs
+    if config.projection == "none" and mine != theirs:
+        ways = [f"`model.project` that ends in {theirs}", "`projection: frozen`"]
+        if theirs > mine:
+            ways.insert(1, f"`teacher_dim: {mine}` for a teacher that was trained with this width")
+        raise SpecError(f"its vectors have {theirs} numbers, the model's {mine}; expected {', or '.join(ways)}", ("teacher",))
+
+
+def _flops_per_token(model: Any, context: int) -> dict[str, float]:
+    ideal = costs.summary(model, context, plugin_sources(model.dump()))["flops_per_token"]["ideal"]
+    return {name: float(ideal[name]) for name in ("train", "prefill")}
+
+
+def _same(batch: Batch, gathered: Any = lambda tensor: tensor) -> Tensor:
+    """Which rows have the same query or the same positive (B, B). gathered: what collects the numbers of all ranks' texts."""
+    return same_texts(*(gathered(batch[kind].extra["text"]) for kind in ("query", "positive")))
+
+
+def _in_pieces(model: Model, batch: Batch) -> Vectors:
+    """The vectors of a batch, of a few texts at a time."""
+    return {
+        kind: torch.cat([model.vectors(part.tokens_BT, part.layout) for part in rows.pieces(TOKENS)]) for kind, rows in batch.items()
+    }
+
+
+@lru_cache(maxsize=4)
+def frozen(width: int, to: int) -> Tensor:
+    """A fixed random map (width, to), the same in every run, that keeps the length of a vector on average.
+
+    Frozen or trained, a map on the student's side works, while a trained one on the teacher's side collapses (Jina embeddings
+    v5). What is trained belongs to the model, so the map that learns is the last one of `model.project`.
+    """
+    return torch.randn(width, to, generator=torch.Generator().manual_seed(0)) * to**-0.5
