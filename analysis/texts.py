@@ -37,8 +37,8 @@ class Texts:
     or for the contrasts of a claim that has some.
     intervals: the same on the scale of `sweeps.compare`, with mean and degrees of freedom. other_rows: {arm: why its rows
     are not the baseline's}. documents, effective: how many the baseline was measured on, and the number of equally long
-    documents that would be as many; 0 if the runs say nothing of documents. sentences: for the report. level: how often an
-    interval may miss.
+    documents that would be as many; 0 if the runs say nothing of documents. called: what these documents are, in the plural.
+    sentences: for the report. level: how often an interval may miss.
     """
 
     level: float = LEVEL
@@ -48,6 +48,7 @@ class Texts:
     effects: dict[str, tuple[float, float]] = field(default_factory=dict)
     other_rows: dict[str, str] = field(default_factory=dict)
     sentences: list[str] = field(default_factory=list)
+    called: str = "documents"
 
     @property
     def column(self):
@@ -96,7 +97,7 @@ def of(study, judgement, level=LEVEL):
     effects = {
         arm: (judgement.shown.effect(interval.low), judgement.shown.effect(interval.high)) for arm, interval in intervals.items()
     }
-    made = Texts(level, len(weights_N), effective_number(weights_N), intervals, effects, other_rows)
+    made = Texts(level, len(weights_N), effective_number(weights_N), intervals, effects, other_rows, called=reference.called)
     lacking = [arm for arm in measured if not measured[arm] and judgement.scaled[arm]]
     sentences = [
         about,
@@ -193,7 +194,7 @@ def _shares(documents, name):
 
 def _for_texts(made):
     """The sentence with the intervals."""
-    how_many = f"{made.documents:,} documents, in effect {made.effective:.0f}"
+    how_many = f"{made.documents:,} {made.called}, in effect {made.effective:.0f}"
     if not made.intervals:
         return f"An interval for texts like these ({how_many}) needs two seeds."
     sides: dict[str, list[str]] = {"exclude": [], "include": []}
@@ -208,6 +209,11 @@ def _few(made, weights_N):
     if made.effective >= FEW:
         return ""
     heaviest = units.share(weights_N.max() / weights_N.sum())
+    if made.called != "documents":
+        return (
+            f"Few texts decide these means: the {made.documents:,} {made.called} count as {made.effective:.0f} of equal size (fewer "
+            f"than {FEW}), and the largest holds {heaviest} of all. Give more {made.called}."
+        )
     return (
         f"Few texts decide these means: the {made.documents:,} documents count as {made.effective:.0f} of equal length "
         f"(fewer than {FEW}), and the longest holds {heaviest} of all targets. Give more documents."

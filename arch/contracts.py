@@ -392,13 +392,14 @@ class Documents(Spec):
     """What was measured of each document, one number per document: the texts are a sample too, as the seeds are.
 
     names: as `Dataset.documents` gives them. sums, weights: of each mean of the objective. without: of each metric, its
-    value for all other documents together.
+    value for all other documents together. called: what they are, in the plural; `groups` of texts, for example.
     """
 
     names: list[str]
     sums: dict[str, list[float]]
     weights: dict[str, list[float]]
     without: dict[str, list[float]] = {}
+    called: str = later("documents")
 
 
 class Points(Spec):

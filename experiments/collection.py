@@ -70,12 +70,15 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def units(about_Q: Sequence[Pair]) -> list[str]:
-    """What each query is a sample of together with others: its group, or its positive where there is no other group."""
-    groups = [(pair.part, pair.group) for pair in about_Q]
-    several = len({*groups}) > 1
+def units(about_Q: Sequence[Pair]) -> tuple[str, list[str]]:
+    """(what they are called, the unit of each query): what it is a sample of together with others.
+
+    Its group; its positive where it has none, or where all have the same.
+    """
+    several = len({(pair.part, pair.group) for pair in about_Q if pair.group}) > 1
     own = [pair.group if several and pair.group else digest(pair.positive) for pair in about_Q]
-    return [f"{pair.part}: {unit}" if pair.part else unit for pair, unit in zip(about_Q, own, strict=True)]
+    named = [f"{pair.part}: {unit}" if pair.part else unit for pair, unit in zip(about_Q, own, strict=True)]
+    return "groups" if several else "documents", named
 
 
 def by_unit(about_Q: Sequence[Pair], weight_Q: Tensor, measured: Mapping[str, Tensor]) -> Documents:
@@ -83,7 +86,8 @@ def by_unit(about_Q: Sequence[Pair], weight_Q: Tensor, measured: Mapping[str, Te
 
     So that a report can say what a mean is for other queries like these: queries of one group are not independent.
     """
-    names, unit_Q = np.unique(np.asarray(units(about_Q), dtype=str), return_inverse=True)
+    called, unit_of = units(about_Q)
+    names, unit_Q = np.unique(np.asarray(unit_of, dtype=str), return_inverse=True)
     weights = np.bincount(unit_Q, weight_Q.cpu().numpy())
     sums = {name: np.bincount(unit_Q, (weight_Q * values_Q).cpu().numpy()) for name, values_Q in measured.items()}
     rest = weights.sum() - weights
@@ -93,6 +97,7 @@ def by_unit(about_Q: Sequence[Pair], weight_Q: Tensor, measured: Mapping[str, Te
         sums={name: each.tolist() for name, each in sums.items()},
         weights={name: weights.tolist() for name in sums},
         without={name: ((each.sum() - each) / rest).tolist() for name, each in sums.items()} if several else {},
+        called=called,
     )
 
 

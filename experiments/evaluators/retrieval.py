@@ -104,9 +104,9 @@ class Retrieval:
         cut. quantise: forms in which documents are kept (`int8` and `int4` with a range per dimension, that of the documents;
         `binary`, signs compared with signs; `binary_rescored`, whose first `shortlist` documents are ordered anew by the float
         query), at the full width in a metric each, and at every width in the table. by: whether the table has a row per label,
-        group or part of the pairs. bm25: also rank by BM25 (extra `bm25`). matrix: of so many queries and their documents, the
-        cosines in a picture. keep: of so many documents, vector and text in a file beside the record of a finished run,
-        which TensorBoard's projector shows.
+        group or part of the pairs. bm25: also rank by BM25 (extra `bm25`). matrix: of so many queries, chosen in the same way,
+        and their documents, the cosines in a picture. keep: of so many documents, vector and text in files beside the record of
+        a finished run, which TensorBoard's projector shows.
         """
 
         rows: Count | None = None
@@ -272,9 +272,13 @@ class _Part:
 
 
 def _matrix(asked: Collection, query_QE: Tensor, document_NE: Tensor, most: int) -> Iterator[dict[str, Any]]:
-    """Yields a row per cell: the cosine of a query and of the document that answers another; both numbered from 1."""
-    answer_NE = document_NE[asked.answers[:most]]
-    for query, row in enumerate((query_QE[:most] @ answer_NE.T).tolist(), 1):
+    """Yields a row per cell: the cosine of a query and of the document that answers another; both numbered from 1.
+
+    The queries are chosen by the digest of their text: neighbours in a split are often of one group, and alike.
+    """
+    chosen = sorted(range(len(asked.queries)), key=lambda number: collection.digest(asked.queries[number]))[:most]
+    answer_ME = document_NE[[asked.answers[number] for number in chosen]]
+    for query, row in enumerate((query_QE[chosen] @ answer_ME.T).tolist(), 1):
         yield from ({"query": query, "document": document, "cosine": cosine} for document, cosine in enumerate(row, 1))
 
 

@@ -11,6 +11,7 @@ from analysis import tables, texts
 from analysis.claims import judge
 from analysis.report import write_report
 from analysis.runs import load
+from arch import units
 from arch.contracts import Documents
 from experiments.metrics import NEXT_TOKEN
 from experiments.record import EvaluationRecord, RunRecord
@@ -136,6 +137,17 @@ def test_few_or_unequal_documents_are_warned_of(with_documents):
     assert any(
         "the 50 documents count as 2 of equal length (fewer than 30), and the longest holds 80.3" in text for text in made.sentences
     )
+
+
+def test_groups_of_texts_are_called_so(with_documents):
+    folder = with_documents(np.arange(1, 9))
+    for path in folder.rglob("*.documents.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "called": "groups"}))
+    study = load(folder)
+    sentences = texts.of(study, judge(study)).sentences
+    assert any("For texts like these (8 groups, in effect 6)" in text for text in sentences)
+    few = f"the largest holds {units.share(8 / 36)} of all. Give more groups."
+    assert any(text.endswith(few) for text in sentences)
 
 
 def test_records_without_documents_say_that_there_are_none(make_study, with_documents):

@@ -187,7 +187,7 @@ def test_many_labels_are_counted_together():
 def test_queries_are_a_sample_by_group(model):
     findings = found(model, Texts(), rows=30)
     documents = findings.documents
-    assert documents.names == sorted(COLOURS)
+    assert documents.names == sorted(COLOURS) and documents.called == "groups"
     for name in ("retrieval_mrr", "retrieval_ndcg@10"):
         sums, weights = np.array(documents.sums[name]), np.array(documents.weights[name])
         assert sums.sum() / weights.sum() == pytest.approx(findings.values[name])
@@ -195,7 +195,7 @@ def test_queries_are_a_sample_by_group(model):
         assert documents.without[name] == pytest.approx(rest.tolist())
     assert found(model, Texts(), given("select")).documents is None
     alone = found(model, Texts(lambda split: [pair._replace(group="one") for pair in pairs_of(split)])).documents
-    assert len(alone.names) == 48, "one group is no sample: then each document is one"
+    assert len(alone.names) == 48 and alone.called == "documents", "one group is no sample: then each document is one"
 
 
 def test_some_of_the_queries_search_all_documents(model):
