@@ -14,6 +14,7 @@
 # make test-triton  the Triton kernels through Triton's interpreter, on the CPU
 # make test-transformers  older releases of transformers compute the same from what we export; RELEASES="4.57.6" picks some
 # make test-lm-eval the evaluator lm_eval, with EleutherAI's harness
+# make test-embedding  sentence-transformers loads the encoders that we export, with our vectors
 # make test-trackers  the exports to Weights & Biases and MLflow, opened with their own libraries
 PYTHON ?= python3
 BIN := .venv/bin
@@ -29,7 +30,7 @@ cpu-avx512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
 cpu-avx512-bf16 := ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16
 cpu-plain := ARCHBENCH_NATIVE=0
 
-.PHONY: ablation laptop simulate test test-slow test-large test-browser test-scale smoke studies findings chaos test-cpus test-triton test-transformers test-lm-eval test-trackers check format clean
+.PHONY: ablation laptop simulate test test-slow test-large test-browser test-scale smoke studies findings chaos test-cpus test-triton test-transformers test-lm-eval test-embedding test-trackers check format clean
 
 ablation: .venv/installed
 	$(BIN)/archbench study run gemma3/local_global --scale demo
@@ -100,6 +101,11 @@ test-transformers: $(RELEASES:%=.venv/transformers/%/installed)
 test-lm-eval: .venv/installed
 	$(INSTALL) '.[test,lm-eval]'
 	$(BIN)/python -m pytest tests/experiments/test_evaluator_lm_eval.py
+
+# ARCHBENCH_NEEDS_EMBEDDING=1: a library that is not installed is an error and no reason to skip.
+test-embedding: .venv/installed
+	$(INSTALL) '.[test,embedding]'
+	ARCHBENCH_NEEDS_EMBEDDING=1 $(BIN)/python -m pytest tests/arch/test_sentence_library.py
 
 # ARCHBENCH_NEEDS_TRACKERS=1: a tracker that is not installed is an error and no reason to skip.
 test-trackers: .venv/installed

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from arch.model import Model
     from arch.model_spec import ModelSpec
     from experiments.data.batch import Batch
+    from experiments.data.pair import Pair
     from experiments.spec import DataSpec, ExperimentSpec
 
 # What a run can offer, and so what a component may need of it.
@@ -279,11 +280,14 @@ class Objective(Protocol):
 
 
 class Source(Protocol):
-    """Where data comes from. `__init__(config)`. It offers one of the two methods.
+    """Where data comes from. `__init__(config)`. It offers one of the three methods.
 
-    documents: texts, which `data.tokenizer` turns into a corpus. dataset: rows of its own; it takes no tokenizer, unless
-    its class says `tokenizes = True`: then it needs `data.tokenizer` and makes its rows from texts, of which `texts` may say
-    the (resolved) source.
+    documents: texts, which `data.tokenizer` turns into a corpus. pairs: pairs of texts, each text a row of its own in the tokens of
+    `data.tokenizer`. dataset: rows of its own; it takes no tokenizer, unless its class says `tokenizes = True`: then it needs
+    `data.tokenizer` and makes its rows from texts, of which `texts` may say the (resolved) source.
+    The `Config` of a source of pairs adds its options to those that all have (`experiments.data.pair.PairOptions`): prompts, and
+    hard negatives to be mined; `texts` then is the source without these, so that its pairs are read once whatever they are. A
+    mixture has `parts()`, {name: `experiments.data.pair.Part`}, and each of its pairs names its part.
     A source of texts may also offer `files()`, every file that it reads (None: it cannot say): texts are then read again only
     if one changed. `planted()`, {repetitions: documents} that its texts hold so often, 0 for those that they do not. One whose
     class says `repeats = True` has the same document several times on purpose; tokenizers learn from each once. And
@@ -297,6 +301,9 @@ class Source(Protocol):
     def documents(self) -> Iterable[tuple[str, str]]:
         """Yields (name, text). The name is for messages. Raises DataError for what cannot be read."""
 
+    def pairs(self) -> Iterable[Pair]:
+        """Yields `experiments.data.pairs.Pair`s. Raises DataError for what cannot be read."""
+
     def dataset(self, data: DataSpec) -> Dataset:
         """The dataset, for the context and rows of the data section. Raises DataError."""
 
@@ -307,6 +314,8 @@ class Dataset(Protocol):
     fingerprint: digest (hex) of all that decides its rows beside its source's code. vocabulary: number of token ids.
     tokenizer: None where there is no text. One with `long_documents` has `context`, the tokens per row in training. One of
     texts may have `begin`, the id of the token that begins a text (else `<bos>`), and `notes`, sentences for a run's record.
+    One of pairs (`experiments.data.pairs.Pairs`) has the kinds `query`, `positive` and, of all rows or none, `negative`; also
+    `prompts`, `pairs(split)`, the texts, and `encoded(texts, kind, context)`, any texts as rows.
     """
 
     fingerprint: str

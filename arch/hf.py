@@ -61,6 +61,8 @@ def import_(source, out, spec=None, family=None, progress=None):
     found = find(source, spec, family)
     folder = found.modules.trunk if found.modules else Path(source)
     said = checkpoint.generation(folder) if folder.is_dir() else {}
+    if found.modules:
+        found.notes.extend(texts.check(folder))
     with checkpoint.appearing(out) as scratch:
         checkpoint.write(found.spec, found.tensors, scratch, progress)
         if folder.is_dir():

@@ -57,23 +57,27 @@ def keep(said, most, folder):
 
 
 def check(folder):
-    """Raises DataError unless a folder's tokenizer puts around a text what our encoders do, in every release of transformers."""
+    """Raises DataError where a folder's tokenizer puts around a text what our encoders do not, in any release of transformers.
+
+    Returns a note for a folder without a tokenizer.json, in a list.
+    """
     path = Path(folder) / checkpoint.TOKENIZER
     if not path.is_file():
-        raise DataError(f"{folder}: no {checkpoint.TOKENIZER} in it, without which no text can be encoded", key=None)
+        return [f"no {checkpoint.TOKENIZER}: no text can be encoded before there is one"]
     tokenizer, said = read(path), _mapping(Path(folder) / CONFIG)
-    ends = around(tokenizer)
-    if ends != _ours(folder):
-        names = [listed(str(tokenizer.id_to_token(number)) for number in ids) or "nothing" for ids in (*ends, *_ours(folder))]
+    found = around(tokenizer)
+    if found != ends(folder):
+        names = [listed(str(tokenizer.id_to_token(number)) for number in ids) or "nothing" for ids in (*found, *ends(folder))]
         raise DataError(
             f"{path}: it puts {names[0]} in front of a text and {names[1]} behind it; our encoders put {names[2]} and {names[3]}",
             key=None,
         )
     for flag, end in FLAGS.items():
-        if FLAGS.keys() & said.keys() and bool(said.get(flag)) != bool(ends[end]):
+        if FLAGS.keys() & said.keys() and bool(said.get(flag)) != bool(found[end]):
             shown = json.dumps(said[flag]) if flag in said else "not said, which means false"
             reason = f"{flag}: {shown}, but the template in {checkpoint.TOKENIZER} says otherwise"
             raise DataError(f"{Path(folder) / CONFIG}: {reason}; which one counts depends on the release of transformers", key=None)
+    return []
 
 
 def write(source, folder):
@@ -81,7 +85,7 @@ def write(source, folder):
 
     Files that came with an import stay as they are. Raises DataError.
     """
-    path, (before, after) = Path(folder) / checkpoint.TOKENIZER, _ours(source)
+    path, (before, after) = Path(folder) / checkpoint.TOKENIZER, ends(source)
     if not path.is_file():
         raise DataError(f"{source}: no {checkpoint.TOKENIZER} in it, without which sentence-transformers encodes no text", key=None)
     tokenizer = read(path)
@@ -99,7 +103,7 @@ def write(source, folder):
     return most_tokens(source)
 
 
-def _ours(folder):
+def ends(folder):
     """([the id in front of a text], [the id behind it]) of a folder, ours or one of transformers; empty without one."""
     special = special_tokens(folder)
     begin, end = special.get("bos_token_id"), special.get("eos_token_id")

@@ -10,15 +10,12 @@ from experiments.spec import DataSpec
 def prepare(data: DataSpec, vocab_size: int) -> Dataset:
     """The Dataset of a resolved DataSpec for a model of `vocab_size` tokens. Raises DataError if it cannot be used."""
     source = registry.component("source", data.source["type"])
-    if gives_pairs(source):
-        if data.tokenizer is None:
-            raise DataError(f"missing: the source {data.source['type']} gives pairs of texts", key=("data", "tokenizer"))
-        pairs: Dataset = pair_corpus.prepare(data, vocab_size)
-        return pairs
     if not gives_rows(source):
+        gives = "pairs of texts" if gives_pairs(source) else "texts"
         if data.tokenizer is None:
-            raise DataError(f"missing: the source {data.source['type']} gives texts", key=("data", "tokenizer"))
-        return corpus.prepare(data, vocab_size)
+            raise DataError(f"missing: the source {data.source['type']} gives {gives}", key=("data", "tokenizer"))
+        made: Dataset = (pair_corpus if gives_pairs(source) else corpus).prepare(data, vocab_size)
+        return made
     if getattr(source, "tokenizes", False):
         if data.tokenizer is None:
             raise DataError(f"missing: the source {data.source['type']} makes its rows from texts", key=("data", "tokenizer"))

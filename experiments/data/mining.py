@@ -6,6 +6,7 @@ query, and the query itself; white space and case do not count. Nothing is taken
 Shapes: N pairs, M candidates, D width of a vector.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,8 @@ def decides(options: Negatives, place: tuple[str, ...]) -> dict[str, Any]:
         return options.dump() | {"bm25s": bm25.version((*place, "negatives", "by"))}
     from experiments.data import mining_encoder
 
-    return options.dump() | {"weights": mining_encoder.content(options.checkpoint, (*place, "negatives", "checkpoint"))}
+    files = mining_encoder.content(str(options.checkpoint), (*place, "negatives", "checkpoint"))
+    return options.dump() | {"checkpoint": files}  # what is in the folder, not where it is
 
 
 def mine(pairs: Sequence[Pair], part: Part, place: tuple[str, ...]) -> Mined:
@@ -60,13 +62,14 @@ def mine(pairs: Sequence[Pair], part: Part, place: tuple[str, ...]) -> Mined:
     queries = [pair.query for pair in pairs]
     if options.by == "bm25":
         scores: Iterator[Scores] = bm25.scores(queries, candidates)
-        positive = True
+        nothing = 0.0  # no word in common
     else:
         from experiments.data import mining_encoder
 
-        scores = similarities(*mining_encoder.vectors(options.checkpoint, queries, candidates))
-        positive = False
-    return chosen(pairs, candidates, scores, options, place, positive)
+        key = (*place, "negatives", "checkpoint")
+        scores = similarities(*mining_encoder.vectors(str(options.checkpoint), queries, candidates, key))
+        nothing = -math.inf
+    return chosen(pairs, candidates, scores, options, place, nothing)
 
 
 def similarities(query_ND: torch.Tensor, candidate_MD: torch.Tensor) -> Iterator[Scores]:
@@ -81,12 +84,12 @@ def chosen(
     scores: Iterator[Scores],
     options: Negatives,
     place: tuple[str, ...],
-    positive: bool,
+    nothing_in_common: float,
 ) -> Mined:
     """The k candidates with the highest scores for each pair, of those that may be negatives; equal scores in their order.
 
-    scores: of each pair's query with every candidate (M,). positive: a score of 0 or less says that a candidate has nothing in
-    common with the query. Where fewer than k are left, others are drawn from the rest, and a remark says how often. Raises
+    scores: of each pair's query with every candidate (M,). nothing_in_common: a candidate with this score is not near. Where fewer
+    than k are left, others are drawn from the rest, and a remark says how often. Raises
     DataError where there are too few candidates.
     """
     right, number = _right(pairs), _numbers(candidates)
@@ -98,7 +101,7 @@ def chosen(
             raise DataError(f"{times(options.k, 'hard negative')} per pair: {have}; expected fewer", (*place, "negatives", "k"))
         allowed_M = np.ones(len(candidates), dtype=bool)
         allowed_M[false] = False
-        open_M = allowed_M & (score_M > 0) if positive else allowed_M
+        open_M = allowed_M & (score_M > nothing_in_common)
         if options.below is not None:
             open_M = open_M & (score_M <= options.below * score_M[number[_same(pair.positive)][0]])
         best = _highest(score_M, np.flatnonzero(open_M), options.k)
@@ -108,7 +111,7 @@ def chosen(
             best = [*best, *np.random.default_rng([DRAWN_SEED, i]).permutation(rest)[: options.k - len(best)]]
         found.append(tuple(candidates[each] for each in best))
     why = "too few other positives near them" if options.below is not None else "too few words in common with other positives"
-    remarks = [f"hard negatives by {options.by}: of {drawn:,} of {times(len(pairs), 'training pair')} some are drawn at random: {why}"]
+    remarks = [f"hard negatives by {options.by}: for {drawn:,} of {len(pairs):,} training pairs, some are drawn at random: {why}"]
     return Mined(found, remarks if drawn else [])
 
 

@@ -2,7 +2,7 @@
 
 The hash of a group's name decides its split. Some texts stand in several groups (a function that was copied). Then a pair of
 `select` of which a text is in `report` too is left out, and after that a pair of `train` of which one is in either: so what
-is measured does not depend on what is trained on.
+is measured does not depend on what is trained on. Of several hard negatives, only those are left out.
 """
 
 import hashlib
@@ -77,22 +77,27 @@ def divided(pairs: list[Pair], source: str, fractions: dict[str, float], out: Le
     seen: dict[str, str] = {}
     for split in FIRST:
         for pair in mine[split]:
-            if all(seen.get(text, split) == split for text in pair.texts):
-                kept[split].append(pair)
+            own = pair._replace(negatives=tuple(text for text in pair.negatives if seen.get(text, split) == split))
+            if seen.keys().isdisjoint((pair.query, pair.positive)) and bool(own.negatives) == bool(pair.negatives):
+                kept[split].append(own)
             else:
                 out.add(ELSEWHERE, shown(pair.query))
         seen |= {text: split for pair in kept[split] for text in pair.texts}
     for part in dict.fromkeys(pair.part for pair in pairs):
         for split in SPLITS:
             if not any(pair.part == part for pair in kept[split]):
-                raise DataError(_without(split, part, [pair for pair in pairs if pair.part == part], source))
+                lost = sum(pair.part == part for pair in mine[split])
+                raise DataError(_without(split, part, [pair for pair in pairs if pair.part == part], source, lost))
     return kept
 
 
-def _without(split, part, pairs, source):
+def _without(split, part, pairs, source, lost):
     shares = ", ".join(f"{fraction:.3g} {name}" for name, fraction in FRACTIONS.items())
     have = f"{times(len(pairs), 'pair')} in {times(len({group_of(pair) for pair in pairs}), 'group')}"
+    begin = f"the {split} split has no pair{f' of the part {part}' if part else ''}"
+    if lost:
+        return f"{begin}: a text of each of its {times(lost, 'pair')} is in another split too; expected groups that share no text"
     return (
-        f"the {split} split has no pair{f' of the part {part}' if part else ''}: the source {source} has {have}, and groups are "
-        f"split whole, by their name ({shares}); give more groups (100 or so)"
+        f"{begin}: the source {source} has {have}, and groups are split whole, by their name ({shares}); "
+        "give more groups (100 or so)"
     )

@@ -6,7 +6,7 @@ Shapes: B rows, each a query, a positive and maybe a hard negative; G rows of al
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,12 +23,13 @@ from arch.registry import objective
 from arch.spec import Count, List, Positive, Spec, place
 from experiments import costs, grad_cache, ranks
 from experiments.data.batch import Batch
-from experiments.distillation import estimate, same_tokens
+from experiments.distillation import estimate, vector_teacher
 from experiments.distillation.teacher import TOKENS, Teacher
 from experiments.grad_cache import Vectors
 from experiments.spec import Reference
 
 NotNegative = Annotated[float, Field(ge=0)]
+Terms = dict[str, Tensor]  # {metric: (B,)}
 TEACHER = "teacher"  # in `Rows.extra`: the teacher's vectors
 
 
@@ -152,15 +153,15 @@ class Contrastive(nn.Module):
             name: Mean(term_B.detach().sum(), len(term_B)) for name, term_B in terms.items()
         }
 
-    def _weighted(self, terms: Vectors) -> Tensor:
+    def _weighted(self, terms: Terms) -> Tensor:
         """(B,): the loss of each row from its terms; () of zeros where none of them has a weight."""
         weights = self.config.weights.dump()
         parts = [weights[name] * term_B for name, term_B in terms.items() if name in weights]
         return torch.stack(parts).sum(0) if parts else torch.zeros(())
 
-    def _between(self, vectors: Vectors, same_BB: Tensor) -> Vectors:
+    def _between(self, vectors: Vectors, same_BB: Tensor) -> Terms:
         """The terms that depend on other rows, (B,) each: nce and spread_out, summed over the widths, and accuracy."""
-        weights, terms = self.config.weights, {}
+        weights, terms = self.config.weights, Terms()
         query_BE, positive_BE, negative_BE = (vectors.get(kind) for kind in ("query", "positive", "negative"))
         assert query_BE is not None and positive_BE is not None
         cut = [
@@ -174,14 +175,14 @@ class Contrastive(nn.Module):
             terms["spread_out"] = torch.stack([spread_out(q_BE) + spread_out(p_BE) for q_BE, p_BE, _ in cut]).sum(0)
         return terms | {"accuracy": nearest(query_BE.detach(), positive_BE.detach(), same_BB).float()}
 
-    def _to_teacher(self, vectors: Vectors, batch: Batch) -> Vectors:
+    def _to_teacher(self, vectors: Vectors, batch: Batch) -> Terms:
         """{matching: (B,)}, the sum over queries, positives and hard negatives of the distance from the teacher."""
         if not self.config.weights.matching:
             return {}
         apart = []
         for kind, x_BE in vectors.items():
             teacher_BF = batch[kind].extra[TEACHER]
-            map_EF = frozen(x_BE.shape[1], teacher_BF.shape[1]) if self.config.projection == "frozen" else None
+            map_EF = vector_teacher.frozen(x_BE.shape[1], teacher_BF.shape[1]) if self.config.projection == "frozen" else None
             apart.append(matching(x_BE, teacher_BF, self.config.distance, map_EF))
         return {"matching": torch.stack(apart).sum(0)}
 
@@ -197,7 +198,8 @@ class Contrastive(nn.Module):
         if config.dims and width not in config.dims:
             rest = f"{name} {width} numbers, of which the last {width - max(config.dims)} would learn from no negative"
             raise SpecError(f"{rest}; expected {width} among the widths", ("dims",))
-        _check_teacher(config, spec, dataset, runs.get("teacher"))
+        _check_measured(spec)
+        vector_teacher.check(config, spec, dataset, runs.get("teacher"))
 
     @classmethod
     def costs(cls, config: Config, spec: Any, dataset: Dataset | None, runs: Mapping[str, Referred]) -> dict[str, float]:
@@ -219,24 +221,19 @@ class Contrastive(nn.Module):
         return more if seconds is None else more | {"seconds": seconds * kinds * tokens}
 
 
-def _check_teacher(config: Contrastive.Config, spec: Any, dataset: Dataset, teacher: Referred | None) -> None:
-    if teacher is None:
-        if config.weights.matching:
-            raise SpecError("there is no teacher to match; expected `teacher`, or a weight of 0", ("weights", "matching"))
-        return
-    if not config.weights.matching:
-        raise SpecError("nothing is learnt from it while weights.matching is 0; expected a weight above 0", ("teacher",))
-    if (theirs := teacher.model.vector_dim) is None:
-        raise SpecError(f"{teacher.name} has no `pool`, so it gives no vector of a text", ("teacher",))
-    same_tokens.check(spec, dataset, teacher)
-    if config.teacher_dim is not None and config.teacher_dim > theirs:
-        raise SpecError(f"{config.teacher_dim} is more than the {theirs} numbers of the teacher's vectors", ("teacher_dim",))
-    mine, theirs = spec.model.vector_dim, config.teacher_dim or theirs
-    if config.projection == "none" and mine != theirs:
-        ways = [f"`model.project` that ends in {theirs}", "`projection: frozen`"]
-        if theirs > mine:
-            ways.insert(1, f"`teacher_dim: {mine}` for a teacher that was trained with this width")
-        raise SpecError(f"its vectors have {theirs} numbers, the model's {mine}; expected {', or '.join(ways)}", ("teacher",))
+def _check_measured(spec: Any) -> None:
+    """Raises DataError for an evaluator that would give this objective one row at a time."""
+    for split in ("select", "report"):
+        for name, evaluator in (getattr(spec.evaluate, split) or {}).items():
+            if evaluator["type"] != "objective":
+                continue
+            tokens = evaluator.get("context") or spec.data.context
+            key, at_once = "context", spec.data.rows * spec.data.context // tokens
+            if evaluator["rows"] < at_once:
+                key, at_once = "rows", evaluator["rows"]
+            if at_once < 2:
+                reason = "a row that is measured alone has no negatives; expected at least 2 rows in a batch"
+                raise DataError(reason, ("evaluate", split, name, key))
 
 
 def _flops_per_token(model: Any, context: int) -> dict[str, float]:
@@ -251,16 +248,5 @@ def _same(batch: Batch, gathered: Any = lambda tensor: tensor) -> Tensor:
 
 def _in_pieces(model: Model, batch: Batch) -> Vectors:
     """The vectors of a batch, of a few texts at a time."""
-    return {
-        kind: torch.cat([model.vectors(part.tokens_BT, part.layout) for part in rows.pieces(TOKENS)]) for kind, rows in batch.items()
-    }
-
-
-@lru_cache(maxsize=4)
-def frozen(width: int, to: int) -> Tensor:
-    """A fixed random map (width, to), the same in every run, that keeps the length of a vector on average.
-
-    Frozen or trained, a map on the student's side works, while a trained one on the teacher's side collapses (Jina embeddings
-    v5). What is trained belongs to the model, so the map that learns is the last one of `model.project`.
-    """
-    return torch.randn(width, to, generator=torch.Generator().manual_seed(0)) * to**-0.5
+    each = {kind: [model.vectors(part.tokens_BT, part.layout) for part in rows.pieces(TOKENS)] for kind, rows in batch.items()}
+    return {kind: torch.cat(parts) for kind, parts in each.items()}

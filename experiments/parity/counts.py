@@ -32,7 +32,7 @@ PUBLISHED = {
     "gemma3/27b": Size(25_599_716_096, 1_409_286_144, GEMMA3, {32768: 3_120_562_176, 131072: 11_173_625_856}),
     "recurrentgemma/2b": Size(2_027_502_080, 655_360_000, RECURRENT),
     "recurrentgemma/9b": Size(7_531_401_216, 1_048_576_000, RECURRENT),
-    "embeddinggemma/300m": Size(101_536_512, 201_326_592, "shapes of the released config"),
+    "embeddinggemma/300m": Size(106_255_104, 201_326_592, "shapes of the released config files"),
 }
 
 # Griffin, table 2: (width, recurrent width, layers, heads of 128 channels, Griffin's rounded size from these shapes).

@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from experiments.parity import counts, inits, peers, reference
+from experiments.parity import counts, inits, peers, reference, sentence
 from experiments.parity.compare import worst
 
 
@@ -18,6 +18,8 @@ def rows(progress=lambda name: None):
     for name in reference.NAMES:
         progress(name)
         yield from reference.compare(name)
+    progress("sentence-transformers")
+    yield from sentence.compare()
 
 
 def document(compared, sizes=None):
@@ -34,8 +36,8 @@ def _head():
     yield "Written by `archbench parity --out docs/parity.md`; do not edit. The tests make the same"
     yield f"comparisons with the same bounds. Versions: {shown}. The outputs of the reference"
     yield (
-        "code were recorded from google-deepmind/recurrentgemma 2efa84d (`tests/fixtures`). Everything is in float32 on a\n"
-        f"CPU, {platform.machine()}."
+        "code were recorded from google-deepmind/recurrentgemma 2efa84d, those of sentence-transformers from release 6.2.0\n"
+        f"(`tests/fixtures`). Everything is in float32 on a CPU, {platform.machine()}."
     )
 
 
@@ -52,12 +54,14 @@ def _agreement(compared):
     yield (
         f"token from a cache, from token {peers.PREFILL + 1} to {peers.LONG}. "
         "The reference code has windows of 9 keys, and two packed documents per\nrow (one in the case `recurrentgemma`)."
+        " sentence-transformers has three texts of\n3 to 64 tokens, with the prompts for queries and for documents and "
+        "without one, and vectors cut to 8 numbers;\n`make test-embedding` compares with the library itself."
     )
     yield ""
     yield (
         "The table shows the largest error of each kind:\n\n"
-        "* logits, decoded logits, hidden states: the largest absolute error over the largest absolute value; against the\n"
-        "  reference code, the error's norm over the norm."
+        "* logits, decoded logits, hidden states, vectors of texts: the largest absolute error over the largest absolute\n"
+        "  value; against the reference code, the error's norm over the norm."
     )
     yield "* loss: the relative error."
     yield "* gradients: the error's norm over the gradient's norm, of the parameter with the largest."

@@ -39,9 +39,7 @@ def by_loops(q, p, n, same, temperature, hardness):
     found = []
     for i in range(len(q)):
         own = math.exp(cosine(q[i], p[i]) / temperature)
-        total = own + sum(
-            math.exp(cosine(q[i], p[j]) / temperature) for j in range(len(q)) if j != i and not same[i][j]
-        )
+        total = own + sum(math.exp(cosine(q[i], p[j]) / temperature) for j in range(len(q)) if j != i and not same[i][j])
         if n is not None:
             s = cosine(q[i], n[i])
             total += math.exp(hardness * s) * math.exp(s / temperature)

@@ -14,7 +14,7 @@ from tiny_specs import resolved
 
 from arch import checkpoint, document, families, hf, tensors
 from arch.errors import DataError, SpecError
-from arch.express import express
+from arch.express import express, read_back
 from arch.spec import diff, digest
 from experiments.parity import peers
 
@@ -87,7 +87,7 @@ def test_a_presets_config_reads_back_as_the_preset(name):
     root = document.load(name, "arch")
     spec = resolved(root.plain())
     family, config = express(spec)
-    back = resolved(family.Config.parse(json.loads(json.dumps(config.written()))).spec())
+    back = read_back(family.Config.parse(json.loads(json.dumps(config.written()))), spec)
     assert diff(back, spec) == {} and digest(back) == digest(spec)
 
 
@@ -389,7 +389,7 @@ def quantised(path):
         (lambda said: said | {"sliding_window": None}, r"config.json:\d+: sliding_window: null, but there are layers"),
         (
             lambda said: said | {"use_bidirectional_attention": True, "sliding_window": 257},
-            r"config.json:\d+: sliding_window: 257 may have been 512, of which some releases save the half",
+            r"config.json:\d+: sliding_window: 257 may have been 512: some releases of transformers save half of it and one more",
         ),
         (lambda said: said | {"num_hidden_layers": 10**9}, r"config.json:\d+: num_hidden_layers"),
         (lambda said: said | {"text_config": None}, "config.json: expected a mapping of keys"),

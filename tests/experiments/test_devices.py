@@ -4,13 +4,12 @@ import copy
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from two_processes import differences, on_two, torchrun
 
 from arch.errors import DataError, SpecError
 from experiments import ranks, sharded
@@ -53,22 +52,6 @@ class BadOnOneRank(nn.Module):
         noise = 0.1 * torch.randn_like(x_BTD) if self.training and "RANK" in os.environ else 0.0
         return x_BTD * self.scale + noise, state
 """
-
-
-def on_two(spec, strategy, **more):
-    """The spec on two processes."""
-    spec = copy.deepcopy(spec)
-    spec["train"] |= {"devices": 2, "strategy": strategy, **more}
-    return spec
-
-
-def torchrun(root):
-    """Do the cases in `root` in two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(Path(__file__).with_name("rank_cases.py")), "cases.json"]
-    path = os.pathsep.join([str(Path(__file__).parents[2]), str(root), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=root, check=False, capture_output=True, text=True, timeout=900, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -151,16 +134,6 @@ def ran(small, tmp_path_factory):
         distill = copy.deepcopy(specs["distill"])
         assert train(plan(distill), 0, root / "distill-17").status == "finished"
     return root, {rank: json.loads((root / f"ends-{rank}.json").read_text()) for rank in (0, 1)}
-
-
-def differences(one, two):
-    """The largest difference of two runs' weights, and of their metrics as a share."""
-    weights, others = (load_file(folder / "model.safetensors") for folder in (one, two))
-    assert weights.keys() == others.keys()
-    metrics, other = (RunRecord.read(folder).metrics for folder in (one, two))
-    assert metrics.keys() == other.keys()
-    of_metrics = max(abs(metrics[name] - other[name]) / max(1.0, abs(metrics[name])) for name in metrics)
-    return max(float((weights[name] - others[name]).abs().max()) for name in weights), of_metrics
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ def _emoji(language):
 
     emoji.config.load_language(language)
     for each, names in emoji.EMOJI_DATA.items():
-        if names["status"] == emoji.STATUS["fully_qualified"] and dict.__contains__(names, language):
+        if names["status"] == emoji.STATUS["fully_qualified"] and language in names:
             english, other = (names[key].strip(":").replace("_", " ") for key in ("en", language))
             yield VARIANTS.sub("", each), english, other
 

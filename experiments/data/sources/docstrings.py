@@ -91,16 +91,20 @@ class Docstrings:
         """Every file that `pairs` reads. Raises DataError."""
         return [*self.library.files(), *(path for package in self.config.packages for _, path in _modules(package))]
 
+    def _library(self):
+        """(name, text) of the files of the standard library."""
+        return self.library.documents()
+
     def _files(self):
         """(name, text, parts of the module's name that are the group) of every file."""
-        for name, text in self.library.documents():
+        further = [each for package in self.config.packages for each in _modules(package)]
+        for name, text in self._library():
             yield name, text, 1
-        for package in self.config.packages:
-            for name, path in _modules(package):
-                try:
-                    yield name, read_text(path), DEPTH
-                except DataError:
-                    self.left_out.add("files that are not UTF-8 text", name)
+        for name, path in further:
+            try:
+                yield name, read_text(path), DEPTH
+            except DataError:
+                self.left_out.add("files that are not UTF-8 text", name)
 
 
 def functions(text: str) -> list[Function]:
