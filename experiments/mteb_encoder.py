@@ -1,8 +1,8 @@
 """An encoder as the Massive Text Embedding Benchmark takes one (`mteb` 2.26; extra `mteb`).
 
-    import mteb
-    encoder = MTEBEncoder(lambda texts, prompt: ..., prompts, "local/my-encoder")     # (N, E) of texts with a prompt in front
-    results = mteb.evaluate(encoder, [task], cache=None, co2_tracker=False, encode_kwargs={"batch_size": 32})
+    encoder = load_encoder(folder)                                                    # arch.encoding
+    model = MTEBEncoder(lambda texts, prompt: encoder.encode(texts, prompt=prompt), encoder.prompts, "local/my-encoder")
+    results = mteb.evaluate(model, [task], cache=None, co2_tracker=False, encode_kwargs={"batch_size": 32})
 
 Always give `cache=None`: otherwise mteb keeps results by the encoder's name, and shows those of other weights again. Pass a task
 as an object, a new one for each call. Its clustering embeds 4 % of the texts unless the task says how many.
