@@ -14,7 +14,7 @@
 # make test-triton  the Triton kernels through Triton's interpreter, on the CPU
 # make test-transformers  older releases of transformers compute the same from what we export; RELEASES="4.57.6" picks some
 # make test-lm-eval the evaluator lm_eval, with EleutherAI's harness
-# make test-embedding  sentence-transformers loads the encoders that we export, with our vectors
+# make test-embedding  sentence-transformers loads the encoders that we export, with our vectors; mteb runs its tasks on one
 # make test-trackers  the exports to Weights & Biases and MLflow, opened with their own libraries
 PYTHON ?= python3
 BIN := .venv/bin
@@ -104,8 +104,8 @@ test-lm-eval: .venv/installed
 
 # ARCHBENCH_NEEDS_EMBEDDING=1: a library that is not installed is an error and no reason to skip.
 test-embedding: .venv/installed
-	$(INSTALL) '.[test,embedding]'
-	ARCHBENCH_NEEDS_EMBEDDING=1 $(BIN)/python -m pytest tests/arch/test_sentence_library.py
+	$(INSTALL) '.[test,embedding,mteb]'
+	ARCHBENCH_NEEDS_EMBEDDING=1 $(BIN)/python -m pytest tests/arch/test_sentence_library.py tests/experiments/test_mteb_encoder.py
 
 # ARCHBENCH_NEEDS_TRACKERS=1: a tracker that is not installed is an error and no reason to skip.
 test-trackers: .venv/installed

@@ -211,8 +211,8 @@ def _few(made, weights_N):
     heaviest = units.share(weights_N.max() / weights_N.sum())
     if made.called != "documents":
         return (
-            f"Few texts decide these means: the {made.documents:,} {made.called} count as {made.effective:.0f} of equal size (fewer "
-            f"than {FEW}), and the largest holds {heaviest} of all. Give more {made.called}."
+            f"Few texts decide these means: the {made.documents:,} {made.called} count as {made.effective:.0f} of equal size "
+            f"(fewer than {FEW}), and the largest holds {heaviest} of all. Give more {made.called}."
         )
     return (
         f"Few texts decide these means: the {made.documents:,} documents count as {made.effective:.0f} of equal length "

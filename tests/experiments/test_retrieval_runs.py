@@ -28,7 +28,14 @@ def encoder(tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     block = {"mixer": {"type": "attention", "heads": 2, "causal": False}, "ffn": {"type": "gated", "hidden": 24}}
     return {
-        "model": {"dim": 16, "vocab_size": 300, "layers": 1, "pattern": ["all"], "blocks": {"all": block}, "pool": {"type": "mean"}},
+        "model": {
+            "dim": 16,
+            "vocab_size": 300,
+            "layers": 1,
+            "pattern": ["all"],
+            "blocks": {"all": block},
+            "pool": {"type": "mean"},
+        },
         "data": {
             "source": {"type": "pairs", "files": [str(file)]},
             "tokenizer": {"type": "byte"},
