@@ -295,7 +295,7 @@ def _show_experiment(reference, as_json, changes):
     print(f"one run: {steps:,} steps x {rows} rows x {context} tokens = {spec.tokens:,} tokens, {units.flops(flops)} executed")
     if added := references.costs(spec, None, used):
         named = ", ".join(f"{option} {name.name}" for option, name in used.items())
-        print(f"its objective ({named}) adds: {objective_costs(added)}")
+        print(f"its objective{f' ({named})' if named else ''} adds: {objective_costs(added)}")
 
 
 def main():

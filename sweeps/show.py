@@ -191,7 +191,7 @@ def printed(data, console, duration=None):
             say(f"    budget: {BudgetRecord.parse(arm['budget']).words}")
         if arm["objective"]:
             named = ", ".join(f"{option} {name}" for option, name in arm["uses"].items())
-            say(f"    its objective ({named}) adds per run: {objective_costs(arm['objective'])}")
+            say(f"    its objective{f' ({named})' if named else ''} adds per run: {objective_costs(arm['objective'])}")
     if data["ladder"]:
         say("")
         say("ladder (every run of a size):")
