@@ -225,8 +225,9 @@ def _figures(study, judged, folder, out=None):
         yield place / f"{name}.png"
 
 
-def shown(folder):
-    """Write a study's report and its figures, and print nothing. Raises DataError."""
+def kept(folder, into):
+    """Write the report and the figures of a copy in the folder `into`, whose reports share one file. Raises DataError."""
+    from analysis import live
     from analysis.claims import judgements
     from analysis.report import write
     from analysis.runs import load
@@ -234,7 +235,7 @@ def shown(folder):
     study = load(folder)
     judged = judgements(study)
     with _into(folder, None):
-        write(study, judged)
+        live.share(write(study, judged), into)
     list(_figures(study, judged, folder))
 
 

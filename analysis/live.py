@@ -113,10 +113,7 @@ def pictured(figure: Figure, name: str, caption: str) -> str:
 def library() -> str:
     """What a page needs once whose figures have charts: Bokeh, compressed, and what puts the charts in place."""
     colours = json.dumps({colour: variable for variable, colour in drawing.VARIABLES.items()})
-    return (
-        f"{_carried()}"
-        f"<script>const THEME = {colours};\n{(Path(__file__).parent / 'live.js').read_text()}</script>"
-    )
+    return f"{_carried()}<script>const THEME = {colours};\n{(Path(__file__).parent / 'live.js').read_text()}</script>"
 
 
 def share(page: Path, folder: Path) -> None:
