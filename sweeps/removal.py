@@ -25,7 +25,14 @@ from sweeps.status import is_held
 
 DAY = 24 * 60 * 60
 # What of the cache is kept file by file; every other folder there is one thing: a tokenized corpus.
-BY_ENTRY = {"native": "kernels", "inductor": "compiled programs", "costs": "costs", "probes": "probes", "teacher": "targets", "pairs": "digests of pairs"}
+BY_ENTRY = {
+    "native": "kernels",
+    "inductor": "compiled programs",
+    "costs": "costs",
+    "probes": "probes",
+    "teacher": "targets",
+    "pairs": "digests of pairs",
+}
 OF_STUDIES = ("*/*/*-????????????/seed-*", "*/*/tune/*-????????????/seed-*")
 
 

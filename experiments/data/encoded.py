@@ -58,7 +58,9 @@ class Encoded:
         return Rows(torch.from_numpy(tokens_BT), layout, key_B=torch.from_numpy(key_B), extra=extra)
 
 
-def encoded(trained: tokenizers.Tokenizer, ends: Ends, texts: Iterable[tuple[str, Sequence[int]]], dtype: Any = np.int64) -> Encoded:
+def encoded(
+    trained: tokenizers.Tokenizer, ends: Ends, texts: Iterable[tuple[str, Sequence[int]]], dtype: Any = np.int64
+) -> Encoded:
     """The Encoded of texts, each with the tokens that its prompt and itself become together.
 
     A prompt and a text are cut into tokens as one string: a tokenizer may merge the space between them with the first word.

@@ -55,7 +55,7 @@ def mine(pairs: Sequence[Pair], part: Part, place: tuple[str, ...]) -> Mined:
     assert options is not None
     if any(pair.negatives for pair in pairs):
         raise DataError(
-            "the pairs have hard negatives already; expected null (a source of files leaves its own out by columns.negatives: null)",
+            "the pairs have hard negatives already; expected null (of a source of files, columns.negatives: null leaves them out)",
             (*place, "negatives"),
         )
     candidates = list(dict.fromkeys(pair.positive for pair in pairs))

@@ -25,8 +25,8 @@ from experiments.data import cache as cached
 from experiments.data import corpus, loss, mining, pair_files, pair_splits, texts
 from experiments.data.encoded import encoded
 from experiments.data.pair import parts_of
-from experiments.data.specials import ends, highest
 from experiments.data.pair_splits import FRACTIONS
+from experiments.data.specials import ends, highest
 from experiments.data.split import ALL, SPLITS
 
 # Increase this when the rules of the splits or of the rows change: the same pairs are then other data, and runs are other runs.
@@ -120,7 +120,9 @@ def _build(splits, parts, deciding, data, vocab_size, folder):
     ids = _ids(trained, written, console)
     survives = loss.survives(trained, written, ids, lengths, around)
     lost_at = [i for i, whole in enumerate(survives) if not whole]
-    where = [loss.described(trained, f"[{pair_splits.shown(entries[i][1])}]", written[i], ids[i], lengths, around) for i in lost_at[:1]]
+    where = [
+        loss.described(trained, f"[{pair_splits.shown(entries[i][1])}]", written[i], ids[i], lengths, around) for i in lost_at[:1]
+    ]
     splits, lost = _without_lost(splits, parts, {entries[i] for i in lost_at}, where, data.on_loss)
     mined = {
         name: mining.mine([pair for pair in splits["train"] if pair.part == name], part, place(name))
@@ -136,7 +138,9 @@ def _build(splits, parts, deciding, data, vocab_size, folder):
     )
     remarks = [f"{name}: {said}" if name else said for name, found in mined.items() for said in found.remarks]
     facts = {"fingerprint": fingerprint, "vocabulary": vocabulary, "lost": lost, "remarks": remarks}
-    pair_files.write(folder, splits, parts, {name: found.texts for name, found in mined.items()}, entries, made, trained, around, facts)
+    pair_files.write(
+        folder, splits, parts, {name: found.texts for name, found in mined.items()}, entries, made, trained, around, facts
+    )
     # The tokenizers library has used threads. Without this, it would warn of deadlocks in a fork of this process.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -187,8 +191,9 @@ def _check_prompts(dataset):
         for kind, prompt in part.prompts.dump().items():
             tokens = len(dataset.tokenizer.encode(prompt, add_special_tokens=False).ids) + around
             if tokens >= dataset.context:
+                of = f" of the part {name}" if name else ""
                 raise DataError(
-                    f"{dataset.context} tokens are no more than the prompt of a {kind} takes{f' in the part {name}' if name else ''}: "
-                    f"{prompt!r} takes {tokens}, so no text is left; expected a longer context or a shorter prompt",
+                    f"{dataset.context} tokens are no more than the prompt of a {kind}{of} takes: {prompt!r} takes {tokens}, so no "
+                    "text is left; expected a longer context or a shorter prompt",
                     key=("data", "context"),
                 )

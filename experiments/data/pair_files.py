@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from experiments.data.split import SPLITS
 
 # Increase this when only these files change: older ones are not used, and data and runs stay what they are.
 FORMAT = 1
+
+ARRAYS = ("query", "positive", "negatives", "starts")
 
 # A prompt, and the text behind it.
 Entry = tuple[str, str]
@@ -48,7 +51,8 @@ def write(
     number = {entry: i for i, entry in enumerate(entries)}
     sizes = {}
     for split in SPLITS:
-        pairs, first = [], {}
+        pairs: list[Pair] = []
+        first: dict[str, tuple[int, int]] = {}
         for name in parts:
             mine = [pair for pair in splits[split] if pair.part == name]
             if split == "train" and name in mined:
@@ -56,21 +60,22 @@ def write(
             first[name] = (len(pairs), len(mine))
             pairs += mine
         numbers = [[number[entry] for entry in prompted(pair, parts)] for pair in pairs]
-        arrays = {
+        written = {
             "query": [each[0] for each in numbers],
             "positive": [each[1] for each in numbers],
             "negatives": [one for each in numbers for one in each[2:]],
-            "starts": np.cumsum([0, *(len(each) - 2 for each in numbers)]),
+            "starts": [0, *accumulate(len(each) - 2 for each in numbers)],
         }
+        arrays = {name: np.array(each, dtype=np.int64) for name, each in written.items()}
         for name, array in arrays.items():
-            np.save(folder / f"{split}.{name}.npy", np.array(array, dtype=np.int64))
+            np.save(folder / f"{split}.{name}.npy", array)
         about = {"first": first, "groups": [pair.group for pair in pairs], "labels": [pair.label for pair in pairs]}
         _store(folder / f"{split}.json", about)
         tokens = sum(int(made.length_E[arrays[kind]].sum()) for kind in ("query", "positive"))
         sizes[split] = {"pairs": len(pairs), "groups": len({group_of(pair) for pair in pairs}), "tokens": tokens}
     small = np.uint16 if facts["vocabulary"] <= 2**16 else np.uint32
-    for name, array in (("tokens", made.tokens.astype(small)), ("starts", made.starts), ("texts", made.text_E)):
-        np.save(folder / f"{name}.npy", array)
+    for name, whole in (("tokens", made.tokens.astype(small)), ("starts", made.starts), ("texts", made.text_E)):
+        np.save(folder / f"{name}.npy", whole)
     _store(folder / "texts.json", [text for _, text in entries])
     (folder / "tokenizer.json").write_text(trained.to_str(pretty=True), encoding="utf-8")
     _store(folder / "pairs.json", {**facts, "ends": asdict(ends), "pad": made.pad, "sizes": sizes})
@@ -104,9 +109,10 @@ def _open(folder, files):
         raise ValueError("not the tokens that were stored")
     splits = {}
     for split in SPLITS:
-        arrays = [np.load(folder / f"{split}.{name}.npy") for name in ("query", "positive", "negatives", "starts")]
+        query_N, positive_N, negatives, starts = (np.load(folder / f"{split}.{name}.npy") for name in ARRAYS)
         about = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
-        splits[split] = Split(*arrays, {name: tuple(each) for name, each in about["first"].items()})
-        if len(splits[split]) != facts["sizes"][split]["pairs"] or len(arrays[3]) != len(splits[split]) + 1:
+        first = {name: tuple(each) for name, each in about["first"].items()}
+        splits[split] = Split(query_N, positive_N, negatives, starts, first)
+        if len(query_N) != facts["sizes"][split]["pairs"] or len(starts) != len(query_N) + 1:
             raise ValueError(f"{split}: not the pairs that were stored")
     return facts, load(folder / "tokenizer.json"), made, splits

@@ -195,7 +195,9 @@ class Pairs:
             if self.parts[name].weight and rows > available:
                 of = f" of the part {name}" if name else ""
                 have = f"the {split} split{of} has {times(available, 'pair')}"
-                raise DataError(f"{rows:,} rows of a batch are different pairs, but {have}; expected at most so many", ("data", "rows"))
+                raise DataError(
+                    f"{rows:,} rows of a batch are different pairs, but {have}; expected at most so many", ("data", "rows")
+                )
 
     def _repeated(self, split):
         """How many pairs of a split have a positive that is another pair's too."""

@@ -21,7 +21,7 @@ _PLANTED: dict[str, dict[int, list[str]]] = {}
 
 
 def resolved(source: dict[str, Any]) -> dict[str, Any]:
-    """A source of texts inside of another, with every option. Raises SpecError, which names the option, ValueError for another one."""
+    """A source of texts inside of another, with every option. Raises SpecError, which names the option; ValueError for others."""
     kind = registry.component("source", source["type"])
     if hasattr(kind, "dataset") or hasattr(kind, "pairs"):
         has = "rows of its own" if hasattr(kind, "dataset") else "pairs of texts"
@@ -31,7 +31,7 @@ def resolved(source: dict[str, Any]) -> dict[str, Any]:
 
 
 def resolved_pairs(source: dict[str, Any]) -> dict[str, Any]:
-    """A source of pairs inside of another, with every option. Raises SpecError, which names the option, ValueError for another one."""
+    """A source of pairs inside of another, with every option. Raises SpecError, which names the option; ValueError for others."""
     if not hasattr(registry.component("source", source["type"]), "pairs"):
         raise ValueError(f"{source['type']} has no pairs of texts; expected a source of pairs, such as docstrings")
     complete: dict[str, Any] = registry.resolve_component("source", node(source), ())

@@ -37,8 +37,8 @@ class Bitext:
     class Config(PairOptions):
         """of: `emoji`, names of emoji (package emoji); `django`, messages of the web framework (package django).
 
-        languages: of the queries, by the name that the packages have for them; by default all that emoji has. words: English messages
-        of django have at least so many words; names of emoji may be shorter.
+        languages: of the queries, by the name that the packages have for them; by default all that emoji has. words: English
+        messages of django have at least so many words; names of emoji may be shorter.
         """
 
         of: Annotated[List[Literal["emoji", "django"]], Field(min_length=1)] = ("emoji",)
@@ -58,7 +58,10 @@ class Bitext:
     def pairs(self) -> Iterator[Pair]:
         """Yields the pairs, language by language. Raises DataError for a language or a package that is not there."""
         self.left_out = LeftOut()
-        known = {"emoji": LANGUAGES if "emoji" in self.config.of else (), "django": _catalogues() if "django" in self.config.of else {}}
+        known = {
+            "emoji": LANGUAGES if "emoji" in self.config.of else (),
+            "django": _catalogues() if "django" in self.config.of else {},
+        }
         for language in self.config.languages:
             if not any(_own(language, name) in each for name, each in known.items()):
                 every = {language for each in known.values() for language in each}
@@ -80,8 +83,8 @@ class Bitext:
     def _messages(self, paths):
         """(English text, the same, its translation) of the messages in some catalogues."""
         for path in paths:
-            for english, other in message_catalogue.read(path):
-                english, other = (" ".join(PLACEHOLDERS.sub(" ", text).split()) for text in (english, other))
+            for message in message_catalogue.read(path):
+                english, other = (" ".join(PLACEHOLDERS.sub(" ", text).split()) for text in message)
                 if len(english.split()) < self.config.words or not other:
                     self.left_out.add(f"messages of less than {self.config.words} words", english)
                 else:

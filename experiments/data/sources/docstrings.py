@@ -120,7 +120,9 @@ def functions(text: str) -> list[Function]:
     found = []
     for node in sorted(nodes, key=lambda node: node.lineno):
         says = ast.get_docstring(node, clean=False)
-        own_lines = len(node.body) > 1 and node.lineno < node.body[0].lineno and (node.body[0].end_lineno or 0) < node.body[1].lineno
+        own_lines = (
+            len(node.body) > 1 and node.lineno < node.body[0].lineno and (node.body[0].end_lineno or 0) < node.body[1].lineno
+        )
         if says is None or not own_lines:
             continue
         code = [*lines[node.lineno - 1 : node.body[0].lineno - 1], *lines[node.body[0].end_lineno : node.end_lineno]]

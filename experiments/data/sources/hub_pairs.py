@@ -19,10 +19,11 @@ class HubPairs:
     """A pair per row, in the data set's order: a query, its positive and maybe hard negatives."""
 
     class Config(PairOptions):
-        """path: a name on the hub, a folder of data files, or a folder that `save_to_disk` wrote. name: the data set's configuration.
+        """path: a name on the hub, a folder of data files, or a folder that `save_to_disk` wrote.
 
-        split: the split to read; Archbench makes its own three splits from it. columns: which column holds what.
-        data_files: files or globs within the data set. limit: read only this many rows, from the first.
+        name: the data set's configuration. split: the split to read; Archbench makes its own three splits from it.
+        columns: which column holds what. data_files: files or globs within the data set. limit: read only this many rows, from
+        the first.
         """
 
         path: str

@@ -24,12 +24,15 @@ EXPECTED = ".jsonl, .ndjson or .parquet, also compressed"
 class FilesOfPairs:
     """A pair per line of a `.jsonl` file or per row of a `.parquet` file: a query, its positive and maybe hard negatives.
 
-    `{"query": ..., "positive": ..., "negatives": [...], "group": ..., "label": ...}`, the last three where there are some. Pairs of a
-    group are in the same split; without a group, pairs with the same positive are.
+    `{"query": ..., "positive": ..., "negatives": [...], "group": ..., "label": ...}`, the last three where there are some.
+    Pairs of a group are in the same split; without a group, pairs with the same positive are.
     """
 
     class Config(PairOptions):
-        """files: paths, folders and globs (`**` matches subfolders), relative to the working folder. columns: which key holds what."""
+        """files: paths, folders and globs (`**` matches subfolders), relative to the working folder.
+
+        columns: which key holds what.
+        """
 
         files: Annotated[List[str], Field(min_length=1)]
         columns: Columns = Columns()

@@ -2,19 +2,16 @@
 
 import math
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pair_data import dataset, made_up, spec, store, texts
 
 from arch.errors import DataError, SpecError
 from experiments.data import bm25, mining
 from experiments.data.pair import Negatives, Pair, Part
 from experiments.data.split import SPLITS
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pair_data import dataset, made_up, spec, store, texts
 
 PLACE = ("data", "source")
 
@@ -76,7 +73,9 @@ def test_equal_scores_are_in_the_order_of_the_candidates_and_as_a_sort_gives_the
 
 def test_too_few_candidates_are_refused():
     pairs = [Pair(f"q{i}", f"p{i}") for i in range(3)]
-    with pytest.raises(DataError, match="3 hard negatives per pair: the train split has 3 different positives, 1 of them right") as error:
+    with pytest.raises(
+        DataError, match="3 hard negatives per pair: the train split has 3 different positives, 1 of them right"
+    ) as error:
         mined(pairs, np.ones((3, 3)), k=3)
     assert error.value.key == (*PLACE, "negatives", "k")
 
@@ -154,15 +153,21 @@ def test_negatives_are_positives_of_other_training_pairs_and_the_same_every_time
         assert "negative" not in next(hard.evaluation(split, 8, 32, 8))
     assert not any(texts(hard.pairs(a)) & texts(hard.pairs(b)) for a in SPLITS for b in SPLITS if a < b)
     batch = hard.batch("train", 0, 0, 8, 64)
-    assert {*batch} == {"query", "positive", "negative"} and not (batch["negative"].extra["text"] == batch["positive"].extra["text"]).any()
+    assert {*batch} == {"query", "positive", "negative"} and not (
+        batch["negative"].extra["text"] == batch["positive"].extra["text"]
+    ).any()
     again = dataset({**source, "negatives": {"k": 2}, "files": [store(tmp_path / "moved.jsonl", made_up())]})
     assert again.fingerprint == hard.fingerprint and again.pairs("train") == hard.pairs("train")
 
 
 def test_the_negatives_of_a_query_share_its_words(tmp_path):
     pytest.importorskip("bm25s")
-    rows = [{"query": f"how to {verb} a {noun}", "positive": f"{verb} the {noun} {verb}", "group": f"{verb}{noun}"}
-            for verb in ("open", "close", "read", "write", "move") for noun in ("file", "door", "book", "window", "letter", "car")]  # fmt: skip
+    things = [
+        (verb, noun) for verb in ("open", "close", "read", "write", "move") for noun in ("file", "door", "book", "letter", "car")
+    ]
+    rows = [
+        {"query": f"how to {verb} a {noun}", "positive": f"{verb} the {noun} {verb}", "group": verb + noun} for verb, noun in things
+    ]
     made = dataset({"type": "pairs", "files": [store(tmp_path / "a.jsonl", rows)], "negatives": {"k": 1}})
     for pair in made.pairs("train"):
         assert {*pair.query.split()} & {*pair.negatives[0].split()} - {"a", "to", "the", "how"}, pair
@@ -174,7 +179,7 @@ def test_a_query_without_a_known_word_gets_drawn_negatives_and_a_note(tmp_path):
     made = dataset({"type": "pairs", "files": [store(tmp_path / "a.jsonl", rows)], "negatives": {"k": 2}})
     train = made.pairs("train")
     assert all(len({*pair.negatives, pair.positive}) == 3 for pair in train) and len({pair.negatives for pair in train}) > 50
-    said = f"hard negatives by bm25: for {len(train)} of {len(train)} training pairs, some are drawn at random: too few words in common"
+    said = f"bm25: for {len(train)} of {len(train)} training pairs, some are drawn at random: too few words in common"
     assert any(said in note for note in made.notes) and any(said in note for note in made.summary()["remarks"])
 
 

@@ -4,9 +4,9 @@ import gzip
 import json
 import struct
 import sys
-from pathlib import Path
 
 import pytest
+from pair_data import made_up, store
 
 from arch import registry
 from arch.document import node
@@ -14,9 +14,6 @@ from arch.errors import DataError, SpecError
 from experiments.data import message_catalogue
 from experiments.data.pair import Pair
 from experiments.data.sources import bitext, docstrings
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pair_data import made_up, store
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +95,9 @@ def package(tmp_path, monkeypatch):
         "shapes/flat/round.py": "def circle():\n" + body.format("Draws a circle around a point.\n\n    More."),
         "shapes/flat/deep/edge.py": "def edge():\n" + body.format("Draws an edge between two points."),
         "shapes/copy.py": "def circle_again():\n" + body.format("Draws a circle around a point."),
-        "shapes/short.py": "def a():\n" + body.format("Too short") + 'def b():\n    """Says what it does at length."""\n    return 1\n',
+        "shapes/short.py": "def a():\n"
+        + body.format("Too short")
+        + 'def b():\n    """Says what it does at length."""\n    return 1\n',
         "shapes/broken.py": "def (:",
         "shapes/tests/test_round.py": "def test():\n" + body.format("Tests that a circle is round."),
     }.items():
@@ -156,7 +155,9 @@ def test_json_lines_and_parquet_give_the_same_pairs(tmp_path):
     for name in ("a.jsonl", "b.jsonl.gz", "c.parquet"):
         assert read(type="pairs", files=[name]) == expected
     store(tmp_path / "d.jsonl", [{"q": "a", "p": "b", "n": "c", "label": None}])
-    assert read(type="pairs", files=["d.jsonl"], columns={"query": "q", "positive": "p", "negatives": "n"}) == [Pair("a", "b", ("c",))]
+    assert read(type="pairs", files=["d.jsonl"], columns={"query": "q", "positive": "p", "negatives": "n"}) == [
+        Pair("a", "b", ("c",))
+    ]
     without = {"negatives": None, "group": None, "label": None}
     assert read(type="pairs", files=["a.jsonl"], columns=without) == [Pair(row["query"], row["positive"]) for row in rows]
 
@@ -172,11 +173,23 @@ def test_json_lines_and_parquet_give_the_same_pairs(tmp_path):
         ('{"query": " ", "positive": "b"}', r"a.jsonl:2: the query is empty; expected text"),
         ('{"query": "a", "positive": "b", "negatives": [""]}', r"a.jsonl:2: the negative is empty"),
         ('{"query": "a", "positive": "b", "negatives": {}}', r"a.jsonl:1: no hard negatives|a.jsonl:2: no hard negatives"),
-        ('{"query": "a", "positive": "b", "negatives": 3}', r"a.jsonl:2: the value of 'negatives' is a number; expected a text or a list"),
+        (
+            '{"query": "a", "positive": "b", "negatives": 3}',
+            r"a.jsonl:2: the value of 'negatives' is a number; expected a text or a list",
+        ),
         ('{"query": "a", "positive": "b", "negatives": [3]}', r"a.jsonl:2: the value of 'negatives' is a number; expected text"),
-        ('{"query": "a", "positive": "b", "group": [1]}', r"a.jsonl:2: the value of 'group' is a list; expected a text or a whole number"),
-        ('{"query": "a", "positive": "b"}', r"a.jsonl:2: no hard negatives, but a.jsonl:1 has some; expected them in every row or in none"),
-        (r'{"query": "\ud800", "positive": "b"}', r"a.jsonl:2: the query is not Unicode text: half a surrogate pair at character 0"),
+        (
+            '{"query": "a", "positive": "b", "group": [1]}',
+            r"a.jsonl:2: the value of 'group' is a list; expected a text or a whole number",
+        ),
+        (
+            '{"query": "a", "positive": "b"}',
+            r"a.jsonl:2: no hard negatives, but a.jsonl:1 has some; expected them in every row or in none",
+        ),
+        (
+            r'{"query": "\ud800", "positive": "b"}',
+            r"a.jsonl:2: the query is not Unicode text: half a surrogate pair at character 0",
+        ),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, match):
@@ -234,10 +247,10 @@ def test_a_catalogue_gives_its_messages(tmp_path, order):
     (tmp_path / "a.mo").write_bytes(catalogue(messages, order))
     assert list(message_catalogue.read(tmp_path / "a.mo")) == [("Save it", "Speichern"), ("Open it", "Öffnen")]
     (tmp_path / "b.mo").write_bytes(catalogue(messages, order)[:60])
-    with pytest.raises(DataError, match="b.mo: not a whole catalogue|b.mo: "):
+    with pytest.raises(DataError, match=r"b\.mo: not a whole catalogue of messages"):
         list(message_catalogue.read(tmp_path / "b.mo"))
     (tmp_path / "c.mo").write_bytes(b"text")
-    with pytest.raises(DataError, match="c.mo: not a compiled catalogue of messages"):
+    with pytest.raises(DataError, match=r"c\.mo: not a compiled catalogue of messages"):
         list(message_catalogue.read(tmp_path / "c.mo"))
 
 

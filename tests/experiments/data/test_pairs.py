@@ -1,25 +1,20 @@
-"""Pairs of texts: batches are pure functions, no text is in two splits, rows are cut with <eos> kept, and what decides the fingerprint."""
+"""Pairs of texts: batches are pure functions, no text is in two splits, rows are cut with <eos> kept; fingerprints."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pair_data import dataset, made_up, spec, store, texts
 
 from arch.errors import DataError, SpecError
-from experiments import capabilities
 from experiments.data import mixture, pair_corpus, pair_files, pair_splits
 from experiments.data.dataset import prepare
 from experiments.data.encoded import text_number
 from experiments.data.pair import Pair, Prompts
 from experiments.data.split import SPLITS, split_of
 from experiments.plan import resolve
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pair_data import dataset, made_up, spec, store, texts
 
 
 @pytest.fixture(autouse=True)
@@ -142,9 +137,9 @@ def test_prompt_and_text_become_tokens_together(source):
 def test_groups_stay_together_and_no_text_is_in_two_splits(tmp_path):
     rows = made_up()
     report = next(row for row in rows if split_of(sha(row["group"]), pair_splits.FRACTIONS) == "report")
-    copies = [
-        {"query": f"copy {i}", "positive": report["positive"], "group": f"other {i}"} for i in range(40)
-    ] + [{"query": report["query"], "positive": f"another answer {i}", "group": f"one more {i}"} for i in range(40)]
+    copies = [{"query": f"copy {i}", "positive": report["positive"], "group": f"other {i}"} for i in range(40)] + [
+        {"query": report["query"], "positive": f"another answer {i}", "group": f"one more {i}"} for i in range(40)
+    ]
     made = dataset({"type": "pairs", "files": [store(tmp_path / "a.jsonl", copies + rows)]})
     held = {split: made.pairs(split) for split in SPLITS}
     groups, words = ([{*map(of, pairs)} for pairs in held.values()] for of in (lambda pair: pair.group, lambda pair: pair.texts))
@@ -180,7 +175,9 @@ def test_only_the_train_split_teaches_the_tokenizer_and_each_text_once(source, t
     train = BPE.train
     monkeypatch.setattr(BPE, "train", lambda self, written: taught.append(written) or train(self, written))
     rows = made_up()
-    made = dataset({**source, "files": [store(tmp_path / "b.jsonl", [*rows, *({**row, "query": "more " + row["query"]} for row in rows)])]})
+    made = dataset(
+        {**source, "files": [store(tmp_path / "b.jsonl", [*rows, *({**row, "query": "more " + row["query"]} for row in rows)])]}
+    )
     assert len(taught) == 1 and len(taught[0]) == len({*taught[0]}) and {*taught[0]} == texts(made.pairs("train"))
 
 
@@ -238,7 +235,9 @@ def test_a_second_prepare_reads_and_encodes_nothing(source, monkeypatch):
 
 def test_a_changed_file_is_read_again(source):
     made = dataset(source)
-    Path(source["files"][0]).write_text(Path(source["files"][0]).read_text() + json.dumps({"query": "new", "positive": "one"}) + "\n")
+    Path(source["files"][0]).write_text(
+        Path(source["files"][0]).read_text() + json.dumps({"query": "new", "positive": "one"}) + "\n"
+    )
     assert dataset(source).fingerprint != made.fingerprint
 
 
@@ -308,7 +307,9 @@ def test_which_part_a_step_reads_does_not_depend_on_where_one_begins():
         counts[name] += 1
     assert mixture.counts(weights, 7, 9000) == counts and counts["c"] == 0
     assert abs(counts["a"] / 9000 - 1 / 3) < 0.02
-    assert [mixture.part_of(weights, 8, step)[0] for step in range(50)] != [mixture.part_of(weights, 7, step)[0] for step in range(50)]
+    assert [mixture.part_of(weights, 8, step)[0] for step in range(50)] != [
+        mixture.part_of(weights, 7, step)[0] for step in range(50)
+    ]
 
 
 def test_parts_are_measured_alike_whatever_their_weights(mix):
@@ -350,8 +351,14 @@ def test_the_prompts_of_a_mixture_are_named(mix):
         (lambda parts: {"one": parts["small"]}, "expected at least two parts"),
         (lambda parts: {name: {**part, "weight": 0.0} for name, part in parts.items()}, "one of them with a weight above 0"),
         (lambda parts: parts | {"a b": parts["small"]}, "the name 'a b' of a part: expected letters"),
-        (lambda parts: parts | {"text": {"source": {"type": "python_stdlib"}}}, "python_stdlib has no pairs of texts; expected a source"),
-        (lambda parts: parts | {"mix": {"source": {"type": "mix", "parts": parts}}}, "expected a source of pairs that is no mixture"),
+        (
+            lambda parts: parts | {"text": {"source": {"type": "python_stdlib"}}},
+            "python_stdlib has no pairs of texts; expected a source",
+        ),
+        (
+            lambda parts: parts | {"mix": {"source": {"type": "mix", "parts": parts}}},
+            "expected a source of pairs that is no mixture",
+        ),
         (lambda parts: parts | {"less": {**parts["small"], "weight": -1.0}}, "greater than or equal to 0"),
     ],
 )
@@ -362,7 +369,7 @@ def test_a_mixture_that_cannot_be_is_refused(change, text, mix):
 
 def test_an_error_in_a_part_is_at_its_place(mix):
     mix["parts"]["small"]["source"]["files"] = ["gone.jsonl"]
-    with pytest.raises(DataError, match="no file matches 'gone.jsonl'"):
+    with pytest.raises(DataError, match=r"no file matches 'gone\.jsonl'"):
         dataset(mix)
     Path("bad.jsonl").write_text('{"query": "a"}\n')
     mix["parts"]["small"]["source"]["files"] = ["bad.jsonl"]
@@ -376,7 +383,7 @@ def test_an_error_in_a_part_is_at_its_place(mix):
 
 def test_groups_that_share_a_text_in_all_splits_are_refused(tmp_path):
     rows = made_up(negatives=["the same everywhere"])
-    refused("the train split has no pair: a text of each of its \\d+ pairs is in another split too; expected groups that share no text",
+    refused("the train split has no pair: a text of each of its \\d+ pairs is in another split too; expected groups that share",
             {"type": "pairs", "files": [store(tmp_path / "a.jsonl", rows)]})  # fmt: skip
     for row in rows:
         row["negatives"] = ["the same everywhere", f"another {row['query']}"]
@@ -412,13 +419,13 @@ def test_a_prompt_that_leaves_no_room_is_refused(source):
             ("data", "context"), context=8)  # fmt: skip
 
 
-def test_pairs_need_a_tokenizer(source, tiny):
-    tiny["data"] = {"source": source, "context": 32, "rows": 4}
+def test_pairs_need_a_tokenizer_and_an_objective_for_pairs(source, tiny):
     with pytest.raises(DataError, match="missing: the source pairs gives pairs of texts") as error:
-        prepare(resolve(tiny).data, 300)
+        prepare(spec(source).model_copy(update={"tokenizer": None}), 300)
     assert error.value.key == ("data", "tokenizer")
-    tiny["data"] |= {"tokenizer": {"type": "byte"}}
-    assert "pairs" in capabilities.of(resolve(tiny)).words
+    tiny["data"] = {"source": source, "tokenizer": {"type": "byte"}, "context": 64, "rows": 4}
+    with pytest.raises(SpecError, match="next_token needs `rows`"):
+        resolve(tiny)
 
 
 def test_useless_pairs_are_left_out_and_counted(tmp_path):
@@ -444,7 +451,7 @@ def test_a_text_that_the_tokenizer_changes_is_refused_left_out_or_kept(source, t
     prompts = {"query": "", "document": ""}
     rows = [row | ({"query": f"LOUD {i}"} if i % 10 == 0 else {}) for i, row in enumerate(made_up())]
     loud = {"type": "pairs", "files": [store(tmp_path / "loud.jsonl", rows)], "prompts": prompts}
-    refused(r"\['LOUD \d+'\], line 1 of it: the tokenizer changes this text: 'LOUD \d+' comes back as 'loud \d+' .*; 24 pairs of 240 have",
+    refused(r"\['LOUD \d+'\], line 1 of it: the tokenizer changes this text: 'LOUD \d+' comes back .*; 24 pairs of 240 have",
             loud, ("data", "tokenizer"), tokenizer=tokenizer)  # fmt: skip
     left = dataset(loud, tokenizer, on_loss="skip")
     assert sum(left.rows(split, 32) for split in SPLITS) == 216 and left.summary()["skipped"][pair_corpus.CHANGED]["count"] == 24
@@ -453,20 +460,19 @@ def test_a_text_that_the_tokenizer_changes_is_refused_left_out_or_kept(source, t
     assert isinstance(kept.tokenizer, tokenizers.Tokenizer) and kept.fingerprint != left.fingerprint
 
 
-def test_a_source_of_ones_own_that_gives_no_pairs_is_named(tmp_path, monkeypatch):
-    (tmp_path / "own_pairs.py").write_text(
-        "from arch.registry import source\nfrom arch.spec import Spec\nfrom experiments.data.pairs import Pair\n\n\n"
-        '@source\nclass Own:\n    class Config(Spec):\n        """kind: what."""\n\n        kind: str = "good"\n\n'
-        "    def __init__(self, config):\n        self.config = config\n\n    def pairs(self):\n"
-        '        for i in range(200):\n            yield {"good": Pair(f"q{i}", f"p{i}"), "tuple": ("q", "p"), "empty": Pair("q", " ")}'
-        "[self.config.kind]\n"
-    )
+def test_a_source_of_ones_own_gives_pairs(tmp_path, monkeypatch):
+    """The one of docs/pairs.md; and what is said of one that gives something else."""
+    document = (Path(__file__).parents[3] / "docs" / "pairs.md").read_text()
+    code = document[document.index("# own_pairs.py") :].partition("```")[0]
+    (tmp_path / "own_pairs.py").write_text(code)
+    (tmp_path / "own_tuples.py").write_text(code.replace("yield Pair(", "yield dict("))
+    (tmp_path / "own_blanks.py").write_text(code.replace('query=f"{a} and', 'query="  " or f"{a} and'))
     monkeypatch.syspath_prepend(str(tmp_path))
-    own = {"type": "own_pairs:Own"}
-    made = dataset(own)
-    assert made.prompts == Prompts().dump() and sum(made.rows(split, 32) for split in SPLITS) == 200
-    refused(r"own_pairs:Own gives tuple instead of Pair", {**own, "kind": "tuple"})
-    refused("pair 1 of the source own_pairs:Own: the positive is empty; expected text", {**own, "kind": "empty"})
+    made = dataset({"type": "own_pairs:Sums"})
+    assert made.prompts == Prompts().dump() and sum(made.rows(split, 32) for split in SPLITS) == 1600
+    assert all(pair.label == "sum" for pair in made.pairs("select"))
+    refused("own_tuples:Sums gives dict instead of Pair", {"type": "own_tuples:Sums"})
+    refused("pair 1 of the source own_blanks:Sums: the query is empty; expected text", {"type": "own_blanks:Sums"})
 
 
 def test_the_files_format_is_part_of_the_key_and_not_of_the_fingerprint(source, monkeypatch):
@@ -474,4 +480,3 @@ def test_the_files_format_is_part_of_the_key_and_not_of_the_fingerprint(source, 
     monkeypatch.setattr(pair_files, "FORMAT", 0)
     again = dataset(source)
     assert again.folder != made.folder and again.fingerprint == made.fingerprint
-    assert importlib.util.find_spec("experiments.data.pair_files")
