@@ -16,7 +16,13 @@ from arch.model import Model, new_model
 from arch.model_spec import ModelSpec
 from arch.show import costs as shown
 
-POOLS = [{"type": "mean"}, {"type": "last"}, {"type": "first"}, {"type": "attention", "heads": 4}, {"type": "attention", "heads": 1}]
+POOLS = [
+    {"type": "mean"},
+    {"type": "last"},
+    {"type": "first"},
+    {"type": "attention", "heads": 4},
+    {"type": "attention", "heads": 1},
+]
 NAMES = [f"{pool['type']}{pool.get('heads', '')}" for pool in POOLS]
 BOTH = {"type": "attention", "heads": 2, "causal": False}
 NEAR = {**BOTH, "window": {"before": 2, "after": 2}}
@@ -138,13 +144,13 @@ def test_a_pool_equals_its_formula_in_value_and_gradient(pool):
     for i, weight in enumerate(module.parameters()):
         torch.nn.init.normal_(weight, std=0.5, generator=torch.Generator().manual_seed(i))
     x_BTD = torch.randn(4, 11, DIM, generator=torch.Generator().manual_seed(9)).requires_grad_()
-    given, wanted = [], []
-    for rows in (module(x_BTD, TokenLayout.right_padded(LENGTHS, 11)), None):
-        if rows is None:
-            rows = torch.stack([reference(pool, module, x_BTD[b, :length]) for b, length in enumerate(LENGTHS.tolist())])
-        pull_BD = torch.linspace(-1, 1, rows.numel()).view_as(rows)
-        grads = torch.autograd.grad((rows * pull_BD).sum(), [x_BTD, *module.parameters()])
-        (wanted if given else given).extend([rows, *grads])
+    layout = TokenLayout.right_padded(LENGTHS, 11)
+    wanted_BD = torch.stack([reference(pool, module, x_BTD[b, :length]) for b, length in enumerate(LENGTHS.tolist())])
+    pull_BD = torch.linspace(-1, 1, wanted_BD.numel()).view_as(wanted_BD)
+    given, wanted = (
+        [y_BD, *torch.autograd.grad((y_BD * pull_BD).sum(), [x_BTD, *module.parameters()])]
+        for y_BD in (module(x_BTD, layout), wanted_BD)
+    )
     for got, want in zip(given, wanted, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
