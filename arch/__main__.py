@@ -168,8 +168,7 @@ def generate(
 @app.command()
 def encode(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint in our format of a model with a pool.")],
-    source: Annotated[str, typer.Argument(metavar="FILE", help="Texts, one a line (.jsonl: its key `text`); - reads them from "
-                                          "standard input.")],  # fmt: skip
+    source: Annotated[str, typer.Argument(metavar="FILE", help="Texts, one a line (.jsonl: its key `text`); - reads from stdin.")],
     task: Annotated[str | None, typer.Option(help="The prompt by its name: query, document, or another of the checkpoint.")] = None,
     prompt: Annotated[str | None, typer.Option(help='The prompt itself, instead of --task; "" for none.')] = None,
     dim: Annotated[int | None, typer.Option(min=1, help="Keep the first numbers of a vector, normalised again.")] = None,
@@ -251,7 +250,7 @@ def _bar(title):
 
 @contextmanager
 def _counting(title, total, shown=True):
-    """Show how many of `total` (None: unknown) are done, on a terminal and once it takes over two seconds; yields a function of it."""
+    """Show how many of `total` (None: unknown) are done, on a terminal and after two seconds; yields a function of that number."""
     import time
 
     from rich.console import Console

@@ -184,7 +184,8 @@ def _decides(spec, name, block):
 
 def _outside(spec, frame):
     """What decides the cost of the model without its layers. A plug-in is its class."""
-    return digest({key: value for key, value in spec.dump().items() if key not in ("blocks", "pattern", "layers")}), type(frame.pool)
+    without = {key: value for key, value in spec.dump().items() if key not in ("blocks", "pattern", "layers")}
+    return digest(without), type(frame.pool)
 
 
 def cache_bytes(spec, context, dtype="float32"):

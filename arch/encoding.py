@@ -131,13 +131,17 @@ def check_dtype(dtype: Any) -> None:
 def check_dim(spec: Any, dim: int | None) -> None:
     """Raises DataError unless the vectors of an encoder's ModelSpec have `dim` numbers."""
     if dim is not None and not 1 <= dim <= spec.vector_dim:
-        raise DataError(f"{dim} numbers of a vector: the model gives {spec.vector_dim:,}; expected 1 to {spec.vector_dim}", key=None)
+        raise DataError(
+            f"{dim} numbers of a vector: the model gives {spec.vector_dim:,}; expected 1 to {spec.vector_dim}", key=None
+        )
 
 
 def _check_room(tokenizer, ends, prompt, max_tokens):
     """Raises DataError where no token of a text would fit into a row."""
     if max_tokens is not None and (taken := len(ids_of(tokenizer, ends, [""], prompt)[0][0])) >= max_tokens:
-        raise DataError(f"prompt: {taken} tokens with those around a text, of {max_tokens} that a row may have: no text is left", key=None)
+        raise DataError(
+            f"prompt: {taken} tokens with those around a text, of {max_tokens} that a row may have: no text is left", key=None
+        )
 
 
 def _check_rows(rows, vocabulary, before):
@@ -153,7 +157,7 @@ def _check_rows(rows, vocabulary, before):
 
 def _checked(text, number):
     if not isinstance(text, str):
-        raise DataError(f"text {number:,} is no text but {type(text).__name__}", key=None)
+        raise DataError(f"text {number:,} is not text but {type(text).__name__}", key=None)
     if not text.strip():
         raise DataError(f"text {number:,} is empty", key=None)
     try:
@@ -216,7 +220,9 @@ class Encoder:
             return self.prompts[task]
         if prompt is None and self.prompts:
             known = ", ".join(self.prompts)
-            raise DataError(f"the encoder was trained with prompts: expected a task ({known}), or a prompt, empty for none", key=None)
+            raise DataError(
+                f"the encoder was trained with prompts: expected a task ({known}), or a prompt, empty for none", key=None
+            )
         return prompt or ""
 
 
@@ -228,7 +234,9 @@ def load_encoder(folder: Path | str, dtype: Any = None, device: Any = None) -> E
     """
     spec, found = checkpoint.open_checkpoint(folder)
     if spec.pool is None:
-        raise DataError(f"{folder}: its model has no pool, so it gives no vector of a text; `archbench generate` continues one", key=None)
+        raise DataError(
+            f"{folder}: its model has no pool, so it gives no vector of a text; `archbench generate` continues one", key=None
+        )
     path = Path(folder) / checkpoint.TOKENIZER
     if not path.is_file():
         raise DataError(f"{folder}: no {checkpoint.TOKENIZER} in it; put the one that the model was trained with there", key=None)

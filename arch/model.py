@@ -118,7 +118,7 @@ class Model(nn.Module):
 
         One text per row, see `TokenLayout.right_padded`. Raises ValueError for a model without a pool.
         """
-        if self.pool is None:
+        if self.spec.pool is None:
             raise ValueError("a model without a pool gives no vector of a text")
         hidden_BTD = self.trunk(tokens_BT, layout)[0]
         if is_plugin(self.spec.pool["type"]) and products.is_casting():  # a user's own need not know of bfloat16 beside float32

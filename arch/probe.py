@@ -622,7 +622,7 @@ def _padded(it: Subject) -> Iterator[tuple[Tensor, TokenLayout]]:
 
 def sees_no_padding(it: Subject) -> None:
     """Whatever is at padding changes nothing, even what is not finite; no gradient comes from there."""
-    for (lengths_B, layout), training in itertools.product(_padded(it), MODES):
+    for (_, layout), training in itertools.product(_padded(it), MODES):
         x_BTD, padding_BT1 = drawn(it, *layout.shape), (layout.doc_BT < 0)[..., None]
         y_B1D = read(it, x_BTD, layout, training)
         for content in (LARGE, torch.nan):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from tiny_specs import DIM, context, model_spec, resolved
 
-from arch import cost, document, probe_model, registry, remarks, shrunk
+from arch import checked, cost, document, probe_model, registry, remarks, shrunk
 from arch.errors import SpecError
 from arch.families import gemma3
 from arch.kernels import products
@@ -16,7 +16,13 @@ from arch.model import Model, new_model
 from arch.model_spec import ModelSpec
 from arch.show import costs as shown
 
-POOLS = [{"type": "mean"}, {"type": "last"}, {"type": "first"}, {"type": "attention", "heads": 4}, {"type": "attention", "heads": 1}]
+POOLS = [
+    {"type": "mean"},
+    {"type": "last"},
+    {"type": "first"},
+    {"type": "attention", "heads": 4},
+    {"type": "attention", "heads": 1},
+]
 NAMES = [f"{pool['type']}{pool.get('heads', '')}" for pool in POOLS]
 BOTH = {"type": "attention", "heads": 2, "causal": False}
 NEAR = {**BOTH, "window": {"before": 2, "after": 2}}
@@ -138,13 +144,13 @@ def test_a_pool_equals_its_formula_in_value_and_gradient(pool):
     for i, weight in enumerate(module.parameters()):
         torch.nn.init.normal_(weight, std=0.5, generator=torch.Generator().manual_seed(i))
     x_BTD = torch.randn(4, 11, DIM, generator=torch.Generator().manual_seed(9)).requires_grad_()
-    given, wanted = [], []
-    for rows in (module(x_BTD, TokenLayout.right_padded(LENGTHS, 11)), None):
-        if rows is None:
-            rows = torch.stack([reference(pool, module, x_BTD[b, :length]) for b, length in enumerate(LENGTHS.tolist())])
-        pull_BD = torch.linspace(-1, 1, rows.numel()).view_as(rows)
-        grads = torch.autograd.grad((rows * pull_BD).sum(), [x_BTD, *module.parameters()])
-        (wanted if given else given).extend([rows, *grads])
+    layout = TokenLayout.right_padded(LENGTHS, 11)
+    wanted_BD = torch.stack([reference(pool, module, x_BTD[b, :length]) for b, length in enumerate(LENGTHS.tolist())])
+    pull_BD = torch.linspace(-1, 1, wanted_BD.numel()).view_as(wanted_BD)
+    given, wanted = (
+        [y_BD, *torch.autograd.grad((y_BD * pull_BD).sum(), [x_BTD, *module.parameters()])]
+        for y_BD in (module(x_BTD, layout), wanted_BD)
+    )
     for got, want in zip(given, wanted, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
@@ -310,3 +316,74 @@ def test_a_causal_trunk_is_probed_without_its_pool():
     spec = model_spec({"type": "attention", "heads": 2}, pool={"type": "attention", "heads": 16}, project=[5])
     assert shrunk.model(spec, most=100).pool is None
     assert probe_model.check_causal(spec, document.node(spec.dump()), tokens=16) == []
+
+
+OWN = """\
+from torch import nn
+from arch.registry import pool
+from arch.spec import Spec
+
+class Base(nn.Module):
+    class Config(Spec):
+        pass
+
+    def __init__(self, config, context):
+        super().__init__()
+
+@pool
+class Padded(Base):
+    def forward(self, hidden_BTD, layout):
+        return hidden_BTD.mean(1)
+
+@pool
+class Multiplied(Base):
+    def forward(self, hidden_BTD, layout):
+        seen_BT1 = layout.seen_BT[..., None]
+        return (hidden_BTD * seen_BT1).sum(1) / seen_BT1.sum(1).clamp(min=1)
+
+@pool
+class Tokens(Base):
+    def forward(self, hidden_BTD, layout):
+        return hidden_BTD
+
+@pool
+class Right(Base):
+    def forward(self, hidden_BTD, layout):
+        return hidden_BTD.masked_fill(~layout.seen_BT[..., None], 0.0).sum(1)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_pools_of_test.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "own_pools_of_test"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Padded", "must see no padding, but a large number there changes the vector in evaluation mode"),
+        ("Multiplied", "must see no padding, but a number that is not finite there changes the vector"),
+        ("Tokens", r"gives shape \(2, 1, 16\) for an input of shape \(2, 1, 16\); expected \(2, 16\)"),
+        ("Right", None),
+    ],
+)
+def test_a_pool_of_ones_own_is_probed_at_its_line(name, said, own):
+    spec = model_spec(BOTH, pool={"type": f"{own}:{name}"})
+    root = document.node({"model": spec.dump()}, "spec.yaml", 3)
+    if said is None:
+        assert probe_model.check_components(spec, root, ("model",), tokens=32) == []
+        assert new_model(spec, 0).encode(tokens(), TokenLayout.right_padded(LENGTHS, 11)).shape == (4, DIM)
+        return
+    with pytest.raises(SpecError, match=f"^spec.yaml:3: model.pool: {own}:{name} {said}"):
+        probe_model.check_components(spec, root, ("model",), tokens=32)
+
+
+def test_check_takes_the_kind_with_the_name(own):
+    assert checked.check("pool/attention").kind == "pool" and checked.check("attention", ("heads=2",)).kind == "mixer"
+    assert checked.check("pool/attention").passed and checked.check("mean").passed and checked.check(f"{own}:Right").passed
+    with pytest.raises(SpecError, match=r"^no pool 'atention'; did you mean 'attention'\?"):
+        checked.check("pool/atention")
+    with pytest.raises(SpecError, match="attention with heads=3 cannot be built in width 64: heads: 3 does not divide dim = 64"):
+        checked.check("pool/attention", ("heads=3",))

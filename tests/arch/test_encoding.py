@@ -138,7 +138,7 @@ def test_texts_stream_a_window_at_a_time(monkeypatch):
 def docstrings():
     """Docstrings of this Python's standard library, as many as a few large modules have."""
     library = Path(sysconfig.get_path("stdlib"))
-    for name in ("argparse", "logging/__init__", "subprocess", "tarfile", "pathlib", "typing", "unittest/case", "collections/__init__"):
+    for name in ("argparse", "logging/__init__", "subprocess", "tarfile", "pathlib", "typing", "unittest/case"):
         for node in ast.walk(ast.parse((library / f"{name}.py").read_text(encoding="utf-8"))):
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and (text := ast.get_docstring(node)) and text.strip():
                 yield text
@@ -160,7 +160,7 @@ def test_a_batch_has_every_text_once_and_little_padding(rows):
 def test_padding_is_under_five_percent_of_real_texts(monkeypatch):
     """Counted, on texts of very different lengths; in the order in which they come, it would be over half."""
     texts = [*docstrings()]
-    assert len(texts) > 400
+    assert len(texts) > 300
     monkeypatch.setattr(encoding, "_vectors", lambda model, tokens_BT, length_B, dim: torch.zeros(len(tokens_BT), 12))
     parts = [*encode(model(), TOKENIZER, ENDS, texts, PROMPTS["document"], max_tokens=2048)]
     tokens, padding = (sum(getattr(part, name) for part in parts) for name in ("tokens", "padding"))
@@ -180,11 +180,15 @@ def test_padding_is_under_five_percent_of_real_texts(monkeypatch):
     [
         (["a", "b", ""], {}, "^text 3 is empty$"),
         (["a", " \n"], {}, "^text 2 is empty$"),
-        (["a", 5], {}, "^text 2 is no text but int$"),
+        (["a", 5], {}, "^text 2 is not text but int$"),
         (["\ud800"], {}, "^text 1 is not valid Unicode: it has half of a surrogate pair$"),
         (["a"], {"dim": 13}, "^13 numbers of a vector: the model gives 12; expected 1 to 12$"),
         (["a"], {"dim": 0}, "^0 numbers of a vector"),
-        (["a"], {"prompt": "four", "max_tokens": 6}, "^prompt: 6 tokens with those around a text, of 6 that a row may have: no text"),
+        (
+            ["a"],
+            {"prompt": "four", "max_tokens": 6},
+            "^prompt: 6 tokens with those around a text, of 6 that a row may have: no text",
+        ),
     ],
 )
 def test_texts_and_options_that_cannot_be_encoded(texts, options, message):
@@ -200,7 +204,7 @@ def test_models_that_cannot_encode():
     built = model()
     with torch.no_grad():
         built.project[0].weight[0] = torch.nan
-    with pytest.raises(DataError, match="^the vector of text 1 is not finite$"):
+    with pytest.raises(DataError, match=r"^the vector of text 1 is not finite$"):
         vectors(built, ["a", "bbb"])
     with pytest.raises(DataError, match=r"the tokenizer gives the id \d+, but the model has 30 tokens"):
         vectors(new_model(model_spec({"type": "attention", "heads": 2}, vocab_size=30, pool={"type": "mean"}), 0), ["u"])
@@ -258,7 +262,11 @@ def test_what_stands_around_no_text_is_kept(folder):
         ("prompts.json", "[", "prompts.json: not valid JSON"),
         ("prompts.json", "[]", "prompts.json: expected a mapping of keys"),
         ("prompts.json", '{"query": 5}', "prompts.json: query: expected a text, got 5"),
-        ("tokenizer_config.json", '{"model_max_length": 0.5}', "tokenizer_config.json: model_max_length: expected a number of tokens"),
+        (
+            "tokenizer_config.json",
+            '{"model_max_length": 0.5}',
+            "tokenizer_config.json: model_max_length: expected a number of tokens",
+        ),
         ("tokenizer.json", None, "no tokenizer.json in it"),
         ("model.safetensors", None, "no checkpoint: expected spec.yaml and model.safetensors"),
     ],
