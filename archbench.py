@@ -176,6 +176,7 @@ app.command(rich_help_panel=MODELS)(arch.check)
 app.command("import", rich_help_panel=MODELS)(arch.import_)
 app.command(rich_help_panel=MODELS)(_at(arch.export))
 app.command(rich_help_panel=MODELS)(_at(arch.generate))
+app.command(rich_help_panel=MODELS)(_at(arch.encode))
 app.command(rich_help_panel=RUNS)(_of("experiment", experiments.run))
 
 

@@ -1,4 +1,4 @@
-"""`python -m arch`: list, cost and compare models; import, export and sample from checkpoints."""
+"""`python -m arch`: list, cost and compare models; import, export, sample from and encode with checkpoints."""
 
 import arch.early  # isort: skip  # noqa: F401  # first: Ctrl-C is heard from here on
 
@@ -12,7 +12,7 @@ import typer
 
 from arch.cli import main, new_app, warn
 
-app = new_app("Models as specs and as checkpoints: list, cost, compare; import, export, generate.")
+app = new_app("Models as specs and as checkpoints: list, cost, compare; import, export, generate, encode.")
 
 SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A path ending in .yaml, or a shipped name (see `list`).")]
 
@@ -166,6 +166,45 @@ def generate(
 
 
 @app.command()
+def encode(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint in our format of a model with a pool.")],
+    source: Annotated[str, typer.Argument(metavar="FILE", help="Texts, one a line (.jsonl: its key `text`); - reads them from "
+                                          "standard input.")],  # fmt: skip
+    task: Annotated[str | None, typer.Option(help="The prompt by its name: query, document, or another of the checkpoint.")] = None,
+    prompt: Annotated[str | None, typer.Option(help='The prompt itself, instead of --task; "" for none.')] = None,
+    dim: Annotated[int | None, typer.Option(min=1, help="Keep the first numbers of a vector, normalised again.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Texts that are read at once.")] = 32,
+    format: Annotated[str | None, typer.Option(help="jsonl, npy or parquet; by default as --out is called, else jsonl.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; by default JSON lines on standard output.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; by default the checkpoint's.")] = None,
+):
+    """Write the vector of each text, of length 1, in the order of the texts: the product of two is their cosine."""
+    from arch import text_lines, vector_files
+    from arch.errors import DataError
+
+    name = vector_files.format_of(format, out)
+    total = text_lines.count(source) if Path(source).is_file() else None  # all of it checked before anything is written
+
+    from arch import encoding
+
+    encoder = encoding.load_encoder(checkpoint, _dtype(dtype))
+    encoding.check_dim(encoder.model.spec, dim)
+    own = encoder.prompt(task, prompt)
+    width, done, cut = dim or encoder.model.spec.vector_dim, 0, 0
+    shown = not (out is None and sys.stdout.isatty())  # where the vectors themselves appear
+    with vector_files.writing(name, out, width) as write, _counting("Encoding", total, shown) as progress:
+        parts = encoder.stream(text_lines.texts(source), prompt=own, dim=dim, batch_rows=batch, progress=progress)
+        for part in parts:
+            write(part.texts, part.vector_NE.numpy())
+            done, cut = done + len(part.texts), cut + part.cut
+        if not done:
+            raise DataError(f"{source}: no text in it", key=None)
+    if cut:
+        most = f"{encoder.max_tokens:,} tokens, with their prompt"
+        warn([f"{cut:,} of {done:,} texts had more than {most}, and were cut"], sys.stderr)
+
+
+@app.command()
 def schema():
     """JSON Schema of a model spec, for editors."""
     from arch.model_spec import ModelSpec
@@ -208,6 +247,30 @@ def _bar(title):
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title)
         yield lambda size, total: bar.update(task, advance=size, total=total)
+
+
+@contextmanager
+def _counting(title, total, shown=True):
+    """Show how many of `total` (None: unknown) are done, on a terminal and once it takes over two seconds; yields a function of it."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console, began = Console(stderr=True, markup=False), time.monotonic()
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    bar = Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
+    task = bar.add_task(title, total=total)
+
+    def progress(done):
+        if time.monotonic() - began > 2:
+            bar.start()  # does nothing where it runs already
+        bar.update(task, completed=done)
+
+    try:
+        yield progress
+    finally:
+        bar.stop()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The tokenizer of a checkpoint folder: encode a prompt, and decode tokens as they arrive."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import tokenizers
@@ -12,6 +13,18 @@ BEGIN, END, PAD = ("<bos>", "<s>"), ("<eos>", "</s>", "<end_of_turn>"), ("<pad>"
 BROKEN = "\ufffd"
 # A character has at most four bytes. If more tokens than this leave broken text, further tokens will not complete it.
 HELD = 4
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The ids of the tokens that stand before and after every document, and of the one for what a tokenizer does not know.
+
+    None: there is none.
+    """
+
+    bos: int | None = None
+    eos: int | None = None
+    unk: int | None = None
 
 
 def special_tokens(folder):

@@ -19,7 +19,7 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from arch import checkpoint as checkpoints
-from arch import probe_model, registry
+from arch import probe_model, prompts, registry
 from arch.contracts import Reading
 from arch.errors import DataError
 from arch.kernels import paths
@@ -98,6 +98,8 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None, home=
         _unchanged(corpus, plan)
         if corpus.tokenizer is not None:
             checkpoint.save_tokenizer(corpus.tokenizer, folder, getattr(corpus, "ends", None))
+        if spec.model.pool is not None and hasattr(corpus, "prompts"):
+            prompts.keep(corpus.prompts, spec.data.context, folder, corpus.ends)
         model = new_model(spec.model, seed)
         if plan.start:
             plan.start.fill(model)

@@ -1,26 +1,12 @@
 """Special tokens, which stand for no text, and how tokenizers are finished and loaded."""
 
-from dataclasses import dataclass
-
 import tokenizers
 
-from arch.tokenizer import read
+from arch.tokenizer import Ends, read
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 # Their ids in the vocabularies that we build: <pad> 0, <bos> 1, <eos> 2.
 SPECIALS = (PAD, BOS, EOS)
-
-
-@dataclass(frozen=True)
-class Ends:
-    """The ids of the tokens that stand before and after every document, and of the one for what a tokenizer does not know.
-
-    None: there is none.
-    """
-
-    bos: int | None = None
-    eos: int | None = None
-    unk: int | None = None
 
 
 def ends(component: object, trained: tokenizers.Tokenizer) -> Ends:
