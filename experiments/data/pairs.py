@@ -166,7 +166,7 @@ class Pairs:
                     f"(up to {about['longest']:,}) and are cut; the token that ends a text is kept"
                 )
         if repeated := self._repeated("train"):
-            said.append(f"{times(repeated, 'training pair')} share their positive with another one")
+            said.append(f"{repeated:,} training pairs share their positive with another one")
         return said
 
     def summary(self) -> dict[str, Any]:
