@@ -58,7 +58,7 @@ class Encoded:
 
 
 def encoded(texts: Sequence[str], ids: Sequence[Sequence[int]], eos: int | None, pad: int) -> Encoded:
-    """The Encoded of texts. ids: of each, with its prompt and what stands around it, before any cut (`arch.texts_to_rows.ids_of`)."""
+    """The Encoded of texts. ids: of each, with its prompt and what stands around it, uncut (`arch.texts_to_rows.ids_of`)."""
     starts = np.cumsum([0, *map(len, ids)], dtype=np.int64)
     tokens = np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=int(starts[-1]))
     return Encoded(tokens, starts, np.array([text_number(text) for text in texts], dtype=np.int64), eos, pad)
