@@ -4,18 +4,17 @@ Shapes: B rows, T tokens, E texts with their prompts.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
-import tokenizers
 import torch
 from numpy.typing import NDArray
 
 from arch.layout import TokenLayout
 from experiments.data.batch import Rows
-from experiments.data.specials import PAD, Ends
 
 Whole = NDArray[np.int64]
 
@@ -58,18 +57,8 @@ class Encoded:
         return Rows(torch.from_numpy(tokens_BT), layout, key_B=torch.from_numpy(key_B), extra=extra)
 
 
-def encoded(
-    trained: tokenizers.Tokenizer, ends: Ends, texts: Iterable[tuple[str, Sequence[int]]], dtype: Any = np.int64
-) -> Encoded:
-    """The Encoded of texts, each with the tokens that its prompt and itself become together.
-
-    A prompt and a text are cut into tokens as one string: a tokenizer may merge the space between them with the first word.
-    """
-    numbers, pieces = [], []
-    before, after = (np.array([] if number is None else [number], dtype=dtype) for number in (ends.bos, ends.eos))
-    for text, ids in texts:
-        numbers.append(text_number(text))
-        pieces.append(np.concatenate([before, np.asarray(ids, dtype=dtype), after]))
-    starts = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
-    pad = trained.token_to_id(PAD)
-    return Encoded(np.concatenate(pieces), starts, np.array(numbers, dtype=np.int64), ends.eos, 0 if pad is None else pad)
+def encoded(texts: Sequence[str], ids: Sequence[Sequence[int]], eos: int | None, pad: int) -> Encoded:
+    """The Encoded of texts. ids: of each, with its prompt and what stands around it, uncut (`arch.texts_to_rows.ids_of`)."""
+    starts = np.cumsum([0, *map(len, ids)], dtype=np.int64)
+    tokens = np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=int(starts[-1]))
+    return Encoded(tokens, starts, np.array([text_number(text) for text in texts], dtype=np.int64), eos, pad)

@@ -19,7 +19,8 @@ from arch.document import ROOT
 from arch.errors import DataError
 from arch.plugins import plugin_sources
 from arch.spec import digest
-from arch.words import times
+from arch.texts_to_rows import ids_of, padding_of
+from arch.tokenizer import Ends
 from experiments import costs
 from experiments.data import cache as cached
 from experiments.data import corpus, loss, mining, pair_files, pair_splits, texts
@@ -119,17 +120,20 @@ def _build(splits, parts, deciding, data, vocab_size, folder):
     written, lengths = [prompt + text for prompt, text in entries], component.byte_lengths(trained)[:vocabulary]
     ids = _ids(trained, written, console)
     survives = loss.survives(trained, written, ids, lengths, around)
-    lost_at = [i for i, whole in enumerate(survives) if not whole]
-    where = [
-        loss.described(trained, f"[{pair_splits.shown(entries[i][1])}]", written[i], ids[i], lengths, around) for i in lost_at[:1]
-    ]
-    splits, lost = _without_lost(splits, parts, {entries[i] for i in lost_at}, where, data.on_loss)
+    changed = [i for i, whole in enumerate(survives) if not whole]
+    if changed and data.on_loss == "refuse":
+        i = changed[0]
+        where = loss.described(trained, f"[{pair_splits.shown(entries[i][1])}]", written[i], ids[i], lengths, around)
+        choice = "data.on_loss: skip leaves out the pairs of such texts, keep takes the texts as changed"
+        raise DataError(f"{where}; so are {len(changed):,} of {len(entries):,} texts; {choice}", key=("data", "tokenizer"))
+    splits, lost = _without_lost(splits, parts, {entries[i] for i in changed}, data.on_loss)
     mined = {
         name: mining.mine([pair for pair in splits["train"] if pair.part == name], part, place(name))
         for name, part in parts.items()
         if part.negatives
     }
-    made = encoded(trained, around, ((text, each) for (_, text), each in zip(entries, ids, strict=True)))
+    before, after = ([] if number is None else [number] for number in (around.bos, around.eos))
+    made = encoded([text for _, text in entries], [[*before, *each, *after] for each in ids], around.eos, padding_of(trained))
     fingerprint = digest(
         {key: deciding[key] for key in ("format", "pairs", "fractions", "prompts")}
         | {"tokenizer": trained.to_str(pretty=True), "bos": around.bos, "eos": around.eos}
@@ -149,23 +153,16 @@ def _ids(trained, written, console):
     """The ids of each text, without the tokens around it."""
     chunks = [written[first : first + CHUNK] for first in range(0, len(written), CHUNK)]
     shown = track(chunks, "Encoding pairs", console=console, transient=True, disable=not console.is_terminal)
-    return [each.ids for chunk in shown for each in trained.encode_batch_fast(chunk, add_special_tokens=False)]
+    return [each for chunk in shown for each in ids_of(trained, Ends(), chunk)[0]]
 
 
-def _without_lost(splits, parts, changed, where, on_loss):
-    """({split: its pairs}, how many hold a text that the tokenizer changes): refused, left out or kept, as `data.on_loss` says.
+def _without_lost(splits, parts, changed, on_loss):
+    """({split: its pairs}, how many of them have a text that the tokenizer changes): left out or kept, as `data.on_loss` says.
 
-    changed: {(prompt, text)}. where: the first of them in words.
+    changed: {(prompt, text)}.
     """
     whole = {split: [pair for pair in splits[split] if changed.isdisjoint(pair_files.prompted(pair, parts))] for split in SPLITS}
-    every = sum(map(len, splits.values()))
-    lost = every - sum(map(len, whole.values()))
-    if lost and on_loss == "refuse":
-        raise DataError(
-            f"{where[0]}; {times(lost, 'pair')} of {every:,} have such a text; "
-            "data.on_loss: skip leaves them out, keep takes their texts as changed",
-            key=("data", "tokenizer"),
-        )
+    lost = sum(map(len, splits.values())) - sum(map(len, whole.values()))
     if on_loss != "skip":
         return splits, lost
     for split, pairs in whole.items():

@@ -21,6 +21,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from arch.errors import DataError
+from arch.texts_to_rows import ids_of
 from arch.words import listed, times
 from experiments.data import left_out, mixture
 from experiments.data.batch import Batch, Rows
@@ -150,9 +151,9 @@ class Pairs:
         if len(prompts) > 1:
             raise ValueError(f"the parts {listed(self.parts)} have different prompts; expected the name of one of them")
         prompt = prompts.pop() if part is None else getattr(self.parts[part].prompts, kind)
-        ids = [each.ids for each in self.tokenizer.encode_batch_fast([prompt + text for text in texts], add_special_tokens=False)]
+        ids, _ = ids_of(self.tokenizer, self.ends, texts, prompt)
         number_B = np.arange(len(texts))
-        return encoded(self.tokenizer, self.ends, zip(texts, ids, strict=True)).rows(number_B, number_B, context)
+        return encoded(texts, ids, self.ends.eos, self.texts.pad).rows(number_B, number_B, context)
 
     @property
     def notes(self) -> list[str]:
@@ -165,7 +166,7 @@ class Pairs:
                     f"(up to {about['longest']:,}) and are cut; the token that ends a text is kept"
                 )
         if repeated := self._repeated("train"):
-            said.append(f"{times(repeated, 'training pair')} share their positive with another one")
+            said.append(f"{repeated:,} training pairs share their positive with another one")
         return said
 
     def summary(self) -> dict[str, Any]:

@@ -8,10 +8,15 @@ import pytest
 import torch
 from pair_data import dataset, made_up, spec, store, texts
 
+from arch import checkpoint, prompts, registry, tensors
+from arch.encoding import load_encoder
 from arch.errors import DataError, SpecError
+from arch.model import new_model
+from arch.model_spec import ModelSpec
 from experiments.data import bm25, mining
 from experiments.data.pair import Negatives, Pair, Part
 from experiments.data.split import SPLITS
+from experiments.data.tokenizers.byte import Byte
 
 PLACE = ("data", "source")
 
@@ -198,3 +203,51 @@ def test_each_part_of_a_mixture_is_mined_on_its_own(source, tmp_path):
     with pytest.raises(DataError, match="1000 hard negatives per pair: the train split has") as error:
         dataset({"type": "mix", "parts": too_many})
     assert error.value.key == ("data", "source", "parts", "b", "source", "negatives", "k")
+
+
+# By an encoder.
+
+
+@pytest.fixture
+def encoder(tmp_path):
+    """The checkpoint of a small encoder with random weights, a byte tokenizer and prompts."""
+    spec = {"dim": 16, "vocab_size": 259, "layers": 1, "pattern": ["all"], "pool": {"type": "mean"}}
+    mixer = {"type": "attention", "heads": 2, "head_dim": 8, "causal": False}
+    model = new_model(registry.resolve(ModelSpec.parse({**spec, "blocks": {"all": {"mixer": mixer}}})), seed=0)
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    checkpoint.write(model.spec, tensors.of_mapping(dict(model.state_dict())), folder)
+    Byte(Byte.Config()).train([]).save(str(folder / checkpoint.TOKENIZER))
+    prompts.keep({"query": "q: ", "document": "d: "}, 64, folder)
+    return folder
+
+
+def test_an_encoder_mines_what_its_vectors_say(source, encoder):
+    mining_options = {"by": "encoder", "checkpoint": str(encoder), "k": 2}
+    made = dataset({**source, "negatives": mining_options})
+    train = made.pairs("train")
+    loaded = load_encoder(encoder)
+    candidates = list(dict.fromkeys(pair.positive for pair in train))
+    query_NE = loaded.encode([pair.query for pair in train], task="query")
+    scores_NM = query_NE @ loaded.encode(candidates, task="document").T
+    for pair, score_M in zip(train, scores_NM, strict=True):
+        own = candidates.index(pair.positive)
+        best = np.sort(np.delete(score_M, own))[:-3:-1]
+        assert score_M[[candidates.index(text) for text in pair.negatives]] == pytest.approx(best, abs=1e-5)
+        assert pair.positive not in pair.negatives
+    moved = encoder.rename(encoder.with_name("moved"))
+    again = dataset({**source, "negatives": {**mining_options, "checkpoint": str(moved)}})
+    assert again.fingerprint == made.fingerprint and again.folder == made.folder
+    prompts.keep({"query": "other: ", "document": "d: "}, 64, moved)
+    assert dataset({**source, "negatives": {**mining_options, "checkpoint": str(moved)}}).folder != made.folder
+
+
+def test_a_checkpoint_that_is_no_encoder_is_named(source, encoder, tmp_path):
+    options = {"by": "encoder", "checkpoint": str(tmp_path / "none")}
+    with pytest.raises(DataError, match=r"none: no model\.safetensors in it; expected the checkpoint of an encoder") as error:
+        dataset({**source, "negatives": options})
+    assert error.value.key == ("data", "source", "negatives", "checkpoint")
+    prompts.keep({"summary": "s: "}, 64, encoder)
+    with pytest.raises(DataError, match="no prompt 'query'") as error:
+        dataset({**source, "negatives": {**options, "checkpoint": str(encoder)}})
+    assert error.value.key == ("data", "source", "negatives", "checkpoint")

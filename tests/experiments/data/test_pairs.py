@@ -9,6 +9,7 @@ import torch
 from pair_data import dataset, made_up, spec, store, texts
 
 from arch.errors import DataError, SpecError
+from arch.texts_to_rows import rows_of
 from experiments.data import mixture, pair_corpus, pair_files, pair_splits
 from experiments.data.dataset import prepare
 from experiments.data.encoded import text_number
@@ -125,6 +126,15 @@ def test_any_text_is_encoded_as_in_training(source):
         assert encoded.extra["text"].equal(rows.extra["text"])
     with pytest.raises(ValueError, match="no prompt for the kind 'positive'; expected query or document"):
         made.encoded(["a"], "positive", 32)
+
+
+def test_rows_are_those_that_an_encoder_reads(source):
+    made = dataset(source)
+    pairs = made.pairs("train")[:9]
+    for kind, written in (("query", [pair.query for pair in pairs]), ("document", [pair.positive for pair in pairs])):
+        tokens_BT, length_B, cut = rows_of(made.tokenizer, made.ends, written, made.prompts[kind], 32)
+        rows = made.numbered("train", range(9), 32)["query" if kind == "query" else "positive"]
+        assert rows.tokens_BT.equal(tokens_BT) and rows.layout.seen_BT.sum(1).equal(length_B) and cut >= 0
 
 
 def test_prompt_and_text_become_tokens_together(source):
@@ -451,7 +461,7 @@ def test_a_text_that_the_tokenizer_changes_is_refused_left_out_or_kept(source, t
     prompts = {"query": "", "document": ""}
     rows = [row | ({"query": f"LOUD {i}"} if i % 10 == 0 else {}) for i, row in enumerate(made_up())]
     loud = {"type": "pairs", "files": [store(tmp_path / "loud.jsonl", rows)], "prompts": prompts}
-    refused(r"\['LOUD \d+'\], line 1 of it: the tokenizer changes this text: 'LOUD \d+' comes back .*; 24 pairs of 240 have",
+    refused(r"\['LOUD \d+'\], line 1 of it: the tokenizer changes this text: 'LOUD \d+' comes back .*; so are 24 of 480 texts",
             loud, ("data", "tokenizer"), tokenizer=tokenizer)  # fmt: skip
     left = dataset(loud, tokenizer, on_loss="skip")
     assert sum(left.rows(split, 32) for split in SPLITS) == 216 and left.summary()["skipped"][pair_corpus.CHANGED]["count"] == 24
