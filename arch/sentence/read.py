@@ -162,6 +162,9 @@ def _settings(folder, normalized):
     said = configs.Settings.parse(node)
     if said.model_type != "SentenceTransformer":
         raise node.error(f"{said.model_type}: expected SentenceTransformer, which gives one vector per text", ("model_type",))
+    for name, text in said.prompts.items():
+        if text != text.encode(errors="replace").decode():
+            raise node.error("expected text, got half of a surrogate pair", ("prompts", name))
     notes = []
     if not normalized:
         if said.similarity_fn_name not in (None, "cosine"):
