@@ -62,7 +62,7 @@ def test_the_library_reads_every_layout_as_we_do(layout, tmp_path):
 
 @pytest.mark.parametrize("name", EXPORTS)
 def test_an_export_of_a_trained_encoder_gives_our_vectors(name, tmp_path):
-    """Also of texts that are longer than the window, or too long, and with names of tokens. A cut vector: the first of the whole."""
+    """Also of texts that are longer than the window, or too long, and with names of tokens. A cut vector: the first numbers."""
     place = encoder(tmp_path / "ours", **EXPORTS[name])
     prompts.keep({"query": "find: ", "document": ""}, 100, place)
     hf.export(place, tmp_path / "whole")
