@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from tiny_specs import DIM, context, model_spec, resolved
 
-from arch import cost, document, probe_model, registry, remarks, shrunk
+from arch import checked, cost, document, probe_model, registry, remarks, shrunk
 from arch.errors import SpecError
 from arch.families import gemma3
 from arch.kernels import products
@@ -310,3 +310,74 @@ def test_a_causal_trunk_is_probed_without_its_pool():
     spec = model_spec({"type": "attention", "heads": 2}, pool={"type": "attention", "heads": 16}, project=[5])
     assert shrunk.model(spec, most=100).pool is None
     assert probe_model.check_causal(spec, document.node(spec.dump()), tokens=16) == []
+
+
+OWN = """\
+from torch import nn
+from arch.registry import pool
+from arch.spec import Spec
+
+class Base(nn.Module):
+    class Config(Spec):
+        pass
+
+    def __init__(self, config, context):
+        super().__init__()
+
+@pool
+class Padded(Base):
+    def forward(self, hidden_BTD, layout):
+        return hidden_BTD.mean(1)
+
+@pool
+class Multiplied(Base):
+    def forward(self, hidden_BTD, layout):
+        seen_BT1 = layout.seen_BT[..., None]
+        return (hidden_BTD * seen_BT1).sum(1) / seen_BT1.sum(1).clamp(min=1)
+
+@pool
+class Tokens(Base):
+    def forward(self, hidden_BTD, layout):
+        return hidden_BTD
+
+@pool
+class Right(Base):
+    def forward(self, hidden_BTD, layout):
+        return hidden_BTD.masked_fill(~layout.seen_BT[..., None], 0.0).sum(1)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_pools_of_test.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "own_pools_of_test"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Padded", "must see no padding, but a large number there changes the vector in evaluation mode"),
+        ("Multiplied", "must see no padding, but a number that is not finite there changes the vector"),
+        ("Tokens", r"gives shape \(2, 1, 16\) for an input of shape \(2, 1, 16\); expected \(2, 16\)"),
+        ("Right", None),
+    ],
+)
+def test_a_pool_of_ones_own_is_probed_at_its_line(name, said, own):
+    spec = model_spec(BOTH, pool={"type": f"{own}:{name}"})
+    root = document.node({"model": spec.dump()}, "spec.yaml", 3)
+    if said is None:
+        assert probe_model.check_components(spec, root, ("model",), tokens=32) == []
+        assert new_model(spec, 0).encode(tokens(), TokenLayout.right_padded(LENGTHS, 11)).shape == (4, DIM)
+        return
+    with pytest.raises(SpecError, match=f"^spec.yaml:3: model.pool: {own}:{name} {said}"):
+        probe_model.check_components(spec, root, ("model",), tokens=32)
+
+
+def test_check_takes_the_kind_with_the_name(own):
+    assert checked.check("pool/attention").kind == "pool" and checked.check("attention", ("heads=2",)).kind == "mixer"
+    assert checked.check("pool/attention").passed and checked.check("mean").passed and checked.check(f"{own}:Right").passed
+    with pytest.raises(SpecError, match=r"^no pool 'atention'; did you mean 'attention'\?"):
+        checked.check("pool/atention")
+    with pytest.raises(SpecError, match="attention with heads=3 cannot be built in width 64: heads: 3 does not divide dim = 64"):
+        checked.check("pool/attention", ("heads=3",))

@@ -306,3 +306,12 @@ def test_an_evaluator_that_changes_the_model_fails_its_run(plugins, tiny, tmp_pa
     record = train(plan(tiny), 0, tmp_path / "run")
     assert record.status == "failed" and f"{split}.adapt: the evaluator changed the model" in record.failure.message
     assert not record.failure.by_machine
+
+
+def test_a_model_with_a_pool_encodes_and_does_not_decode(tiny):
+    from experiments import capabilities
+
+    plain, pooled = (capabilities.of(plan(changed).spec) for changed in (tiny, tiny | {"model": tiny["model"] | {"pool": {"type": "mean"}}}))
+    assert {"causal", "decodes"} <= plain.words and "encodes" not in plain.words
+    assert {"causal", "encodes"} <= pooled.words and "decodes" not in pooled.words
+    assert pooled.reasons["decodes"] == "a model with a `pool` gives no next token"

@@ -201,3 +201,30 @@ def test_all_parameters_are_taken_though_a_special_token_lies_beyond_the_embeddi
     planned = plan(study)
     assert planned.notes[0].endswith(": 28 of 28 parameters") and not planned.start.new
     assert planned.data["vocabulary"] == size
+
+
+def test_a_language_model_provides_the_trunk_of_an_encoder(tiny, trained, tmp_path, monkeypatch):
+    """What is behind the trunk is new, and drawn from the seed; another pool is not taken for this one."""
+    pooled = changed(tiny, init_from=str(trained), model__pool={"type": "attention", "heads": 2}, model__project=[12])
+    start, record = first_weights(plan(pooled), 5, tmp_path / "second", monkeypatch)
+    stored = load_file(trained / "model.safetensors")
+    assert all(torch.equal(start[name], stored[name]) for name in stored)
+    behind = ["pool.query", "pool.k.weight", "pool.v.weight", "pool.o.weight", "project.0.weight"]
+    assert [name for name in start if name not in stored] == behind
+    assert record.notes[1] == f"new, not in the checkpoint: {', '.join(behind)}"
+    again = plan(changed(pooled, init_from=str(tmp_path / "second"), model__pool={"type": "mean"}))
+    assert "project.0.weight" in again.start.taken and sorted(again.start.unused) == sorted(behind[:4])
+    assert {"pool.query", "embedding"} <= {*plan(changed(pooled, init_from=str(tmp_path / "second"))).start.taken}
+
+
+def test_an_encoder_leaves_its_prompts_and_its_limit_in_its_folder(tiny, tmp_path, monkeypatch):
+    from arch.prompts import ends_of, most_tokens, prompts
+    from experiments.data.corpus import Corpus
+
+    said = {"query": "q: ", "document": "d: "}
+    monkeypatch.setattr(Corpus, "prompts", said, raising=False)
+    train(plan(tiny), 0, tmp_path / "plain")
+    assert not (tmp_path / "plain" / "prompts.json").exists()
+    assert train(plan(changed(tiny, model__pool={"type": "mean"})), 0, tmp_path / "pooled").status == "finished"
+    folder = tmp_path / "pooled"
+    assert (prompts(folder), most_tokens(folder), ends_of(folder).eos) == (said, tiny["data"]["context"], 2)
