@@ -372,7 +372,7 @@ def _more(study, judgement):
     counted = {subject: verdict.needed for subject, verdict in undecided.items() if verdict.needed is not None}
     texts = []
     if counted:
-        each = listed(f"{seeds_needed(needed)} for {subject}" for subject, needed in counted.items())
+        each = listed(f"{seeds_needed(needed)} for {_told_of(judgement, subject)}" for subject, needed in counted.items())
         texts.append(
             "Seeds per arm that a new study would need for a word with a chance of 80 %, if the difference stays as observed "
             f"(in brackets over an 80 % interval of the spread): {each}."
@@ -398,9 +398,14 @@ def _heavy(judgement):
     for arm, sample in judgement.differences.items():
         heaviest = sample.heaviest() if sample.n >= HEAVY_FROM and arm != judgement.baseline else None
         if heaviest and heaviest[1] > HEAVY:
-            named.append(f"seed {heaviest[0]} carries {share(heaviest[1])} of the variance of {arm}")
+            named.append(f"seed {heaviest[0]} carries {share(heaviest[1])} of the variance of {_told_of(judgement, arm)}")
     text = listed(named)
     return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _told_of(judgement, subject):
+    """A subject with the claim's name, where several claims may speak of the same arm."""
+    return subject if judgement.per_arm else f"{subject} in {judgement.name}"
 
 
 def seeds_needed(needed):

@@ -161,7 +161,7 @@ def _published(study, known):
 
 
 def _study(study, asked, folder, place):
-    """A study's short page: its picture, its answer, and what it cost on which machine."""
+    """A study's short page: its picture, what notes say of it (else its answers), and what it cost on which machine."""
     data, record = study.data, study.record
     here = folder / study.place
     link = lambda name: Path(os.path.relpath(here / name, place)).as_posix()  # noqa: E731
@@ -171,9 +171,9 @@ def _study(study, asked, folder, place):
     picture = next((name for name in PICTURES if (here / name).is_file()), None)
     lines = [f"\n## {record.name}\n", f"{record.question}\n"]
     lines += [f"![{record.question}]({link(picture)})\n"] if picture else []
-    lines += [f"{text}\n" for text in answers]
-    lines += [f"{text}\n" for text in dict.fromkeys(remarks[:1] + claims.tuning_warnings(data))]
-    lines += [f"{note.text}\n" for note in catalog.Marks.read_whole(here).notes]
+    read = [note.text for note in catalog.Marks.read_whole(here).notes]
+    lines += [f"{text}\n" for text in read or [*answers, *remarks[:1]]]
+    lines += [f"{text}\n" for text in dict.fromkeys(claims.tuning_warnings(data))]
     about = [f"Scale `{record.scale}`", *filter(None, [_size(data), bill.sentence(bill.bill(data)), _machine(data)])]
     reports = [f"[report]({link(REPORT)})"] if (here / REPORT).is_file() else []
     others = [f"also run: {listed([f'`{Path(other).name}`' for other in study.others])}"] if study.others else []

@@ -12,6 +12,7 @@ import gzip
 import html
 import json
 import math
+import os
 import re
 import textwrap
 from functools import cache
@@ -28,6 +29,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator
 
 from analysis import drawing
+from experiments.files import write_atomically
 
 MARKERS = {
     "o": "circle",
@@ -112,9 +114,30 @@ def library() -> str:
     """What a page needs once whose figures have charts: Bokeh, compressed, and what puts the charts in place."""
     colours = json.dumps({colour: variable for variable, colour in drawing.VARIABLES.items()})
     return (
-        f"<script type='text/plain' id=bokeh>{_bokeh()}</script>"
+        f"{_carried()}"
         f"<script>const THEME = {colours};\n{(Path(__file__).parent / 'live.js').read_text()}</script>"
     )
+
+
+def share(page: Path, folder: Path) -> None:
+    """Let a page below a folder read Bokeh from FOLDER/bokeh-VERSION.js, which kept reports share, instead of carrying it.
+
+    Such a page is half as large. Without that file its pictures stay still.
+    """
+    import bokeh
+
+    text, shared = page.read_text(), folder / f"bokeh-{bokeh.__version__}.js"
+    if _carried() not in text:
+        return
+    content = f'document.currentScript.insertAdjacentHTML("afterend", `{_carried()}`);\n'
+    if not shared.is_file() or shared.read_text() != content:
+        write_atomically(shared, content.encode())
+    link = os.path.relpath(shared, page.parent).replace(os.sep, "/")
+    write_atomically(page, text.replace(_carried(), f"<script src='{link}'></script>").encode())
+
+
+def _carried() -> str:
+    return f"<script type='text/plain' id=bokeh>{_bokeh()}</script>"
 
 
 @cache

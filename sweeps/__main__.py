@@ -142,6 +142,7 @@ def keep(
     runs: Runs = RUNS,
 ):
     """Copy what verdicts rest on, without weights, into a folder small enough for a repository; with report and figures."""
+    from analysis import live, report
     from analysis.__main__ import shown  # as for a report, only the command imports it
     from arch import units
     from sweeps import catalog, keeping, places
@@ -149,6 +150,7 @@ def keep(
     for folder in [places.study(each, runs) for each in studies]:
         copy = keeping.keep(folder, into, every)
         shown(copy)
+        live.share(copy / report.NAME, into)
         print(f"{copy}: {units.size(catalog.size(copy))}")
 
 

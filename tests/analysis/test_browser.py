@@ -15,6 +15,7 @@ from pathlib import Path
 import pages
 import pytest
 
+from analysis import live
 from analysis.index import write as write_index
 from analysis.report import write_report
 from analysis.tensorboard import FIRST, address
@@ -60,12 +61,17 @@ def test_the_browser_has_no_network():
 
 
 def test_no_page_fails_or_asks_for_anything_else(driver, folder):
-    found = {"report": folder / "report.html", "index": folder.parents[1] / "index.html"}
+    kept = folder.parents[1] / "kept" / "study" / "report.html"
+    kept.parent.mkdir(parents=True)
+    kept.write_text((folder / "report.html").read_text())
+    live.share(kept, kept.parents[1])
+    found = {"report": folder / "report.html", "index": folder.parents[1] / "index.html", "kept": kept}
     for name, path in found.items():
         for width in pages.WIDTHS:
             pages.opened(driver, path.as_uri(), width)
             assert driver.execute_script("return document.title")
             pages.pictured(driver, PICTURES / f"{name}-{width}.png")
+            assert bool(driver.find_elements("css selector", "figure.drawn")) == (name != "index")
             assert pages.faults(driver) == [], (name, width)
             across = driver.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
             assert across[0] <= across[1], f"{name} is wider than a window of {width}"

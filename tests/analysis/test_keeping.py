@@ -1,11 +1,14 @@
 """`archbench study keep`: a copy without weights says what the study says."""
 
+import re
+
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from analysis import tables
+from analysis import live, tables
 from analysis.claims import judgements
+from analysis.report import write_report
 from analysis.runs import load
 from arch.errors import DataError
 from sweeps import keeping
@@ -42,6 +45,20 @@ def test_the_command_writes_the_report_and_figures_of_several_studies(tmp_path, 
     ]
     for name in ("one", "two"):
         assert (into / name / "demo" / "report.html").is_file() and (into / name / "demo" / "figures" / "differences.png").is_file()
+
+
+def test_kept_reports_share_one_copy_of_the_library_of_charts(tmp_path, plant):
+    folder = plant(tmp_path / "runs" / "one" / "demo", seeds=2)
+    whole, into = write_report(folder), tmp_path / "results"
+    kept = into / "one" / "demo" / "report.html"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(whole.read_text())
+    for _ in range(2):  # a page that was shared stays as it is
+        live.share(kept, into)
+        (library,) = into.glob("bokeh-*.js")
+        link = f"<script src='../../{library.name}'></script>"
+        carried = re.search(r"<script type='text/plain' id=bokeh>.*?</script>", whole.read_text())[0]
+        assert kept.read_text() == whole.read_text().replace(carried, link) and carried in library.read_text()
 
 
 def test_what_cannot_be_kept_is_refused(tmp_path, plant):
