@@ -64,7 +64,7 @@ def of_tokenizer(folder: Path | str) -> dict[str, Any]:
 
 def say_of_tokenizer(folder: Path | str, about: Mapping[str, Any]) -> None:
     """Write some keys of a folder's tokenizer_config.json; the others stay."""
-    _write(of_tokenizer(folder) | about, Path(folder) / CONFIG)
+    _write(of_tokenizer(folder) | dict(about), Path(folder) / CONFIG)
 
 
 def keep(said: Mapping[str, str], most: int | None, folder: Path | str, ends: Ends | None = None) -> None:

@@ -115,7 +115,7 @@ def _modules(folder):
     fits = isinstance(data, list) and all(isinstance(entry, dict) for entry in data)
     if not fits or not all(isinstance(entry.get(key), str) for entry in data for key in ("path", "type")):
         raise DataError(f"{path}: expected a list of modules, each with a `path` and a `type`", key=None)
-    found = []
+    found: list[tuple[str, str]] = []
     for entry in data:
         package, kind = entry["type"].partition(".")[0], entry["type"].rpartition(".")[2]
         if package != "sentence_transformers" or kind not in KINDS:
