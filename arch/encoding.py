@@ -241,7 +241,7 @@ def load_encoder(folder: Path | str, dtype: Any = None, device: Any = None) -> E
     if not path.is_file():
         raise DataError(f"{folder}: no {checkpoint.TOKENIZER} in it; put the one that the model was trained with there", key=None)
     tokenizer = read(path)
-    tokenizer.encode_special_tokens = True  # `<eos>` in a text is text, as in training (`experiments.data.specials.finish`)
+    tokenizer.encode_special_tokens = prompts.splits(folder)  # as training does, or the library that the checkpoint is from
     if dtype is not None:
         check_dtype(dtype)
     about = prompts.ends_of(folder), prompts.prompts(folder), prompts.most_tokens(folder)

@@ -70,7 +70,7 @@ def import_(source, out, spec=None, family=None, progress=None):
         if said and not (scratch / checkpoint.GENERATION).is_file():
             (scratch / checkpoint.GENERATION).write_text(json.dumps(said, indent=1) + "\n")
         if found.modules:
-            texts.keep(found.modules.prompts, found.modules.limit, scratch)
+            texts.keep(found.modules.prompts, found.modules.limit, folder, scratch)
     return found
 
 

@@ -2,7 +2,8 @@
 
 `prompts.json` is {name: what stands in front of a text}; training uses the names `query` and `document`. The most tokens of a
 row are where transformers has them, `model_max_length` in tokenizer_config.json; so are `add_bos_token` and `add_eos_token`,
-false where the tokenizer has a token that training did not put around texts.
+false where the tokenizer has a token that training did not put around texts, and `split_special_tokens`: true, as in training,
+where it is not said, and false in checkpoints of others.
 """
 
 import json
@@ -18,6 +19,7 @@ PROMPTS, CONFIG = "prompts.json", "tokenizer_config.json"
 # transformers writes a number beyond this one (1e30) for a tokenizer without a limit.
 UNLIMITED = 10**9
 FLAGS = {"bos": "add_bos_token", "eos": "add_eos_token"}
+SPLITS = "split_special_tokens"
 
 
 def prompts(folder: Path | str) -> dict[str, str]:
@@ -34,7 +36,7 @@ def most_tokens(folder: Path | str) -> int | None:
 
     Raises DataError.
     """
-    number = _mapping(Path(folder) / CONFIG).get("model_max_length")
+    number = of_tokenizer(folder).get("model_max_length")
     if number is None or (type(number) in (int, float) and number >= UNLIMITED):
         return None
     if type(number) is not int or number < 1:
@@ -45,9 +47,24 @@ def most_tokens(folder: Path | str) -> int | None:
 
 def ends_of(folder: Path | str) -> Ends:
     """What stands around a text that an encoder reads. Of several tokens that end a text, the first. Raises DataError."""
-    ids, said = special_tokens(folder), _mapping(Path(folder) / CONFIG)
+    ids, said = special_tokens(folder), of_tokenizer(folder)
     found = {kind: None if said.get(flag) is False else ids.get(f"{kind}_token_id") for kind, flag in FLAGS.items()}
     return Ends(**{kind: each[0] if isinstance(each, list) else each for kind, each in found.items()})
+
+
+def splits(folder: Path | str) -> bool:
+    """Whether the name of a special token in a text, such as `<eos>`, is text. Else it is the token. Raises DataError."""
+    return bool(of_tokenizer(folder).get(SPLITS, True))
+
+
+def of_tokenizer(folder: Path | str) -> dict[str, Any]:
+    """A folder's tokenizer_config.json as plain data; {} where there is none. Raises DataError."""
+    return _mapping(Path(folder) / CONFIG)
+
+
+def say_of_tokenizer(folder: Path | str, about: Mapping[str, Any]) -> None:
+    """Write some keys of a folder's tokenizer_config.json; the others stay."""
+    _write(of_tokenizer(folder) | dict(about), Path(folder) / CONFIG)
 
 
 def keep(said: Mapping[str, str], most: int | None, folder: Path | str, ends: Ends | None = None) -> None:
@@ -58,7 +75,7 @@ def keep(said: Mapping[str, str], most: int | None, folder: Path | str, ends: En
     about = {} if most is None else {"model_max_length": most}
     about |= {flag: False for kind, flag in FLAGS.items() if ends is not None and getattr(ends, kind) is None}
     if about:
-        _write(_mapping(Path(folder) / CONFIG) | about, Path(folder) / CONFIG)
+        say_of_tokenizer(folder, about)
     _write(dict(said), Path(folder) / PROMPTS)
 
 

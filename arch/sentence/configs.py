@@ -19,15 +19,17 @@ FLAGS = {
 }
 VECTOR = "sentence_embedding"
 # {a key of sentence_bert_config.json: the values with which tokens and hidden states are what ours are}
-PLAIN = {
+PLAIN: dict[str, tuple[Any, ...]] = {
     "do_lower_case": (False,),
     "transformer_task": ("feature-extraction",),
     "modality_config": ({"text": {"method": "forward", "method_output_name": "last_hidden_state"}},),
     "module_output_name": ("token_embeddings",),
     "unpad_inputs": (None, False, True),
 }
-EMPTY = ("tokenizer_name_or_path", "processing_kwargs", "query_length", "document_length", "query_expansion")
-EMPTY += ("model_args", "tokenizer_args", "config_args", "model_kwargs", "processor_kwargs", "config_kwargs")
+EMPTY = [
+    "tokenizer_name_or_path", "processing_kwargs", "query_length", "document_length", "query_expansion",
+    "model_args", "tokenizer_args", "config_args", "model_kwargs", "processor_kwargs", "config_kwargs",
+]  # fmt: skip
 PLAIN |= {key: (None, {}) for key in EMPTY}
 
 

@@ -115,7 +115,7 @@ def _modules(folder):
     fits = isinstance(data, list) and all(isinstance(entry, dict) for entry in data)
     if not fits or not all(isinstance(entry.get(key), str) for entry in data for key in ("path", "type")):
         raise DataError(f"{path}: expected a list of modules, each with a `path` and a `type`", key=None)
-    found = []
+    found: list[tuple[str, str]] = []
     for entry in data:
         package, kind = entry["type"].partition(".")[0], entry["type"].rpartition(".")[2]
         if package != "sentence_transformers" or kind not in KINDS:
@@ -162,6 +162,9 @@ def _settings(folder, normalized):
     said = configs.Settings.parse(node)
     if said.model_type != "SentenceTransformer":
         raise node.error(f"{said.model_type}: expected SentenceTransformer, which gives one vector per text", ("model_type",))
+    for name, text in said.prompts.items():
+        if text != text.encode(errors="replace").decode():
+            raise node.error("expected text, got half of a surrogate pair", ("prompts", name))
     notes = []
     if not normalized:
         if said.similarity_fn_name not in (None, "cosine"):

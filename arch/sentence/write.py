@@ -6,8 +6,9 @@ activation, because without that the library takes a Tanh.
 
 import json
 from pathlib import Path
+from typing import Any
 
-from arch import checkpoint, tensors
+from arch import checkpoint, prompts, tensors
 from arch.errors import DataError
 from arch.sentence import DENSE, IDENTITY, MODULES, POOLS, SETTINGS, TEXTS, dense, texts
 from arch.sentence.configs import FLAGS
@@ -50,7 +51,7 @@ def modules(source, spec, found, folder, truncate_dim=None):
         map_ = tensors.renamed(found, {DENSE: As(f"project.{number}.weight")})
         tensors.write(map_, folder / place / checkpoint.WEIGHTS)
     _write({"max_seq_length": texts.write(source, folder), "do_lower_case": False}, folder / TEXTS)
-    settings = {"model_type": "SentenceTransformer", "prompts": texts.prompts(source)}
+    settings: dict[str, Any] = {"model_type": "SentenceTransformer", "prompts": prompts.prompts(source)}
     settings |= {"default_prompt_name": None, "similarity_fn_name": "cosine"}
     _write(settings | ({} if truncate_dim is None else {"truncate_dim": truncate_dim}), folder / SETTINGS, indent=2)
 

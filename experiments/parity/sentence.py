@@ -17,7 +17,9 @@ from arch import hf, tokenizer
 from arch.document import ROOT
 from arch.errors import DataError
 from arch.layout import TokenLayout
+from arch.prompts import ends_of
 from arch.sentence import read
+from arch.texts_to_rows import rows_of
 from experiments.parity.compare import Row, largest
 
 FOLDER = ROOT / "tests" / "fixtures" / "st_embeddinggemma_tiny"
@@ -36,15 +38,10 @@ def expected():
         return json.loads(file.metadata()["texts"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
-def rows_of(texts, prompt):
-    """(tokens_BT, lengths_B): texts behind a prompt with the folder's tokens around them, cut with the last of these kept."""
-    trained, most = tokenizer.read(FOLDER / "tokenizer.json"), read.read(FOLDER).limit
-    before, after = tokenizer.around(trained)
-    inner = [trained.encode(prompt + text, add_special_tokens=False).ids for text in texts]
-    rows = [[*before, *ids[: most - len(before) - len(after)], *after] for ids in inner]
-    lengths_B = torch.tensor([len(row) for row in rows])
-    padded = [row + [0] * (int(lengths_B.max()) - len(row)) for row in rows]
-    return torch.tensor(padded), lengths_B
+def tokens_of(texts, prompt):
+    """(tokens (B, T), lengths (B,)) of texts behind a prompt, as an encoder of the folder reads them."""
+    found = rows_of(tokenizer.read(FOLDER / "tokenizer.json"), ends_of(FOLDER), texts, prompt, read.read(FOLDER).limit)
+    return found[:2]
 
 
 @torch.no_grad()
@@ -59,7 +56,7 @@ def compare(alter=None):
     hidden_BTD = model.trunk(wanted["input_ids"], layout)[0]
     found = [("hidden states", largest(hidden_BTD[layout.seen_BT], wanted["last_hidden_state"][layout.seen_BT]))]
     for kind in ("query", "document", "no_prompt"):
-        tokens_BT, lengths_B = rows_of(texts, prompts.get(kind, ""))
+        tokens_BT, lengths_B = tokens_of(texts, prompts.get(kind, ""))
         vector_BE = model.encode(tokens_BT, TokenLayout.right_padded(lengths_B, tokens_BT.shape[1]))
         found.append(("vectors", largest(vector_BE, wanted[kind])))
         if kind == "query":

@@ -4,18 +4,17 @@ import os
 
 import pytest
 import torch
-from sentence_folders import LAYOUTS, folder
-from test_sentence_transformers import encoder
+from sentence_folders import LAYOUTS, edited, folder
+from test_sentence_transformers import encoder, template
 
-from arch import checkpoint, hf, tokenizer
-from arch.layout import TokenLayout
-from arch.sentence import texts
+from arch import checkpoint, hf, prompts
+from arch.encoding import load_encoder
 from experiments.parity import sentence
 
 if not os.environ.get("ARCHBENCH_NEEDS_EMBEDDING"):
     pytest.importorskip("sentence_transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the library and what it imports
-TEXTS = ["Mars, the red planet", "a", "", "  spaces at the ends  ", "the quick brown fox " * 12]
+TEXTS = ["Mars, the red planet", "a", "  spaces at the ends  ", "a <eos> and <pad>", "the quick brown fox " * 12]
 EXPORTS = {
     "mean": {},
     "first": {"pool": {"type": "first"}},
@@ -32,17 +31,8 @@ def library(place):
     return SentenceTransformer(str(place), device="cpu", model_kwargs={"attn_implementation": "eager"})
 
 
-@torch.no_grad()
-def vectors(place, strings, prompt=""):
-    """Ours, a text at a time."""
-    model, trained = checkpoint.load(place), tokenizer.read(place / "tokenizer.json")
-    before, after = texts.ends(place)
-    most = (texts.most_tokens(place) or 10**6) - len(before) - len(after)
-    rows = []
-    for text in strings:
-        ids_1T = torch.tensor([[*before, *trained.encode(prompt + text, add_special_tokens=False).ids[:most], *after]])
-        rows.append(model.encode(ids_1T, TokenLayout.right_padded(torch.tensor([ids_1T.shape[1]]), ids_1T.shape[1])))
-    return torch.cat(rows)
+def vectors(place, prompt=""):
+    return torch.from_numpy(load_encoder(place).encode(TEXTS, prompt=prompt))
 
 
 def assert_near(found, wanted):
@@ -67,22 +57,32 @@ def test_the_library_reads_every_layout_as_we_do(layout, tmp_path):
     hf.import_(tmp_path / "theirs", tmp_path / "ours")
     model = library(tmp_path / "theirs")
     assert model.max_seq_length == 64
-    assert_near(vectors(tmp_path / "ours", TEXTS, model.prompts["query"]), model.encode_query(TEXTS, convert_to_tensor=True))
+    assert_near(vectors(tmp_path / "ours", model.prompts["query"]), model.encode_query(TEXTS, convert_to_tensor=True))
 
 
 @pytest.mark.parametrize("name", EXPORTS)
 def test_an_export_of_a_trained_encoder_gives_our_vectors(name, tmp_path):
-    """Also of texts that are longer than the window and of an empty one; cut vectors are the first numbers of whole ones."""
+    """Also of texts that are longer than the window, or too long, and with names of tokens. A cut vector: the first numbers."""
     place = encoder(tmp_path / "ours", **EXPORTS[name])
-    texts.keep({"query": "find: ", "document": ""}, 100, place)
+    prompts.keep({"query": "find: ", "document": ""}, 100, place)
     hf.export(place, tmp_path / "whole")
     hf.export(place, tmp_path / "cut", truncate_dim=4)
     whole, cut = library(tmp_path / "whole"), library(tmp_path / "cut")
     assert whole.prompts == {"query": "find: ", "document": ""} and whole.max_seq_length == 100
-    mine = vectors(place, TEXTS, "find: ")
+    mine = vectors(place, "find: ")
     assert_near(mine, whole.encode_query(TEXTS, convert_to_tensor=True))
-    assert_near(vectors(place, TEXTS), whole.encode_document(TEXTS, convert_to_tensor=True))
+    assert_near(vectors(place), whole.encode_document(TEXTS, convert_to_tensor=True))
     assert_near(mine[:, :4], cut.encode_query(TEXTS, convert_to_tensor=True))
+
+
+@pytest.mark.parametrize("begin, end", [([("<bos>", 2)], ()), ([], ("<eos>", 1)), ([], ())], ids=["bos", "eos", "none"])
+def test_fewer_tokens_around_a_text_give_its_vectors_too(begin, end, tmp_path):
+    source = folder(tmp_path / "theirs")
+    edited(source / "tokenizer.json", {"post_processor": template(*begin, end=end)})
+    hf.import_(source, tmp_path / "ours")
+    hf.export(tmp_path / "ours", tmp_path / "back")
+    for place in (source, tmp_path / "back"):
+        assert_near(vectors(tmp_path / "ours"), library(place).encode(TEXTS, convert_to_tensor=True))
 
 
 def test_what_the_library_saves_of_our_export_comes_back(tmp_path):
@@ -93,5 +93,5 @@ def test_what_the_library_saves_of_our_export_comes_back(tmp_path):
     found = hf.import_(tmp_path / "saved", tmp_path / "again")
     assert found.spec == checkpoint.open_checkpoint(tmp_path / "ours")[0] and found.notes == []
     mine, again = ((tmp_path / place / "model.safetensors").read_bytes() for place in ("ours", "again"))
-    assert again == mine and texts.prompts(tmp_path / "again") == texts.prompts(tmp_path / "ours")
-    assert texts.most_tokens(tmp_path / "again") == 64
+    assert again == mine and prompts.prompts(tmp_path / "again") == prompts.prompts(tmp_path / "ours")
+    assert prompts.most_tokens(tmp_path / "again") == 64

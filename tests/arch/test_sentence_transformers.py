@@ -12,11 +12,12 @@ from tokenizers import Tokenizer, models
 from tokenizers.processors import TemplateProcessing
 
 from arch import __main__ as command
-from arch import checkpoint, cost, document, hf, registry, tokenizer
+from arch import checkpoint, cost, document, hf, prompts, registry, tokenizer
+from arch.encoding import load_encoder
 from arch.errors import DataError, SpecError
 from arch.express import express
 from arch.mixers.attention import BothSides
-from arch.sentence import IDENTITY, dense, texts
+from arch.sentence import IDENTITY, dense
 from arch.spec import diff
 from experiments.parity import sentence
 
@@ -52,7 +53,7 @@ def test_equals_what_sentence_transformers_computed():
 def test_texts_become_the_recorded_tokens():
     """The first of three texts, a single letter, and one that is cut with its last token kept."""
     strings, wanted = sentence.expected()
-    tokens_BT, lengths_B = sentence.rows_of(strings, "task: search result | query: ")
+    tokens_BT, lengths_B = sentence.tokens_of(strings, "task: search result | query: ")
     assert torch.equal(tokens_BT, wanted["input_ids"]) and torch.equal(lengths_B, wanted["attention_mask"].sum(1))
     assert lengths_B.tolist()[2] == 64 and tokens_BT[2, -1] == 1
 
@@ -96,7 +97,7 @@ def test_a_checkpoint_has_pool_maps_prompts_and_the_limit(ours):
     spec, _ = checkpoint.open_checkpoint(ours)
     assert spec.pool == {"type": "mean"} and spec.project == (96, 24) and spec.vector_dim == 24
     assert spec.blocks["local"].mixer["window"] == {"before": 4, "after": 4} and spec.blocks["local"].mixer["causal"] is False
-    assert texts.prompts(ours)["document"] == "title: none | text: " and texts.most_tokens(ours) == 64
+    assert prompts.prompts(ours)["document"] == "title: none | text: " and prompts.most_tokens(ours) == 64
     assert checkpoint.generation(ours) == {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
     assert (ours / "tokenizer.json").read_bytes() == (FOLDER / "tokenizer.json").read_bytes()
 
@@ -352,9 +353,18 @@ REFUSED = {
         lambda f: edited(f / BERT, {"max_seq_length": 0}),
         "max_seq_length: should be greater than or equal to 1",
     ),
-    "no eos in the template": (
-        lambda f: edited(f / "tokenizer.json", lambda said: said | {"post_processor": template("<bos>")}),
-        "tokenizer.json: it puts <bos> in front of a text and nothing behind it; our encoders put <bos> and <eos>",
+    "another token in front": (
+        lambda f: edited(f / "tokenizer.json", {"post_processor": template(("<unk>", 3), end=("<eos>", 1))}),
+        "tokenizer.json: it puts <unk> in front of a text and <eos> behind it; by the ids that begin and end a text, our encoders "
+        "put <bos> and <eos>",
+    ),
+    "two tokens in front": (
+        lambda f: edited(f / "tokenizer.json", {"post_processor": template(("<bos>", 2), ("<unk>", 3))}),
+        "tokenizer.json: it puts <bos> and <unk> in front of a text and nothing behind it; by the ids that begin and end a text",
+    ),
+    "half a character": (
+        lambda f: edited(f / SETTINGS, {"prompts": {"query": "\ud83d"}}),
+        r"prompts.query: expected text, got half of a surrogate pair",
     ),
     "a template that the flags change": (
         lambda f: edited(f / "tokenizer_config.json", {"add_bos_token": True}),
@@ -373,15 +383,12 @@ REFUSED = {
 }
 
 
-def template(begin):
-    return json.loads(_bare(begin).to_str())["post_processor"]
-
-
-def _bare(*ends):
-    """A tokenizer of three letters with a template."""
-    built = Tokenizer(models.BPE(vocab={"<bos>": 0, "a": 1, "b": 2, "c": 3}, merges=[]))
-    built.post_processor = TemplateProcessing(single=[*ends, "$A"], special_tokens=[(name, 2) for name in ends])
-    return built
+def template(*begin, end=()):
+    """The JSON of a template with these (token, id) in front of a text and behind it."""
+    built = Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
+    single = [*(name for name, _ in begin), "$A", *end[:1]]
+    built.post_processor = TemplateProcessing(single=single, special_tokens=[*begin, *([end] if end else [])])
+    return json.loads(built.to_str())["post_processor"]
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -475,7 +482,7 @@ def test_prompts_of_every_script_come_through(tmp_path):
     said = {"query": "検索: \N{GRINNING FACE}\t", "document": "", "b": "\u00e9"}
     edited(source / SETTINGS, {"prompts": said})
     hf.import_(source, tmp_path / "ours")
-    assert texts.prompts(tmp_path / "ours") == said
+    assert prompts.prompts(tmp_path / "ours") == said
     hf.export(tmp_path / "ours", tmp_path / "back")
     assert json.loads((tmp_path / "back" / SETTINGS).read_text())["prompts"] == said
 
@@ -541,7 +548,7 @@ def test_what_no_trunk_can_express_is_refused(changes, text, tmp_path):
         (lambda f: checkpoint_of(base(), f) and f, 4, "truncate_dim: 4, but the model has no pool, so no vectors"),
         (lambda f: encoder(f, tokens=False), None, "no tokenizer.json in it, without which sentence-transformers encodes no text"),
         (lambda f: written(encoder(f) / "prompts.json", "[]"), None, "prompts.json: expected a mapping of keys"),
-        (lambda f: written(encoder(f) / "prompts.json", '{"query": 1}'), None, "prompts.json: expected a text for each name"),
+        (lambda f: written(encoder(f) / "prompts.json", '{"query": 1}'), None, "prompts.json: query: expected a text, got 1"),
     ],
 )
 def test_an_export_that_cannot_be_is_refused(make, width, text, tmp_path):
@@ -560,3 +567,43 @@ def test_an_encoder_without_a_tokenizer_is_told_so(tmp_path):
     source = folder(tmp_path / "theirs")
     gone(source, "tokenizer.json")
     assert "no tokenizer.json: no text can be encoded before there is one" in hf.import_(source, tmp_path / "ours").notes
+
+
+@pytest.mark.parametrize("begin, end", [([("<bos>", 2)], ()), ([], ("<eos>", 1)), ([], ())], ids=["bos", "eos", "none"])
+def test_fewer_tokens_around_a_text_stay_fewer(begin, end, tmp_path):
+    """A Gemma 3 that became an encoder may have a template without `<eos>`."""
+    source = folder(tmp_path / "theirs")
+    edited(source / "tokenizer.json", {"post_processor": template(*begin, end=end)})
+    before = imported(source, tmp_path / "ours")
+    ends = prompts.ends_of(tmp_path / "ours")
+    assert (ends.bos, ends.eos) == (2 if begin else None, 1 if end else None)
+    said = json.loads((tmp_path / "ours" / "tokenizer_config.json").read_text())
+    assert (said["add_bos_token"], said["add_eos_token"]) == (bool(begin), bool(end))
+    hf.export(tmp_path / "ours", tmp_path / "back")
+    assert imported(tmp_path / "back", tmp_path / "again") == before
+
+
+def test_the_name_of_a_token_in_a_text_is_what_it_was_where_the_encoder_is_from(ours, tmp_path):
+    """`<eos>` in a text is the token in transformers, and text in training here; an export keeps to either."""
+    trained = encoder(tmp_path / "trained")
+    assert prompts.splits(ours) is False and prompts.splits(trained) is True
+    for place, splits in ((ours, False), (trained, True)):
+        hf.export(place, tmp_path / f"theirs {splits}")
+        said = json.loads((tmp_path / f"theirs {splits}" / "tokenizer_config.json").read_text())
+        assert said["split_special_tokens"] is splits
+        assert load_encoder(place).tokenizer.encode_special_tokens is splits
+
+
+def test_a_class_that_only_newer_releases_know_gets_its_older_name(ours):
+    """It is the same class; release 4.57 stops at the newer name."""
+    said = json.loads((FOLDER / "tokenizer_config.json").read_text())
+    assert said["tokenizer_class"] == "TokenizersBackend"
+    assert prompts.of_tokenizer(ours) == said | {"tokenizer_class": "PreTrainedTokenizerFast", "split_special_tokens": False}
+
+
+def test_an_imported_encoder_encodes(ours):
+    strings, wanted = sentence.expected()
+    encoder_ = load_encoder(ours)
+    for task in ("query", "document"):
+        torch.testing.assert_close(torch.from_numpy(encoder_.encode(strings, task)), wanted[task], rtol=0, atol=1e-6)
+    torch.testing.assert_close(torch.from_numpy(encoder_.encode(strings, prompt="")), wanted["no_prompt"], rtol=0, atol=1e-6)
