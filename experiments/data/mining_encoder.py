@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from arch.encoding import Encoder, load_encoder
-from arch.prompts import CONFIG, PROMPTS
 
 from arch import checkpoint, digests
+from arch.encoding import Encoder, load_encoder
 from arch.errors import DataError
+from arch.prompts import CONFIG, PROMPTS
 
 # What of a folder decides its vectors.
 FILES = (checkpoint.SPEC, checkpoint.WEIGHTS, checkpoint.TOKENIZER, PROMPTS, CONFIG)
