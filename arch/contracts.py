@@ -302,7 +302,7 @@ class Source(Protocol):
         """Yields (name, text). The name is for messages. Raises DataError for what cannot be read."""
 
     def pairs(self) -> Iterable[Pair]:
-        """Yields `experiments.data.pairs.Pair`s. Raises DataError for what cannot be read."""
+        """Yields `experiments.data.pair.Pair`s. Raises DataError for what cannot be read."""
 
     def dataset(self, data: DataSpec) -> Dataset:
         """The dataset, for the context and rows of the data section. Raises DataError."""

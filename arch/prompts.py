@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from arch import json_files
 from arch.errors import DataError
 from arch.tokenizer import Ends, special_tokens
 
@@ -81,15 +82,7 @@ def keep(said: Mapping[str, str], most: int | None, folder: Path | str, ends: En
 
 def _mapping(path: Path) -> dict[str, Any]:
     """A JSON file as plain data; {} where there is none. Raises DataError for what is no mapping."""
-    if not path.is_file():
-        return {}
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error})", key=None) from None
-    if not isinstance(said, dict):
-        raise DataError(f"{path}: expected a mapping of keys", key=None)
-    return said
+    return json_files.mapping(path) if path.is_file() else {}
 
 
 def _write(data: dict[str, Any], path: Path) -> None:

@@ -45,9 +45,9 @@ def kept(path, compute):
 
 
 @cache
-def sources():
-    """Digest of the Python sources of `arch`."""
+def sources(folder="arch"):
+    """Digest of the Python sources of a folder of ours, with those below it."""
     found = hashlib.sha256()
-    for path in sorted((ROOT / "arch").rglob("*.py")):
+    for path in sorted((ROOT / folder).rglob("*.py")):
         found.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return found.hexdigest()

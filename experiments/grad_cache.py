@@ -30,11 +30,12 @@ def vectors(model: Model, batch: Batch) -> Vectors:
     return {kind: model.vectors(rows.tokens_BT, rows.layout) for kind, rows in batch.items()}
 
 
-def fill(model: Model, batch: Batch, loss: Callable[[Vectors], Tensor]) -> Vectors:
-    """The first pass. Keeps d loss / d vector of this rank's rows in `extra`, and returns the vectors of all ranks.
+def fill(model: Model, batch: Batch, loss: Callable[[Vectors], Tensor]) -> None:
+    """The first pass. Keeps d loss / d vector of this rank's rows in `extra`.
 
-    loss: a number, from the vectors {kind: (G, E)} of all ranks; what it adds up must cover everything that depends on rows
-    of this rank. All ranks must call this, with as many rows each. `batch.parts` says into how many micro-batches it is split.
+    loss: called once; a number, from the vectors {kind: (G, E)} of all ranks; what it adds up must cover everything that depends
+    on rows of this rank. All ranks must call this, with as many rows each. `batch.parts` says into how many micro-batches it is
+    split.
     """
     with torch.no_grad():
         seeds = torch.randint(SEEDS, (batch.parts,))
@@ -48,7 +49,6 @@ def fill(model: Model, batch: Batch, loss: Callable[[Vectors], Tensor]) -> Vecto
     own = ranks.share(batch.rows)
     for kind, gradient_GE in zip(leaves, gradients, strict=True):
         batch[kind].extra[GRADIENT] = gradient_GE[own]
-    return {kind: x_GE.detach() for kind, x_GE in leaves.items()}
 
 
 def is_filled(batch: Batch) -> bool:

@@ -4,7 +4,6 @@ The library itself says nothing in several of these cases: a folder without modu
 the name of an activation gets a Tanh.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,10 +107,7 @@ def sources(spec, modules=None):
 def _modules(folder):
     """[(kind, name of its folder)] of the modules, in an order that our models can have."""
     path = folder / MODULES
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error})", key=None) from None
+    data = json_files.loaded(path)
     fits = isinstance(data, list) and all(isinstance(entry, dict) for entry in data)
     if not fits or not all(isinstance(entry.get(key), str) for entry in data for key in ("path", "type")):
         raise DataError(f"{path}: expected a list of modules, each with a `path` and a `type`", key=None)

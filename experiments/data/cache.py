@@ -54,3 +54,8 @@ def _build(folder, build):
         flush(folder.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def damaged(folder, error):
+    """The DataError for a prepared folder that cannot be read."""
+    return DataError(f"{folder}: the token cache is damaged ({error}); delete this folder and start again")

@@ -22,10 +22,10 @@ from arch.errors import DataError
 from arch.plugins import plugin_sources
 from arch.spec import digest
 from experiments.data import cache as cached
-from experiments.data import left_out, loss, texts
+from experiments.data import learned, left_out, loss, texts
 from experiments.data.batch import Batch
 from experiments.data.packing import Stream, evaluation_rows, spread_rows, training_rows
-from experiments.data.specials import Ends, ends, highest, load
+from experiments.data.specials import Ends, ends, load
 from experiments.data.split import ALL, FRACTIONS, SPLITS, split_of
 
 # Increase this when the rules for splitting and packing change: then the same texts are other data, and runs on them are
@@ -81,13 +81,7 @@ class Corpus:
 
     def _left_out(self):
         """`left_out`, with the documents that the tokenizer changes."""
-        if not self.lost:
-            return self.left_out
-        if self.on_loss == "skip":
-            reasons = {**self.left_out.get("skipped", {}), CHANGED: {"count": self.lost, "first": []}}
-            return {**self.left_out, "skipped": reasons}
-        said = f"kept (data.on_loss: keep): {CHANGED}: {self.lost}"
-        return {**self.left_out, "remarks": [*self.left_out.get("remarks", []), said]}
+        return left_out.with_changed(self.left_out, CHANGED, self.lost, self.on_loss)
 
     def rows(self, split, context):
         """The number of complete rows of `context` tokens in a split."""
@@ -233,7 +227,7 @@ def prepare(data, vocab_size, cache=None):
 
     folder = cached.obtain(cache or cached.root(), key, build)
     corpus = _opened(folder, source)
-    check_vocabulary(corpus.tokenizer, corpus.vocabulary, data.tokenizer, vocab_size)
+    learned.check_vocabulary(corpus.tokenizer, corpus.vocabulary, data.tokenizer, vocab_size)
     for split in SPLITS:
         corpus._check_context(split, data.context)
     return replace(corpus, context=data.context, left_out=known["left_out"], on_loss=data.on_loss, made_of=data.source)
@@ -282,33 +276,13 @@ def _split(documents, source, fractions):
     return splits
 
 
-def check_vocabulary(trained, vocabulary, tokenizer, vocab_size):
-    if vocabulary <= vocab_size:
-        return
-    kind, raised = tokenizer["type"], f"raise model.vocab_size to at least {vocabulary}"
-    if vocabulary == trained.get_vocab_size():
-        other = " or lower data.tokenizer.vocab_size" if "vocab_size" in tokenizer else " or use another data.tokenizer"
-        reason = f"the tokenizer {kind} has {vocabulary:,} tokens but model.vocab_size is {vocab_size:,}: {raised}{other}"
-    else:
-        token = f"{vocabulary - 1:,} ({trained.id_to_token(vocabulary - 1)!r})"
-        reason = (
-            f"the tokenizer {kind} can give the id {token} but model.vocab_size is {vocab_size:,}: use another data.tokenizer "
-            f"or {raised}; an imported embedding has another shape then, and would be drawn anew"
-        )
-    raise DataError(reason, key=("model", "vocab_size"))
-
-
 def _build(splits, content, data, vocab_size, fractions, folder):
     """Train the tokenizer on the train split and write every split's tokens into `folder`."""
-    component = registry.build("tokenizer", data.tokenizer)
     console = Console(stderr=True, markup=False)
-    with console.status(f"Preparing the tokenizer {data.tokenizer['type']}"):
-        written = [item.text for item in splits["train"]]
-        trained = component.train(list(dict.fromkeys(written)) if _repeats(data.source) else written)
-    around = ends(component, trained)
-    vocabulary = highest(trained, around) + 1
-    check_vocabulary(trained, vocabulary, data.tokenizer, vocab_size)
-    lengths = component.byte_lengths(trained)[:vocabulary]
+    written = [item.text for item in splits["train"]]
+    trained, around, vocabulary, lengths = learned.learn(
+        data.tokenizer, list(dict.fromkeys(written)) if _repeats(data.source) else written, vocab_size, console
+    )
     dtype = np.uint16 if vocabulary <= 2**16 else np.uint32
     stored = trained.to_str(pretty=True)
     sizes, changed = {}, []
@@ -390,7 +364,7 @@ def _opened(folder, source):
     try:
         files = texts.stamps(sorted(folder.iterdir()))
     except (OSError, DataError) as error:
-        raise damaged(folder, error) from None
+        raise cached.damaged(folder, error) from None
     return _open(folder, source, tuple(map(tuple, files)))
 
 
@@ -415,8 +389,4 @@ def _open(folder, source, files):
             known["fingerprint"], source, tokenizer, lengths, known["sizes"], streams, digests, vocabulary, around, known["lost"]
         )
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
-        raise damaged(folder, error) from None
-
-
-def damaged(folder, error):
-    return DataError(f"{folder}: the token cache is damaged ({error}); delete this folder and start again")
+        raise cached.damaged(folder, error) from None

@@ -33,6 +33,18 @@ class LeftOut:
         return {key: value for key, value in (("skipped", skipped), ("folders", folders), ("remarks", self.remarks)) if value}
 
 
+def with_changed(summary: dict[str, Any], changed: str, count: int, on_loss: str) -> dict[str, Any]:
+    """A `LeftOut.summary` that also says how many of what its tokenizer changes are left out, or are kept (`data.on_loss`).
+
+    changed: what they are, in words.
+    """
+    if not count:
+        return summary
+    if on_loss == "skip":
+        return {**summary, "skipped": {**summary.get("skipped", {}), changed: {"count": count, "first": []}}}
+    return {**summary, "remarks": [*summary.get("remarks", []), f"kept (data.on_loss: keep): {changed}: {count}"]}
+
+
 def sentences(summary: dict[str, Any]) -> list[str]:
     """What `LeftOut.summary` says, for a person: a sentence for each reason and each folder."""
     said = list(summary.get("remarks", []))

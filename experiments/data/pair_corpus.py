@@ -5,17 +5,14 @@ So the result is a folder in the cache, as of a corpus of documents (`experiment
 read to find that folder, the digest of its pairs is kept beside it, keyed by the stamp of its files and the code that reads them.
 """
 
-import hashlib
 import os
 from dataclasses import replace
-from functools import cache as kept_in_memory
 
 import tokenizers
 from rich.console import Console
 from rich.progress import track
 
 from arch import registry
-from arch.document import ROOT
 from arch.errors import DataError
 from arch.plugins import plugin_sources
 from arch.spec import digest
@@ -23,11 +20,10 @@ from arch.texts_to_rows import ids_of, padding_of
 from arch.tokenizer import Ends
 from experiments import costs
 from experiments.data import cache as cached
-from experiments.data import corpus, loss, mining, pair_files, pair_splits, texts
+from experiments.data import learned, left_out, loss, mining, pair_files, pair_splits, texts
 from experiments.data.encoded import encoded
 from experiments.data.pair import parts_of
 from experiments.data.pair_splits import FRACTIONS
-from experiments.data.specials import ends, highest
 from experiments.data.split import ALL, SPLITS
 
 # Increase this when the rules of the splits or of the rows change: the same pairs are then other data, and runs are other runs.
@@ -58,7 +54,7 @@ def prepare(data, vocab_size, cache=None):
     if mark is None:
         known = read()
     elif (known := texts.known(mark)) is None:
-        known = costs.kept(root / FOLDER / f"{digest({'texts': mark, 'code': _code()})}.json", read)
+        known = costs.kept(root / FOLDER / f"{digest({'texts': mark, 'code': costs.sources('experiments/data')})}.json", read)
         texts.remember({mark: known})
     deciding = _deciding(data, parts, fractions, known["content"])
 
@@ -70,19 +66,15 @@ def prepare(data, vocab_size, cache=None):
 
     folder = cached.obtain(root, digest(deciding | {"files": pair_files.FORMAT}), build)
     dataset, about = pair_files.opened(folder, source, parts)
-    corpus.check_vocabulary(dataset.tokenizer, dataset.vocabulary, data.tokenizer, vocab_size)
-    left_out = _with_lost(known["left_out"], about["lost"], about["remarks"], data.on_loss)
-    dataset = replace(dataset, content=known["content"], context=data.context, left_out=left_out)
+    learned.check_vocabulary(dataset.tokenizer, dataset.vocabulary, data.tokenizer, vocab_size)
+    said = known["left_out"]
+    if about["remarks"]:
+        said = {**said, "remarks": [*said.get("remarks", []), *about["remarks"]]}
+    said = left_out.with_changed(said, CHANGED, about["lost"], data.on_loss)
+    dataset = replace(dataset, content=known["content"], context=data.context, left_out=said)
     _check_prompts(dataset)
     dataset.check_rows("train", data.rows)
     return dataset
-
-
-@kept_in_memory
-def _code():
-    """Digest of the Python sources that read pairs."""
-    paths = sorted((ROOT / "experiments" / "data").rglob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 def _deciding(data, parts, fractions, content):
@@ -110,14 +102,11 @@ def place(part):
 
 def _build(splits, parts, deciding, data, vocab_size, folder):
     """Learn the tokenizer from the train split, encode every text once, mine, and write all of it into `folder`."""
-    component, console = registry.build("tokenizer", data.tokenizer), Console(stderr=True, markup=False)
-    with console.status(f"Preparing the tokenizer {data.tokenizer['type']}"):
-        trained = component.train(list(dict.fromkeys(text for pair in splits["train"] for text in pair.texts)))
-    around = ends(component, trained)
-    vocabulary = highest(trained, around) + 1
-    corpus.check_vocabulary(trained, vocabulary, data.tokenizer, vocab_size)
+    console = Console(stderr=True, markup=False)
+    taught = list(dict.fromkeys(text for pair in splits["train"] for text in pair.texts))
+    trained, around, vocabulary, lengths = learned.learn(data.tokenizer, taught, vocab_size, console)
     entries = list(dict.fromkeys(each for split in SPLITS for pair in splits[split] for each in pair_files.prompted(pair, parts)))
-    written, lengths = [prompt + text for prompt, text in entries], component.byte_lengths(trained)[:vocabulary]
+    written = [prompt + text for prompt, text in entries]
     ids = _ids(trained, written, console)
     survives = loss.survives(trained, written, ids, lengths, around)
     changed = [i for i, whole in enumerate(survives) if not whole]
@@ -169,16 +158,6 @@ def _without_lost(splits, parts, changed, on_loss):
         if not pairs:
             raise DataError(f"the tokenizer changes every pair of the {split} split, so data.on_loss: skip leaves none")
     return whole, lost
-
-
-def _with_lost(left_out, lost, remarks, on_loss):
-    """What the source left out, with what mining and the tokenizer say, as `LeftOut.summary`."""
-    skipped, said = dict(left_out.get("skipped", {})), [*left_out.get("remarks", []), *remarks]
-    if lost and on_loss == "skip":
-        skipped[CHANGED] = {"count": lost, "first": []}
-    elif lost:
-        said.append(f"kept (data.on_loss: keep): {CHANGED}: {lost}")
-    return {**left_out, **({"skipped": skipped} if skipped else {}), **({"remarks": said} if said else {})}
 
 
 def _check_prompts(dataset):

@@ -13,7 +13,8 @@ import tokenizers
 
 from arch.errors import DataError
 from arch.spec import digest
-from experiments.data import corpus, texts
+from experiments.data import cache as cached
+from experiments.data import texts
 from experiments.data.encoded import Encoded
 from experiments.data.pair import Pair, Part
 from experiments.data.pair_splits import Splits, group_of
@@ -91,7 +92,7 @@ def opened(folder: Path, source: str, parts: dict[str, Part]) -> tuple[Pairs, di
         files = texts.stamps(sorted(folder.iterdir()))
         facts, tokenizer, made, splits = _open(folder, tuple(map(tuple, files)))
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
-        raise corpus.damaged(folder, error) from None
+        raise cached.damaged(folder, error) from None
     fingerprint = facts["fingerprint"]
     if len(parts) > 1:
         whole = sum(part.weight for part in parts.values())

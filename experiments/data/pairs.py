@@ -27,10 +27,8 @@ from experiments.data import left_out, mixture
 from experiments.data.batch import Batch, Rows
 from experiments.data.encoded import Encoded, encoded
 from experiments.data.packing import EVALUATION_SEED, training_rows
-from experiments.data.pair import KINDS, Negatives, Pair, PairOptions, Part, Prompts
+from experiments.data.pair import KINDS, Pair, Part
 from experiments.data.specials import Ends
-
-__all__ = ["Negatives", "Pair", "PairOptions", "Pairs", "Part", "Prompts", "Split"]
 
 Whole = NDArray[np.int64]
 

@@ -104,10 +104,9 @@ class Retrieval:
         cut. quantise: forms in which documents are kept (`int8` and `int4` with a range per dimension, that of the documents;
         `binary`, signs compared with signs; `binary_rescored`, whose first documents are ordered anew by the float query), at the
         full width in a metric each, and at every width in the table. shortlist: how many documents `binary_rescored` orders anew.
-        by: whether the table has a row per label,
-        group or part of the pairs. bm25: also rank by BM25 (extra `bm25`). matrix: of so many queries, chosen in the same way,
-        and their documents, the cosines in a picture. keep: of so many documents, vector and text in files beside the record of
-        a finished run, which TensorBoard's projector shows.
+        by: whether the table has a row per label, group or part of the pairs. bm25: also rank by BM25 (extra `bm25`). matrix: of
+        so many queries, chosen in the same way, and their documents, the cosines in a picture. keep: of so many documents, vector
+        and text in files beside the record of a finished run, which TensorBoard's projector shows.
         """
 
         rows: Count | None = None

@@ -125,15 +125,16 @@ class Contrastive(nn.Module):
 
     def _fill(self, model: Model, batch: Batch) -> None:
         """The gradient of every vector, and the terms of every row, from the vectors of all ranks."""
-        same_GG, own = _same(batch, ranks.stacked), ranks.share(batch.rows)
+        same_GG, own, terms = _same(batch, ranks.stacked), ranks.share(batch.rows), Terms()
 
         def loss(every: Vectors) -> Tensor:
-            mine = {kind: x_GE[own] for kind, x_GE in every.items()}
-            return self._weighted(self._between(every, same_GG)).sum() + self._weighted(self._to_teacher(mine, batch)).sum()
+            between = self._between(every, same_GG)
+            to_teacher = self._to_teacher({kind: x_GE[own] for kind, x_GE in every.items()}, batch)
+            terms.update({name: term_G.detach()[own] for name, term_G in between.items()})
+            terms.update({name: term_B.detach() for name, term_B in to_teacher.items()})
+            return self._weighted(between).sum() + self._weighted(to_teacher).sum()
 
-        every = grad_cache.fill(model, batch, loss)
-        between = {name: term_G[own] for name, term_G in self._between(every, same_GG).items()}
-        terms = between | self._to_teacher({kind: x_GE[own] for kind, x_GE in every.items()}, batch)
+        grad_cache.fill(model, batch, loss)
         batch["query"].extra |= terms
 
     def forward(self, model: Model, batch: Batch) -> dict[str, Mean]:
