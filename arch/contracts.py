@@ -8,6 +8,7 @@ inherits from them: a class that has the attributes and methods satisfies the co
 |---|---|---|
 | mixer, ffn | `arch/mixers/`, `arch/ffns/` | the blocks of a model |
 | pool | `arch/pools/` | the vector that a model gives of a text |
+| tower | `arch/towers/` | the soft tokens that a model reads in place of an image |
 | optimizer, schedule | `experiments/optimizers/`, `experiments/schedules/` | a training step |
 | source, tokenizer | `experiments/data/sources/`, `experiments/data/tokenizers/` | the data of a run |
 | objective | `experiments/objectives/` | training, and the evaluator `objective` |
@@ -56,6 +57,7 @@ CAPABILITIES = {
     "decays": "a layer's mixer has a state that decays, and shows how fast (`decaying`)",
     "pairs": "its data are pairs of texts",
     "rows": "its data are rows of tokens, of which each predicts the next",
+    "images": "its data have images",
 }
 
 
@@ -192,6 +194,22 @@ class Pool(Protocol):
 
         It depends on no padding (`layout.seen_BT`), whatever is there. A row that is all padding gives finite numbers.
         """
+
+
+class Tower(Protocol):
+    """Makes soft tokens of images; an `nn.Module`. `__init__(config, context)`, of the model's first layer.
+
+    Its Config has at least image_size (the side of the square that it takes, in pixels), tokens (of an image), frozen, spans,
+    placeholder, start and end, as `arch.towers.siglip` explains them. encoder: the part that `frozen` leaves as it is.
+    """
+
+    encoder: nn.Module
+
+    def image_flops(self) -> dict[str, int]:
+        """FLOPs of the forward pass of one image, a multiply-add counted as 2: {encoder, projection}."""
+
+    def forward(self, pixels_N3SS: Tensor) -> Tensor:
+        """Soft tokens (N, tokens, D) of N images with values in [-1, 1], at the scale of scaled embeddings."""
 
 
 @dataclass(frozen=True)

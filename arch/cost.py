@@ -17,6 +17,9 @@ executed  what `torch.utils.flop_counter` sees on the path that the meta device 
           that has seen N - 1 tokens. The linear scan counts 2 per channel and token.
 
 A map is a parameter of the kind `matrix`, a stack of small ones included.
+
+FLOPs per token are those of the language model, also for the tokens of an image; what a tower computes for an image comes
+once per image on top (`vision`). `ideal` counts text, in which no token sees a later one.
 """
 
 import functools
@@ -56,6 +59,7 @@ def outline(spec, context, dtype="float32"):
     except what a mixer keeps in float32; None for a model that does not decode: one that sees ahead or has a pool.
     vector_bytes: of the vector of one text, E numbers in float32; None for a model without a pool. It is what an encoder
     keeps of a text where a language model keeps a cache, and depends on no number of tokens. Raises SpecError as `summary`.
+    vision: of a model with a tower, `images`. Its parameters are in `total`, but in neither `embedding` nor `non_embedding`.
     """
     _check(context, dtype)
     layers, size = spec.layer_blocks(), DTYPES[dtype].itemsize
@@ -65,9 +69,11 @@ def outline(spec, context, dtype="float32"):
     frame, head = _frame(spec, DTYPES[dtype]), spec.dim * spec.vocab_size
     parameters = sum(weight.numel() for weight in frame.parameters()) + sum(counts[name] * sizes[name] for name in counts)
     embedding = head if spec.tie_embeddings else 2 * head
+    vision = images(frame)
     cache = _by_layer(layers, {name: _cache_of(spec, block, context, dtype) for name, block in blocks.items()})
     state = {name: _state(_mixer(block), DTYPES[dtype]) for name, block in blocks.items()}
     read = parameters if spec.tie_embeddings else parameters - head + spec.dim
+    read -= sum(vision["parameters"].values()) if vision else 0  # no image is read while a token is decoded
     ideal = {name: _ideal(block, context) for name, block in blocks.items()}
     behind = {"prefill": 2 * head * context, "decode": 2 * head} if frame.pool is None else _pooling(frame, context)
     pooled = sum(weight.numel() for module in (frame.pool, frame.project) if module for weight in module.parameters())
@@ -75,7 +81,7 @@ def outline(spec, context, dtype="float32"):
         "parameters": {
             "total": parameters,
             "embedding": embedding,
-            "non_embedding": parameters - embedding,
+            "non_embedding": parameters - embedding - (sum(vision["parameters"].values()) if vision else 0),
             "pool": pooled,
             "layers": [sizes[name] for name in layers],
         },
@@ -87,6 +93,29 @@ def outline(spec, context, dtype="float32"):
         "layers": layers,
         "context": context,
         "dtype": dtype,
+        **({"vision": vision} if vision else {}),
+    }
+
+
+def images(model):
+    """What images cost a Model with a tower, as plain data; None without one.
+
+    parameters: {encoder, projection}; the norm between them counts as the projection's. tokens: of an image. flops_per_image:
+    {forward, train}; of a frozen encoder only the forward pass is trained with. trained: parameters that are trained.
+    """
+    tower = model.vision
+    if tower is None:
+        return None
+    total, encoder = (sum(weight.numel() for weight in part.parameters()) for part in (tower, tower.encoder))
+    flops, frozen = tower.image_flops(), tower.config.frozen
+    return {
+        "parameters": {"encoder": encoder, "projection": total - encoder},
+        "tokens": tower.config.tokens,
+        "flops_per_image": {
+            "forward": sum(flops.values()),
+            "train": (1 if frozen else 3) * flops["encoder"] + 3 * flops["projection"],
+        },
+        "trained": sum(weight.numel() for weight in tower.parameters() if weight.requires_grad),
     }
 
 
@@ -111,7 +140,7 @@ def summary(spec, context, dtype="float32", mixed=False):
     has a pool does not decode: its cache and its decode FLOPs are None.
     training_bytes: weights and gradients in `dtype`, AdamW's moments, and `activations`: what autograd keeps for the
     backward pass of one row of N tokens. This includes the loss, which keeps a gradient of the hidden states and no
-    logits. Not included: further rows, gradients of activations, workspaces (such as the loss's, of at most 512 MiB),
+    logits. A frozen tower has weights alone. Not included: images, further rows, gradients of activations, workspaces (such as the loss's, of at most 512 MiB),
     rounding up by the allocator.
     mixed: training memory is that of float32 weights which compute in bfloat16 (`products.casting`): activations in bfloat16,
     and `casts`, the weights' second copy in bfloat16. Caches and what is decoded stay in `dtype`.
@@ -139,11 +168,13 @@ def _summary(spec, context, dtype):
 
     executed = {path: whole(lambda block, path=path: block.executed[path], flops) for path, flops in outside.executed.items()}
     shared = {key: size for block in blocks.values() for key, size in block.shared.items()}
-    parameters = known["parameters"]["total"]
+    parameters, trained = known["parameters"]["total"], known["parameters"]["total"]
+    if vision := known.get("vision"):
+        trained -= sum(vision["parameters"].values()) - vision["trained"]
     training = {
         "weights": parameters * size,
-        "gradients": parameters * size,
-        "optimizer": parameters * OPTIMIZER_BYTES,
+        "gradients": trained * size,
+        "optimizer": trained * OPTIMIZER_BYTES,
         "activations": whole(lambda block: block.activations, outside.activations + sum(shared.values())),
     }
     if products.is_casting():

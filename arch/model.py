@@ -1,6 +1,6 @@
 """A model built from a resolved spec: embedding, blocks of sub-layers, final norm, then a head or a pool.
 
-Shapes: B rows, T tokens, D width, V vocabulary, E width of a text's vector.
+Shapes: B rows, T tokens, D width, V vocabulary, E width of a text's vector; I images of a row, S their side in pixels.
 """
 
 import functools
@@ -58,6 +58,7 @@ class Model(nn.Module):
         self.norm = RMSNorm(spec.dim, spec.norm_eps)
         self.head = None if spec.tie_embeddings else Linear(spec.dim, spec.vocab_size, contexts[0])
         self.pool: Any = None if spec.pool is None else registry.build("pool", spec.pool, contexts[0])
+        self.vision: Any = None if spec.vision is None else registry.build("tower", spec.vision, contexts[0])
         widths = (spec.dim, *spec.project)
         self.project = nn.ModuleList(Linear(*pair, contexts[0]) for pair in pairwise(widths))
 
@@ -65,6 +66,28 @@ class Model(nn.Module):
         """Token embeddings (B, T, D), scaled by sqrt(D) if the spec says so (see `ModelSpec.embed_scale`)."""
         x_BTD = F.embedding(tokens_BT, self.embedding)
         return x_BTD if self.spec.embed_scale == "none" else x_BTD * self.embedding_scale
+
+    def embed_with_images(self, tokens_BT: Tensor, layout: TokenLayout, images_BI3SS: Tensor) -> Tensor:
+        """Embeddings (B, T, D) of tokens among which images stand: each soft token takes the place of a placeholder.
+
+        Soft tokens are not scaled. images_BI3SS: of each row the first ones that its layout counts; the others are not read.
+        Raises ValueError for a model without a tower, and where images and placeholders do not match.
+        """
+        if self.vision is None:
+            raise ValueError("a model without `vision` reads no images")
+        image_BT, each = layout.image_BT, self.vision.config.tokens
+        if image_BT is None:
+            raise ValueError("there are images, but the layout says of no token that it is of an image")
+        number_I = torch.arange(images_BI3SS.shape[1], device=image_BT.device)
+        count_BI = (image_BT[..., None] == number_I).sum(1)
+        if int(image_BT.max()) >= len(number_I) or not bool(((count_BI == each) | (count_BI == 0)).all()):
+            raise ValueError(f"an image has other than {each} placeholders, or placeholders have no image")
+        x_BTD = self.embed(tokens_BT)
+        if not bool((count_BI > 0).any()):
+            return x_BTD
+        soft_NLD = self.vision(images_BI3SS[count_BI > 0])
+        # Rows and images are both in order, so the places are filled in order.
+        return x_BTD.masked_scatter((image_BT >= 0)[..., None], soft_NLD.to(x_BTD.dtype))
 
     @property
     def embedding_scale(self) -> float:
@@ -76,15 +99,29 @@ class Model(nn.Module):
         return _rounded(math.sqrt(self.spec.dim), rounded, dtype)
 
     def trunk(
-        self, inputs: Tensor, layout: TokenLayout | None = None, state: ModelState | None = None
+        self,
+        inputs: Tensor,
+        layout: TokenLayout | None = None,
+        state: ModelState | None = None,
+        images: Tensor | None = None,
     ) -> tuple[Tensor, ModelState | None]:
         """(hidden states after the final norm (B, T, D), new state); the state is None if none was given.
 
         inputs: tokens (B, T) or embeddings (B, T, D). layout: by default one document per row; with a state, the
         tokens continue the state's document. Within `products.casting` float32 weights compute in bfloat16, but from a state in
-        float32: what is decoded is kept in the type of the weights.
+        float32: what is decoded is kept in the type of the weights. images: (B, I, 3, S, S), see `embed_with_images`; tokens whose
+        layout has images need them.
         """
-        x_BTD = inputs if inputs.is_floating_point() else self.embed(inputs)
+        if layout is not None and layout.image_BT is not None and self.vision is not None:
+            layout = layout.seeing(self.vision.config.spans)
+        if images is not None:
+            if layout is None:
+                raise ValueError("images need a layout that says which tokens are theirs")
+            x_BTD = self.embed_with_images(inputs, layout, images)
+        elif layout is not None and layout.image_BT is not None and not inputs.is_floating_point():
+            raise ValueError("the layout has images, but their pixels are not given")
+        else:
+            x_BTD = inputs if inputs.is_floating_point() else self.embed(inputs)
         if state is None and products.is_casting() and x_BTD.dtype == torch.float32:
             x_BTD = x_BTD.to(torch.bfloat16)
         if layout is None:
@@ -137,9 +174,9 @@ class Model(nn.Module):
             raise ValueError(f"dim: {dim} of the {self.spec.vector_dim} numbers that a vector has")
         return F.normalize(self.vectors(tokens_BT, layout)[:, :dim], dim=-1)
 
-    def forward(self, tokens_BT: Tensor, layout: TokenLayout | None = None) -> Tensor:
-        """Logits (B, T, V)."""
-        return self.logits(self.trunk(tokens_BT, layout)[0])
+    def forward(self, tokens_BT: Tensor, layout: TokenLayout | None = None, images: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V); arguments as of `trunk`."""
+        return self.logits(self.trunk(tokens_BT, layout, images=images)[0])
 
     def init_state(self, batch: int, capacity: int) -> ModelState:
         """An empty state for `batch` streams of up to `capacity` tokens.

@@ -84,6 +84,7 @@ class ModelSpec(Spec):
     init: how weights are drawn.
     pool: how the hidden states of a text become one vector; such a model has no head. project: the widths of the linear maps
     behind the pool, without bias and with no activation between them (EmbeddingGemma, section 2.1: `[3072, 768]`).
+    vision: the tower that makes soft tokens of images, which take the places of placeholders (Gemma 3, section 2.1).
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -99,6 +100,7 @@ class ModelSpec(Spec):
     init: InitSpec = InitSpec()
     pool: Annotated[Component, Kind("pool")] | None = later(None)
     project: List[Count] = later(())
+    vision: Annotated[Component, Kind("tower")] | None = later(None)
 
     @classmethod
     def parse(cls, source, path=()):
@@ -130,6 +132,21 @@ class ModelSpec(Spec):
             raise ValueError("logit_softcap: a model with a `pool` has no head, so there are no logits; say null")
         return self
 
+    @model_validator(mode="after")
+    def _vision_goes_with_causal_attention(self):
+        if self.vision is None:
+            return self
+        if self.pool is not None:
+            raise ValueError("vision: a model with a `pool` reads texts alone; expected null")
+        ahead = [name for name, block in self.blocks.items() if block.mixer and block.mixer.get("causal") is False]
+        if ahead:
+            raise ValueError(f"vision: block {ahead[0]} sees ahead, and images are for causal models; expected null")
+        for option in ("placeholder", "start", "end"):
+            token = self.vision.get(option)
+            if type(token) is int and token >= self.vocab_size:
+                raise ValueError(f"vision: its {option}, {token}, is no token of a vocabulary of {self.vocab_size:,}")
+        return self
+
     @property
     def vector_dim(self):
         """E, the width of the vector of a text; None for a model without a pool."""
@@ -144,6 +161,8 @@ class ModelSpec(Spec):
                 yield ("blocks", name, kind), kind, component
         if self.pool is not None:
             yield ("pool",), "pool", self.pool
+        if self.vision is not None:
+            yield ("vision",), "tower", self.vision
 
     def layer_blocks(self):
         """The block name of each layer: the pattern, cycled and truncated."""

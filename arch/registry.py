@@ -20,6 +20,7 @@ FOLDERS = {
     "mixer": "arch.mixers",
     "ffn": "arch.ffns",
     "pool": "arch.pools",
+    "tower": "arch.towers",
     "source": "experiments.data.sources",
     "tokenizer": "experiments.data.tokenizers",
     "objective": "experiments.objectives",
@@ -30,8 +31,11 @@ FOLDERS = {
 }
 
 
-# {kind: options that every component of the kind must have}, because training reads them.
-OPTIONS = {"optimizer": ("lr", "clip")}
+# {kind: options that every component of the kind must have}, because what uses the component reads them.
+OPTIONS = {
+    "optimizer": ("lr", "clip"),
+    "tower": ("image_size", "tokens", "frozen", "spans", "placeholder", "start", "end"),
+}
 
 
 def _marker(kind):
@@ -48,7 +52,7 @@ def _marker(kind):
     return mark
 
 
-mixer, ffn, pool, source, tokenizer, objective, optimizer, schedule, evaluator, claim = (_marker(kind) for kind in FOLDERS)
+mixer, ffn, pool, tower, source, tokenizer, objective, optimizer, schedule, evaluator, claim = (_marker(kind) for kind in FOLDERS)
 
 
 def names(kind):
@@ -179,4 +183,4 @@ def resolve(spec, source=None, path=()):
         name: block.model_copy(update={kind: resolved["blocks", name, kind] for kind in block.sublayers()})
         for name, block in spec.blocks.items()
     }
-    return spec.model_copy(update={"blocks": blocks, "pool": resolved.get(("pool",))})
+    return spec.model_copy(update={"blocks": blocks, "pool": resolved.get(("pool",)), "vision": resolved.get(("vision",))})

@@ -89,7 +89,8 @@ def computed(spec: ModelSpec, context: int) -> dict[str, Any]:
         if mixer and mixer["type"] == "attention" and mixer["window"] and _is_idle(_reach(spec, mixer), context):
             mixer["window"] = None
     pool = spec.pool and registry.whole("pool", spec.pool)
-    return {**spec.dump(neutral=True), "pattern": [], "blocks": [blocks[name] for name in spec.layer_blocks()], "pool": pool}
+    vision = spec.vision and registry.whole("tower", spec.vision)
+    return {**spec.dump(neutral=True), "pattern": [], "blocks": [blocks[name] for name in spec.layer_blocks()], "pool": pool, "vision": vision}
 
 
 def explicit(spec: ModelSpec, name: str) -> dict[str, Any]:

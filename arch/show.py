@@ -94,6 +94,12 @@ def costs(spec, name, summary):
         sizes.add_row("cache of one stream", _bytes(cache["total"]))
     for key in ("weights", "gradients", "optimizer", "activations", "total"):
         sizes.add_row(f"training memory, {key}", _bytes(training[key]))
+    if vision := summary.get("vision"):
+        for part, number in vision["parameters"].items():
+            sizes.add_row(f"parameters, vision {part}", _count(number))
+        sizes.add_row("soft tokens of an image", f"{vision['tokens']:,}")
+        for path, number in vision["flops_per_image"].items():
+            sizes.add_row(f"FLOPs of an image, {path}", _flops(number))
     flops = Table("FLOPs per token", "ideal", "executed")
     for path in ("train", "prefill") if encodes else ("train", "prefill", "decode"):
         flops.add_row(path, *(_flops(summary["flops_per_token"][kind][path]) for kind in ("ideal", "executed")))
