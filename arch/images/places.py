@@ -1,0 +1,36 @@
+"""Where images stand among tokens: which placeholders belong to which image, and the tokens that stand around one.
+
+Shapes: B rows, T tokens.
+"""
+
+import torch
+from torch import Tensor
+
+from arch.errors import DataError
+
+
+def numbered(tokens_BT: Tensor, placeholder: int, each: int) -> Tensor:
+    """The number of the image that each token is of, within its row, -1 for text (`TokenLayout.image_BT`).
+
+    Every `each` placeholders in a row are an image, also where the next image follows at once. Raises DataError for a run of
+    placeholders that is no whole number of images.
+    """
+    here_BT = tokens_BT == placeholder
+    before_BT = here_BT.cumsum(1) - here_BT.long()  # placeholders before each token
+    image_BT = torch.where(here_BT, before_BT // each, -1)
+    ends_BT = here_BT.clone()
+    ends_BT[:, :-1] &= ~here_BT[:, 1:]  # the last token of each run
+    if bool((ends_BT & ((before_BT + 1) % each != 0)).any()):
+        row, place = (int(i) for i in torch.nonzero(ends_BT & ((before_BT + 1) % each != 0))[0])
+        raise DataError(
+            f"row {row}: placeholders of images up to token {place} are no whole number of images of {each} tokens", key=None
+        )
+    return image_BT
+
+
+def around(newlines: list[int], start: int | None, end: int | None) -> tuple[list[int], list[int]]:
+    """([ids], [ids]) that stand before and behind the soft tokens of an image, as Gemma 3 has them: a blank line on both sides.
+
+    newlines: the tokens of two line breaks. start, end: the tokens that begin and end an image; None for none.
+    """
+    return [*newlines, *([] if start is None else [start])], [*([] if end is None else [end]), *newlines]
