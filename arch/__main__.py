@@ -141,7 +141,9 @@ def export(
 @app.command()
 def generate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint in our format, or a Hugging Face folder.")],
-    prompt: Annotated[str, typer.Option(help="The text to continue; - reads it from standard input.")],
+    prompt: Annotated[str, typer.Option(help="The text to continue; - reads it from standard input. <image>: where a picture is.")],
+    image: Annotated[list[Path], typer.Option(metavar="FILE", help="A picture; once for each <image> in the prompt.")] = [],  # noqa: B006
+    pan_and_scan: Annotated[float | None, typer.Option(min=1, help="Also show crops from this ratio of the sides on.")] = None,
     tokens: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Generate at most this many tokens.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 takes the likeliest token.")] = 1.0,
     top_k: Annotated[int | None, typer.Option(min=1, help="Sample among the k likeliest tokens.")] = None,
@@ -152,17 +154,37 @@ def generate(
     """Sample text from a model and print it token by token."""
     from arch.tokenizer import TextTokens
 
-    text = TextTokens(checkpoint)
-    ids = text.encode(sys.stdin.read() if prompt == "-" else prompt)
+    text, said = TextTokens(checkpoint), sys.stdin.read() if prompt == "-" else prompt
+    pictures = _pictures(image, said, pan_and_scan)
 
     from arch import hf
     from arch.generate import writing
     from arch.words import visible
 
+    ids, shown = [], None
+    if not pictures:
+        ids = text.encode(said)
     model = hf.load(checkpoint, dtype=_dtype(dtype))
-    for piece in text.stream(ids, writing(model, ids, tokens, temperature, top_k, top_p, seed)):
+    if pictures:
+        from arch.images import asked
+
+        ids, shown = asked.asked(model, text, said, pictures, pan_and_scan)
+    for piece in text.stream(ids, writing(model, ids, tokens, temperature, top_k, top_p, seed, shown)):
         print(visible(piece) if sys.stdout.isatty() else piece, end="", flush=True)  # a terminal would obey what is no text
     print()
+
+
+def _pictures(files, prompt, ratio):
+    """The pictures in files, all read before a model is. Raises DataError for what is none, and options that do not go together."""
+    from arch.errors import DataError
+    from arch.images.files import opened
+    from arch.images.prompts import MARK
+
+    if ratio is not None and not files:
+        raise DataError("--pan-and-scan: there is no --image to be cut", key=None)
+    if not files and MARK in prompt:
+        raise DataError(f"the prompt has {MARK}, but no --image is given", key=None)
+    return [opened(path) for path in files]
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Where images stand among tokens: which placeholders belong to which image, and the tokens that stand around one.
+"""Where images stand among tokens: which placeholders belong to which image.
 
 Shapes: B rows, T tokens.
 """
@@ -26,11 +26,3 @@ def numbered(tokens_BT: Tensor, placeholder: int, each: int) -> Tensor:
             f"row {row}: placeholders of images up to token {place} are no whole number of images of {each} tokens", key=None
         )
     return image_BT
-
-
-def around(newlines: list[int], start: int | None, end: int | None) -> tuple[list[int], list[int]]:
-    """([ids], [ids]) that stand before and behind the soft tokens of an image, as Gemma 3 has them: a blank line on both sides.
-
-    newlines: the tokens of two line breaks. start, end: the tokens that begin and end an image; None for none.
-    """
-    return [*newlines, *([] if start is None else [start])], [*([] if end is None else [end]), *newlines]
