@@ -253,6 +253,7 @@ class Objective(Protocol):
     `place`): such an objective is made by `__init__(config, dataset, runs)`, {option: folder of its checkpoint}; an option
     that is null names none, and where none is named, `runs` is left out. The run is made first if it must be, and what it is
     belongs to the identity of the run that uses it.
+    reads_images (optional): whether it gives a model the images of its rows; planning refuses another one for data with images.
     measured_by (optional): the type of the objective whose metrics the evaluator `objective` reports, where training
     minimises something else: a student is measured by `next_token`.
     """
@@ -313,7 +314,9 @@ class Source(Protocol):
     A source of rows whose class says `exact = True` knows the true probability of each target: its rows have
     `extra["nats"]` (B, T), -log of it, 0 where there is no target. One whose class says `recalls = True` asks in each target
     for something that came before in the row: `extra["distance"]`, the tokens from there to the question, and
-    `extra["pairs"]`, among how many such things the answer is, both (B, T), 0 where there is no target.
+    `extra["pairs"]`, among how many such things the answer is, both (B, T), 0 where there is no target. One whose class says
+    `images = True` has pictures: its rows have `extra["images"]` (B, I, 3, S, S) and a layout that says where they are, its Config
+    `image_size` and `tokens`, its dataset `spelt(tokens)`, an answer as text.
     """
 
     def documents(self) -> Iterable[tuple[str, str]]:

@@ -53,6 +53,8 @@ def of(spec: ExperimentSpec) -> Able:
     source = registry.component("source", spec.data.source["type"])
     words |= {word for word in ("exact", "recalls") if getattr(source, word, False)}
     words.add("pairs" if gives_pairs(source) else "rows")
+    if getattr(source, "images", False):
+        words.add("images")
     return Able(frozenset(words), reasons)
 
 

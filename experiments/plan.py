@@ -13,7 +13,7 @@ from arch.model import Model
 from arch.model_spec import expand_like
 from arch.plugins import plugin_sources
 from arch.spec import List, Spec, digest
-from experiments import auto, capabilities, costs, evaluations, precision, probes, references, remarks
+from experiments import auto, capabilities, costs, evaluations, precision, probes, references, remarks, seeing
 from experiments.compiled import kinds
 from experiments.data import texts
 from experiments.data.dataset import gives_rows, prepare
@@ -118,6 +118,7 @@ def resolved(source):
     spec = spec.model_copy(update={"model": model, "data": data, **components})
     able = capabilities.of(spec)
     capabilities.check("objective", spec.objective, able, root, ("objective",))
+    seeing.check(spec, able, root)
     spec, notes = auto.decided(spec.model_copy(update={"evaluate": _evaluations(root, spec.evaluate, able)}))
     spec, more = _with_compile(spec)
     return Resolved(root, spec, (*notes, *more))

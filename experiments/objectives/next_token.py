@@ -32,6 +32,7 @@ class NextToken(nn.Module):
         """No options."""
 
     needs = frozenset({"causal", "rows"})
+    reads_images = True
     metrics = NEXT_TOKEN
     byte_lengths_V: torch.Tensor | None
 
@@ -49,7 +50,7 @@ class NextToken(nn.Module):
         """
         rows = batch["text"]
         assert rows.targets_BT is not None
-        hidden_BTD, _ = model.trunk(rows.tokens_BT, rows.layout)
+        hidden_BTD, _ = model.trunk(rows.tokens_BT, rows.layout, images=rows.extra.get("images"))
         targets_N = rows.targets_BT.flatten()
         inputs = hidden_BTD.flatten(0, 1), model.head_weight, targets_N, model.spec.logit_softcap
         if torch.is_grad_enabled():
@@ -67,7 +68,7 @@ class NextToken(nn.Module):
         """The means of `forward` for each position: nats with weight 1, and with the bytes of the target; 0 without a target."""
         rows = batch["text"]
         assert rows.targets_BT is not None
-        hidden_BTD, _ = model.trunk(rows.tokens_BT, rows.layout)
+        hidden_BTD, _ = model.trunk(rows.tokens_BT, rows.layout, images=rows.extra.get("images"))
         targets_N = rows.targets_BT.flatten()
         inputs = hidden_BTD.flatten(0, 1), model.head_weight, targets_N, model.spec.logit_softcap
         nats_BT, right_BT = (each_N.view_as(rows.targets_BT) for each_N in predictions(*inputs))
