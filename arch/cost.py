@@ -140,7 +140,8 @@ def summary(spec, context, dtype="float32", mixed=False):
     has a pool does not decode: its cache and its decode FLOPs are None.
     training_bytes: weights and gradients in `dtype`, AdamW's moments, and `activations`: what autograd keeps for the
     backward pass of one row of N tokens. This includes the loss, which keeps a gradient of the hidden states and no
-    logits. A frozen tower has weights alone. Not included: images, further rows, gradients of activations, workspaces (such as the loss's, of at most 512 MiB),
+    logits. A frozen tower has weights alone. Not included: images, further rows, gradients of activations, workspaces (such as
+    the loss's, of at most 512 MiB),
     rounding up by the allocator.
     mixed: training memory is that of float32 weights which compute in bfloat16 (`products.casting`): activations in bfloat16,
     and `casts`, the weights' second copy in bfloat16. Caches and what is decoded stay in `dtype`.

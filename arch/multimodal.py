@@ -161,7 +161,9 @@ def sources(spec: ModelSpec, held: Tensors | None = None, path: Path | str = "")
     tower, projector = TOWER, PROJECTOR
     if held is not None:
         if not has_tower(held):
-            raise DataError(f"{path}: no tensor is called {TOWERS[0]}{EMBEDDING}, or as in another layout: no vision tower", key=None)
+            raise DataError(
+                f"{path}: no tensor is called {TOWERS[0]}{EMBEDDING}, or as in another layout: no vision tower", key=None
+            )
         tower = next(prefix for prefix in TOWERS if prefix + EMBEDDING in held.entries)
         projector = PROJECTORS[tower.startswith("model.")]
     ours = {

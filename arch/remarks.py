@@ -90,7 +90,13 @@ def computed(spec: ModelSpec, context: int) -> dict[str, Any]:
             mixer["window"] = None
     pool = spec.pool and registry.whole("pool", spec.pool)
     vision = spec.vision and registry.whole("tower", spec.vision)
-    return {**spec.dump(neutral=True), "pattern": [], "blocks": [blocks[name] for name in spec.layer_blocks()], "pool": pool, "vision": vision}
+    return {
+        **spec.dump(neutral=True),
+        "pattern": [],
+        "blocks": [blocks[name] for name in spec.layer_blocks()],
+        "pool": pool,
+        "vision": vision,
+    }
 
 
 def explicit(spec: ModelSpec, name: str) -> dict[str, Any]:

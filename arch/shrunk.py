@@ -35,7 +35,8 @@ def component(kind: str, resolved: dict[str, Any], context: Context, most: int) 
 def model(spec: ModelSpec, most: int, vocabulary: int = 64, depth: int = 16) -> ModelSpec:
     """The ModelSpec with at most `most` parameters in its layers, as near to that as halving comes.
 
-    Without a pool, which is behind its layers, and without a tower, which is before them. These stay, in number and order. Of more than `depth`, or if even
+    Without a pool, which is behind its layers, and without a tower, which is
+    before them. Layers stay, in number and order. Of more than `depth`, or if even
     the narrowest have too many parameters, the first are kept; or a cycle in which each run of equal blocks is one layer, if
     the first are not of every block.
     """

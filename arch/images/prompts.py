@@ -1,4 +1,4 @@
-"""A prompt with pictures as tokens and pixels, laid out as Gemma 3 was trained: a blank line, start, soft tokens, end, a blank line.
+"""A prompt with pictures as tokens and pixels, laid out as for Gemma 3: blank line, start, soft tokens, end, blank line.
 
 Shapes: I images, L soft tokens of an image, S side in pixels.
 """

@@ -26,7 +26,7 @@ class Answers:
         rows: Count = 256
 
     needs = frozenset({"causal", "images"})
-    metrics = {  # noqa: RUF012
+    metrics = {
         "answers_exact": Metric(better="higher", compare="difference"),
         "answers_anls": Metric(better="higher", compare="difference"),
     }

@@ -8,7 +8,8 @@ from arch.express import resolved
 
 @dataclass(frozen=True)
 class Size:
-    """Non-embedding and embedding parameters, those of a tower with its projection, and {tokens of context: cache bytes of one bfloat16 stream}.
+    """Non-embedding and embedding parameters, those of a tower with its projection, and {tokens of context: cache
+    bytes of one bfloat16 stream}.
 
     source: where the numbers are from. Numbers published with fewer digits were computed from the published shapes.
     """

@@ -93,7 +93,8 @@ def _sizes(sizes):
     for name, (expected, ours) in sizes.items():
         caches = "; ".join(f"{bytes_:,} at {context:,}" for context, bytes_ in ours.cache.items()) or "-"
         verdict = "equal" if expected == ours else f"**differs**: expected {expected}"
-        yield f"| `{name}` | {ours.non_embedding:,} | {ours.embedding:,} | {f'{ours.vision:,}' if ours.vision else '-'} | {caches} | {expected.source} | {verdict} |"
+        tower = f"{ours.vision:,}" if ours.vision else "-"
+        yield f"| `{name}` | {ours.non_embedding:,} | {ours.embedding:,} | {tower} | {caches} | {expected.source} | {verdict} |"
 
 
 def _inits():

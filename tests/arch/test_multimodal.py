@@ -116,7 +116,7 @@ def test_transformers_loads_what_is_exported(tmp_path):
 )
 def test_what_transformers_does_not_compute_is_not_exported(changes, reason, tmp_path):
     folder = imported(tmp_path)
-    spec, held = checkpoint.open_checkpoint(folder)
+    spec, _ = checkpoint.open_checkpoint(folder)
     other = spec.model_copy(update={"vision": spec.vision | changes})
     shutil.rmtree(folder)
     folder.mkdir()

@@ -35,7 +35,7 @@ KEY = ("data", "source")
 
 @source
 class Pages:
-    """Pages of names and numbers as pictures; a question names a line, the answer is its number (Gemma 3, tables 7 and 8, in small).
+    """Pages of names and numbers as pictures; a question names a line, the answer is its number.
 
     A row is the image with its crops, the question, and one place for each digit of the answer. No place sees an earlier digit of
     the answer: it must be read, and cannot be guessed from the digit before.
@@ -78,7 +78,8 @@ class Pages:
         found = PageRows(self.config)
         if data.context < found.needed:
             raise DataError(
-                f"{data.context:,} tokens cannot hold {found.most} images, a question and an answer; expected at least {found.needed}",
+                f"{data.context:,} tokens cannot hold {found.most} images, a question and an answer; "
+                f"expected at least {found.needed}",
                 key=("data", "context"),
             )
         return found
