@@ -1,9 +1,9 @@
 """Compare our models that read images with recorded outputs of `Gemma3ForConditionalGeneration`.
 
-Recorded with transformers 5.23.0 and torch 2.13.0. The folder is tests/fixtures/gemma3_vision_tiny: random weights, 3 layers, a window of 5 keys, images of 36 patches that become 9
-tokens. Its `expected.safetensors` holds two rows of 29 tokens, one with two images and one with one; the images; what the tower
-and the projection give; which keys each token sees in a global and in a local layer; logits with images, with images that are
-read causally (`logits_no_token_types`), and of rows of text.
+Recorded with transformers 5.23.0 and torch 2.13.0. The folder is tests/fixtures/gemma3_vision_tiny: random weights, 3 layers, a
+window of 5 keys, images of 36 patches that become 9 tokens. Its `expected.safetensors` holds two rows of 29 tokens, one with two
+images and one with one; the images; what the tower and the projection give; which keys each token sees in a global and in a local
+layer; logits with images, with images that are read causally (`logits_no_token_types`), and of rows of text.
 
 Shapes: B rows, T tokens, N images, I images of a row.
 """
