@@ -36,8 +36,8 @@ def opened(path: Path | str) -> Image:
                 width, height = picture.size
                 if width * height > MOST:
                     raise _too_large(path, f"{width:,} x {height:,} pixels")
-                if getattr(picture, "n_frames", 1) > 1:
-                    raise DataError(f"{path}: {picture.n_frames} pictures in one file (animated?); expected one", key=None)
+                if (frames := getattr(picture, "n_frames", 1)) > 1:
+                    raise DataError(f"{path}: {frames} pictures in one file (animated?); expected one", key=None)
                 if picture.mode not in PLAIN or "transparency" in picture.info:
                     kind = {"P": "colours from a palette", "CMYK": "CMYK colours"}.get(picture.mode, f"mode {picture.mode}")
                     raise DataError(f"{path}: it has {kind}; expected RGB or grey without transparency: convert it first", key=None)

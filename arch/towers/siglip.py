@@ -69,7 +69,7 @@ class Siglip(nn.Module):
         @classmethod
         def examples(cls):
             """Valid instances for the tests."""
-            small = {"dim": 16, "layers": 2, "heads": 2, "hidden": 24, "placeholder": 5}
+            small: Any = {"dim": 16, "layers": 2, "heads": 2, "hidden": 24, "placeholder": 5}
             return [cls(image_size=24, patch=4, tokens=9, **small), cls(image_size=8, patch=2, tokens=16, frozen=False, **small)]
 
     def __init__(self, config: Config, context: Context):
@@ -133,7 +133,8 @@ class Layer(nn.Module):
 
     def _attention(self, x_NPD):
         q_NPHC, k_NPHC, v_NPHC = (each(x_NPD).unflatten(-1, (self.heads, -1)) for each in (self.q, self.k, self.v))
-        everything = TokenLayout.whole(*x_NPD.shape[:2], x_NPD.device).interval(None, None)
+        images, patches = x_NPD.shape[:2]
+        everything = TokenLayout.whole(images, patches, x_NPD.device).interval(None, None)
         y_NPHC = attend(q_NPHC, k_NPHC, v_NPHC, *everything, q_NPHC.shape[-1] ** -0.5, whole=True)
         return self.o(y_NPHC.flatten(2))
 

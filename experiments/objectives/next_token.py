@@ -90,5 +90,6 @@ class NextToken(nn.Module):
 
 def _hidden(model: Model, rows: Rows) -> torch.Tensor:
     """The hidden states (B, T, D) of rows, with their images if they have some."""
-    shown = {"images": rows.extra["images"]} if "images" in rows.extra else {}
-    return model.trunk(rows.tokens_BT, rows.layout, **shown)[0]
+    if "images" in rows.extra:
+        return model.trunk(rows.tokens_BT, rows.layout, images=rows.extra["images"])[0]
+    return model.trunk(rows.tokens_BT, rows.layout)[0]
