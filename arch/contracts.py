@@ -8,6 +8,7 @@ inherits from them: a class that has the attributes and methods satisfies the co
 |---|---|---|
 | mixer, ffn | `arch/mixers/`, `arch/ffns/` | the blocks of a model |
 | pool | `arch/pools/` | the vector that a model gives of a text |
+| quantiser | `arch/quantisers/` | the weights that a model computes with |
 | optimizer, schedule | `experiments/optimizers/`, `experiments/schedules/` | a training step |
 | source, tokenizer | `experiments/data/sources/`, `experiments/data/tokenizers/` | the data of a run |
 | objective | `experiments/objectives/` | training, and the evaluator `objective` |
@@ -192,6 +193,31 @@ class Pool(Protocol):
 
         It depends on no padding (`layout.seen_BT`), whatever is there. A row that is all padding gives finite numbers.
         """
+
+
+class Quantiser(Protocol):
+    """How a matrix of weights is stored in fewer bits, and what it then is. `__init__(config)`.
+
+    Its rows are output channels, its columns inputs. Every method takes matrices (N, D) of any float type; values are float32.
+    multiple: D must be a multiple of it.
+    """
+
+    multiple: int
+
+    def bytes(self, rows: int, width: int) -> int:
+        """Of a packed matrix, scales included: exactly what `pack` gives."""
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        """{name: tensor} of what is stored."""
+
+    def unpack(self, packed: dict[str, Tensor], width: int) -> Tensor:
+        """The values (N, D) of a packed matrix with rows of this width."""
+
+    def rounded(self, weight: Tensor) -> Tensor:
+        """`unpack` of `pack`, bit for bit, without the packing: what a model computes with."""
+
+    def clipped(self, weight: Tensor) -> Tensor | None:
+        """Which weights get no gradient through the rounding (N, D), because they are clipped; None for none."""
 
 
 @dataclass(frozen=True)

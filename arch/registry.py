@@ -20,6 +20,7 @@ FOLDERS = {
     "mixer": "arch.mixers",
     "ffn": "arch.ffns",
     "pool": "arch.pools",
+    "quantiser": "arch.quantisers",
     "source": "experiments.data.sources",
     "tokenizer": "experiments.data.tokenizers",
     "objective": "experiments.objectives",
@@ -48,7 +49,7 @@ def _marker(kind):
     return mark
 
 
-mixer, ffn, pool, source, tokenizer, objective, optimizer, schedule, evaluator, claim = (_marker(kind) for kind in FOLDERS)
+mixer, ffn, pool, quantiser, source, tokenizer, objective, optimizer, schedule, evaluator, claim = (_marker(kind) for kind in FOLDERS)
 
 
 def names(kind):
@@ -179,4 +180,7 @@ def resolve(spec, source=None, path=()):
         name: block.model_copy(update={kind: resolved["blocks", name, kind] for kind in block.sublayers()})
         for name, block in spec.blocks.items()
     }
-    return spec.model_copy(update={"blocks": blocks, "pool": resolved.get(("pool",))})
+    rounding = spec.quantise
+    if rounding is not None:
+        rounding = rounding.model_copy(update={role: resolved["quantise", role] for role in rounding.roles()})
+    return spec.model_copy(update={"blocks": blocks, "pool": resolved.get(("pool",)), "quantise": rounding})
