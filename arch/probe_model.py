@@ -51,7 +51,7 @@ def check_components(spec: ModelSpec, root: Node, path: tuple[str, ...] = (), to
     """
     layers, notes = spec.layer_blocks(), []
     for where, kind, resolved in spec.components():
-        if not is_plugin(resolved["type"]) or (kind != "pool" and where[1] not in layers):
+        if kind == "quantiser" or not is_plugin(resolved["type"]) or (kind != "pool" and where[1] not in layers):
             continue
         layer = 0 if kind == "pool" else layers.index(where[1])
         context = Context(spec.dim, layer, spec.layers, spec.norm_eps, spec.init)
