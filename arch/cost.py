@@ -114,7 +114,8 @@ def summary(spec, context, dtype="float32", mixed=False):
     logits. Not included: further rows, gradients of activations, workspaces (such as the loss's, of at most 512 MiB),
     rounding up by the allocator.
     mixed: training memory is that of float32 weights which compute in bfloat16 (`products.casting`): activations in bfloat16,
-    and `casts`, the weights' second copy in bfloat16. A model with `quantise` has `rounded`, the copy that it computes with. Caches and what is decoded stay in `dtype`.
+    and `casts`, the weights' second copy in bfloat16. A model with `quantise` has `rounded`, the copy that it computes with.
+    Caches and what is decoded stay in `dtype`.
     notes: why a number is too low or absent. Raises SpecError for an unknown dtype or a context below 1.
     """
     with products.casting() if mixed else nullcontext():

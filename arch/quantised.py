@@ -79,7 +79,7 @@ def role(name: str, weight: nn.Parameter) -> str | None:
 
 
 def attach(model: Any) -> None:
-    """Let every weight of each quantised role be used rounded. Raises ValueError, `ROLE: reason`, where a format cannot hold one."""
+    """Let every weight of each quantised role be used rounded. Raises ValueError, `ROLE: reason`, for one that cannot be."""
     spec = model.spec.quantise
     quantisers = {name: registry.build("quantiser", component) for name, component in spec.roles().items()}
     found = dict.fromkeys(quantisers, False)

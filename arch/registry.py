@@ -49,7 +49,9 @@ def _marker(kind):
     return mark
 
 
-mixer, ffn, pool, quantiser, source, tokenizer, objective, optimizer, schedule, evaluator, claim = (_marker(kind) for kind in FOLDERS)
+mixer, ffn, pool, quantiser, source, tokenizer, objective, optimizer, schedule, evaluator, claim = (
+    _marker(kind) for kind in FOLDERS
+)
 
 
 def names(kind):

@@ -16,7 +16,7 @@ BLOCK, ZERO, HIGH = 32, 8, 15
 
 @quantiser
 class Q40:
-    """q = clip(trunc(w / d + 8.5), 0, 15) with d = -m / 8, where m is the first w of the block with the largest |w|; value d (q - 8).
+    """q = clip(trunc(w / d + 8.5), 0, 15), with the value d (q - 8). d = -m / 8, m the first w of the block with the largest |w|.
 
     m keeps its sign, so it is always the code 0, and the other end of a block is at 7/8 of it. The codes are of the float32 d,
     the values of d in float16: rounding d first would change codes. 4.5 bits a weight.

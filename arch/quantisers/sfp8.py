@@ -16,7 +16,7 @@ POWER = 0x7F800000  # the bits of a float32 that are its power of two
 
 @quantiser
 class SFP8:
-    """x = w 1.875 / max|w| of the row, rounded to the nearest value of the format, halves to the even mantissa; the value is x / scale.
+    """x = s w with s = 1.875 / max|w| of the row, rounded to the format's nearest value, halves to even; the value is x / s.
 
     Values: +-2^e (1 + m / 8) for -7 <= e <= 0, +-2^e (1 + m / 4) for -23 <= e <= -8, and 0, which has the place of 2^-23.
     Nothing is clipped. A code has 8 bits: the sign, then the rank of the magnitude; the scale of a row is float32.

@@ -63,7 +63,7 @@ def weights() -> list[Weights]:
     for name, cells in PUBLISHED.items():
         spec = _spec(name)
         for (column, kind), published in zip(FORMATS.items(), cells, strict=True):
-            text = packed.total(packed.weights(spec, dict.fromkeys(ROLES, {"type": kind}) if kind else {})) / GIGA
+            text = packed.total(packed.weights(spec, {role: {"type": kind} for role in ROLES} if kind else {})) / GIGA
             with_vision = text + 2 * VISION[name] / GIGA
             nominal = None if kind else 2 * NOMINAL[name] / GIGA
             found.append(Weights(name, column, published, text, with_vision, nominal))

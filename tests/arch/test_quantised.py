@@ -211,7 +211,10 @@ def error_of(quantise, **rest):
         ({"matrix": {"type": "q4_0", "gradient": "none"}}, "quantise.matrix.gradient"),
         ({}, "expected a quantiser for at least one of embedding, attention, matrix"),
         ({"heads": Q4}, "unknown key"),
-        ({"attention": {"type": "int8_block", "block": 48}}, "quantise.attention: int8_block needs rows of a multiple of 48 values"),
+        (
+            {"attention": {"type": "int8_block", "block": 48}},
+            "quantise.attention: int8_block needs rows of a multiple of 48",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_at_its_key(quantise, words):

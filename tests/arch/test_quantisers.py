@@ -48,7 +48,14 @@ def test_packed_bytes_are_exact(component):
 
 @pytest.mark.parametrize(
     ("component", "bits"),
-    [("int4_channel", 4 + 32 / 96), ("q4_0", 4.5), ("q8_0", 8.5), ("int8_block", 9), ("sfp8", 8 + 32 / 96), ("fp8_e4m3", 8 + 32 / 96)],
+    [
+        ("int4_channel", 4 + 32 / 96),
+        ("q4_0", 4.5),
+        ("q8_0", 8.5),
+        ("int8_block", 9),
+        ("sfp8", 8 + 32 / 96),
+        ("fp8_e4m3", 8 + 32 / 96),
+    ],
 )
 def test_bits_per_weight(component, bits):
     assert 8 * built(component).bytes(10, 96) == pytest.approx(10 * 96 * bits, rel=1e-12)
