@@ -17,6 +17,9 @@ app = new_app("Models as specs and as checkpoints: list, cost, compare; import, 
 SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A path ending in .yaml, or a shipped name (see `list`).")]
 
 
+QUANTISE = "Round the weights: q4_0, or by role, embedding=q8_0,attention=q8_0,matrix=q4_0 (`list` has the formats)."
+
+
 @app.command("list")
 def list_():
     """List the components with their options and defaults, and the shipped specs."""
@@ -38,24 +41,33 @@ def show(
     dtype: Annotated[str, typer.Option(help="Type of weights, activations and cache: float32, bfloat16 or float16.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print only JSON, with exact numbers.")] = False,
     changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key, e.g. layers=4.")] = (),
+    quantise: Annotated[str | None, typer.Option(metavar="FORMAT", help=QUANTISE)] = None,
 ):
-    """Show what a model costs before any weight exists: parameters, FLOPs per token, cache, training memory."""
-    root, resolved = _load(spec, changes)
+    """Show what a model costs before any weight exists: parameters, FLOPs per token, cache, training memory.
 
-    from arch import cost, probe_model, remarks
+    Of a model with quantised weights also its memory by format: weights packed, cache also in 8 bits, activations.
+    """
+    root, resolved = _load(spec, [*changes, *(_roles(quantise) if quantise is not None else ())])
+
+    from arch import cost, packed, probe_model, remarks
     from arch.spec import digest
 
     cost.check_builds(resolved, root)
     probe_model.check_components(resolved, root, tokens=min(context, probe_model.TOKENS))
     summary, said = cost.summary(resolved, context, dtype), remarks.of_model(resolved, context)
+    memory = None if resolved.quantise is None else packed.memory(resolved, context)
     if as_json:
-        print(json.dumps({"spec": spec, "digest": digest(resolved), **summary, "remarks": said}))
+        more = {} if memory is None else {"memory": memory}
+        print(json.dumps({"spec": spec, "digest": digest(resolved), **summary, **more, "remarks": said}))
         return
     from rich.console import Console
 
-    from arch.show import costs
+    from arch.show import by_format, costs
 
-    Console(highlight=False, markup=False).print(costs(resolved, spec, summary))
+    console = Console(highlight=False, markup=False)
+    console.print(costs(resolved, spec, summary))
+    if memory is not None:
+        console.print(by_format(memory))
     warn(said)
 
 
@@ -241,6 +253,22 @@ def _load(reference, changes=()):
 
     root = document.load(reference, "arch", changes)
     return root, registry.resolve(ModelSpec.parse(root), root)
+
+
+def _roles(text):
+    """The overrides that `--quantise` stands for: one format for every role, or ROLE=FORMAT for some. Raises SpecError."""
+    from arch.errors import SpecError, nearest
+    from arch.model_spec import ROLES
+
+    if "=" not in text:
+        return [f"quantise.{role}.type={text}" for role in ROLES]
+    pairs = [each.partition("=") for each in text.split(",")]
+    for role, equals, name in pairs:
+        if not equals or not name:
+            raise SpecError(f"expected FORMAT or ROLE=FORMAT,ROLE=FORMAT, got {text!r}", file="--quantise")
+        if role not in ROLES:
+            raise SpecError(f"no role {role!r}{nearest(role, ROLES)}", file="--quantise")
+    return [f"quantise.{role}.type={name}" for role, _, name in pairs]
 
 
 def _dtype(name):

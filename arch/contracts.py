@@ -9,6 +9,7 @@ inherits from them: a class that has the attributes and methods satisfies the co
 | mixer, ffn | `arch/mixers/`, `arch/ffns/` | the blocks of a model |
 | pool | `arch/pools/` | the vector that a model gives of a text |
 | tower | `arch/towers/` | the soft tokens that a model reads in place of an image |
+| quantiser | `arch/quantisers/` | the weights that a model computes with |
 | optimizer, schedule | `experiments/optimizers/`, `experiments/schedules/` | a training step |
 | source, tokenizer | `experiments/data/sources/`, `experiments/data/tokenizers/` | the data of a run |
 | objective | `experiments/objectives/` | training, and the evaluator `objective` |
@@ -210,6 +211,29 @@ class Tower(Protocol):
 
     def forward(self, pixels_N3SS: Tensor) -> Tensor:
         """Soft tokens (N, tokens, D) of N images with values in [-1, 1], at the scale of scaled embeddings."""
+class Quantiser(Protocol):
+    """How a matrix of weights is stored in fewer bits, and what it then is. `__init__(config)`.
+
+    Its rows are output channels, its columns inputs. Every method takes matrices (N, D) of any float type; values are float32.
+    multiple: D must be a multiple of it.
+    """
+
+    multiple: int
+
+    def bytes(self, rows: int, width: int) -> int:
+        """Of a packed matrix, scales included: exactly what `pack` gives."""
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        """{name: tensor} of what is stored."""
+
+    def unpack(self, packed: dict[str, Tensor], width: int) -> Tensor:
+        """The values (N, D) of a packed matrix with rows of this width."""
+
+    def rounded(self, weight: Tensor) -> Tensor:
+        """`unpack` of `pack`, bit for bit, without the packing: what a model computes with."""
+
+    def clipped(self, weight: Tensor) -> Tensor | None:
+        """Which weights get no gradient through the rounding (N, D), because they are clipped; None for none."""
 
 
 @dataclass(frozen=True)

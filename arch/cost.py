@@ -32,7 +32,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from arch import blame, registry
+from arch import blame, quantised, registry
 from arch.errors import SpecError, nearest
 from arch.kernels import products
 from arch.kernels.cross_entropy import Targets, chunked
@@ -144,7 +144,8 @@ def summary(spec, context, dtype="float32", mixed=False):
     the loss's, of at most 512 MiB),
     rounding up by the allocator.
     mixed: training memory is that of float32 weights which compute in bfloat16 (`products.casting`): activations in bfloat16,
-    and `casts`, the weights' second copy in bfloat16. Caches and what is decoded stay in `dtype`.
+    and `casts`, the weights' second copy in bfloat16. A model with `quantise` has `rounded`, the copy that it computes with.
+    Caches and what is decoded stay in `dtype`.
     notes: why a number is too low or absent. Raises SpecError for an unknown dtype or a context below 1.
     """
     with products.casting() if mixed else nullcontext():
@@ -178,6 +179,8 @@ def _summary(spec, context, dtype):
         "optimizer": trained * OPTIMIZER_BYTES,
         "activations": whole(lambda block: block.activations, outside.activations + sum(shared.values())),
     }
+    if spec.quantise is not None:
+        training["rounded"] = size * quantised.count(spec)
     if products.is_casting():
         training["casts"] = whole(lambda block: block.casts, outside.casts)
     return {
@@ -258,6 +261,8 @@ def check_builds(spec, root, path=()):
             raise root.error(f"{dim:,} x {width:,} values {TOO_LARGE}", (*path, "project"))
     layers = {name: layer % spec.layers for layer, name in enumerate(spec.blocks)}
     for place, kind, resolved in spec.components():
+        if kind == "quantiser":
+            continue  # they are checked with the weights that they round
         layer, where = layers[place[1]] if kind in SUBLAYERS else 0, (*path, *place)
         try:
             with torch.device("meta"):
@@ -276,6 +281,7 @@ def check_builds(spec, root, path=()):
             if not is_plugin(resolved["type"]):
                 raise
             raise root.error(f"{resolved['type']} {_uncosted(error, '__init__')}", where) from None
+    quantised.check(spec, root, path)
 
 
 def failure(kind, resolved, context, tokens, dtype="float32"):
@@ -464,7 +470,7 @@ def _block(spec, name, layer):
 def _frame(spec, dtype):
     """The model without its layers."""
     with torch.device("meta"):
-        model = Model(spec.model_copy(update={"layers": 1}))
+        model = Model(spec.model_copy(update={"layers": 1, "quantise": None}))
     model.blocks = nn.ModuleList()
     return model.to(dtype)
 

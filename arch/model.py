@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arch import decoding, registry, token_plan
+from arch import decoding, quantised, registry, token_plan
 from arch.block import Block
 from arch.kernels import decode, products
 from arch.layout import TokenLayout
@@ -61,10 +61,13 @@ class Model(nn.Module):
         self.vision: Any = None if spec.vision is None else registry.build("tower", spec.vision, contexts[0])
         widths = (spec.dim, *spec.project)
         self.project = nn.ModuleList(Linear(*pair, contexts[0]) for pair in pairwise(widths))
+        self.fake: Any = None  # what rounds the embedding
+        if spec.quantise is not None:
+            quantised.attach(self)
 
     def embed(self, tokens_BT: Tensor) -> Tensor:
         """Token embeddings (B, T, D), scaled by sqrt(D) if the spec says so (see `ModelSpec.embed_scale`)."""
-        x_BTD = F.embedding(tokens_BT, self.embedding)
+        x_BTD = F.embedding(tokens_BT, self.embedding_weight)
         return x_BTD if self.spec.embed_scale == "none" else x_BTD * self.embedding_scale
 
     def embed_with_images(self, tokens_BT: Tensor, layout: TokenLayout, images_BI3SS: Tensor) -> Tensor:
@@ -88,6 +91,11 @@ class Model(nn.Module):
         soft_NLD = self.vision(images_BI3SS[count_BI > 0])
         # Rows and images are both in order, so the places are filled in order.
         return x_BTD.masked_scatter((image_BT >= 0)[..., None], soft_NLD.to(x_BTD.dtype))
+
+    @property
+    def embedding_weight(self) -> Tensor:
+        """The embedding (V, D) as it is used: rounded where the model is quantised."""
+        return self.embedding if self.fake is None else self.fake(self.embedding)
 
     @property
     def embedding_scale(self) -> float:
@@ -138,7 +146,7 @@ class Model(nn.Module):
     @property
     def head_weight(self) -> Tensor:
         """The final projection (V, D). A chunked loss needs only this, `trunk` and `spec.logit_softcap`."""
-        return self.embedding if self.head is None else self.head.weight
+        return self.embedding_weight if self.head is None else self.head.used
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Logits of the next token (B, T, V), softcapped if the spec says so; in the type of the weights."""

@@ -72,6 +72,32 @@ class BlockSpec(Spec):
         return {kind: component for kind, component in components.items() if component is not None}
 
 
+ROLES = ("embedding", "attention", "matrix")
+
+
+class QuantiseSpec(Spec):
+    """How weights are rounded to fewer bits, by role; the roles are those of EmbeddingGemma's mixed recipe (section 2.3).
+
+    embedding: the matrix of token embeddings, which is also the head if they are tied. attention: the maps of the mixers, of
+    recurrent blocks too. matrix: all maps that are none of the others: of ffns, pool and projections, and an untied head.
+    null: these stay as they are, as do norms, biases and what decides how a state decays.
+    """
+
+    embedding: Annotated[Component, Kind("quantiser")] | None = None
+    attention: Annotated[Component, Kind("quantiser")] | None = None
+    matrix: Annotated[Component, Kind("quantiser")] | None = None
+
+    @model_validator(mode="after")
+    def _quantises_something(self):
+        if not self.roles():
+            raise ValueError(f"expected a quantiser for at least one of {', '.join(ROLES)}")
+        return self
+
+    def roles(self):
+        """{role: quantiser} of the roles that have one."""
+        return {role: component for role in ROLES if (component := getattr(self, role)) is not None}
+
+
 class ModelSpec(Spec):
     """A language model: embedding, `layers` blocks by `pattern`, final norm, head. With `pool`, an encoder: a vector per text.
 
@@ -85,6 +111,7 @@ class ModelSpec(Spec):
     pool: how the hidden states of a text become one vector; such a model has no head. project: the widths of the linear maps
     behind the pool, without bias and with no activation between them (EmbeddingGemma, section 2.1: `[3072, 768]`).
     vision: the tower that makes soft tokens of images, which take the places of placeholders (Gemma 3, section 2.1).
+    quantise: the model computes with weights that are rounded to fewer bits, by role; the weights themselves stay as they are.
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -101,6 +128,7 @@ class ModelSpec(Spec):
     pool: Annotated[Component, Kind("pool")] | None = later(None)
     project: List[Count] = later(())
     vision: Annotated[Component, Kind("tower")] | None = later(None)
+    quantise: QuantiseSpec | None = later(None)
 
     @classmethod
     def parse(cls, source, path=()):
@@ -163,6 +191,8 @@ class ModelSpec(Spec):
             yield ("pool",), "pool", self.pool
         if self.vision is not None:
             yield ("vision",), "tower", self.vision
+        for role, component in (self.quantise.roles() if self.quantise else {}).items():
+            yield ("quantise", role), "quantiser", component
 
     def layer_blocks(self):
         """The block name of each layer: the pattern, cycled and truncated."""

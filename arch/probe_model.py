@@ -51,9 +51,9 @@ def check_components(spec: ModelSpec, root: Node, path: tuple[str, ...] = (), to
     """
     layers, notes = spec.layer_blocks(), []
     for where, kind, resolved in spec.components():
-        if kind == "tower" and is_plugin(resolved["type"]):
-            notes.append(f"{resolved['type']} was not checked: there is no battery for towers")
-        if not is_plugin(resolved["type"]) or kind == "tower" or (kind != "pool" and where[1] not in layers):
+        if kind in ("tower", "quantiser") and is_plugin(resolved["type"]):
+            notes.append(f"{resolved['type']} was not checked: there is no battery for a {kind}")
+        if not is_plugin(resolved["type"]) or kind in ("tower", "quantiser") or (kind != "pool" and where[1] not in layers):
             continue
         layer = 0 if kind == "pool" else layers.index(where[1])
         context = Context(spec.dim, layer, spec.layers, spec.norm_eps, spec.init)

@@ -21,6 +21,7 @@ FOLDERS = {
     "ffn": "arch.ffns",
     "pool": "arch.pools",
     "tower": "arch.towers",
+    "quantiser": "arch.quantisers",
     "source": "experiments.data.sources",
     "tokenizer": "experiments.data.tokenizers",
     "objective": "experiments.objectives",
@@ -52,7 +53,9 @@ def _marker(kind):
     return mark
 
 
-mixer, ffn, pool, tower, source, tokenizer, objective, optimizer, schedule, evaluator, claim = (_marker(kind) for kind in FOLDERS)
+mixer, ffn, pool, tower, quantiser, source, tokenizer, objective, optimizer, schedule, evaluator, claim = (
+    _marker(kind) for kind in FOLDERS
+)
 
 
 def names(kind):
@@ -183,4 +186,8 @@ def resolve(spec, source=None, path=()):
         name: block.model_copy(update={kind: resolved["blocks", name, kind] for kind in block.sublayers()})
         for name, block in spec.blocks.items()
     }
-    return spec.model_copy(update={"blocks": blocks, "pool": resolved.get(("pool",)), "vision": resolved.get(("vision",))})
+    rounding = spec.quantise
+    if rounding is not None:
+        rounding = rounding.model_copy(update={role: resolved["quantise", role] for role in rounding.roles()})
+    parts = {name: resolved.get((name,)) for name in ("pool", "vision")}
+    return spec.model_copy(update={"blocks": blocks, "quantise": rounding, **parts})

@@ -92,7 +92,7 @@ def costs(spec, name, summary):
         sizes.add_row("vector of one text", f"{spec.vector_dim:,} numbers, {_bytes(summary['vector_bytes'])}")
     else:
         sizes.add_row("cache of one stream", _bytes(cache["total"]))
-    for key in ("weights", "gradients", "optimizer", "activations", "total"):
+    for key in ("weights", "gradients", "optimizer", "activations", *(("rounded",) if "rounded" in training else ()), "total"):
         sizes.add_row(f"training memory, {key}", _bytes(training[key]))
     if vision := summary.get("vision"):
         for part, number in vision["parameters"].items():
@@ -107,6 +107,26 @@ def costs(spec, name, summary):
     if encodes:
         about += f" FLOPs per token are those of a text of {summary['context']:,} tokens, divided by them."
     return Group(*text, per_block, sizes, flops, about, *(f"note: {note}" for note in summary["notes"]))
+
+
+def by_format(memory):
+    """A rich renderable of `arch.packed.memory`."""
+    weights = Table("weights", "format", "values", "bits each", "packed", title="Packed weights", title_justify="left")
+    for role, each in memory["weights"].items():
+        weights.add_row(role, each["format"], _count(each["parameters"]), f"{each['bits']:.4g}", _bytes(each["bytes"]))
+    formats = [name for name in ("float32", "bfloat16", "8 bits", "packed") if any(name in memory[key] for key in _PARTS)]
+    sizes = Table("", *formats, title=f"Memory by format, {memory['context']:,} tokens", title_justify="left")
+    for key, title in _PARTS.items():
+        cells = [memory[key].get(name) for name in formats]
+        sizes.add_row(title, *("" if value is None else units.size(value) for value in cells))
+    return Group(weights, sizes)
+
+
+_PARTS = {
+    "weight_bytes": "weights",
+    "cache_bytes": "cache of one stream",
+    "activation_bytes": "activations, training on one row",
+}
 
 
 def _behind(spec):

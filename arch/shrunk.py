@@ -40,7 +40,8 @@ def model(spec: ModelSpec, most: int, vocabulary: int = 64, depth: int = 16) -> 
     the narrowest have too many parameters, the first are kept; or a cycle in which each run of equal blocks is one layer, if
     the first are not of every block.
     """
-    spec = spec.model_copy(update={"vocab_size": min(spec.vocab_size, vocabulary), "pool": None, "project": (), "vision": None})
+    plain = {"pool": None, "project": (), "vision": None, "quantise": None}
+    spec = spec.model_copy(update={"vocab_size": min(spec.vocab_size, vocabulary), **plain})
     if spec.layers > depth:
         spec = _shallow(spec, depth)
     while _size(spec) > most:

@@ -175,7 +175,7 @@ def _with_compile(spec):
     """(the spec with `train.compile: auto` decided, notes on it)"""
     if spec.train.compile != "auto":
         return spec, ()
-    pays, why = worth(spec)
+    pays, why = worth(spec) if spec.model.quantise is None else (False, "quantised weights are not compiled")
     choice = "on" if pays else "off"
     train = spec.train.model_copy(update={"compile": choice})
     return spec.model_copy(update={"train": train}), (f"train.compile: auto became {choice}: {why}",)

@@ -198,6 +198,14 @@ class ExperimentSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _rounds_eagerly(self):
+        if self.model.quantise is not None and self.train.compile == "on":
+            raise ValueError("train.compile: quantised weights (model.quantise) are not compiled; say `off`")
+        if self.model.quantise is not None and self.train.sharded:
+            raise ValueError("train.strategy: fsdp2 cuts weights that model.quantise needs whole; say `ddp`")
+        return self
+
+    @model_validator(mode="after")
     def _measures_what_it_has_not_seen(self):
         if self.train.steps and self.data.splits == "all":
             raise ValueError("data.splits: `all` is for a run that only measures (train.steps: 0); expected `by_content`")

@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from experiments.parity import counts, inits, peers, reference, sentence, vision
+from experiments.parity import counts, inits, memory, peers, reference, sentence, vision
 from experiments.parity.compare import worst
 
 
@@ -27,7 +27,7 @@ def rows(progress=lambda name: None):
 def document(compared, sizes=None):
     """The document as Markdown. compared: Rows. sizes: {name: (expected, measured)}, by default measured now."""
     sizes = sizes or {name: (size, counts.measured(name, size)) for name, size in counts.expected().items()}
-    return "\n".join([*_head(), *_agreement(compared), *_sizes(sizes), *_inits()]) + "\n"
+    return "\n".join([*_head(), *_agreement(compared), *_sizes(sizes), *memory.section(), *_inits()]) + "\n"
 
 
 def _head():
