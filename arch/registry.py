@@ -26,6 +26,8 @@ FOLDERS = {
     "optimizer": "experiments.optimizers",
     "schedule": "experiments.schedules",
     "evaluator": "experiments.evaluators",
+    "merge": "experiments.merges",
+    "reward": "experiments.rewards",
     "claim": "sweeps.claims",
 }
 
@@ -48,7 +50,7 @@ def _marker(kind):
     return mark
 
 
-mixer, ffn, pool, source, tokenizer, objective, optimizer, schedule, evaluator, claim = (_marker(kind) for kind in FOLDERS)
+mixer, ffn, pool, source, tokenizer, objective, optimizer, schedule, evaluator, merge, reward, claim = map(_marker, FOLDERS)
 
 
 def names(kind):
