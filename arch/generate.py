@@ -52,7 +52,8 @@ def sample(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, se
     temperature: 0 takes the likeliest token. top_k: sample only among the k likeliest. top_p: sample only among the
     fewest likeliest tokens whose probabilities add up to p or more. lengths_B: as for `prefill`. uniform_BS: a
     number in [0, 1) for each row and step that decides the draw, so that a row does not depend on those beside it; without it, the
-    seed decides all draws together. Raises NonFiniteScores, and ValueError for a non-causal model and for lengths that do not fit the prompt.
+    seed decides all draws together. Raises NonFiniteScores, and ValueError for a non-causal model and for lengths that do not fit
+    the prompt.
     """
     generator = torch.Generator().manual_seed(seed)
     state = model.init_state(prompt_BT.shape[0], prompt_BT.shape[1] + tokens)

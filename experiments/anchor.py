@@ -1,7 +1,7 @@
 """The model that a policy is kept near to: where it started, or an exponential moving average of the policy itself.
 
-BOND (Sessa et al. 2024, arXiv 2407.14622) and WARP (Ramé et al. 2024, arXiv 2406.16768) let the anchor follow the policy, so that a small
-step from it, repeated, goes far.
+BOND (Sessa et al. 2024, arXiv 2407.14622) and WARP (Ramé et al. 2024, arXiv 2406.16768) let the anchor follow the policy, so that
+a small step from it, repeated, goes far.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from experiments.data.exchanges import Exchanges
 from experiments.distillation.teacher import TOKENS
 from experiments.sampled import Answers
 
-# reward, length, ended: of the policy's answers. kl: KL(policy || start) of an answer, exact at each token that was drawn. bounded: the
-# share of answers beyond the bound of this divergence.
+# reward, length, ended: of the policy's answers. kl: KL(policy || start) of an answer, exact at each token that was drawn.
+# bounded: the share of answers beyond the bound of this divergence.
 METRICS = {
     "reward": Metric(better="higher"),
     "kl": Metric(unit="nats per answer"),

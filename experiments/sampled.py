@@ -36,7 +36,8 @@ Length = Count | None
 
 
 class Answers(NamedTuple):
-    """rows: prompts with these answers, of which alone the tokens are targets. texts: of the answers. ended_B: whether each ended."""
+    """rows: prompts with these answers, of which alone the tokens are targets. texts: of the answers. ended_B: whether each
+    ended."""
 
     rows: Rows
     texts: list[str]
@@ -59,8 +60,8 @@ def answers(
     """`several` answers to each row's prompt, those of a row one after the other: (B * K) rows.
 
     temperature: 0 takes the likeliest token. tokens: the most of an answer, by default as many as fit behind the longest
-    prompt. first: the number of the first answer of a row; answers with other numbers are drawn anew. Raises DataError for scores that
-    are not finite.
+    prompt. first: the number of the first answer of a row; answers with other numbers are drawn anew. Raises DataError for scores
+    that are not finite.
     """
     assert rows.key_B is not None
     device, (_, width) = rows.tokens_BT.device, rows.tokens_BT.shape

@@ -192,8 +192,8 @@ class ExperimentSpec(Spec):
     evaluate: what is measured.
     init_from: where initial weights come from: a checkpoint folder (from `archbench import` or of a finished run), a
     reference to a run, or a list of them, which means the mean of their parameters; or several that are merged by another
-    rule (`merge: slerp`). Parameters that they do not have are drawn from the seed. Names and paths (relative to the working folder) are not part of identity; what they stand
-    for is: the weights of a folder, or the identity and the seed of a run.
+    rule (`merge: slerp`). Parameters that they do not have are drawn from the seed. Names and paths (relative to the working
+    folder) are not part of identity; what they stand for is: the weights of a folder, or the identity and the seed of a run.
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -255,7 +255,8 @@ class ExperimentSpec(Spec):
 
 
 def with_types(root):
-    """The document of an experiment in which every component of DEFAULT_TYPES has a `type`, and a rule that is a name is one too."""
+    """The document of an experiment in which every component of DEFAULT_TYPES has a `type`, and a rule that is a name is one
+    too."""
     types = {kind: {"type": name} for kind, name in DEFAULT_TYPES.items()}
     return _with_rule(document.lay(document.node(types, root.file, root.line), root))
 

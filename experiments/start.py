@@ -3,7 +3,6 @@
 import re
 from functools import lru_cache
 from pathlib import Path
-
 from typing import Any
 
 from arch import checkpoint, digests, document, registry, tensors
@@ -15,6 +14,7 @@ from experiments.record import RunRecord
 from experiments.spec import Merge
 
 MEAN = {"type": "mean", "weights": None}
+
 
 class Parent(Spec):
     """One run or checkpoint that another run starts from.
@@ -163,8 +163,8 @@ def plan_start(spec, made=None):
     made: {position in `spec.starts`: RunPlan} of the runs that will be made for this one; every other reference is to a
     checkpoint folder (`~` is expanded). Raises DataError.
 
-    A parameter is taken if its name, its shape and the type of its component agree with every parent, and with the origin. So if another
-    mixer type replaces the checkpoint's, all its parameters are new, even where a name and a shape happen to match.
+    A parameter is taken if its name, its shape and the type of its component agree with every parent, and with the origin. So if
+    another mixer type replaces the checkpoint's, all its parameters are new, even where a name and a shape happen to match.
     """
     if not spec.starts:
         return None

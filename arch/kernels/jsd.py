@@ -83,8 +83,8 @@ class _JSD:
     def differ(self, z_nV, first, p_nV):
         """The sum of the divergences of the positions of z, from `first` on. z becomes its gradient; p is a buffer.
 
-        The gradient by z of KL(p || q) is q - p. Of the others it is q (r - sum q r) times (1 - beta), or 1 for beta = 1, where r is
-        log(q / m), or log(q / p): what m or the sums add cancels.
+        The gradient by z of KL(p || q) is q - p. Of the others it is q (r - sum q r) times (1 - beta), or 1 for beta = 1, where r
+        is log(q / m), or log(q / p): what m or the sums add cancels.
         """
         chosen = slice(first, first + len(z_nV))
         logits_(p_nV, self.hidden_NE[chosen], self.weight_VE, self.softcap, self.temperature, p_nV)

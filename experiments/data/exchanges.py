@@ -55,8 +55,8 @@ def prepare(task: Task, source: str, config: ExchangeOptions, data: DataSpec) ->
 class Exchanges:
     """The Dataset. Beside its batches it has the texts of its rows, which rewards and evaluators read.
 
-    Each row has `extra["start"]`, the tokens of its prompt with the template, and `extra["split"]`, the number of its split in SPLITS;
-    with `key_B` they say which exchange it is. Every token behind the first is a target; `sft` scores those of the answer.
+    Each row has `extra["start"]`, the tokens of its prompt with the template, and `extra["split"]`, the number of its split in
+    SPLITS; with `key_B` they say which exchange it is. Every token behind the first is a target; `sft` scores those of the answer.
     """
 
     def __init__(self, task: Task, source: str, config: ExchangeOptions, chat: Chat, vocabulary: int, data: DataSpec):

@@ -26,9 +26,9 @@ SHOWN = 8
 class AnswersEvaluator:
     """The model writes answers to held-out prompts: how many equal the reference, their mean reward, their length, how many end.
 
-    answer_exact: the share of answers that are the reference. answer_reward: the mean reward. answer_length: tokens. answer_ended: the
-    share that the model brought to an end by itself. In another template than the model learned, the names end in `_in_NAME`, so that
-    both can be measured. Its text shows some answers.
+    answer_exact: the share of answers that are the reference. answer_reward: the mean reward. answer_length: tokens. answer_ended:
+    the share that the model brought to an end by itself. In another template than the model learned, the names end in `_in_NAME`,
+    so that both can be measured. Its text shows some answers.
     """
 
     class Config(Spec):

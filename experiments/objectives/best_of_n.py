@@ -1,8 +1,8 @@
 """Best-of-N distillation: the policy learns to answer as the best of N answers would (BOND, Sessa et al. 2024, arXiv 2407.14622).
 
-The best of N draws from an anchor has, without ties, the probability of a draw times N p(<= y)^(N - 1), where p(<= y) is the quantile of
-its reward among the anchor's answers. The loss is the Jeffreys divergence from that distribution, (1 - jeffreys) KL(best || policy) +
-jeffreys KL(policy || best). Shapes: B rows, T tokens, N scored positions, K answers of a prompt.
+The best of N draws from an anchor has, without ties, the probability of a draw times N p(<= y)^(N - 1), where p(<= y) is the
+quantile of its reward among the anchor's answers. The loss is the Jeffreys divergence from that distribution, (1 - jeffreys)
+KL(best || policy) + jeffreys KL(policy || best). Shapes: B rows, T tokens, N scored positions, K answers of a prompt.
 """
 
 from __future__ import annotations
@@ -38,19 +38,20 @@ LEAST = 0.125
 class BestOfN(nn.Module):
     """The Jeffreys form of BOND: two parts, of answers of the anchor and of answers of the policy.
 
-    Forward: cross-entropy on the best of n answers that the anchor writes. Backward: a policy gradient (REINFORCE) on the policy's own
-    answers y, of the reward (n - 1) log p(<= y) - (1 + kl) log(policy(y) / anchor(y)), less the mean of the prompt's other answers. The
-    quantile is counted among the anchor's n answers. The anchor is the start, or follows the policy at `rate`, as in J-BOND. The
-    divergence from the start is a metric, and can be bounded.
+    Forward: cross-entropy on the best of n answers that the anchor writes. Backward: a policy gradient (REINFORCE) on the policy's
+    own answers y, of the reward (n - 1) log p(<= y) - (1 + kl) log(policy(y) / anchor(y)), less the mean of the prompt's other
+    answers. The quantile is counted among the anchor's n answers. The anchor is the start, or follows the policy at `rate`, as in
+    J-BOND. The divergence from the start is a metric, and can be bounded.
     """
 
     class Config(Spec):
         """start: the run or checkpoint that training starts from, as in `init_from`. reward: how good an answer is.
 
-        n: answers of the anchor to each prompt. own: answers of the policy to each prompt. jeffreys: the weight of the backward part.
+        n: answers of the anchor to each prompt. own: answers of the policy to each prompt. jeffreys: the weight of the backward
+        part.
         rate: how much of the policy the anchor takes over before each step; 0 leaves it at the start. kl: further weight of the
-        divergence from the anchor. kl_most: an answer of the policy that is further than so many nats from the start counts as worse
-        than all others; null for no bound. answer_tokens: the most of an answer.
+        divergence from the anchor. kl_most: an answer of the policy that is further than so many nats from the start counts as
+        worse than all others; null for no bound. answer_tokens: the most of an answer.
         """
 
         start: Reference = place(...)
@@ -88,7 +89,8 @@ class BestOfN(nn.Module):
         self.anchor.restore(kept)
 
     def prepare(self, model: Model, batch: Batch) -> Batch:
-        """Answers of the anchor, of which the best is kept, and answers of the policy with what each is worth: a kind of rows each."""
+        """Answers of the anchor, of which the best is kept, and answers of the policy with what each is worth: a kind of rows
+        each."""
         rows, config = batch["text"], self.config
         anchor = self.anchor.to(rows.tokens_BT.device)
         anchor.follow(model)
@@ -124,8 +126,8 @@ class BestOfN(nn.Module):
 
     @classmethod
     def costs(cls, config: Config, spec: Any, dataset: Dataset | None, runs: Mapping[str, Referred]) -> dict[str, float]:
-        """n answers of the anchor, `own` of the policy, which the policy reads again, as the anchor and the start do; then a training
-        step, three passes, on each further row than the first."""
+        """n answers of the anchor, `own` of the policy, which the policy reads again, as the anchor and the start do; then a
+        training step, three passes, on each further row than the first."""
         start = runs["start"].model
         return sampling_costs.of(spec, [start] * (config.n + 2 * config.own) + [spec.model] * (3 * config.own + 3 * config.own))
 

@@ -1,7 +1,7 @@
 """On-policy distillation: a student learns from a teacher on answers that the student wrote itself.
 
-Agarwal et al. 2024, "On-policy distillation of language models: learning from self-generated mistakes" (GKD, arXiv 2306.13649), which
-Gemma 2 and Gemma 3 use after pre-training. Shapes: B rows, T tokens, N scored positions.
+Agarwal et al. 2024, "On-policy distillation of language models: learning from self-generated mistakes" (GKD, arXiv 2306.13649),
+which Gemma 2 and Gemma 3 use after pre-training. Shapes: B rows, T tokens, N scored positions.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class OnPolicy(nn.Module):
     """
 
     class Config(Spec):
-        """teacher: a run or a checkpoint's folder. beta: which divergence. student: the share of rows that the student answers itself.
+        """teacher: a run or a checkpoint's folder. beta: which divergence. student: the share of rows that the student answers
+        itself.
 
         temperature: of both distributions in the loss. sampling: the temperature at which the student writes. answer_tokens: the
         most it writes; by default as many as a row can hold. precision: of the teacher's weights.

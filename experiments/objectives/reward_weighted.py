@@ -1,7 +1,7 @@
 """Reward-weighted fine-tuning: likelihood of the policy's own answers, each weighted by its reward among those to its prompt.
 
-Peters and Schaal 2007, "Reinforcement learning by reward-weighted regression for operational space control", with several answers to
-each prompt. Shapes: B rows, T tokens, N scored positions, K answers of a prompt.
+Peters and Schaal 2007, "Reinforcement learning by reward-weighted regression for operational space control", with several answers
+to each prompt. Shapes: B rows, T tokens, N scored positions, K answers of a prompt.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from experiments.spec import Reference
 class RewardWeighted(nn.Module):
     """loss = sum_k w_k (-log p(y_k)) + kl KL(policy || anchor), with w = softmax(reward / temperature) over a prompt's K answers.
 
-    `centred` takes 1 / K from each weight: answers below the mean are made less likely. Its expected gradient is the same, because the
-    answers are the policy's own; and where all rewards are the same, nothing moves. The divergence is exact at each token of the
-    answers; from the start it is a metric, and can be bounded.
+    `centred` takes 1 / K from each weight: answers below the mean are made less likely. Its expected gradient is the same, because
+    the answers are the policy's own; and where all rewards are the same, nothing moves. The divergence is exact at each token of
+    the answers; from the start it is a metric, and can be bounded.
     """
 
     class Config(Spec):
@@ -127,7 +127,8 @@ class RewardWeighted(nn.Module):
 
     @classmethod
     def costs(cls, config: Config, spec: Any, dataset: Dataset | None, runs: Mapping[str, Referred]) -> dict[str, float]:
-        """K answers, which the policy reads twice again, the anchor and the start once; then a training step on each row but one."""
+        """K answers, which the policy reads twice again, the anchor and the start once; then a training step on each row but
+        one."""
         start = [runs["start"].model] * 2 * config.answers
         return sampling_costs.of(spec, start + [spec.model] * (3 * config.answers + 3 * (config.answers - 1)))
 

@@ -32,8 +32,8 @@ from experiments.spec import Reference
 class SFT(nn.Module):
     """loss = -sum log p(token of the answer) / number of such tokens. The prompt and its template are read and never scored.
 
-    With a teacher, the answers are what it writes to the prompts (Gemma 2, section 4: most answers are a larger model's), drawn anew
-    for every row; without one, the references of the data. What is reported is of the references.
+    With a teacher, the answers are what it writes to the prompts (Gemma 2, section 4: most answers are a larger model's), drawn
+    anew for every row; without one, the references of the data. What is reported is of the references.
     """
 
     class Config(Spec):

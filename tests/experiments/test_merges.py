@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from arch import registry
+from arch import document, registry
 from arch.errors import SpecError
 from arch.schema import json_schema
 from experiments.merges.slerp import between
@@ -156,7 +156,8 @@ def test_a_study_merges_its_own_arms(tiny, tmp_path):
 
     folder = tmp_path / "a"
     folder.mkdir()
-    assert list(_named({"merge": {"type": "slerp"}, "of": [str(folder), {"run": str(folder)}], "start": str(folder)})) == [folder] * 3
+    start = {"merge": {"type": "slerp"}, "of": [str(folder), {"run": str(folder)}], "start": str(folder)}
+    assert list(_named(start)) == [folder] * 3
     study = {
         "schema": 1,
         "question": "Is a merge better?",
@@ -170,6 +171,6 @@ def test_a_study_merges_its_own_arms(tiny, tmp_path):
         "claims": {"quality": {"type": "equivalent", "margin": 0.01}},
         "seeds": 2,
     }
-    _, arms = check(__import__("arch.document", fromlist=["node"]).node(study), None)
+    _, arms = check(document.node(study), None)
     needs = {arm.label: [(need.label, seed) for need, seed in arm.runs(3)] for arm in arms}
     assert {label for label, _ in needs["merged"]} == {"one", "two", "base"} and all(seed == 3 for _, seed in needs["merged"])

@@ -142,7 +142,7 @@ def test_a_tokenizer_without_the_turns_is_refused_and_one_with_them_is_read(tiny
     gemma(105).save(str(tmp_path / "gemma.json"))
     spec = asking(tiny, {"type": "arithmetic"})
     spec["data"]["tokenizer"] = {"type": "file", "path": str(tmp_path / "bytes.json")}
-    with pytest.raises(SpecError, match="data.tokenizer: the tokenizer has no <start_of_turn>, which the template 'gemma3'"):
+    with pytest.raises(SpecError, match=r"data\.tokenizer: the tokenizer has no <start_of_turn>, which the template 'gemma3'"):
         plan(spec)
     spec["data"]["tokenizer"] = {"type": "file", "path": str(tmp_path / "gemma.json")}
     complete = resolve(spec)
@@ -156,5 +156,5 @@ def test_a_tokenizer_without_the_turns_is_refused_and_one_with_them_is_read(tiny
 def test_a_model_without_room_for_the_turns_is_refused(tiny):
     spec = asking(tiny, {"type": "arithmetic"})
     spec["model"] = {**spec["model"], "vocab_size": 260}
-    with pytest.raises(SpecError, match="261 tokens but model.vocab_size is 260"):
+    with pytest.raises(SpecError, match=r"261 tokens but model\.vocab_size is 260"):
         plan(spec)
