@@ -14,6 +14,8 @@ inherits from them: a class that has the attributes and methods satisfies the co
 | source, tokenizer | `experiments/data/sources/`, `experiments/data/tokenizers/` | the data of a run |
 | objective | `experiments/objectives/` | training, and the evaluator `objective` |
 | evaluator | `experiments/evaluators/` | what is measured of a model; no part of a run's identity |
+| merge | `experiments/merges/` | how the weights of several runs become one (`init_from`) |
+| reward | `experiments/rewards/` | how good an answer to a prompt is |
 | claim | `sweeps/claims/` | the verdicts of a study |
 
 A component may *need* something of the model that it meets. `needs` is a set of the words in CAPABILITIES. Planning
@@ -56,6 +58,7 @@ CAPABILITIES = {
     "recalls": "each target of its data repeats what came before in its row",
     "attends": "a layer's mixer shows what its attention weights are computed from (`attending`)",
     "decays": "a layer's mixer has a state that decays, and shows how fast (`decaying`)",
+    "answers": "its data are prompts with answers",
     "pairs": "its data are pairs of texts",
     "rows": "its data are rows of tokens, of which each predicts the next",
     "images": "its data have images",
@@ -302,6 +305,12 @@ class Objective(Protocol):
     def begin(self, reading: Reading) -> None:
         """Optional. Called once before the first step, also of a resumed run: what is best done for all steps at once."""
 
+    def kept(self) -> dict[str, Tensor]:
+        """Optional. What a checkpoint keeps of the objective, so that an interrupted run goes on as if nothing had happened."""
+
+    def restore(self, kept: dict[str, Tensor]) -> None:
+        """Optional. Takes over what `kept` gave, before the first step of a resumed run."""
+
     def prepare(self, model: Model, batch: Batch) -> Batch:
         """Optional. Called once per step with all rows of this device, without a gradient. Returns the batch to train on.
 
@@ -341,6 +350,7 @@ class Source(Protocol):
     `extra["pairs"]`, among how many such things the answer is, both (B, T), 0 where there is no target. One whose class says
     `images = True` has pictures: its rows have `extra["images"]` (B, I, 3, S, S) and a layout that says where they are, its Config
     `image_size` and `tokens`, its dataset `spelt(tokens)`, an answer as text.
+    `answers = True` gives prompts with answers: its dataset is an `experiments.data.exchanges.Exchanges`.
     """
 
     def documents(self) -> Iterable[tuple[str, str]]:
@@ -497,6 +507,27 @@ class Evaluator(Protocol):
 
     def lasting(self, table: list[dict[str, Any]]) -> bool:
         """Optional. Whether what a measurement with this table left beside its record is still there; else it is done again."""
+
+
+class Merge(Protocol):
+    """How the weights of several runs become one, parameter by parameter. `__init__(config)`."""
+
+    @classmethod
+    def check(cls, config: Any, count: int, has_start: bool) -> None:
+        """Called when a run is planned. Raises SpecError, at a key of `init_from`, for a number of runs that it cannot merge.
+
+        has_start: whether the spec names what the runs started from.
+        """
+
+    def __call__(self, name: str, several: list[Tensor], start: Tensor | None) -> Tensor:
+        """The merged parameter, in float64, from those of the runs in their order. Raises ValueError where there is none."""
+
+
+class Reward(Protocol):
+    """How good an answer is. `__init__(config)`. What it raises ends the run, whose record says so."""
+
+    def __call__(self, prompt: str, answer: str, reference: str) -> float:
+        """A finite number; more is better. reference: an answer that is known to be right."""
 
 
 class Optimizer(Protocol):

@@ -72,12 +72,16 @@ def chunks(layout, tokens, chunk):
 
 
 @torch.no_grad()
-def sample(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, lengths_B=None, shown=None):
+def sample(
+    model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, lengths_B=None, shown=None, uniform_BS=None
+):
     """Yield `tokens` tokens after the prompt, one (B,) tensor per step.
 
     temperature: 0 takes the likeliest token. top_k: sample only among the k likeliest. top_p: sample only among the
-    fewest likeliest tokens whose probabilities add up to p or more. lengths_B, shown: as for `prefill`. Raises
-    NonFiniteScores, and ValueError for a non-causal model and for lengths that do not fit the prompt.
+    fewest likeliest tokens whose probabilities add up to p or more. lengths_B, shown: as for `prefill`. uniform_BS: a
+    number in [0, 1) for each row and step that decides the draw, so that a row does not depend on those beside it; without it, the
+    seed decides all draws together. Raises NonFiniteScores, and ValueError for a non-causal model and for lengths that do not fit
+    the prompt.
     """
     generator = torch.Generator().manual_seed(seed)
     state = model.init_state(prompt_BT.shape[0], prompt_BT.shape[1] + tokens)
@@ -95,9 +99,20 @@ def sample(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, se
             new_B1 = scores_BV.argmax(dim=-1, keepdim=True)
         else:
             scores_BV = (scores_BV - scores_BV.amax(dim=-1, keepdim=True)) / temperature
-            p_BV = kept(scores_BV, top_k, top_p).softmax(dim=-1).cpu()
-            new_B1 = torch.multinomial(p_BV, 1, generator=generator).to(prompt_BT.device)
+            p_BV = kept(scores_BV, top_k, top_p).softmax(dim=-1)
+            if uniform_BS is None:
+                new_B1 = torch.multinomial(p_BV.cpu(), 1, generator=generator).to(prompt_BT.device)
+            else:
+                new_B1 = drawn(p_BV, uniform_BS[:, step])
         yield new_B1[:, 0]
+
+
+def drawn(p_BV, uniform_B):
+    """The token (B, 1) at which the cumulated probability first exceeds a number in [0, 1): a draw, of one row alone."""
+    total_BV = p_BV.double().cumsum(dim=-1)
+    return torch.searchsorted(total_BV, total_BV[:, -1:] * uniform_B[:, None].to(total_BV), right=True).clamp(
+        max=p_BV.shape[-1] - 1
+    )
 
 
 def _next(lengths_B, step):

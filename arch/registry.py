@@ -28,6 +28,8 @@ FOLDERS = {
     "optimizer": "experiments.optimizers",
     "schedule": "experiments.schedules",
     "evaluator": "experiments.evaluators",
+    "merge": "experiments.merges",
+    "reward": "experiments.rewards",
     "claim": "sweeps.claims",
 }
 
@@ -53,8 +55,8 @@ def _marker(kind):
     return mark
 
 
-mixer, ffn, pool, tower, quantiser, source, tokenizer, objective, optimizer, schedule, evaluator, claim = (
-    _marker(kind) for kind in FOLDERS
+mixer, ffn, pool, tower, quantiser, source, tokenizer, objective, optimizer, schedule, evaluator, merge, reward, claim = map(
+    _marker, FOLDERS
 )
 
 

@@ -18,7 +18,7 @@ from experiments.compiled import kinds
 from experiments.data import texts
 from experiments.data.dataset import gives_rows, prepare
 from experiments.evaluations import Evaluation
-from experiments.spec import DEFAULT_TYPES, EvaluateSpec, ExperimentSpec, with_types
+from experiments.spec import DEFAULT_TYPES, EvaluateSpec, ExperimentSpec, Merge, with_types
 from experiments.start import Parent, Start, plan_start
 
 
@@ -69,7 +69,7 @@ class RunPlan(Spec):
     @property
     def parents(self):
         """Every run and checkpoint whose weights this one uses, in the order of `references.of(spec)`."""
-        return [*(self.start.parents if self.start else ()), *self.runs.values()]
+        return [*(self.start.all_parents if self.start else ()), *self.runs.values()]
 
     def located(self, seed, folders):
         """The plan of the run with this seed. folders: {(identity, seed): folder} of the runs that it needs."""
@@ -116,6 +116,9 @@ def resolved(source):
     data = spec.data.model_copy(update={kind: registry.resolve_component(kind, root, ("data", kind)) for kind in parts})
     components = {kind: registry.resolve_component(kind, root, (kind,)) for kind in DEFAULT_TYPES}
     spec = spec.model_copy(update={"model": model, "data": data, **components})
+    if isinstance(spec.init_from, Merge):
+        rule = registry.resolve_component("merge", root, ("init_from", "merge"))
+        spec = spec.model_copy(update={"init_from": spec.init_from.model_copy(update={"merge": rule})})
     able = capabilities.of(spec)
     capabilities.check("objective", spec.objective, able, root, ("objective",))
     seeing.check(spec, able, root)
@@ -274,5 +277,9 @@ def identity_plugins(spec):
     A source of texts is not among them: the fingerprint of its texts says all of it.
     """
     content = _decisive(spec)
-    rows = gives_rows(registry.component("source", spec.data.source["type"]))
-    return plugin_sources([content, spec.data.source] if rows else content)
+    parts = [content]
+    if gives_rows(registry.component("source", spec.data.source["type"])):
+        parts.append(spec.data.source)
+    if isinstance(spec.init_from, Merge):
+        parts.append(spec.init_from.merge)
+    return plugin_sources(parts)

@@ -83,4 +83,4 @@ def test_what_does_not_go_together_is_refused(change, reason):
 
 def test_answers_of_texts_are_refused():
     with pytest.raises(SpecError, match="answers needs `images`"):
-        resolve(document.load("tiny_gemma3", "experiments", ["evaluate.report.answers={type: answers}"]))
+        resolve(document.load("tiny_gemma3", "experiments", ["evaluate.report.answers={type: picture_answers}"]))
