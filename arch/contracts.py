@@ -214,6 +214,8 @@ class Tower(Protocol):
 
     def forward(self, pixels_N3SS: Tensor) -> Tensor:
         """Soft tokens (N, tokens, D) of N images with values in [-1, 1], at the scale of scaled embeddings."""
+
+
 class Quantiser(Protocol):
     """How a matrix of weights is stored in fewer bits, and what it then is. `__init__(config)`.
 

@@ -72,9 +72,7 @@ def chunks(layout, tokens, chunk):
 
 
 @torch.no_grad()
-def sample(
-    model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, lengths_B=None, shown=None, uniform_BS=None
-):
+def sample(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, lengths_B=None, shown=None, uniform_BS=None):
     """Yield `tokens` tokens after the prompt, one (B,) tensor per step.
 
     temperature: 0 takes the likeliest token. top_k: sample only among the k likeliest. top_p: sample only among the
