@@ -191,5 +191,5 @@ def resolve(spec, source=None, path=()):
     rounding = spec.quantise
     if rounding is not None:
         rounding = rounding.model_copy(update={role: resolved["quantise", role] for role in rounding.roles()})
-    parts = {name: resolved.get((name,)) for name in ("pool", "vision")}
-    return spec.model_copy(update={"blocks": blocks, "quantise": rounding, **parts})
+    others = {name: resolved.get((name,)) for name in ("pool", "vision")}
+    return spec.model_copy(update={"blocks": blocks, "quantise": rounding, **others})
