@@ -85,7 +85,7 @@ def export(source, out, progress=None, truncate_dim=None):
     family, config = express(spec)
     architecture = config.architecture() if spec.pool is None else family.TRUNK
     named = families.table(family, spec, families.trunk(found.entries))
-    root = "model." if architecture.endswith("ForCausalLM") else ""  # a trunk's names have no prefix
+    root = "" if architecture == getattr(family, "TRUNK", None) else "model."  # a trunk's names have no prefix
     theirs = {_rooted(to.name, root): As(ours, to.write) for ours, to in named.items()}
     types = {entry.dtype for entry in found.entries.values()}
     dtype = str(max(types, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
@@ -271,7 +271,8 @@ def _rooted(name, root):
 
 def _ignored(name, family, spec):
     """Whether a tensor is not part of the model: vision tower and projector, or a tied head's copy of the embedding."""
-    return name.startswith(getattr(family, "IGNORED", ())) or (spec.tie_embeddings and name.endswith("lm_head.weight"))
+    heads = ("lm_head.weight", "lm_head.out_proj.weight")
+    return name.startswith(getattr(family, "IGNORED", ())) or (spec.tie_embeddings and name.endswith(heads))
 
 
 def _check(path, expected, sources, held, ignored):

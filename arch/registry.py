@@ -19,6 +19,7 @@ from arch.spec import Spec
 FOLDERS = {
     "mixer": "arch.mixers",
     "ffn": "arch.ffns",
+    "cross": "arch.crosses",
     "pool": "arch.pools",
     "source": "experiments.data.sources",
     "tokenizer": "experiments.data.tokenizers",
@@ -48,7 +49,7 @@ def _marker(kind):
     return mark
 
 
-mixer, ffn, pool, source, tokenizer, objective, optimizer, schedule, evaluator, claim = (_marker(kind) for kind in FOLDERS)
+mixer, ffn, cross, pool, source, tokenizer, objective, optimizer, schedule, evaluator, claim = (_marker(kind) for kind in FOLDERS)
 
 
 def names(kind):
@@ -175,8 +176,14 @@ def resolve(spec, source=None, path=()):
         except SpecError as error:
             raise root.error(error.reason, (*where, *error.path)) from None
     resolved = {where[len(path) :]: resolve_component(kind, root, where) for where, kind, _ in parts}
-    blocks = {
-        name: block.model_copy(update={kind: resolved["blocks", name, kind] for kind in block.sublayers()})
-        for name, block in spec.blocks.items()
-    }
-    return spec.model_copy(update={"blocks": blocks, "pool": resolved.get(("pool",))})
+
+    def complete(blocks, *above):
+        return {
+            name: block.model_copy(update={kind: resolved[*above, "blocks", name, kind] for kind in block.sublayers()})
+            for name, block in blocks.items()
+        }
+
+    whole = {"blocks": complete(spec.blocks), "pool": resolved.get(("pool",))}
+    if spec.encoder is not None:
+        whole["encoder"] = spec.encoder.model_copy(update={"blocks": complete(spec.encoder.blocks, "encoder")})
+    return spec.model_copy(update=whole)
