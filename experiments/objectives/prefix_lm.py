@@ -36,7 +36,7 @@ class PrefixLM(nn.Module):
     def __init__(self, config: Config, dataset: Dataset):
         """dataset: may have `byte_lengths` (V,), the UTF-8 bytes that each token stands for, and `begin`."""
         super().__init__()
-        self.config, self.begin = config, getattr(dataset, "begin", 0)
+        self.config, self.opening = config, getattr(dataset, "begin", 0)
         lengths_V = getattr(dataset, "byte_lengths", None)
         lengths_V = None if lengths_V is None else torch.as_tensor(lengths_V, dtype=torch.long)
         self.register_buffer("byte_lengths_V", lengths_V, persistent=False)
@@ -48,7 +48,7 @@ class PrefixLM(nn.Module):
             prefix = min(max(round(len(tokens_N) * self.config.prefix), 1), len(tokens_N) - 1)
             return corruption.without_suffix(tokens_N, len(tokens_N) - prefix)
 
-        source, target = corruption.pairs(batch["text"], self.begin, cut)
+        source, target = corruption.pairs(batch["text"], self.opening, cut)
         return Batch(source=source, target=target)
 
     def forward(self, model: Model, batch: Batch) -> dict[str, Mean]:

@@ -57,7 +57,7 @@ class UL2(nn.Module):
     def __init__(self, config: Config, dataset: Dataset):
         """dataset: may have `begin`; its `vocabulary` is the first sentinel."""
         super().__init__()
-        self.config, self.begin, self.first = config, getattr(dataset, "begin", 0), dataset.vocabulary
+        self.config, self.opening, self.first = config, getattr(dataset, "begin", 0), dataset.vocabulary
         weights = np.array([each.weight for each in config.denoisers])
         self.bounds = np.cumsum(weights / weights.sum())
 
@@ -86,7 +86,7 @@ class UL2(nn.Module):
                 return corruption.without_suffix(tokens_N, denoiser.taken(n))
             return corruption.without_spans(tokens_N, denoiser.taken(n), denoiser.spans(n), self.first, random)
 
-        source, target = corruption.pairs(rows, self.begin, cut)
+        source, target = corruption.pairs(rows, self.opening, cut)
         return Batch(source=source, target=target)
 
     def forward(self, model: Model, batch: Batch) -> dict[str, Mean]:
