@@ -105,7 +105,7 @@ test-lm-eval: .venv/installed
 # ARCHBENCH_NEEDS_EMBEDDING=1: a library that is not installed is an error and no reason to skip.
 test-embedding: .venv/installed
 	$(INSTALL) '.[test,embedding,mteb]'
-	ARCHBENCH_NEEDS_EMBEDDING=1 $(BIN)/python -m pytest tests/arch/test_sentence_library.py tests/experiments/test_mteb_encoder.py
+	ARCHBENCH_NEEDS_EMBEDDING=1 $(BIN)/python -m pytest tests/arch/test_sentence_library.py tests/experiments/test_mteb_encoder.py tests/experiments/test_bench_encoding.py
 
 # ARCHBENCH_NEEDS_TRACKERS=1: a tracker that is not installed is an error and no reason to skip.
 test-trackers: .venv/installed

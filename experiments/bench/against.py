@@ -10,8 +10,8 @@ from typing import Literal, get_args
 
 from arch.errors import install
 
-PARITY, PEERS = install("parity"), install("peers")
-Name = Literal["hf", "hf-compiled", "hf-compiled-autocast", "x-transformers", "llama.cpp"]
+PARITY, PEERS, EMBEDDING = install("parity"), install("peers"), install("embedding")
+Name = Literal["hf", "hf-compiled", "hf-compiled-autocast", "x-transformers", "llama.cpp", "sentence-transformers"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ KINDS: dict[str, Peer] = {
     ),
     "x-transformers": Peer("compiled x-transformers", "x_transformers", PEERS, "MIT", frozenset({"train"}), same=False),
     "llama.cpp": Peer("llama.cpp", "llama_cpp", PEERS, "MIT", frozenset({"decode"})),
+    "sentence-transformers": Peer("sentence-transformers", "sentence_transformers", EMBEDDING, "Apache-2.0", frozenset({"encode"})),
 }
 assert set(KINDS) == set(get_args(Name))
 

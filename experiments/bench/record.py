@@ -25,7 +25,7 @@ class Measurement(Spec):
 
     what: `train`, `prefill`, `decode` (each also with ` stock`: beside the peer in its own untouched process),
         `memory`, `cache`, `ceiling`, `scan`, `loss`, `loss memory`, `reach`, `decode reach`, `distill`, `lightning`,
-        `first step`, `help`.
+        `first step`, `help`; of encoders `encode`, `contrastive`, `contrastive memory`, `stream memory`.
     side: `ours`, `compiled`, a peer (`experiments/bench/against.py`), `products` (the product floor), or another name for
         what is compared. `ours bfloat16` decodes from weights of another type than the benchmark's `dtype`.
     case: the conditions (`spec`, `context`, `batch`, `shape`, ...).

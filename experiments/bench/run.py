@@ -14,16 +14,17 @@ from arch.errors import SpecError
 from arch.express import loaded
 from arch.kernels import paths
 from experiments import device as devices
-from experiments.bench import ceilings, distillation, kernels, models, workbench
+from experiments.bench import ceilings, distillation, encoding, kernels, models, workbench
 from experiments.bench.against import KINDS, installed
 from experiments.bench.journal import Journal
 from experiments.bench.peer import expressed
 from experiments.bench.record import BenchRecord
-from experiments.bench.spec import BenchSpec
+from experiments.bench.spec import ENCODERS, MODELS, BenchSpec
 from experiments.compiled import CompileError, compiler
 from experiments.train import CODE
 
-PACKAGES = ("torch", "triton", "transformers", "x-transformers", "llama-cpp-python", "pytorch-lightning", "numpy")
+PEERS = ("transformers", "sentence-transformers", "x-transformers", "llama-cpp-python")
+PACKAGES = ("torch", "triton", *PEERS, "pytorch-lightning", "numpy")
 
 
 def bench(source, folder, tell=print):
@@ -78,6 +79,8 @@ def bench(source, folder, tell=print):
 
 def of_model(journal, spec, name, bench_spec, device):
     """Run all requested measurements of one model."""
+    if spec.pool is not None:
+        return of_encoder(journal, spec, name, bench_spec, device)
     for context in bench_spec.contexts:
         if "train" in bench_spec.measure:
             with journal.part(f"train {name} {context}"):
@@ -93,6 +96,20 @@ def of_model(journal, spec, name, bench_spec, device):
             for batch in bench_spec.batches:
                 with journal.part(f"decode {name} {context} x {batch}"):
                     models.decoding(journal, spec, name, context, batch, bench_spec, device)
+
+
+def of_encoder(journal, spec, name, bench_spec, device):
+    """Run all requested measurements of one encoder."""
+    for context in bench_spec.contexts:
+        if "encode" in bench_spec.measure:
+            with journal.part(f"encode {name} {context}"):
+                encoding.encoding(journal, spec, name, context, bench_spec, device)
+        if "contrastive" in bench_spec.measure:
+            with journal.part(f"contrastive {name} {context}"):
+                encoding.contrastive(journal, spec, name, context, bench_spec, device)
+    if "stream" in bench_spec.measure:
+        with journal.part(f"stream {name}"):
+            encoding.stream(journal, spec, name, bench_spec)
 
 
 def alone(journal, bench_spec, device):
@@ -123,6 +140,9 @@ def check(bench_spec):
             specs[name] = loaded(name)
         except SpecError as error:
             raise error if error.file else error.below(("specs", i)) from None
+        own, kind = (ENCODERS, "an encoder") if specs[name].pool is not None else (MODELS, "no encoder")
+        if wrong := [each for each in bench_spec.measure if each in {*MODELS, *ENCODERS} - set(own)]:
+            raise SpecError(f"{name} is {kind}, of which {', '.join(own)} can be measured, not {wrong[0]}", ("specs", i))
     if bench_spec.device == "cuda" and not torch.cuda.is_available():
         raise SpecError("torch finds no CUDA device here", ("device",))
     if bench_spec.compile:

@@ -51,14 +51,16 @@ class _Side:
 
     def training(self, rows, context):
         """A function that does one optimizer step on `rows` x `context` tokens: forward, loss, backward, clip, AdamW."""
-        return self._training(self._mean_loss(tokens_of(self.spec, rows, context, self.device)))
+        mean_loss = self._mean_loss(tokens_of(self.spec, rows, context, self.device))
+        return self._training(lambda: mean_loss().backward())
 
-    def _training(self, mean_loss):
+    def _training(self, passes):
+        """A function that does one optimizer step. passes: computes the gradients."""
         self.model.train()
 
         def step():
             self.optimizer.zero_grad()
-            mean_loss().backward()
+            passes()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), OPTIMIZER.config.clip, foreach=True)
             self.optimizer.step()
 
@@ -95,7 +97,22 @@ class Ours(_Side):
 
     def training_on(self, batch):
         """As `training`, on the rows of a Batch."""
-        return self._training(self._mean_loss_on(batch["text"]))
+        mean_loss = self._mean_loss_on(batch["text"])
+        return self._training(lambda: mean_loss().backward())
+
+    def training_on_pairs(self, rows, context, parts):
+        """A function that does one step on `rows` pairs of texts of `context` tokens each, in so many micro-batches."""
+        kinds = {kind: tokens_of(self.spec, rows, context, self.device, seed) for seed, kind in enumerate(("query", "positive"))}
+
+        def passes():
+            batch = Batch({kind: _texts(tokens_BT) for kind, tokens_BT in kinds.items()})
+            with scope(self.train):
+                with torch.no_grad():
+                    batch = prepared(self.objective, self.model, batch, parts)
+                for part in batch.split(parts):
+                    (self.objective(self.model, part)["loss"].sum / rows).backward()
+
+        return self._training(passes)
 
     def _mean_loss(self, tokens_BT):
         return self._mean_loss_on(whole_rows(tokens_BT)["text"])
@@ -212,6 +229,18 @@ class StockPeer:
 
     def decode(self, count):
         self.peer.decode(count)
+
+
+def contrastive_objective():
+    """The contrastive objective with no option set: in-batch negatives and the spread-out term."""
+    return registry.build("objective", {"type": "contrastive"}, SimpleNamespace())
+
+
+def _texts(tokens_BT):
+    """Rows of texts that fill them; each is another text."""
+    rows, tokens = tokens_BT.shape
+    layout = TokenLayout.right_padded(torch.full((rows,), tokens, device=tokens_BT.device), tokens)
+    return Rows(tokens_BT, layout, extra={"text": torch.arange(rows, device=tokens_BT.device)})
 
 
 def whole_rows(tokens_BT):

@@ -10,25 +10,27 @@ from arch.spec import Count, List, Positive, Spec
 from experiments.bench.against import Name
 from experiments.bench.record import PEERS, BenchRecord, Ratio, spread
 
-# Measured for each named model; measured once, without a named model.
+# Measured for each named model that is no encoder, for each that is one, and once, without a named model.
 OfModels = Literal["train", "decode", "memory", "profile"]
+OfEncoders = Literal["encode", "stream", "contrastive"]
 OfKernels = Literal["scan", "loss", "reach", "distill", "lightning", "start"]
-MODELS, KERNELS = get_args(OfModels), get_args(OfKernels)
+MODELS, ENCODERS, KERNELS = get_args(OfModels), get_args(OfEncoders), get_args(OfKernels)
 Precision = Literal["products", "bf16-mixed"]
 
 
 class BenchSpec(Spec):
     """One run of `archbench bench`; `experiments/bench/specs/` has some.
 
-    specs: model specs, by shipped name or by path from the working folder. measure: some of MODELS and KERNELS.
-    contexts: tokens per row in training, its memory and its profile; each must divide `tokens`.
+    specs: model specs, by shipped name or by path from the working folder. measure: some of MODELS, ENCODERS and KERNELS.
+    contexts: tokens per row in training, its memory and its profile, and the most of a text; each must divide `tokens`.
     tokens: tokens per training step.
-    decode_contexts: tokens in the cache when decoding is timed. batches: numbers of streams decoded at once.
+    decode_contexts: tokens in the cache when decoding is timed. batches: numbers of streams decoded at once; the largest is
+    the rows of a batch of texts.
     decode_tokens: tokens decoded per round.
     against: peers, by name (`experiments/bench/against.py`). Those in torch are measured in this process and so with its
     allocator settings. stock: also measure `hf` in its own untouched process, as its users run it; the two processes take
     turns.
-    decode_types: further types of weights in which models are decoded, beside `dtype`.
+    decode_types: further types of weights in which models are decoded and texts encoded, beside `dtype`.
     precisions: how else our models train, and what memory that takes, beside plain `dtype`: `bf16-mixed` is
     `train.precision: bf16-mixed` of a run, `products` its `train.products: bf16`; both on a CPU with float32 weights.
     compile: also train with each block compiled.
@@ -44,7 +46,7 @@ class BenchSpec(Spec):
     decode_tokens: Count = 32
     decode_types: List[Literal["float32", "bfloat16"]] = ()
     precisions: List[Precision] = ()
-    measure: List[Literal[OfModels, OfKernels]] = ("train", "decode", "memory")
+    measure: List[Literal[OfModels, OfEncoders, OfKernels]] = ("train", "decode", "memory")
     against: List[Name] = ()
     stock: bool = False
     compile: bool = False
@@ -70,7 +72,7 @@ class BenchSpec(Spec):
             raise ValueError("stock: needs a peer; expected `against: hf` too")
         if self.precisions and (self.device, self.dtype) != ("cpu", "float32"):
             raise ValueError("precisions: these are of a CPU with float32 weights; expected `device: cpu` and `dtype: float32`")
-        if not self.specs and set(self.measure) & set(MODELS):
+        if not self.specs and set(self.measure) & {*MODELS, *ENCODERS}:
             raise ValueError(f"specs: name a model spec, or measure only some of {', '.join(KERNELS)}")
         return self
 
@@ -167,6 +169,22 @@ def _online(record):
     return spread([online / (plain + teacher) for online, plain, teacher in zip(*(side.values for side in sides), strict=True)])
 
 
+def _padding(record):
+    """The share of positions that was padding where functions of all lengths were encoded."""
+    ours = record.find("encode", "ours", texts="functions")
+    return ours and spread([ours.facts["padding"]])
+
+
+def _more_memory(what, more, fewer):
+    """The bytes of one measurement over those of another, each (side, what its case has)."""
+
+    def measured(record):
+        many, few = (record.find(what, side, **case) for side, case in (more, fewer))
+        return many and few and spread([many.median / few.median])
+
+    return measured
+
+
 def _peak_share(spec, context):
     """The step's rate of `ideal` FLOPs over the FLOP rate of the square product."""
 
@@ -213,6 +231,21 @@ def _targets():
             share = _speedup("train", side, "products", spec="small/gemma3", context=context)
             how = "eager" if side == "ours" else "compiled"
             yield Target(f"Gemma 3 small, share of the product floor at {context:,}, {how}", share, unit="", least=least)
+    peer, encoder = "sentence-transformers", {"spec": "small/embeddinggemma", "context": 512}
+    for kind, least in (("float32", 1.3), ("bfloat16", 2.0)):
+        for texts, rows in (("full", "rows of 512 tokens"), ("functions", "functions of all lengths")):
+            ours = "ours" if kind == "float32" else "ours bfloat16"
+            compared = _speedup("encode", ours, peer if kind == "float32" else f"{peer} {kind}", texts=texts, **encoder)
+            yield Target(f"encoding {rows}, batch 32, against sentence-transformers, {kind} weights", compared, least=least)
+    share = _speedup("encode", "ours", "products", texts="full", **encoder)
+    yield Target("encoding rows of 512 tokens, share of the product floor", share, unit="", least=0.65)
+    yield Target("encoding functions of all lengths, share of positions that are padding", _padding, unit="", most=0.05)
+    slower = _speedup("contrastive", "plain", "GradCache", **encoder)
+    yield Target("contrastive step with GradCache, time over that of a plain one of as many pairs", slower, most=1.35)
+    grown = _more_memory("contrastive memory", ("more rows", encoder), ("GradCache", encoder))
+    yield Target("contrastive step with GradCache, memory with 4 times the pairs over that without", grown, most=1.1)
+    grown = _more_memory("stream memory", ("ours", {"texts": 100_000}), ("ours", {"texts": 10_000}))
+    yield Target("memory of a stream of 100,000 texts over that of 10,000", grown, most=1.1)
     for model in ("window-only", "recurrent"):
         longer = _speedup("reach", "16384", "2048", model=model)
         yield Target(f"tokens per second at 16,384 over those at 2,048, {model}", longer, least=0.85)

@@ -39,6 +39,7 @@ def test_every_question_has_a_row_with_the_words_of_its_verdict(runs):
     assert findings.rows(studies[1], {})[0]["paper"] == findings.OURS
 
 
+@pytest.mark.slow
 def test_the_page_is_made_of_records_alone_and_a_check_finds_what_was_edited(runs, tmp_path):
     page = tmp_path / "docs" / "findings.md"
     assert CliRunner().invoke(app, ["findings", str(runs), "--write", str(page)]).exit_code == 0

@@ -144,6 +144,7 @@ def test_a_page_that_is_watched_loads_itself_anew_and_no_other_does(make_study):
     assert "http-equiv=refresh" not in write(study, [judge(study)]).read_text()
 
 
+@pytest.mark.slow
 def test_watch_writes_again_after_a_change_and_ends_at_ctrl_c(make_study):
     import signal
 

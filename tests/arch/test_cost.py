@@ -257,6 +257,7 @@ def test_realised_layers_of_the_papers():
     assert shipped("gemma2/9b").layer_blocks()[0] == "local"
 
 
+@pytest.mark.slow
 def test_the_largest_spec_is_costed_at_its_full_context():
     """Gemma 3 27B at 131,072 tokens: no T x T tensor is ever allocated."""
     summary = cost.summary(shipped("gemma3/27b"), 131_072, "bfloat16")

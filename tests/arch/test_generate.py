@@ -142,6 +142,7 @@ def test_scores_that_are_no_numbers_stop_it(model):
         generate(model, PROMPT, 3)
 
 
+@pytest.mark.slow
 def test_float16_overflows_where_bfloat16_does_not(folder):
     """The error of the command names the option that may help."""
     _, found = checkpoint.open_checkpoint(folder)
@@ -208,6 +209,7 @@ def test_a_text_ends_where_its_end_is_drawn(folder):
     assert "".join(text.stream(text.encode("x"), [*ids, end, *ids])) == "héllo"
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_same_each_time(folder):
     first, again = (run("generate", folder, "--prompt", "def f", "--tokens", 20, "--top-k", 30) for _ in "ab")
     assert first.returncode == 0 and first.stdout == again.stdout and first.stdout.strip()

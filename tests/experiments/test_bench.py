@@ -333,7 +333,7 @@ def test_a_file_that_extends_a_shipped_benchmark_is_checked_by_line(tmp_path):
 
 def test_shipped_benchmarks_are_valid_and_cpu_measures_every_target():
     found = {name: BenchSpec.parse(document.load(name, "bench")) for name in document.shipped("bench")}
-    assert set(found) == {"cpu", "distillation", "gpu", "kernels", "peers", "decode", "precisions"}
+    assert set(found) == {"cpu", "distillation", "gpu", "kernels", "peers", "decode", "precisions", "encoding"}
     assert set(found["cpu"].specs) == set(SMALL) and {*MODELS, *KERNELS} == set(found["cpu"].measure)
     assert found["cpu"].against and found["cpu"].stock and found["cpu"].compile
     assert found["gpu"].device == "cuda"

@@ -85,6 +85,7 @@ def test_compiled_blocks_equal_eager_ones(tiny, forgetful):
 
 
 @pytest.mark.parametrize("pattern", [["rec"], ["rec", "local", "global"]])
+@pytest.mark.slow
 def test_each_distinct_block_is_compiled_once(pattern, tiny, traced):
     """One layer per kind decides the number of programs; more layers, a layout's empty memo and more steps add none."""
     counts = []

@@ -45,6 +45,7 @@ def test_over_all_tables_false_words_stay_below_their_level(short):
     assert studies > 5000 and wrong < 0.05 + 3 * (0.05 * 0.95 / studies) ** 0.5
 
 
+@pytest.mark.slow
 def test_looks_are_paid_for_and_reading_without_a_plan_is_not():
     planned = simulated(1200, chosen(LEVEL, "plan 3 to 12"))
     assert all(cell.value < 0.05 + 3.5 * (0.05 * 0.95 / cell.studies) ** 0.5 and cell.value > 0.015 for cell in planned)

@@ -189,6 +189,7 @@ def kinds_of(dataset, split, rows, context):
     return {int(pairs): (int((part == pairs).sum()), int(last[part == pairs].max())) for pairs in part.unique()}
 
 
+@pytest.mark.slow
 def test_the_frontier_is_trained_on_five_kinds_of_rows_and_tested_on_seven():
     """Zoology's published mixture: 100,000 rows of 64 tokens, 20,000 of each other kind; seven tests of equal size."""
     dataset = dataset_of({"type": "mqar", "preset": "zoology_frontier"}, 256)
