@@ -110,6 +110,7 @@ def show(
     changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, max=1000, help="Of a study: the number of seeds.")] = None,
     name: Annotated[str | None, typer.Option(help="Of a study: its name.")] = None,
+    quantise: Annotated[str | None, typer.Option(metavar="FORMAT", help=f"Of a model. {arch.QUANTISE}")] = None,
 ):
     """What a spec would cost before anything runs: a model, an experiment (with --json: whole), or a study, run by run."""
     from sweeps import kinds, places
@@ -118,12 +119,14 @@ def show(
     for option, value in {"--seeds": seeds, "--name": name}.items():
         if value is not None and kind != "study":
             raise SpecError(f"expected a study, and {spec} is of the kind {kind}", file=option)
+    if quantise is not None and kind != "model":
+        raise SpecError(f"expected a model, and {spec} is of the kind {kind}; say --set model.quantise...", file="--quantise")
     if kind == "study":
         sweeps.show(spec, scale, as_json, changes=changes, seeds=seeds, name=name)
     elif kind == "experiment":
         _show_experiment(str(places.begun(spec) or spec), as_json, changes)
     elif kind == "model":
-        arch.show(_model_file(str(places.begun(spec) or spec)), context, dtype, as_json, changes)
+        arch.show(_model_file(str(places.begun(spec) or spec)), context, dtype, as_json, changes, quantise)
     else:
         raise kinds.meant(spec, kind)
 

@@ -17,6 +17,9 @@ app = new_app("Models as specs and as checkpoints: list, cost, compare; import, 
 SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A path ending in .yaml, or a shipped name (see `list`).")]
 
 
+QUANTISE = "Round the weights: q4_0, or by role, embedding=q8_0,attention=q8_0,matrix=q4_0 (`list` has the formats)."
+
+
 @app.command("list")
 def list_():
     """List the components with their options and defaults, and the shipped specs."""
@@ -38,24 +41,33 @@ def show(
     dtype: Annotated[str, typer.Option(help="Type of weights, activations and cache: float32, bfloat16 or float16.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print only JSON, with exact numbers.")] = False,
     changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key, e.g. layers=4.")] = (),
+    quantise: Annotated[str | None, typer.Option(metavar="FORMAT", help=QUANTISE)] = None,
 ):
-    """Show what a model costs before any weight exists: parameters, FLOPs per token, cache, training memory."""
-    root, resolved = _load(spec, changes)
+    """Show what a model costs before any weight exists: parameters, FLOPs per token, cache, training memory.
 
-    from arch import cost, probe_model, remarks
+    Of a model with quantised weights also its memory by format: weights packed, cache also in 8 bits, activations.
+    """
+    root, resolved = _load(spec, [*changes, *(_roles(quantise) if quantise is not None else ())])
+
+    from arch import cost, packed, probe_model, remarks
     from arch.spec import digest
 
     cost.check_builds(resolved, root)
     probe_model.check_components(resolved, root, tokens=min(context, probe_model.TOKENS))
     summary, said = cost.summary(resolved, context, dtype), remarks.of_model(resolved, context)
+    memory = None if resolved.quantise is None else packed.memory(resolved, context)
     if as_json:
-        print(json.dumps({"spec": spec, "digest": digest(resolved), **summary, "remarks": said}))
+        more = {} if memory is None else {"memory": memory}
+        print(json.dumps({"spec": spec, "digest": digest(resolved), **summary, **more, "remarks": said}))
         return
     from rich.console import Console
 
-    from arch.show import costs
+    from arch.show import by_format, costs
 
-    Console(highlight=False, markup=False).print(costs(resolved, spec, summary))
+    console = Console(highlight=False, markup=False)
+    console.print(costs(resolved, spec, summary))
+    if memory is not None:
+        console.print(by_format(memory))
     warn(said)
 
 
@@ -141,7 +153,9 @@ def export(
 @app.command()
 def generate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint in our format, or a Hugging Face folder.")],
-    prompt: Annotated[str, typer.Option(help="The text to continue; - reads it from standard input.")],
+    prompt: Annotated[str, typer.Option(help="The text to continue; - reads it from standard input. <image>: where a picture is.")],
+    image: Annotated[list[Path], typer.Option(metavar="FILE", help="A picture; once for each <image> in the prompt.")] = [],  # noqa: B006
+    pan_and_scan: Annotated[float | None, typer.Option(min=1, help="Also show crops from this ratio of the sides on.")] = None,
     tokens: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Generate at most this many tokens.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 takes the likeliest token.")] = 1.0,
     top_k: Annotated[int | None, typer.Option(min=1, help="Sample among the k likeliest tokens.")] = None,
@@ -152,17 +166,37 @@ def generate(
     """Sample text from a model and print it token by token."""
     from arch.tokenizer import TextTokens
 
-    text = TextTokens(checkpoint)
-    ids = text.encode(sys.stdin.read() if prompt == "-" else prompt)
+    text, said = TextTokens(checkpoint), sys.stdin.read() if prompt == "-" else prompt
+    pictures = _pictures(image, said, pan_and_scan)
 
     from arch import hf
     from arch.generate import writing
     from arch.words import visible
 
+    ids, shown = [], None
+    if not pictures:
+        ids = text.encode(said)
     model = hf.load(checkpoint, dtype=_dtype(dtype))
-    for piece in text.stream(ids, writing(model, ids, tokens, temperature, top_k, top_p, seed)):
+    if pictures:
+        from arch.images import asked
+
+        ids, shown = asked.asked(model, text, said, pictures, pan_and_scan)
+    for piece in text.stream(ids, writing(model, ids, tokens, temperature, top_k, top_p, seed, shown)):
         print(visible(piece) if sys.stdout.isatty() else piece, end="", flush=True)  # a terminal would obey what is no text
     print()
+
+
+def _pictures(files, prompt, ratio):
+    """The pictures in files, all read before a model is. Raises DataError for what is none, and options that do not go together."""
+    from arch.errors import DataError
+    from arch.images.files import opened
+    from arch.images.prompts import MARK
+
+    if ratio is not None and not files:
+        raise DataError("--pan-and-scan: there is no --image to be cut", key=None)
+    if not files and MARK in prompt:
+        raise DataError(f"the prompt has {MARK}, but no --image is given", key=None)
+    return [opened(path) for path in files]
 
 
 @app.command()
@@ -219,6 +253,22 @@ def _load(reference, changes=()):
 
     root = document.load(reference, "arch", changes)
     return root, registry.resolve(ModelSpec.parse(root), root)
+
+
+def _roles(text):
+    """The overrides that `--quantise` stands for: one format for every role, or ROLE=FORMAT for some. Raises SpecError."""
+    from arch.errors import SpecError, nearest
+    from arch.model_spec import ROLES
+
+    if "=" not in text:
+        return [f"quantise.{role}.type={text}" for role in ROLES]
+    pairs = [each.partition("=") for each in text.split(",")]
+    for role, equals, name in pairs:
+        if not equals or not name:
+            raise SpecError(f"expected FORMAT or ROLE=FORMAT,ROLE=FORMAT, got {text!r}", file="--quantise")
+        if role not in ROLES:
+            raise SpecError(f"no role {role!r}{nearest(role, ROLES)}", file="--quantise")
+    return [f"quantise.{role}.type={name}" for role, _, name in pairs]
 
 
 def _dtype(name):

@@ -9,10 +9,14 @@ inherits from them: a class that has the attributes and methods satisfies the co
 | mixer, ffn | `arch/mixers/`, `arch/ffns/` | the blocks of a model |
 | cross | `arch/crosses/` | the blocks of a decoder beside an encoder |
 | pool | `arch/pools/` | the vector that a model gives of a text |
+| tower | `arch/towers/` | the soft tokens that a model reads in place of an image |
+| quantiser | `arch/quantisers/` | the weights that a model computes with |
 | optimizer, schedule | `experiments/optimizers/`, `experiments/schedules/` | a training step |
 | source, tokenizer | `experiments/data/sources/`, `experiments/data/tokenizers/` | the data of a run |
 | objective | `experiments/objectives/` | training, and the evaluator `objective` |
 | evaluator | `experiments/evaluators/` | what is measured of a model; no part of a run's identity |
+| merge | `experiments/merges/` | how the weights of several runs become one (`init_from`) |
+| reward | `experiments/rewards/` | how good an answer to a prompt is |
 | claim | `sweeps/claims/` | the verdicts of a study |
 
 A component may *need* something of the model that it meets. `needs` is a set of the words in CAPABILITIES. Planning
@@ -57,8 +61,10 @@ CAPABILITIES = {
     "recalls": "each target of its data repeats what came before in its row",
     "attends": "a layer's mixer shows what its attention weights are computed from (`attending`)",
     "decays": "a layer's mixer has a state that decays, and shows how fast (`decaying`)",
+    "answers": "its data are prompts with answers",
     "pairs": "its data are pairs of texts",
     "rows": "its data are rows of tokens, of which each predicts the next",
+    "images": "its data have images",
 }
 
 
@@ -214,6 +220,47 @@ class Pool(Protocol):
         """
 
 
+class Tower(Protocol):
+    """Makes soft tokens of images; an `nn.Module`. `__init__(config, context)`, of the model's first layer.
+
+    Its Config has at least image_size (the side of the square that it takes, in pixels), tokens (of an image), frozen, spans,
+    placeholder, start and end, as `arch.towers.siglip` explains them. encoder: the part that `frozen` leaves as it is.
+    """
+
+    encoder: nn.Module
+
+    def image_flops(self) -> dict[str, int]:
+        """FLOPs of the forward pass of one image, a multiply-add counted as 2: {encoder, projection}."""
+
+    def forward(self, pixels_N3SS: Tensor) -> Tensor:
+        """Soft tokens (N, tokens, D) of N images with values in [-1, 1], at the scale of scaled embeddings."""
+
+
+class Quantiser(Protocol):
+    """How a matrix of weights is stored in fewer bits, and what it then is. `__init__(config)`.
+
+    Its rows are output channels, its columns inputs. Every method takes matrices (N, D) of any float type; values are float32.
+    multiple: D must be a multiple of it.
+    """
+
+    multiple: int
+
+    def bytes(self, rows: int, width: int) -> int:
+        """Of a packed matrix, scales included: exactly what `pack` gives."""
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        """{name: tensor} of what is stored."""
+
+    def unpack(self, packed: dict[str, Tensor], width: int) -> Tensor:
+        """The values (N, D) of a packed matrix with rows of this width."""
+
+    def rounded(self, weight: Tensor) -> Tensor:
+        """`unpack` of `pack`, bit for bit, without the packing: what a model computes with."""
+
+    def clipped(self, weight: Tensor) -> Tensor | None:
+        """Which weights get no gradient through the rounding (N, D), because they are clipped; None for none."""
+
+
 @dataclass(frozen=True)
 class Referred:
     """A run that a component's option names, as it is known when a run is planned.
@@ -255,6 +302,7 @@ class Objective(Protocol):
     `place`): such an objective is made by `__init__(config, dataset, runs)`, {option: folder of its checkpoint}; an option
     that is null names none, and where none is named, `runs` is left out. The run is made first if it must be, and what it is
     belongs to the identity of the run that uses it.
+    reads_images (optional): whether it gives a model the images of its rows; planning refuses another one for data with images.
     measured_by (optional): the type of the objective whose metrics the evaluator `objective` reports, where training
     minimises something else: a student is measured by `next_token`.
     """
@@ -278,6 +326,12 @@ class Objective(Protocol):
 
     def begin(self, reading: Reading) -> None:
         """Optional. Called once before the first step, also of a resumed run: what is best done for all steps at once."""
+
+    def kept(self) -> dict[str, Tensor]:
+        """Optional. What a checkpoint keeps of the objective, so that an interrupted run goes on as if nothing had happened."""
+
+    def restore(self, kept: dict[str, Tensor]) -> None:
+        """Optional. Takes over what `kept` gave, before the first step of a resumed run."""
 
     def prepare(self, model: Model, batch: Batch) -> Batch:
         """Optional. Called once per step with all rows of this device, without a gradient. Returns the batch to train on.
@@ -315,7 +369,10 @@ class Source(Protocol):
     A source of rows whose class says `exact = True` knows the true probability of each target: its rows have
     `extra["nats"]` (B, T), -log of it, 0 where there is no target. One whose class says `recalls = True` asks in each target
     for something that came before in the row: `extra["distance"]`, the tokens from there to the question, and
-    `extra["pairs"]`, among how many such things the answer is, both (B, T), 0 where there is no target.
+    `extra["pairs"]`, among how many such things the answer is, both (B, T), 0 where there is no target. One whose class says
+    `images = True` has pictures: its rows have `extra["images"]` (B, I, 3, S, S) and a layout that says where they are, its Config
+    `image_size` and `tokens`, its dataset `spelt(tokens)`, an answer as text.
+    `answers = True` gives prompts with answers: its dataset is an `experiments.data.exchanges.Exchanges`.
     """
 
     def documents(self) -> Iterable[tuple[str, str]]:
@@ -472,6 +529,27 @@ class Evaluator(Protocol):
 
     def lasting(self, table: list[dict[str, Any]]) -> bool:
         """Optional. Whether what a measurement with this table left beside its record is still there; else it is done again."""
+
+
+class Merge(Protocol):
+    """How the weights of several runs become one, parameter by parameter. `__init__(config)`."""
+
+    @classmethod
+    def check(cls, config: Any, count: int, has_start: bool) -> None:
+        """Called when a run is planned. Raises SpecError, at a key of `init_from`, for a number of runs that it cannot merge.
+
+        has_start: whether the spec names what the runs started from.
+        """
+
+    def __call__(self, name: str, several: list[Tensor], start: Tensor | None) -> Tensor:
+        """The merged parameter, in float64, from those of the runs in their order. Raises ValueError where there is none."""
+
+
+class Reward(Protocol):
+    """How good an answer is. `__init__(config)`. What it raises ends the run, whose record says so."""
+
+    def __call__(self, prompt: str, answer: str, reference: str) -> float:
+        """A finite number; more is better. reference: an answer that is known to be right."""
 
 
 class Optimizer(Protocol):

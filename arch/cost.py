@@ -21,6 +21,9 @@ A map is a parameter of the kind `matrix`, a stack of small ones included.
 An encoder-decoder shares a row of N tokens between its stacks, half of them (rounded down) source and the rest target, as text
 that is cut in two: FLOPs are those of both stacks, per token of the row. Its cache is the decoder's: its own tokens, and in the
 layers that read the encoder the keys and values of the source. A decoded token is the last of the target.
+
+FLOPs per token are those of the language model, also for the tokens of an image; what a tower computes for an image comes
+once per image on top (`vision`). `ideal` counts text, in which no token sees a later one.
 """
 
 import functools
@@ -33,7 +36,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from arch import blame, registry
+from arch import blame, quantised, registry
 from arch.encoded import Encoded
 from arch.errors import SpecError, nearest
 from arch.kernels import products
@@ -62,6 +65,7 @@ def outline(spec, context, dtype="float32"):
     Of an encoder-decoder, the weights of the decoder: a decoded token does not run the encoder.
     vector_bytes: of the vector of one text, E numbers in float32; None for a model without a pool. It is what an encoder
     keeps of a text where a language model keeps a cache, and depends on no number of tokens. Raises SpecError as `summary`.
+    vision: of a model with a tower, `images`. Its parameters are in `total`, but in neither `embedding` nor `non_embedding`.
     """
     _check(context, dtype)
     layers, size = spec.layer_blocks(), DTYPES[dtype].itemsize
@@ -72,9 +76,11 @@ def outline(spec, context, dtype="float32"):
     frame, head = _frame(spec, DTYPES[dtype]), spec.dim * spec.vocab_size
     parameters = sum(weight.numel() for weight in frame.parameters()) + sum(counts[name] * sizes[name] for name in counts)
     embedding = head if spec.tie_embeddings else 2 * head
+    vision = images(frame)
     cache = _by_layer(layers, {name: _cache_of(spec, block, context, dtype) for name, block in blocks.items()})
     state = {name: _state(_mixer(block), DTYPES[dtype]) for name, block in blocks.items()}
     read = parameters if spec.tie_embeddings else parameters - head + spec.dim
+    read -= sum(vision["parameters"].values()) if vision else 0  # no image is read while a token is decoded
     ideal = {name: _ideal(block, target, source) for name, block in blocks.items()}
     behind = {"prefill": 2 * head * target, "decode": 2 * head} if frame.pool is None else _pooling(frame, context)
     beside = _encoder_outline(spec, source)
@@ -85,7 +91,7 @@ def outline(spec, context, dtype="float32"):
         "parameters": {
             "total": parameters,
             "embedding": embedding,
-            "non_embedding": parameters - embedding,
+            "non_embedding": parameters - embedding - (sum(vision["parameters"].values()) if vision else 0),
             "pool": pooled,
             **({} if spec.encoder is None else {"encoder": beside["parameters"]}),
             "layers": [sizes[name] for name in layers],
@@ -98,6 +104,29 @@ def outline(spec, context, dtype="float32"):
         "layers": layers,
         "context": context,
         "dtype": dtype,
+        **({"vision": vision} if vision else {}),
+    }
+
+
+def images(model):
+    """What images cost a Model with a tower, as plain data; None without one.
+
+    parameters: {encoder, projection}; the norm between them counts as the projection's. tokens: of an image. flops_per_image:
+    {forward, train}; of a frozen encoder only the forward pass is trained with. trained: parameters that are trained.
+    """
+    tower = model.vision
+    if tower is None:
+        return None
+    total, encoder = (sum(weight.numel() for weight in part.parameters()) for part in (tower, tower.encoder))
+    flops, frozen = tower.image_flops(), tower.config.frozen
+    return {
+        "parameters": {"encoder": encoder, "projection": total - encoder},
+        "tokens": tower.config.tokens,
+        "flops_per_image": {
+            "forward": sum(flops.values()),
+            "train": (1 if frozen else 3) * flops["encoder"] + 3 * flops["projection"],
+        },
+        "trained": sum(weight.numel() for weight in tower.parameters() if weight.requires_grad),
     }
 
 
@@ -147,10 +176,12 @@ def summary(spec, context, dtype="float32", mixed=False):
     has a pool does not decode: its cache and its decode FLOPs are None.
     training_bytes: weights and gradients in `dtype`, AdamW's moments, and `activations`: what autograd keeps for the
     backward pass of one row of N tokens. This includes the loss, which keeps a gradient of the hidden states and no
-    logits. Not included: further rows, gradients of activations, workspaces (such as the loss's, of at most 512 MiB),
+    logits. A frozen tower has weights alone. Not included: images, further rows, gradients of activations, workspaces (such as
+    the loss's, of at most 512 MiB),
     rounding up by the allocator.
     mixed: training memory is that of float32 weights which compute in bfloat16 (`products.casting`): activations in bfloat16,
-    and `casts`, the weights' second copy in bfloat16. Caches and what is decoded stay in `dtype`.
+    and `casts`, the weights' second copy in bfloat16. A model with `quantise` has `rounded`, the copy that it computes with.
+    Caches and what is decoded stay in `dtype`.
     notes: why a number is too low or absent. Raises SpecError for an unknown dtype or a context below 1.
     """
     with products.casting() if mixed else nullcontext():
@@ -178,13 +209,17 @@ def _summary(spec, context, dtype):
 
     executed = {path: whole(lambda block, path=path: block.executed[path], flops) for path, flops in outside.executed.items()}
     shared = {key: size for block in blocks.values() for key, size in block.shared.items()}
-    parameters = known["parameters"]["total"]
+    parameters, trained = known["parameters"]["total"], known["parameters"]["total"]
+    if vision := known.get("vision"):
+        trained -= sum(vision["parameters"].values()) - vision["trained"]
     training = {
         "weights": parameters * size,
-        "gradients": parameters * size,
-        "optimizer": parameters * OPTIMIZER_BYTES,
+        "gradients": trained * size,
+        "optimizer": trained * OPTIMIZER_BYTES,
         "activations": whole(lambda block: block.activations, outside.activations + sum(shared.values())),
     }
+    if spec.quantise is not None:
+        training["rounded"] = size * quantised.count(spec)
     if products.is_casting():
         training["casts"] = whole(lambda block: block.casts, outside.casts)
     return {
@@ -307,6 +342,8 @@ def check_builds(spec, root, path=()):
             raise root.error(f"{dim:,} x {width:,} values {TOO_LARGE}", (*path, "project"))
     reading = False
     for place, kind, resolved in spec.components():
+        if kind == "quantiser":
+            continue  # they are checked with the weights that they round
         stack = spec.encoder_spec if place[0] == "encoder" else spec
         layers = {name: layer % stack.layers for layer, name in enumerate(stack.blocks)}
         layer, where = layers[place[-2]] if kind in SUBLAYERS else 0, (*path, *place)
@@ -334,6 +371,7 @@ def check_builds(spec, root, path=()):
     if spec.encoder is not None and not reading:
         reason = "no layer of the decoder reads it: a block needs `cross`, or a mixer that reads it, such as merged_attention"
         raise root.error(reason, (*path, "encoder"))
+    quantised.check(spec, root, path)
 
 
 def failure(kind, resolved, context, tokens, dtype="float32"):
@@ -544,7 +582,7 @@ def _block(spec, name, layer):
 def _frame(spec, dtype):
     """The model without its layers, and without an encoder beside it."""
     with torch.device("meta"):
-        model = Model(spec.model_copy(update={"layers": 1}))
+        model = Model(spec.model_copy(update={"layers": 1, "quantise": None}))
     model.blocks, model.encoder = nn.ModuleList(), None
     return model.to(dtype)
 

@@ -150,14 +150,16 @@ def dense(state: RecurrentState) -> RecurrentState:
 def _maps(modules, names, cls=Linear):
     """[(weight, bias), ...] of the named modules; None unless each is exactly of the class and has no hooks.
 
-    modules: a module's `_modules`. A look-up there takes a tenth of the time of an attribute access.
+    modules: a module's `_modules`. A look-up there takes a tenth of the time of an attribute access. The weights are those that
+    the modules multiply by (`Linear.used`), which live as long as nothing changes.
     """
     maps = []
     for name in names:
         module = modules[name]
         if type(module) is not cls or hooked(module):
             return None
-        maps.append((module._parameters["weight"], module._parameters.get("bias")))
+        weight, fake = module._parameters["weight"], vars(module).get("fake")
+        maps.append((weight if fake is None else fake(weight), module._parameters.get("bias")))
     return maps
 
 

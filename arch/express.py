@@ -1,6 +1,6 @@
 """Find the class of Hugging Face's `transformers` that computes exactly what a spec describes."""
 
-from arch import checkpoint, cost, document, families, registry
+from arch import checkpoint, cost, document, families, multimodal, registry
 from arch.errors import DataError, SpecError
 from arch.model_spec import ENCODER, ModelSpec
 from arch.remarks import explicit
@@ -62,7 +62,8 @@ def differences(theirs, ours):
 
 def read_back(config, spec):
     """The ModelSpec that a family's Config describes, with what stands behind the trunk of `spec`: no config.json says that."""
-    return resolved(config.spec() | ({} if spec.pool is None else behind(spec.pool["type"], list(spec.project))))
+    beside = {} if spec.pool is None else behind(spec.pool["type"], list(spec.project))
+    return resolved(config.spec() | beside | ({} if spec.vision is None else {"vision": spec.vision}))
 
 
 def _expressed(family, spec):
@@ -78,6 +79,10 @@ def _expressed(family, spec):
         if not hasattr(family, "TRUNK"):
             raise ValueError("it has a pool, and this class is no trunk of an encoder")
         write.check_pool(used)
+    if used.vision is not None:
+        if not hasattr(family, "WITH_IMAGES"):
+            raise ValueError("it has a vision tower, and this class has none")
+        multimodal.check(used)
     families.table(family, used, families.trunk(checkpoint.parameters(used)))
     try:
         config = family.Config.parse(family.Config.of(used))

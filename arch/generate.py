@@ -3,6 +3,8 @@
 Shapes: B rows, T tokens, V vocabulary.
 """
 
+from typing import NamedTuple
+
 import torch
 
 from arch.errors import DataError
@@ -10,6 +12,13 @@ from arch.layout import TokenLayout
 
 # Prompt tokens per forward pass. A window's ring is small, but a layer's activations grow with the tokens of a pass.
 CHUNK = 512
+
+
+class Shown(NamedTuple):
+    """The images of prompts. image_BT: as of `TokenLayout`. pixels_BI3SS: of each row the images in their order."""
+
+    image_BT: torch.Tensor
+    pixels_BI3SS: torch.Tensor
 
 
 class NonFiniteScores(DataError):
@@ -24,12 +33,13 @@ class NonFiniteScores(DataError):
 
 
 @torch.no_grad()
-def prefill(model, prompt_BT, state, lengths_B=None, chunk=CHUNK):
+def prefill(model, prompt_BT, state, lengths_B=None, chunk=CHUNK, shown=None):
     """(scores_BV, state): the logits of the token after the prompt, and the state after the prompt.
 
     The prompt is read `chunk` tokens at a time, so only the state grows with the prompt. The head sees only the last
     token. state: an empty one with room for the prompt; do not use it afterwards. lengths_B: the length of each row's
-    prompt, where they differ; rows are padded on the left. Raises ValueError for lengths that do not fit the prompt.
+    prompt, where they differ; rows are padded on the left. shown: the images of the prompt, `Shown`; an image is read in one
+    chunk, however long it is. Raises ValueError for lengths that do not fit the prompt.
     """
     rows, tokens = prompt_BT.shape
     lengths = [tokens] * rows if lengths_B is None else lengths_B.tolist()
@@ -39,26 +49,44 @@ def prefill(model, prompt_BT, state, lengths_B=None, chunk=CHUNK):
         layout = TokenLayout.whole(rows, tokens, prompt_BT.device)
     else:
         layout = TokenLayout.left_padded(lengths_B, tokens)
-    for start in range(0, tokens, chunk):
-        part = start, min(start + chunk, tokens)
-        hidden_BTD, state = model.trunk(prompt_BT[:, slice(*part)], layout.part(*part), state)
+    inputs = prompt_BT
+    if shown is not None:
+        layout = layout.with_images(shown.image_BT)
+        inputs = model.embed_with_images(prompt_BT, layout, shown.pixels_BI3SS)
+        layout = layout.seeing(model.vision.config.spans)
+    for start, stop in chunks(layout, tokens, chunk):
+        hidden_BTD, state = model.trunk(inputs[:, start:stop], layout.part(start, stop), state)
     return model.logits(hidden_BTD[:, -1:])[:, 0], state
 
 
+def chunks(layout, tokens, chunk):
+    """Yield (start, stop) of chunks of at most so many tokens that cut no image; longer where one is too long for a chunk."""
+    start = 0
+    while start < tokens:
+        most = min(start + chunk, tokens)
+        shorter = (place for place in range(most, start, -1) if layout.may_cut(place))
+        longer = (place for place in range(most + 1, tokens + 1) if layout.may_cut(place))
+        stop = next(shorter, None) or next(longer)
+        yield start, stop
+        start = stop
+
+
 @torch.no_grad()
-def sample(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, lengths_B=None):
+def sample(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, lengths_B=None, shown=None, uniform_BS=None):
     """Yield `tokens` tokens after the prompt, one (B,) tensor per step.
 
     temperature: 0 takes the likeliest token. top_k: sample only among the k likeliest. top_p: sample only among the
-    fewest likeliest tokens whose probabilities add up to p or more. lengths_B: as for `prefill`. Raises
-    NonFiniteScores, and ValueError for a non-causal model and for lengths that do not fit the prompt.
+    fewest likeliest tokens whose probabilities add up to p or more. lengths_B, shown: as for `prefill`. uniform_BS: a
+    number in [0, 1) for each row and step that decides the draw, so that a row does not depend on those beside it; without it, the
+    seed decides all draws together. Raises NonFiniteScores, and ValueError for a non-causal model and for lengths that do not fit
+    the prompt.
     """
     generator = torch.Generator().manual_seed(seed)
     state = model.init_state(prompt_BT.shape[0], prompt_BT.shape[1] + tokens)
     new_B1 = None
     for step in range(tokens):
         if new_B1 is None:
-            scores_BV, state = prefill(model, prompt_BT, state, lengths_B)
+            scores_BV, state = prefill(model, prompt_BT, state, lengths_B, shown=shown)
         else:
             scores_B1V, state = model.decode(new_B1, state, _next(lengths_B, step))
             scores_BV = scores_B1V[:, 0]
@@ -69,9 +97,20 @@ def sample(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, se
             new_B1 = scores_BV.argmax(dim=-1, keepdim=True)
         else:
             scores_BV = (scores_BV - scores_BV.amax(dim=-1, keepdim=True)) / temperature
-            p_BV = kept(scores_BV, top_k, top_p).softmax(dim=-1).cpu()
-            new_B1 = torch.multinomial(p_BV, 1, generator=generator).to(prompt_BT.device)
+            p_BV = kept(scores_BV, top_k, top_p).softmax(dim=-1)
+            if uniform_BS is None:
+                new_B1 = torch.multinomial(p_BV.cpu(), 1, generator=generator).to(prompt_BT.device)
+            else:
+                new_B1 = drawn(p_BV, uniform_BS[:, step])
         yield new_B1[:, 0]
+
+
+def drawn(p_BV, uniform_B):
+    """The token (B, 1) at which the cumulated probability first exceeds a number in [0, 1): a draw, of one row alone."""
+    total_BV = p_BV.double().cumsum(dim=-1)
+    return torch.searchsorted(total_BV, total_BV[:, -1:] * uniform_B[:, None].to(total_BV), right=True).clamp(
+        max=p_BV.shape[-1] - 1
+    )
 
 
 def _next(lengths_B, step):
@@ -96,14 +135,14 @@ def kept(scores_BV, top_k=None, top_p=None):
     return scores_BV
 
 
-def generate(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, lengths_B=None):
+def generate(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, lengths_B=None, shown=None):
     """The next `tokens` tokens after the prompt, (B, tokens); arguments and errors as for `sample`."""
-    written = list(sample(model, prompt_BT, tokens, temperature, top_k, top_p, seed, lengths_B))
+    written = list(sample(model, prompt_BT, tokens, temperature, top_k, top_p, seed, lengths_B, shown))
     return torch.stack(written, dim=1) if written else prompt_BT[:, :0]
 
 
-def writing(model, ids, tokens, temperature=1.0, top_k=None, top_p=None, seed=0):
-    """Yield the ids that `sample` gives after one prompt, a list of ids.
+def writing(model, ids, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, shown=None):
+    """Yield the ids that `sample` gives after one prompt, a list of ids, with its images.
 
     Raises DataError for an empty prompt, an id outside the vocabulary, a non-causal model, or non-finite logits.
     """
@@ -116,5 +155,5 @@ def writing(model, ids, tokens, temperature=1.0, top_k=None, top_p=None, seed=0)
     except ValueError as error:
         raise DataError(str(error), key=None) from None
     prompt_BT = torch.tensor([ids], device=model.embedding.device)
-    for next_B in sample(model, prompt_BT, tokens, temperature, top_k, top_p, seed):
+    for next_B in sample(model, prompt_BT, tokens, temperature, top_k, top_p, seed, shown=shown):
         yield int(next_B)

@@ -1,6 +1,7 @@
 """Load, import and export Hugging Face folders and weights files, by the name tables of `arch.families`.
 
-A folder of sentence-transformers is a trunk with a pool and maps behind it, which `arch.sentence` reads and writes.
+A folder of sentence-transformers is a trunk with a pool and maps behind it, which `arch.sentence` reads and writes; one with a
+vision tower is a text model with a tower before it (`arch.multimodal`).
 """
 
 import json
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from arch import checkpoint, cost, document, families, json_files, registry, tensors
+from arch import checkpoint, cost, document, families, json_files, multimodal, registry, tensors
 from arch.errors import DataError, SpecError
 from arch.express import differences, express, loaded
 from arch.model_spec import ModelSpec
@@ -84,18 +85,29 @@ def export(source, out, progress=None, truncate_dim=None):
     write.check_width(spec, truncate_dim)
     family, config = express(spec)
     architecture = config.architecture() if spec.pool is None else family.TRUNK
+    if spec.vision is not None:
+        architecture = family.WITH_IMAGES
     named = families.table(family, spec, families.trunk(found.entries))
     root = "" if architecture == getattr(family, "TRUNK", None) else "model."  # a trunk's names have no prefix
-    theirs = {_rooted(to.name, root): As(ours, to.write) for ours, to in named.items()}
+    if spec.vision is not None:
+        root = multimodal.TEXT
+    named = {ours: As(_rooted(to.name, root), to.read, to.write) for ours, to in named.items()} | multimodal.sources(spec)
+    theirs = {to.name: As(ours, to.write) for ours, to in named.items()}
     types = {entry.dtype for entry in found.entries.values()}
     dtype = str(max(types, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
     written = {"architectures": [architecture], "dtype": dtype, "torch_dtype": dtype}  # torch_dtype: before 4.56
-    written |= config.written() | special_tokens(source)
+    if spec.vision is None:
+        written |= config.written() | special_tokens(source)
+    else:
+        special = special_tokens(source)
+        written |= multimodal.written(spec) | {"text_config": config.written() | special} | special
     with checkpoint.appearing(out) as scratch:
         checkpoint.copy_text_files(source, scratch)
         (scratch / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
         if spec.pool is not None:
             write.modules(source, spec, found, scratch, truncate_dim)
+        for name, content in multimodal.processors(spec).items() if spec.vision is not None else ():
+            (scratch / name).write_text(json.dumps(content, indent=2) + "\n")
         tensors.write(tensors.renamed(found, theirs), scratch / checkpoint.WEIGHTS, progress)
     return architecture
 
@@ -104,8 +116,9 @@ def since(folder):
     """{what an exported model has: the first release of `transformers` that computes it}; a folder that `export` wrote."""
     config = document.node(json.loads((Path(folder) / CONFIG).read_text()))
     family = _family(folder, config, None, None)
-    known = document.Node({key: value for key, value in config.value.items() if key in family.Config.keys()})  # noqa: SIM118
-    return family.Config.parse(known).since()
+    part = _text_config(config)
+    known = document.Node({key: value for key, value in part.value.items() if key in family.Config.keys()})  # noqa: SIM118
+    return (multimodal.SINCE if part is not config else {}) | family.Config.parse(known).since()
 
 
 def find(path, spec=None, family=None):
@@ -132,13 +145,17 @@ def find(path, spec=None, family=None):
         raise DataError(f"{path}: no {CONFIG} of a known family says what the model is; give a spec", key=None)
     if given and own:
         lost = differences(own, given).items()
+        lost = [(key, pair) for key, pair in lost if spec.vision is not None or not key.startswith("vision")]
         notes += [f"the spec has {key}: {spelt(ours)} where {CONFIG} has {spelt(its)}" for key, (its, ours) in lost]
     notes += _beside(path, modules, spec, own)
+    if own is not None and own.vision is not None and spec.vision is None:
+        notes.append("the spec has no vision: only the text part is read")
 
     expected = checkpoint.parameters(spec)
     root = _root(chosen, held)
     named = families.table(chosen, spec, families.trunk(expected))
     sources = {ours: As(_rooted(to.name, root), to.read) for ours, to in named.items()} | sentence.sources(spec, modules)
+    sources |= multimodal.sources(spec, held, path)
     if modules:
         held = tensors.joined({"": held, **modules.weights})
     ignored = [name for name in held.entries if _ignored(name, chosen, spec)]
@@ -246,6 +263,8 @@ def _spec_of(family, config, modules=None):
     except ValueError as error:
         key, _, reason = str(error).partition(": ")
         raise part.error(reason, (key,)) from None
+    vision = multimodal.read(config) if hasattr(family, "WITH_IMAGES") else None
+    data |= {} if vision is None else {"vision": vision}
     root = document.node(data | (modules.spec(data["dim"]) if modules else {}), part.file, part.line)
     spec = registry.resolve(ModelSpec.parse(root), root)
     cost.check_builds(spec, root)
@@ -270,9 +289,10 @@ def _rooted(name, root):
 
 
 def _ignored(name, family, spec):
-    """Whether a tensor is not part of the model: vision tower and projector, or a tied head's copy of the embedding."""
-    heads = ("lm_head.weight", "lm_head.out_proj.weight")
-    return name.startswith(getattr(family, "IGNORED", ())) or (spec.tie_embeddings and name.endswith(heads))
+    """Whether a tensor is not part of the model: vision tower and projector of a model that has none, or a tied head's copy of the
+    embedding."""
+    seen = multimodal.is_head(name) if spec.vision is not None else name.startswith(getattr(family, "IGNORED", ()))
+    return seen or (spec.tie_embeddings and name.endswith(("lm_head.weight", "lm_head.out_proj.weight")))
 
 
 def _check(path, expected, sources, held, ignored):

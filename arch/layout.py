@@ -6,12 +6,14 @@ Shapes: B rows, T tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
 Made = TypeVar("Made")
+# How tokens of one image see each other (`TokenLayout.seeing`).
+SpanRule = Literal["one_sided", "two_sided", "causal"]
 
 
 class TokenLayout:
@@ -25,10 +27,22 @@ class TokenLayout:
 
     first: the position of every row's first token if each row is known to be one document without padding, else None.
     If it is given, all rows are alike, and a result for one row can be expanded to all.
+
+    image_BT: the number of the token's image within its row, -1 for text; None if no row has an image. The tokens of an image
+    are contiguous and in one document; two images have different numbers, also where no token stands between them. Numbers
+    grow along the row. rule: how they see each other, see `seeing`.
     """
 
-    def __init__(self, doc_BT: Tensor, pos_BT: Tensor, first: int | None = None):
+    def __init__(
+        self,
+        doc_BT: Tensor,
+        pos_BT: Tensor,
+        first: int | None = None,
+        image_BT: Tensor | None = None,
+        rule: SpanRule = "one_sided",
+    ):
         self.doc_BT, self.pos_BT, self.first = doc_BT, pos_BT, first
+        self.image_BT, self.rule = image_BT, rule
         self._memo: dict[Hashable, Any] = {}
 
     @classmethod
@@ -60,21 +74,71 @@ class TokenLayout:
         own_BT = pos_BT < lengths_B[:, None]
         return cls(torch.where(own_BT, 0, -1), torch.where(own_BT, pos_BT, 0))
 
+    def with_images(self, image_BT: Tensor) -> TokenLayout:
+        """The same documents with images in them; see the class. Without any, the layout itself."""
+        if not (image_BT >= 0).any():
+            return self
+        return TokenLayout(self.doc_BT, self.pos_BT, self.first, image_BT, self.rule)
+
+    def seeing(self, rule: SpanRule) -> TokenLayout:
+        """The same layout, in which a token of an image sees later tokens of the same image by a named rule.
+
+        It never sees a later token of another image, and text is causal. In a layer with a window of W keys:
+
+        | rule | keys of the own image |
+        |---|---|
+        | `one_sided` | all later ones, and the W - 1 before it (transformers, the PyTorch reference of Gemma 3) |
+        | `two_sided` | less than W before and after it (DeepMind's JAX reference) |
+        | `causal` | none after it: images are read like text (no reference; for comparison) |
+
+        Raises ValueError for another rule.
+        """
+        if rule not in get_args(SpanRule):
+            raise ValueError(f"no rule {rule!r} for the tokens of an image; expected one of {', '.join(get_args(SpanRule))}")
+        if self.image_BT is None or rule == self.rule:
+            return self
+        return TokenLayout(self.doc_BT, self.pos_BT, self.first, self.image_BT, rule)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether some token sees a later one though a mixer is causal: one of an image."""
+        return self.image_BT is not None and self.rule != "causal"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every row is known to be one document without padding, and no token of a causal mixer sees a later one."""
+        return self.first is not None and not self.looks_ahead
+
     def part(self, start: int, stop: int) -> TokenLayout:
-        """The layout of the tokens [start, stop) of every row, for a state that has seen the tokens before them."""
+        """The layout of the tokens [start, stop) of every row, for a state that has seen the tokens before them.
+
+        Raises ValueError where it cuts an image, whose first tokens would then not see its last.
+        """
+        if not self.may_cut(start) or not self.may_cut(stop):
+            raise ValueError(f"the tokens {start} to {stop - 1} cut an image, which is read at once")
         first = None if self.first is None else self.first + start
-        return TokenLayout(self.doc_BT[:, start:stop], self.pos_BT[:, start:stop], first)
+        image_BT = None if self.image_BT is None else self.image_BT[:, start:stop]
+        return TokenLayout(self.doc_BT[:, start:stop], self.pos_BT[:, start:stop], first, image_BT, self.rule)
+
+    def may_cut(self, place: int) -> bool:
+        """Whether a chunk may begin at the token `place`: no row has one image on both sides of it."""
+        if self.image_BT is None or not 0 < place < self.shape[1]:
+            return True
+        before_B, after_B = self.image_BT[:, place - 1], self.image_BT[:, place]
+        return not bool(((before_B == after_B) & (after_B >= 0)).any())
 
     def rows(self, part):
         """The layout of some of the rows (a slice)."""
-        return TokenLayout(self.doc_BT[part], self.pos_BT[part], self.first)
+        image_BT = None if self.image_BT is None else self.image_BT[part]
+        return TokenLayout(self.doc_BT[part], self.pos_BT[part], self.first, image_BT, self.rule)
 
     def to(self, device):
         """The same layout on another device; itself where it is there already."""
         doc_BT, pos_BT = self.doc_BT.to(device), self.pos_BT.to(device)
         if doc_BT is self.doc_BT and pos_BT is self.pos_BT:
             return self
-        return TokenLayout(doc_BT, pos_BT, self.first)
+        image_BT = None if self.image_BT is None else self.image_BT.to(device)
+        return TokenLayout(doc_BT, pos_BT, self.first, image_BT, self.rule)
 
     @property
     def shape(self) -> torch.Size:
@@ -130,7 +194,7 @@ class TokenLayout:
 
         before, after: the number of tokens on each side; None for all of the document. Indices count from the start of
         the stream. first: the index of this layout's first token in the stream. An `after` other than 0 needs the
-        whole row.
+        whole row. With an `after` of 0, a token of an image may see later ones (see `seeing`): that is an interval too.
         """
         return self.memo(("interval", before, after, first), lambda: self._interval(before, after, first))
 
@@ -141,7 +205,8 @@ class TokenLayout:
         reach_BT = pos_BT if before is None else pos_BT.clamp(max=before)
         low_BT = (index_BT - reach_BT).clamp(min=0).expand(rows, tokens)
         if after == 0:
-            return low_BT, index_BT.expand(rows, tokens)
+            index_BT = index_BT.expand(rows, tokens)
+            return low_BT, self._last_of_image(index_BT, before) if self.looks_ahead else index_BT
         doc_BT = self.doc_BT[: len(pos_BT)]
         ends_BT = torch.ones_like(doc_BT, dtype=torch.bool, memory_format=torch.contiguous_format)
         ends_BT[:, :-1] = doc_BT[:, 1:] != doc_BT[:, :-1]
@@ -149,3 +214,22 @@ class TokenLayout:
         last_BT = torch.where(ends_BT, index_BT, first + tokens).flip(1).cummin(dim=1).values.flip(1)
         high_BT = last_BT if after is None else torch.minimum(last_BT, index_BT + after)
         return low_BT, high_BT.expand(rows, tokens)
+
+    def reach(self, before: int | None, after: int | None) -> tuple[int | None, int | None]:
+        """(before, after) of a mixer, widened to the tokens after itself that one of an image sees here."""
+        if after != 0 or not self.looks_ahead:
+            return before, after
+        index_BT = torch.arange(self.shape[1], device=self.doc_BT.device).expand(self.shape)
+        ahead = self.memo(("ahead", before), lambda: int((self._last_of_image(index_BT, before) - index_BT).max()))
+        return before, ahead
+
+    def _last_of_image(self, index_BT: Tensor, before: int | None) -> Tensor:
+        """The last index that each token sees: of text its own, of an image's token that of its image or of the window."""
+        image_BT = self.image_BT
+        assert image_BT is not None
+        follows_BT = torch.zeros_like(image_BT, dtype=torch.bool)  # whether the next token is of the same image
+        follows_BT[:, :-1] = (image_BT[:, 1:] == image_BT[:, :-1]) & (image_BT[:, :-1] >= 0)
+        last_BT = torch.where(follows_BT, index_BT[:, -1:] + 1, index_BT).flip(1).cummin(dim=1).values.flip(1)
+        if self.rule == "two_sided" and before is not None:
+            last_BT = torch.minimum(last_BT, index_BT + before)
+        return last_BT

@@ -4,7 +4,7 @@ Shapes: B rows, T tokens, R width of the map.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from einops import rearrange
 from torch import Tensor, nn
@@ -33,9 +33,15 @@ class Linear(nn.Module):
         draw = drawn(getattr(context.init, kind), fan_in(inputs, stack, context), context.layers)
         self.weight = parameter((outputs, inputs), "matrix", draw)
         self.bias = parameter((outputs,), "vector", constant(0.0)) if bias else None
+        self.fake: Any = None  # what rounds the weight (`arch.quantised`), in a model with `quantise`
+
+    @property
+    def used(self) -> Tensor:
+        """The weight as it is multiplied: rounded where the model is quantised."""
+        return self.weight if self.fake is None else self.fake(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return products.linear(x, self.weight, self.bias)
+        return products.linear(x, self.used, self.bias)
 
 
 class BlockDiagonalLinear(nn.Module):

@@ -1,6 +1,6 @@
 """A model built from a resolved spec: embedding, blocks of sub-layers, final norm, then a head or a pool.
 
-Shapes: B rows, T tokens, D width, V vocabulary, E width of a text's vector.
+Shapes: B rows, T tokens, D width, V vocabulary, E width of a text's vector; I images of a row, S their side in pixels.
 """
 
 import functools
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arch import decoding, registry, token_plan
+from arch import decoding, quantised, registry, token_plan
 from arch.block import Block
 from arch.encoded import Encoded
 from arch.kernels import decode, products
@@ -63,16 +63,47 @@ class Model(nn.Module):
         self.norm = RMSNorm(spec.dim, spec.norm_eps)
         self.head = None if spec.tie_embeddings else Linear(spec.dim, spec.vocab_size, contexts[0])
         self.pool: Any = None if spec.pool is None else registry.build("pool", spec.pool, contexts[0])
+        self.vision: Any = None if spec.vision is None else registry.build("tower", spec.vision, contexts[0])
         widths = (spec.dim, *spec.project)
         self.project = nn.ModuleList(Linear(*pair, contexts[0]) for pair in pairwise(widths))
         self.encoder: Any = None if beside is None else Model(beside)
         if self.encoder is not None and spec.encoder is not None and spec.encoder.embedding == "shared":
             self.encoder.embedding = None  # its tokens are looked up in the decoder's table
+        self.fake: Any = None  # what rounds the embedding
+        if spec.quantise is not None:
+            quantised.attach(self)
 
     def embed(self, tokens_BT: Tensor) -> Tensor:
         """Token embeddings (B, T, D), scaled by sqrt(D) if the spec says so (see `ModelSpec.embed_scale`)."""
-        x_BTD = F.embedding(tokens_BT, self.embedding)
+        x_BTD = F.embedding(tokens_BT, self.embedding_weight)
         return x_BTD if self.spec.embed_scale == "none" else x_BTD * self.embedding_scale
+
+    def embed_with_images(self, tokens_BT: Tensor, layout: TokenLayout, images_BI3SS: Tensor) -> Tensor:
+        """Embeddings (B, T, D) of tokens among which images stand: each soft token takes the place of a placeholder.
+
+        Soft tokens are not scaled. images_BI3SS: of each row the first ones that its layout counts; the others are not read.
+        Raises ValueError for a model without a tower, and where images and placeholders do not match.
+        """
+        if self.vision is None:
+            raise ValueError("a model without `vision` reads no images")
+        image_BT, each = layout.image_BT, self.vision.config.tokens
+        if image_BT is None:
+            raise ValueError("there are images, but the layout says of no token that it is of an image")
+        number_I = torch.arange(images_BI3SS.shape[1], device=image_BT.device)
+        count_BI = (image_BT[..., None] == number_I).sum(1)
+        if int(image_BT.max()) >= len(number_I) or not bool(((count_BI == each) | (count_BI == 0)).all()):
+            raise ValueError(f"an image has other than {each} placeholders, or placeholders have no image")
+        x_BTD = self.embed(tokens_BT)
+        if not bool((count_BI > 0).any()):
+            return x_BTD
+        soft_NLD = self.vision(images_BI3SS[count_BI > 0])
+        # Rows and images are both in order, so the places are filled in order.
+        return x_BTD.masked_scatter((image_BT >= 0)[..., None], soft_NLD.to(x_BTD.dtype))
+
+    @property
+    def embedding_weight(self) -> Tensor:
+        """The embedding (V, D) as it is used: rounded where the model is quantised."""
+        return self.embedding if self.fake is None else self.fake(self.embedding)
 
     @property
     def embedding_scale(self) -> float:
@@ -100,6 +131,7 @@ class Model(nn.Module):
         inputs: Tensor,
         layout: TokenLayout | None = None,
         state: ModelState | None = None,
+        images: Tensor | None = None,
         encoded: Encoded | None = None,
     ) -> tuple[Tensor, ModelState | None]:
         """(hidden states after the final norm (B, T, D), new state); the state is None if none was given.
@@ -109,9 +141,19 @@ class Model(nn.Module):
 
         inputs: tokens (B, T) or embeddings (B, T, D). layout: by default one document per row; with a state, the
         tokens continue the state's document. Within `products.casting` float32 weights compute in bfloat16, but from a state in
-        float32: what is decoded is kept in the type of the weights.
+        float32: what is decoded is kept in the type of the weights. images: (B, I, 3, S, S), see `embed_with_images`; tokens whose
+        layout has images need them.
         """
-        x_BTD = inputs if inputs.is_floating_point() else self.embed(inputs)
+        if layout is not None and layout.image_BT is not None and self.vision is not None:
+            layout = layout.seeing(self.vision.config.spans)
+        if images is not None:
+            if layout is None:
+                raise ValueError("images need a layout that says which tokens are theirs")
+            x_BTD = self.embed_with_images(inputs, layout, images)
+        elif layout is not None and layout.image_BT is not None and not inputs.is_floating_point():
+            raise ValueError("the layout has images, but their pixels are not given")
+        else:
+            x_BTD = inputs if inputs.is_floating_point() else self.embed(inputs)
         if state is None and products.is_casting() and x_BTD.dtype == torch.float32:
             x_BTD = x_BTD.to(torch.bfloat16)
         if layout is None:
@@ -119,7 +161,9 @@ class Model(nn.Module):
             layout = TokenLayout.whole(rows, tokens, x_BTD.device, first=state.seen if state else 0)
         encoded = state.encoded if state else encoded
         if (encoded is None) != (self.encoder is None):
-            raise ValueError("a decoder beside an encoder needs a source (`read`)" if self.encoder else "there is no encoder to read")
+            raise ValueError(
+                "a decoder beside an encoder needs a source (`read`)" if self.encoder else "there is no encoder to read"
+            )
         states = state.layers if state else [None] * len(self.blocks)
         call = decoding.token if decoding.is_one_token(x_BTD) and encoded is None else nn.Module.__call__
         reading, after = () if encoded is None else (encoded,), []
@@ -131,7 +175,7 @@ class Model(nn.Module):
     @property
     def head_weight(self) -> Tensor:
         """The final projection (V, D). A chunked loss needs only this, `trunk` and `spec.logit_softcap`."""
-        return self.embedding if self.head is None else self.head.weight
+        return self.embedding_weight if self.head is None else self.head.used
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Logits of the next token (B, T, V), softcapped if the spec says so; in the type of the weights."""
@@ -167,9 +211,15 @@ class Model(nn.Module):
             raise ValueError(f"dim: {dim} of the {self.spec.vector_dim} numbers that a vector has")
         return F.normalize(self.vectors(tokens_BT, layout)[:, :dim], dim=-1)
 
-    def forward(self, tokens_BT: Tensor, layout: TokenLayout | None = None, encoded: Encoded | None = None) -> Tensor:
-        """Logits (B, T, V). encoded: as of `trunk`."""
-        return self.logits(self.trunk(tokens_BT, layout, encoded=encoded)[0])
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        layout: TokenLayout | None = None,
+        images: Tensor | None = None,
+        encoded: Encoded | None = None,
+    ) -> Tensor:
+        """Logits (B, T, V); arguments as of `trunk`."""
+        return self.logits(self.trunk(tokens_BT, layout, images=images, encoded=encoded)[0])
 
     def init_state(self, batch: int, capacity: int, encoded: Encoded | None = None) -> ModelState:
         """An empty state for `batch` streams of up to `capacity` tokens. encoded: the source, of a model of two stacks.
@@ -179,7 +229,9 @@ class Model(nn.Module):
         if self.pool is not None:
             raise ValueError("a model with a pool gives one vector per text, and no next token")
         if (encoded is None) != (self.encoder is None):
-            raise ValueError("a decoder beside an encoder needs a source (`read`)" if self.encoder else "there is no encoder to read")
+            raise ValueError(
+                "a decoder beside an encoder needs a source (`read`)" if self.encoder else "there is no encoder to read"
+            )
         blocks: Any = self.blocks
         mixers = [block.mixer and block.mixer.component for block in blocks]
         if any(mixer is not None and mixer.state_size is None for mixer in mixers):

@@ -89,6 +89,32 @@ class EncoderSpec(Spec):
     embedding: Literal["shared", "own"] = "shared"
 
 
+ROLES = ("embedding", "attention", "matrix")
+
+
+class QuantiseSpec(Spec):
+    """How weights are rounded to fewer bits, by role; the roles are those of EmbeddingGemma's mixed recipe (section 2.3).
+
+    embedding: the matrix of token embeddings, which is also the head if they are tied. attention: the maps of the mixers, of
+    recurrent blocks too. matrix: all maps that are none of the others: of ffns, pool and projections, and an untied head.
+    null: these stay as they are, as do norms, biases and what decides how a state decays.
+    """
+
+    embedding: Annotated[Component, Kind("quantiser")] | None = None
+    attention: Annotated[Component, Kind("quantiser")] | None = None
+    matrix: Annotated[Component, Kind("quantiser")] | None = None
+
+    @model_validator(mode="after")
+    def _quantises_something(self):
+        if not self.roles():
+            raise ValueError(f"expected a quantiser for at least one of {', '.join(ROLES)}")
+        return self
+
+    def roles(self):
+        """{role: quantiser} of the roles that have one."""
+        return {role: component for role in ROLES if (component := getattr(self, role)) is not None}
+
+
 class ModelSpec(Spec):
     """A language model: embedding, `layers` blocks by `pattern`, final norm, head. With `pool`, an encoder: a vector per text.
 
@@ -101,6 +127,8 @@ class ModelSpec(Spec):
     init: how weights are drawn.
     pool: how the hidden states of a text become one vector; such a model has no head. project: the widths of the linear maps
     behind the pool, without bias and with no activation between them (EmbeddingGemma, section 2.1: `[3072, 768]`).
+    vision: the tower that makes soft tokens of images, which take the places of placeholders (Gemma 3, section 2.1).
+    quantise: the model computes with weights that are rounded to fewer bits, by role; the weights themselves stay as they are.
     encoder: a second stack, which reads a source; `layers`, `pattern` and `blocks` are then the decoder's, some of which read it.
     """
 
@@ -117,6 +145,8 @@ class ModelSpec(Spec):
     init: InitSpec = InitSpec()
     pool: Annotated[Component, Kind("pool")] | None = later(None)
     project: List[Count] = later(())
+    vision: Annotated[Component, Kind("tower")] | None = later(None)
+    quantise: QuantiseSpec | None = later(None)
     encoder: EncoderSpec | None = later(None)
 
     @classmethod
@@ -146,6 +176,9 @@ class ModelSpec(Spec):
                 if block.cross is not None:
                     raise ValueError(f"blocks.{name}.cross: it reads an encoder, and the model has none (`encoder`)")
             return self
+        for name in ("vision", "quantise"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name}: for models of one stack, and this one has an `encoder`; expected null")
         if self.pool is not None:
             raise ValueError("pool: of one stack; take the encoder out of this model to have vectors (`init_from`, `as: encoder`)")
         for name, block in self.encoder.blocks.items():
@@ -167,6 +200,21 @@ class ModelSpec(Spec):
             raise ValueError("logit_softcap: a model with a `pool` has no head, so there are no logits; say null")
         return self
 
+    @model_validator(mode="after")
+    def _vision_goes_with_causal_attention(self):
+        if self.vision is None:
+            return self
+        if self.pool is not None:
+            raise ValueError("vision: a model with a `pool` reads texts alone; expected null")
+        ahead = [name for name, block in self.blocks.items() if block.mixer and block.mixer.get("causal") is False]
+        if ahead:
+            raise ValueError(f"vision: block {ahead[0]} sees ahead, and images are for causal models; expected null")
+        for option in ("placeholder", "start", "end"):
+            token = self.vision.get(option)
+            if type(token) is int and token >= self.vocab_size:
+                raise ValueError(f"vision: its {option}, {token}, is no token of a vocabulary of {self.vocab_size:,}")
+        return self
+
     @property
     def vector_dim(self):
         """E, the width of the vector of a text; None for a model without a pool."""
@@ -185,6 +233,10 @@ class ModelSpec(Spec):
             for name, block in self.encoder.blocks.items():
                 for kind, component in block.sublayers().items():
                     yield ("encoder", "blocks", name, kind), kind, component
+        if self.vision is not None:
+            yield ("vision",), "tower", self.vision
+        for role, component in (self.quantise.roles() if self.quantise else {}).items():
+            yield ("quantise", role), "quantiser", component
 
     def layer_blocks(self):
         """The block name of each layer: the pattern, cycled and truncated."""

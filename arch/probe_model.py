@@ -53,7 +53,9 @@ def check_components(spec: ModelSpec, root: Node, path: tuple[str, ...] = (), to
     for where, kind, resolved in spec.components():
         stack = spec.encoder_spec if where[0] == "encoder" else spec
         layers = stack.layer_blocks()
-        if not is_plugin(resolved["type"]) or (kind != "pool" and where[-2] not in layers):
+        if kind in ("tower", "quantiser") and is_plugin(resolved["type"]):
+            notes.append(f"{resolved['type']} was not checked: there is no battery for a {kind}")
+        if not is_plugin(resolved["type"]) or kind in ("tower", "quantiser") or (kind != "pool" and where[-2] not in layers):
             continue
         if kind == "cross":
             notes.append(f"{resolved['type']} was not checked: no battery asks what reads an encoder")

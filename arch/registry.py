@@ -21,18 +21,25 @@ FOLDERS = {
     "ffn": "arch.ffns",
     "cross": "arch.crosses",
     "pool": "arch.pools",
+    "tower": "arch.towers",
+    "quantiser": "arch.quantisers",
     "source": "experiments.data.sources",
     "tokenizer": "experiments.data.tokenizers",
     "objective": "experiments.objectives",
     "optimizer": "experiments.optimizers",
     "schedule": "experiments.schedules",
     "evaluator": "experiments.evaluators",
+    "merge": "experiments.merges",
+    "reward": "experiments.rewards",
     "claim": "sweeps.claims",
 }
 
 
-# {kind: options that every component of the kind must have}, because training reads them.
-OPTIONS = {"optimizer": ("lr", "clip")}
+# {kind: options that every component of the kind must have}, because what uses the component reads them.
+OPTIONS = {
+    "optimizer": ("lr", "clip"),
+    "tower": ("image_size", "tokens", "frozen", "spans", "placeholder", "start", "end"),
+}
 
 
 def _marker(kind):
@@ -49,7 +56,9 @@ def _marker(kind):
     return mark
 
 
-mixer, ffn, cross, pool, source, tokenizer, objective, optimizer, schedule, evaluator, claim = (_marker(kind) for kind in FOLDERS)
+mixer, ffn, cross, pool, tower, quantiser, source, tokenizer, objective, optimizer, schedule, evaluator, merge, reward, claim = map(
+    _marker, FOLDERS
+)
 
 
 def names(kind):
@@ -183,7 +192,10 @@ def resolve(spec, source=None, path=()):
             for name, block in blocks.items()
         }
 
-    whole = {"blocks": complete(spec.blocks), "pool": resolved.get(("pool",))}
-    if spec.encoder is not None:
-        whole["encoder"] = spec.encoder.model_copy(update={"blocks": complete(spec.encoder.blocks, "encoder")})
-    return spec.model_copy(update=whole)
+    rounding, encoder = spec.quantise, spec.encoder
+    if rounding is not None:
+        rounding = rounding.model_copy(update={role: resolved["quantise", role] for role in rounding.roles()})
+    if encoder is not None:
+        encoder = encoder.model_copy(update={"blocks": complete(encoder.blocks, "encoder")})
+    parts = {name: resolved.get((name,)) for name in ("pool", "vision")}
+    return spec.model_copy(update={"blocks": complete(spec.blocks), "quantise": rounding, "encoder": encoder, **parts})

@@ -93,9 +93,16 @@ def computed(spec: ModelSpec, context: int) -> dict[str, Any]:
         if mixer and mixer["type"] in ATTENTION and mixer["window"] and _is_idle(_reach(spec, mixer), context):
             mixer["window"] = None
     pool = spec.pool and registry.whole("pool", spec.pool)
+    vision = spec.vision and registry.whole("tower", spec.vision)
     beside = None if spec.encoder is None else {"embedding": spec.encoder.embedding, **computed(spec.encoder_spec, context)}
-    own = {"pattern": [], "blocks": [blocks[name] for name in spec.layer_blocks()], "pool": pool, "encoder": beside}
-    return {**spec.dump(neutral=True), **own}
+    return {
+        **spec.dump(neutral=True),
+        "pattern": [],
+        "blocks": [blocks[name] for name in spec.layer_blocks()],
+        "pool": pool,
+        "vision": vision,
+        "encoder": beside,
+    }
 
 
 def explicit(spec: ModelSpec, name: str) -> dict[str, Any]:

@@ -95,8 +95,14 @@ def costs(spec, name, summary):
         sizes.add_row("vector of one text", f"{spec.vector_dim:,} numbers, {_bytes(summary['vector_bytes'])}")
     else:
         sizes.add_row("cache of one stream", _bytes(cache["total"]))
-    for key in ("weights", "gradients", "optimizer", "activations", "total"):
+    for key in ("weights", "gradients", "optimizer", "activations", *(("rounded",) if "rounded" in training else ()), "total"):
         sizes.add_row(f"training memory, {key}", _bytes(training[key]))
+    if vision := summary.get("vision"):
+        for part, number in vision["parameters"].items():
+            sizes.add_row(f"parameters, vision {part}", _count(number))
+        sizes.add_row("soft tokens of an image", f"{vision['tokens']:,}")
+        for path, number in vision["flops_per_image"].items():
+            sizes.add_row(f"FLOPs of an image, {path}", _flops(number))
     flops = Table("FLOPs per token", "ideal", "executed")
     for path in ("train", "prefill") if encodes else ("train", "prefill", "decode"):
         flops.add_row(path, *(_flops(summary["flops_per_token"][kind][path]) for kind in ("ideal", "executed")))
@@ -115,6 +121,26 @@ def _encoder(spec):
     """The encoder beside a decoder in one line: `encoder: dim 64, 4 layers (2 x (local, global): ...), embedding shared`."""
     stack = spec.encoder_spec
     return f"encoder: dim {stack.dim}, {stack.layers} layers ({realised(stack)}), embedding {spec.encoder.embedding}"
+
+
+def by_format(memory):
+    """A rich renderable of `arch.packed.memory`."""
+    weights = Table("weights", "format", "values", "bits each", "packed", title="Packed weights", title_justify="left")
+    for role, each in memory["weights"].items():
+        weights.add_row(role, each["format"], _count(each["parameters"]), f"{each['bits']:.4g}", _bytes(each["bytes"]))
+    formats = [name for name in ("float32", "bfloat16", "8 bits", "packed") if any(name in memory[key] for key in _PARTS)]
+    sizes = Table("", *formats, title=f"Memory by format, {memory['context']:,} tokens", title_justify="left")
+    for key, title in _PARTS.items():
+        cells = [memory[key].get(name) for name in formats]
+        sizes.add_row(title, *("" if value is None else units.size(value) for value in cells))
+    return Group(weights, sizes)
+
+
+_PARTS = {
+    "weight_bytes": "weights",
+    "cache_bytes": "cache of one stream",
+    "activation_bytes": "activations, training on one row",
+}
 
 
 def _behind(spec):

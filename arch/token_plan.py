@@ -71,6 +71,9 @@ class _Watch:
         self.memory = [weight.detach() for weight in self.weights]
         self.addresses = [*map(Tensor.data_ptr, self.weights)]
         self.functions = [*map(FAST.get, PLANNED)]
+        rounded = [module for module in modules if vars(module).get("fake") is not None]
+        self.fakes = [(module.fake, weight) for module in rounded for weight in _rounded(module)]
+        self.rounded = [fake(weight) for fake, weight in self.fakes]
 
     def holds(self) -> bool:
         """Whether modules, options and weights are the same objects in the same places, with the same hooks."""
@@ -81,7 +84,13 @@ class _Watch:
             and all(map(is_, map(getitem, self.holders, self.names), self.options))
             and [*map(Tensor.data_ptr, self.weights)] == self.addresses
             and all(map(is_, map(FAST.get, PLANNED), self.functions))
+            and (not self.fakes or all(fake(weight) is made for (fake, weight), made in zip(self.fakes, self.rounded, strict=True)))
         )
+
+
+def _rounded(module):
+    """The parameter of a module that is used rounded, in a list: of a `Linear` its weight, of a model its embedding."""
+    return [module._parameters[name] for name in ("weight", "embedding") if name in module._parameters]
 
 
 class _Refused:
@@ -198,7 +207,7 @@ class Plan:
         self.model, self.parts, self.mixers = model, parts, mixers
         self.watch = _Watch([*model.modules()])
         self.holds = self.watch.holds
-        self.embedding = model.embedding
+        self.embedding = model.embedding_weight
         norm, cap = model.norm, model.spec.logit_softcap
         around = self.embedding, norm.weight, model.head_weight
         self.structure = decode.model_of(parts, *around, model.embedding_scale, norm.eps, cap)

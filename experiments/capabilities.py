@@ -58,8 +58,10 @@ def of(spec: ExperimentSpec) -> Able:
     if hasattr(registry.component("objective", spec.objective["type"]), "distances"):
         words.add("teacher")
     source = registry.component("source", spec.data.source["type"])
-    words |= {word for word in ("exact", "recalls") if getattr(source, word, False)}
+    words |= {word for word in ("exact", "recalls", "answers") if getattr(source, word, False)}
     words.add("pairs" if gives_pairs(source) else "rows")
+    if getattr(source, "images", False):
+        words.add("images")
     return Able(frozenset(words), reasons)
 
 

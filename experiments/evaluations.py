@@ -18,7 +18,7 @@ SPLITS: tuple[Literal["select", "report"], ...] = ("select", "report")
 ROWS = {"select": 64, "report": 256}
 SAMPLE = 100
 # {evaluator that is a default of the report split: what its data must offer}
-OF_DATA = {"recall": "recalls", "floor": "exact"}
+OF_DATA = {"recall": "recalls", "floor": "exact", "answers": "answers"}
 # Increase a split's number when other rows than before are read of it, or shipped evaluators measure otherwise: every file
 # of its evaluations then has another name, and runs that were finished before are measured again instead of being compared
 # with what is measured now. report, 2: its rows are spread over the documents. select, 2, and report, 3: `next_token` has an

@@ -181,10 +181,14 @@ class TrainingModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint):
         checkpoint["random_state"] = ranks.gathered(random_state()) if self.trainer.world_size > 1 else random_state()
+        if hasattr(self.objective, "kept"):
+            checkpoint["objective"] = self.objective.kept()
 
     def on_load_checkpoint(self, checkpoint):
         state = checkpoint["random_state"]
         self.batches.first = checkpoint["global_step"]
+        if hasattr(self.objective, "restore"):
+            self.objective.restore(checkpoint["objective"])
         self.random_state = state[self.trainer.global_rank] if isinstance(state, list) else state
 
     def on_train_batch_start(self, batch, index):

@@ -13,12 +13,12 @@ from arch.model import Model
 from arch.model_spec import expand_like
 from arch.plugins import plugin_sources
 from arch.spec import List, Spec, digest
-from experiments import auto, capabilities, costs, evaluations, precision, probes, references, remarks
+from experiments import auto, capabilities, costs, evaluations, precision, probes, references, remarks, seeing
 from experiments.compiled import kinds
 from experiments.data import texts
 from experiments.data.dataset import gives_rows, prepare
 from experiments.evaluations import Evaluation
-from experiments.spec import DEFAULT_TYPES, EvaluateSpec, ExperimentSpec, with_types
+from experiments.spec import DEFAULT_TYPES, EvaluateSpec, ExperimentSpec, Merge, with_types
 from experiments.start import Parent, Start, plan_start
 
 
@@ -69,7 +69,7 @@ class RunPlan(Spec):
     @property
     def parents(self):
         """Every run and checkpoint whose weights this one uses, in the order of `references.of(spec)`."""
-        return [*(self.start.parents if self.start else ()), *self.runs.values()]
+        return [*(self.start.all_parents if self.start else ()), *self.runs.values()]
 
     def located(self, seed, folders):
         """The plan of the run with this seed. folders: {(identity, seed): folder} of the runs that it needs."""
@@ -118,12 +118,16 @@ def resolved(source):
     data = spec.data.model_copy(update={kind: registry.resolve_component(kind, root, ("data", kind)) for kind in parts})
     components = {kind: registry.resolve_component(kind, root, (kind,)) for kind in DEFAULT_TYPES}
     spec = spec.model_copy(update={"model": model, "data": data, **components})
+    if isinstance(spec.init_from, Merge):
+        rule = registry.resolve_component("merge", root, ("init_from", "merge"))
+        spec = spec.model_copy(update={"init_from": spec.init_from.model_copy(update={"merge": rule})})
     able = capabilities.of(spec)
     capabilities.check("objective", spec.objective, able, root, ("objective",))
     if model.encoder is not None:
         for key, value in (("strategy", "fsdp2"), ("compile", "on")):
             if getattr(spec.train, key) == value:
                 raise root.error(f"{value} is for models of one stack, and this one has an `encoder`", ("train", key))
+    seeing.check(spec, able, root)
     spec, notes = auto.decided(spec.model_copy(update={"evaluate": _evaluations(root, spec.evaluate, able)}))
     spec, more = _with_compile(spec)
     return Resolved(root, spec, (*notes, *more))
@@ -180,7 +184,7 @@ def _with_compile(spec):
     """(the spec with `train.compile: auto` decided, notes on it)"""
     if spec.train.compile != "auto":
         return spec, ()
-    pays, why = worth(spec)
+    pays, why = worth(spec) if spec.model.quantise is None else (False, "quantised weights are not compiled")
     choice = "on" if pays else "off"
     train = spec.train.model_copy(update={"compile": choice})
     return spec.model_copy(update={"train": train}), (f"train.compile: auto became {choice}: {why}",)
@@ -279,5 +283,9 @@ def identity_plugins(spec):
     A source of texts is not among them: the fingerprint of its texts says all of it.
     """
     content = _decisive(spec)
-    rows = gives_rows(registry.component("source", spec.data.source["type"]))
-    return plugin_sources([content, spec.data.source] if rows else content)
+    parts = [content]
+    if gives_rows(registry.component("source", spec.data.source["type"])):
+        parts.append(spec.data.source)
+    if isinstance(spec.init_from, Merge):
+        parts.append(spec.init_from.merge)
+    return plugin_sources(parts)

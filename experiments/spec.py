@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from arch import document
 from arch.model_spec import ModelSpec, expand_like
@@ -161,6 +161,33 @@ class RunReference(Spec):
 Reference = Folder | RunReference
 
 
+class NamedKind(Kind):
+    """A Kind that may be written as its name alone, where its options have their defaults."""
+
+    def __get_pydantic_json_schema__(self, core_schema, handler):
+        return {"anyOf": [super().__get_pydantic_json_schema__(core_schema, handler), {"type": "string"}]}
+
+
+class Merge(Spec):
+    """Several runs that become one set of weights by a rule.
+
+    merge: the rule, a component; its name alone where it has no options. of: the runs or folders that are merged.
+    start: the run or folder that they started from, for a rule that needs it.
+    """
+
+    merge: Annotated[Component, NamedKind("merge")]
+    of: Annotated[List[Reference], Field(min_length=1)]
+    start: Reference | None = None
+
+
+def _form(value):
+    return "Merge" if isinstance(value, Merge) or (isinstance(value, dict) and "merge" in value) else "Run"
+
+
+# One run, or several that are merged: which of the two, the key `merge` says, so that an error is of the one that is meant.
+RunOrMerge = Annotated[Annotated[RunReference, Tag("Run")] | Annotated[Merge, Tag("Merge")], Discriminator(_form)]
+
+
 class ExperimentSpec(Spec):
     """One run without its seed. `objective`, `optimizer` and `schedule` need no `type`, see DEFAULT_TYPES.
 
@@ -168,9 +195,9 @@ class ExperimentSpec(Spec):
     optimizer: how weights follow their gradients. schedule: the learning rate over the steps. train: how long, on which device.
     evaluate: what is measured.
     init_from: where initial weights come from: a checkpoint folder (from `archbench import` or of a finished run), a
-    reference to a run, or a list of them, which means the mean of their parameters. Parameters that they do not have
-    are drawn from the seed. Names and paths (relative to the working folder) are not part of identity; what they stand
-    for is: the weights of a folder, or the identity and the seed of a run.
+    reference to a run, or a list of them, which means the mean of their parameters; or several that are merged by another
+    rule (`merge: slerp`). Parameters that they do not have are drawn from the seed. Names and paths (relative to the working
+    folder) are not part of identity; what they stand for is: the weights of a folder, or the identity and the seed of a run.
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -181,7 +208,7 @@ class ExperimentSpec(Spec):
     schedule: Annotated[Component, Kind("schedule")]
     train: TrainSpec
     evaluate: EvaluateSpec = place(EvaluateSpec())
-    init_from: Reference | List[Reference] | None = later(None, place=True)
+    init_from: Folder | RunOrMerge | List[Reference] | None = later(None, place=True)
 
     @classmethod
     def parse(cls, source, path=()):
@@ -202,6 +229,14 @@ class ExperimentSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _rounds_eagerly(self):
+        if self.model.quantise is not None and self.train.compile == "on":
+            raise ValueError("train.compile: quantised weights (model.quantise) are not compiled; say `off`")
+        if self.model.quantise is not None and self.train.sharded:
+            raise ValueError("train.strategy: fsdp2 cuts weights that model.quantise needs whole; say `ddp`")
+        return self
+
+    @model_validator(mode="after")
     def _measures_what_it_has_not_seen(self):
         if self.train.steps and self.data.splits == "all":
             raise ValueError("data.splits: `all` is for a run that only measures (train.steps: 0); expected `by_content`")
@@ -215,9 +250,12 @@ class ExperimentSpec(Spec):
 
     @property
     def starts(self):
-        """[(its key in the spec, a folder or a RunReference)] of `init_from`."""
+        """[(its key in the spec, a folder or a RunReference)] of `init_from`; what runs that are merged started from is last."""
         if self.init_from is None:
             return []
+        if isinstance(self.init_from, Merge):
+            each = [(("init_from", "of", i), one) for i, one in enumerate(self.init_from.of)]
+            return each if self.init_from.start is None else [*each, (("init_from", "start"), self.init_from.start)]
         if isinstance(self.init_from, tuple):
             return [(("init_from", i), each) for i, each in enumerate(self.init_from)]
         return [(("init_from",), self.init_from)]
@@ -229,6 +267,17 @@ class ExperimentSpec(Spec):
 
 
 def with_types(root):
-    """The document of an experiment in which every component of DEFAULT_TYPES has a `type`."""
+    """The document of an experiment in which every component of DEFAULT_TYPES has a `type`, and a rule that is a name is one
+    too."""
     types = {kind: {"type": name} for kind, name in DEFAULT_TYPES.items()}
-    return document.lay(document.node(types, root.file, root.line), root)
+    return _with_rule(document.lay(document.node(types, root.file, root.line), root))
+
+
+def _with_rule(root):
+    start = root.value.get("init_from") if isinstance(root.value, dict) else None
+    rule = start.value.get("merge") if start is not None and isinstance(start.value, dict) else None
+    if rule is None or not isinstance(rule.value, str):
+        return root
+    whole = document.Node({"type": rule}, rule.file, rule.line)
+    merged = document.Node({**start.value, "merge": whole}, start.file, start.line)
+    return document.Node({**root.value, "init_from": merged}, root.file, root.line)

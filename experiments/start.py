@@ -1,16 +1,20 @@
-"""Starting a run from trained weights (`init_from`): of a checkpoint, of a run made for it, or the mean of several."""
+"""Starting a run from trained weights (`init_from`): of a checkpoint, of a run made for it, or of several that are merged."""
 
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from arch import checkpoint, digests, document, tensors
-from arch.errors import DataError
+from arch import checkpoint, digests, document, registry, tensors
+from arch.errors import DataError, SpecError
 from arch.model_spec import ENCODER, SUBLAYER_NAME
 from arch.spec import List, Spec, later
 from experiments import stacks
 from experiments.leftovers import check_finished
 from experiments.record import RunRecord
+from experiments.spec import Merge
+
+MEAN = {"type": "mean", "weights": None}
 
 
 class Parent(Spec):
@@ -57,12 +61,15 @@ class Parent(Spec):
         used = f" as {self.stack}" if self.stack else ""
         if not self.run:
             return f"{self.folder} ({self.sha256[:12]}){used}"
-        return f"the run {self.name!r} ({self.run[:12]}) with {'the same seed' if self.seed == 'same' else f'seed {self.seed}'}{used}"
+        return (
+            f"the run {self.name!r} ({self.run[:12]}) with {'the same seed' if self.seed == 'same' else f'seed {self.seed}'}{used}"
+        )
 
 
 class Start(Spec):
-    """Where a model's initial weights come from: the mean of its parents' parameters.
+    """Where a model's initial weights come from: its parents' parameters, merged by a rule.
 
+    rule: the merge, complete; None means the mean. origin: what the parents started from, where the rule needs it.
     taken: names of the parameters that start from the parents. new: {name: reason} of the parameters that are drawn
     from the seed instead. unused: names of the parents' parameters that the model does not have.
     moved: {our name: the parents'} of those that start from a parameter of another name, where a stack becomes another.
@@ -73,28 +80,48 @@ class Start(Spec):
     new: dict[str, str]
     unused: List[str]
     moved: dict[str, str] = later({})
+    rule: dict[str, Any] | None = later(None)
+    origin: Parent | None = later(None)
+
+    @property
+    def all_parents(self):
+        """The parents, and the origin behind them, in the order of `ExperimentSpec.starts`."""
+        return (*self.parents, *([self.origin] if self.origin else ()))
 
     @property
     def identity(self):
-        """The part that determines a run's result: what each parent is, and the names taken."""
+        """The part that determines a run's result: what each parent is, how they are merged, and the names taken."""
         weights = [parent.identity for parent in self.parents]
-        return {**(weights[0] if len(weights) == 1 else {"mean": weights}), "taken": sorted(self.taken)}
+        if self.rule not in (None, MEAN):
+            origin = self.origin and self.origin.identity
+            merged = {"merge": registry.decisive("merge", self.rule), "of": weights, "start": origin}
+        else:
+            merged = weights[0] if len(weights) == 1 else {"mean": weights}
+        return {**merged, "taken": sorted(self.taken)}
 
     def located(self, seed, folders):
         """The Start of a run with this seed. folders: {(identity, seed): folder} of the runs that were made for it."""
-        return self.model_copy(update={"parents": tuple(parent.located(seed, folders) for parent in self.parents)})
+        parents = tuple(parent.located(seed, folders) for parent in self.parents)
+        return self.model_copy(update={"parents": parents, "origin": self.origin and self.origin.located(seed, folders)})
 
     @property
     def source(self):
         """Where the weights come from, in a few words."""
         folders = [parent.folder or parent.name for parent in self.parents]
-        return folders[0] if len(folders) == 1 else f"the mean of {', '.join(folders)}"
+        return f"{self._how}{', '.join(folders)}"
+
+    @property
+    def _how(self):
+        """What stands before the parents in a sentence."""
+        if self.rule not in (None, MEAN):
+            return f"the merge {self.rule['type']} of "
+        return "the mean of " if len(self.parents) > 1 else ""
 
     def notes(self):
         """Yields sentences for the record: what was taken, what is new and why, what is unused."""
         total = len(self.taken) + len(self.new)
-        mean = "the mean of " if len(self.parents) > 1 else ""
-        yield f"started from {mean}{', '.join(map(str, self.parents))}: {len(self.taken)} of {total} parameters"
+        seen_from = f", seen from {self.origin}" if self.origin else ""
+        yield f"started from {self._how}{', '.join(map(str, self.parents))}{seen_from}: {len(self.taken)} of {total} parameters"
         for what, names in stacks.told(self.moved).items():
             yield f"{what}: {_short(names)}"
         by_reason = {}
@@ -107,20 +134,37 @@ class Start(Spec):
 
     def fill(self, model):
         """Copy the taken parameters into `model`. Raises DataError if the weights are not those that were planned."""
-        table = {name: tensors.As(self.moved.get(name, name)) for name in self.taken}
-        for parent in self.parents:
+        for parent in self.all_parents:
             parent.check()
-        each = [tensors.renamed(checkpoint.open_checkpoint(parent.folder)[1], table) for parent in self.parents]
-        checkpoint.fill(model, each[0] if len(each) == 1 else _mean(each))
+        table = {name: tensors.As(self.moved.get(name, name)) for name in self.taken}
+        each = [tensors.renamed(checkpoint.open_checkpoint(parent.folder)[1], table) for parent in self.all_parents]
+        if self.rule not in (None, MEAN):
+            merged = _merged(registry.build("merge", self.rule), each, self)
+        else:
+            merged = each[0] if len(each) == 1 else _mean(each)
+        checkpoint.fill(model, merged)
 
 
 def _mean(several):
-    """The mean of Tensors with the same names, as Tensors in float64."""
+    """The mean of Tensors with the same names, as Tensors in float64; of all files, one tensor is in memory at a time."""
     total = {}
     for found in several:
         for name, tensor in found.read():
             total[name] = total.get(name, 0) + tensor.double()
     return tensors.of_mapping({name: tensor / len(several) for name, tensor in total.items()})
+
+
+def _merged(rule, every, start):
+    """Tensors (float64) that a rule makes of others with the same names. every: of the parents, then of the origin."""
+    held = [dict(found.read()) for found in every]
+    parents, origin = (held[:-1], held[-1]) if start.origin else (held, None)
+    made = {}
+    for name in held[0]:
+        try:
+            made[name] = rule(name, [each[name].double() for each in parents], origin and origin[name].double())
+        except ValueError as error:
+            raise DataError(f"{start.source}: {name}: {error}", key=None) from None
+    return tensors.of_mapping(made)
 
 
 def plan_start(spec, made=None):
@@ -129,15 +173,16 @@ def plan_start(spec, made=None):
     made: {position in `spec.starts`: RunPlan} of the runs that will be made for this one; every other reference is to a
     checkpoint folder (`~` is expanded). Raises DataError.
 
-    A parameter is taken if its name, its shape and the type of its component agree with every parent. So if another
-    mixer type replaces the checkpoint's, all its parameters are new, even where a name and a shape happen to match.
+    A parameter is taken if its name, its shape and the type of its component agree with every parent, and with the origin. So if
+    another mixer type replaces the checkpoint's, all its parameters are new, even where a name and a shape happen to match.
     """
     if not spec.starts:
         return None
     expected, parents, new, unused = checkpoint.parameters(spec.model), [], {}, {}
+    rule = _rule(spec.init_from)
     ways = {None if isinstance(reference, str) else reference.stack for _, reference in spec.starts}
     if len(ways) > 1:
-        raise DataError("a mean is of parameters that are used alike; say the same `as` for each", key=("init_from",))
+        raise DataError("a merge is of parameters that are used alike; say the same `as` for each", key=("init_from",))
     (way,) = ways
     moved = {}
     for i, (key, reference) in enumerate(spec.starts):
@@ -161,7 +206,21 @@ def plan_start(spec, made=None):
         _check_finite(key, origin, [moved.get(name, name) for name in taken])
     new = {name: new[name] for name in expected if name in new}
     moved = {name: moved[name] for name in taken if name in moved}
-    return Start(parents=tuple(parents), taken=taken, new=new, unused=tuple(unused), moved=moved)
+    origin = parents.pop() if rule and spec.init_from.start is not None else None
+    return Start(parents=tuple(parents), taken=taken, new=new, unused=tuple(unused), rule=rule, origin=origin, moved=moved)
+
+
+def _rule(start):
+    """The rule of an `init_from`, complete, if it is a Merge. Raises DataError where it cannot merge what it is given."""
+    if not isinstance(start, Merge):
+        return None
+    try:
+        registry.component("merge", start.merge["type"]).check(
+            registry.config("merge", start.merge), len(start.of), start.start is not None
+        )
+    except SpecError as error:
+        raise DataError(error.reason, key=("init_from", *error.path)) from None
+    return start.merge
 
 
 def parent(key, reference, plan):

@@ -108,7 +108,8 @@ def _named(start: Any) -> Iterator[Path]:
         for each in start:
             yield from _named(each)
     elif isinstance(start, dict):
-        yield from _named(start.get("run"))
+        for each in (start.get("run"), start.get("of"), start.get("start")):  # a run, or several that are merged
+            yield from _named(each)
     elif isinstance(start, str) and Path(start).expanduser().is_dir():
         yield Path(start).expanduser().resolve()
 

@@ -58,7 +58,11 @@ class CrossAttention(nn.Module):
         @classmethod
         def examples(cls):
             """Valid instances for the tests."""
-            return [cls(heads=4, head_dim=8), cls(heads=4, kv_heads=2, softcap=5.0, query_scale=0.3), cls(heads=2, qk_norm=True, bias=True)]
+            return [
+                cls(heads=4, head_dim=8),
+                cls(heads=4, kv_heads=2, softcap=5.0, query_scale=0.3),
+                cls(heads=2, qk_norm=True, bias=True),
+            ]
 
     def __init__(self, config: Config, context: Context):
         super().__init__()

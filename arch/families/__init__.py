@@ -6,7 +6,8 @@ with its type (`blocks.*.mixer.rg_lru.o.weight`), those of an encoder beside a d
 prefixes of tensors that are not part of the model. With these, a family's checkpoints can be imported with a spec.
 
 `Config` (optional) converts between the family's config.json and a spec (see `arch.families.config`). `TRUNK` (optional) is the
-class of `transformers` that has no head: encoders go in and out with families that have one (`arch.sentence`).
+class of `transformers` that has no head: encoders go in and out with families that have one (`arch.sentence`). `WITH_IMAGES`
+(optional) is the class with a vision tower (`arch.multimodal`).
 """
 
 import importlib
@@ -45,8 +46,9 @@ def title(family):
 
 
 def trunk(parameters):
-    """The names of the parameters that a family can name: all but the maps behind a pool, which stand beside a trunk's tensors."""
-    return [name for name in parameters if not name.startswith("project.")]
+    """The names of the parameters that a family can name: all but the maps behind a pool and a tower, which stand beside a trunk's
+    tensors."""
+    return [name for name in parameters if not name.startswith(("project.", "vision."))]
 
 
 def table(family, spec, parameters):

@@ -1,6 +1,6 @@
 """Gemma 3 and EmbeddingGemma's trunk in Hugging Face folders (`transformers.Gemma3ForCausalLM`, `Gemma3TextModel`).
 
-Of multimodal folders, only the text part is read.
+Of multimodal folders, this is the text part; `arch.multimodal` has the tower.
 """
 
 from typing import Literal
@@ -12,6 +12,8 @@ from arch.spec import Count, Positive, Spec
 
 # The class of a model without a head, which is the trunk of an encoder.
 TRUNK = "Gemma3TextModel"
+# The class of a model with a vision tower.
+WITH_IMAGES = "Gemma3ForConditionalGeneration"
 # Prefixes of a text model, of a trunk without a head, and of multimodal folders of older and newer releases.
 ROOTS = ("model.", "", "language_model.model.", "model.language_model.")
 IGNORED = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")

@@ -41,6 +41,17 @@ def linear_cross_entropy(hidden_ND, weight_VD, targets_N, softcap=None):
     return chunked(hidden_ND, weight_VD, Targets(targets_N), softcap)
 
 
+def reference_weighted(hidden_ND, weight_VD, targets_N, factor_N, softcap=None):
+    """The sum of -factor log p(target), from all N x V logits. Every position has a target."""
+    log_p_NV = all_logits(hidden_ND, weight_VD, softcap).log_softmax(-1)
+    return -(factor_N * log_p_NV.gather(1, targets_N[:, None])[:, 0]).sum()
+
+
+def weighted_cross_entropy(hidden_ND, weight_VD, targets_N, factor_N, softcap=None):
+    """`reference_weighted` in chunks. factor_N: a number for each position, also below 0; it has no gradient."""
+    return chunked(hidden_ND, weight_VD, _Weighted(targets_N, factor_N), softcap)
+
+
 def cross_entropies(hidden_ND, weight_VD, targets_N, softcap=None):
     """-log p(target) of each position, (N,); 0 for a position without a target. In chunks, as `linear_cross_entropy`.
 
@@ -105,6 +116,24 @@ class Targets:
         of_target_n1 = z_nV.gather(1, target_n1)
         loss = (softmax_(z_nV) - of_target_n1).sum()
         z_nV.scatter_add_(1, target_n1, torch.full_like(of_target_n1, -1.0))
+        return loss
+
+
+class _Weighted:
+    """One target per position, whose part of the loss has a factor."""
+
+    buffers = 0
+
+    def __init__(self, ids_N, factor_N):
+        self.ids_N, self.factor_N = ids_N, factor_N.detach()
+
+    def differ(self, z_nV, first):
+        """The weighted sum of -log q(target) of the positions of z, from `first` on. z becomes its gradient."""
+        chosen = slice(first, first + len(z_nV))
+        target_n1, factor_n1 = self.ids_N[chosen, None], self.factor_N[chosen, None].to(z_nV.dtype)
+        of_target_n1 = z_nV.gather(1, target_n1)
+        loss = (factor_n1 * (softmax_(z_nV) - of_target_n1)).sum()
+        z_nV.scatter_add_(1, target_n1, torch.full_like(of_target_n1, -1.0)).mul_(factor_n1)
         return loss
 
 

@@ -153,12 +153,12 @@ class Attention(nn.Module):
         q_BTHC, k_BTKC = self._queries_and_keys(x_BTD, turn)
         v_BTKC = self.v(x_BTD).unflatten(-1, (-1, self.channels))
         if state is None:
-            y_BTHC = self._attend(q_BTHC, k_BTKC, v_BTKC, layout, whole=layout.first is not None)
+            y_BTHC = self._attend(q_BTHC, k_BTKC, v_BTKC, layout, whole=layout.is_plain)
         elif x_BTD.shape[1] == 1:
             state = state.write(k_BTKC, v_BTKC)
             y_BTHC = self._attend_to_ring(q_BTHC, layout, state)
         else:
-            whole = layout.first == state.seen
+            whole = layout.is_plain and layout.first == state.seen
             state, k_BSKC, v_BSKC = state.extended(k_BTKC, v_BTKC)
             y_BTHC = self._attend(q_BTHC, k_BSKC, v_BSKC, layout, whole)
         return self.o(y_BTHC.flatten(2)), state
@@ -185,7 +185,8 @@ class Attention(nn.Module):
         """Attention of the layout's tokens over keys that end with the tokens' own."""
         bounds = layout.interval(*self.reach, first=k_BSKC.shape[1] - q_BTHC.shape[1])
         softcap = self.config.softcap
-        return attend(q_BTHC, k_BSKC, v_BSKC, *bounds, self.scale, self.reach, whole, softcap, layout.memo)
+        reach = layout.reach(*self.reach)
+        return attend(q_BTHC, k_BSKC, v_BSKC, *bounds, self.scale, reach, whole, softcap, layout.memo)
 
     def _attend_to_ring(self, q_B1HC, layout, state):
         """Attention of one token per row over the used slots. The token itself is already written."""

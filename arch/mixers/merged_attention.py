@@ -82,9 +82,13 @@ class MergedAttention(nn.Module):
             raise ValueError(f"heads: {config.heads} does not divide dim = {context.dim}; give head_dim")
         self.channels = config.head_dim or context.dim // config.heads
         if config.rope and int(self.channels * config.rope.fraction) % 2:
-            raise ValueError(f"rotary needs an even number of channels, not {self.channels * config.rope.fraction:g}; give head_dim")
+            raise ValueError(
+                f"rotary needs an even number of channels, not {self.channels * config.rope.fraction:g}; give head_dim"
+            )
         if context.source_dim not in (None, context.dim):
-            raise ValueError(f"its keys have one map for both stacks: the encoder's width {context.source_dim} is not {context.dim}")
+            raise ValueError(
+                f"its keys have one map for both stacks: the encoder's width {context.source_dim} is not {context.dim}"
+            )
         self.q = Linear(context.dim, config.heads * self.channels, context, bias=config.bias)
         self.k = Linear(context.dim, config.kv_heads * self.channels, context, bias=config.bias)
         self.v = Linear(context.dim, config.kv_heads * self.channels, context, bias=config.bias)

@@ -8,19 +8,19 @@ from arch.contracts import Dataset, Referred
 from arch.errors import SpecError
 
 
-def check(spec: Any, dataset: Dataset, teacher: Referred) -> None:
-    """Raises SpecError, at the key `teacher`, for a teacher whose tokens are others than those of the run of `spec`."""
+def check(spec: Any, dataset: Dataset, teacher: Referred, key: str = "teacher") -> None:
+    """Raises SpecError, at the option `key`, for a teacher whose tokens are others than those of the run of `spec`."""
     mine, theirs = dataset.tokenizer, teacher.tokenizer
     if teacher.data is not None and (mine is None) != (theirs is None):  # of a checkpoint that is no run, nobody knows
         sides = [
             f"{data.source['type']} {'without' if tokenizer is None else 'with'} a tokenizer"
             for data, tokenizer in ((teacher.data, theirs), (spec.data, mine))
         ]
-        raise SpecError(f"the teacher's data is {sides[0]}, this run's {sides[1]}; their ids mean other tokens", ("teacher",))
+        raise SpecError(f"the {key}'s data is {sides[0]}, this run's {sides[1]}; their ids mean other tokens", (key,))
     if mine is not None and theirs is not None and mine.get_vocab() != theirs.get_vocab():
         name = teacher.data.tokenizer["type"] if teacher.data is not None and teacher.data.tokenizer else "one"
         both = f"{name} with {theirs.get_vocab_size():,} tokens, this run's is {spec.data.tokenizer['type']} with"
-        raise SpecError(f"the teacher's tokenizer is {both} {mine.get_vocab_size():,}; their ids mean other tokens", ("teacher",))
+        raise SpecError(f"the {key}'s tokenizer is {both} {mine.get_vocab_size():,}; their ids mean other tokens", (key,))
     if teacher.model.vocab_size != spec.model.vocab_size:
         both = f"{teacher.model.vocab_size:,} tokens, this run's model {spec.model.vocab_size:,}"
-        raise SpecError(f"the teacher's model has a vocabulary of {both}; expected the same", ("teacher",))
+        raise SpecError(f"the {key}'s model has a vocabulary of {both}; expected the same", (key,))

@@ -13,7 +13,7 @@ from arch.kernels.cross_entropy import cross_entropy_and_right, linear_cross_ent
 from arch.model import Model
 from arch.registry import objective
 from arch.spec import Spec
-from experiments.data.batch import Batch
+from experiments.data.batch import Batch, Rows
 from experiments.metrics import NEXT_TOKEN
 
 
@@ -32,6 +32,7 @@ class NextToken(nn.Module):
         """No options."""
 
     needs = frozenset({"causal", "rows"})
+    reads_images = True
     metrics = NEXT_TOKEN
     byte_lengths_V: torch.Tensor | None
 
@@ -49,7 +50,7 @@ class NextToken(nn.Module):
         """
         rows = batch["text"]
         assert rows.targets_BT is not None
-        hidden_BTD, _ = model.trunk(rows.tokens_BT, rows.layout)
+        hidden_BTD = _hidden(model, rows)
         targets_N = rows.targets_BT.flatten()
         inputs = hidden_BTD.flatten(0, 1), model.head_weight, targets_N, model.spec.logit_softcap
         if torch.is_grad_enabled():
@@ -67,7 +68,7 @@ class NextToken(nn.Module):
         """The means of `forward` for each position: nats with weight 1, and with the bytes of the target; 0 without a target."""
         rows = batch["text"]
         assert rows.targets_BT is not None
-        hidden_BTD, _ = model.trunk(rows.tokens_BT, rows.layout)
+        hidden_BTD = _hidden(model, rows)
         targets_N = rows.targets_BT.flatten()
         inputs = hidden_BTD.flatten(0, 1), model.head_weight, targets_N, model.spec.logit_softcap
         nats_BT, right_BT = (each_N.view_as(rows.targets_BT) for each_N in predictions(*inputs))
@@ -85,3 +86,10 @@ class NextToken(nn.Module):
         if "accuracy" in values:
             metrics["accuracy"] = values["accuracy"]
         return metrics
+
+
+def _hidden(model: Model, rows: Rows) -> torch.Tensor:
+    """The hidden states (B, T, D) of rows, with their images if they have some."""
+    if "images" in rows.extra:
+        return model.trunk(rows.tokens_BT, rows.layout, images=rows.extra["images"])[0]
+    return model.trunk(rows.tokens_BT, rows.layout)[0]

@@ -8,7 +8,8 @@ from arch.express import resolved
 
 @dataclass(frozen=True)
 class Size:
-    """Non-embedding and embedding parameters, and {tokens of context: cache bytes of one bfloat16 stream}.
+    """Non-embedding and embedding parameters, those of a tower with its projection, and {tokens of context: cache
+    bytes of one bfloat16 stream}.
 
     source: where the numbers are from. Numbers published with fewer digits were computed from the published shapes.
     """
@@ -17,9 +18,11 @@ class Size:
     embedding: int
     source: str
     cache: dict[int, int] = field(default_factory=dict)
+    vision: int = 0
 
 
 GEMMA2, GEMMA3 = "report, table 2", "shapes of google-deepmind/gemma; report, table 1, in millions"
+WITH_TOWER = "the same, 64 further rows of the embedding; tower: shapes of the released code, report, table 1: 417M"
 RECURRENT = "report, table 1, and shapes of the released code"
 PUBLISHED = {
     "gemma2/2b": Size(2_024_517_888, 590_118_912, GEMMA2, {8192: 654_311_424}),
@@ -30,6 +33,9 @@ PUBLISHED = {
     "gemma3/4b": Size(3_209_010_688, 671_088_640, GEMMA3, {32768: 792_723_456, 131072: 2_805_989_376}),
     "gemma3/12b": Size(10_759_155_456, 1_006_632_960, GEMMA3, {32768: 2_483_027_968, 131072: 8_925_478_912}),
     "gemma3/27b": Size(25_599_716_096, 1_409_286_144, GEMMA3, {32768: 3_120_562_176, 131072: 11_173_625_856}),
+    "gemma3/4b_vision": Size(3_209_010_688, 671_252_480, WITH_TOWER, vision=416_866_032 + 2_950_272),
+    "gemma3/12b_vision": Size(10_759_155_456, 1_006_878_720, WITH_TOWER, vision=416_866_032 + 4_424_832),
+    "gemma3/27b_vision": Size(25_599_716_096, 1_409_630_208, WITH_TOWER, vision=416_866_032 + 6_194_304),
     "recurrentgemma/2b": Size(2_027_502_080, 655_360_000, RECURRENT),
     "recurrentgemma/9b": Size(7_531_401_216, 1_048_576_000, RECURRENT),
     "embeddinggemma/300m": Size(106_255_104, 201_326_592, "shapes of the released config files"),
@@ -70,4 +76,10 @@ def measured(name, size):
     spec = resolved(document.load(name, "arch").plain())
     found = cost.summary(spec, 64)["parameters"]
     caches = {context: cost.cache_bytes(spec, context, "bfloat16")["total"] for context in size.cache}
-    return Size(found["non_embedding"], found["embedding"], size.source, caches)
+    return Size(found["non_embedding"], found["embedding"], size.source, caches, _vision(spec))
+
+
+def _vision(spec):
+    """Parameters of tower and projection; 0 without a tower."""
+    found = cost.outline(spec, 64).get("vision")
+    return sum(found["parameters"].values()) if found else 0

@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from experiments.parity import counts, inits, peers, reference, sentence
+from experiments.parity import counts, inits, memory, peers, reference, sentence, vision
 from experiments.parity.compare import worst
 
 
@@ -20,12 +20,14 @@ def rows(progress=lambda name: None):
         yield from reference.compare(name)
     progress("sentence-transformers")
     yield from sentence.compare()
+    progress("vision")
+    yield from vision.compare()
 
 
 def document(compared, sizes=None):
     """The document as Markdown. compared: Rows. sizes: {name: (expected, measured)}, by default measured now."""
     sizes = sizes or {name: (size, counts.measured(name, size)) for name, size in counts.expected().items()}
-    return "\n".join([*_head(), *_agreement(compared), *_sizes(sizes), *_inits()]) + "\n"
+    return "\n".join([*_head(), *_agreement(compared), *_sizes(sizes), *memory.section(), *_inits()]) + "\n"
 
 
 def _head():
@@ -64,6 +66,7 @@ def _agreement(compared):
         "  value; against the reference code, the error's norm over the norm."
     )
     yield "* loss: the relative error."
+    yield "* masks: the number of pairs of query and key that one of them sees alone, in a global and in a local layer."
     yield "* gradients: the error's norm over the gradient's norm, of the parameter with the largest."
     yield ""
     kinds = list(dict.fromkeys(row.what for row in compared))
@@ -85,12 +88,13 @@ def _sizes(sizes):
     yield ""
     yield "Parameters are compared exactly. Cache bytes are those of one bfloat16 stream at the given number of tokens."
     yield ""
-    yield "| spec | non-embedding | embedding | cache bytes | source | |"
-    yield "|---|---|---|---|---|---|"
+    yield "| spec | non-embedding | embedding | vision | cache bytes | source | |"
+    yield "|---|---|---|---|---|---|---|"
     for name, (expected, ours) in sizes.items():
         caches = "; ".join(f"{bytes_:,} at {context:,}" for context, bytes_ in ours.cache.items()) or "-"
         verdict = "equal" if expected == ours else f"**differs**: expected {expected}"
-        yield f"| `{name}` | {ours.non_embedding:,} | {ours.embedding:,} | {caches} | {expected.source} | {verdict} |"
+        tower = f"{ours.vision:,}" if ours.vision else "-"
+        yield f"| `{name}` | {ours.non_embedding:,} | {ours.embedding:,} | {tower} | {caches} | {expected.source} | {verdict} |"
 
 
 def _inits():

@@ -142,11 +142,15 @@ def test_the_text_part_of_a_multimodal_folder(root, gemma3, tmp_path):
         renamed = {name.replace("model.", root, 1): tensor for name, tensor in held.items()}
         return renamed | {"vision_tower.patch.weight": torch.ones(3), "multi_modal_projector.w": torch.ones(2)}
 
-    config = lambda said: {"model_type": "gemma3", "vision_config": {"hidden_size": 8}, "text_config": said}  # noqa: E731
-    found = hf.find(copied(gemma3, tmp_path / "mm", config, weights))
+    vision = {"hidden_size": 24, "image_size": 896, "patch_size": 14}
+    tokens = {"image_token_index": 5, "boi_token_index": 6, "eoi_token_index": 7}
+    config = lambda said: {"model_type": "gemma3", "vision_config": vision, **tokens, "text_config": said}  # noqa: E731
+    text = hf.find(gemma3).spec  # a spec without a tower asks for the text part alone
+    found = hf.find(copied(gemma3, tmp_path / "mm", config, weights), text)
+    assert "only the text part" in " ".join(found.notes)
     assert sorted(found.ignored) == ["multi_modal_projector.w", "vision_tower.patch.weight"]
     with torch.no_grad():
-        assert torch.equal(hf.load(tmp_path / "mm")(TOKENS), hf.load(gemma3)(TOKENS))
+        assert torch.equal(hf.load(tmp_path / "mm", text)(TOKENS), hf.load(gemma3)(TOKENS))
 
 
 def test_a_config_of_an_older_release_says_the_same(gemma3, tmp_path):

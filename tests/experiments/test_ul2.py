@@ -32,7 +32,9 @@ def batch(rows=4, context=40):
 
 
 def objective(kind, **options):
-    return registry.build("objective", registry.resolve_component("objective", document.node({"type": kind, **options}), ()), Data())
+    return registry.build(
+        "objective", registry.resolve_component("objective", document.node({"type": kind, **options}), ()), Data()
+    )
 
 
 def tiny(**changes):

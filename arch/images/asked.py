@@ -1,0 +1,41 @@
+"""A prompt with pictures for a model of a checkpoint, as `archbench generate` reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from arch.errors import DataError
+from arch.generate import Shown
+from arch.images.crops import PanAndScan
+from arch.images.places import numbered
+from arch.images.prompts import tokens_and_pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+
+    from arch.model import Model
+    from arch.tokenizer import TextTokens
+
+
+def asked(
+    model: Model, text: TextTokens, prompt: str, pictures: Sequence[Image], ratio: float | None = None
+) -> tuple[list[int], Shown]:
+    """(ids, Shown) of a prompt with a mark for each picture. ratio: of the sides, from which a picture is also shown in crops.
+
+    Raises DataError for a model without a tower, and as `tokens_and_pixels`.
+    """
+    if model.vision is None:
+        raise DataError("the model has no `vision`: it cannot read an image", key=None)
+    vision = model.vision.config
+    encode = lambda part: text.tokenizer.encode(part, add_special_tokens=False).ids  # noqa: E731
+    cut = None if ratio is None else PanAndScan(ratio=ratio)
+    ids, pixels_I3SS = tokens_and_pixels(encode, prompt, pictures, vision, cut)
+    if text.begin is not None and ids[:1] != [text.begin]:
+        ids = [text.begin, *ids]
+    image_BT = numbered(torch.tensor([ids]), vision.placeholder, vision.tokens)
+    device = model.embedding.device
+    return ids, Shown(image_BT.to(device), pixels_I3SS[None].to(device))

@@ -1,0 +1,65 @@
+"""Pictures in files: opened, checked, and as the pixels that a tower reads.
+
+Shapes: S side of the square in pixels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arch.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MOST = 50_000_000  # pixels: more would need gigabytes and minutes before it is made small
+PLAIN = ("RGB", "L", "1")  # colours, grey, black and white
+
+
+def opened(path: Path | str) -> Image:
+    """The picture in a file, in colours. Raises DataError, which names the file, for what is no single plain picture.
+
+    Refused are files with several pictures, with a palette or with transparency: how they become plain is not for us to guess.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
+            with Image.open(path) as picture:
+                width, height = picture.size
+                if width * height > MOST:
+                    raise _too_large(path, f"{width:,} x {height:,} pixels")
+                if (frames := getattr(picture, "n_frames", 1)) > 1:
+                    raise DataError(f"{path}: {frames} pictures in one file (animated?); expected one", key=None)
+                if picture.mode not in PLAIN or "transparency" in picture.info:
+                    kind = {"P": "colours from a palette", "CMYK": "CMYK colours"}.get(picture.mode, f"mode {picture.mode}")
+                    raise DataError(f"{path}: it has {kind}; expected RGB or grey without transparency: convert it first", key=None)
+                return picture.convert("RGB")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file", key=None) from None
+    except Image.DecompressionBombError:
+        raise _too_large(path, "too many pixels") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: no picture that Pillow can read", key=None) from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a picture ({error})", key=None) from None
+
+
+def _too_large(path, size):
+    return DataError(f"{path}: {size}; expected at most {MOST:,} in all: make it smaller first", key=None)
+
+
+def pixels(picture: Image, side: int) -> Tensor:
+    """The picture as (3, S, S) in [-1, 1]: resized bilinearly to a square whatever its shape was, as Gemma 3 does."""
+    from PIL import Image
+
+    small = picture.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+    x_SS3 = np.asarray(small, dtype=np.float32) / 255
+    return torch.from_numpy((x_SS3 - 0.5) / 0.5).permute(2, 0, 1).contiguous()

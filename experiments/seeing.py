@@ -1,0 +1,31 @@
+"""Whether a model, an objective and data with images go together."""
+
+from arch import registry
+from experiments.data.sources import pages
+
+# {option of a tower: the token of the rows that it must be}
+TOKENS = {"placeholder": pages.PLACEHOLDER, "start": pages.START, "end": pages.END}
+
+
+def check(spec, able, root):
+    """Raises SpecError, at its line, where data with images meet a model or an objective that does not read them as they are.
+
+    able: what the experiment offers (`experiments.capabilities.of`).
+    """
+    if "images" not in able.words:
+        return
+    vision, source = spec.model.vision, spec.data.source
+    if vision is None:
+        raise root.error(f"the source {source['type']} has images, but the model has no `vision`", ("data", "source"))
+    if not getattr(registry.component("objective", spec.objective["type"]), "reads_images", False):
+        raise root.error(f"{spec.objective['type']} reads texts alone, but the source {source['type']} has images", ("objective",))
+    for option in ("image_size", "tokens"):
+        if source[option] != vision[option]:
+            reason = f"{source[option]}, but the model's `vision` has {vision[option]}; expected the same"
+            raise root.error(reason, ("data", "source", option))
+    if source["type"] == "pages":
+        for option, token in TOKENS.items():
+            if vision[option] != token:
+                raise root.error(f"{vision[option]}, but {token} in the rows of {source['type']}", ("model", "vision", option))
+    if spec.train.compile == "on":
+        raise root.error("images are read by blocks that are not compiled; expected off", ("train", "compile"))
