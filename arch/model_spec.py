@@ -52,7 +52,7 @@ class InitSpec(Spec):
 class BlockSpec(Spec):
     """One layer: a field per kind of sub-layer (SUBLAYERS), each optional and residual, and where their norms are.
 
-    mixer: over time. cross: attention to the states of the encoder, in a decoder beside one. ffn: a feed-forward network over width.
+    mixer: over time. cross: attention to an encoder's states, in a decoder beside one. ffn: a feed-forward network over width.
 
     norm: `before` x + f(norm(x)); `after` x + norm(f(x)); `sandwich` x + norm(f(norm(x))) (Gemma 2, section 2).
     """

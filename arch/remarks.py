@@ -13,7 +13,6 @@ from arch.model_spec import ModelSpec, repeated
 from arch.parameters import Context
 from arch.words import listed
 
-
 ATTENTION = ("attention", "merged_attention")  # mixers, and crosses, whose defaults follow from the model's width
 
 

@@ -109,8 +109,8 @@ def costs(spec, name, summary):
     about = "Training memory is for one row: weights, gradients, AdamW's moments, and what the backward pass needs."
     if spec.encoder is not None:
         about += (
-            f" Of the {summary['context']:,} tokens of a row, half are read by the encoder and half by the decoder; the cache is the "
-            "decoder's, with keys and values of the source."
+            f" Of the {summary['context']:,} tokens of a row, half are read by the encoder and half by the decoder; the cache is "
+            "the decoder's, with keys and values of the source."
         )
     if encodes:
         about += f" FLOPs per token are those of a text of {summary['context']:,} tokens, divided by them."

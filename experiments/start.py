@@ -34,7 +34,7 @@ class Parent(Spec):
 
     @property
     def identity(self):
-        """The part that determines a run's result: the content of the weights, or the run that makes them; and how they are used."""
+        """The part that determines a run's result: the weights' content, or the run that makes them; and how they are used."""
         weights = {"run": self.run, "seed": self.seed} if self.run else {"sha256": self.sha256}
         return {**weights, "as": self.stack} if self.stack else weights
 

@@ -1,7 +1,8 @@
 """The names that foreign checkpoints give to our parameters: one file per family.
 
 `NAMES` maps our parameter names to theirs. In our names `*` is the layer number, and a component's parameters start
-with its type (`blocks.*.mixer.rg_lru.o.weight`), those of an encoder beside a decoder with `encoder.`. A value is their name, or an `As` if the tensor has another layout.
+with its type (`blocks.*.mixer.rg_lru.o.weight`), those of an encoder beside a decoder with `encoder.`. A value is their
+name, or an `As` if the tensor has another layout.
 `ROOTS` (optional) lists the prefixes that may replace the leading `model.` of their names. `IGNORED` (optional) lists
 prefixes of tensors that are not part of the model. With these, a family's checkpoints can be imported with a spec.
 

@@ -4,6 +4,7 @@ Shapes: N tokens of a document, K spans.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def pairs(rows: Rows, begin: int, cut: Cut) -> tuple[Rows, Rows]:
         own = np.flatnonzero(doc_T >= 0)
         edges = [*own[begins_T[own]], (own[-1] + 1 if len(own) else 0)]
         cuts = []
-        for number, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+        for number, (start, stop) in enumerate(pairwise(edges)):
             document_N = tokens_T[start:stop]
             cuts.append(cut(document_N, key, number) if len(document_N) > 1 else (document_N, document_N[:0]))
         for side, each in zip(sides, zip(*cuts, strict=True) if cuts else ((), ()), strict=True):

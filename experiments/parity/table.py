@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from experiments.parity import counts, inits, memory, peers, reference, sentence, vision
+from experiments.parity import counts, encoder_decoder, inits, memory, peers, reference, sentence, vision
 from experiments.parity.compare import worst
 
 
@@ -22,6 +22,9 @@ def rows(progress=lambda name: None):
     yield from sentence.compare()
     progress("vision")
     yield from vision.compare()
+    for name in encoder_decoder.FOLDERS:
+        progress(name)
+        yield from encoder_decoder.compare(name)
 
 
 def document(compared, sizes=None):
@@ -62,7 +65,7 @@ def _agreement(compared):
     yield ""
     yield (
         "The table shows the largest error of each kind:\n\n"
-        "* logits, decoded logits, hidden states, vectors of texts: the largest absolute error over the largest absolute\n"
+        "* logits, decoded logits, hidden states, encoder states, vectors of texts: the largest absolute error over the largest absolute\n"
         "  value; against the reference code, the error's norm over the norm."
     )
     yield "* loss: the relative error."

@@ -185,7 +185,7 @@ def test_what_does_not_go_together_is_refused(changes, words):
 
 def test_a_model_of_one_stack_is_refused():
     root = document.overridden(document.load("tiny_gemma3", "experiments"), document.node({"objective": {"type": "ul2"}}))
-    with pytest.raises(SpecError, match="ul2 needs `encoder_decoder`: .*no `encoder`"):
+    with pytest.raises(SpecError, match=r"ul2 needs `encoder_decoder`: .*no `encoder`"):
         planning.resolved(root)
 
 
