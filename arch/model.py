@@ -66,9 +66,10 @@ class Model(nn.Module):
         self.vision: Any = None if spec.vision is None else registry.build("tower", spec.vision, contexts[0])
         widths = (spec.dim, *spec.project)
         self.project = nn.ModuleList(Linear(*pair, contexts[0]) for pair in pairwise(widths))
-        self.encoder: Any = None if beside is None else Model(beside)
-        if self.encoder is not None and spec.encoder is not None and spec.encoder.embedding == "shared":
-            self.encoder.embedding = None  # its tokens are looked up in the decoder's table
+        encoder: Any = None if beside is None else Model(beside)
+        if spec.encoder is not None and spec.encoder.embedding == "shared":
+            encoder.embedding = None  # its tokens are looked up in the decoder's table
+        self.encoder: Any = encoder
         self.fake: Any = None  # what rounds the embedding
         if spec.quantise is not None:
             quantised.attach(self)
@@ -122,7 +123,7 @@ class Model(nn.Module):
         if self.encoder is None:
             raise ValueError("a model without an encoder reads no source")
         if layout is None:
-            layout = TokenLayout.whole(*source_BS.shape, source_BS.device)
+            layout = TokenLayout.whole(source_BS.shape[0], source_BS.shape[1], source_BS.device)
         inputs = self.embed(source_BS) if self.encoder.embedding is None else source_BS
         return Encoded(self.encoder.trunk(inputs, layout)[0], layout)
 

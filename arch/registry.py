@@ -197,5 +197,5 @@ def resolve(spec, source=None, path=()):
         rounding = rounding.model_copy(update={role: resolved["quantise", role] for role in rounding.roles()})
     if encoder is not None:
         encoder = encoder.model_copy(update={"blocks": complete(encoder.blocks, "encoder")})
-    parts = {name: resolved.get((name,)) for name in ("pool", "vision")}
-    return spec.model_copy(update={"blocks": complete(spec.blocks), "quantise": rounding, "encoder": encoder, **parts})
+    alone = {name: resolved.get((name,)) for name in ("pool", "vision")}
+    return spec.model_copy(update={"blocks": complete(spec.blocks), "quantise": rounding, "encoder": encoder, **alone})
