@@ -48,7 +48,7 @@ def written(value):
     """A value as it would stand in a spec file; a dash for ABSENT."""
     if value is ABSENT:
         return str(value)
-    return json.dumps(value.dump() if hasattr(value, "dump") else value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=lambda spec: spec.dump())
 
 
 def realised(spec):

@@ -276,7 +276,7 @@ def with_types(root):
 def _with_rule(root):
     start = root.value.get("init_from") if isinstance(root.value, dict) else None
     rule = start.value.get("merge") if start is not None and isinstance(start.value, dict) else None
-    if rule is None or not isinstance(rule.value, str):
+    if start is None or rule is None or not isinstance(rule.value, str):
         return root
     whole = document.Node({"type": rule}, rule.file, rule.line)
     merged = document.Node({**start.value, "merge": whole}, start.file, start.line)

@@ -42,7 +42,8 @@ def _head():
     yield f"comparisons with the same bounds. Versions: {shown}. The outputs of the reference"
     yield (
         "code were recorded from google-deepmind/recurrentgemma 2efa84d, those of sentence-transformers from release 6.2.0,\n"
-        f"those of T5Gemma and T5Gemma 2 from transformers 5.23.0 (`tests/fixtures`). Everything is in float32 on a CPU, {platform.machine()}."
+        "those of T5Gemma and T5Gemma 2 from transformers 5.23.0 (`tests/fixtures`). Everything is in float32 on a CPU,\n"
+        f"{platform.machine()}."
     )
 
 

@@ -95,9 +95,9 @@ def test_the_outline_is_what_the_summary_says_of_shapes(name):
 
 def pairs(mixer, tokens):
     """The number of keys that each position sees, counted pair by pair."""
-    if mixer["type"] != "attention":
+    if mixer["type"] not in ("attention", "merged_attention"):
         return [0] * tokens
-    window, causal = mixer["window"], mixer["causal"]
+    window, causal = mixer["window"], mixer.get("causal", True)
     seen = []
     for t in range(tokens):
         seen.append(0)
