@@ -40,6 +40,7 @@ from arch import blame, quantised, registry
 from arch.encoded import Encoded
 from arch.errors import SpecError, nearest
 from arch.kernels import products
+from arch.kernels.attention.masked import FLOPS
 from arch.kernels.cross_entropy import Targets, chunked
 from arch.layout import TokenLayout
 from arch.model import Block, Model
@@ -600,7 +601,7 @@ def _mixing(mixer, tokens):
 
 
 def _forward(run):
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
         run()
     return counter.get_total_flops()
 
@@ -618,7 +619,7 @@ def _backward(run, module):
         kept.setdefault(_storage(tensor), tensor)
         return tensor
 
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+    with torch.enable_grad(), FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             y = run()
         y.backward(torch.empty_like(y))

@@ -195,12 +195,7 @@ def resolve(spec, source=None, path=()):
     rounding, encoder = spec.quantise, spec.encoder
     if rounding is not None:
         rounding = rounding.model_copy(update={role: resolved["quantise", role] for role in rounding.roles()})
-<<<<<<< HEAD
     if encoder is not None:
         encoder = encoder.model_copy(update={"blocks": complete(encoder.blocks, "encoder")})
-    alone = {name: resolved.get((name,)) for name in ("pool", "vision")}
-    return spec.model_copy(update={"blocks": complete(spec.blocks), "quantise": rounding, "encoder": encoder, **alone})
-=======
     others = {name: resolved.get((name,)) for name in ("pool", "vision")}
-    return spec.model_copy(update={"blocks": blocks, "quantise": rounding, **others})
->>>>>>> round
+    return spec.model_copy(update={"blocks": complete(spec.blocks), "quantise": rounding, "encoder": encoder, **others})

@@ -7,6 +7,23 @@ two of them.
 import torch
 import torch.nn.functional as F
 
+ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+def _forward_flops(q_shape, k_shape, v_shape, *args, out_shape=None, **options):
+    """q k^T and p v over all pairs, seen or not."""
+    rows, heads, queries, channels = q_shape
+    return 4 * rows * heads * queries * k_shape[2] * channels
+
+
+def _backward_flops(grad_shape, q_shape, k_shape, v_shape, *args, out_shape=None, **options):
+    """The scores again, and a product for each gradient: of p, v, q and k."""
+    return 5 * _forward_flops(q_shape, k_shape, v_shape) // 2
+
+
+# What `torch.utils.flop_counter` does not know of the operation that torch takes on a CPU.
+FLOPS = {ON_CPU: _forward_flops, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward_flops}
+
 
 def masked_reference(q_BTHC, k_BSKC, v_BSKC, seen_BTS, scale, softcap=None):
     """softmax(cap(scale q k^T)) v over the keys that a query sees, by its definition; softmax in float32 at least.
@@ -29,10 +46,11 @@ def masked(q_BTHC, k_BSKC, v_BSKC, seen_BTS, scale, softcap=None):
     if softcap is not None:
         return masked_reference(q_BTHC, k_BSKC, v_BSKC, seen_BTS, scale, softcap)
     blind_BT = ~seen_BTS.any(-1)
-    y_BHTC = F.scaled_dot_product_attention(
-        *(x.transpose(1, 2) for x in (q_BTHC, k_BSKC, v_BSKC)),
-        attn_mask=(seen_BTS | blind_BT[..., None])[:, None],  # torch gives NaN where a query sees nothing
-        scale=scale,
-        enable_gqa=q_BTHC.shape[2] != k_BSKC.shape[2],
-    )
+    q_BHTC, k_BKSC, v_BKSC = (x.transpose(1, 2) for x in (q_BTHC, k_BSKC, v_BSKC))
+    mask_B1TS = (seen_BTS | blind_BT[..., None])[:, None]  # torch gives NaN where a query sees nothing
+    if q_BTHC.device.type == "meta":  # torch would take another path than on a CPU, one that keeps all scores
+        y_BHTC, _ = ON_CPU(q_BHTC, k_BKSC, v_BKSC, 0.0, False, attn_mask=mask_B1TS.to(q_BHTC.dtype), scale=scale)
+    else:
+        grouped = q_BTHC.shape[2] != k_BSKC.shape[2]
+        y_BHTC = F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, mask_B1TS, scale=scale, enable_gqa=grouped)
     return y_BHTC.transpose(1, 2).masked_fill(blind_BT[..., None, None], 0.0)
