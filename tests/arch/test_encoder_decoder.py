@@ -240,6 +240,8 @@ def test_ideal_flops_are_those_of_the_definition():
     [
         ({"encoder": None}, "blocks.d.cross: it reads an encoder, and the model has none"),
         ({"pool": {"type": "mean"}}, "pool: of one stack"),
+        ({"vision": {"type": "siglip"}}, "vision: for models of one stack"),
+        ({"quantise": {"matrix": {"type": "q4_0"}}}, "quantise: for models of one stack"),
         ({"blocks": {"d": {"mixer": SELF, "ffn": FFN}}}, "no layer of the decoder reads it"),
         ({"encoder": {**ENCODER, "blocks": {"near": CROSS, "far": WHOLE}}}, "encoder.blocks.near.cross: an encoder has no other"),
         ({"encoder": {**ENCODER, "blocks": {"near": MERGED, "far": WHOLE}}}, "this stack has none beside it"),
