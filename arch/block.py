@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from arch import registry
+from arch.encoded import Encoded
 from arch.kernels import products
 from arch.layout import TokenLayout
 from arch.model_spec import SUBLAYERS, BlockSpec
@@ -21,21 +22,24 @@ class Sublayer(nn.Module):
 
     def __init__(self, component: nn.Module, placement: str, context: Context):
         super().__init__()
-        self.component: Any = component  # a `Mixer` or an `FFN` of `arch.contracts`
+        self.component: Any = component  # a `Mixer`, a `Cross` or an `FFN` of `arch.contracts`
         self.shipped = type(component).__module__.partition(".")[0] == "arch"
         self.before = RMSNorm(context.dim, context.norm_eps) if placement in ("before", "sandwich") else nn.Identity()
         self.after = RMSNorm(context.dim, context.norm_eps) if placement in ("after", "sandwich") else nn.Identity()
 
     @property
     def sees_others(self) -> bool:
-        """Whether the component gets the layout and a state. An ffn works on each token alone."""
-        return self.component.kind != "ffn"
+        """Whether the component gets the layout and a state. An ffn works on each token alone; a cross keeps no state."""
+        return self.component.kind == "mixer"
 
-    def forward(self, x_BTD: Tensor, layout: TokenLayout, state: Any = None) -> tuple[Tensor, Any]:
-        """(x + after(component(before(x))), the state after these tokens)."""
+    def forward(self, x_BTD: Tensor, layout: TokenLayout, state: Any = None, encoded: Encoded | None = None) -> tuple[Tensor, Any]:
+        """(x + after(component(before(x))), the state after these tokens). encoded: what a cross, or a mixer, reads of a source."""
         y_BTD = self.before(x_BTD)
-        if self.sees_others:
-            returned = self._computed(y_BTD, layout, state)
+        if self.component.kind == "cross":
+            y_BTD = self._computed(y_BTD, layout, encoded)
+        elif self.sees_others:
+            reading = (encoded,) if encoded is not None and getattr(self.component, "reads_encoder", False) else ()
+            returned = self._computed(y_BTD, layout, state, *reading)
             if not (isinstance(returned, tuple) and len(returned) == 2):
                 raise TypeError(f"gives {type(returned).__name__} instead of (output, state)")
             y_BTD, state = returned
@@ -73,8 +77,9 @@ class Block(nn.Module):
         for kind, component in spec.sublayers().items():
             setattr(self, kind, Sublayer(registry.build(kind, component, context), spec.norm, context))
 
-    def forward(self, x_BTD: Tensor, layout: TokenLayout, state: Any = None) -> tuple[Tensor, Any]:
-        """(x_BTD after this layer, the mixer's new state or None)."""
+    def forward(self, x_BTD: Tensor, layout: TokenLayout, state: Any = None, encoded: Encoded | None = None) -> tuple[Tensor, Any]:
+        """(x_BTD after this layer, the mixer's new state or None). encoded: a source, in the decoder of a model of two stacks."""
+        reading = () if encoded is None else (encoded,)
         for sublayer in self.children():
-            x_BTD, state = sublayer(x_BTD, layout, state)
+            x_BTD, state = sublayer(x_BTD, layout, state, *reading)
         return x_BTD, state

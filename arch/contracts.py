@@ -7,6 +7,7 @@ inherits from them: a class that has the attributes and methods satisfies the co
 | kind | folder | used by |
 |---|---|---|
 | mixer, ffn | `arch/mixers/`, `arch/ffns/` | the blocks of a model |
+| cross | `arch/crosses/` | the blocks of a decoder beside an encoder |
 | pool | `arch/pools/` | the vector that a model gives of a text |
 | tower | `arch/towers/` | the soft tokens that a model reads in place of an image |
 | quantiser | `arch/quantisers/` | the weights that a model computes with |
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer as TorchOptimizer
 
+    from arch.encoded import Encoded
     from arch.layout import TokenLayout
     from arch.model import Model
     from arch.model_spec import ModelSpec
@@ -52,6 +54,7 @@ CAPABILITIES = {
     "sees_ahead": "some token depends on a later one",
     "decodes": "it can go on token by token from a state",
     "encodes": "it gives one vector per text (it has a pool)",
+    "encoder_decoder": "it has an encoder beside its decoder",
     "text": "its data has a tokenizer",
     "teacher": "its objective learns from a teacher",
     "exact": "the true probability of each target of its data is known",
@@ -178,6 +181,23 @@ class Mixer(Protocol):
 
     def forward(self, x_BTD: Tensor, layout: TokenLayout, state: Any = None) -> tuple[Tensor, Any]:
         """(y_BTD, new state). Without a state: whole packed rows. With one: T >= 1 further tokens of each row."""
+
+
+class Cross(Protocol):
+    """Reads an encoder; an `nn.Module`. `__init__(config, context)`, where `context.source_dim` is the width of its states.
+
+    A mixer may do that too, as a part of itself: one whose class says `reads_encoder = True` gets the `Encoded` after the state,
+    and has `keys_values` and `reading_flops` as well.
+    """
+
+    def keys_values(self, encoded: Encoded) -> Any:
+        """What it keeps of a source while it decodes: tensors, rows first, computed once (`Encoded.kept`)."""
+
+    def reading_flops(self, tokens: int, source: int) -> int:
+        """FLOPs over so many tokens of target and source, beside 2 per weight of a matrix and token of the target."""
+
+    def forward(self, x_BTD: Tensor, layout: TokenLayout, encoded: Encoded) -> Tensor:
+        """y_BTD. A token sees the tokens of its own document's source (`Encoded.seen_BTS`); without one, y is finite."""
 
 
 class FFN(Protocol):

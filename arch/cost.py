@@ -18,6 +18,10 @@ executed  what `torch.utils.flop_counter` sees on the path that the meta device 
 
 A map is a parameter of the kind `matrix`, a stack of small ones included.
 
+An encoder-decoder shares a row of N tokens between its stacks, half of them (rounded down) source and the rest target, as text
+that is cut in two: FLOPs are those of both stacks, per token of the row. Its cache is the decoder's: its own tokens, and in the
+layers that read the encoder the keys and values of the source. A decoded token is the last of the target.
+
 FLOPs per token are those of the language model, also for the tokens of an image; what a tower computes for an image comes
 once per image on top (`vision`). `ideal` counts text, in which no token sees a later one.
 """
@@ -33,12 +37,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from arch import blame, quantised, registry
+from arch.encoded import Encoded
 from arch.errors import SpecError, nearest
 from arch.kernels import products
+from arch.kernels.attention.masked import FLOPS
 from arch.kernels.cross_entropy import Targets, chunked
 from arch.layout import TokenLayout
 from arch.model import Block, Model
-from arch.model_spec import SUBLAYERS, BlockSpec
+from arch.model_spec import ENCODER, SUBLAYERS, BlockSpec
 from arch.parameters import Context
 from arch.plugins import is_plugin
 from arch.spec import digest
@@ -57,6 +63,7 @@ def outline(spec, context, dtype="float32"):
     model of attention, which has a cache alone. decode_bytes: what one stream reads for the next token after a context of N
     tokens: every weight once, and the whole cache; of an embedding that is not tied to the head, one row. Both in `dtype`,
     except what a mixer keeps in float32; None for a model that does not decode: one that sees ahead or has a pool.
+    Of an encoder-decoder, the weights of the decoder: a decoded token does not run the encoder.
     vector_bytes: of the vector of one text, E numbers in float32; None for a model without a pool. It is what an encoder
     keeps of a text where a language model keeps a cache, and depends on no number of tokens. Raises SpecError as `summary`.
     vision: of a model with a tower, `images`. Its parameters are in `total`, but in neither `embedding` nor `non_embedding`.
@@ -64,6 +71,7 @@ def outline(spec, context, dtype="float32"):
     _check(context, dtype)
     layers, size = spec.layer_blocks(), DTYPES[dtype].itemsize
     counts = Counter(layers)
+    source, target = shares(spec, context)
     blocks = {name: _block(spec, name, layers.index(name)) for name in counts}
     sizes = {name: sum(weight.numel() for weight in block.parameters()) for name, block in blocks.items()}
     frame, head = _frame(spec, DTYPES[dtype]), spec.dim * spec.vocab_size
@@ -74,8 +82,11 @@ def outline(spec, context, dtype="float32"):
     state = {name: _state(_mixer(block), DTYPES[dtype]) for name, block in blocks.items()}
     read = parameters if spec.tie_embeddings else parameters - head + spec.dim
     read -= sum(vision["parameters"].values()) if vision else 0  # no image is read while a token is decoded
-    ideal = {name: _ideal(block, context) for name, block in blocks.items()}
-    behind = {"prefill": 2 * head * context, "decode": 2 * head} if frame.pool is None else _pooling(frame, context)
+    ideal = {name: _ideal(block, target, source) for name, block in blocks.items()}
+    behind = {"prefill": 2 * head * target, "decode": 2 * head} if frame.pool is None else _pooling(frame, context)
+    beside = _encoder_outline(spec, source)
+    behind["prefill"] += beside["flops"]
+    parameters, embedding = parameters + beside["parameters"], embedding + beside["embedding"]
     pooled = sum(weight.numel() for module in (frame.pool, frame.project) if module for weight in module.parameters())
     return {
         "parameters": {
@@ -83,6 +94,7 @@ def outline(spec, context, dtype="float32"):
             "embedding": embedding,
             "non_embedding": parameters - embedding - (sum(vision["parameters"].values()) if vision else 0),
             "pool": pooled,
+            **({} if spec.encoder is None else {"encoder": beside["parameters"]}),
             "layers": [sizes[name] for name in layers],
         },
         "flops_per_token": {"ideal": _by_token(_ideal_of_model(ideal, counts, behind), context)},
@@ -119,6 +131,30 @@ def images(model):
     }
 
 
+def shares(spec, context):
+    """(tokens of the source, tokens of the target) of a row of `context` tokens; no source where there is no encoder."""
+    if spec.encoder is None:
+        return 0, context
+    source = max(1, context // 2)
+    return source, max(1, context - source)
+
+
+def _encoder_outline(spec, tokens):
+    """{parameters, embedding, flops} of the encoder beside a decoder, which reads so many tokens; zeros where there is none."""
+    stack = spec.encoder_spec
+    if stack is None:
+        return {"parameters": 0, "embedding": 0, "flops": 0}
+    layers = Counter(stack.layer_blocks())
+    blocks = {name: _block(stack, name, stack.layer_blocks().index(name)) for name in layers}
+    sizes = {name: sum(weight.numel() for weight in block.parameters()) for name, block in blocks.items()}
+    table = stack.dim * stack.vocab_size if spec.encoder.embedding == "own" else 0
+    return {
+        "parameters": table + stack.dim + sum(layers[name] * sizes[name] for name in layers),  # and its final norm
+        "embedding": table,
+        "flops": _total({name: _ideal(block, tokens)["prefill"] for name, block in blocks.items()}, layers, 0),
+    }
+
+
 def _ideal_of_model(blocks, counts, behind):
     """Ideal FLOPs over the context from those of each block, and of what is behind the blocks."""
     prefill, decode = (_total({name: each[path] for name, each in blocks.items()}, counts, behind[path]) for path in behind)
@@ -136,6 +172,7 @@ def summary(spec, context, dtype="float32", mixed=False):
 
     parameters: `embedding` is the embedding matrix plus the head if it is not tied; `layers` has one number per layer.
     `pool` counts the pool and the maps behind it.
+    `encoder`, of a model that has one, counts that stack with a table of its own, if it has one.
     cache_bytes: for one stream with capacity N, in `dtype`, except what a mixer keeps in float32. A model that sees ahead or
     has a pool does not decode: its cache and its decode FLOPs are None.
     training_bytes: weights and gradients in `dtype`, AdamW's moments, and `activations`: what autograd keeps for the
@@ -156,14 +193,17 @@ def _summary(spec, context, dtype):
     known = outline(spec, context, dtype)
     layers, size = known["layers"], DTYPES[dtype].itemsize
     counts, frame = Counter(layers), _frame(spec, DTYPES[dtype])
-    outside = _measured_once(_outside(spec, frame), context, dtype, lambda: _measured_frame(frame, context))
-    blocks = {}
-    for name in counts:
-        block = _block(spec, name, layers.index(name)).to(DTYPES[dtype])
-        measured = _measured_once(
-            _decides(spec, name, block), context, dtype, functools.partial(_measured_block, block, spec.dim, context)
-        )
-        blocks[name] = replace(measured, ideal=_ideal(block, context), says_mixing=_says_mixing(block))
+    source, target = shares(spec, context)
+    outside = _measured_once(_outside(spec, frame), target, dtype, lambda: _measured_frame(frame, target))
+    blocks = _measured_blocks(spec, target, dtype, source)
+    if spec.encoder is not None:
+        stack = spec.encoder_spec
+        table = _frame(stack, DTYPES[dtype])
+        norm = _measured_once(("encoder", *_outside(stack, table)), source, dtype, lambda: _measured_trunk(table, source))
+        outside = _added(outside, norm)
+        beside = _measured_blocks(stack, source, dtype)
+        blocks |= {ENCODER + name: replace(block, executed=block.executed | {"decode": 0}) for name, block in beside.items()}
+        counts.update({ENCODER + name: count for name, count in Counter(stack.layer_blocks()).items()})
 
     def whole(part, extra):
         return _total({name: part(block) for name, block in blocks.items()}, counts, extra)
@@ -187,8 +227,31 @@ def _summary(spec, context, dtype):
         **known,
         "flops_per_token": known["flops_per_token"] | {"executed": _by_token(executed, context)},
         "training_bytes": {**training, "total": sum(training.values())},
-        "notes": [note for name, block in blocks.items() for note in _notes(name, block, encodes=spec.pool is not None)],
+        "notes": [
+            note
+            for name, block in blocks.items()
+            for note in _notes(name, block, encodes=spec.pool is not None or name.startswith(ENCODER))
+        ],
     }
+
+
+def _measured_blocks(spec, tokens, dtype, source=0):
+    """{name: _Measured} of each distinct block of a stack, which reads so many tokens, and so many of a source."""
+    layers, blocks = spec.layer_blocks(), {}
+    for name in dict.fromkeys(layers):
+        block = _block(spec, name, layers.index(name)).to(DTYPES[dtype])
+        place = _context(spec, layers.index(name))
+        run = functools.partial(_measured_block, block, spec.dim, tokens, (source, place.source_dim) if source else None)
+        measured = _measured_once((*_decides(spec, name, block), source), tokens, dtype, run)
+        blocks[name] = replace(measured, ideal=_ideal(block, tokens, source), says_mixing=_says_mixing(block))
+    return blocks
+
+
+def _added(outside, norm):
+    """What is measured of a model without its layers, with that of the encoder beside it."""
+    executed = {path: flops if path == "decode" else flops + norm.executed[path] for path, flops in outside.executed.items()}
+    more = {key: getattr(outside, key) + getattr(norm, key) for key in ("activations", "casts")}
+    return replace(outside, executed=executed, **more)
 
 
 # {all that decides it: _Measured}. The arms of a study share most of their blocks, and running one takes a third of a second.
@@ -214,12 +277,13 @@ def _decides(spec, name, block):
         place.layers,
         place.norm_eps,
         digest(place.init.dump()),
+        place.source_dim,
     )
 
 
 def _outside(spec, frame):
     """What decides the cost of the model without its layers. A plug-in is its class."""
-    without = {key: value for key, value in spec.dump().items() if key not in ("blocks", "pattern", "layers")}
+    without = {key: value for key, value in spec.dump().items() if key not in ("blocks", "pattern", "layers", "encoder")}
     return digest(without), type(frame.pool)
 
 
@@ -232,8 +296,26 @@ def cache_bytes(spec, context, dtype="float32"):
 
 
 def _cache_of(spec, block, context, dtype):
-    """Bytes of a layer's cache; None where the model does not decode."""
-    return None if spec.pool is not None else _cache(_mixer(block), context, DTYPES[dtype])[1]
+    """Bytes of a layer's cache; None where the model does not decode. With it, keys and values of the source that it reads."""
+    source, target = shares(spec, context)
+    own = None if spec.pool is not None else _cache(_mixer(block), target, DTYPES[dtype])[1]
+    if own is None or not source:
+        return own
+    width = _context(spec, 0).source_dim
+    read = [reader.keys_values(_source(source, width, next(reader.parameters()).dtype)) for reader in readers(block)]
+    return own + sum(tensor.numel() for each in read for tensor in each) * DTYPES[dtype].itemsize
+
+
+def readers(block):
+    """The components of a block that read an encoder: a cross, or a mixer that says `reads_encoder`."""
+    parts = [sublayer.component for kind in SUBLAYERS if (sublayer := getattr(block, kind))]
+    return [part for part in parts if part.kind == "cross" or getattr(part, "reads_encoder", False)]
+
+
+def _source(tokens, width, dtype):
+    """A source of so many tokens on the meta device."""
+    hidden_1SD = torch.empty(1, tokens, width, dtype=dtype, device="meta", requires_grad=torch.is_grad_enabled())
+    return Encoded(hidden_1SD, TokenLayout.whole(1, tokens, device="meta"))
 
 
 def _by_layer(layers, each):
@@ -259,14 +341,20 @@ def check_builds(spec, root, path=()):
     for dim, width in pairwise((spec.dim, *spec.project)):
         if dim * width >= LARGEST:
             raise root.error(f"{dim:,} x {width:,} values {TOO_LARGE}", (*path, "project"))
-    layers = {name: layer % spec.layers for layer, name in enumerate(spec.blocks)}
+    reading = False
     for place, kind, resolved in spec.components():
         if kind == "quantiser":
             continue  # they are checked with the weights that they round
-        layer, where = layers[place[1]] if kind in SUBLAYERS else 0, (*path, *place)
+        stack = spec.encoder_spec if place[0] == "encoder" else spec
+        layers = {name: layer % stack.layers for layer, name in enumerate(stack.blocks)}
+        layer, where = layers[place[-2]] if kind in SUBLAYERS else 0, (*path, *place)
         try:
             with torch.device("meta"):
-                registry.build(kind, resolved, _context(spec, layer))
+                made = registry.build(kind, resolved, _context(stack, layer))
+                reads = kind == "cross" or getattr(made, "reads_encoder", False)
+                if reads and stack.encoder is None:
+                    raise ValueError("it reads an encoder, and this stack has none beside it")
+                reading |= reads and place[-2] in stack.layer_blocks()
         except SpecError:
             raise
         except (Exception, SystemExit) as error:
@@ -281,6 +369,9 @@ def check_builds(spec, root, path=()):
             if not is_plugin(resolved["type"]):
                 raise
             raise root.error(f"{resolved['type']} {_uncosted(error, '__init__')}", where) from None
+    if spec.encoder is not None and not reading:
+        reason = "no layer of the decoder reads it: a block needs `cross`, or a mixer that reads it, such as merged_attention"
+        raise root.error(reason, (*path, "encoder"))
     quantised.check(spec, root, path)
 
 
@@ -337,20 +428,26 @@ class _Measured:
     says_mixing: bool = True
 
 
-def _measured_block(block, dim, tokens):
+def _measured_block(block, dim, tokens, source=None):
+    """source: (tokens, width) of what a decoder beside an encoder reads; None without one."""
     layout = TokenLayout.whole(1, tokens, device="meta")
     dtype, mixer = next(block.parameters()).dtype, _mixer(block)
     trained_in = torch.bfloat16 if products.is_casting() else dtype
 
+    reading: list[Encoded] = []  # the source of the passes that follow each other: its keys and values are computed once
+
     def run(tokens, layout, state=None):
         kind = trained_in if state is None else dtype
         x_BTD = torch.empty(1, tokens, dim, dtype=kind, device="meta", requires_grad=torch.is_grad_enabled())
-        return block(x_BTD, layout, state)
+        if source and not (state is not None and reading):
+            reading[:] = [_source(*source, kind)]
+        return block(x_BTD, layout, state, *reading)
 
     trained, kept, casts = _backward(lambda: run(tokens, layout)[0], block)
     # At once: a later tensor may get the storage, and so the key, of one that is gone.
     names: dict[int, tuple] = {}
-    for key, made in [("layout", (layout.doc_BT, layout.pos_BT)), *layout._memo.items()]:
+    seen = [("encoded", (each.hidden_BSD, each._seen)) for each in reading]
+    for key, made in [("layout", (layout.doc_BT, layout.pos_BT)), *layout._memo.items(), *seen]:
         for i, tensor in enumerate(tensors(made)):
             names.setdefault(_storage(tensor), (key, i))
     executed = {
@@ -358,6 +455,7 @@ def _measured_block(block, dim, tokens):
         "prefill": _forward(lambda: run(tokens, layout)),
         "decode": None,
     }
+    reading.clear()
     if _decodes(mixer):
         executed["decode"] = _decoding(run, mixer, tokens, dtype)
     return _Measured(
@@ -374,12 +472,18 @@ def _says_mixing(block):
     return _mixer(block) is None or hasattr(_mixer(block), "mixing_flops")
 
 
-def _ideal(block, tokens):
-    """Ideal FLOPs of a layer: `prefill` over all tokens, `decode` of the last one; None for a non-causal mixer."""
+def _ideal(block, tokens, source=0):
+    """Ideal FLOPs of a layer: `prefill` over all tokens, `decode` of the last one; None for a non-causal mixer.
+
+    source: the tokens of a source that it reads.
+    """
     mixer, maps = _mixer(block), 2 * sum(weight.numel() for weight in _maps(block))
-    mixing = _mixing(mixer, tokens)
-    decode = maps + mixing - _mixing(mixer, tokens - 1) if _decodes(mixer) else None
-    return {"prefill": maps * tokens + mixing, "decode": decode}
+
+    def beside(tokens):
+        return _mixing(mixer, tokens) + sum(part.reading_flops(tokens, source) for part in readers(block) if source)
+
+    decode = maps + beside(tokens) - beside(tokens - 1) if _decodes(mixer) else None
+    return {"prefill": maps * tokens + beside(tokens), "decode": decode}
 
 
 def _mixer(block):
@@ -451,6 +555,14 @@ def _measured_frame(frame, context):
     return _Measured({}, executed, sum(kept.values()), shared={}, casts=casts)
 
 
+def _measured_trunk(frame, context):
+    """Measure embedding and final norm of the encoder beside a decoder."""
+    tokens_BT = torch.empty(1, context, dtype=torch.long, device="meta")
+    trained, kept, casts = _backward(lambda: frame.trunk(tokens_BT)[0], frame)
+    executed = {"train": trained, "prefill": _forward(lambda: frame.trunk(tokens_BT)), "decode": 0}
+    return _Measured({}, executed, sum(kept.values()), shared={}, casts=casts)
+
+
 def _check(context, dtype):
     if isinstance(context, bool) or not isinstance(context, int) or context < 1:
         raise SpecError(f"context: expected a whole number of at least 1, got {context!r}")
@@ -459,7 +571,8 @@ def _check(context, dtype):
 
 
 def _context(spec, layer):
-    return Context(spec.dim, layer, spec.layers, spec.norm_eps, spec.init)
+    beside = spec.encoder_spec
+    return Context(spec.dim, layer, spec.layers, spec.norm_eps, spec.init, None if beside is None else beside.dim)
 
 
 def _block(spec, name, layer):
@@ -468,10 +581,10 @@ def _block(spec, name, layer):
 
 
 def _frame(spec, dtype):
-    """The model without its layers."""
+    """The model without its layers, and without an encoder beside it."""
     with torch.device("meta"):
         model = Model(spec.model_copy(update={"layers": 1, "quantise": None}))
-    model.blocks = nn.ModuleList()
+    model.blocks, model.encoder = nn.ModuleList(), None
     return model.to(dtype)
 
 
@@ -488,7 +601,7 @@ def _mixing(mixer, tokens):
 
 
 def _forward(run):
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
         run()
     return counter.get_total_flops()
 
@@ -506,7 +619,7 @@ def _backward(run, module):
         kept.setdefault(_storage(tensor), tensor)
         return tensor
 
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+    with torch.enable_grad(), FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             y = run()
         y.backward(torch.empty_like(y))
@@ -553,7 +666,7 @@ def _notes(name, block, encodes):
     if not block.says_mixing:
         yield f"block {name!r}: its mixer has no `mixing_flops`, so `ideal` counts its maps only"
     for path in ("prefill", "decode"):
-        if executed[path] is not None and executed[path] < ideal[path] and not (encodes and path == "decode"):
+        if None not in (executed[path], ideal[path]) and executed[path] < ideal[path] and not (encodes and path == "decode"):
             yield (
                 f"block {name!r}, {path}: the FLOP counter sees {executed[path]:,} of the {ideal[path]:,} that the "
                 "block needs (element-wise code or an operation without a FLOP formula); `executed` is too low"

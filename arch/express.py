@@ -2,11 +2,13 @@
 
 from arch import checkpoint, cost, document, families, multimodal, registry
 from arch.errors import DataError, SpecError
-from arch.model_spec import SUBLAYERS, ModelSpec
+from arch.model_spec import ENCODER, ModelSpec
 from arch.remarks import explicit
 from arch.sentence import behind, write
 from arch.show import written
 from arch.spec import diff
+
+ALWAYS = ("mixer", "ffn")  # the sub-layers that every block of every class has
 
 
 def express(spec):
@@ -42,7 +44,15 @@ def loaded(reference):
 
 def differences(theirs, ours):
     """Differences in what two specs compute, layer by layer: `{dotted key: (theirs, ours)}` under our block names."""
-    found = diff(*({k: v for k, v in spec.dump().items() if k not in ("init", "pattern", "blocks")} for spec in (theirs, ours)))
+    apart = ("init", "pattern", "blocks", "encoder")
+    found = diff(*({k: v for k, v in spec.dump().items() if k not in apart} for spec in (theirs, ours)))
+    if theirs.encoder is not None and ours.encoder is not None:
+        stacks = differences(theirs.encoder_spec, ours.encoder_spec) | diff(
+            *({"embedding": spec.encoder.embedding} for spec in (theirs, ours))
+        )
+        found |= {f"encoder.{key}": pair for key, pair in stacks.items()}
+    elif theirs.encoder is not ours.encoder:
+        found["encoder"] = tuple(spec.encoder and spec.encoder.layers for spec in (theirs, ours))
     if theirs.layers == ours.layers:
         for their_name, name in dict.fromkeys(zip(theirs.layer_blocks(), ours.layer_blocks(), strict=True)):
             for key, pair in diff(_computing(theirs, their_name), _computing(ours, name)).items():
@@ -58,12 +68,13 @@ def read_back(config, spec):
 
 def _expressed(family, spec):
     used = spec.model_copy(update={"blocks": {name: spec.blocks[name] for name in dict.fromkeys(spec.layer_blocks())}})
-    for name, block in used.blocks.items():
-        for kind in SUBLAYERS:
-            if kind not in block.sublayers():
-                raise ValueError(f"blocks.{name}: it has no {kind}")
-        if spec.dim % block.mixer.get("heads", 1):
-            raise ValueError(f"blocks.{name}.mixer.heads: transformers wants them to divide dim = {spec.dim}")
+    for stack, prefix in ((used, ""), (used.encoder_spec, ENCODER)):
+        for name, block in stack.blocks.items() if stack else ():
+            for kind in ALWAYS:
+                if kind not in block.sublayers():
+                    raise ValueError(f"{prefix}blocks.{name}: it has no {kind}")
+            if stack.dim % block.mixer.get("heads", 1):
+                raise ValueError(f"{prefix}blocks.{name}.mixer.heads: transformers wants them to divide dim = {stack.dim}")
     if used.pool is not None:
         if not hasattr(family, "TRUNK"):
             raise ValueError("it has a pool, and this class is no trunk of an encoder")

@@ -88,7 +88,7 @@ def export(source, out, progress=None, truncate_dim=None):
     if spec.vision is not None:
         architecture = family.WITH_IMAGES
     named = families.table(family, spec, families.trunk(found.entries))
-    root = "model." if architecture.endswith("ForCausalLM") else ""  # a trunk's names have no prefix
+    root = "" if architecture == getattr(family, "TRUNK", None) else "model."  # a trunk's names have no prefix
     if spec.vision is not None:
         root = multimodal.TEXT
     named = {ours: As(_rooted(to.name, root), to.read, to.write) for ours, to in named.items()} | multimodal.sources(spec)
@@ -292,7 +292,7 @@ def _ignored(name, family, spec):
     """Whether a tensor is not part of the model: vision tower and projector of a model that has none, or a tied head's copy of the
     embedding."""
     seen = multimodal.is_head(name) if spec.vision is not None else name.startswith(getattr(family, "IGNORED", ()))
-    return seen or (spec.tie_embeddings and name.endswith("lm_head.weight"))
+    return seen or (spec.tie_embeddings and name.endswith(("lm_head.weight", "lm_head.out_proj.weight")))
 
 
 def _check(path, expected, sources, held, ignored):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from arch import decoding, quantised, registry, token_plan
 from arch.block import Block
+from arch.encoded import Encoded
 from arch.kernels import decode, products
 from arch.layout import TokenLayout
 from arch.linear import Linear
@@ -36,12 +37,14 @@ def _rounded(number, *dtypes):
 class ModelState:
     """What a model keeps of the tokens that it has seen: one mixer state per layer, and the number of tokens.
 
-    plan: how the next token is decoded (`arch.token_plan`); None if nobody has asked yet.
+    plan: how the next token is decoded (`arch.token_plan`); None if nobody has asked yet. encoded: the source that a decoder
+    beside an encoder reads.
     """
 
     layers: list[Any]
     seen: int = 0
     plan: Any = field(default=None, compare=False, repr=False)
+    encoded: Encoded | None = field(default=None, compare=False, repr=False)
 
 
 class Model(nn.Module):
@@ -50,7 +53,9 @@ class Model(nn.Module):
     def __init__(self, spec: ModelSpec):
         super().__init__()
         self.spec = spec
-        contexts = [Context(spec.dim, i, spec.layers, spec.norm_eps, spec.init) for i in range(spec.layers)]
+        beside = spec.encoder_spec
+        source_dim = None if beside is None else beside.dim
+        contexts = [Context(spec.dim, i, spec.layers, spec.norm_eps, spec.init, source_dim) for i in range(spec.layers)]
         self.embedding = parameter((spec.vocab_size, spec.dim), "embedding", drawn(spec.init.embedding, spec.dim, spec.layers))
         self.blocks = nn.ModuleList(
             Block(spec.blocks[name], context) for name, context in zip(spec.layer_blocks(), contexts, strict=True)
@@ -61,6 +66,10 @@ class Model(nn.Module):
         self.vision: Any = None if spec.vision is None else registry.build("tower", spec.vision, contexts[0])
         widths = (spec.dim, *spec.project)
         self.project = nn.ModuleList(Linear(*pair, contexts[0]) for pair in pairwise(widths))
+        encoder: Any = None if beside is None else Model(beside)
+        if spec.encoder is not None and spec.encoder.embedding == "shared":
+            encoder.embedding = None  # its tokens are looked up in the decoder's table
+        self.encoder: Any = encoder
         self.fake: Any = None  # what rounds the embedding
         if spec.quantise is not None:
             quantised.attach(self)
@@ -106,14 +115,30 @@ class Model(nn.Module):
         rounded = torch.bfloat16 if self.spec.embed_scale == "sqrt_dim_bfloat16" else dtype
         return _rounded(math.sqrt(self.spec.dim), rounded, dtype)
 
+    def read(self, source_BS: Tensor, layout: TokenLayout | None = None) -> Encoded:
+        """What the decoder reads of a source (B, S): the encoder's states after its final norm.
+
+        layout: the source's; by default one document per row. Raises ValueError for a model without an encoder.
+        """
+        if self.encoder is None:
+            raise ValueError("a model without an encoder reads no source")
+        if layout is None:
+            layout = TokenLayout.whole(source_BS.shape[0], source_BS.shape[1], source_BS.device)
+        inputs = self.embed(source_BS) if self.encoder.embedding is None else source_BS
+        return Encoded(self.encoder.trunk(inputs, layout)[0], layout)
+
     def trunk(
         self,
         inputs: Tensor,
         layout: TokenLayout | None = None,
         state: ModelState | None = None,
         images: Tensor | None = None,
+        encoded: Encoded | None = None,
     ) -> tuple[Tensor, ModelState | None]:
         """(hidden states after the final norm (B, T, D), new state); the state is None if none was given.
+
+        encoded: the source (`read`) that the decoder of a model of two stacks reads; a state has its own. Raises ValueError where
+        such a model gets none, and where another one gets one.
 
         inputs: tokens (B, T) or embeddings (B, T, D). layout: by default one document per row; with a state, the
         tokens continue the state's document. Within `products.casting` float32 weights compute in bfloat16, but from a state in
@@ -135,13 +160,18 @@ class Model(nn.Module):
         if layout is None:
             rows, tokens = x_BTD.shape[:2]
             layout = TokenLayout.whole(rows, tokens, x_BTD.device, first=state.seen if state else 0)
+        encoded = state.encoded if state else encoded
+        if (encoded is None) != (self.encoder is None):
+            raise ValueError(
+                "a decoder beside an encoder needs a source (`read`)" if self.encoder else "there is no encoder to read"
+            )
         states = state.layers if state else [None] * len(self.blocks)
-        call = decoding.token if decoding.is_one_token(x_BTD) else nn.Module.__call__
-        after = []
+        call = decoding.token if decoding.is_one_token(x_BTD) and encoded is None else nn.Module.__call__
+        reading, after = () if encoded is None else (encoded,), []
         for block, earlier in zip(self.blocks, states, strict=True):
-            x_BTD, later = call(block, x_BTD, layout, earlier)
+            x_BTD, later = call(block, x_BTD, layout, earlier, *reading)
             after.append(later)
-        return call(self.norm, x_BTD), state and ModelState(after, state.seen + x_BTD.shape[1])
+        return call(self.norm, x_BTD), state and ModelState(after, state.seen + x_BTD.shape[1], encoded=encoded)
 
     @property
     def head_weight(self) -> Tensor:
@@ -182,29 +212,42 @@ class Model(nn.Module):
             raise ValueError(f"dim: {dim} of the {self.spec.vector_dim} numbers that a vector has")
         return F.normalize(self.vectors(tokens_BT, layout)[:, :dim], dim=-1)
 
-    def forward(self, tokens_BT: Tensor, layout: TokenLayout | None = None, images: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        layout: TokenLayout | None = None,
+        images: Tensor | None = None,
+        encoded: Encoded | None = None,
+    ) -> Tensor:
         """Logits (B, T, V); arguments as of `trunk`."""
-        return self.logits(self.trunk(tokens_BT, layout, images=images)[0])
+        return self.logits(self.trunk(tokens_BT, layout, images=images, encoded=encoded)[0])
 
-    def init_state(self, batch: int, capacity: int) -> ModelState:
-        """An empty state for `batch` streams of up to `capacity` tokens.
+    def init_state(self, batch: int, capacity: int, encoded: Encoded | None = None) -> ModelState:
+        """An empty state for `batch` streams of up to `capacity` tokens. encoded: the source, of a model of two stacks.
 
-        Raises ValueError for a model that is not causal, or that has a pool.
+        Raises ValueError for a model that is not causal, that has a pool, or that has an encoder and gets no source.
         """
         if self.pool is not None:
             raise ValueError("a model with a pool gives one vector per text, and no next token")
+        if (encoded is None) != (self.encoder is None):
+            raise ValueError(
+                "a decoder beside an encoder needs a source (`read`)" if self.encoder else "there is no encoder to read"
+            )
         blocks: Any = self.blocks
         mixers = [block.mixer and block.mixer.component for block in blocks]
         if any(mixer is not None and mixer.state_size is None for mixer in mixers):
             raise ValueError("a model that sees ahead has no state to decode from")
         dtype, device = self.embedding.dtype, self.embedding.device
-        return ModelState([mixer and mixer.init_state(batch, capacity, dtype, device) for mixer in mixers])
+        layers = [mixer and mixer.init_state(batch, capacity, dtype, device) for mixer in mixers]
+        return ModelState(layers, encoded=encoded)
 
     def decode(self, tokens_BT: Tensor, state: ModelState, layout: TokenLayout | None = None) -> tuple[Tensor, ModelState]:
         """(logits (B, T, V) of T >= 1 further tokens, state after them). Do not use the state passed in again."""
-        logits_BTV, layers, plan = token_plan.decoded(self, tokens_BT, state, layout)
-        if logits_BTV is not None:
-            return logits_BTV, ModelState(layers, state.seen + 1, plan)
+        plan = state.plan
+        if state.encoded is None:  # a plan knows no source
+            logits_BTV, layers, plan = token_plan.decoded(self, tokens_BT, state, layout)
+            if logits_BTV is not None:
+                return logits_BTV, ModelState(layers, state.seen + 1, plan)
         hidden_BTD, later = self.trunk(tokens_BT, layout, state)
         assert later is not None  # a state was given
         return self.logits(hidden_BTD), replace(later, plan=plan)

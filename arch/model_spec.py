@@ -10,8 +10,9 @@ from arch import document
 from arch.errors import nearest
 from arch.spec import Component, Count, Kind, List, Positive, Spec, later
 
-SUBLAYERS = ("mixer", "ffn")  # the kinds of a block's sub-layers, in the order in which a layer applies them
+SUBLAYERS = ("mixer", "cross", "ffn")  # the kinds of a block's sub-layers, in the order in which a layer applies them
 SUBLAYER_NAME = re.compile(rf"blocks\.(\d+)\.({'|'.join(SUBLAYERS)})\.(.*)")  # (layer, kind, rest) of a parameter's name
+ENCODER = "encoder."  # what the names of an encoder's parameters begin with, in a model of two stacks
 
 
 class Initialiser(Spec):
@@ -51,13 +52,14 @@ class InitSpec(Spec):
 class BlockSpec(Spec):
     """One layer: a field per kind of sub-layer (SUBLAYERS), each optional and residual, and where their norms are.
 
-    mixer: over time. ffn: a feed-forward network over width.
+    mixer: over time. cross: attention to an encoder's states, in a decoder beside one. ffn: a feed-forward network over width.
 
     norm: `before` x + f(norm(x)); `after` x + norm(f(x)); `sandwich` x + norm(f(norm(x))) (Gemma 2, section 2).
     """
 
     mixer: Annotated[Component, Kind("mixer")] | None = None
     ffn: Annotated[Component, Kind("ffn")] | None = None
+    cross: Annotated[Component, Kind("cross")] | None = later(None)
     norm: Literal["before", "after", "sandwich"] = "before"
 
     @model_validator(mode="after")
@@ -70,6 +72,21 @@ class BlockSpec(Spec):
         """{kind: component} of the sub-layers that the block has, in their order."""
         components = {kind: getattr(self, kind) for kind in SUBLAYERS}
         return {kind: component for kind, component in components.items() if component is not None}
+
+
+class EncoderSpec(Spec):
+    """The encoder beside a decoder: a stack of its own, whose last states the decoder's blocks read.
+
+    layers, pattern, blocks: as of a model. dim: the width of its residual stream, null for the decoder's.
+    embedding: `shared` looks its tokens up in the decoder's table (T5Gemma 2); `own` has a table of its own (T5Gemma).
+    The vocabulary, `embed_scale`, `norm_eps` and `init` are the decoder's.
+    """
+
+    layers: Count
+    pattern: List[str]
+    blocks: dict[str, BlockSpec]
+    dim: Count | None = None
+    embedding: Literal["shared", "own"] = "shared"
 
 
 ROLES = ("embedding", "attention", "matrix")
@@ -112,6 +129,7 @@ class ModelSpec(Spec):
     behind the pool, without bias and with no activation between them (EmbeddingGemma, section 2.1: `[3072, 768]`).
     vision: the tower that makes soft tokens of images, which take the places of placeholders (Gemma 3, section 2.1).
     quantise: the model computes with weights that are rounded to fewer bits, by role; the weights themselves stay as they are.
+    encoder: a second stack, which reads a source; `layers`, `pattern` and `blocks` are then the decoder's, some of which read it.
     """
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -129,6 +147,7 @@ class ModelSpec(Spec):
     project: List[Count] = later(())
     vision: Annotated[Component, Kind("tower")] | None = later(None)
     quantise: QuantiseSpec | None = later(None)
+    encoder: EncoderSpec | None = later(None)
 
     @classmethod
     def parse(cls, source, path=()):
@@ -138,14 +157,35 @@ class ModelSpec(Spec):
 
     @model_validator(mode="after")
     def _pattern_names_blocks(self):
-        if not self.pattern:
-            raise ValueError("pattern: expected at least one block name")
-        for item in self.pattern:
-            name, _ = repeated(item)
-            if name not in self.blocks:
-                raise PydanticCustomError(
-                    "pattern", "pattern: no block {name}{hint}", {"name": repr(name), "hint": nearest(name, self.blocks)}
-                )
+        for stack, prefix in ((self, ""), (self.encoder, ENCODER)):
+            if stack is None:
+                continue
+            if not stack.pattern:
+                raise ValueError(f"{prefix}pattern: expected at least one block name")
+            for item in stack.pattern:
+                name, _ = repeated(item)
+                if name not in stack.blocks:
+                    said = {"name": repr(name), "hint": nearest(name, stack.blocks)}
+                    raise PydanticCustomError("pattern", f"{prefix}pattern: no block {{name}}{{hint}}", said)
+        return self
+
+    @model_validator(mode="after")
+    def _two_stacks_fit(self):
+        if self.encoder is None:
+            for name, block in self.blocks.items():
+                if block.cross is not None:
+                    raise ValueError(f"blocks.{name}.cross: it reads an encoder, and the model has none (`encoder`)")
+            return self
+        for name in ("vision", "quantise"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name}: for models of one stack, and this one has an `encoder`; expected null")
+        if self.pool is not None:
+            raise ValueError("pool: of one stack; take the encoder out of this model to have vectors (`init_from`, `as: encoder`)")
+        for name, block in self.encoder.blocks.items():
+            if block.cross is not None:
+                raise ValueError(f"encoder.blocks.{name}.cross: an encoder has no other encoder to read")
+        if self.encoder.embedding == "shared" and self.encoder.dim not in (None, self.dim):
+            raise ValueError(f"encoder.dim: {self.encoder.dim} with a shared embedding of dim = {self.dim}; say `embedding: own`")
         return self
 
     @model_validator(mode="after")
@@ -189,6 +229,10 @@ class ModelSpec(Spec):
                 yield ("blocks", name, kind), kind, component
         if self.pool is not None:
             yield ("pool",), "pool", self.pool
+        if self.encoder is not None:
+            for name, block in self.encoder.blocks.items():
+                for kind, component in block.sublayers().items():
+                    yield ("encoder", "blocks", name, kind), kind, component
         if self.vision is not None:
             yield ("vision",), "tower", self.vision
         for role, component in (self.quantise.roles() if self.quantise else {}).items():
@@ -198,6 +242,15 @@ class ModelSpec(Spec):
         """The block name of each layer: the pattern, cycled and truncated."""
         cycle = [name for item in self.pattern for name, count in [repeated(item)] for _ in range(count)]
         return [cycle[i % len(cycle)] for i in range(self.layers)]
+
+    @property
+    def encoder_spec(self):
+        """The encoder alone, as the ModelSpec of one stack; None for a model without one."""
+        if self.encoder is None:
+            return None
+        shared = {key: getattr(self, key) for key in ("vocab_size", "embed_scale", "norm_eps", "init")}
+        own = {key: getattr(self.encoder, key) for key in ("layers", "pattern", "blocks")}
+        return ModelSpec(dim=self.encoder.dim or self.dim, **own, **shared)
 
 
 def repeated(item):
@@ -209,13 +262,20 @@ def repeated(item):
 
 
 def expand_like(root, path=()):
-    """The document with each block that has `like: SIBLING` merged over that sibling.
+    """The document with each block that has `like: SIBLING` merged over that sibling, in both stacks of a model.
 
     Raises SpecError for a missing or circular sibling.
     """
-    where = (*path, "blocks")
+    root = _expanded(root, (*path, "blocks"))
+    here = root.at((*path, "encoder"))
+    if here.value is root.at(path).value or not isinstance(here.value, dict):
+        return root
+    return _expanded(root, (*path, "encoder", "blocks"))
+
+
+def _expanded(root, where):
     blocks = root.at(where)
-    if root.at(path).value is blocks.value or not isinstance(blocks.value, dict):
+    if root.at(where[:-1]).value is blocks.value or not isinstance(blocks.value, dict):
         return root
 
     def expanded(name, above):

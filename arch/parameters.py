@@ -16,13 +16,17 @@ Draw = Callable[[Tensor, torch.Generator], Any]  # fills a float32 tensor in pla
 
 @dataclass(frozen=True)
 class Context:
-    """A component's place in the model: model width, layer index, number of layers, norm epsilon, initialisation."""
+    """A component's place in the model: model width, layer index, number of layers, norm epsilon, initialisation.
+
+    source_dim: the width of the encoder's states beside this stack; None where there is no encoder.
+    """
 
     dim: int
     layer: int = 0
     layers: int = 1
     norm_eps: float = 1e-6
     init: InitSpec = InitSpec()  # noqa: RUF009  frozen
+    source_dim: int | None = None
 
 
 KINDS = ("embedding", "matrix", "vector")

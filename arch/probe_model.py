@@ -49,14 +49,19 @@ def check_components(spec: ModelSpec, root: Node, path: tuple[str, ...] = (), to
     Asked is every component of a user's own in a block that the layers use, and the pool. tokens: of the rows that it must
     read. gpu: whether it is for a GPU, and need not run on this CPU. Returns notes on what could not be asked.
     """
-    layers, notes = spec.layer_blocks(), []
+    notes = []
     for where, kind, resolved in spec.components():
+        stack = spec.encoder_spec if where[0] == "encoder" else spec
+        layers = stack.layer_blocks()
         if kind in ("tower", "quantiser") and is_plugin(resolved["type"]):
             notes.append(f"{resolved['type']} was not checked: there is no battery for a {kind}")
-        if not is_plugin(resolved["type"]) or kind in ("tower", "quantiser") or (kind != "pool" and where[1] not in layers):
+        if not is_plugin(resolved["type"]) or kind in ("tower", "quantiser") or (kind != "pool" and where[-2] not in layers):
             continue
-        layer = 0 if kind == "pool" else layers.index(where[1])
-        context = Context(spec.dim, layer, spec.layers, spec.norm_eps, spec.init)
+        if kind == "cross":
+            notes.append(f"{resolved['type']} was not checked: no battery asks what reads an encoder")
+            continue
+        layer = 0 if kind == "pool" else layers.index(where[-2])
+        context = Context(stack.dim, layer, stack.layers, stack.norm_eps, stack.init)
         cls = registry.component(kind, resolved["type"])
         failure, note = _broken(cls, kind, json.dumps(resolved), context, tokens, gpu)
         failure = failure or _uncosted(cls, kind, json.dumps(resolved), context, tokens)

@@ -19,6 +19,7 @@ from arch.spec import Spec
 FOLDERS = {
     "mixer": "arch.mixers",
     "ffn": "arch.ffns",
+    "cross": "arch.crosses",
     "pool": "arch.pools",
     "tower": "arch.towers",
     "quantiser": "arch.quantisers",
@@ -55,7 +56,7 @@ def _marker(kind):
     return mark
 
 
-mixer, ffn, pool, tower, quantiser, source, tokenizer, objective, optimizer, schedule, evaluator, merge, reward, claim = map(
+mixer, ffn, cross, pool, tower, quantiser, source, tokenizer, objective, optimizer, schedule, evaluator, merge, reward, claim = map(
     _marker, FOLDERS
 )
 
@@ -184,12 +185,17 @@ def resolve(spec, source=None, path=()):
         except SpecError as error:
             raise root.error(error.reason, (*where, *error.path)) from None
     resolved = {where[len(path) :]: resolve_component(kind, root, where) for where, kind, _ in parts}
-    blocks = {
-        name: block.model_copy(update={kind: resolved["blocks", name, kind] for kind in block.sublayers()})
-        for name, block in spec.blocks.items()
-    }
-    rounding = spec.quantise
+
+    def complete(blocks, *above):
+        return {
+            name: block.model_copy(update={kind: resolved[*above, "blocks", name, kind] for kind in block.sublayers()})
+            for name, block in blocks.items()
+        }
+
+    rounding, encoder = spec.quantise, spec.encoder
     if rounding is not None:
         rounding = rounding.model_copy(update={role: resolved["quantise", role] for role in rounding.roles()})
+    if encoder is not None:
+        encoder = encoder.model_copy(update={"blocks": complete(encoder.blocks, "encoder")})
     others = {name: resolved.get((name,)) for name in ("pool", "vision")}
-    return spec.model_copy(update={"blocks": blocks, "quantise": rounding, **others})
+    return spec.model_copy(update={"blocks": complete(spec.blocks), "quantise": rounding, "encoder": encoder, **others})

@@ -13,6 +13,8 @@ from arch.model_spec import ModelSpec, repeated
 from arch.parameters import Context
 from arch.words import listed
 
+ATTENTION = ("attention", "merged_attention")  # mixers, and crosses, whose defaults follow from the model's width
+
 
 def of_model(spec: ModelSpec, context: int, prefix: str = "", lacks: bool = False) -> list[str]:
     """Sentences about a resolved ModelSpec in a context of so many tokens. prefix: of its keys, such as `model.`.
@@ -21,7 +23,8 @@ def of_model(spec: ModelSpec, context: int, prefix: str = "", lacks: bool = Fals
 
     Each distinct mixer is built on the meta device; its `reach` says how far it sees.
     """
-    return [*_windows(spec, context, prefix), *_pattern(spec, prefix, lacks), *_pool(spec, prefix)]
+    beside = [] if spec.encoder is None else of_model(spec.encoder_spec, context, f"{prefix}encoder.", lacks)
+    return [*_windows(spec, context, prefix), *_pattern(spec, prefix, lacks), *_pool(spec, prefix), *beside]
 
 
 def _windows(spec, context, prefix):
@@ -86,16 +89,18 @@ def computed(spec: ModelSpec, context: int) -> dict[str, Any]:
     blocks = {name: explicit(spec, name) for name in dict.fromkeys(spec.layer_blocks())}
     for block in blocks.values():
         mixer = block["mixer"]
-        if mixer and mixer["type"] == "attention" and mixer["window"] and _is_idle(_reach(spec, mixer), context):
+        if mixer and mixer["type"] in ATTENTION and mixer["window"] and _is_idle(_reach(spec, mixer), context):
             mixer["window"] = None
     pool = spec.pool and registry.whole("pool", spec.pool)
     vision = spec.vision and registry.whole("tower", spec.vision)
+    beside = None if spec.encoder is None else {"embedding": spec.encoder.embedding, **computed(spec.encoder_spec, context)}
     return {
         **spec.dump(neutral=True),
         "pattern": [],
         "blocks": [blocks[name] for name in spec.layer_blocks()],
         "pool": pool,
         "vision": vision,
+        "encoder": beside,
     }
 
 
@@ -103,10 +108,11 @@ def explicit(spec: ModelSpec, name: str) -> dict[str, Any]:
     """A block of a resolved ModelSpec as plain data, with the null defaults that follow from the model written out."""
     block = spec.blocks[name].dump(neutral=True)
     block |= {kind: registry.whole(kind, options) for kind, options in spec.blocks[name].sublayers().items()}
-    mixer = block["mixer"]
-    if mixer and mixer["type"] == "attention":
-        mixer["head_dim"] = mixer["head_dim"] or spec.dim // mixer["heads"]
-        mixer["query_scale"] = mixer["query_scale"] or mixer["head_dim"] ** -0.5
-    elif mixer and mixer["type"] == "rg_lru":
+    mixer, cross = block["mixer"], block["cross"]
+    for part in (mixer, cross):
+        if part and part["type"] in ATTENTION:
+            part["head_dim"] = part["head_dim"] or spec.dim // part["heads"]
+            part["query_scale"] = part["query_scale"] or part["head_dim"] ** -0.5
+    if mixer and mixer["type"] == "rg_lru":
         mixer["width"] = mixer["width"] or spec.dim
     return block

@@ -48,7 +48,7 @@ def written(value):
     """A value as it would stand in a spec file; a dash for ABSENT."""
     if value is ABSENT:
         return str(value)
-    return json.dumps(value.dump() if hasattr(value, "dump") else value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=lambda spec: spec.dump())
 
 
 def realised(spec):
@@ -76,6 +76,7 @@ def costs(spec, name, summary):
         Text.assemble((name, "bold"), f": dim {spec.dim}, {spec.layers} layers, vocabulary {spec.vocab_size:,}"),
         f"pattern: {realised(spec)}",
         *([f"pool: {_behind(spec)}"] if encodes else ()),
+        *([] if spec.encoder is None else [_encoder(spec)]),
         f"context {summary['context']:,} tokens, {summary['dtype']}",
     ]
     columns = ("block", "layers", "parameters per layer", *(() if encodes else ("cache per layer",)))
@@ -87,6 +88,8 @@ def costs(spec, name, summary):
     sizes = Table("", "", show_header=False)
     for key in ("total", "embedding", "non_embedding"):
         sizes.add_row(f"parameters, {key.replace('_', ' ')}", _count(parameters[key]))
+    if spec.encoder is not None:
+        sizes.add_row("parameters, encoder", _count(parameters["encoder"]))
     if encodes:
         sizes.add_row("parameters, pool and projections", _count(parameters["pool"]))
         sizes.add_row("vector of one text", f"{spec.vector_dim:,} numbers, {_bytes(summary['vector_bytes'])}")
@@ -104,9 +107,20 @@ def costs(spec, name, summary):
     for path in ("train", "prefill") if encodes else ("train", "prefill", "decode"):
         flops.add_row(path, *(_flops(summary["flops_per_token"][kind][path]) for kind in ("ideal", "executed")))
     about = "Training memory is for one row: weights, gradients, AdamW's moments, and what the backward pass needs."
+    if spec.encoder is not None:
+        about += (
+            f" Of the {summary['context']:,} tokens of a row, half are read by the encoder and half by the decoder; the cache is "
+            "the decoder's, with keys and values of the source."
+        )
     if encodes:
         about += f" FLOPs per token are those of a text of {summary['context']:,} tokens, divided by them."
     return Group(*text, per_block, sizes, flops, about, *(f"note: {note}" for note in summary["notes"]))
+
+
+def _encoder(spec):
+    """The encoder beside a decoder in one line: `encoder: dim 64, 4 layers (2 x (local, global): ...), embedding shared`."""
+    stack = spec.encoder_spec
+    return f"encoder: dim {stack.dim}, {stack.layers} layers ({realised(stack)}), embedding {spec.encoder.embedding}"
 
 
 def by_format(memory):

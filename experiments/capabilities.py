@@ -34,13 +34,20 @@ def of(spec: ExperimentSpec) -> Able:
             if model.blocks[name].mixer is not None:
                 mixers[name] = registry.build("mixer", model.blocks[name].mixer, context)
     ahead = [name for name, mixer in mixers.items() if not mixer.causal]
-    words.add("sees_ahead" if ahead else "causal")
+    if model.encoder is not None:
+        words.add("encoder_decoder")
+        reasons |= dict.fromkeys(("causal", "decodes"), "the model has an encoder: its decoder predicts a target from a source")
+    else:
+        words.add("sees_ahead" if ahead else "causal")
+        reasons["encoder_decoder"] = "the model has no `encoder`"
     if ahead:
         reasons["causal"] = f"the mixer of {_blocks(ahead)} sees later tokens"
     stateless = [name for name, mixer in mixers.items() if mixer.state_size is None]
     if model.pool is not None:
         words.add("encodes")
         reasons["decodes"] = "a model with a `pool` gives no next token"
+    elif model.encoder is not None:
+        pass
     elif stateless:
         reasons["decodes"] = f"the mixer of {_blocks(stateless)} has no state"
     else:

@@ -107,6 +107,7 @@ class TrainingModule(pl.LightningModule):
         optimizer.zero_grad()
         with torch.no_grad():
             mine = batch.split(world)[self.trainer.global_rank]
+            mine.drawn = (self.batches.seed, step)
             batch = self._within(prepared, self.objective, self.model, mine, self.spec.train.accumulate)
         weight, means = max(1, self._total(batch.weight)), Means(self.objective)
         loss = torch.zeros((), device=self.device)

@@ -90,6 +90,8 @@ def worth(spec):
 
     Computed from the spec alone: if a timing decided, a run's identity would depend on the machine's speed.
     """
+    if spec.model.encoder is not None:
+        return False, "blocks of one stack are compiled, and the model has an `encoder`"
     if spec.train.accelerator == "cpu":
         return False, "on a CPU our own kernels are already as fast"
     if spec.train.accelerator != "gpu":
@@ -121,6 +123,10 @@ def resolved(source):
         spec = spec.model_copy(update={"init_from": spec.init_from.model_copy(update={"merge": rule})})
     able = capabilities.of(spec)
     capabilities.check("objective", spec.objective, able, root, ("objective",))
+    if model.encoder is not None:
+        for key, value in (("strategy", "fsdp2"), ("compile", "on")):
+            if getattr(spec.train, key) == value:
+                raise root.error(f"{value} is for models of one stack, and this one has an `encoder`", ("train", key))
     seeing.check(spec, able, root)
     spec, notes = auto.decided(spec.model_copy(update={"evaluate": _evaluations(root, spec.evaluate, able)}))
     spec, more = _with_compile(spec)

@@ -59,6 +59,8 @@ def used(spec: ExperimentSpec, made: Mapping[int, RunPlan]) -> Used:
         if option is None:
             continue
         plan = made.get(position)
+        if isinstance(reference, RunReference) and reference.stack:
+            raise DataError("`as` is of `init_from`: a run that is used is used as it is", key=(*key, "as"))
         each, model, _ = parent(key, reference, plan)
         name = each.folder or each.name
         data: DataSpec | None

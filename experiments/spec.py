@@ -141,11 +141,15 @@ class RunReference(Spec):
     run: in a study, the name of an arm or of a helper run (`runs`), or an experiment's spec (a shipped name or a path
     ending in .yaml); anywhere, a checkpoint folder. seed: of that run; `same` is the seed of the run that refers to it.
     set: dotted overrides of that run.
+    as: of `init_from`, between a model of one stack and one of two. `encoder_decoder`: that run is a decoder; its layers fill both
+    stacks, and cross-attention starts from their self-attention. `encoder`: that run has two stacks; its encoder fills this model.
+    null: every parameter starts from the one of its own name.
     """
 
     run: Annotated[str, Field(min_length=1)]
     seed: Annotated[int | str, AfterValidator(_seed_rule)] = "same"
     set: dict[str, Any] = {}
+    stack: Literal["encoder_decoder", "encoder"] | None = later(None, alias="as")
 
     @property
     def label(self):

@@ -7,8 +7,9 @@ from typing import Any
 
 from arch import checkpoint, digests, document, registry, tensors
 from arch.errors import DataError, SpecError
-from arch.model_spec import SUBLAYER_NAME
+from arch.model_spec import ENCODER, SUBLAYER_NAME
 from arch.spec import List, Spec, later
+from experiments import stacks
 from experiments.leftovers import check_finished
 from experiments.record import RunRecord
 from experiments.spec import Merge
@@ -21,7 +22,7 @@ class Parent(Spec):
 
     name: as the spec names it. folder: where its weights are; empty while its run is not made.
     sha256: of the weights file in a folder that the spec names. run: the identity of a run to be made, instead.
-    seed: that run's seed; None where the spec names a folder.
+    seed: that run's seed; None where the spec names a folder. stack: how its stack becomes ours (`RunReference`'s `as`).
     """
 
     name: str
@@ -29,11 +30,13 @@ class Parent(Spec):
     sha256: str = ""
     run: str = ""
     seed: int | str | None = None
+    stack: str | None = later(None)
 
     @property
     def identity(self):
-        """The part that determines a run's result: the content of the weights, or the run that makes them."""
-        return {"run": self.run, "seed": self.seed} if self.run else {"sha256": self.sha256}
+        """The part that determines a run's result: the weights' content, or the run that makes them; and how they are used."""
+        weights = {"run": self.run, "seed": self.seed} if self.run else {"sha256": self.sha256}
+        return {**weights, "as": self.stack} if self.stack else weights
 
     def located(self, seed, folders):
         """This parent of a run with this seed. folders: {(identity, seed): folder} of the runs that were made for it."""
@@ -55,9 +58,12 @@ class Parent(Spec):
             raise DataError(f"{self.folder}: expected the finished run {self.name!r} with seed {self.seed}", key=None)
 
     def __str__(self):
+        used = f" as {self.stack}" if self.stack else ""
         if not self.run:
-            return f"{self.folder} ({self.sha256[:12]})"
-        return f"the run {self.name!r} ({self.run[:12]}) with {'the same seed' if self.seed == 'same' else f'seed {self.seed}'}"
+            return f"{self.folder} ({self.sha256[:12]}){used}"
+        return (
+            f"the run {self.name!r} ({self.run[:12]}) with {'the same seed' if self.seed == 'same' else f'seed {self.seed}'}{used}"
+        )
 
 
 class Start(Spec):
@@ -66,12 +72,14 @@ class Start(Spec):
     rule: the merge, complete; None means the mean. origin: what the parents started from, where the rule needs it.
     taken: names of the parameters that start from the parents. new: {name: reason} of the parameters that are drawn
     from the seed instead. unused: names of the parents' parameters that the model does not have.
+    moved: {our name: the parents'} of those that start from a parameter of another name, where a stack becomes another.
     """
 
     parents: List[Parent]
     taken: List[str]
     new: dict[str, str]
     unused: List[str]
+    moved: dict[str, str] = later({})
     rule: dict[str, Any] | None = later(None)
     origin: Parent | None = later(None)
 
@@ -114,6 +122,8 @@ class Start(Spec):
         total = len(self.taken) + len(self.new)
         seen_from = f", seen from {self.origin}" if self.origin else ""
         yield f"started from {self._how}{', '.join(map(str, self.parents))}{seen_from}: {len(self.taken)} of {total} parameters"
+        for what, names in stacks.told(self.moved).items():
+            yield f"{what}: {_short(names)}"
         by_reason = {}
         for name, why in self.new.items():
             by_reason.setdefault(why, []).append(name)
@@ -126,7 +136,7 @@ class Start(Spec):
         """Copy the taken parameters into `model`. Raises DataError if the weights are not those that were planned."""
         for parent in self.all_parents:
             parent.check()
-        table = {name: tensors.As(name) for name in self.taken}
+        table = {name: tensors.As(self.moved.get(name, name)) for name in self.taken}
         each = [tensors.renamed(checkpoint.open_checkpoint(parent.folder)[1], table) for parent in self.all_parents]
         if self.rule not in (None, MEAN):
             merged = _merged(registry.build("merge", self.rule), each, self)
@@ -170,22 +180,34 @@ def plan_start(spec, made=None):
         return None
     expected, parents, new, unused = checkpoint.parameters(spec.model), [], {}, {}
     rule = _rule(spec.init_from)
+    ways = {None if isinstance(reference, str) else reference.stack for _, reference in spec.starts}
+    if len(ways) > 1:
+        raise DataError("a merge is of parameters that are used alike; say the same `as` for each", key=("init_from",))
+    (way,) = ways
+    moved = {}
     for i, (key, reference) in enumerate(spec.starts):
         origin, model, shapes = parent(key, reference, (made or {}).get(i))
-        reasons = _differences(spec.model, expected, model, shapes)
+        origin = origin.model_copy(update={"stack": way})
+        if way and (refused := stacks.refusal(way, spec.model, model)):
+            raise DataError(refused, key=(*key, "as"))
+        sources = stacks.sources(way, expected, shapes)
+        moved |= {name: source for name, source in sources.items() if name != source}
+        reasons = _differences(spec.model, expected, model, shapes, sources)
         if len(reasons) == len(expected):
             raise DataError(f"{origin.folder or origin.name}: it has no parameter of this model", key=key)
         parents.append(origin)
         new = reasons | new
-        unused |= dict.fromkeys(name for name in shapes if name not in expected)
+        used = {sources[name] for name in expected if name in sources and name not in reasons}
+        unused |= dict.fromkeys(name for name in shapes if (name not in used if way else name not in expected))
     taken = tuple(name for name in expected if name not in new)
     if not taken:
         raise DataError("no parameter of this model is in all of them", key=("init_from",))
     for (key, _), origin in zip(spec.starts, parents, strict=True):
-        _check_finite(key, origin, taken)
+        _check_finite(key, origin, [moved.get(name, name) for name in taken])
     new = {name: new[name] for name in expected if name in new}
+    moved = {name: moved[name] for name in taken if name in moved}
     origin = parents.pop() if rule and spec.init_from.start is not None else None
-    return Start(parents=tuple(parents), taken=taken, new=new, unused=tuple(unused), rule=rule, origin=origin)
+    return Start(parents=tuple(parents), taken=taken, new=new, unused=tuple(unused), rule=rule, origin=origin, moved=moved)
 
 
 def _rule(start):
@@ -263,15 +285,19 @@ def is_spec(name):
     return name.endswith((".yaml", ".yml")) or name.removeprefix("experiments/") in document.shipped("experiments")
 
 
-def _differences(spec, expected, theirs, shapes):
-    """{name: reason} of the parameters of `spec` that another model, `theirs`, cannot provide."""
+def _differences(spec, expected, theirs, shapes, sources):
+    """{name: reason} of the parameters of `spec` that another model, `theirs`, cannot provide.
+
+    sources: {our name: the name of the parameter of theirs that it starts from}.
+    """
     new = {}
     for name, shape in expected.items():
-        if name not in shapes:
+        source = sources.get(name)
+        if source not in shapes:
             new[name] = "not in the checkpoint"
-        elif (mine := _component(spec, name)) != (other := _component(theirs, name)):
+        elif not stacks.alike(mine := _component(spec, name), other := _component(theirs, source)):
             new[name] = f"part of {mine} where the checkpoint has {other}"
-        elif shapes[name] != shape:
+        elif shapes[source] != shape:
             new[name] = "different shape in the checkpoint"
     return new
 
@@ -285,6 +311,8 @@ def _component(spec, name):
     """The type of the component that a parameter belongs to; None for norms, embedding, head and projections."""
     if name.startswith("pool."):
         return spec.pool["type"]
+    if name.startswith(ENCODER):
+        return _component(spec.encoder_spec, name.removeprefix(ENCODER))
     match = SUBLAYER_NAME.fullmatch(name)
     if match is None or not match[3].startswith("component."):
         return None
@@ -295,10 +323,10 @@ def _short(names):
     """Parameter names in one line, merged over layers: `blocks.{0,1,2}.mixer.component.q.weight`."""
     layers = {}
     for name in names:
-        match = re.fullmatch(r"blocks\.(\d+)\.(.*)", name)
-        layers.setdefault(match[2] if match else name, []).append(match and match[1])
+        match = re.fullmatch(rf"({re.escape(ENCODER)})?blocks\.(\d+)\.(.*)", name)
+        layers.setdefault((match[1] or "", match[3]) if match else ("", name), []).append(match and match[2])
     shown = []
-    for rest, numbers in layers.items():
+    for (stack, rest), numbers in layers.items():
         inside = numbers[0] if len(numbers) == 1 else "{" + ",".join(map(str, numbers)) + "}"
-        shown.append(rest if numbers[0] is None else f"blocks.{inside}.{rest}")
+        shown.append(rest if numbers[0] is None else f"{stack}blocks.{inside}.{rest}")
     return ", ".join(shown)

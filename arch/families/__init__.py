@@ -1,7 +1,8 @@
 """The names that foreign checkpoints give to our parameters: one file per family.
 
 `NAMES` maps our parameter names to theirs. In our names `*` is the layer number, and a component's parameters start
-with its type (`blocks.*.mixer.rg_lru.o.weight`). A value is their name, or an `As` if the tensor has another layout.
+with its type (`blocks.*.mixer.rg_lru.o.weight`), those of an encoder beside a decoder with `encoder.`. A value is their
+name, or an `As` if the tensor has another layout.
 `ROOTS` (optional) lists the prefixes that may replace the leading `model.` of their names. `IGNORED` (optional) lists
 prefixes of tensors that are not part of the model. With these, a family's checkpoints can be imported with a spec.
 
@@ -15,7 +16,7 @@ import pkgutil
 import re
 
 from arch.errors import DataError, SpecError, nearest
-from arch.model_spec import SUBLAYER_NAME
+from arch.model_spec import ENCODER, SUBLAYER_NAME
 from arch.tensors import As
 
 
@@ -59,13 +60,15 @@ def table(family, spec, parameters):
     found = {}
     for name in parameters:
         generic, layer, block = name, "", None
-        if match := SUBLAYER_NAME.fullmatch(name):
+        stack, bare = (ENCODER, name.removeprefix(ENCODER)) if name.startswith(ENCODER) else ("", name)
+        if match := SUBLAYER_NAME.fullmatch(bare):
             layer, kind, rest = match.groups()
-            block = spec.layer_blocks()[int(layer)]
-            component = getattr(spec.blocks[block], kind)["type"]
-            generic = f"blocks.*.{kind}." + re.sub(r"^component\.", f"{component}.", rest)
+            of = spec.encoder_spec if stack else spec
+            block = of.layer_blocks()[int(layer)]
+            component = getattr(of.blocks[block], kind)["type"]
+            generic = f"{stack}blocks.*.{kind}." + re.sub(r"^component\.", f"{component}.", rest)
         if generic not in family.NAMES:
-            what = generic.removeprefix("blocks.*.").removesuffix(".weight")
+            what = generic.replace("blocks.*.", "").removesuffix(".weight")
             where = "" if block is None else f"blocks.{block}: "
             raise SpecError(f"{where}{title(family)} has nothing like its {what}")
         source = family.NAMES[generic]

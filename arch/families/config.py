@@ -111,13 +111,13 @@ def pattern(names):
     return [name if count == 1 else f"{count}*{name}" for name, count in runs]
 
 
-def kinds(spec):
-    """(first attention block with a window, first global attention block) of a ModelSpec, in the order of layers.
+def kinds(spec, mixer="attention"):
+    """(first block of this mixer with a window, first global one) of a ModelSpec, in the order of layers.
 
-    If there is only one kind, it is given twice; (None, None) if there is no attention.
+    If there is only one kind, it is given twice; (None, None) if there is no such mixer.
     """
     blocks = [spec.blocks[name] for name in spec.layer_blocks()]
-    attention = [block for block in blocks if block.mixer and block.mixer["type"] == "attention"]
+    attention = [block for block in blocks if block.mixer and block.mixer["type"] == mixer]
     local = next((block for block in attention if block.mixer["window"] is not None), None)
     whole = next((block for block in attention if block.mixer["window"] is None), None)
     return local or whole, whole or local

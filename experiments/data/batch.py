@@ -57,9 +57,11 @@ class Batch(dict[str, Rows]):
 
     All kinds have the same number of rows; row b of each belongs together.
     parts: into how many micro-batches it will be split, for an objective whose `prepare` must know.
+    drawn: (seed, step) of the step of training that reads it, for an objective whose `prepare` draws; (0, 0) in an evaluation.
     """
 
     parts: int = 1
+    drawn: tuple[int, int] = (0, 0)
 
     @classmethod
     def text(cls, rows: Rows) -> "Batch":

@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from experiments.parity import counts, inits, memory, peers, reference, sentence, vision
+from experiments.parity import counts, encoder_decoder, inits, memory, peers, reference, sentence, vision
 from experiments.parity.compare import worst
 
 
@@ -22,6 +22,9 @@ def rows(progress=lambda name: None):
     yield from sentence.compare()
     progress("vision")
     yield from vision.compare()
+    for name in encoder_decoder.FOLDERS:
+        progress(name)
+        yield from encoder_decoder.compare(name)
 
 
 def document(compared, sizes=None):
@@ -38,8 +41,9 @@ def _head():
     yield "Written by `archbench parity --out docs/parity.md`; do not edit. The tests make the same"
     yield f"comparisons with the same bounds. Versions: {shown}. The outputs of the reference"
     yield (
-        "code were recorded from google-deepmind/recurrentgemma 2efa84d, those of sentence-transformers from release 6.2.0\n"
-        f"(`tests/fixtures`). Everything is in float32 on a CPU, {platform.machine()}."
+        "code were recorded from google-deepmind/recurrentgemma 2efa84d, those of sentence-transformers from release 6.2.0,\n"
+        "those of T5Gemma and T5Gemma 2 from transformers 5.23.0 (`tests/fixtures`). Everything is in float32 on a CPU,\n"
+        f"{platform.machine()}."
     )
 
 
@@ -62,8 +66,8 @@ def _agreement(compared):
     yield ""
     yield (
         "The table shows the largest error of each kind:\n\n"
-        "* logits, decoded logits, hidden states, vectors of texts: the largest absolute error over the largest absolute\n"
-        "  value; against the reference code, the error's norm over the norm."
+        "* logits, decoded logits, hidden states, encoder states, vectors of texts: the largest absolute error over the\n"
+        "  largest absolute value; against the reference code, the error's norm over the norm."
     )
     yield "* loss: the relative error."
     yield "* masks: the number of pairs of query and key that one of them sees alone, in a global and in a local layer."

@@ -161,7 +161,7 @@ BAD = {
         line(10, "  global: {norm: before}"),
         10,
         "blocks.global",
-        "needs at least one of mixer, ffn",
+        "needs at least one of mixer, cross, ffn",
     ),
     "like names no block": (
         line(10, "  global: {like: locl}"),

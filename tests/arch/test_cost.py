@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arch import cost, document, registry
 from arch.errors import SpecError
+from arch.kernels.attention.masked import FLOPS
 from arch.kernels.cross_entropy import linear_cross_entropy
 from arch.model import Model, new_model
 from arch.model_spec import ModelSpec
@@ -95,9 +96,9 @@ def test_the_outline_is_what_the_summary_says_of_shapes(name):
 
 def pairs(mixer, tokens):
     """The number of keys that each position sees, counted pair by pair."""
-    if mixer["type"] != "attention":
+    if mixer["type"] not in ("attention", "merged_attention"):
         return [0] * tokens
-    window, causal = mixer["window"], mixer["causal"]
+    window, causal = mixer["window"], mixer.get("causal", True)
     seen = []
     for t in range(tokens):
         seen.append(0)
@@ -138,7 +139,7 @@ def test_a_context_of_one_token():
 
 
 def counted(run):
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
         run()
     assert counter.get_total_flops() > 0, "the counter saw nothing"
     return counter.get_total_flops()
