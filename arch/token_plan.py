@@ -72,7 +72,7 @@ class _Watch:
         self.addresses = [*map(Tensor.data_ptr, self.weights)]
         self.functions = [*map(FAST.get, PLANNED)]
         rounded = [module for module in modules if vars(module).get("fake") is not None]
-        self.fakes = [(module.fake, weight) for module in rounded for weight in _rounded(module)]
+        self.fakes: list[tuple[Any, Tensor]] = [(module.fake, weight) for module in rounded for weight in _rounded(module)]
         self.rounded = [fake(weight) for fake, weight in self.fakes]
 
     def holds(self) -> bool:

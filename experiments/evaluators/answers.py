@@ -91,8 +91,8 @@ class AnswersEvaluator:
             lines += [
                 f"{each.prompt!r} -> {text!r} (reward {value:.3g})" for each, text, value in list(shown)[: SHOWN - len(lines)]
             ]
-        values = {f"answer_{name}{self.suffix}": float(torch.cat(each).mean()) for name, each in parts.items()}
-        return Findings(values, text="\n".join(lines))
+        means = {f"answer_{name}{self.suffix}": float(torch.cat(each).mean()) for name, each in parts.items()}
+        return Findings(means, text="\n".join(lines))
 
     def _dataset(self, dataset: Any) -> Exchanges:
         """The dataset, in the template that is asked for."""

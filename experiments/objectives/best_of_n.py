@@ -96,7 +96,7 @@ class BestOfN(nn.Module):
         anchor.follow(model)
         theirs = sampled.answers(anchor.model, rows, self.dataset, 1.0, config.answer_tokens, config.n)  # type: ignore[arg-type]
         ours = policy.own(model, rows, self.dataset, self.reward, config.answer_tokens, config.own, config.n, anchor.start.model)
-        reward_BK = policy.rewards(self.reward, self.dataset, theirs).view(-1, config.n)
+        reward_BK = policy.rewards(self.reward, self.dataset, theirs).view(-1, config.n)  # type: ignore[arg-type]
         best_B = reward_BK.argmax(1)
         best = theirs.part(torch.arange(len(rows), device=best_B.device) * config.n + best_B).rows
         best.extra["reward"] = reward_BK.amax(1)

@@ -108,7 +108,7 @@ class OnPolicy(nn.Module):
         assert rows.targets_BT is not None
         chosen_BT, teacher = rows.targets_BT >= 0, self.teacher.model
         hidden_ND = model.trunk(rows.tokens_BT, rows.layout)[0][chosen_BT]
-        caps = {"softcap": model.spec.logit_softcap, "teacher_softcap": teacher.spec.logit_softcap}
+        caps: dict[str, Any] = {"softcap": model.spec.logit_softcap, "teacher_softcap": teacher.spec.logit_softcap}
         heads = hidden_ND, model.head_weight, hidden_BTE[chosen_BT], teacher.head_weight
         return generalised_jsd(*heads, beta, temperature=temperature, **caps)
 
