@@ -121,6 +121,7 @@ def made_up_benchmark():
                 found += [timed("decode", f"{side} bfloat16", case, 1.5, 32.0, "tokens") for side in ("ours", "llama.cpp")]
                 found += [timed("decode", "llama.cpp", case, 2.5, 32.0, "tokens")]
             found.append(timed("decode", "ours", case, 2.0 * slower, 32.0, "tokens"))
+            found += encoding(timed, weighed, {"spec": "small/embeddinggemma", "context": 512})
         for shape in ([8, 512, 256], [1, 4096, 256], [4, 2048, 1024]):
             case = {"shape": shape}
             found += [timed("scan", side, case, 0.01, 1e8, "B") for side in ("ours", "fresh a * b")]
@@ -158,6 +159,28 @@ def made_up_benchmark():
         )
 
     return make
+
+
+def encoding(timed, weighed, case):
+    """What the benchmark of encoders measures."""
+    sides = {
+        "ours": 1.0,
+        "ours bfloat16": 0.6,
+        "sentence-transformers": 1.5,
+        "sentence-transformers bfloat16": 1.3,
+        "products": 0.8,
+    }
+    encoded = [
+        timed("encode", side, case | {"texts": texts}, seconds, 4096.0, "tokens")
+        for texts in ("full", "functions")
+        for side, seconds in sides.items()
+    ]
+    for each in encoded:
+        each.facts["padding"] = 0.03
+    steps = [timed("contrastive", side, case | {"rows": 8}, seconds) for side, seconds in (("plain", 1.0), ("GradCache", 1.3))]
+    held = [weighed("contrastive memory", side, case, 1e8) for side in ("GradCache", "more rows")]
+    streams = [weighed("stream memory", "ours", {"texts": texts}, 5e7) for texts in (10_000, 100_000)]
+    return [*encoded, *steps, *held, *streams]
 
 
 @pytest.fixture

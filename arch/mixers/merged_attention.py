@@ -72,7 +72,8 @@ class MergedAttention(nn.Module):
             return [
                 cls(heads=4, head_dim=8),
                 cls(heads=4, kv_heads=2, head_dim=8, window=5, softcap=5.0, qk_norm=True),
-                cls(heads=2, kv_heads=1, query_scale=0.3, rope=None, bias=True),
+                cls(heads=2, kv_heads=1, query_scale=0.3, rope=None),
+                cls(heads=2, bias=True),
             ]
 
     def __init__(self, config: Config, context: Context):
