@@ -89,7 +89,8 @@ class Chat:
 
     def said(self, ids: list[int]) -> str:
         """The text of an answer's ids, up to the one that ends it."""
-        stop = next((i for i, number in enumerate(ids) if number in self.stops), len(ids))
+        stops = self.stops
+        stop = next((i for i, number in enumerate(ids) if number in stops), len(ids))
         return self.tokenizer.decode(ids[:stop], skip_special_tokens=True)
 
     def _ids(self, pieces):

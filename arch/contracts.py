@@ -371,8 +371,9 @@ class Source(Protocol):
     for something that came before in the row: `extra["distance"]`, the tokens from there to the question, and
     `extra["pairs"]`, among how many such things the answer is, both (B, T), 0 where there is no target. One whose class says
     `images = True` has pictures: its rows have `extra["images"]` (B, I, 3, S, S) and a layout that says where they are, its Config
-    `image_size` and `tokens`, its dataset `spelt(tokens)`, an answer as text.
-    `answers = True` gives prompts with answers: its dataset is an `experiments.data.exchanges.Exchanges`.
+    `image_size` and `tokens`, its dataset `spelt(tokens)`, an answer as text; `image_tokens`, {placeholder, start, end: the
+    token}, where these are fixed. One whose class says `answers = True` gives prompts with answers: its dataset is an
+    `experiments.data.exchanges.Exchanges`.
     """
 
     def documents(self) -> Iterable[tuple[str, str]]:

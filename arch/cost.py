@@ -78,10 +78,11 @@ def outline(spec, context, dtype="float32"):
     parameters = sum(weight.numel() for weight in frame.parameters()) + sum(counts[name] * sizes[name] for name in counts)
     embedding = head if spec.tie_embeddings else 2 * head
     vision = images(frame)
+    seeing = sum(vision["parameters"].values()) if vision else 0
     cache = _by_layer(layers, {name: _cache_of(spec, block, context, dtype) for name, block in blocks.items()})
     state = {name: _state(_mixer(block), DTYPES[dtype]) for name, block in blocks.items()}
     read = parameters if spec.tie_embeddings else parameters - head + spec.dim
-    read -= sum(vision["parameters"].values()) if vision else 0  # no image is read while a token is decoded
+    read -= seeing  # no image is read while a token is decoded
     ideal = {name: _ideal(block, target, source) for name, block in blocks.items()}
     behind = {"prefill": 2 * head * target, "decode": 2 * head} if frame.pool is None else _pooling(frame, context)
     beside = _encoder_outline(spec, source)
@@ -92,7 +93,7 @@ def outline(spec, context, dtype="float32"):
         "parameters": {
             "total": parameters,
             "embedding": embedding,
-            "non_embedding": parameters - embedding - (sum(vision["parameters"].values()) if vision else 0),
+            "non_embedding": parameters - embedding - seeing,
             "pool": pooled,
             **({} if spec.encoder is None else {"encoder": beside["parameters"]}),
             "layers": [sizes[name] for name in layers],
@@ -178,8 +179,7 @@ def summary(spec, context, dtype="float32", mixed=False):
     training_bytes: weights and gradients in `dtype`, AdamW's moments, and `activations`: what autograd keeps for the
     backward pass of one row of N tokens. This includes the loss, which keeps a gradient of the hidden states and no
     logits. A frozen tower has weights alone. Not included: images, further rows, gradients of activations, workspaces (such as
-    the loss's, of at most 512 MiB),
-    rounding up by the allocator.
+    the loss's, of at most 512 MiB), rounding up by the allocator.
     mixed: training memory is that of float32 weights which compute in bfloat16 (`products.casting`): activations in bfloat16,
     and `casts`, the weights' second copy in bfloat16. A model with `quantise` has `rounded`, the copy that it computes with.
     Caches and what is decoded stay in `dtype`.

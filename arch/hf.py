@@ -96,11 +96,9 @@ def export(source, out, progress=None, truncate_dim=None):
     types = {entry.dtype for entry in found.entries.values()}
     dtype = str(max(types, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
     written = {"architectures": [architecture], "dtype": dtype, "torch_dtype": dtype}  # torch_dtype: before 4.56
-    if spec.vision is None:
-        written |= config.written() | special_tokens(source)
-    else:
-        special = special_tokens(source)
-        written |= multimodal.written(spec) | {"text_config": config.written() | special} | special
+    special = special_tokens(source)
+    text = config.written() | special
+    written |= text if spec.vision is None else multimodal.written(spec) | {"text_config": text} | special
     with checkpoint.appearing(out) as scratch:
         checkpoint.copy_text_files(source, scratch)
         (scratch / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
@@ -117,8 +115,7 @@ def since(folder):
     config = document.node(json.loads((Path(folder) / CONFIG).read_text()))
     family = _family(folder, config, None, None)
     part = _text_config(config)
-    known = document.Node({key: value for key, value in part.value.items() if key in family.Config.keys()})  # noqa: SIM118
-    return (multimodal.SINCE if part is not config else {}) | family.Config.parse(known).since()
+    return (multimodal.SINCE if part is not config else {}) | _parsed(family, part).since()
 
 
 def find(path, spec=None, family=None):
@@ -252,12 +249,16 @@ def _fits(family, held, spec):
     return len(names & held.entries.keys()) > 0.9 * len(names)
 
 
+def _parsed(family, part):
+    """The family's Config of a config.json, without keys that transformers writes but that decide nothing that is computed."""
+    known = {key: value for key, value in part.value.items() if key in family.Config.keys()}  # noqa: SIM118
+    return family.Config.parse(document.Node(known, part.file, part.line))
+
+
 def _spec_of(family, config, modules=None):
     """The resolved ModelSpec that a config.json describes, with the Modules behind it. Raises SpecError with its file and line."""
     part = _text_config(config)
-    # Ignore the keys that transformers writes but that do not affect what the model computes.
-    known = document.Node({k: v for k, v in part.value.items() if k in family.Config.keys()}, part.file, part.line)  # noqa: SIM118
-    parsed = family.Config.parse(known)
+    parsed = _parsed(family, part)
     try:
         data = parsed.spec()
     except ValueError as error:

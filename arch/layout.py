@@ -219,9 +219,12 @@ class TokenLayout:
         """(before, after) of a mixer, widened to the tokens after itself that one of an image sees here."""
         if after != 0 or not self.looks_ahead:
             return before, after
+        return before, self.memo(("ahead", before), lambda: self._furthest_ahead(before))
+
+    def _furthest_ahead(self, before: int | None) -> int:
+        """How many tokens after itself a token of an image sees at most."""
         index_BT = torch.arange(self.shape[1], device=self.doc_BT.device).expand(self.shape)
-        ahead = self.memo(("ahead", before), lambda: int((self._last_of_image(index_BT, before) - index_BT).max()))
-        return before, ahead
+        return int((self._last_of_image(index_BT, before) - index_BT).max())
 
     def _last_of_image(self, index_BT: Tensor, before: int | None) -> Tensor:
         """The last index that each token sees: of text its own, of an image's token that of its image or of the window."""

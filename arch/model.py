@@ -137,13 +137,11 @@ class Model(nn.Module):
     ) -> tuple[Tensor, ModelState | None]:
         """(hidden states after the final norm (B, T, D), new state); the state is None if none was given.
 
-        encoded: the source (`read`) that the decoder of a model of two stacks reads; a state has its own. Raises ValueError where
-        such a model gets none, and where another one gets one.
-
         inputs: tokens (B, T) or embeddings (B, T, D). layout: by default one document per row; with a state, the
         tokens continue the state's document. Within `products.casting` float32 weights compute in bfloat16, but from a state in
         float32: what is decoded is kept in the type of the weights. images: (B, I, 3, S, S), see `embed_with_images`; tokens whose
-        layout has images need them.
+        layout has images need them. encoded: the source (`read`) that the decoder of a model of two stacks reads; a state has its
+        own. Raises ValueError where such a model gets none, and where another one gets one.
         """
         if layout is not None and layout.image_BT is not None and self.vision is not None:
             layout = layout.seeing(self.vision.config.spans)
@@ -161,10 +159,7 @@ class Model(nn.Module):
             rows, tokens = x_BTD.shape[:2]
             layout = TokenLayout.whole(rows, tokens, x_BTD.device, first=state.seen if state else 0)
         encoded = state.encoded if state else encoded
-        if (encoded is None) != (self.encoder is None):
-            raise ValueError(
-                "a decoder beside an encoder needs a source (`read`)" if self.encoder else "there is no encoder to read"
-            )
+        self._check_source(encoded)
         states = state.layers if state else [None] * len(self.blocks)
         call = decoding.token if decoding.is_one_token(x_BTD) and encoded is None else nn.Module.__call__
         reading, after = () if encoded is None else (encoded,), []
@@ -229,10 +224,7 @@ class Model(nn.Module):
         """
         if self.pool is not None:
             raise ValueError("a model with a pool gives one vector per text, and no next token")
-        if (encoded is None) != (self.encoder is None):
-            raise ValueError(
-                "a decoder beside an encoder needs a source (`read`)" if self.encoder else "there is no encoder to read"
-            )
+        self._check_source(encoded)
         blocks: Any = self.blocks
         mixers = [block.mixer and block.mixer.component for block in blocks]
         if any(mixer is not None and mixer.state_size is None for mixer in mixers):
@@ -240,6 +232,12 @@ class Model(nn.Module):
         dtype, device = self.embedding.dtype, self.embedding.device
         layers = [mixer and mixer.init_state(batch, capacity, dtype, device) for mixer in mixers]
         return ModelState(layers, encoded=encoded)
+
+    def _check_source(self, encoded: Encoded | None) -> None:
+        if (encoded is None) != (self.encoder is None):
+            raise ValueError(
+                "a decoder beside an encoder needs a source (`read`)" if self.encoder else "there is no encoder to read"
+            )
 
     def decode(self, tokens_BT: Tensor, state: ModelState, layout: TokenLayout | None = None) -> tuple[Tensor, ModelState]:
         """(logits (B, T, V) of T >= 1 further tokens, state after them). Do not use the state passed in again."""

@@ -7,25 +7,11 @@ roles without a quantiser, count in the float type that is said.
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from arch import cost, registry
-from arch.model import Model
-from arch.model_spec import ROLES, ModelSpec
-from arch.quantised import role
+from arch.model_spec import ModelSpec
+from arch.quantised import shapes
 
 FLOATS = ("float32", "bfloat16")
-
-
-def shapes(spec: ModelSpec) -> dict[str, list[tuple[int, int]]]:
-    """{role: [(rows, width) of each of its matrices]}, and under "" the numbers of values of the other parameters, as (n, 1)."""
-    with torch.device("meta"):
-        model = Model(spec.model_copy(update={"quantise": None}))
-    found: dict[str, list[tuple[int, int]]] = {name: [] for name in ("", *ROLES)}
-    for name, weight in model.named_parameters():
-        its_role = role(name, weight)
-        found[its_role or ""].append((weight.numel() // weight.shape[-1], weight.shape[-1]) if its_role else (weight.numel(), 1))
-    return found
 
 
 def weights(spec: ModelSpec, formats: Mapping[str, Any], dtype: str = "bfloat16") -> dict[str, dict[str, Any]]:

@@ -25,7 +25,7 @@ from arch import blame, cost, probe, registry, shrunk
 from arch.document import Node
 from arch.layout import TokenLayout
 from arch.model import Model
-from arch.model_spec import ModelSpec
+from arch.model_spec import SUBLAYERS, ModelSpec
 from arch.parameters import Context
 from arch.plugins import is_plugin
 from arch.probe import Broken, Case
@@ -34,6 +34,12 @@ from arch.probe import Broken, Case
 COMPONENT, LAYERS = 1 << 17, 1 << 20
 FULL = 1 << 24  # the most of what raises an error when it is halved
 TOKENS = 256  # in a row, where a caller names no context
+# {kind of component: why no plug-in of it is asked}
+UNASKED = {
+    "tower": "there is no battery for a tower",
+    "quantiser": "there is no battery for a quantiser",
+    "cross": "no battery asks what reads an encoder",
+}
 ROUNDING = 1e-4  # of a hidden channel's largest value: rounding that grew through the layers
 # The same where layers compute in a type of fewer bits than float32: one that is rounded the other way, in a few layers.
 COARSE = 4 * torch.finfo(torch.bfloat16).eps
@@ -53,12 +59,10 @@ def check_components(spec: ModelSpec, root: Node, path: tuple[str, ...] = (), to
     for where, kind, resolved in spec.components():
         stack = spec.encoder_spec if where[0] == "encoder" else spec
         layers = stack.layer_blocks()
-        if kind in ("tower", "quantiser") and is_plugin(resolved["type"]):
-            notes.append(f"{resolved['type']} was not checked: there is no battery for a {kind}")
-        if not is_plugin(resolved["type"]) or kind in ("tower", "quantiser") or (kind != "pool" and where[-2] not in layers):
+        if not is_plugin(resolved["type"]) or (kind in SUBLAYERS and where[-2] not in layers):
             continue
-        if kind == "cross":
-            notes.append(f"{resolved['type']} was not checked: no battery asks what reads an encoder")
+        if kind in UNASKED:
+            notes.append(f"{resolved['type']} was not checked: {UNASKED[kind]}")
             continue
         layer = 0 if kind == "pool" else layers.index(where[-2])
         context = Context(stack.dim, layer, stack.layers, stack.norm_eps, stack.init)

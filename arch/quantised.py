@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from arch import registry
 from arch.linear import Linear
-from arch.model_spec import SUBLAYER_NAME, ModelSpec
+from arch.model_spec import ROLES, SUBLAYER_NAME, ModelSpec
 
 
 class FakeQuantised:
@@ -108,14 +108,23 @@ def weights(model: nn.Module) -> Iterator[tuple[Any, str, str, nn.Parameter]]:
                 yield owner, name, its_role, weight
 
 
-def count(spec: ModelSpec) -> int:
-    """How many weights of a resolved ModelSpec are rounded."""
+def shapes(spec: ModelSpec) -> dict[str, list[tuple[int, int]]]:
+    """{role: [(rows, width) of each of its matrices]}, and under "" the numbers of values of the other parameters, as (n, 1)."""
     from arch.model import Model
 
-    roles = spec.quantise.roles() if spec.quantise else {}
     with torch.device("meta"):
         model = Model(spec.model_copy(update={"quantise": None}))
-    return sum(weight.numel() for _, _, its_role, weight in weights(model) if its_role in roles)
+    found: dict[str, list[tuple[int, int]]] = {name: [] for name in ("", *ROLES)}
+    for name, weight in model.named_parameters():
+        its_role = role(name, weight)
+        found[its_role or ""].append((weight.numel() // weight.shape[-1], weight.shape[-1]) if its_role else (weight.numel(), 1))
+    return found
+
+
+def count(spec: ModelSpec) -> int:
+    """How many weights of a resolved ModelSpec are rounded."""
+    roles, found = spec.quantise.roles() if spec.quantise else {}, shapes(spec)
+    return sum(rows * width for name in roles for rows, width in found[name])
 
 
 def check(spec: ModelSpec, root: Any, path: tuple[str, ...] = ()) -> None:

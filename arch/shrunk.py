@@ -35,10 +35,9 @@ def component(kind: str, resolved: dict[str, Any], context: Context, most: int) 
 def model(spec: ModelSpec, most: int, vocabulary: int = 64, depth: int = 16) -> ModelSpec:
     """The ModelSpec with at most `most` parameters in its layers, as near to that as halving comes.
 
-    Without a pool, which is behind its layers, and without a tower, which is
-    before them. Layers stay, in number and order. Of more than `depth`, or if even
-    the narrowest have too many parameters, the first are kept; or a cycle in which each run of equal blocks is one layer, if
-    the first are not of every block.
+    Without a pool, which is behind its layers, and without a tower, which is before them. Layers stay, in number and order. Of
+    more than `depth`, or if even the narrowest have too many parameters, the first are kept; or a cycle in which each run of equal
+    blocks is one layer, if the first are not of every block.
     """
     plain = {"pool": None, "project": (), "vision": None, "quantise": None}
     spec = spec.model_copy(update={"vocab_size": min(spec.vocab_size, vocabulary), **plain})

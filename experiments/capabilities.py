@@ -46,11 +46,9 @@ def of(spec: ExperimentSpec) -> Able:
     if model.pool is not None:
         words.add("encodes")
         reasons["decodes"] = "a model with a `pool` gives no next token"
-    elif model.encoder is not None:
-        pass
-    elif stateless:
+    elif model.encoder is None and stateless:
         reasons["decodes"] = f"the mixer of {_blocks(stateless)} has no state"
-    else:
+    elif model.encoder is None:
         words.add("decodes")
     words |= {word for word, method in SHOWN.items() if any(hasattr(mixer, method) for mixer in mixers.values())}
     if spec.data.tokenizer is not None:
@@ -58,10 +56,8 @@ def of(spec: ExperimentSpec) -> Able:
     if hasattr(registry.component("objective", spec.objective["type"]), "distances"):
         words.add("teacher")
     source = registry.component("source", spec.data.source["type"])
-    words |= {word for word in ("exact", "recalls", "answers") if getattr(source, word, False)}
+    words |= {word for word in ("exact", "recalls", "answers", "images") if getattr(source, word, False)}
     words.add("pairs" if gives_pairs(source) else "rows")
-    if getattr(source, "images", False):
-        words.add("images")
     return Able(frozenset(words), reasons)
 
 

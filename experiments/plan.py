@@ -92,6 +92,8 @@ def worth(spec):
     """
     if spec.model.encoder is not None:
         return False, "blocks of one stack are compiled, and the model has an `encoder`"
+    if spec.model.quantise is not None:
+        return False, "quantised weights are not compiled"
     if spec.train.accelerator == "cpu":
         return False, "on a CPU our own kernels are already as fast"
     if spec.train.accelerator != "gpu":
@@ -184,7 +186,7 @@ def _with_compile(spec):
     """(the spec with `train.compile: auto` decided, notes on it)"""
     if spec.train.compile != "auto":
         return spec, ()
-    pays, why = worth(spec) if spec.model.quantise is None else (False, "quantised weights are not compiled")
+    pays, why = worth(spec)
     choice = "on" if pays else "off"
     train = spec.train.model_copy(update={"compile": choice})
     return spec.model_copy(update={"train": train}), (f"train.compile: auto became {choice}: {why}",)

@@ -5,6 +5,7 @@ Shapes: B rows, T tokens, K answers of a prompt.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from arch.contracts import Mean, Metric, Referred
 from arch.errors import SpecError
+from arch.kernels.cross_entropy import weighted_cross_entropy
 from arch.kernels.jsd import generalised_jsd
 from arch.model import Model
 from arch.spec import digest
@@ -20,6 +22,7 @@ from experiments import sampled, scored
 from experiments.data.batch import Rows
 from experiments.data.exchanges import Exchanges
 from experiments.distillation.teacher import TOKENS
+from experiments.prediction import AtTargets, at_targets
 from experiments.sampled import Answers
 
 # reward, length, ended: of the policy's answers. kl: KL(policy || start) of an answer, exact at each token that was drawn.
@@ -42,6 +45,10 @@ class Own(NamedTuple):
     ended_BK: Tensor
     kl_BK: Tensor
 
+    def far_BK(self, most: float | None) -> Tensor:
+        """Which answers are further than `most` nats from the start; none without a bound."""
+        return self.kl_BK > (math.inf if most is None else most)
+
     def kinds(self, worth_BK: Tensor, far_BK: Tensor) -> dict[str, Rows]:
         """A kind of rows for each of a prompt's answers, with what it is worth and what is reported of it."""
         several = self.reward_BK.shape[1]
@@ -59,14 +66,12 @@ def rewards(reward: Any, dataset: Exchanges, wrote: Answers) -> Tensor:
     return scored.rewards(reward, dataset.exchanges(wrote.rows), wrote.texts).to(wrote.rows.tokens_BT.device)
 
 
-def own(
-    model: Model, rows: Rows, dataset: Any, reward: Any, tokens: int | None, several: int, first: int, start: Model | None = None
-) -> Own:
+def own(model: Model, rows: Rows, dataset: Any, reward: Any, tokens: int | None, several: int, first: int, start: Model) -> Own:
     """Answers of the policy at temperature 1. first: the number of the first of them, other than those that others drew."""
     wrote = sampled.answers(model, rows, dataset, 1.0, tokens, several, first)
     shaped = lambda tensor: tensor.view(-1, several)  # noqa: E731
     log_p_BK = shaped(sampled.log_probabilities(model, wrote.rows))
-    kl_BK = torch.zeros_like(log_p_BK) if start is None else shaped(divergence(model, start, wrote.rows))
+    kl_BK = shaped(divergence(model, start, wrote.rows))
     return Own(wrote.rows, shaped(rewards(reward, dataset, wrote)), log_p_BK, shaped(wrote.ended_B), kl_BK)
 
 
@@ -76,13 +81,17 @@ def divergence(model: Model, start: Model, rows: Rows) -> Tensor:
     found = []
     with torch.autocast(rows.tokens_BT.device.type, enabled=False):
         for part in rows.pieces(TOKENS):
-            assert part.targets_BT is not None
-            chosen_BT = part.targets_BT >= 0
-            hidden = [each.trunk(part.tokens_BT, part.layout)[0][chosen_BT] for each in (model, start)]
+            (mine_ND, _, chosen_BT), (its_ND, *_) = (at_targets(each, part) for each in (model, start))
             caps = {"softcap": model.spec.logit_softcap, "teacher_softcap": start.spec.logit_softcap}
-            each_N = generalised_jsd(hidden[0], model.head_weight, hidden[1], start.head_weight, 1.0, **caps).each_N
+            each_N = generalised_jsd(mine_ND, model.head_weight, its_ND, start.head_weight, 1.0, **caps).each_N
             found.append(torch.zeros(chosen_BT.shape, device=each_N.device).masked_scatter(chosen_BT, each_N).sum(1))
     return torch.cat(found)
+
+
+def nats(model: Model, at: AtTargets, factor_B: Tensor) -> Tensor:
+    """The sum over rows of factor times -log p(answer), with a gradient."""
+    factor_N = factor_B[:, None].expand_as(at.chosen_BT)[at.chosen_BT]
+    return weighted_cross_entropy(at.hidden_ND, model.head_weight, at.targets_N, factor_N, model.spec.logit_softcap)
 
 
 def less_others(worth_BK: Tensor) -> Tensor:

@@ -25,9 +25,8 @@ from arch.spec import Count
 from experiments.data.batch import Batch, Rows
 from experiments.data.draws import Draws, mixed, numbered_key
 from experiments.data.exchanges import Exchanges, answers_only, laid
+from experiments.distillation.teacher import TOKENS
 
-# Positions whose hidden states are computed at once.
-TOKENS = 8192
 WHOLE = ("train", "strategy")
 
 # Options of whoever asks for answers: the temperature at which they are drawn, and the most tokens of one.
@@ -45,12 +44,7 @@ class Answers(NamedTuple):
 
     def part(self, which: Tensor) -> Answers:
         """Some of them, by their numbers."""
-        rows, numbers = self.rows, which.tolist()
-        layout = TokenLayout(rows.layout.doc_BT[which], rows.layout.pos_BT[which])
-        assert rows.targets_BT is not None and rows.key_B is not None
-        extra = {name: tensor[which] for name, tensor in rows.extra.items()}
-        chosen = Rows(rows.tokens_BT[which], layout, rows.targets_BT[which], rows.key_B[which], extra)
-        return Answers(chosen, [self.texts[number] for number in numbers], self.ended_B[which])
+        return Answers(self.rows.part(which), [self.texts[number] for number in which.tolist()], self.ended_B[which])
 
 
 @torch.no_grad()

@@ -1,10 +1,6 @@
 """Whether a model, an objective and data with images go together."""
 
 from arch import registry
-from experiments.data.sources import pages
-
-# {option of a tower: the token of the rows that it must be}
-TOKENS = {"placeholder": pages.PLACEHOLDER, "start": pages.START, "end": pages.END}
 
 
 def check(spec, able, root):
@@ -23,9 +19,8 @@ def check(spec, able, root):
         if source[option] != vision[option]:
             reason = f"{source[option]}, but the model's `vision` has {vision[option]}; expected the same"
             raise root.error(reason, ("data", "source", option))
-    if source["type"] == "pages":
-        for option, token in TOKENS.items():
-            if vision[option] != token:
-                raise root.error(f"{vision[option]}, but {token} in the rows of {source['type']}", ("model", "vision", option))
+    for option, token in getattr(registry.component("source", source["type"]), "image_tokens", {}).items():
+        if vision[option] != token:
+            raise root.error(f"{vision[option]}, but {token} in the rows of {source['type']}", ("model", "vision", option))
     if spec.train.compile == "on":
         raise root.error("images are read by blocks that are not compiled; expected off", ("train", "compile"))

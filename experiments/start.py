@@ -14,6 +14,7 @@ from experiments.leftovers import check_finished
 from experiments.record import RunRecord
 from experiments.spec import Merge
 
+# The rule that a list, or one run, stands for; a Start has None in its place.
 MEAN = {"type": "mean", "weights": None}
 
 
@@ -69,7 +70,7 @@ class Parent(Spec):
 class Start(Spec):
     """Where a model's initial weights come from: its parents' parameters, merged by a rule.
 
-    rule: the merge, complete; None means the mean. origin: what the parents started from, where the rule needs it.
+    rule: the merge, complete; None means the plain mean. origin: what the parents started from, where the rule needs it.
     taken: names of the parameters that start from the parents. new: {name: reason} of the parameters that are drawn
     from the seed instead. unused: names of the parents' parameters that the model does not have.
     moved: {our name: the parents'} of those that start from a parameter of another name, where a stack becomes another.
@@ -92,7 +93,7 @@ class Start(Spec):
     def identity(self):
         """The part that determines a run's result: what each parent is, how they are merged, and the names taken."""
         weights = [parent.identity for parent in self.parents]
-        if self.rule not in (None, MEAN):
+        if self.rule is not None:
             origin = self.origin and self.origin.identity
             merged = {"merge": registry.decisive("merge", self.rule), "of": weights, "start": origin}
         else:
@@ -113,7 +114,7 @@ class Start(Spec):
     @property
     def _how(self):
         """What stands before the parents in a sentence."""
-        if self.rule not in (None, MEAN):
+        if self.rule is not None:
             return f"the merge {self.rule['type']} of "
         return "the mean of " if len(self.parents) > 1 else ""
 
@@ -138,7 +139,7 @@ class Start(Spec):
             parent.check()
         table = {name: tensors.As(self.moved.get(name, name)) for name in self.taken}
         each = [tensors.renamed(checkpoint.open_checkpoint(parent.folder)[1], table) for parent in self.all_parents]
-        if self.rule not in (None, MEAN):
+        if self.rule is not None:
             merged = _merged(registry.build("merge", self.rule), each, self)
         else:
             merged = each[0] if len(each) == 1 else _mean(each)
@@ -211,7 +212,7 @@ def plan_start(spec, made=None):
 
 
 def _rule(start):
-    """The rule of an `init_from`, complete, if it is a Merge. Raises DataError where it cannot merge what it is given."""
+    """The rule of an `init_from`, complete, if it is a Merge other than the plain mean. Raises DataError where it does not fit."""
     if not isinstance(start, Merge):
         return None
     try:
@@ -220,7 +221,7 @@ def _rule(start):
         )
     except SpecError as error:
         raise DataError(error.reason, key=("init_from", *error.path)) from None
-    return start.merge
+    return None if start.merge == MEAN else start.merge
 
 
 def parent(key, reference, plan):

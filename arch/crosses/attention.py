@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from arch import heads
 from arch.encoded import Encoded
 from arch.kernels.attention.masked import masked
 from arch.layout import TokenLayout
@@ -45,14 +46,11 @@ class CrossAttention(nn.Module):
         @model_validator(mode="before")
         @classmethod
         def _multi_head_by_default(cls, data):
-            if isinstance(data, dict) and data.get("kv_heads") is None and type(data.get("heads")) is int:
-                return {**data, "kv_heads": data["heads"]}
-            return data
+            return heads.multi_head(data)
 
         @model_validator(mode="after")
         def _fits(self):
-            if self.heads % self.kv_heads:
-                raise ValueError(f"kv_heads: {self.kv_heads} does not divide heads = {self.heads}")
+            heads.check(self.heads, self.kv_heads)
             return self
 
         @classmethod
@@ -69,9 +67,7 @@ class CrossAttention(nn.Module):
         self.config = config
         if context.source_dim is None:
             raise ValueError("it reads an encoder, and the model has none (`encoder`)")
-        if config.head_dim is None and context.dim % config.heads:
-            raise ValueError(f"heads: {config.heads} does not divide dim = {context.dim}; give head_dim")
-        self.channels = config.head_dim or context.dim // config.heads
+        self.channels = heads.channels(config, context.dim)
         self.q = Linear(context.dim, config.heads * self.channels, context, bias=config.bias)
         self.k = Linear(context.source_dim, config.kv_heads * self.channels, context, bias=config.bias)
         self.v = Linear(context.source_dim, config.kv_heads * self.channels, context, bias=config.bias)

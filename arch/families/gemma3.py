@@ -109,11 +109,16 @@ class Config(config.Config):
             **shared(spec, local),
             sliding_window=2 * window["before"] if isinstance(window, dict) else window,
             use_bidirectional_attention=not local.mixer["causal"],
-            rope_parameters={
-                "sliding_attention": rope_parameters(local.mixer["rope"]),
-                "full_attention": rope_parameters(whole.mixer["rope"]),
-            },
+            rope_parameters=ropes(local, whole),
         )
+
+
+def ropes(local, whole):
+    """The `rope_parameters` of a local and a global block."""
+    return {
+        "sliding_attention": rope_parameters(local.mixer["rope"]),
+        "full_attention": rope_parameters(whole.mixer["rope"]),
+    }
 
 
 def _period(pattern):

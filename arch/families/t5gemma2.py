@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from arch.families import gemma3
-from arch.families.config import kinds, rope_parameters
+from arch.families.config import kinds
 from arch.families.gemma2 import shared
 from arch.families.t5gemma import LAYER, attention, known, layers, two_stacks
 from arch.spec import Spec
@@ -120,8 +120,5 @@ def _stack(spec, mixer):
     return dict(
         **shared(spec, local),
         sliding_window=window["before"] + window["after"] + 1 if isinstance(window, dict) else window,
-        rope_parameters={
-            "sliding_attention": rope_parameters(local.mixer["rope"]),
-            "full_attention": rope_parameters(whole.mixer["rope"]),
-        },
+        rope_parameters=gemma3.ropes(local, whole),
     )

@@ -9,6 +9,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from arch import heads
 from arch.encoded import Encoded
 from arch.kernels.attention.masked import masked
 from arch.kernels.attention.reference import visible
@@ -56,14 +57,11 @@ class MergedAttention(nn.Module):
         @model_validator(mode="before")
         @classmethod
         def _multi_head_by_default(cls, data):
-            if isinstance(data, dict) and data.get("kv_heads") is None and type(data.get("heads")) is int:
-                return {**data, "kv_heads": data["heads"]}
-            return data
+            return heads.multi_head(data)
 
         @model_validator(mode="after")
         def _fits(self):
-            if self.heads % self.kv_heads:
-                raise ValueError(f"kv_heads: {self.kv_heads} does not divide heads = {self.heads}")
+            heads.check(self.heads, self.kv_heads)
             return self
 
         @classmethod
@@ -79,9 +77,7 @@ class MergedAttention(nn.Module):
     def __init__(self, config: Config, context: Context):
         super().__init__()
         self.config = config
-        if config.head_dim is None and context.dim % config.heads:
-            raise ValueError(f"heads: {config.heads} does not divide dim = {context.dim}; give head_dim")
-        self.channels = config.head_dim or context.dim // config.heads
+        self.channels = heads.channels(config, context.dim)
         if config.rope and int(self.channels * config.rope.fraction) % 2:
             raise ValueError(
                 f"rotary needs an even number of channels, not {self.channels * config.rope.fraction:g}; give head_dim"

@@ -42,8 +42,8 @@ class SFP8:
     def pack(self, weight: Tensor) -> dict[str, Tensor]:
         """{codes (N, D) uint8, scale (N, 1) float32}."""
         x_ND, scale_N1 = _scaled(weight)
-        magnitude_ND, power_ND = _nearest(x_ND)
-        power_ND = _power(magnitude_ND).clamp_(min=LEAST)  # it may have been rounded up to the next power
+        magnitude_ND = _nearest(x_ND)
+        power_ND = _power(magnitude_ND).clamp_(min=LEAST)
         fraction_ND, exponent_ND = magnitude_ND / power_ND - 1, power_ND.log2().round()
         large_ND = 64 + 8 * (exponent_ND + 7) + 8 * fraction_ND
         small_ND = 4 * (exponent_ND + 23) + 4 * fraction_ND
@@ -62,7 +62,7 @@ class SFP8:
     def rounded(self, weight: Tensor) -> Tensor:
         """`unpack` of `pack`, without the packing: (N, D) float32."""
         x_ND, scale_N1 = _scaled(weight)
-        return _nearest(x_ND)[0].copysign_(x_ND).div_(scale_N1)
+        return _nearest(x_ND).copysign_(x_ND).div_(scale_N1)
 
     def clipped(self, weight: Tensor) -> Tensor | None:
         """None: every weight gets its gradient."""
@@ -81,10 +81,10 @@ def _power(magnitude_ND):
 
 
 def _nearest(x_ND):
-    """(the magnitude of the format that is nearest to |x|, the power of two below |x|)."""
+    """The magnitude of the format that is nearest to |x|."""
     x_ND = x_ND.abs()
     power_ND = _power(x_ND).clamp_(LEAST, 1.0)
     step_ND = torch.where(power_ND >= SWITCH, power_ND / 8, power_ND / 4)
     nearest_ND = (x_ND / step_ND).round_().mul_(step_ND).clamp_(max=MOST)
     smallest_ND = torch.where(x_ND < SMALLEST / 2, 0.0, SMALLEST)
-    return torch.where(nearest_ND < SMALLEST, smallest_ND, nearest_ND), power_ND
+    return torch.where(nearest_ND < SMALLEST, smallest_ND, nearest_ND)

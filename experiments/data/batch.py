@@ -32,8 +32,8 @@ class Rows:
     def __len__(self) -> int:
         return len(self.tokens_BT)
 
-    def part(self, rows: slice) -> "Rows":
-        """Some of the rows."""
+    def part(self, rows: slice | Tensor) -> "Rows":
+        """Some of the rows: a slice, or their numbers."""
         cut = lambda tensor: None if tensor is None else tensor[rows]  # noqa: E731
         extra = {name: tensor[rows] for name, tensor in self.extra.items()}
         kept = cut(self.targets_BT), cut(self.key_B), extra, cut(self.document_BT)

@@ -31,12 +31,17 @@ class Denoiser(Spec):
 
     def taken(self, tokens: int) -> int:
         """How many tokens of a document are taken out: at least one, and one stays."""
-        return min(max(round(tokens * self.rate), 1), tokens - 1)
+        return part_of(tokens, self.rate)
 
     def spans(self, tokens: int) -> int:
         """K: in how many spans. Between two of them there is at least one token that stays."""
         out = self.taken(tokens)
         return 1 if self.span is None else min(max(round(out / self.span), 1), out, tokens - out)
+
+
+def part_of(tokens: int, share: float) -> int:
+    """How many of so many tokens a share of them is: at least one, and one is left."""
+    return min(max(round(tokens * share), 1), tokens - 1)
 
 
 def without_suffix(tokens_N: Ids, suffix: int) -> tuple[Ids, Ids]:

@@ -6,6 +6,7 @@ Shapes: B rows, T tokens per row.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -21,9 +22,9 @@ from arch.plugins import plugin_sources
 from arch.spec import digest
 from experiments.data import learned
 from experiments.data.batch import Batch, Rows
-from experiments.data.draws import mixed, numbered_key, share
+from experiments.data.draws import mixed, share
 from experiments.data.exchange import Exchange, ExchangeOptions, Task
-from experiments.data.generated import TRAINING
+from experiments.data.generated import place
 from experiments.data.specials import PAD
 from experiments.data.split import FRACTIONS, SPLITS
 from experiments.spec import DataSpec
@@ -90,7 +91,7 @@ class Exchanges:
 
     def batch(self, split: str, step: int, seed: int, rows: int, context: int) -> Batch:
         """The rows of step `step` (from 0), which no other step and no other seed reads."""
-        return self.numbered(split, _first(seed) + step * rows + np.arange(rows), context)
+        return self.numbered(split, place(seed) + step * rows + np.arange(rows), context)
 
     def evaluation(self, split: str, rows: int, context: int, batch_rows: int) -> Iterator[Batch]:
         """Yields `rows` rows, always the same ones; all of the split where it has fewer."""
@@ -101,7 +102,7 @@ class Exchanges:
 
     def numbers(self, split: str, steps: int, seed: int, rows: int, context: int) -> NDArray[np.int64]:
         """The numbers of all rows that `steps` steps read, ascending: (N,)."""
-        return _first(seed) + np.arange(steps * rows)
+        return place(seed) + np.arange(steps * rows)
 
     def numbered(self, split: str, numbers: Any, context: int) -> Batch:
         """The rows with these numbers. Raises DataError where one is longer than `context` tokens."""
@@ -154,9 +155,4 @@ def answers_only(rows: Rows) -> Rows:
     assert rows.targets_BT is not None
     place_T = torch.arange(rows.targets_BT.shape[1], device=rows.targets_BT.device)
     targets_BT = rows.targets_BT.masked_fill(place_T < rows.extra["start"][:, None] - 1, -1)
-    return Rows(rows.tokens_BT, rows.layout, targets_BT, rows.key_B, rows.extra, rows.document_BT)
-
-
-def _first(seed: int) -> int:
-    """The number of the first row that a seed reads."""
-    return TRAINING + (int(numbered_key(seed)) >> 2)
+    return replace(rows, targets_BT=targets_BT)

@@ -113,7 +113,7 @@ class Generated:
 
     def batch(self, split: str, step: int, seed: int, rows: int, context: int) -> Batch:
         """The Batch (`rows`, `context`) of step `step` (from 0): a pure function of the arguments. Raises DataError."""
-        return self.numbered(split, _place(seed) + step * rows + np.arange(rows), context)
+        return self.numbered(split, place(seed) + step * rows + np.arange(rows), context)
 
     def evaluation(self, split: str, rows: int, context: int, batch_rows: int) -> Iterator[Batch]:
         """Yields Batches of at most `batch_rows` rows, `rows` in total: the same for every arm and every seed.
@@ -127,7 +127,7 @@ class Generated:
 
     def numbers(self, split: str, steps: int, seed: int, rows: int, context: int) -> Whole:
         """The numbers of all rows that `steps` steps read, ascending: (N,)."""
-        return _place(seed) + np.arange(steps * rows)
+        return place(seed) + np.arange(steps * rows)
 
     def numbered(self, split: str, numbers: Any, context: int) -> Batch:
         """The rows with these numbers. Raises DataError."""
@@ -217,7 +217,7 @@ def _splits(hash_N: Bits) -> Whole:
     return np.searchsorted(np.cumsum(list(FRACTIONS.values()))[:-1], share(hash_N), side="right")
 
 
-def _place(seed: int) -> int:
+def place(seed: int) -> int:
     """The number of the first row that a seed reads."""
     return TRAINING + (int(numbered_key(seed)) >> 2)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from experiments.data.split import split_of
+from experiments.edits import edits
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -78,16 +79,5 @@ def _font(name, size):
 def anls(said: str, right: str) -> float:
     """The average normalised Levenshtein similarity of DocVQA, of one answer: 1 - edits / length, and 0 below a half."""
     said, right = said.strip().lower(), right.strip().lower()
-    share = _edits(said, right) / max(len(said), len(right), 1)
+    share = edits(said, right) / max(len(said), len(right), 1)
     return 1 - share if share < 0.5 else 0.0
-
-
-def _edits(a, b):
-    """The fewest insertions, deletions and replacements that make `b` of `a`."""
-    before = list(range(len(b) + 1))
-    for i, letter in enumerate(a, 1):
-        now = [i]
-        for j, other in enumerate(b, 1):
-            now.append(min(before[j] + 1, now[-1] + 1, before[j - 1] + (letter != other)))
-        before = now
-    return before[-1]

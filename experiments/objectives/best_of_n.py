@@ -19,14 +19,14 @@ from torch import nn
 
 from arch import registry
 from arch.contracts import Dataset, Mean, Metric, Referred
-from arch.kernels.cross_entropy import weighted_cross_entropy
 from arch.model import Model
 from arch.registry import objective
 from arch.spec import Component, Fraction, Kind, Positive, Spec, place
 from experiments import policy, sampled, sampling_costs, scored
 from experiments.anchor import Anchor
-from experiments.data.batch import Batch, Rows
+from experiments.data.batch import Batch
 from experiments.distillation import same_tokens
+from experiments.prediction import at_targets
 from experiments.sampled import Length
 from experiments.spec import Reference
 
@@ -100,7 +100,7 @@ class BestOfN(nn.Module):
         best_B = reward_BK.argmax(1)
         best = theirs.part(torch.arange(len(rows), device=best_B.device) * config.n + best_B).rows
         best.extra["reward"] = reward_BK.amax(1)
-        far_BK = ours.kl_BK > (math.inf if config.kl_most is None else config.kl_most)
+        far_BK = ours.far_BK(config.kl_most)
         quantile_BK = log_quantile(ours.reward_BK, reward_BK).masked_fill(far_BK, math.log(LEAST / config.n))
         ratio_BK = ours.log_p_BK - sampled.log_probabilities(anchor.model, ours.rows).view_as(ours.log_p_BK)
         worth_BK = (config.n - 1) * quantile_BK - (1 + config.kl) * ratio_BK
@@ -110,10 +110,10 @@ class BestOfN(nn.Module):
         """The loss of both parts, and of the policy's answers their reward, length and divergence from the start."""
         means = policy.means([rows for name, rows in batch.items() if name != "best"])
         best, weight = batch["best"], self.config.jeffreys
-        loss = (1 - weight) * _nats(model, best, torch.ones(len(best), device=best.tokens_BT.device))
+        loss = (1 - weight) * policy.nats(model, at_targets(model, best), torch.ones(len(best), device=best.tokens_BT.device))
         for name, rows in batch.items():
             if name != "best":
-                loss = loss + weight / self.config.own * _nats(model, rows, rows.extra["worth"])
+                loss = loss + weight / self.config.own * policy.nats(model, at_targets(model, rows), rows.extra["worth"])
         return {"loss": Mean(loss, batch.weight), **means, "best_reward": Mean(best.extra["reward"].sum(), len(best))}
 
     @classmethod
@@ -136,12 +136,3 @@ def log_quantile(reward_BK: torch.Tensor, among_BN: torch.Tensor) -> torch.Tenso
     """(B, K): log of the share of a prompt's answers `among` that are no better; of LEAST / N where all are better."""
     count_BK = (among_BN[:, None, :] <= reward_BK[:, :, None]).sum(2)
     return (count_BK.clamp(min=LEAST) / among_BN.shape[1]).log()
-
-
-def _nats(model: Model, rows: Rows, factor_B: torch.Tensor) -> torch.Tensor:
-    """The sum over rows of factor times -log p(answer), with a gradient."""
-    assert rows.targets_BT is not None
-    chosen_BT = rows.targets_BT >= 0
-    hidden_ND = model.trunk(rows.tokens_BT, rows.layout)[0][chosen_BT]
-    factor_N = factor_B[:, None].expand_as(chosen_BT)[chosen_BT]
-    return weighted_cross_entropy(hidden_ND, model.head_weight, rows.targets_BT[chosen_BT], factor_N, model.spec.logit_softcap)

@@ -21,7 +21,7 @@ from arch.model import Model
 from arch.plugins import plugin_sources
 from arch.registry import objective
 from arch.spec import Count, Fraction, Positive, Spec, digest, place
-from experiments import costs
+from experiments import costs, prediction
 from experiments.data.batch import Batch, Rows
 from experiments.distillation import cache, estimate, packed, same_tokens
 from experiments.distillation.teacher import Keeping, Kept, Teacher
@@ -128,10 +128,8 @@ class Distill(nn.Module):
     def forward(self, model: Model, batch: Batch) -> dict[str, Mean]:
         """The metrics, of the positions with a target; no other reaches either head."""
         rows = batch["text"]
-        assert rows.targets_BT is not None
-        chosen_BT = rows.targets_BT >= 0
-        hidden_ND = model.trunk(rows.tokens_BT, rows.layout)[0][chosen_BT]
-        student = hidden_ND, model.head_weight, rows.targets_BT[chosen_BT]
+        hidden_ND, targets_N, chosen_BT = prediction.at_targets(model, rows)
+        student = hidden_ND, model.head_weight, targets_N
         options = {
             "softcap": model.spec.logit_softcap,
             "temperature": self.config.temperature,
@@ -154,11 +152,9 @@ class Distill(nn.Module):
     def distances(self, model: Model, batch: Batch) -> dict[str, Mean]:
         """{kl, agreement} from the teacher's whole distribution at temperature 1, whatever the student was trained on."""
         rows = batch["text"]
-        assert rows.targets_BT is not None
-        chosen_BT = rows.targets_BT >= 0
+        hidden_ND, targets_N, chosen_BT = prediction.at_targets(model, rows)
         hidden_NE = self.teacher.to(rows.tokens_BT.device).hidden(rows)[chosen_BT]
-        hidden_ND = model.trunk(rows.tokens_BT, rows.layout)[0][chosen_BT]
-        student = hidden_ND, model.head_weight, rows.targets_BT[chosen_BT]
+        student = hidden_ND, model.head_weight, targets_N
         found = self._from_all(student, hidden_NE, {"softcap": model.spec.logit_softcap})
         return {"kl": Mean(found.kl_N.sum(), batch.weight), "agreement": Mean(found.agree_N.sum(), batch.weight)}
 

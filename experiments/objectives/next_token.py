@@ -3,16 +3,15 @@
 Shapes: B rows, T tokens, D width, V vocabulary.
 """
 
-import math
-
 import torch
 from torch import nn
 
 from arch.contracts import Dataset, Mean
-from arch.kernels.cross_entropy import cross_entropy_and_right, linear_cross_entropy, predictions
+from arch.kernels.cross_entropy import predictions
 from arch.model import Model
 from arch.registry import objective
 from arch.spec import Spec
+from experiments import prediction
 from experiments.data.batch import Batch, Rows
 from experiments.metrics import NEXT_TOKEN
 
@@ -39,9 +38,7 @@ class NextToken(nn.Module):
     def __init__(self, config: Config, dataset: Dataset):
         """dataset: may have `byte_lengths` (V,), the UTF-8 bytes that each token stands for."""
         super().__init__()
-        lengths_V = getattr(dataset, "byte_lengths", None)
-        lengths_V = None if lengths_V is None else torch.as_tensor(lengths_V, dtype=torch.long)
-        self.register_buffer("byte_lengths_V", lengths_V, persistent=False)
+        self.register_buffer("byte_lengths_V", prediction.byte_lengths(dataset), persistent=False)
 
     def forward(self, model: Model, batch: Batch) -> dict[str, Mean]:
         """{loss: nats per token} and, where bytes are known, {nats_per_byte}, from which `derive` makes bits per byte.
@@ -50,19 +47,8 @@ class NextToken(nn.Module):
         """
         rows = batch["text"]
         assert rows.targets_BT is not None
-        hidden_BTD = _hidden(model, rows)
-        targets_N = rows.targets_BT.flatten()
-        inputs = hidden_BTD.flatten(0, 1), model.head_weight, targets_N, model.spec.logit_softcap
-        if torch.is_grad_enabled():
-            nats = linear_cross_entropy(*inputs)
-            means = {"loss": Mean(nats, batch.weight)}
-        else:
-            nats, right = cross_entropy_and_right(*inputs)
-            means = {"loss": Mean(nats, batch.weight), "accuracy": Mean(right, batch.weight)}
-        if self.byte_lengths_V is not None:
-            lengths_N = self.byte_lengths_V[targets_N.clamp(min=0)]
-            means["nats_per_byte"] = Mean(nats.detach(), torch.where(targets_N >= 0, lengths_N, 0).sum())
-        return means
+        hidden_ND = _hidden(model, rows).flatten(0, 1)
+        return prediction.means(model, hidden_ND, rows.targets_BT.flatten(), batch.weight, self.byte_lengths_V)
 
     def by_position(self, model: Model, batch: Batch) -> dict[str, Mean]:
         """The means of `forward` for each position: nats with weight 1, and with the bytes of the target; 0 without a target."""
@@ -80,12 +66,7 @@ class NextToken(nn.Module):
 
     def derive(self, values: dict[str, float]) -> dict[str, float]:
         """The metrics of all rows from the means over them: perplexity, and bits per byte in place of nats per byte."""
-        metrics = {"loss": values["loss"], "perplexity": math.exp(min(values["loss"], 700.0))}
-        if "nats_per_byte" in values:
-            metrics["bits_per_byte"] = values["nats_per_byte"] / math.log(2)
-        if "accuracy" in values:
-            metrics["accuracy"] = values["accuracy"]
-        return metrics
+        return prediction.derived(values)
 
 
 def _hidden(model: Model, rows: Rows) -> torch.Tensor:

@@ -20,7 +20,7 @@ from arch.kernels.jsd import Divergence, generalised_jsd
 from arch.model import Model
 from arch.registry import objective
 from arch.spec import Fraction, Positive, Spec, place
-from experiments import sampled, sampling_costs
+from experiments import prediction, sampled, sampling_costs
 from experiments.data.batch import Batch, Rows
 from experiments.data.draws import mixed, numbered_key, share
 from experiments.data.exchanges import answers_only
@@ -97,20 +97,18 @@ class OnPolicy(nn.Module):
     def forward(self, model: Model, batch: Batch) -> dict[str, Mean]:
         """The metrics; only positions of an answer reach either head."""
         rows = batch["text"]
-        found = self._divergence(model, rows, rows.extra["teacher_hidden"], self.config.beta, self.config.temperature)
+        found = self._divergence(model, rows)
         return {
             "loss": Mean(found.loss, batch.weight),
             "length": Mean(torch.tensor(float(len(found.each_N)), device=found.loss.device), len(rows)),
             "ended": Mean(rows.extra["ended"].sum(), len(rows)),
         }
 
-    def _divergence(self, model: Model, rows: Rows, hidden_BTE: torch.Tensor, beta: float, temperature: float) -> Divergence:
-        assert rows.targets_BT is not None
-        chosen_BT, teacher = rows.targets_BT >= 0, self.teacher.model
-        hidden_ND = model.trunk(rows.tokens_BT, rows.layout)[0][chosen_BT]
+    def _divergence(self, model: Model, rows: Rows) -> Divergence:
+        at, teacher = prediction.at_targets(model, rows), self.teacher.model
         caps: dict[str, Any] = {"softcap": model.spec.logit_softcap, "teacher_softcap": teacher.spec.logit_softcap}
-        heads = hidden_ND, model.head_weight, hidden_BTE[chosen_BT], teacher.head_weight
-        return generalised_jsd(*heads, beta, temperature=temperature, **caps)
+        heads = at.hidden_ND, model.head_weight, rows.extra["teacher_hidden"][at.chosen_BT], teacher.head_weight
+        return generalised_jsd(*heads, self.config.beta, temperature=self.config.temperature, **caps)
 
     @classmethod
     def check(cls, config: Config, spec: Any, dataset: Dataset, runs: Mapping[str, Referred]) -> None:

@@ -10,7 +10,7 @@ from arch.contracts import Dataset, Mean
 from arch.model import Model
 from arch.registry import objective
 from arch.spec import Spec
-from experiments import translation
+from experiments import prediction, translation
 from experiments.data import corruption
 from experiments.data.batch import Batch
 from experiments.metrics import NEXT_TOKEN
@@ -37,15 +37,13 @@ class PrefixLM(nn.Module):
         """dataset: may have `byte_lengths` (V,), the UTF-8 bytes that each token stands for, and `begin`."""
         super().__init__()
         self.config, self.opening = config, getattr(dataset, "begin", 0)
-        lengths_V = getattr(dataset, "byte_lengths", None)
-        lengths_V = None if lengths_V is None else torch.as_tensor(lengths_V, dtype=torch.long)
-        self.register_buffer("byte_lengths_V", lengths_V, persistent=False)
+        self.register_buffer("byte_lengths_V", prediction.byte_lengths(dataset), persistent=False)
 
     def prepare(self, model: Model, batch: Batch) -> Batch:
         """Source and target of each document."""
 
         def cut(tokens_N, key, number):
-            prefix = min(max(round(len(tokens_N) * self.config.prefix), 1), len(tokens_N) - 1)
+            prefix = corruption.part_of(len(tokens_N), self.config.prefix)
             return corruption.without_suffix(tokens_N, len(tokens_N) - prefix)
 
         source, target = corruption.pairs(batch["text"], self.opening, cut)
@@ -57,4 +55,4 @@ class PrefixLM(nn.Module):
 
     def derive(self, values: dict[str, float]) -> dict[str, float]:
         """Perplexity, and bits per byte."""
-        return translation.derived(values)
+        return prediction.derived(values)

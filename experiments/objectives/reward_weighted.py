@@ -6,7 +6,6 @@ to each prompt. Shapes: B rows, T tokens, N scored positions, K answers of a pro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,6 @@ from torch import nn
 
 from arch import registry
 from arch.contracts import Dataset, Mean, Metric, Referred
-from arch.kernels.cross_entropy import weighted_cross_entropy
 from arch.kernels.jsd import generalised_jsd
 from arch.model import Model
 from arch.registry import objective
@@ -27,6 +25,7 @@ from experiments import policy, sampled, sampling_costs, scored
 from experiments.anchor import Anchor
 from experiments.data.batch import Batch, Rows
 from experiments.distillation import same_tokens
+from experiments.prediction import at_targets
 from experiments.sampled import Length
 from experiments.spec import Reference
 
@@ -90,7 +89,7 @@ class RewardWeighted(nn.Module):
         anchor.follow(model)
         start = anchor.start.model
         ours = policy.own(model, rows, self.dataset, self.reward, config.answer_tokens, config.answers, 0, start)
-        far_BK = ours.kl_BK > (math.inf if config.kl_most is None else config.kl_most)
+        far_BK = ours.far_BK(config.kl_most)
         weight_BK = weights(ours.reward_BK, config.temperature, config.centred).masked_fill(far_BK, 0.0)
         kinds = ours.kinds(weight_BK, far_BK)
         if config.kl:
@@ -104,17 +103,13 @@ class RewardWeighted(nn.Module):
         return {"loss": Mean(loss, batch.weight), **policy.means([*batch.values()])}
 
     def _loss(self, model: Model, rows: Rows) -> torch.Tensor:
-        assert rows.targets_BT is not None
-        chosen_BT = rows.targets_BT >= 0
-        hidden_ND = model.trunk(rows.tokens_BT, rows.layout)[0][chosen_BT]
-        factor_N = rows.extra["worth"][:, None].expand_as(chosen_BT)[chosen_BT]
-        cap = model.spec.logit_softcap
-        loss = weighted_cross_entropy(hidden_ND, model.head_weight, rows.targets_BT[chosen_BT], factor_N, cap)
+        at = at_targets(model, rows)
+        loss = policy.nats(model, at, rows.extra["worth"])
         if not self.config.kl:
             return loss
         anchor = self.anchor.model
-        heads = hidden_ND, model.head_weight, rows.extra["anchor_hidden"][chosen_BT], anchor.head_weight
-        pull = generalised_jsd(*heads, 1.0, softcap=cap, teacher_softcap=anchor.spec.logit_softcap).loss
+        heads = at.hidden_ND, model.head_weight, rows.extra["anchor_hidden"][at.chosen_BT], anchor.head_weight
+        pull = generalised_jsd(*heads, 1.0, softcap=model.spec.logit_softcap, teacher_softcap=anchor.spec.logit_softcap).loss
         return loss + self.config.kl / self.config.answers * pull
 
     @classmethod

@@ -5,21 +5,18 @@ Shapes: B rows, T tokens, N scored positions.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from arch.contracts import Dataset, Mean, Metric, Referred
-from arch.kernels.cross_entropy import cross_entropy_and_right, linear_cross_entropy
 from arch.model import Model
 from arch.registry import objective
 from arch.spec import Spec, place
-from experiments import sampled, sampling_costs
+from experiments import prediction, sampled, sampling_costs
 from experiments.data.batch import Batch
 from experiments.data.exchanges import answers_only
 from experiments.distillation import same_tokens
@@ -79,19 +76,12 @@ class SFT(nn.Module):
 
     def forward(self, model: Model, batch: Batch) -> dict[str, Mean]:
         """{loss}, and without a gradient {accuracy}, the share of answers' tokens that are the most probable."""
-        rows = batch["text"]
-        assert rows.targets_BT is not None
-        chosen_BT = rows.targets_BT >= 0
-        hidden_ND = model.trunk(rows.tokens_BT, rows.layout)[0][chosen_BT]
-        inputs = hidden_ND, model.head_weight, rows.targets_BT[chosen_BT], model.spec.logit_softcap
-        if torch.is_grad_enabled():
-            return {"loss": Mean(linear_cross_entropy(*inputs), batch.weight)}
-        nats, right = cross_entropy_and_right(*inputs)
-        return {"loss": Mean(nats, batch.weight), "accuracy": Mean(right, batch.weight)}
+        at = prediction.at_targets(model, batch["text"])
+        return prediction.means(model, at.hidden_ND, at.targets_N, batch.weight)
 
     def derive(self, values: dict[str, float]) -> dict[str, float]:
         """The perplexity beside the means."""
-        return {**values, "perplexity": math.exp(min(values["loss"], 700.0))}
+        return prediction.derived(values)
 
     @classmethod
     def check(cls, config: Config, spec: Any, dataset: Dataset, runs: Mapping[str, Referred]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from arch.errors import DataError
 from arch.model import Model
 from arch.registry import objective
 from arch.spec import List, Spec
-from experiments import translation
+from experiments import prediction, translation
 from experiments.data import corruption
 from experiments.data.batch import Batch
 from experiments.data.corruption import Denoiser
@@ -95,9 +96,10 @@ class UL2(nn.Module):
 
     def derive(self, values: dict[str, float]) -> dict[str, float]:
         """Perplexity."""
-        return translation.derived(values)
+        return prediction.derived(values)
 
 
+@cache  # asked in every step
 def sentinels(config: UL2.Config, tokens: int) -> int:
     """How many sentinels a document of at most so many tokens needs."""
     return 1 + max((each.spans(n) for each in config.denoisers if each.span for n in range(2, tokens + 1)), default=-1)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from arch.errors import DataError
+
 
 @dataclass(frozen=True)
 class Row:
@@ -25,6 +27,13 @@ class Row:
     @property
     def agrees(self):
         return self.error <= self.bound
+
+
+def recorded(path):
+    """The file of recorded numbers. Raises DataError if it is missing."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; the recorded numbers are part of a checkout", key=None)
+    return path
 
 
 def largest(got, want):

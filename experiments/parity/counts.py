@@ -8,8 +8,8 @@ from arch.express import resolved
 
 @dataclass(frozen=True)
 class Size:
-    """Non-embedding and embedding parameters, those of a tower with its projection, and {tokens of context: cache
-    bytes of one bfloat16 stream}.
+    """Non-embedding and embedding parameters, those of a tower with its projection, and {tokens of context: cache bytes of
+    one bfloat16 stream}.
 
     source: where the numbers are from. Numbers published with fewer digits were computed from the published shapes.
     """
@@ -74,12 +74,8 @@ def expected():
 def measured(name, size):
     """The Size of our model, with the same contexts and source as `size`."""
     spec = resolved(document.load(name, "arch").plain())
-    found = cost.summary(spec, 64)["parameters"]
+    summary = cost.summary(spec, 64)
+    found, vision = summary["parameters"], summary.get("vision")
     caches = {context: cost.cache_bytes(spec, context, "bfloat16")["total"] for context in size.cache}
-    return Size(found["non_embedding"], found["embedding"], size.source, caches, _vision(spec))
-
-
-def _vision(spec):
-    """Parameters of tower and projection; 0 without a tower."""
-    found = cost.outline(spec, 64).get("vision")
-    return sum(found["parameters"].values()) if found else 0
+    tower = sum(vision["parameters"].values()) if vision else 0
+    return Size(found["non_embedding"], found["embedding"], size.source, caches, tower)

@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 
 from arch import hf
 from arch.document import ROOT
-from arch.errors import DataError
 from arch.layout import TokenLayout
-from experiments.parity.compare import Row, largest, relative
+from experiments.parity.compare import Row, largest, recorded, relative
 
 FOLDERS = {
     "t5gemma": ("t5gemma_tiny", "`T5GemmaForConditionalGeneration`, recorded", "cross-attention, softcaps"),
@@ -29,9 +28,7 @@ BOUND = 1e-5
 def expected(name):
     """(the folder, {name: tensor} of what was recorded). Raises DataError if it is missing."""
     folder = ROOT / "tests" / "fixtures" / FOLDERS[name][0]
-    if not (folder / "expected.safetensors").is_file():
-        raise DataError(f"{folder}: no recorded numbers; they are part of a checkout", key=None)
-    return folder, load_file(folder / "expected.safetensors")
+    return folder, load_file(recorded(folder / "expected.safetensors"))
 
 
 @torch.no_grad()

@@ -15,12 +15,11 @@ from safetensors.torch import save_file
 
 from arch import checkpoint, families, hf
 from arch.document import ROOT
-from arch.errors import DataError
 from arch.express import resolved
 from arch.kernels import decode
 from arch.kernels import rg_lru as kernel
 from arch.layout import TokenLayout
-from experiments.parity.compare import Row, gradients, next_token_loss, relative, worst
+from experiments.parity.compare import Row, gradients, next_token_loss, recorded, relative, worst
 
 FIXTURES = ROOT / "tests" / "fixtures"
 NAMES = ("hawk", "griffin", "recurrentgemma", "hawk_slow")
@@ -44,10 +43,7 @@ def rounding():
 
 def read(name):
     """(metadata, tensors) of a fixture. Raises DataError if the file is missing."""
-    path = FIXTURES / f"{name}.safetensors"
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; the recorded numbers are part of a checkout", key=None)
-    with safe_open(path, "pt") as file:
+    with safe_open(recorded(FIXTURES / f"{name}.safetensors"), "pt") as file:
         return file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 

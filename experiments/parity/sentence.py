@@ -15,12 +15,11 @@ from safetensors import safe_open
 
 from arch import hf, tokenizer
 from arch.document import ROOT
-from arch.errors import DataError
 from arch.layout import TokenLayout
 from arch.prompts import ends_of
 from arch.sentence import read
 from arch.texts_to_rows import rows_of
-from experiments.parity.compare import Row, largest
+from experiments.parity.compare import Row, largest, recorded
 
 FOLDER = ROOT / "tests" / "fixtures" / "st_embeddinggemma_tiny"
 AGAINST = "`sentence-transformers`, recorded"
@@ -31,10 +30,7 @@ CUT = 8
 
 def expected():
     """(texts, {name: tensor}) of what was recorded. Raises DataError if the file is missing."""
-    path = FOLDER / "expected.safetensors"
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; the recorded numbers are part of a checkout", key=None)
-    with safe_open(path, "pt") as file:
+    with safe_open(recorded(FOLDER / "expected.safetensors"), "pt") as file:
         return json.loads(file.metadata()["texts"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from arch import hf
 from arch.document import ROOT
-from arch.errors import DataError
 from arch.images.places import numbered
+from arch.kernels.attention.reference import visible
 from arch.layout import TokenLayout
-from experiments.parity.compare import Row, largest
+from experiments.parity.compare import Row, largest, recorded
 
 FOLDER = ROOT / "tests" / "fixtures" / "gemma3_vision_tiny"
 AGAINST = "`Gemma3ForConditionalGeneration`, recorded"
@@ -26,10 +26,7 @@ BOUND = 1e-5
 
 def expected():
     """{name: tensor} of what was recorded. Raises DataError if the file is missing."""
-    path = FOLDER / "expected.safetensors"
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; the recorded numbers are part of a checkout", key=None)
-    return load_file(path)
+    return load_file(recorded(FOLDER / "expected.safetensors"))
 
 
 def by_row(pixels_N3SS, counts):
@@ -42,9 +39,7 @@ def by_row(pixels_N3SS, counts):
 
 def seen(layout, window):
     """(B, T, T) bool: the keys that each token sees in a layer of attention with this window."""
-    low_BT, high_BT = layout.interval(None if window is None else window - 1, 0)
-    index_T = torch.arange(layout.shape[1])
-    return (index_T >= low_BT[..., None]) & (index_T <= high_BT[..., None])
+    return visible(*layout.interval(None if window is None else window - 1, 0), torch.arange(layout.shape[1]))
 
 
 @torch.no_grad()

@@ -1,10 +1,8 @@
 """Right is what is Python: the prompt and the answer behind it are parsed, and never run."""
 
-import ast
-import warnings
-
 from arch.registry import reward
 from arch.spec import Spec
+from experiments.python_source import parsed
 
 
 @reward
@@ -22,9 +20,7 @@ class ValidPython:
         if not answer.strip():
             return 0.0
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of escapes such as "\d"
-                ast.parse(f"{prompt}\n{answer}")
+            parsed(f"{prompt}\n{answer}")
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return 0.0
         return 1.0

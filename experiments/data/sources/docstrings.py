@@ -5,7 +5,6 @@ import importlib.util
 import inspect
 import re
 import textwrap
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,6 +16,7 @@ from arch.spec import List
 from experiments.data.left_out import LeftOut
 from experiments.data.pair import Pair, PairOptions, bare
 from experiments.data.plain_text import read_text
+from experiments.python_source import parsed
 
 LIBRARY = {"type": "python_stdlib", "tests": False}
 TESTS = {"test", "tests", "testing", "idle_test"}
@@ -112,9 +112,7 @@ def functions(text: str) -> list[Function]:
 
     Raises SyntaxError, or ValueError for a NUL character, where the text is not Python.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of escapes such as "\d" in the code of others
-        tree = ast.parse(text)
+    tree = parsed(text)
     lines = LINE_END.split(text)
     nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     found = []

@@ -5,7 +5,7 @@ Shapes: B rows, T tokens, I images of a row, S side of an image in pixels.
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -69,6 +69,7 @@ class Pages:
             return [cls(), cls(width=96, height=16, lines=1, image_size=16, crops=PanAndScan(min_crop=16))]
 
     images = True
+    image_tokens: ClassVar = {"placeholder": PLACEHOLDER, "start": START, "end": END}
 
     def __init__(self, config: Config):
         self.config = config
@@ -94,6 +95,7 @@ class PageRows:
     def __init__(self, config: Pages.Config):
         self.config = config
         self.vocabulary = LINE + config.lines
+        self.known = {split: [line for line in pages.of_split(split) if len(line.number) <= config.digits] for split in SPLITS}
         self.boxes = [] if config.crops is None else boxes(config.width, config.height, config.crops)
         self.most = 1 + len(self.boxes)
         self.needed = 1 + self.most * (config.tokens + 2) + 1 + config.digits
@@ -130,7 +132,7 @@ class PageRows:
     def page(self, split: str, number: int) -> tuple[list[pages.Line], int, Any]:
         """(lines, the one that is asked for, the picture) of a row."""
         config, random = self.config, np.random.default_rng([SPLITS.index(split), number])
-        known = [line for line in pages.of_split(split) if len(line.number) <= config.digits]
+        known = self.known[split]
         page = [known[int(i)] for i in random.integers(len(known), size=config.lines)]
         asked = int(random.integers(config.lines))
         return page, asked, pages.drawn(page, config.width, config.height, config.size, config.names, random)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import warnings
 from functools import cached_property
 
 from arch import registry
@@ -17,6 +16,7 @@ from experiments.data.exchanges import Exchanges
 from experiments.data.pair_splits import FRACTIONS
 from experiments.data.sources.docstrings import LIBRARY, LINE_END
 from experiments.data.split import SPLITS, split_of
+from experiments.python_source import parsed
 from experiments.spec import DataSpec
 
 
@@ -83,9 +83,7 @@ class PythonBodies:
 def functions(text: str, characters: int) -> list[Exchange]:
     """The functions of a file's text whose first line ends with a colon and that are short enough; [] where it is no Python."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(text)
+        tree = parsed(text)
     except (SyntaxError, ValueError):
         return []
     lines, found = LINE_END.split(text), []
@@ -103,9 +101,7 @@ def functions(text: str, characters: int) -> list[Exchange]:
 def _parses(exchange):
     """Whether it still is Python without what stands around it: a line of a longer string may have less indentation."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ast.parse("\n".join(exchange))
+        parsed("\n".join(exchange))
     except (SyntaxError, ValueError):
         return False
     return True

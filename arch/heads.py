@@ -1,0 +1,23 @@
+"""The heads of an attention: what its options leave out, and whether they fit. Shared by mixers and crosses."""
+
+from typing import Any
+
+
+def multi_head(data: Any) -> Any:
+    """Options, before they are checked, in which `kv_heads` is the number of `heads` where it is not said."""
+    if isinstance(data, dict) and data.get("kv_heads") is None and type(data.get("heads")) is int:
+        return {**data, "kv_heads": data["heads"]}
+    return data
+
+
+def check(heads: int, kv_heads: int) -> None:
+    """Raises ValueError for query heads that key/value heads cannot share evenly."""
+    if heads % kv_heads:
+        raise ValueError(f"kv_heads: {kv_heads} does not divide heads = {heads}")
+
+
+def channels(config: Any, dim: int) -> int:
+    """C, the channels of a head in a model of width `dim`: `head_dim`, by default dim / heads. Raises ValueError."""
+    if config.head_dim is None and dim % config.heads:
+        raise ValueError(f"heads: {config.heads} does not divide dim = {dim}; give head_dim")
+    return config.head_dim or dim // config.heads
