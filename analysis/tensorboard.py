@@ -136,9 +136,7 @@ def address(port):
 
 def tabs(port):
     """{what a tab shows: the link to it}, with the runs that it is of selected."""
-    return {
-        what: f"http://localhost:{port}/#{tab}&regexInput={urllib.parse.quote(runs)}" for what, (tab, runs) in TABS.items()
-    }
+    return {what: f"http://localhost:{port}/#{tab}&regexInput={urllib.parse.quote(runs)}" for what, (tab, runs) in TABS.items()}
 
 
 def serve(folder, port=6006, out=None, watch=False):
