@@ -1,7 +1,9 @@
 """Objectives that learn from answers: whose answers they are, what has a gradient, rewards, and the distance from the start."""
 
 import math
+import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -267,6 +269,18 @@ def test_a_resumed_run_with_a_moving_anchor_is_an_uninterrupted_one(run, tmp_pat
 def test_rewards_of_an_answer(kind, answer, expected):
     reward = registry.build("reward", {"type": kind})
     assert float(scored.rewards(reward, [Exchange("7+5=", "12")], [answer])) == expected
+
+
+def test_a_number_too_far_away_for_a_float_is_wrong():
+    far = registry.build("reward", {"type": "number", "near": 0.5})
+    assert far("1+1=", "1" * 400, "2") == 0.0 and far("1+1=", "3", "2") == 0.5
+
+
+@pytest.mark.parametrize("value, said", [(1e39, "1e+39"), (10**400, "1000"), (float("-inf"), "-inf"), (True, "True"), (None, "None")])
+def test_a_reward_is_a_finite_float32(value, said):
+    with pytest.raises(scored.RewardError, match=rf"gives {re.escape(said)}.* instead of a finite number for the answer 'c' to 'a'"):
+        scored.rewards(lambda *_: value, [Exchange("a", "b")], ["c"])
+    assert scored.rewards(lambda *_: np.float32(0.5), [Exchange("a", "b")], ["c"]).tolist() == [0.5]
 
 
 @pytest.mark.parametrize(
