@@ -105,6 +105,7 @@ def page(study, judged, raw, again=None):
         _provenance(study),
         _unfinished(study),
         _samples(study, named),
+        shown_pictures.section(evaluated, few),
         _notes(study),
         _again(study),
     ]

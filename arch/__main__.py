@@ -181,7 +181,7 @@ def generate(
         from arch.images import asked
 
         ids, shown = asked.asked(model, text, said, pictures, pan_and_scan)
-    for piece in text.stream(ids, writing(model, ids, tokens, temperature, top_k, top_p, seed, shown)):
+    for piece in text.stream(ids, writing(model, ids, tokens, temperature, top_k, top_p, seed, shown, text.blind)):
         print(visible(piece) if sys.stdout.isatty() else piece, end="", flush=True)  # a terminal would obey what is no text
     print()
 

@@ -31,9 +31,8 @@ def asked(
     if model.vision is None:
         raise DataError("the model has no `vision`: it cannot read an image", key=None)
     vision = model.vision.config
-    encode = lambda part: text.tokenizer.encode(part, add_special_tokens=False).ids  # noqa: E731
     cut = None if ratio is None else PanAndScan(ratio=ratio)
-    ids, pixels_I3SS = tokens_and_pixels(encode, prompt, pictures, vision, cut)
+    ids, pixels_I3SS = tokens_and_pixels(text.part, prompt, pictures, vision, cut)
     if text.begin is not None and ids[:1] != [text.begin]:
         ids = [text.begin, *ids]
     image_BT = numbered(torch.tensor([ids]), vision.placeholder, vision.tokens)

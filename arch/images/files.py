@@ -1,10 +1,12 @@
-"""Pictures in files: opened, checked, and as the pixels that a tower reads.
+"""Pictures in files: opened, checked, and as the pixels that a tower reads; and back.
 
-Shapes: S side of the square in pixels.
+Shapes: I images, S side of the square in pixels.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ from arch.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+SMALL = 96  # pixels a side of a picture in a report
 MOST = 50_000_000  # pixels: more would need gigabytes and minutes before it is made small
 PLAIN = ("RGB", "L", "1")  # colours, grey, black and white
 
@@ -73,3 +76,15 @@ def pixels(picture: Image, side: int) -> Tensor:
     plain = picture if picture.mode == "L" else picture.convert("RGB")  # grey is resized once, not once for each colour
     x_SSC = np.asarray(plain.resize((side, side), Image.Resampling.BILINEAR), dtype=np.float32).reshape(side, side, -1) / 255
     return torch.from_numpy((x_SSC - 0.5) / 0.5).permute(2, 0, 1).expand(3, side, side).contiguous()
+
+
+def png(images_I3SS: Tensor) -> str:
+    """What a tower reads, its images beside each other, as a PNG in base64; of large ones a small form."""
+    from PIL import Image
+
+    row_SW3 = torch.cat(list(images_I3SS), dim=2).permute(1, 2, 0).float().cpu()
+    picture = Image.fromarray(((row_SW3 + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy())
+    picture.thumbnail((SMALL * len(images_I3SS), SMALL))
+    written = io.BytesIO()
+    picture.save(written, "PNG", optimize=True)
+    return base64.b64encode(written.getvalue()).decode()

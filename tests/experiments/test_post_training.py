@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from arch import checkpoint, registry, tensors
+from arch import checkpoint, document, registry, tensors
 from arch.contracts import Given
 from arch.errors import SpecError
 from arch.generate import drawn, generate
@@ -15,12 +15,15 @@ from arch.kernels.jsd import reference
 from arch.model import new_model
 from arch.model_spec import ModelSpec
 from experiments import policy, sampled, scored
+from experiments.data.batch import Batch
 from experiments.data.dataset import prepare
 from experiments.data.exchange import Exchange
 from experiments.data.exchanges import answers_only
+from experiments.data.sources.pages import PageRows, Pages
 from experiments.evaluators.answers import AnswersEvaluator
 from experiments.objectives.best_of_n import LEAST, log_quantile
 from experiments.objectives.reward_weighted import weights
+from experiments.objectives.sft import SFT
 from experiments.plan import plan, resolve
 from experiments.rewards.copied import edits
 from experiments.train import train
@@ -119,6 +122,26 @@ def test_sft_scores_answers_alone_and_takes_them_from_a_teacher_if_there_is_one(
     assert torch.equal(theirs.tokens_BT, expected.rows.tokens_BT) and not torch.equal(theirs.tokens_BT, rows.tokens_BT)
 
 
+def test_sft_reads_images_and_a_teacher_does_not(run):
+    _, dataset, _, folder = run
+    pages = PageRows(Pages.Config())
+    spec = resolve(document.load("tiny_pages", "experiments", ["data.source.tokens=4", "model.vision.tokens=4"]))
+    model, batch = new_model(spec.model, 0), pages.numbered("train", [0, 1], pages.needed)
+    rows = batch["text"]
+    rows.extra["start"] = (rows.targets_BT >= 0).long().argmax(1) + 1
+    with torch.no_grad():
+        loss = made(run, "sft", teacher=None)
+        loss.folder = None
+        mine = loss(model, loss.prepare(model, batch))["loss"]
+        right = registry.build("objective", {"type": "next_token"}, pages)(model, batch)["loss"]
+        rows.extra["images"] = -rows.extra["images"]
+        other = loss(model, loss.prepare(model, batch))["loss"]
+    assert torch.allclose(mine.sum, right.sum) and mine.weight == right.weight and not torch.allclose(mine.sum, other.sum)
+    config = registry.config("objective", {"type": "sft", "teacher": folder})
+    with pytest.raises(SpecError, match="a teacher writes answers to texts alone"):
+        SFT.check(config, spec, dataset, {"teacher": None})
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
 def test_on_policy_is_the_divergence_over_the_students_own_answers(beta, run):
     _, dataset, model, _ = run
@@ -146,6 +169,9 @@ def test_a_share_of_rows_keeps_its_references(run):
     assert torch.equal(after.targets_BT[~own], kept.targets_BT[~own])
     alone = objective.prepare(run[2], rows_of(run, 64).split(16)[3])["text"]
     assert torch.equal(alone.targets_BT, after.targets_BT[12:16])
+    ended = objective(run[2], Batch.text(after))["ended"]  # of the student's answers alone
+    assert (float(ended.weight), float(ended.sum)) == (int(own.sum()), int(after.extra["ended"].sum())) and ended.sum <= ended.weight
+    assert not after.extra["ended"][~own].any()
 
 
 @pytest.mark.parametrize(
