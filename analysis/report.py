@@ -19,6 +19,7 @@ from analysis import (
     ran,
     scaling,
     search,
+    shown_pictures,
     style,
     tables,
     tables_html,

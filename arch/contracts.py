@@ -370,11 +370,12 @@ class Source(Protocol):
     `extra["nats"]` (B, T), -log of it, 0 where there is no target. One whose class says `recalls = True` asks in each target
     for something that came before in the row: `extra["distance"]`, the tokens from there to the question, and
     `extra["pairs"]`, among how many such things the answer is, both (B, T), 0 where there is no target. One whose class says
-    `images = True` has pictures: its rows have `extra["images"]` (B, I, 3, S, S) and a layout that says where they are, its Config
-    `image_size` and `tokens`, it `image_places(context)`, which image each token of a row is of (1, T), its dataset
-    `spelt(tokens)`, an answer as text; `image_tokens`, {placeholder, start, end: the token}, where these are fixed. A dataset of which no token of an answer sees an earlier one has `answer_token`, the token
-    that stands at each place of an answer: what a trained model reads in place of what it wrote. One whose class says `answers = True` gives prompts with answers: its dataset is an
-    `experiments.data.exchanges.Exchanges`.
+    `images = True` has pictures: its rows have `extra["images"]` (B, I, 3, S, S) and a layout that says where they are, its
+    Config `image_size` and `tokens`, it `image_places(context)`, which image each token of a row is of (1, T), its dataset
+    `spelt(tokens)`, an answer as text; `image_tokens`, {placeholder, start, end: the token}, where these are fixed. A dataset
+    of which no token of an answer sees an earlier one has `answer_token`, the token that stands at each place of an answer:
+    what a trained model reads in place of what it wrote. One whose class says `answers = True` gives prompts with answers: its
+    dataset is an `experiments.data.exchanges.Exchanges`.
     """
 
     def documents(self) -> Iterable[tuple[str, str]]:

@@ -192,9 +192,9 @@ def summary(spec, context, dtype="float32", mixed=False):
     cache_bytes: for one stream with capacity N, in `dtype`, except what a mixer keeps in float32. A model that sees ahead or
     has a pool does not decode: its cache and its decode FLOPs are None.
     training_bytes: weights and gradients in `dtype`, AdamW's moments, and `activations`: what autograd keeps for the
-    backward pass of one row of N tokens. This includes the loss, which keeps a gradient of the hidden states and no
-    logits. A frozen tower has weights alone. Not included: images (of each, `vision` has its `activations`), further rows, gradients of activations, workspaces (such as
-    the loss's, of at most 512 MiB), rounding up by the allocator.
+    backward pass of one row of N tokens. This includes the loss, which keeps a gradient of the hidden states and no logits.
+    A frozen tower has weights alone. Not included: images (of each, `vision` has its `activations`), further rows,
+    gradients of activations, workspaces (such as the loss's, of at most 512 MiB), rounding up by the allocator.
     mixed: training memory is that of float32 weights which compute in bfloat16 (`products.casting`): activations in bfloat16,
     and `casts`, the weights' second copy in bfloat16. A model with `quantise` has `rounded`, the copy that it computes with.
     Caches and what is decoded stay in `dtype`.

@@ -15,7 +15,7 @@ from arch.model_spec import ModelSpec
 
 
 def flops(spec: Any) -> float:
-    """Ideal FLOPs that the images add to all steps of an ExperimentSpec (resolved): of the tower, and of tokens that see later ones.
+    """Ideal FLOPs that images add to all steps of a resolved ExperimentSpec: of the tower, and of tokens that see later ones.
 
     0 for data without images.
     """

@@ -47,7 +47,9 @@ def opened(path: Path | str) -> Image:
         raise _too_large(path, "too many pixels") from None
     except UnidentifiedImageError:
         raise DataError(f"{path}: no picture that Pillow can read", key=None) from None
-    except Exception as error:  # Pillow has no class of its own for a damaged file: OSError, SyntaxError, TypeError, struct.error, ...
+    except (
+        Exception
+    ) as error:  # Pillow has no class of its own for a damaged file: OSError, SyntaxError, TypeError, struct.error, ...
         said = " ".join(str(error).split())
         raise DataError(f"{path}: cannot be read as a picture ({said})", key=None) from None
 

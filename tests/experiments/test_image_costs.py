@@ -13,6 +13,7 @@ from experiments.metrics import objective_costs
 from experiments.plan import plan, resolve
 from sweeps.costs import cost_metric, exact_cost
 
+
 def visible(image_T, window, rule):
     """Pairs of query and later key, counted one by one."""
     pairs = 0

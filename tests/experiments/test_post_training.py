@@ -170,7 +170,10 @@ def test_a_share_of_rows_keeps_its_references(run):
     alone = objective.prepare(run[2], rows_of(run, 64).split(16)[3])["text"]
     assert torch.equal(alone.targets_BT, after.targets_BT[12:16])
     ended = objective(run[2], Batch.text(after))["ended"]  # of the student's answers alone
-    assert (float(ended.weight), float(ended.sum)) == (int(own.sum()), int(after.extra["ended"].sum())) and ended.sum <= ended.weight
+    assert (float(ended.weight), float(ended.sum)) == (
+        int(own.sum()),
+        int(after.extra["ended"].sum()),
+    ) and ended.sum <= ended.weight
     assert not after.extra["ended"][~own].any()
 
 
@@ -302,9 +305,13 @@ def test_a_number_too_far_away_for_a_float_is_wrong():
     assert far("1+1=", "1" * 400, "2") == 0.0 and far("1+1=", "3", "2") == 0.5
 
 
-@pytest.mark.parametrize("value, said", [(1e39, "1e+39"), (10**400, "1000"), (float("-inf"), "-inf"), (True, "True"), (None, "None")])
+@pytest.mark.parametrize(
+    "value, said", [(1e39, "1e+39"), (10**400, "1000"), (float("-inf"), "-inf"), (True, "True"), (None, "None")]
+)
 def test_a_reward_is_a_finite_float32(value, said):
-    with pytest.raises(scored.RewardError, match=rf"gives {re.escape(said)}.* instead of a finite number for the answer 'c' to 'a'"):
+    with pytest.raises(
+        scored.RewardError, match=rf"gives {re.escape(said)}.* instead of a finite number for the answer 'c' to 'a'"
+    ):
         scored.rewards(lambda *_: value, [Exchange("a", "b")], ["c"])
     assert scored.rewards(lambda *_: np.float32(0.5), [Exchange("a", "b")], ["c"]).tolist() == [0.5]
 

@@ -96,7 +96,6 @@ class Pages:
             )
         return found
 
-
     def image_places(self, context: int) -> torch.Tensor:
         """(1, context): which image each token of a row is of, -1 for text."""
         tokens_T = torch.full((context,), PAD)

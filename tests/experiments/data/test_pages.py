@@ -21,8 +21,8 @@ from arch.images.crops import PanAndScan
 from arch.model import new_model
 from experiments import capabilities, checkpoint
 from experiments.data import pages
-from experiments.data.sources.pages import ANSWER, BLANK, LINE, PLACEHOLDER, PageRows, Pages
 from experiments.data.dataset import prepare
+from experiments.data.sources.pages import ANSWER, BLANK, LINE, PLACEHOLDER, PageRows, Pages
 from experiments.plan import plan, resolve, worth
 from experiments.record import EvaluationRecord
 
@@ -159,7 +159,8 @@ def shown(tmp_path_factory):
     dataset, folder = prepare(spec.data, spec.model.vocab_size), tmp_path_factory.mktemp("shown")
     model = new_model(spec.model, 3)
     with torch.no_grad():
-        model.vision.project.weight.mul_(30)  # so that answers differ
+        model.vision.project.weight.mul_(30)  # so that answers differ with the picture
+        model.vision.encoder.embed.weight.mul_(100)
     checkpoint.save_weights(model, folder)
     checkpoint.save_tokenizer(dataset.tokenizer, folder, dataset.ends, dataset.answer_token)
     return folder, dataset, model.eval()
@@ -187,8 +188,16 @@ def test_generate_answers_as_the_evaluator_reads(shown, tmp_path, monkeypatch, c
 
 def test_a_question_in_other_words_is_refused_in_one_line(shown, tmp_path, monkeypatch, capfd):
     Image.new("L", (48, 32)).save(tmp_path / "page.png")
-    for prompt, reason in {"<image>what is this?": "the tokenizer cannot encode 'what is this?'", "<image>\udcff": "not UTF-8"}.items():
-        arguments = ["--image", str(tmp_path / "page.png"), "--prompt", prompt]
+    itself = "the prompt has the token 2 itself, which holds the place of a part of an image"
+    for prompt, reason in {
+        "<image>what is this?": "the tokenizer cannot encode 'what is this?'",
+        "<image>\udcff": "not UTF-8",
+        "<image><image_soft_token>": itself,
+        f"<image>{'<image_soft_token>' * 9}": itself,
+        "<image_soft_token>": itself,
+    }.items():
+        arguments = ["--image", str(tmp_path / "page.png")] if "<image>" in prompt else []
+        arguments += ["--prompt", prompt]
         monkeypatch.setattr("sys.argv", ["arch", "generate", str(shown[0]), *arguments])
         with pytest.raises(SystemExit) as end:
             main(app, "arch")
@@ -202,7 +211,8 @@ def test_the_report_shows_pictures_with_what_the_model_said(shown, tmp_path):
     found = evaluator(model, dataset, Given(None, None, "report", dataset.needed, 8, "cpu", 0, None))
     assert [picture.text for picture in found.pictures] == found.text.split("\n") and len(found.pictures) == 3
     read = np.asarray(Image.open(io.BytesIO(base64.b64decode(found.pictures[0].png))), dtype=float)
-    pixels_SS3 = dataset.numbered("report", [0], dataset.needed)["text"].extra["images"][0, 0].permute(1, 2, 0)
+    (batch,) = dataset.evaluation("report", 1, dataset.needed, 1)
+    pixels_SS3 = batch["text"].extra["images"][0, 0].permute(1, 2, 0)
     assert read.shape == (48, 48, 3) and np.abs(read / 127.5 - 1 - pixels_SS3.numpy()).max() < 0.005
     assert all(len(picture.png) < 8000 for picture in found.pictures)
     record = EvaluationRecord(
