@@ -73,7 +73,7 @@ class Exchanges:
     def fingerprint(self) -> str:
         """A digest (hex) of the source, every option, the tokenizer and the rule of the splits."""
         content = {"format": FORMAT, "source": self.source, "options": self.config.dump(), "fractions": FRACTIONS}
-        about = getattr(self.task, "content", dict)()
+        about: dict[str, str] = getattr(self.task, "content", dict)()
         return digest(content | {"tokenizer": self.tokenizer.to_str(), "task": about, "plugins": plugin_sources(self.spec.source)})
 
     @cached_property

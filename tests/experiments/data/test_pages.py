@@ -19,7 +19,7 @@ from arch.document import node
 from arch.errors import DataError, SpecError
 from arch.images.crops import PanAndScan
 from arch.model import new_model
-from experiments import capabilities, checkpoint
+from experiments import capabilities, checkpoint, measuring
 from experiments.data import pages
 from experiments.data.dataset import prepare
 from experiments.data.sources.pages import ANSWER, BLANK, LINE, PLACEHOLDER, PageRows, Pages
@@ -222,3 +222,10 @@ def test_the_report_shows_pictures_with_what_the_model_said(shown, tmp_path):
     page = shown_pictures.section([evaluated], ["full", "none"])
     assert page.count("<img") == 3 and html.escape(found.pictures[0].text) in page and found.pictures[2].png in page
     assert shown_pictures.section([evaluated], ["none"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "takes"), [("pages", False), ("mqar", False), ("python_stdlib", True), ("arithmetic", True), ("x", True)]
+)
+def test_the_tokenizer_of_a_checkpoint_is_for_data_of_texts(source, takes):
+    assert measuring._takes_tokenizer(node({"type": source})) == takes
