@@ -1,12 +1,15 @@
 """What images cost in a run: FLOPs against products that are written out, memory against what autograd keeps."""
 
 import copy
+import io
 
 import pytest
 import torch
+from rich.console import Console
 
 from arch import cost, document
 from arch.model import new_model
+from arch.show import costs
 from experiments import gpus, image_costs, references
 from experiments.data.dataset import prepare
 from experiments.metrics import objective_costs
@@ -80,6 +83,9 @@ def test_the_memory_of_images_is_what_autograd_keeps(frozen):
     assert training["images"] == planned.cost["vision"]["activations"] > 0
     assert training["total"] == sum(size for name, size in training.items() if name != "total")
     assert cost_metric("cost/training_memory_bytes", planned.spec, planned.cost) == training["total"]
+    written = io.StringIO()
+    Console(file=written, width=120).print(costs(planned.spec.model, "pages", planned.cost))
+    assert "training memory, images" in written.getvalue()
     tower = new_model(planned.spec.model, 0).vision
     real = kept_by(tower, torch.zeros(1, 3, 48, 48))
     assert training["images"] == pytest.approx(real, rel=0.02)

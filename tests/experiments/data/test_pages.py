@@ -229,3 +229,10 @@ def test_the_report_shows_pictures_with_what_the_model_said(shown, tmp_path):
 )
 def test_the_tokenizer_of_a_checkpoint_is_for_data_of_texts(source, takes):
     assert measuring._takes_tokenizer(node({"type": source})) == takes
+
+
+def test_texts_that_a_checkpoints_tokenizer_has_no_tokens_for_are_refused_in_words(shown, tmp_path):
+    (tmp_path / "a.txt").write_text("no digits here\n" * 200)
+    section = measuring.named(["objective"], [], "report")
+    with pytest.raises(SpecError, match=r"data\.tokenizer: the tokenizer cannot encode these texts \(WordLevel"):
+        measuring.of_checkpoint(shown[0], section, None, [str(tmp_path / "a.txt")])
