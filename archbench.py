@@ -277,7 +277,7 @@ def _show_experiment(reference, as_json, changes):
     if as_json:
         experiments.show(reference, changes)
         return
-    from experiments import references, remarks
+    from experiments import image_costs, references, remarks
     from experiments.metrics import objective_costs
     from experiments.plan import at_its_line, probed, resolved
 
@@ -290,7 +290,7 @@ def _show_experiment(reference, as_json, changes):
     from arch import cost, units
     from arch.show import costs
 
-    summary = cost.summary(spec.model, spec.data.context)
+    summary = image_costs.with_images(cost.summary(spec.model, spec.data.context), spec)
     Console(highlight=False, markup=False).print(costs(spec.model, reference, summary))
     steps, rows, context = spec.train.steps, spec.data.rows, spec.data.context
     flops = summary["flops_per_token"]["executed"]["train"] * spec.tokens

@@ -19,6 +19,7 @@ from analysis import (
     ran,
     scaling,
     search,
+    shown_pictures,
     style,
     tables,
     tables_html,
@@ -105,6 +106,7 @@ def page(study, judged, raw, again=None):
         _provenance(study),
         _unfinished(study),
         _samples(study, named),
+        shown_pictures.section(evaluated, few),
         _notes(study),
         _again(study),
     ]

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis import evaluated, measurements, ran, style
+from analysis import evaluated, measurements, ran, shown_pictures, style
 from analysis.evaluated import Evaluated
 from analysis.forms import pairs
 from arch import units
@@ -68,6 +68,7 @@ def page(name: str, folder: Path, record: RunRecord | None, found: Sequence[Eval
         _numbers(name, found),
         measurements.section(found, [name], [metric for each in found for metric in each.metrics], "Pictures"),
         _texts(name, record, found),
+        shown_pictures.section(found, [name]),
         _facts(record),
         _problems(problems),
         "<section><h2>Write this page again</h2>"

@@ -171,6 +171,7 @@ def generate(
 
     from arch import hf
     from arch.generate import writing
+    from arch.images import asked
     from arch.words import visible
 
     ids, shown = [], None
@@ -178,10 +179,10 @@ def generate(
         ids = text.encode(said)
     model = hf.load(checkpoint, dtype=_dtype(dtype))
     if pictures:
-        from arch.images import asked
-
         ids, shown = asked.asked(model, text, said, pictures, pan_and_scan)
-    for piece in text.stream(ids, writing(model, ids, tokens, temperature, top_k, top_p, seed, shown)):
+    elif model.vision is not None:
+        asked.check_places(ids, 0, model.vision.config)
+    for piece in text.stream(ids, writing(model, ids, tokens, temperature, top_k, top_p, seed, shown, text.blind)):
         print(visible(piece) if sys.stdout.isatty() else piece, end="", flush=True)  # a terminal would obey what is no text
     print()
 

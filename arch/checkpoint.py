@@ -20,7 +20,8 @@ from arch.model import Model
 from arch.model_spec import ModelSpec
 
 SPEC, WEIGHTS, TOKENIZER, GENERATION = "spec.yaml", "model.safetensors", "tokenizer.json", "generation_config.json"
-TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
+BLIND = "blind_token_id"  # our own: what a model reads in place of each token that it writes, where it sees no answer of its own
+TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", BLIND)
 TEXT_FILES = (TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", GENERATION)
 
 
@@ -121,7 +122,7 @@ def write(spec, found, folder, progress=None):
 def generation(folder):
     """The ids of the tokens that begin, end and pad a text, as a checkpoint folder (ours or Hugging Face's) gives them.
 
-    {bos_token_id: id, eos_token_id: id or list of ids, pad_token_id: id}; keys that the folder lacks are absent.
+    {bos_token_id: id, eos_token_id: id or list of ids, pad_token_id: id, BLIND: id}; keys that the folder lacks are absent.
     Raises DataError for a file that is no JSON mapping or an id that is no whole number of at least 0.
     """
     found = {}

@@ -370,10 +370,12 @@ class Source(Protocol):
     `extra["nats"]` (B, T), -log of it, 0 where there is no target. One whose class says `recalls = True` asks in each target
     for something that came before in the row: `extra["distance"]`, the tokens from there to the question, and
     `extra["pairs"]`, among how many such things the answer is, both (B, T), 0 where there is no target. One whose class says
-    `images = True` has pictures: its rows have `extra["images"]` (B, I, 3, S, S) and a layout that says where they are, its Config
-    `image_size` and `tokens`, its dataset `spelt(tokens)`, an answer as text; `image_tokens`, {placeholder, start, end: the
-    token}, where these are fixed. One whose class says `answers = True` gives prompts with answers: its dataset is an
-    `experiments.data.exchanges.Exchanges`.
+    `images = True` has pictures: its rows have `extra["images"]` (B, I, 3, S, S) and a layout that says where they are, its
+    Config `image_size` and `tokens`, it `image_places(context)`, which image each token of a row is of (1, T), its dataset
+    `spelt(tokens)`, an answer as text; `image_tokens`, {placeholder, start, end: the token}, where these are fixed. A dataset
+    of which no token of an answer sees an earlier one has `answer_token`, the token that stands at each place of an answer:
+    what a trained model reads in place of what it wrote. One whose class says `answers = True` gives prompts with answers: its
+    dataset is an `experiments.data.exchanges.Exchanges`.
     """
 
     def documents(self) -> Iterable[tuple[str, str]]:
@@ -490,10 +492,17 @@ class Points(Spec):
     columns: dict[str, list[str]]
 
 
+class Picture(Spec):
+    """A small picture that a model was shown. png: the file, as base64. text: what it said, and what is right."""
+
+    png: str
+    text: str
+
+
 class Findings(NamedTuple):
     """What an evaluator measured. values: {metric: number}. table: plain rows of a curve or a grid. text: to be read.
 
-    documents, points: are kept in files of their own, beside the record.
+    documents, points: are kept in files of their own, beside the record. pictures: few and small, for the report.
     """
 
     values: dict[str, float]
@@ -501,6 +510,7 @@ class Findings(NamedTuple):
     text: str = ""
     documents: Documents | None = None
     points: Points | None = None
+    pictures: Sequence[Picture] = ()
 
 
 class Evaluator(Protocol):
@@ -508,7 +518,8 @@ class Evaluator(Protocol):
 
     needs: capabilities of the model; planning refuses the evaluator where they are missing. metrics: every number that
     it returns; the evaluator `objective` has those of the objective and declares None. charts (optional): how its table is
-    drawn, a picture each.
+    drawn, a picture each. reads_images (optional): whether it gives the model the images of its rows, or reads no rows of the
+    data; planning refuses another one for data with images.
     """
 
     needs: frozenset[str]

@@ -23,7 +23,7 @@ that is cut in two: FLOPs are those of both stacks, per token of the row. Its ca
 layers that read the encoder the keys and values of the source. A decoded token is the last of the target.
 
 FLOPs per token are those of the language model, also for the tokens of an image; what a tower computes for an image comes
-once per image on top (`vision`). `ideal` counts text, in which no token sees a later one.
+once per image on top (`vision`). `ideal` counts text, in which no token sees a later one; `looking_ahead` counts what images add.
 """
 
 import functools
@@ -132,6 +132,21 @@ def images(model):
     }
 
 
+def looking_ahead(spec, image_BT):
+    """Ideal FLOPs of a forward pass over rows with images, less those over rows of text alone: of the later tokens that are seen.
+
+    image_BT: as of `TokenLayout`. 0 for a model without a tower.
+    """
+    if spec.vision is None:
+        return 0
+    plain = TokenLayout.whole(*image_BT.shape)
+    seen = TokenLayout.whole(*image_BT.shape).with_images(image_BT).seeing(spec.vision["spans"])
+    layers = spec.layer_blocks()
+    mixers = {name: _mixer(_block(spec, name, layers.index(name))) for name in set(layers)}
+    mixing = [mixers[name].mixing_flops for name in layers if hasattr(mixers[name], "mixing_flops")]
+    return sum(int(each(seen)) - int(each(plain)) for each in mixing)
+
+
 def shares(spec, context):
     """(tokens of the source, tokens of the target) of a row of `context` tokens; no source where there is no encoder."""
     if spec.encoder is None:
@@ -177,9 +192,9 @@ def summary(spec, context, dtype="float32", mixed=False):
     cache_bytes: for one stream with capacity N, in `dtype`, except what a mixer keeps in float32. A model that sees ahead or
     has a pool does not decode: its cache and its decode FLOPs are None.
     training_bytes: weights and gradients in `dtype`, AdamW's moments, and `activations`: what autograd keeps for the
-    backward pass of one row of N tokens. This includes the loss, which keeps a gradient of the hidden states and no
-    logits. A frozen tower has weights alone. Not included: images, further rows, gradients of activations, workspaces (such as
-    the loss's, of at most 512 MiB), rounding up by the allocator.
+    backward pass of one row of N tokens. This includes the loss, which keeps a gradient of the hidden states and no logits.
+    A frozen tower has weights alone. Not included: images (of each, `vision` has its `activations`), further rows,
+    gradients of activations, workspaces (such as the loss's, of at most 512 MiB), rounding up by the allocator.
     mixed: training memory is that of float32 weights which compute in bfloat16 (`products.casting`): activations in bfloat16,
     and `casts`, the weights' second copy in bfloat16. A model with `quantise` has `rounded`, the copy that it computes with.
     Caches and what is decoded stay in `dtype`.
@@ -213,6 +228,8 @@ def _summary(spec, context, dtype):
     parameters, trained = known["parameters"]["total"], known["parameters"]["total"]
     if vision := known.get("vision"):
         trained -= sum(vision["parameters"].values()) - vision["trained"]
+        kept = _measured_once(("vision", digest(spec.vision), spec.dim), 1, dtype, lambda: _measured_image(frame.vision))
+        known = {**known, "vision": {**vision, "activations": kept}}
     training = {
         "weights": parameters * size,
         "gradients": trained * size,
@@ -553,6 +570,13 @@ def _measured_frame(frame, context):
         "decode": None if encodes else _forward(lambda: frame(tokens_BT[:, -1:])),
     }
     return _Measured({}, executed, sum(kept.values()), shared={}, casts=casts)
+
+
+def _measured_image(tower):
+    """Bytes that autograd keeps of one image for the backward pass; of a frozen encoder nothing."""
+    side = tower.config.image_size
+    pixels_13SS = torch.empty(1, 3, side, side, device="meta")
+    return sum(_backward(lambda: tower(pixels_13SS), tower)[1].values())
 
 
 def _measured_trunk(frame, context):

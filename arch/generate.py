@@ -72,13 +72,26 @@ def chunks(layout, tokens, chunk):
 
 
 @torch.no_grad()
-def sample(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, lengths_B=None, shown=None, uniform_BS=None):
+def sample(
+    model,
+    prompt_BT,
+    tokens,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    seed=0,
+    lengths_B=None,
+    shown=None,
+    uniform_BS=None,
+    blind=None,
+):
     """Yield `tokens` tokens after the prompt, one (B,) tensor per step.
 
     temperature: 0 takes the likeliest token. top_k: sample only among the k likeliest. top_p: sample only among the
     fewest likeliest tokens whose probabilities add up to p or more. lengths_B, shown: as for `prefill`. uniform_BS: a
     number in [0, 1) for each row and step that decides the draw, so that a row does not depend on those beside it; without it, the
-    seed decides all draws together. Raises NonFiniteScores, and ValueError for a non-causal model and for lengths that do not fit
+    seed decides all draws together. blind: a token that the model reads in place of each one that it wrote, if it was trained to
+    answer so. Raises NonFiniteScores, and ValueError for a non-causal model and for lengths that do not fit
     the prompt.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -88,7 +101,8 @@ def sample(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, se
         if new_B1 is None:
             scores_BV, state = prefill(model, prompt_BT, state, lengths_B, shown=shown)
         else:
-            scores_B1V, state = model.decode(new_B1, state, _next(lengths_B, step))
+            read_B1 = new_B1 if blind is None else torch.full_like(new_B1, blind)
+            scores_B1V, state = model.decode(read_B1, state, _next(lengths_B, step))
             scores_BV = scores_B1V[:, 0]
         scores_BV = scores_BV.float()
         if not scores_BV.isfinite().all():
@@ -141,8 +155,8 @@ def generate(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, 
     return torch.stack(written, dim=1) if written else prompt_BT[:, :0]
 
 
-def writing(model, ids, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, shown=None):
-    """Yield the ids that `sample` gives after one prompt, a list of ids, with its images.
+def writing(model, ids, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, shown=None, blind=None):
+    """Yield the ids that `sample` gives after one prompt, a list of ids, with its images; `blind` as there.
 
     Raises DataError for an empty prompt, an id outside the vocabulary, a non-causal model, or non-finite logits.
     """
@@ -155,5 +169,5 @@ def writing(model, ids, tokens, temperature=1.0, top_k=None, top_p=None, seed=0,
     except ValueError as error:
         raise DataError(str(error), key=None) from None
     prompt_BT = torch.tensor([ids], device=model.embedding.device)
-    for next_B in sample(model, prompt_BT, tokens, temperature, top_k, top_p, seed, shown=shown):
+    for next_B in sample(model, prompt_BT, tokens, temperature, top_k, top_p, seed, shown=shown, blind=blind):
         yield int(next_B)

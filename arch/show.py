@@ -95,7 +95,8 @@ def costs(spec, name, summary):
         sizes.add_row("vector of one text", f"{spec.vector_dim:,} numbers, {_bytes(summary['vector_bytes'])}")
     else:
         sizes.add_row("cache of one stream", _bytes(cache["total"]))
-    for key in ("weights", "gradients", "optimizer", "activations", *(("rounded",) if "rounded" in training else ()), "total"):
+    parts = ("weights", "gradients", "optimizer", "activations", "rounded", "images", "total")
+    for key in (part for part in parts if part in training):
         sizes.add_row(f"training memory, {key}", _bytes(training[key]))
     if vision := summary.get("vision"):
         for part, number in vision["parameters"].items():

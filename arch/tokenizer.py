@@ -79,7 +79,8 @@ def around(tokenizer):
 class TextTokens:
     """The tokenizer of a checkpoint folder, with the tokens that begin and end a text.
 
-    begin: an id or None. ends: a set of ids. Raises DataError if there is no tokenizer.json or it cannot be read.
+    begin: an id or None. ends: a set of ids. blind: what a model reads in place of each token that it wrote, an id, or None for
+    that token itself. Raises DataError if there is no tokenizer.json or it cannot be read.
     """
 
     def __init__(self, folder):
@@ -92,18 +93,26 @@ class TextTokens:
         ends = special.get("eos_token_id", [])
         self.begin = special.get("bos_token_id")
         self.ends = set(ends) if isinstance(ends, list) else {ends}
+        self.blind = special.get(checkpoint.BLIND)
 
     def encode(self, prompt):
         """The ids of a prompt, with the begin token in front exactly once if there is one.
 
-        Raises DataError for a prompt that is not valid Unicode text.
+        Raises DataError for a prompt that is not valid Unicode text, or has what the tokenizer has no token for.
         """
+        ids = self.part(prompt)
+        return ids if self.begin is None or ids[:1] == [self.begin] else [self.begin, *ids]
+
+    def part(self, text):
+        """The ids of a part of a prompt, without a token that begins a text. Raises as `encode`."""
         try:
-            prompt.encode()
+            text.encode()
         except UnicodeEncodeError:
             raise DataError("the prompt is not UTF-8 text", key=None) from None
-        ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids
-        return ids if self.begin is None or ids[:1] == [self.begin] else [self.begin, *ids]
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # the library raises bare Exception, where there is no token for what is unknown
+            raise DataError(f"the tokenizer cannot encode {text.strip()[:60]!r} ({error})", key=None) from None
 
     def stream(self, prompt_ids, ids):
         """Yield the text that the tokens of the iterator `ids` add to the prompt, up to a token that ends a text.

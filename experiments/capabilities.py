@@ -12,6 +12,8 @@ from experiments.spec import ExperimentSpec
 
 # {capability: the method by which a mixer offers it}; one layer that has it is enough.
 SHOWN = {"attends": "attending", "decays": "decaying"}
+# What gives rows of data to a model, with their images if its class says `reads_images`.
+READERS = ("objective", "evaluator")
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,13 @@ def of(spec: ExperimentSpec) -> Able:
 
 
 def check(kind, component, able, root, path):
-    """Raises SpecError at `path` of the document where a component needs what the run does not offer."""
+    """Raises SpecError at `path` of the document where a component needs what the run does not offer, or knows no images."""
+    if (
+        kind in READERS
+        and "images" in able.words
+        and not getattr(registry.component(kind, component["type"]), "reads_images", False)
+    ):
+        raise root.error(f"{component['type']} reads texts alone, and the data have images", path)
     for word in sorted(getattr(registry.component(kind, component["type"]), "needs", frozenset())):
         if word not in CAPABILITIES:
             raise root.error(f"{component['type']} needs {word!r}; known: {', '.join(sorted(CAPABILITIES))}", path)

@@ -193,14 +193,17 @@ def save_weights(model, folder):
     durably(Path(folder) / arch.digests.NAME, lambda scratch: scratch.write_text(arch.digests.line(folder)))
 
 
-def save_tokenizer(tokenizer, folder, ends=None):
+def save_tokenizer(tokenizer, folder, ends=None, blind=None):
     """Write a tokenizer beside the weights, so that the folder can be sampled from.
 
-    ends: `experiments.data.specials.Ends`; written beside it where the tokenizer's names for them are not ours.
+    ends: `experiments.data.specials.Ends`; written beside it where the tokenizer's names for them are not ours. blind: the token
+    that the model reads in place of each one that it writes, of data whose answers see no answer; None: it reads what it wrote.
     """
     named = {} if ends is None else {"bos": ends.bos, "eos": ends.eos}
-    if any(number is not None and tokenizer.id_to_token(number) != f"<{kind}>" for kind, number in named.items()):
+    foreign = any(number is not None and tokenizer.id_to_token(number) != f"<{kind}>" for kind, number in named.items())
+    if foreign or blind is not None:
         ids = {f"{kind}_token_id": number for kind, number in named.items() if number is not None}
+        ids |= {} if blind is None else {arch.checkpoint.BLIND: blind}
         write_atomically(Path(folder) / arch.checkpoint.GENERATION, json.dumps(ids, indent=1).encode())
     write_atomically(Path(folder) / arch.checkpoint.TOKENIZER, tokenizer.to_str(pretty=True).encode())
 

@@ -110,6 +110,7 @@ def evaluate(
         text="; ".join(filter(None, (findings.text, beside))),
         documents=findings.documents,
         points=findings.points,
+        pictures=list(findings.pictures),
         seconds=time.perf_counter() - started,
         others=others,
     )

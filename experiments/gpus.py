@@ -126,6 +126,6 @@ def check_there(train: Any, where: Callable[..., SpecError] = SpecError) -> None
 def needed(plan: Any) -> float:
     """The bytes that a RunPlan's training needs on each of its devices, as far as `arch.cost` says."""
     train, parts = plan.spec.train, dict(plan.cost.get("training_bytes", {}))
-    total, activations = float(parts.get("total") or 0), float(parts.get("activations") or 0)
+    total, activations = float(parts.get("total") or 0), float(parts.get("activations") or 0) + float(parts.get("images") or 0)
     rows = plan.spec.data.rows / (train.accumulate * train.shares)
     return (total - activations) / (train.processes if train.sharded else 1) + activations * rows

@@ -12,7 +12,7 @@ from arch.plugins import is_plugin
 from arch.spec import digest
 from arch.tokenizer import read, special_tokens
 from experiments import evaluations, leftovers
-from experiments.data.dataset import prepare
+from experiments.data.dataset import gives_rows, prepare
 from experiments.data.specials import BOS, EOS
 from experiments.plan import RunPlan, at_its_line, check_evaluations, identity_plugins, resolved
 from experiments.record import RunRecord
@@ -76,7 +76,7 @@ def of_checkpoint(folder: Path, section: Node, data: Node | None, texts: list[st
     written = {"context": node(CONTEXT), "rows": node(ROWS), **written, "source": source}
     if texts:
         written |= {"source": node({"type": "text", "files": texts}), "splits": node("all")}
-    if "tokenizer" not in written and (folder / checkpoint.TOKENIZER).is_file():
+    if "tokenizer" not in written and (folder / checkpoint.TOKENIZER).is_file() and _takes_tokenizer(source):
         written["tokenizer"] = node({"type": "file", "path": str(folder / checkpoint.TOKENIZER), **_named(folder)})
     place = (data.file, data.line) if data is not None else (None, None)
     parts = {"model": node(model.dump()), "data": Node(written, *place), "train": node({"steps": 0}), "evaluate": section}
@@ -91,6 +91,18 @@ def of_checkpoint(folder: Path, section: Node, data: Node | None, texts: list[st
     check_evaluations(wanted, complete.spec.model, dataset, complete.document)
     plugins = identity_plugins(complete.spec)
     return RunPlan(spec=complete.spec, identity=identity, data=dataset.summary(), plugins=plugins, evaluations=tuple(wanted))
+
+
+def _takes_tokenizer(source: Node) -> bool:
+    """Whether a source gives texts; of one that is unknown, whoever resolves it says so."""
+    kind = source.value.get("type") if isinstance(source.value, dict) else None
+    if kind is None or not isinstance(kind.value, str):
+        return True
+    try:
+        found = registry.component("source", kind.value)
+    except SpecError:
+        return True
+    return not gives_rows(found) or getattr(found, "tokenizes", False)
 
 
 def _named(folder):

@@ -111,6 +111,8 @@ def objective_costs(added: Mapping[str, float]) -> str:
 def _objective_cost(name: str, value: float) -> str:
     """One of an objective's costs (`Objective.costs`) in words: `flops` as 1.2 TFLOP, `disk_bytes` as a cache of 3 MB."""
     words = name.replace("_", " ")
+    if name == "image_flops":
+        return f"of which {units.flops(value)} for images"
     if name.endswith("flops"):
         return units.flops(value)
     if name == "disk_bytes":

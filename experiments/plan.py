@@ -13,7 +13,7 @@ from arch.model import Model
 from arch.model_spec import expand_like
 from arch.plugins import plugin_sources
 from arch.spec import List, Spec, digest
-from experiments import auto, capabilities, costs, evaluations, precision, probes, references, remarks, seeing
+from experiments import auto, capabilities, costs, evaluations, image_costs, precision, probes, references, remarks, seeing
 from experiments.compiled import kinds
 from experiments.data import texts
 from experiments.data.dataset import gives_rows, prepare
@@ -94,6 +94,8 @@ def worth(spec):
         return False, "blocks of one stack are compiled, and the model has an `encoder`"
     if spec.model.quantise is not None:
         return False, "quantised weights are not compiled"
+    if spec.model.vision is not None:
+        return False, "blocks that read images are not compiled"
     if spec.train.accelerator == "cpu":
         return False, "on a CPU our own kernels are already as fast"
     if spec.train.accelerator != "gpu":
@@ -221,7 +223,7 @@ def plan(source, made=None):
     if start:
         notes = (*start.notes(), *notes)
     notes = (*notes, *remarks.of_experiment(spec), *getattr(corpus, "notes", ()))
-    own = costs.summary(spec.model, spec.data.context, plugins, precision.is_mixed(spec.train))
+    own = image_costs.with_images(costs.summary(spec.model, spec.data.context, plugins, precision.is_mixed(spec.train)), spec)
     return RunPlan(
         spec=spec,
         identity=digest(decides),

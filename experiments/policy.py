@@ -82,7 +82,7 @@ def divergence(model: Model, start: Model, rows: Rows) -> Tensor:
     with torch.autocast(rows.tokens_BT.device.type, enabled=False):
         for part in rows.pieces(TOKENS):
             (mine_ND, _, chosen_BT), (its_ND, *_) = (at_targets(each, part) for each in (model, start))
-            caps = {"softcap": model.spec.logit_softcap, "teacher_softcap": start.spec.logit_softcap}
+            caps: dict[str, Any] = {"softcap": model.spec.logit_softcap, "teacher_softcap": start.spec.logit_softcap}
             each_N = generalised_jsd(mine_ND, model.head_weight, its_ND, start.head_weight, 1.0, **caps).each_N
             found.append(torch.zeros(chosen_BT.shape, device=each_N.device).masked_scatter(chosen_BT, each_N).sum(1))
     return torch.cat(found)
@@ -103,7 +103,7 @@ def less_others(worth_BK: Tensor) -> Tensor:
 def means(kinds: Sequence[Rows]) -> dict[str, Mean]:
     """What is reported of the policy's answers, over all of them."""
     count = sum(map(len, kinds))
-    total = lambda name: sum(rows.extra[name].float().sum() for rows in kinds)  # noqa: E731
+    total = lambda name: torch.stack([rows.extra[name].float().sum() for rows in kinds]).sum()  # noqa: E731
     found = {name: Mean(total(name), count) for name in ("reward", "kl", "ended", "bounded")}
     targets = [rows.targets_BT for rows in kinds if rows.targets_BT is not None]
     return {**found, "length": Mean(sum((each_BT >= 0).sum() for each_BT in targets).float(), count)}  # type: ignore[union-attr]

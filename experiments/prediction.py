@@ -27,7 +27,12 @@ def at_targets(model: Model, rows: Rows) -> AtTargets:
     """Hidden states of the positions with a target; no other need reach a head."""
     assert rows.targets_BT is not None
     chosen_BT = rows.targets_BT >= 0
-    return AtTargets(model.trunk(rows.tokens_BT, rows.layout)[0][chosen_BT], rows.targets_BT[chosen_BT], chosen_BT)
+    return AtTargets(hidden(model, rows)[chosen_BT], rows.targets_BT[chosen_BT], chosen_BT)
+
+
+def hidden(model: Model, rows: Rows) -> Tensor:
+    """The hidden states (B, T, D) of rows, with their images if they have some."""
+    return model.trunk(rows.tokens_BT, rows.layout, images=rows.extra.get("images"))[0]
 
 
 def byte_lengths(dataset: Dataset) -> Tensor | None:

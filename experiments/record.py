@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from arch.contracts import Chart, Documents, Metric, Points
+from arch.contracts import Chart, Documents, Metric, Picture, Points
 from arch.document import node
 from arch.errors import DataError, reason_of
 from arch.spec import Spec, later, spelt
@@ -161,6 +161,7 @@ class EvaluationRecord(Spec):
     """What was measured. identity, seed: the run's. values: {SPLIT/METRIC: number}, with what each is in `metric_info`.
 
     table: plain rows of a curve or a grid. charts: how they are drawn. text: to be read. seconds: what measuring took.
+    pictures: what the model was shown, with what it said.
     others: the share of all cores' time that other programs took meanwhile, where times were measured and the system says so.
     documents: what was measured of each document. points: vectors to be looked at. Both are written beside the record, because
     they are longer than the rest and few readers need them.
@@ -181,6 +182,7 @@ class EvaluationRecord(Spec):
     documents: Documents | None = later(None)
     points: Points | None = later(None)
     charts: list[Chart] = later([])
+    pictures: list[Picture] = later([])
 
     def write(self, folder: Path | str, file: str) -> None:
         """Write it below a run's folder, whole or not at all."""

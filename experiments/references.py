@@ -13,6 +13,7 @@ from arch.contracts import Dataset, Objective, Referred
 from arch.errors import DataError, SpecError
 from arch.plugins import plugin_sources
 from arch.spec import digest
+from experiments import image_costs
 from experiments.data.dataset import prepare
 from experiments.record import RunRecord
 from experiments.spec import DataSpec, ExperimentSpec, RunReference
@@ -111,11 +112,12 @@ def check(spec: ExperimentSpec, dataset: Dataset, runs: Mapping[str, Referred], 
 
 
 def costs(spec: ExperimentSpec, dataset: Dataset | None, runs: Mapping[str, Referred]) -> dict[str, float]:
-    """What the objective costs beside the model's step (`Objective.costs`). dataset: None where data is not read."""
-    component = registry.component("objective", spec.objective["type"])
-    if not hasattr(component, "costs"):
-        return {}
-    return component.costs(registry.config("objective", spec.objective), spec, dataset, runs)
+    """What the objective (`Objective.costs`) and images cost beside the model's step. dataset: None where data is not read."""
+    component, own = registry.component("objective", spec.objective["type"]), {}
+    if hasattr(component, "costs"):
+        own = component.costs(registry.config("objective", spec.objective), spec, dataset, runs)
+    images = image_costs.flops(spec)
+    return {**own, "flops": own.get("flops", 0.0) + images, "image_flops": images} if images else own
 
 
 def objective(spec: ExperimentSpec, dataset: Dataset, parents: Mapping[str, Parent]) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import numbers
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from arch.document import node
 from experiments.data.exchange import Exchange
 
 SHOWN = 60
+LARGEST = torch.finfo(torch.float32).max
 
 
 class RewardError(ValueError):
@@ -37,6 +39,11 @@ def _one(reward, exchange, answer):
         value = reward(exchange.prompt, answer, exchange.answer)
     except Exception as error:
         raise RewardError(f"the reward {named} raised {blame.words(error)} for {about} ({blame.place(error)})") from error
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise RewardError(f"the reward {named} gives {value!r} instead of a finite number for {about}")
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not _fits(value):
+        raise RewardError(f"the reward {named} gives {reprlib.repr(value)} instead of a finite number for {about}")
     return float(value)
+
+
+def _fits(value: Any) -> bool:
+    """Whether a number is one of float32's, also if it is too large for any float; not a number does not fit."""
+    return bool(-LARGEST <= value <= LARGEST)

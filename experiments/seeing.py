@@ -1,10 +1,10 @@
-"""Whether a model, an objective and data with images go together."""
+"""Whether a model and data with images go together. What reads them, `experiments.capabilities` asks."""
 
 from arch import registry
 
 
 def check(spec, able, root):
-    """Raises SpecError, at its line, where data with images meet a model or an objective that does not read them as they are.
+    """Raises SpecError, at its line, where data with images meet a model that does not read them as they are.
 
     able: what the experiment offers (`experiments.capabilities.of`).
     """
@@ -13,8 +13,6 @@ def check(spec, able, root):
     vision, source = spec.model.vision, spec.data.source
     if vision is None:
         raise root.error(f"the source {source['type']} has images, but the model has no `vision`", ("data", "source"))
-    if not getattr(registry.component("objective", spec.objective["type"]), "reads_images", False):
-        raise root.error(f"{spec.objective['type']} reads texts alone, but the source {source['type']} has images", ("objective",))
     for option in ("image_size", "tokens"):
         if source[option] != vision[option]:
             reason = f"{source[option]}, but the model's `vision` has {vision[option]}; expected the same"

@@ -97,7 +97,8 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None, home=
         corpus = prepare(spec.data, spec.model.vocab_size)
         _unchanged(corpus, plan)
         if corpus.tokenizer is not None:
-            checkpoint.save_tokenizer(corpus.tokenizer, folder, getattr(corpus, "ends", None))
+            beside = getattr(corpus, "ends", None), getattr(corpus, "answer_token", None)
+            checkpoint.save_tokenizer(corpus.tokenizer, folder, *beside)
         if spec.model.pool is not None and hasattr(corpus, "prompts"):
             prompts.keep(corpus.prompts, spec.data.context, folder, corpus.ends)
         model = new_model(spec.model, seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -10,7 +10,7 @@ from arch.errors import DataError
 from arch.generate import Shown
 from arch.images.crops import PanAndScan
 from arch.images.places import numbered
-from arch.images.prompts import tokens_and_pixels
+from arch.images.prompts import MARK, tokens_and_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,16 +26,27 @@ def asked(
 ) -> tuple[list[int], Shown]:
     """(ids, Shown) of a prompt with a mark for each picture. ratio: of the sides, from which a picture is also shown in crops.
 
-    Raises DataError for a model without a tower, and as `tokens_and_pixels`.
+    Raises DataError for a model without a tower, and as `tokens_and_pixels` and `check_places`.
     """
     if model.vision is None:
         raise DataError("the model has no `vision`: it cannot read an image", key=None)
     vision = model.vision.config
-    encode = lambda part: text.tokenizer.encode(part, add_special_tokens=False).ids  # noqa: E731
     cut = None if ratio is None else PanAndScan(ratio=ratio)
-    ids, pixels_I3SS = tokens_and_pixels(encode, prompt, pictures, vision, cut)
+    ids, pixels_I3SS = tokens_and_pixels(text.part, prompt, pictures, vision, cut)
+    check_places(ids, len(pixels_I3SS), vision)
     if text.begin is not None and ids[:1] != [text.begin]:
         ids = [text.begin, *ids]
     image_BT = numbered(torch.tensor([ids]), vision.placeholder, vision.tokens)
     device = model.embedding.device
     return ids, Shown(image_BT.to(device), pixels_I3SS[None].to(device))
+
+
+def check_places(ids: Sequence[int], images: int, vision: Any) -> None:
+    """Raises DataError for a prompt in which other tokens stand for parts of images than those of its images.
+
+    vision: the options of the model's tower; None for a model without one.
+    """
+    if vision is None or list(ids).count(vision.placeholder) == images * vision.tokens:
+        return
+    reason = f"the prompt has the token {vision.placeholder} itself, which holds the place of a part of an image"
+    raise DataError(f"{reason}; expected {MARK} where a picture is, and its --image", key=None)

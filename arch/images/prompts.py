@@ -13,6 +13,7 @@ from torch import Tensor
 from arch.errors import DataError
 from arch.images.crops import PanAndScan, boxes
 from arch.images.files import pixels
+from arch.words import times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,8 +35,8 @@ def tokens_and_pixels(
     """
     parts = text.split(MARK)
     if len(parts) - 1 != len(pictures):
-        marks = f"{len(parts) - 1} {MARK} in the prompt"
-        raise DataError(f"{len(pictures)} pictures, but {marks}; expected as many of one as of the other", key=None)
+        given = times(len(pictures), "picture")
+        raise DataError(f"{given}, but {len(parts) - 1} {MARK} in the prompt; expected as many of one as of the other", key=None)
     shown: list[Image] = []
     whole = parts[0]
     for picture, after in zip(pictures, parts[1:], strict=True):

@@ -335,7 +335,10 @@ def _tokenized(chunks, trained, lengths, around, dtype):
     lost: list[_Taken] = []
     for chunk in chunks:
         written = [item.text for item in chunk]
-        ids = [encoding.ids for encoding in trained.encode_batch_fast(written, add_special_tokens=False)]
+        try:
+            ids = [encoding.ids for encoding in trained.encode_batch_fast(written, add_special_tokens=False)]
+        except Exception as error:  # the library raises bare Exception, where there is no token for what is unknown
+            raise DataError(f"the tokenizer cannot encode these texts ({error})", key=("data", "tokenizer")) from None
         for item, numbers, whole in zip(chunk, ids, loss.survives(trained, written, ids, lengths, around), strict=True):
             array = np.array(numbers, dtype=dtype)
             size = item.bytes if whole else int(lengths[array].sum())

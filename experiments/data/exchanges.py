@@ -63,7 +63,9 @@ class Exchanges:
     def __init__(self, task: Task, source: str, config: ExchangeOptions, chat: Chat, vocabulary: int, data: DataSpec):
         self.task, self.source, self.config, self.chat, self.vocabulary = task, source, config, chat, vocabulary
         self.tokenizer, self.ends, self.spec = chat.tokenizer, chat.ends, data
-        self.begin = self.ends.bos if self.ends.bos is not None else chat.prompt("", config.system)[0]
+        # A template may begin with the prompt, and a tokenizer have nothing that begins a text.
+        first = chat.prompt("", config.system) or chat.prompt(task.longest()[0].prompt, config.system)
+        self.begin = self.ends.bos if self.ends.bos is not None else first[0]
         pad = self.tokenizer.token_to_id(PAD)
         self.pad = 0 if pad is None else pad
 
@@ -71,7 +73,7 @@ class Exchanges:
     def fingerprint(self) -> str:
         """A digest (hex) of the source, every option, the tokenizer and the rule of the splits."""
         content = {"format": FORMAT, "source": self.source, "options": self.config.dump(), "fractions": FRACTIONS}
-        about = getattr(self.task, "content", dict)()
+        about: dict[str, str] = getattr(self.task, "content", dict)()
         return digest(content | {"tokenizer": self.tokenizer.to_str(), "task": about, "plugins": plugin_sources(self.spec.source)})
 
     @cached_property

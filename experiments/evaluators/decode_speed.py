@@ -66,6 +66,7 @@ class DecodeSpeed:
         beside: dict[str, Any] = later({})
 
     needs = frozenset({"decodes"})
+    reads_images = True  # it reads no rows of the data
     metrics = {
         "decode_seconds_per_token": TIME.model_copy(update={"unit": "s per token"}),
         "decode_tokens_per_second": RATE.model_copy(update={"unit": "tokens/s"}),

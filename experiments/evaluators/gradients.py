@@ -37,6 +37,7 @@ class Gradients:
 
         rows: Count = 8
 
+    reads_images = True  # as the objective does
     metrics = {
         "gradient_error_products": Metric(better="lower", compare="ratio"),
         "gradient_error_mixed": Metric(better="lower", compare="ratio"),

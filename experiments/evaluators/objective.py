@@ -29,6 +29,7 @@ class ObjectiveMetrics:
         context: Annotated[int, Field(ge=2)] | None = later(None)
 
     needs: frozenset[str] = frozenset()
+    reads_images = True  # as the objective does
     metrics: dict[str, Metric] | None = None  # the objective's
 
     def __init__(self, config: Config):

@@ -39,6 +39,7 @@ class StateBytes:
         streams: Count = 1
 
     needs = frozenset({"decodes"})
+    reads_images = True  # it reads no rows of the data
     charts = (
         Chart(
             kind="curve",

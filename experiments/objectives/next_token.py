@@ -12,7 +12,7 @@ from arch.model import Model
 from arch.registry import objective
 from arch.spec import Spec
 from experiments import prediction
-from experiments.data.batch import Batch, Rows
+from experiments.data.batch import Batch
 from experiments.metrics import NEXT_TOKEN
 
 
@@ -47,14 +47,14 @@ class NextToken(nn.Module):
         """
         rows = batch["text"]
         assert rows.targets_BT is not None
-        hidden_ND = _hidden(model, rows).flatten(0, 1)
+        hidden_ND = prediction.hidden(model, rows).flatten(0, 1)
         return prediction.means(model, hidden_ND, rows.targets_BT.flatten(), batch.weight, self.byte_lengths_V)
 
     def by_position(self, model: Model, batch: Batch) -> dict[str, Mean]:
         """The means of `forward` for each position: nats with weight 1, and with the bytes of the target; 0 without a target."""
         rows = batch["text"]
         assert rows.targets_BT is not None
-        hidden_BTD = _hidden(model, rows)
+        hidden_BTD = prediction.hidden(model, rows)
         targets_N = rows.targets_BT.flatten()
         inputs = hidden_BTD.flatten(0, 1), model.head_weight, targets_N, model.spec.logit_softcap
         nats_BT, right_BT = (each_N.view_as(rows.targets_BT) for each_N in predictions(*inputs))
@@ -67,10 +67,3 @@ class NextToken(nn.Module):
     def derive(self, values: dict[str, float]) -> dict[str, float]:
         """The metrics of all rows from the means over them: perplexity, and bits per byte in place of nats per byte."""
         return prediction.derived(values)
-
-
-def _hidden(model: Model, rows: Rows) -> torch.Tensor:
-    """The hidden states (B, T, D) of rows, with their images if they have some."""
-    if "images" in rows.extra:
-        return model.trunk(rows.tokens_BT, rows.layout, images=rows.extra["images"])[0]
-    return model.trunk(rows.tokens_BT, rows.layout)[0]

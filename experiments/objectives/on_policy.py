@@ -81,11 +81,11 @@ class OnPolicy(nn.Module):
         """Answers of the student, and the teacher's hidden states over them."""
         rows, config = answers_only(batch["text"]), self.config
         own_B = self._own(rows)
-        ended_B = torch.ones_like(own_B)
+        ended_B = torch.zeros_like(own_B)
         if own_B.any():
             wrote = sampled.answers(model, rows, self.dataset, config.sampling, config.answer_tokens)  # type: ignore[arg-type]
-            rows, ended_B = sampled.chosen(own_B, wrote.rows, rows), wrote.ended_B | ~own_B
-        rows.extra |= {"teacher_hidden": self.teacher.to(rows.tokens_BT.device).hidden(rows), "ended": ended_B}
+            rows, ended_B = sampled.chosen(own_B, wrote.rows, rows), wrote.ended_B & own_B
+        rows.extra |= {"teacher_hidden": self.teacher.to(rows.tokens_BT.device).hidden(rows), "own": own_B, "ended": ended_B}
         return sampled.replaced(batch, text=rows)
 
     def _own(self, rows: Rows) -> torch.Tensor:
@@ -101,7 +101,7 @@ class OnPolicy(nn.Module):
         return {
             "loss": Mean(found.loss, batch.weight),
             "length": Mean(torch.tensor(float(len(found.each_N)), device=found.loss.device), len(rows)),
-            "ended": Mean(rows.extra["ended"].sum(), len(rows)),
+            "ended": Mean(rows.extra["ended"].sum(), rows.extra["own"].sum()),
         }
 
     def _divergence(self, model: Model, rows: Rows) -> Divergence:

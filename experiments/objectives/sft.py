@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 from torch import nn
 
+from arch import registry
 from arch.contracts import Dataset, Mean, Metric, Referred
+from arch.errors import SpecError
 from arch.model import Model
 from arch.registry import objective
 from arch.spec import Spec, place
@@ -46,6 +48,7 @@ class SFT(nn.Module):
         precision: Literal["float32", "bfloat16"] = "float32"
 
     needs = frozenset({"causal", "answers"})
+    reads_images = True
     runs = ("teacher",)
     measured_by = "sft"
     metrics = {
@@ -85,7 +88,9 @@ class SFT(nn.Module):
 
     @classmethod
     def check(cls, config: Config, spec: Any, dataset: Dataset, runs: Mapping[str, Referred]) -> None:
-        """Raises SpecError for a teacher of other tokens."""
+        """Raises SpecError for a teacher of other tokens, and for one that would have to read images."""
+        if "teacher" in runs and getattr(registry.component("source", spec.data.source["type"]), "images", False):
+            raise SpecError("a teacher writes answers to texts alone, and the data have images; expected none", ("teacher",))
         if "teacher" in runs:
             same_tokens.check(spec, dataset, runs["teacher"])
 

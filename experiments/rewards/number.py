@@ -18,9 +18,9 @@ class Number:
 
     def __call__(self, prompt: str, answer: str, reference: str) -> float:
         """From 0 to 1. Raises ValueError for a reference that is no whole number: this reward is not for such data."""
+        right = int(reference)
         try:
-            distance = abs(int(answer) - int(reference))
-        except ValueError:
-            int(reference)
+            distance = abs(int(answer) - right)
+            return 1.0 if distance == 0 else self.config.near / distance
+        except (ValueError, OverflowError):  # no number; one so far away that no float holds the distance
             return 0.0
-        return 1.0 if distance == 0 else self.config.near / distance

@@ -1,9 +1,11 @@
 """Pictures: files that are refused, pixels, crops, and prompts with pictures."""
 
+import io
 import json
 import struct
 import zlib
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -78,7 +80,9 @@ BAD = {
     "text": (lambda path: path.write_text("no picture"), "no picture that Pillow can read"),
     "truncated": (truncated, "cannot be read as a picture"),
     "palette": (lambda path: Image.new("P", (8, 8)).save(path), "colours from a palette"),
-    "transparent": (lambda path: Image.new("RGBA", (8, 8)).save(path), "mode RGBA"),
+    "transparent": (lambda path: Image.new("RGBA", (8, 8)).save(path), "it has mode RGBA"),
+    "one colour transparent": (lambda path: Image.new("RGB", (8, 8)).save(path, transparency=(0, 0, 0)), "stands for transparent"),
+    "sixteen bits": (lambda path: Image.new("I;16", (8, 8)).save(path), ": it has mode I;16; expected RGB"),
     "huge": (huge, f"10,000 x 6,000 pixels; expected at most {MOST:,}"),
 }
 
@@ -90,7 +94,36 @@ def test_what_is_no_plain_picture_is_refused_with_its_name(case, tmp_path):
     make(path)
     with pytest.raises(DataError, match=reason) as error:
         opened(path)
-    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).count(str(path)) == 1 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "DDS", "WEBP", "BMP"])
+def test_a_damaged_file_is_refused_in_one_line_or_read(form, tmp_path, recwarn):
+    """Pillow raises errors of many classes for damaged files, and warns of some."""
+    whole, random = io.BytesIO(), np.random.default_rng(0)
+    Image.effect_noise((24, 18), 60).convert("RGB").save(whole, form)
+    for _ in range(60):
+        damaged = bytearray(whole.getvalue())
+        for place in random.integers(min(150, len(damaged)), size=3):
+            damaged[place] = random.integers(256)
+        (tmp_path / "a").write_bytes(damaged[: random.integers(1, len(damaged))] if random.random() < 0.3 else damaged)
+        try:
+            opened(tmp_path / "a")
+        except DataError as error:
+            assert "\n" not in str(error)
+    assert not recwarn.list
+
+
+def test_a_photograph_is_turned_as_it_says(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter to the right
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.jpg", exif=turned)
+    assert opened(tmp_path / "a.jpg").size == (10, 20)
+
+
+def test_grey_pixels_are_those_of_the_same_picture_in_colours():
+    grey = Image.effect_noise((30, 20), 60)
+    assert torch.equal(pixels(grey, 8), pixels(grey.convert("RGB"), 8))
 
 
 def test_an_animated_file_is_refused(tmp_path):
@@ -115,7 +148,7 @@ def test_a_prompt_is_laid_out_as_gemma_was_trained():
     assert len(shown) == 4 and ids.count(60) == 4 * 9
     text = bytes(token for token in ids if token not in (60, 61, 62)).decode()
     assert text.replace("\n\n", "") == FRAME.format("", "  ")
-    with pytest.raises(DataError, match="1 pictures, but 0 <image> in the prompt"):
+    with pytest.raises(DataError, match="1 picture, but 0 <image> in the prompt"):
         tokens_and_pixels(letters, "a", [picture], vision)
 
 
@@ -157,7 +190,7 @@ def test_generate_reads_a_picture_and_refuses_what_does_not_go_together(tmp_path
     code, said = run("--prompt", "a<image>b", "--image", tmp_path / "a.png", "--tokens", 3)
     assert code == 0, said.err
     for arguments, reason in {
-        ("--prompt", "a", "--image", tmp_path / "a.png"): "1 pictures, but 0 <image>",
+        ("--prompt", "a", "--image", tmp_path / "a.png"): "1 picture, but 0 <image>",
         ("--prompt", "a<image>"): "no --image is given",
         ("--prompt", "a<image>", "--image", tmp_path / "b.png"): "b.png: no such file",
         ("--prompt", "a", "--pan-and-scan", 1.5): "no --image to be cut",

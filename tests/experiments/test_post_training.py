@@ -1,11 +1,13 @@
 """Objectives that learn from answers: whose answers they are, what has a gradient, rewards, and the distance from the start."""
 
 import math
+import re
 
+import numpy as np
 import pytest
 import torch
 
-from arch import checkpoint, registry, tensors
+from arch import checkpoint, document, registry, tensors
 from arch.contracts import Given
 from arch.errors import SpecError
 from arch.generate import drawn, generate
@@ -13,12 +15,15 @@ from arch.kernels.jsd import reference
 from arch.model import new_model
 from arch.model_spec import ModelSpec
 from experiments import policy, sampled, scored
+from experiments.data.batch import Batch
 from experiments.data.dataset import prepare
 from experiments.data.exchange import Exchange
 from experiments.data.exchanges import answers_only
+from experiments.data.sources.pages import PageRows, Pages
 from experiments.evaluators.answers import AnswersEvaluator
 from experiments.objectives.best_of_n import LEAST, log_quantile
 from experiments.objectives.reward_weighted import weights
+from experiments.objectives.sft import SFT
 from experiments.plan import plan, resolve
 from experiments.rewards.copied import edits
 from experiments.train import train
@@ -117,6 +122,26 @@ def test_sft_scores_answers_alone_and_takes_them_from_a_teacher_if_there_is_one(
     assert torch.equal(theirs.tokens_BT, expected.rows.tokens_BT) and not torch.equal(theirs.tokens_BT, rows.tokens_BT)
 
 
+def test_sft_reads_images_and_a_teacher_does_not(run):
+    _, dataset, _, folder = run
+    pages = PageRows(Pages.Config())
+    spec = resolve(document.load("tiny_pages", "experiments", ["data.source.tokens=4", "model.vision.tokens=4"]))
+    model, batch = new_model(spec.model, 0), pages.numbered("train", [0, 1], pages.needed)
+    rows = batch["text"]
+    rows.extra["start"] = (rows.targets_BT >= 0).long().argmax(1) + 1
+    with torch.no_grad():
+        loss = made(run, "sft", teacher=None)
+        loss.folder = None
+        mine = loss(model, loss.prepare(model, batch))["loss"]
+        right = registry.build("objective", {"type": "next_token"}, pages)(model, batch)["loss"]
+        rows.extra["images"] = -rows.extra["images"]
+        other = loss(model, loss.prepare(model, batch))["loss"]
+    assert torch.allclose(mine.sum, right.sum) and mine.weight == right.weight and not torch.allclose(mine.sum, other.sum)
+    config = registry.config("objective", {"type": "sft", "teacher": folder})
+    with pytest.raises(SpecError, match="a teacher writes answers to texts alone"):
+        SFT.check(config, spec, dataset, {"teacher": None})
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
 def test_on_policy_is_the_divergence_over_the_students_own_answers(beta, run):
     _, dataset, model, _ = run
@@ -144,6 +169,12 @@ def test_a_share_of_rows_keeps_its_references(run):
     assert torch.equal(after.targets_BT[~own], kept.targets_BT[~own])
     alone = objective.prepare(run[2], rows_of(run, 64).split(16)[3])["text"]
     assert torch.equal(alone.targets_BT, after.targets_BT[12:16])
+    ended = objective(run[2], Batch.text(after))["ended"]  # of the student's answers alone
+    assert (float(ended.weight), float(ended.sum)) == (
+        int(own.sum()),
+        int(after.extra["ended"].sum()),
+    ) and ended.sum <= ended.weight
+    assert not after.extra["ended"][~own].any()
 
 
 @pytest.mark.parametrize(
@@ -267,6 +298,22 @@ def test_a_resumed_run_with_a_moving_anchor_is_an_uninterrupted_one(run, tmp_pat
 def test_rewards_of_an_answer(kind, answer, expected):
     reward = registry.build("reward", {"type": kind})
     assert float(scored.rewards(reward, [Exchange("7+5=", "12")], [answer])) == expected
+
+
+def test_a_number_too_far_away_for_a_float_is_wrong():
+    far = registry.build("reward", {"type": "number", "near": 0.5})
+    assert far("1+1=", "1" * 400, "2") == 0.0 and far("1+1=", "3", "2") == 0.5
+
+
+@pytest.mark.parametrize(
+    "value, said", [(1e39, "1e+39"), (10**400, "1000"), (float("-inf"), "-inf"), (True, "True"), (None, "None")]
+)
+def test_a_reward_is_a_finite_float32(value, said):
+    with pytest.raises(
+        scored.RewardError, match=rf"gives {re.escape(said)}.* instead of a finite number for the answer 'c' to 'a'"
+    ):
+        scored.rewards(lambda *_: value, [Exchange("a", "b")], ["c"])
+    assert scored.rewards(lambda *_: np.float32(0.5), [Exchange("a", "b")], ["c"]).tolist() == [0.5]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from arch.chat import END_OF_TURN, START_OF_TURN, Chat
 from arch.errors import SpecError
 from arch.tokenizer import Ends
 from experiments.data.dataset import prepare
-from experiments.data.exchanges import answers_only
+from experiments.data.exchanges import Exchanges, answers_only
 from experiments.data.sources.python_bodies import functions
 from experiments.data.tokenizers.byte import Byte
 from experiments.plan import plan, resolve
@@ -151,6 +151,13 @@ def test_a_tokenizer_without_the_turns_is_refused_and_one_with_them_is_read(tiny
     spec["data"]["source"]["template"] = "plain"
     spec["data"]["tokenizer"]["path"] = str(tmp_path / "bytes.json")
     assert plan(spec).data["vocabulary"] == 259
+
+
+def test_a_template_may_begin_with_the_prompt_where_nothing_begins_a_text(tiny):
+    data, ends = dataset(tiny, {"type": "arithmetic", "template": "{prompt}{answer}<eos>"}), Ends(bos=None, eos=2)
+    chat = Chat(data.tokenizer, ends, data.config.template)
+    made = Exchanges(data.task, "arithmetic", data.config, chat, data.vocabulary, data.spec)
+    assert made.begin == data.tokenizer.encode("9", add_special_tokens=False).ids[0]
 
 
 def test_a_model_without_room_for_the_turns_is_refused(tiny):
