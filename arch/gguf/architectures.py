@@ -1,8 +1,9 @@
 """What llama.cpp computes under the names gemma2, gemma3 and gemma-embedding, and which of our models that is, exactly.
 
-Its source decides (`src/models/gemma2.cpp`, `gemma3.cpp`, `gemma-embedding.cpp`, `src/llama-model.cpp`; release b9000 or so, as in
-llama-cpp-python 0.3.36). What a file cannot say is built into the architecture: sandwich norms, GeGLU, embeddings scaled by
-sqrt(D), norms on queries and keys, which layers are global. RMSNorm multiplies by the stored weight there, so 1 + w is stored.
+Its source decides: `src/models/gemma2.cpp`, `gemma3.cpp`, `gemma-embedding.cpp`, `src/llama-model.cpp` in llama-cpp-python 0.3.36.
+What a file cannot say is built into the architecture: sandwich norms, GeGLU, embeddings scaled by sqrt(D), norms on queries and
+keys, which layers are global. (The newest releases read another order of layers from a file; older ones ignore it without a word.)
+RMSNorm multiplies by the stored weight there, so 1 + w is stored.
 """
 
 import math
@@ -21,7 +22,7 @@ POOLS = {"mean": 1, "first": 2, "last": 3}
 class Architecture:
     """One of llama.cpp's.
 
-    name: in a file. period: one layer of so many, the last, is global, if the file says nothing else. large: a model of this many
+    name: in a file. period: one layer of so many, the last, is global. large: a model of this many
     layers scales queries by (D / heads)^-1/2, any other by head_dim^-1/2. caps: whether scores and logits have a softcap.
     """
 
@@ -154,6 +155,10 @@ def _check_windows(layers, found, names):
     if len(kinds) < 2 and (found is not GEMMA3 or False in kinds):
         both = "expected layers with a window and layers without"
         raise ValueError(f"blocks.{names[0]}.mixer.window: llama.cpp's {found.name} has both kinds of layers; {both}")
+    local = [block["mixer"]["window"] is not None for block in layers]
+    if any(local) and local != [i % found.period < found.period - 1 for i in range(len(layers))]:
+        reason = f"llama.cpp's {found.name} has a global layer at every place that {found.period} divides, and no other"
+        raise ValueError(f"pattern: {reason}")
     if found is GEMMA2 and kinds[False]["rope"]["scale"] != kinds[True]["rope"]["scale"]:
         raise ValueError(f"blocks.{names[0]}.mixer.rope.scale: llama.cpp's gemma2 has one for all layers; expected the same")
 
@@ -185,8 +190,6 @@ def metadata(spec: ModelSpec, context: int) -> dict[str, Any]:
         window = local["window"]
         own["attention.sliding_window"] = 2 * window["before"] if isinstance(window, dict) else window
         own["rope.freq_base_swa"] = float(local["rope"]["theta"])
-        if pattern := unusual(spec, found):
-            own["attention.sliding_window_pattern"] = pattern
     if found.caps:
         own["attn_logit_softcapping"] = float(mixer["softcap"])
     if spec.logit_softcap is not None:
@@ -200,10 +203,3 @@ def metadata(spec: ModelSpec, context: int) -> dict[str, Any]:
             own["embedding_length_out"] = spec.vector_dim
     general = {"general.architecture": found.name, "general.type": "model"}
     return general | {f"{found.name}.{key}": value for key, value in own.items()}
-
-
-def unusual(spec: ModelSpec, found: Architecture) -> list[bool] | None:
-    """Which layers have a window, where a file must say so because they are not those of the architecture; else None."""
-    local = [spec.blocks[name].mixer["window"] is not None for name in spec.layer_blocks()]
-    usual = [i % found.period < found.period - 1 for i in range(spec.layers)]
-    return local if local != usual and any(local) else None

@@ -62,7 +62,7 @@ def export(
     context = context or prompts.most_tokens(source) or CONTEXT
     with _appearing(Path(out)) as scratch:
         write(spec, found, scratch, kinds, context, about, progress)
-    return Exported(architecture.name, _sizes(spec, kinds), _notes(spec, architecture, source, about, kinds, found))
+    return Exported(architecture.name, _sizes(spec, kinds), _notes(spec, source, about, kinds, found))
 
 
 def write(
@@ -74,7 +74,10 @@ def write(
     about: Mapping[str, Any],
     progress: Progress | None = None,
 ) -> None:
-    """Write the Tensors of a model. kinds: as `kinds_of` gives them. about: of its vocabulary. Raises ValueError, `KEY: reason`."""
+    """Write the Tensors of a model. kinds: as `kinds_of` gives them. about: of its vocabulary.
+
+    Raises ValueError, `KEY: reason`, for a model that llama.cpp does not compute, and DataError for a tensor that cannot be stored.
+    """
     quantisers = {name: registry.build("quantiser", {"type": name}) for name in FORMATS}
     matrices = [kinds[name] for name in found.entries if len(found.entries[name].shape) > 1]
     version = {"general.quantization_version": QUANTISATION} if set(kinds.values()) & set(FORMATS) else {}
@@ -84,12 +87,13 @@ def write(
 
     def stored():
         for name, tensor in found.read():
-            kind = kinds[name]
+            kind, weight = kinds[name], tensor.detach()
+            if not weight.isfinite().all():
+                raise DataError(f"{name} is not finite", key=None)
             if kind in quantisers:
-                yield architectures.place(name), quantisers[kind].pack(tensor.detach())["blocks"].numpy()
-                continue
-            values = 1 + tensor.detach().float() if tensor.ndim == 1 else tensor.detach()
-            yield architectures.place(name), _bytes(values, FLOATS[kind], name)
+                yield architectures.place(name), quantisers[kind].pack(weight)["blocks"].numpy()
+            else:
+                yield architectures.place(name), _bytes(1 + weight.float() if weight.ndim == 1 else weight, FLOATS[kind], name)
 
     file.write(path, said, entries, stored(), progress)
 
@@ -131,8 +135,7 @@ def _bytes(values, dtype, name):
     """The bytes of a tensor in a float type. Raises DataError where a number of it is beyond that type."""
     cast = values.to(dtype)
     if not cast.isfinite().all():
-        reason = "has numbers that float16 cannot hold" if values.isfinite().all() else "is not finite"
-        raise DataError(f"{name} {reason}", key=None)
+        raise DataError(f"{name} has numbers that {str(dtype).removeprefix('torch.')} cannot hold", key=None)
     return cast.contiguous().view(torch.uint8).numpy()
 
 
@@ -143,7 +146,7 @@ def _sizes(spec, kinds):
     return found
 
 
-def _notes(spec, architecture, source, about, kinds, found):
+def _notes(spec, source, about, kinds, found):
     notes = []
     if set(kinds.values()) & set(FORMATS):
         roles = dict.fromkeys(quantised.role(name, weight) for name, weight in _parameters(spec) if kinds[name] not in FORMATS)
@@ -151,9 +154,6 @@ def _notes(spec, architecture, source, about, kinds, found):
         notes.append(f"not quantised: {listed([*left, 'norms'])}")
         if spec.quantise and any(entry.dtype is not torch.float32 for entry in found.entries.values()):
             notes.append("the file's values are float32; the checkpoint's model rounds them to its own type as well")
-    if architectures.unusual(spec, architecture):
-        key = f"{architecture.name}.attention.sliding_window_pattern"
-        notes.append(f"needs a llama.cpp that reads {key}; older ones take every {architecture.period}th layer for the global one")
     if about["tokenizer.ggml.model"] == "no_vocab":
         notes.append(f"no vocabulary, because {source} has no {checkpoint.TOKENIZER}: tokens are numbers")
     else:

@@ -133,7 +133,7 @@ def test_what_a_file_says_of_gemma3(tmp_path):
 def test_what_a_file_says_of_the_others():
     gemma2 = architectures.metadata(spec("gemma2"), 8192)
     assert gemma2["gemma2.attn_logit_softcapping"] == 20 and gemma2["gemma2.final_logit_softcapping"] == 30
-    assert gemma2["gemma2.context_length"] == 8192 and "gemma2.attention.sliding_window_pattern" not in gemma2
+    assert gemma2["gemma2.context_length"] == 8192 and gemma2["gemma2.attention.sliding_window"] == 6
     encoder = architectures.metadata(spec("gemma-embedding"), 8192)
     said = {key.removeprefix("gemma-embedding."): value for key, value in encoder.items()}
     assert said["attention.sliding_window"] == 6 and said["attention.causal"] is False and said["pooling_type"] == 1
@@ -144,10 +144,7 @@ def test_what_a_file_says_of_the_others():
     assert one["gemma-embedding.embedding_length_out"] == 96 and "gemma-embedding.dense_3_feat_in" not in one
 
 
-def test_layers_in_another_order_are_written_down():
-    """Every third layer is global; a file of another order says which layers have a window, and the export says so."""
-    other = spec(pattern=["2*local", "global"])
-    assert architectures.metadata(other, 1)["gemma3.attention.sliding_window_pattern"] == [True, True, False] * 2 + [True]
+def test_without_a_window_a_file_says_nothing_of_one():
     whole = architectures.metadata(spec(pattern=["global"]), 1)
     assert not any("sliding_window" in key or "swa" in key for key in whole)
 
@@ -175,6 +172,16 @@ REFUSED = {
         "gemma3",
         {"blocks.wide": {"like": "local", "mixer": {"window": 9}}, "pattern": ["local", "wide", "global"]},
         "blocks.wide.mixer.window: a GGUF file has one for the layers with a window; 6 in one layer and 9 in another",
+    ),
+    "another order": (
+        "gemma3",
+        {"pattern": ["2*local", "global"]},
+        "pattern: llama.cpp's gemma3 has a global layer at every place that 6",
+    ),
+    "the other order": (
+        "gemma2",
+        {"pattern": ["global", "local"]},
+        "pattern: llama.cpp's gemma2 has a global layer at every place that 2",
     ),
     "only windows": ("gemma3", {"pattern": ["local"]}, "blocks.local.mixer.window: llama.cpp's gemma3 has both kinds of layers"),
     "unscaled embeddings": ("gemma3", {"embed_scale": "none"}, "embed_scale: llama.cpp's gemma3 scales by sqrt_dim, not none"),
@@ -298,6 +305,17 @@ def test_widths_and_formats_that_do_not_fit(tmp_path):
     with pytest.raises(SpecError, match=r"spec.yaml:\d+: quantise.matrix.type: GGUF files have no sfp8; expected q4_0 or q8_0"):
         export(other, tmp_path / "f")
     assert not (tmp_path / "f").exists()
+
+
+def test_a_weight_that_is_not_finite_leaves_no_file(tmp_path):
+    folder, model = saved(tmp_path / "c")
+    with torch.no_grad():
+        model.blocks[3].ffn.component.up.weight[1, 2] = float("nan")
+    checkpoint_with(model, folder)
+    for formats in ({}, {"matrix": "q4_0"}):
+        with pytest.raises(DataError, match=r"blocks\.3\.ffn\.component\.up\.weight is not finite"):
+            export(folder, tmp_path / "f", quantise=formats)
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 def test_the_command(tmp_path):
