@@ -16,6 +16,7 @@
 # make test-lm-eval the evaluator lm_eval, with EleutherAI's harness
 # make test-embedding  sentence-transformers loads the encoders that we export, with our vectors; mteb runs its tasks on one
 # make test-trackers  the exports to Weights & Biases and MLflow, opened with their own libraries
+# make test-gguf    llama.cpp's package `gguf` reads the GGUF files that we export, and writes the same bytes
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
@@ -30,7 +31,7 @@ cpu-avx512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
 cpu-avx512-bf16 := ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16
 cpu-plain := ARCHBENCH_NATIVE=0
 
-.PHONY: ablation laptop simulate test test-slow test-large test-browser test-scale smoke studies findings chaos test-cpus test-triton test-transformers test-lm-eval test-embedding test-trackers check format clean
+.PHONY: ablation laptop simulate test test-slow test-large test-browser test-scale smoke studies findings chaos test-cpus test-triton test-transformers test-lm-eval test-embedding test-trackers test-gguf check format clean
 
 ablation: .venv/installed
 	$(BIN)/archbench study run gemma3/local_global --scale demo
@@ -111,6 +112,11 @@ test-embedding: .venv/installed
 test-trackers: .venv/installed
 	$(INSTALL) '.[test,wandb,mlflow]'
 	ARCHBENCH_NEEDS_TRACKERS=1 $(BIN)/python -m pytest tests/analysis/test_exports.py
+
+# ARCHBENCH_NEEDS_GGUF=1: the package that is not installed is an error and no reason to skip.
+test-gguf: .venv/installed
+	$(INSTALL) '.[test,gguf]'
+	ARCHBENCH_NEEDS_GGUF=1 $(BIN)/python -m pytest tests/arch/test_gguf_library.py
 
 check: .venv/checks
 	$(BIN)/ruff check .

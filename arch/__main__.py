@@ -18,6 +18,7 @@ SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A path ending
 
 
 QUANTISE = "Round the weights: q4_0, or by role, embedding=q8_0,attention=q8_0,matrix=q4_0 (`list` has the formats)."
+GGUF_QUANTISE = "gguf: round the weights, q4_0 or q8_0, or by role, as `show` does; by default as the checkpoint was trained."
 
 
 @app.command("list")
@@ -47,7 +48,7 @@ def show(
 
     Of a model with quantised weights also its memory by format: weights packed, cache also in 8 bits, activations.
     """
-    root, resolved = _load(spec, [*changes, *(_roles(quantise) if quantise is not None else ())])
+    root, resolved = _load(spec, [*changes, *(f"quantise.{role}.type={name}" for role, name in _roles(quantise).items())])
 
     from arch import cost, packed, probe_model, remarks
     from arch.spec import digest
@@ -132,13 +133,24 @@ def import_(
 @app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint in our format, such as a finished run.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create.")],
-    truncate_dim: Annotated[int | None, typer.Option(help="Of an encoder: how many numbers of a vector it gives.")] = None,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create; with `--format gguf` the file.")],
+    format: Annotated[str, typer.Option(help="hf: a Hugging Face folder; gguf: a file for llama.cpp.")] = "hf",
+    truncate_dim: Annotated[int | None, typer.Option(help="hf, of an encoder: how many numbers of a vector it gives.")] = None,
+    quantise: Annotated[str | None, typer.Option(metavar="FORMAT", help=GGUF_QUANTISE)] = None,
+    dtype: Annotated[str | None, typer.Option(help="gguf: of matrices that are not rounded; float32 by default.")] = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="gguf: tokens that the model reads; the checkpoint's, else 8192.")
+    ] = None,
 ):
     """Write a checkpoint as a Hugging Face folder, if a class of `transformers` computes exactly this model.
 
-    A model with a pool becomes a folder of sentence-transformers.
+    A model with a pool becomes a folder of sentence-transformers. With `--format gguf`: a file for llama.cpp.
     """
+    given = {"--truncate-dim": truncate_dim, "--quantise": quantise, "--dtype": dtype, "--context": context}
+    _check_format(format, {name for name, value in given.items() if value is not None})
+    if format == "gguf":
+        _export_gguf(checkpoint, out, quantise, dtype or "float32", context)
+        return
     from arch import hf
 
     with _bar(f"Exporting {checkpoint}") as progress:
@@ -148,6 +160,30 @@ def export(
         print("  vectors are cut and not made of length 1 again, unless one asks for it (normalize_embeddings=True)")
     for what, release in hf.since(out).items():
         print(f"  needs transformers {release}: {what}")
+
+
+def _check_format(format, given):
+    """Raises DataError for a format of exports that does not exist, and for options that are of another one."""
+    from arch.errors import DataError, nearest
+
+    options = {"hf": {"--truncate-dim"}, "gguf": {"--quantise", "--dtype", "--context"}}
+    if format not in options:
+        raise DataError(f"--format: no format {format!r}{nearest(format, options)}", key=None)
+    for name in sorted(given - options[format]):
+        raise DataError(f"{name}: not of --format {format}, which has {', '.join(sorted(options[format]))}", key=None)
+
+
+def _export_gguf(checkpoint, out, quantise, dtype, context):
+    _dtype(dtype)
+    from arch import units
+    from arch.gguf.export import export
+
+    with _bar(f"Exporting {checkpoint}") as progress:
+        done = export(checkpoint, out, dtype, _roles(quantise), context, progress)
+    sizes = ", ".join(f"{units.size(size)} in {kind}" for kind, size in done.kinds.items())
+    print(f"{out}: {done.architecture}, {sizes}")
+    for note in done.notes:
+        print(f"  {note}")
 
 
 @app.command()
@@ -257,19 +293,21 @@ def _load(reference, changes=()):
 
 
 def _roles(text):
-    """The overrides that `--quantise` stands for: one format for every role, or ROLE=FORMAT for some. Raises SpecError."""
+    """{role: format} that `--quantise` stands for: one format for every role, or ROLE=FORMAT for some. Raises SpecError."""
     from arch.errors import SpecError, nearest
     from arch.model_spec import ROLES
 
+    if text is None:
+        return {}
     if "=" not in text:
-        return [f"quantise.{role}.type={text}" for role in ROLES]
+        return dict.fromkeys(ROLES, text)
     pairs = [each.partition("=") for each in text.split(",")]
     for role, equals, name in pairs:
         if not equals or not name:
             raise SpecError(f"expected FORMAT or ROLE=FORMAT,ROLE=FORMAT, got {text!r}", file="--quantise")
         if role not in ROLES:
             raise SpecError(f"no role {role!r}{nearest(role, ROLES)}", file="--quantise")
-    return [f"quantise.{role}.type={name}" for role, _, name in pairs]
+    return {role: name for role, _, name in pairs}
 
 
 def _dtype(name):

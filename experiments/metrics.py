@@ -29,6 +29,7 @@ OF_RUNS = {
 # does not grow with them; 0 for attention, so it is compared by difference. decode_bytes: what one stream reads for the next
 # token, every weight and its whole cache, after a row of the training context, or after N tokens (`cost/decode_bytes@N`).
 # cache_bytes@N: of one stream of N tokens. cache_over_weights@N: that over the bytes of all weights, both in one type.
+# weight_bytes: of all weights as they are stored, packed where they are quantised and in float32 where not.
 # vector_bytes: what an encoder keeps of a text, its vector in float32 before any quantisation; a model without a pool has none.
 COSTS = {
     "cost/parameters": Metric(unit="parameters", compare="ratio"),
@@ -39,6 +40,7 @@ COSTS = {
     "cost/state_bytes": Metric(unit="B"),
     "cost/decode_bytes": Metric(unit="B", compare="ratio"),
     "cost/vector_bytes": Metric(unit="B", compare="ratio"),
+    "cost/weight_bytes": Metric(unit="B", compare="ratio"),
 }
 CACHE, DECODE, OVER_WEIGHTS = "cost/cache_bytes", "cost/decode_bytes", "cost/cache_over_weights"
 AT_CONTEXT = (CACHE, DECODE, OVER_WEIGHTS)
@@ -59,6 +61,7 @@ TITLES = {
     "cost/state_bytes": "constant state",
     "cost/decode_bytes": "bytes read per decoded token",
     "cost/vector_bytes": "vector of one text",
+    "cost/weight_bytes": "weights as they are stored",
 }
 
 

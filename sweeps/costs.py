@@ -18,6 +18,7 @@ PLACES = {
     "cost/state_bytes": ("state_bytes",),
     "cost/decode_bytes": ("decode_bytes",),
     "cost/vector_bytes": ("vector_bytes",),
+    "cost/weight_bytes": ("weight_bytes",),
 }
 # Costs that only running every block on the meta device shows; the others follow from shapes.
 SLOW = ("cost/training_memory_bytes",)
@@ -41,6 +42,8 @@ def cost_metric(name: str, spec: ExperimentSpec | None, cost: Mapping[str, Any])
         return _number((_decode if name.startswith(DECODE) else over_weights)(tokens, spec, cost))
     if name not in PLACES:
         return None
+    if name == "cost/weight_bytes":
+        return _number(_weights(spec, cost))
     value = _at(cost, PLACES[name])
     if value is None and spec is not None and name not in SLOW and PLACES[name][0] not in cost:
         value = _at(_outline(spec, spec.data.context), PLACES[name])
@@ -70,16 +73,32 @@ def _cache(tokens, spec, cost):
     return cache_bytes(spec.model, tokens)["total"]
 
 
-# `_cache` and weights are both counted in float32.
+# `_cache` and weights that are not quantised are counted in float32.
 SIZE = 4
 
 
 def _over_weights(tokens, spec, cost):
     """The cache of one stream of `tokens` tokens over the weights."""
-    cache, parameters = _cache(tokens, spec, cost), _at(cost, PLACES["cost/parameters"])
+    cache, parameters = _cache(tokens, spec, cost), _parameters(spec, cost)
+    return None if cache is None or parameters is None else cache / (SIZE * parameters)
+
+
+def _parameters(spec, cost):
+    parameters = _at(cost, PLACES["cost/parameters"])
     if parameters is None and spec is not None:
         parameters = _at(_outline(spec, spec.data.context), PLACES["cost/parameters"])
-    return None if cache is None or parameters is None else cache / (SIZE * parameters)
+    return parameters
+
+
+def _weights(spec, cost):
+    """Bytes of all weights, packed where the model quantises them."""
+    if spec is None:  # the cost alone does not say what is quantised
+        return None
+    if spec.model.quantise is None:
+        return SIZE * _parameters(spec, cost)
+    from arch import packed
+
+    return packed.total(packed.weights(spec.model, spec.model.quantise.roles(), "float32"))
 
 
 def _decode(tokens, spec, cost):

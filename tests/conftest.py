@@ -126,6 +126,7 @@ def made_up_benchmark():
         if device == "cpu":
             case = {"spec": "small/gemma3", "context": 512}
             found.append(timed("train", "hf-compiled", case, 3.0, 4096.0, "tokens"))
+            found += [timed("quantised step", side, case, seconds, 4096.0) for side, seconds in (("plain", 2.0), ("q4_0", 2.2))]
             for spec in ("small/gemma3", "medium/gemma3"):
                 case = {"spec": spec, "context": 2000, "batch": 1}
                 found += [timed("decode", f"{side} bfloat16", case, 1.5, 32.0, "tokens") for side in ("ours", "llama.cpp")]

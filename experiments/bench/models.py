@@ -15,7 +15,7 @@ from experiments import compiled
 from experiments.bench import products
 from experiments.bench.against import KINDS, installed
 from experiments.bench.child import Lodger, in_child
-from experiments.bench.peers import gguf_file
+from experiments.bench.peers import llama_cpp
 from experiments.bench.peers.llama_cpp import LlamaCpp
 from experiments.bench.profile import profiled
 from experiments.bench.record import Measurement
@@ -115,7 +115,7 @@ def decoding(journal, spec, name, context, batch, bench_spec, device):
             add(f"ours{ending}", partial(ours.fill, prompt_BT, further), partial(ours.decode, bench_spec.decode_tokens))
             if "llama.cpp" in peers:
                 try:
-                    gguf_file.architecture(spec)
+                    llama_cpp.check(spec)
                 except SpecError as error:
                     journal.note(f"llama.cpp, {name}: not measured: {error.reason}")
                 else:

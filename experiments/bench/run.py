@@ -14,7 +14,7 @@ from arch.errors import SpecError
 from arch.express import loaded
 from arch.kernels import paths
 from experiments import device as devices
-from experiments.bench import ceilings, distillation, encoding, kernels, models, workbench
+from experiments.bench import ceilings, distillation, encoding, kernels, models, quantised, workbench
 from experiments.bench.against import KINDS, installed
 from experiments.bench.journal import Journal
 from experiments.bench.peer import expressed
@@ -91,6 +91,9 @@ def of_model(journal, spec, name, bench_spec, device):
         if "profile" in bench_spec.measure:
             with journal.part(f"profile {name} {context}"):
                 models.profile(journal, spec, name, context, bench_spec, device)
+        if "quantise" in bench_spec.measure:
+            with journal.part(f"quantise {name} {context}"):
+                quantised.quantised(journal, spec, name, context, bench_spec, device)
     if "decode" in bench_spec.measure:
         for context in bench_spec.decode_contexts:
             for batch in bench_spec.batches:

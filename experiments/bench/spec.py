@@ -11,7 +11,7 @@ from experiments.bench.against import Name
 from experiments.bench.record import PEERS, BenchRecord, Ratio, spread
 
 # Measured for each named model that is no encoder, for each that is one, and once, without a named model.
-OfModels = Literal["train", "decode", "memory", "profile"]
+OfModels = Literal["train", "decode", "memory", "profile", "quantise"]
 OfEncoders = Literal["encode", "stream", "contrastive"]
 OfKernels = Literal["scan", "loss", "reach", "distill", "lightning", "start"]
 MODELS, ENCODERS, KERNELS = get_args(OfModels), get_args(OfEncoders), get_args(OfKernels)
@@ -231,6 +231,8 @@ def _targets():
             share = _speedup("train", side, "products", spec="small/gemma3", context=context)
             how = "eager" if side == "ours" else "compiled"
             yield Target(f"Gemma 3 small, share of the product floor at {context:,}, {how}", share, unit="", least=least)
+    slower = _speedup("quantised step", "plain", "q4_0", spec="small/gemma3", context=512)
+    yield Target("Gemma 3 small, step with weights rounded to q4_0 at 512, time over that of a plain one", slower, most=1.25)
     peer, encoder = "sentence-transformers", {"spec": "small/embeddinggemma", "context": 512}
     for kind, least in (("float32", 1.3), ("bfloat16", 2.0)):
         for texts, rows in (("full", "rows of 512 tokens"), ("functions", "functions of all lengths")):

@@ -8,7 +8,7 @@ import torch
 from arch import checkpoint, cost, packed, registry, tensors, token_plan
 from arch.document import node
 from arch.errors import SpecError
-from arch.kernels import decode, native
+from arch.kernels import decode, native, products
 from arch.layout import TokenLayout
 from arch.model import Model, new_model
 from arch.model_spec import ModelSpec
@@ -66,6 +66,20 @@ def test_plain_gradients_are_those_of_the_rounded_weights(quantise, rest):
     for (name, mine), (_, theirs) in zip(ours.named_parameters(), plain.named_parameters(), strict=True):
         assert mine.grad is not None and mine.grad.norm() > 0, name
         assert torch.equal(mine.grad, theirs.grad), name
+
+
+@cases
+def test_in_bfloat16_it_computes_with_the_rounded_weights_too(quantise, rest):
+    """Logits and gradients under `bf16-mixed`, in a second pass as well: no cast of a weight outlives its rounding."""
+    ours, plain = pair(quantise, **rest)
+    for _ in range(2):
+        for model in (ours, plain):
+            with products.casting():
+                model(tokens()).float().square().sum().backward()
+        with torch.no_grad(), products.casting():
+            assert torch.equal(ours(tokens()), plain(tokens()))
+        for (name, mine), (_, theirs) in zip(ours.named_parameters(), plain.named_parameters(), strict=True):
+            assert mine.grad.dtype is torch.float32 and torch.equal(mine.grad, theirs.grad), name
 
 
 def test_clipped_weights_get_no_gradient_by_that_name():

@@ -19,10 +19,10 @@ from arch.kernels import products as funnel
 from arch.model_spec import ModelSpec
 from experiments import __main__ as commands
 from experiments import device
-from experiments.bench import ceilings, journal, kernels, models, products, workbench
+from experiments.bench import ceilings, journal, kernels, models, products, quantised, workbench
 from experiments.bench.child import ChildFailed, Lodger, in_child
 from experiments.bench.peer import check_same, new_peer
-from experiments.bench.peers import gguf_file
+from experiments.bench.peers import llama_cpp
 from experiments.bench.peers.llama_cpp import LlamaCpp
 from experiments.bench.profile import profiled
 from experiments.bench.record import NAME, BenchRecord, Measurement, ratio
@@ -337,7 +337,7 @@ def test_a_file_that_extends_a_shipped_benchmark_is_checked_by_line(tmp_path):
 
 def test_shipped_benchmarks_are_valid_and_cpu_measures_every_target():
     found = {name: BenchSpec.parse(document.load(name, "bench")) for name in document.shipped("bench")}
-    assert set(found) == {"cpu", "distillation", "gpu", "kernels", "peers", "decode", "precisions", "encoding"}
+    assert set(found) == {"cpu", "distillation", "gpu", "kernels", "peers", "decode", "precisions", "encoding", "quantised"}
     assert set(found["cpu"].specs) == set(SMALL) and {*MODELS, *KERNELS} == set(found["cpu"].measure)
     assert found["cpu"].against and found["cpu"].stock and found["cpu"].compile
     assert found["gpu"].device == "cuda"
@@ -432,16 +432,27 @@ def test_llama_cpp_computes_the_same_model(name, dtype, bound):
     assert (logits_B1V[:, 0] - theirs).abs().max() <= bound * theirs.abs().max()
 
 
-def test_a_gguf_file_is_written_only_of_what_llama_cpp_computes():
-    for changes, reason in (
-        ({"pattern": ["local"]}, "has a global layer at every 6th place"),
-        ({"blocks.local.mixer.query_scale": 0.5, "blocks.global.mixer.query_scale": 0.5}, "the scale of queries"),
+def test_llama_cpp_is_measured_only_with_what_it_computes():
+    q4 = {"quantise.matrix.type": "q4_0"}
+    for name, changes, reason in (
+        ("small/gemma3", {"pattern": ["local"]}, "blocks.local.mixer.window: llama.cpp's gemma3 has both kinds of layers"),
+        ("small/recurrentgemma", {}, "blocks.recurrent.mixer.type: "),
+        ("small/gemma3", q4, "quantise: llama.cpp is measured with float weights"),
     ):
         with pytest.raises(SpecError, match=reason):
-            gguf_file.architecture(tiny("small/gemma3", **changes))
-    with pytest.raises(SpecError, match="measured for gemma2 and gemma3 only; this is recurrent_gemma"):
-        gguf_file.architecture(tiny("small/recurrentgemma"))
-    assert gguf_file.architecture(tiny("small/gemma3")) == "gemma3"
+            llama_cpp.check(tiny(name, **changes))
+    llama_cpp.check(tiny("small/gemma3"))
+
+
+def test_steps_with_rounded_weights_stand_beside_a_plain_one(tmp_path, spec_file):
+    record = bench(asked(spec_file, measure=["quantise"]), tmp_path / "out", tell=lambda line: None)
+    found = {each.side for each in record.measurements if each.what == "quantised step"}
+    assert record.status == "finished" and found == {"plain", "int4_channel", "sfp8"}
+    assert record.speedup("quantised step", "plain", "sfp8", spec=spec_file, context=16).rounds == 3
+    left = [note for note in record.notes if "not measured: matrix: q4_0 needs rows of a multiple of 32 values" in note]
+    assert len(left) == 1 and len(record.notes) == 2
+    plain = tiny("small/gemma3")
+    assert quantised.rounded(quantised.rounded(plain, "sfp8"), None) == plain
 
 
 def test_what_other_programs_take_is_told():

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 
-from arch import cost, document
+from arch import cost, document, quantised
 from arch.errors import SpecError
 from experiments.metrics import COSTS
 from experiments.plan import resolve
 from sweeps import study
-from sweeps.costs import cost_metric
+from sweeps.costs import cost_metric, exact_cost
 from sweeps.metrics import declared, metric_of
 from sweeps.study import arm_cost
 
@@ -32,6 +32,7 @@ def test_every_cost_has_the_number_that_the_cost_model_computes(resolved):
         "cost/training_memory_bytes": known["training_bytes"]["total"],
         "cost/state_bytes": known["state_bytes"],
         "cost/decode_bytes": known["decode_bytes"],
+        "cost/weight_bytes": 4 * known["parameters"]["total"],
     }
     assert all(isinstance(value, float) and value > 0 for value in values.values())
 
@@ -43,6 +44,19 @@ def test_the_cache_is_that_of_its_context_however_it_is_known(tokens, resolved):
     assert cost_metric(f"cost/cache_bytes@{tokens}", resolved, known) == expected
     alone = cost_metric(f"cost/cache_bytes@{tokens}", None, known)  # from the record of a study: what it holds, or nothing
     assert alone == (expected if tokens in (32, 4096) else None)
+
+
+def test_quantised_weights_count_as_they_are_stored(tiny):
+    """In 8 bits with a scale per row; the embedding and what has no role in float32."""
+    known = arm_cost(resolve(tiny), 4096)["parameters"]
+    tiny["model"]["quantise"] = {"attention": {"type": "sfp8"}, "matrix": {"type": "sfp8"}}
+    spec = resolve(tiny)
+    rows, values = 0, 0
+    for matrices in (quantised.shapes(spec.model)[role] for role in ("attention", "matrix")):
+        rows, values = rows + sum(n for n, _ in matrices), values + sum(n * width for n, width in matrices)
+    wanted = values + 4 * rows + 4 * (known["total"] - values)
+    assert cost_metric("cost/weight_bytes", spec, arm_cost(spec, 4096)) == wanted == exact_cost("cost/weight_bytes", spec)
+    assert cost_metric("cost/weight_bytes", None, {"parameters": {"total": 7}}) is None
 
 
 def test_what_has_no_such_cost_has_none():

@@ -13,13 +13,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from arch import tensors
 from arch.cost import DTYPES
+from arch.errors import SpecError
+from arch.gguf import architectures, export, vocabulary
 from arch.model import new_model
 from arch.model_spec import ModelSpec
-from experiments.bench.peers import gguf_file
 from experiments.bench.sides import tokens_of
 
 UBATCH = 512  # tokens that are read at once
+
+
+def check(spec: ModelSpec) -> None:
+    """Raises SpecError if llama.cpp does not compute exactly a resolved ModelSpec, with float weights."""
+    try:
+        architectures.architecture(spec)
+    except ValueError as error:
+        raise SpecError(str(error), ("against",)) from None
+    if spec.quantise is not None:
+        raise SpecError("quantise: llama.cpp is measured with float weights; expected null", ("against",))
 
 
 class LlamaCpp:
@@ -45,7 +57,9 @@ class LlamaCpp:
         if self.model is None:
             with tempfile.TemporaryDirectory(prefix="archbench-") as folder:
                 path = Path(folder) / "model.gguf"
-                gguf_file.write(new_model(self.spec, seed=0).to(DTYPES[self.dtype]), path, capacity)
+                weights = tensors.of_mapping(dict(new_model(self.spec, seed=0).to(DTYPES[self.dtype]).named_parameters()))
+                kinds, about = export.kinds_of(self.spec, {}, self.dtype), vocabulary.metadata(None, self.spec.vocab_size)
+                export.write(self.spec, weights, path, kinds, capacity, about)
                 options = library.llama_model_default_params()
                 options.n_gpu_layers = 0
                 self.model = library.llama_model_load_from_file(str(path).encode(), options)
