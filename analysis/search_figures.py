@@ -209,7 +209,7 @@ def _text(trial, each):
 
 @styled
 def mixtures(study, found: Searched):
-    """The mixtures of the best finished trials, a panel for each mixture of the space and a bar for each trial; None without any."""
+    """The mixtures of the best finished trials, a panel for each mixture of the space, a bar for each trial; None without any."""
     name = next(iter(found.objectives))
     named = {each.mixture: [part for part in found.dimensions if part.mixture == each.mixture] for each in found.dimensions}
     named.pop("", None)

@@ -20,7 +20,7 @@ from arch.texts_to_rows import ids_of, padding_of
 from arch.tokenizer import Ends
 from experiments import costs
 from experiments.data import cache as cached
-from experiments.data import learned, left_out, loss, mining, pair_files, pair_splits, taught, texts
+from experiments.data import learned, left_out, loss, mining, pair_files, pair_splits, texts
 from experiments.data.encoded import encoded
 from experiments.data.pair import parts_of
 from experiments.data.pair_splits import FRACTIONS
@@ -103,8 +103,8 @@ def place(part):
 def _build(splits, parts, deciding, data, vocab_size, folder):
     """Learn the tokenizer from the train split, encode every text once, mine, and write all of it into `folder`."""
     console = Console(stderr=True, markup=False)
-    own = taught.of_pairs(splits["train"])
-    trained, around, vocabulary, lengths = learned.learn(data.tokenizer, own, vocab_size, console)
+    taught = list(dict.fromkeys(text for pair in splits["train"] for text in pair.texts))
+    trained, around, vocabulary, lengths = learned.learn(data.tokenizer, taught, vocab_size, console)
     entries = list(dict.fromkeys(each for split in SPLITS for pair in splits[split] for each in pair_files.prompted(pair, parts)))
     written = [prompt + text for prompt, text in entries]
     ids = _ids(trained, written, console)

@@ -1,40 +1,43 @@
-"""The texts that teach a tokenizer when another source than the run's own does: those of its train split."""
+"""A tokenizer that another source's data taught: the one that a run on that source learns."""
 
-import hashlib
 from typing import Any
 
+import tokenizers
+
 from arch import registry
-from arch.errors import DataError
 from arch.spec import digest
-from experiments.data import pair_splits
-from experiments.data import texts as sources
-from experiments.data.pair import Pair
-from experiments.data.split import split_of
+from experiments.data import texts
+from experiments.spec import DataSpec
+
+# Tokens per row, which decide no tokenizer: a text of a pair needs room behind its prompt, a text corpus needs whole rows.
+OF_PAIRS, OF_TEXTS = 2**16, 2
 
 
 def resolved(source: dict[str, Any]) -> dict[str, Any]:
     """A source of texts or of pairs, with every option. Raises SpecError, which names the option; ValueError for others."""
     kind = registry.component("source", source["type"])
-    return sources.resolved_pairs(source) if hasattr(kind, "pairs") else sources.resolved(source)
+    return texts.resolved_pairs(source) if hasattr(kind, "pairs") else texts.resolved(source)
 
 
-def of_pairs(pairs: list[Pair]) -> list[str]:
-    """The texts of pairs, each once, in their order."""
-    return list(dict.fromkeys(text for pair in pairs for text in pair.texts))
+def tokenizer(source: dict[str, Any], learned: dict[str, Any], vocab_size: int) -> tokenizers.Tokenizer:
+    """What the train split of a resolved source teaches the resolved tokenizer `learned`, of at most `vocab_size` tokens.
 
+    It is taken from that source's prepared data: they are in the cache where another run reads them, and are prepared now where
+    none does. Raises DataError.
+    """
+    from experiments.data.dataset import prepare  # it imports the tokenizers by name, the caller among them
 
-def texts(source: dict[str, Any]) -> list[str]:
-    """The texts of the train split of a resolved source, as its own dataset would teach them. Raises DataError."""
-    component = registry.build("source", source)
-    if hasattr(component, "pairs"):
-        splits, _ = pair_splits.read(component, source["type"], pair_splits.FRACTIONS)
-        return of_pairs(splits["train"])
-    found = [text for _, text in component.documents() if split_of(hashlib.sha256(text.encode()).digest()) == "train"]
-    if not found:
-        raise DataError(f"the source {source['type']} has no text in its train split", key=("data", "tokenizer", "learned_from"))
-    return list(dict.fromkeys(found)) if getattr(component, "repeats", False) else found
+    context = OF_PAIRS if hasattr(registry.component("source", source["type"]), "pairs") else OF_TEXTS
+    made = prepare(DataSpec(source=source, tokenizer=learned, context=context, rows=1), vocab_size).tokenizer
+    assert made is not None, "a source of texts or of pairs has a tokenizer"
+    return tokenizers.Tokenizer.from_str(made.to_str())
 
 
 def content(source: dict[str, Any]) -> str:
-    """A digest (hex) that changes when the texts may have: of the files of a resolved source, or of its texts. Raises DataError."""
-    return sources.stamp(source) or digest(texts(source))
+    """A digest (hex) that changes when the texts of a resolved source may have. Raises DataError."""
+    component = registry.build("source", source)
+    mark: str | None = texts.stamp(source)
+    if mark is not None:
+        return mark
+    read = component.pairs if hasattr(component, "pairs") else component.documents
+    return digest([list(each) for each in read()])

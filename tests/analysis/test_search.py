@@ -172,14 +172,15 @@ def test_a_mixture_is_shown_by_its_parts(make_study):
         for each in trials_of(12, objectives=("select/loss",), dead=0.0)
     ]
     space = {"mixture": {"simplex": keys, "concentration": 1.0, "first": []}}
-    study = load(make_study(effects=ARMS, seeds=2, trials=made, search=search_of(made, ("select/loss",), space=space), known_worse=()))
+    found = search_of(made, ("select/loss",), space=space)
+    study = load(make_study(effects=ARMS, seeds=2, trials=made, search=found, known_worse=()))
     found = searched(study.record)
     assert [each.name for each in found.dimensions] == keys and {each.mixture for each in found.dimensions} == {"mixture"}
     assert [each.short for each in found.dimensions] == ["code.weight", "names.weight", "notes.weight"]
     drawn = search_figures.figures(study)
     (axes,) = drawn["search_mixtures"].axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["code.weight", "names.weight", "notes.weight"]
-    assert len(axes.patches) == 36 and [label.get_text() for label in axes.get_yticklabels()][0].startswith("best 1: ")
+    assert len(axes.patches) == 36 and axes.get_yticklabels()[0].get_text().startswith("best 1: ")
     shown = search.section(study)
     assert "over 2 dimensions" in shown and "The best mixtures" in shown and "names.weight" in shown
     assert keys[0] in search.text(study)

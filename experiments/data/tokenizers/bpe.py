@@ -49,9 +49,10 @@ class BPE:
             self.content = lambda: taught.content(config.learned_from)
 
     def train(self, texts):
-        """The Tokenizer trained on `texts` (a list), or on those of `learned_from`, by merging the most frequent pairs."""
+        """The Tokenizer trained on `texts` (a list) by merging the most frequent pairs; with `learned_from`, on those of that."""
         if self.config.learned_from is not None:
-            texts = taught.texts(self.config.learned_from)
+            own = {"type": "bpe", "vocab_size": self.config.vocab_size}
+            return taught.tokenizer(self.config.learned_from, own, self.config.vocab_size)
         built = Tokenizer(models.BPE())
         byte_level.attach(built, words=True)
         trainer = trainers.BpeTrainer(
