@@ -52,7 +52,7 @@ test-scale: .venv/installed
 	$(BIN)/python -m pytest -m scale tests/scale $(PYTEST)
 
 smoke: .venv/installed
-	$(BIN)/python -m pytest -n 2 -m smoke tests/sweeps/test_smoke.py $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m smoke tests/sweeps/test_smoke.py $(PYTEST)
 
 # Stop it with Ctrl-C; the same command goes on. A study that fails does not keep the others from running.
 STUDIES ?= $(patsubst sweeps/specs/%.yaml,%,$(shell grep -l laptop: sweeps/specs/*/*.yaml))

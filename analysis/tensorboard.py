@@ -121,9 +121,22 @@ def _digest(path):
 FIRST = {"tagFilter": "^(report|train)/", "runColorGroup": "regex:^([^/]+)"}
 
 
+# What the older tabs show, and of which runs: of more than 40 runs they select none, and stay empty until somebody does.
+TABS = {
+    "margins over seeds": ("custom_scalars", "over-seeds$"),
+    "the report's figures": ("images", "^study$"),
+    "the question and its verdicts": ("text", "^study$"),
+}
+
+
 def address(port):
     """The link to the board: filtered to `report/` and `train/`."""
     return f"http://localhost:{port}/?{urllib.parse.urlencode(FIRST, safe='/:')}#timeseries"
+
+
+def tabs(port):
+    """{what a tab shows: the link to it}, with the runs that it is of selected."""
+    return {what: f"http://localhost:{port}/#{tab}&regexInput={urllib.parse.quote(runs)}" for what, (tab, runs) in TABS.items()}
 
 
 def serve(folder, port=6006, out=None, watch=False):
@@ -132,7 +145,9 @@ def serve(folder, port=6006, out=None, watch=False):
     out: another folder for the logs. watch: bring the logs up to date whenever the study's records change.
     """
     logs = write_logs(folder, out)
-    print(f"TensorBoard: {address(port)}  (Ctrl-C ends it)", flush=True)
+    print(f"TensorBoard: {address(port)}  (Ctrl-C ends it)")
+    for what, link in tabs(port).items():
+        print(f"  {what}: {link}", flush=True)
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logs), "--port", str(port)]
     process = subprocess.Popen([*command, "--reload_interval", "5"] if watch else command)
     try:

@@ -6,6 +6,7 @@ happens here, before validation, so that an error can name the line that caused 
 
 import codecs
 import difflib
+import functools
 import math
 import os
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, SequenceNode
@@ -260,13 +262,19 @@ def read(path):
     if size > MAX_BYTES:
         raise SpecError(f"{size:,} bytes; a spec may have at most {MAX_BYTES:,}", file=shown, line=1)
     try:
-        text = path.read_text(encoding="utf-8")
-        _check_depth(text, shown)
-        root = YAML(typ="safe", pure=True).compose(text)
+        return _parsed(path.read_text(encoding="utf-8"), shown)
     except UnicodeDecodeError as error:
         utf16 = error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         what = "it is UTF-16" if utf16 else f"byte {error.start}"
         raise SpecError(f"not UTF-8 text ({what})", file=shown, line=1) from None
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(text, shown):
+    """The text of a file as a Node. Kept, since many specs extend the same few, and a Node is never changed. Raises SpecError."""
+    try:
+        _check_depth(text, shown)
+        root = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise SpecError(f"not valid YAML: {error.problem}", file=shown, line=mark.line + 1 if mark else 1) from None
@@ -336,13 +344,19 @@ def _scalar(tree, shown, path, line):
         return tree.value
     wrong = tree.tag == f"{CORE}null" and tree.value.strip().lower() not in ("", "~", "null")
     try:
-        value = YAML(typ="safe", pure=True).constructor.construct_object(tree, deep=True)
+        value = SafeConstructor(loader=_loader()).construct_object(tree, deep=True)
     except (YAMLError, ValueError, LookupError):  # ruamel.yaml lets through what Python's int() and float() raise
         wrong = True
     if wrong:
         text = tree.value if len(tree.value) <= LONGEST_SHOWN else f"{tree.value[:LONGEST_SHOWN]}..."
         raise SpecError(f"expected what the tag {_named(tree.tag)} says, got {text!r}", path, shown, line)
     return value
+
+
+@functools.cache
+def _loader():
+    """What a constructor asks how YAML reads. Made once: each looks for ruamel.yaml's plug-ins on disk."""
+    return YAML(typ="safe", pure=True)
 
 
 def _named(tag):

@@ -31,10 +31,20 @@ WORDS = [
 ]
 
 
+@pytest.fixture(scope="session")
+def tests_cache(tmp_path_factory):
+    """The cache that all tests share, also those of another worker: what is prepared or compiled once serves them all.
+
+    `ARCHBENCH_TEST_CACHE` names a folder that outlives them.
+    """
+    own = tmp_path_factory.getbasetemp()
+    return os.environ.get("ARCHBENCH_TEST_CACHE") or str((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache")
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    """Keep the token cache in the test run's temporary folder, not in the user's cache."""
-    monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+def own_cache(tests_cache, monkeypatch):
+    """Keep the caches of the tests out of the user's."""
+    monkeypatch.setenv("ARCHBENCH_CACHE", tests_cache)
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,7 @@ def started(*words):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-@pytest.mark.parametrize("words", ["list", "schema", "show gemma3/1b"])
+@pytest.mark.parametrize("words", ["list", pytest.param("schema", marks=pytest.mark.slow), "show gemma3/1b"])
 def test_a_reader_that_has_enough_is_no_error(words):
     """`archbench list | head -1`: one writes by rich, one by print, and one ends before it is closed."""
     with started(*words.split()) as process:

@@ -18,7 +18,7 @@ import pytest
 from analysis import live
 from analysis.index import write as write_index
 from analysis.report import write_report
-from analysis.tensorboard import FIRST, address
+from analysis.tensorboard import FIRST, address, tabs
 from experiments.record import RunRecord
 from sweeps.record import StudyRecord
 
@@ -247,6 +247,13 @@ def test_tensorboard_opens_at_the_link_that_is_printed(driver, folder):
         shown = pages.waited(driver, f"const text = {EVERY_TEXT}; return text.includes('1:1, seed 0') && text", 60)
         assert "seed" in shown and "0.0000" not in shown, "seeds are whole numbers"
         pages.pictured(driver, PICTURES / "hparams-1400.png", whole=False)
+        said = "".join(process.stdout.readline() for _ in tabs(port))
+        for what, asked in {"margins over seeds": "over-seeds", "the question and its verdicts": "report/verdicts"}.items():
+            assert f"{what}: {tabs(port)[what]}\n" in said
+            pages.opened(driver, tabs(port)[what], 1400)
+            shown = pages.waited(driver, f"const text = {EVERY_TEXT}; return text.includes('{asked}') && text", 60)
+            assert "seed-0" not in shown, "the runs of single seeds are not selected"
+            pages.pictured(driver, PICTURES / f"{asked.replace('/', '-')}-1400.png", whole=False)
     finally:
         process.terminate()
         process.communicate(timeout=20)

@@ -58,7 +58,7 @@ def test_a_study_of_a_task_goes_all_the_way(tmp_path, console):
     assert "which the task computes" in page and "texts like these" not in page
 
 
-@pytest.mark.parametrize("scale", ["smoke", "laptop", "gpu"])  # `paper` is `gpu` for more steps
+@pytest.mark.parametrize("scale", ["smoke", "laptop", pytest.param("gpu", marks=pytest.mark.slow)])  # `paper`: more steps
 @pytest.mark.parametrize("name", ["griffin/copy_recall", "mechanisms/mqar", "mechanisms/mqar_window", "mechanisms/mad"])
 def test_every_arm_of_the_studies_of_recall_has_rows_that_its_model_can_read(name, scale):
     """Planning checks every claim, every comparison and every option; the tasks' rows are drawn once."""

@@ -16,7 +16,7 @@ from arch.spec import List, later
 from experiments.data.left_out import LeftOut
 from experiments.data.pair import Pair, PairOptions, bare
 from experiments.data.plain_text import read_text
-from experiments.python_source import parsed
+from experiments.python_source import function_nodes, parsed
 
 LIBRARY = {"type": "python_stdlib", "tests": False}
 TESTS = {"test", "tests", "testing", "idle_test"}
@@ -128,9 +128,8 @@ def functions(text: str) -> list[Function]:
     """
     tree = parsed(text)
     lines = LINE_END.split(text)
-    nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     found = []
-    for node in sorted(nodes, key=lambda node: node.lineno):
+    for node in function_nodes(tree):
         says = ast.get_docstring(node, clean=False)
         own_lines = (
             len(node.body) > 1 and node.lineno < node.body[0].lineno and (node.body[0].end_lineno or 0) < node.body[1].lineno
