@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from arch import registry
 from arch.registry import source
+from arch.spec import List
 from experiments.data.left_out import LeftOut
 from experiments.data.pair import Pair, PairOptions, bare
-from experiments.data.sources.docstrings import CHARACTERS, LIBRARY, LINE_END, WORDS
+from experiments.data.sources.docstrings import CHARACTERS, LINE_END, WORDS, Docstrings
 
 COMMENT = re.compile(r"(\s*)#+(?!!)\s?(.*)")
 WORD = re.compile(r"[A-Za-z][a-z']*")
@@ -25,16 +25,18 @@ class Noted(NamedTuple):
 
 @source
 class Comments:
-    """A comment of the standard library's code (the query) and the code below it (the positive).
+    """A comment of the standard library's code, and of installed packages (the query), and the code below it (the positive).
 
     The comment stands alone on its lines, has at least 5 words of letters, and comes once: of several equal ones, the first is
     taken. The code is what follows at its depth or deeper, up to an empty line or the next comment, and has more than 60
-    characters. All comments of a top module are in one split, which is that of its `docstrings`. The label is the module.
-    Another version of Python gives other pairs; a run's record has their digest.
+    characters. All comments of a module are in one split, which is that of its `docstrings`. The label is the module. Another version
+    of Python gives other pairs; a run's record has their digest.
     """
 
     class Config(PairOptions):
-        """No options but those of every source of pairs."""
+        """packages: installed packages whose comments are read too."""
+
+        packages: List[str] = ()
 
         @classmethod
         def examples(cls):
@@ -43,7 +45,7 @@ class Comments:
     def __init__(self, config: Config):
         self.config = config
         self.left_out = LeftOut()
-        self.library: Any = registry.build("source", LIBRARY)
+        self.read = Docstrings(Docstrings.Config(packages=config.packages))
 
     @property
     def texts(self) -> dict[str, Any]:
@@ -51,11 +53,10 @@ class Comments:
         return bare("comments", self.config)
 
     def pairs(self) -> Iterator[Pair]:
-        """Yields the pairs in the order of the files."""
-        self.left_out = LeftOut()
+        """Yields the pairs in the order of the files. Raises DataError for a package that is not installed."""
+        self.left_out = self.read.left_out = LeftOut()
         said: set[str] = set()
-        for name, text in self.library.documents():
-            module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for module, text, group in self.read.modules():
             for noted in comments(text):
                 if len(WORD.findall(noted.says)) < WORDS or len(noted.code) <= CHARACTERS:
                     self.left_out.add("short comments, or with short code", f"{module}: {noted.says}")
@@ -63,12 +64,11 @@ class Comments:
                     self.left_out.add("comments that came before", f"{module}: {noted.says}")
                 else:
                     said.add(noted.says)
-                    yield Pair(noted.says, noted.code, group=module.partition(".")[0], label=module)
+                    yield Pair(noted.says, noted.code, group=group, label=module)
 
     def files(self) -> list[Path]:
-        """Every file that `pairs` reads."""
-        found: list[Path] = self.library.files()
-        return found
+        """Every file that `pairs` reads. Raises DataError."""
+        return self.read.files()
 
 
 def comments(text: str) -> Iterator[Noted]:

@@ -75,12 +75,11 @@ class Docstrings:
         """Yields the pairs in the order of the files. Raises DataError for a package that is not installed."""
         self.left_out = LeftOut()
         said: set[str] = set()
-        for name, text, depth in self._files():
-            module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for module, text, group in self.modules():
             try:
                 found = functions(text)
             except (SyntaxError, ValueError):
-                self.left_out.add("files that are not Python", name)
+                self.left_out.add("files that are not Python", module)
                 continue
             for function in found:
                 if len(function.says.split()) < WORDS or len(function.code) <= CHARACTERS:
@@ -92,7 +91,13 @@ class Docstrings:
                     if (texts := self._texts(function)) is None:
                         self.left_out.add("functions whose name is one word", f"{module}.{function.name}")
                     else:
-                        yield Pair(*texts, group=".".join(module.split(".")[:depth]), label=module)
+                        yield Pair(*texts, group=group, label=module)
+
+    def modules(self) -> Iterator[tuple[str, str, str]]:
+        """Yields (module, its text, its group) of every file. Raises DataError."""
+        for name, text, depth in self._files():
+            module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            yield module, text, ".".join(module.split(".")[:depth])
 
     def _texts(self, function):
         """(query, positive) of a function; None where its name is to be the query and is a single word."""

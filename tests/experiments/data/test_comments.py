@@ -35,7 +35,7 @@ def test_the_pairs_of_comments_are_long_enough_and_come_once(monkeypatch):
         "b.py": f"if x:\n    # Says what is done with it here\n    {long}\n    # Says what else is done over there\n    {long}\n",
     }
     made = comments.Comments(comments.Comments.Config())
-    monkeypatch.setattr(made.library, "documents", files.items)
+    monkeypatch.setattr(made.read, "_library", files.items)
     assert [(pair.query, pair.positive, pair.group, pair.label) for pair in made.pairs()] == [
         ("Says what is done with it here", long, "a", "a"),
         ("Says what else is done over there", long, "b", "b"),
