@@ -29,8 +29,8 @@ class Comments:
 
     The comment stands alone on its lines, has at least 5 words of letters, and comes once: of several equal ones, the first is
     taken. The code is what follows at its depth or deeper, up to an empty line or the next comment, and has more than 60
-    characters. All comments of a module are in one split, which is that of its `docstrings`. The label is the module. Another version
-    of Python gives other pairs; a run's record has their digest.
+    characters. All comments of a module are in one split, which is that of its `docstrings`. The label is the module. Another
+    version of Python gives other pairs; a run's record has their digest.
     """
 
     class Config(PairOptions):
