@@ -11,7 +11,7 @@ from arch.document import node
 from arch.errors import DataError, SpecError
 from arch.spec import digest
 from experiments.data import taught
-from experiments.data.pair_splits import FRACTIONS, read, split_of_group
+from experiments.data.pair_splits import split_of_group
 
 
 def tokenizer(**options):
@@ -74,12 +74,10 @@ def test_what_cannot_teach_is_refused(tmp_path):
 
 
 def test_the_modules_that_train_have_no_pair_that_is_measured():
+    """The name of a top module is the group of its pairs (`docstrings`), and decides their split."""
     root = Path(sysconfig.get_path("stdlib"))
     tops = [
         {path.relative_to(root).parts[0].removesuffix(".py") for path in registry.build("source", spec(each).source).files()}
         for each in ({"type": "python_stdlib"}, {"type": "python_stdlib", "modules": "train"})
     ]
     assert tops[1] == {name for name in tops[0] if split_of_group(name) == "train"} and 0.6 < len(tops[1]) / len(tops[0]) < 0.9
-    # A module's name is the group of its pairs (`docstrings`), so these are the modules of pairs that are measured.
-    splits, _ = read(registry.build("source", spec({"type": "docstrings"}).source), "docstrings", FRACTIONS)
-    assert {pair.group for pair in splits["report"]}.isdisjoint(tops[1])
