@@ -168,7 +168,9 @@ def _check_names(study, axes):
         if _content(one) != _content(other):
             raise study.error(f"{one.name} has another range in another choice; expected the same in both", other.path)
     keys = [(axis.name, given, axis.path) for axis, given in everywhere if not axis.branches and axis.mixture is None]
-    keys += [(key, given, axis.path) for axis, given in everywhere if axis.begins_mixture for key in axis.mixture.keys]
+    keys += [
+        (key, given, axis.path) for axis, given in everywhere if axis.mixture and axis.begins_mixture for key in axis.mixture.keys
+    ]
     for axis, given in everywhere:
         for name, branch in axis.branches.items():
             keys += [(key, (*given, (axis, name)), (*axis.path, "choices", name)) for key in branch.overrides]

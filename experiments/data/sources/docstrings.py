@@ -91,7 +91,8 @@ class Docstrings:
                     if (texts := self._texts(function)) is None:
                         self.left_out.add("functions whose name is one word", f"{module}.{function.name}")
                     else:
-                        yield Pair(*texts, group=group, label=module)
+                        query, positive = texts
+                        yield Pair(query, positive, group=group, label=module)
 
     def modules(self) -> Iterator[tuple[str, str, str]]:
         """Yields (module, its text, its group) of every file. Raises DataError."""
