@@ -16,6 +16,7 @@ CSV = "trials.csv"
 CAPTIONS = {
     "search_front": "What was found",
     "search_slices": "Quality along each dimension",
+    "search_mixtures": "The best mixtures",
     "search_importance": "Which dimensions matter",
     "search_curves": "The trials' curves",
 }
@@ -58,7 +59,9 @@ def sentences(study, found: Searched):
     """What was searched for and how it went, a sentence each."""
     goals = [f"{way} {Shown(name, study.metric(name)).short}" for name, way in found.objectives.items()]
     how = f"{found.sampler}{f', pruned by {found.pruner}' if found.pruner else ''}"
-    yield f"The search was to {listed(goals)} over {times(len(found.dimensions), 'dimension')} ({how})."
+    # The last weight of a mixture follows from the others.
+    free = len(found.dimensions) - len({each.mixture for each in found.dimensions if each.mixture})
+    yield f"The search was to {listed(goals)} over {times(free, 'dimension')} ({how})."
     limits = [
         f"{Shown(name, study.metric(name)).short} {' and '.join(_limit(study, name, word, value) for word, value in each.items())}"
         for name, each in found.constraints.items()

@@ -20,6 +20,8 @@ BLUE, ORANGE, GREEN = COLOURS[0], COLOURS[1], COLOURS[2]
 COLUMNS = 3
 # Of dimensions the first so many have a panel, and of curves so many are drawn, with so many points each.
 MOST_PANELS, MOST_CURVES, POINTS = 24, 150, 60
+# Of mixtures, so many of the best ones are drawn.
+MOST_MIXTURES = 12
 
 
 def figures(study):
@@ -30,6 +32,7 @@ def figures(study):
     made = {
         "search_front": front(study, found) if len(found.objectives) > 1 else progress(study, found),
         "search_slices": slices(study, found),
+        "search_mixtures": mixtures(study, found),
         "search_importance": importance(found),
         "search_curves": curves(study, found),
     }
@@ -202,6 +205,36 @@ def _slice(axes, found, trials, each, name):
 
 def _text(trial, each):
     return value_text(trial.values[each.name])
+
+
+@styled
+def mixtures(study, found: Searched):
+    """The mixtures of the best finished trials, a panel for each mixture of the space, a bar for each trial; None without any."""
+    name = next(iter(found.objectives))
+    named = {each.mixture: [part for part in found.dimensions if part.mixture == each.mixture] for each in found.dimensions}
+    named.pop("", None)
+    done = [trial for trial in found.of("finished") if name in trial.objectives]
+    best = sorted(done, key=lambda trial: found.harm(name) * trial.objectives[name])[:MOST_MIXTURES]
+    if not named or not best:
+        return None
+    figure = Figure(figsize=(WIDTH, 1.4 + len(named) * (0.6 + 0.28 * len(best))), layout="constrained")
+    winners, value = {number: label for label, number in found.winners.items()}, _shown(study, name).number
+    for axes, (mixture, parts) in zip(figure.subplots(len(named), 1, squeeze=False)[:, 0], named.items(), strict=True):
+        rows = [trial for trial in best if parts[0].name in trial.values and parts[0].is_of(trial)]
+        left = np.zeros(len(rows))
+        for i, part in enumerate(parts):
+            width = np.array([float(trial.values[part.name]) for trial in rows])
+            axes.barh(range(len(rows)), width, left=left, height=0.7, color=COLOURS[i % len(COLOURS)], lw=0, label=part.short)
+            left += width
+        labels = [f"{winners.get(trial.number, f'trial {trial.number}')}: {value(trial.objectives[name])}" for trial in rows]
+        axes.set_yticks(range(len(rows)), labels, color=INK, fontsize=8.5)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlim(0, 1)
+        axes.grid(axis="y", visible=False)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=8.5, frameon=False, handlelength=1)
+        axes.set_xlabel(f"{mixture}: share of each part")
+    figure.supylabel(_shown(study, name).values, fontsize=9.5, color=MUTED)
+    return figure
 
 
 def _aside(number):

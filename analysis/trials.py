@@ -15,6 +15,8 @@ from sweeps.record import StudyRecord, TrialRecord
 class Dimension:
     """One dimension of the space. low, high: of a range of numbers; names: of choices, as records spell them; log: the scale.
 
+    mixture: the name of what it is a part of, whose weights are together 1; empty for all others.
+
     under: {name of a dimension: its choice} that bring it; empty for one that every trial has.
     """
 
@@ -24,6 +26,7 @@ class Dimension:
     log: bool = False
     names: tuple[str, ...] = ()
     under: Mapping[str, str] = field(default_factory=dict)
+    mixture: str = ""
 
     @property
     def is_range(self) -> bool:
@@ -37,7 +40,10 @@ class Dimension:
     @property
     def short(self) -> str:
         """The last parts of its dotted key, enough to recognize it: `local.mixer.window`."""
-        return ".".join(self.name.removeprefix("model.").removeprefix("blocks.").split(".")[-3:])
+        parts = self.name.removeprefix("model.").removeprefix("blocks.").split(".")
+        if self.mixture and parts[-1] == "weight":
+            return ".".join(parts[-2:])
+        return ".".join(parts[-3:])
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,9 @@ def _named(component):
 
 def _dimensions(space: Mapping[str, Any], under: Mapping[str, str] = {}) -> Iterator[Dimension]:
     for name, each in space.items():
+        if "simplex" in each:
+            yield from (Dimension(key, 0.0, 1.0, under=under, mixture=name) for key in each["simplex"])
+            continue
         choices = each.get("choices")
         if choices is None:
             log = each.get("log")

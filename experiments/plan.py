@@ -13,7 +13,19 @@ from arch.model import Model
 from arch.model_spec import expand_like
 from arch.plugins import plugin_sources
 from arch.spec import List, Spec, digest
-from experiments import auto, capabilities, costs, evaluations, image_costs, precision, probes, references, remarks, seeing
+from experiments import (
+    auto,
+    capabilities,
+    costs,
+    evaluations,
+    image_costs,
+    precision,
+    probes,
+    references,
+    remarks,
+    seeing,
+    start_tokens,
+)
 from experiments.compiled import kinds
 from experiments.data import texts
 from experiments.data.dataset import gives_rows, prepare
@@ -207,6 +219,7 @@ def plan(source, made=None):
         start = plan_start(spec, made)
         used = references.used(spec, made or {})
         corpus = prepare(spec.data, spec.model.vocab_size)
+        start_tokens.check(spec, start, made or {}, corpus)
     wanted = evaluations.planned(spec)
     check_evaluations(wanted, spec.model, corpus, root)
     references.check(spec, corpus, used.referred, root)

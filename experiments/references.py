@@ -6,15 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import tokenizers
-
-from arch import checkpoint, registry
+from arch import registry
 from arch.contracts import Dataset, Objective, Referred
 from arch.errors import DataError, SpecError
 from arch.plugins import plugin_sources
 from arch.spec import digest
-from experiments import image_costs
-from experiments.data.dataset import prepare
+from experiments import image_costs, start_tokens
 from experiments.record import RunRecord
 from experiments.spec import DataSpec, ExperimentSpec, RunReference
 from experiments.start import Parent, parent
@@ -66,11 +63,11 @@ def used(spec: ExperimentSpec, made: Mapping[int, RunPlan]) -> Used:
         name = each.folder or each.name
         data: DataSpec | None
         if plan is not None:
-            tokenizer, data = prepare(plan.spec.data, plan.spec.model.vocab_size).tokenizer, plan.spec.data
+            data = plan.spec.data
         else:
-            file, record = Path(each.folder) / checkpoint.TOKENIZER, RunRecord.read_whole(each.folder)
-            tokenizer = tokenizers.Tokenizer.from_file(str(file)) if file.is_file() else None
+            record = RunRecord.read_whole(each.folder)
             data = ExperimentSpec.parse(record.spec).data if record else None
+        tokenizer = start_tokens.of_parent(each, plan)
         use.parents[option] = each
         use.referred[option] = Referred(name, model, data, tokenizer, each.folder)
         # The same weights under another spec (a window, a softcap) or another plug-in are another teacher.

@@ -8,7 +8,7 @@ from arch.spec import spelt
 from arch.words import listed, times
 from experiments.metrics import canonical, is_cost, title
 from sweeps.record import StudyRecord
-from sweeps.search.spec import Choices, Numbers, SearchSpec, Space
+from sweeps.search.spec import Choices, Numbers, SearchSpec, Simplex, Space
 
 Say = Callable[[str], None]
 
@@ -47,8 +47,12 @@ def _rows(space: Space, under: str = "") -> list[dict[str, str]]:
     return rows
 
 
-def _values(each: Choices | Numbers) -> str:
-    """`4 to 64, log scale`, `32 to 128 in steps of 16`, `1:1, 5:1`."""
+def _values(each: Choices | Numbers | Simplex) -> str:
+    """`4 to 64, log scale`, `32 to 128 in steps of 16`, `1:1, 5:1`, `weights of a and b, together 1`."""
+    if isinstance(each, Simplex):
+        drawn = f"Dirichlet with concentration {each.concentration:g}"
+        first = f"; first {times(len(each.first), 'given mixture')}" if each.first else ""
+        return f"weights of {listed(each.simplex)}, together 1 ({drawn}{first})"
     if isinstance(each, Choices):
         return ", ".join(spelt(choice) for choice in each.choices)
     how = f" in steps of {each.step:g}" if each.step else ", log scale" if each.is_log else ""

@@ -15,6 +15,8 @@ from arch.spec import Count, Spec
 
 # The options that a decoder's cross-attention shares with its self-attention.
 CROSS = ("heads", "kv_heads", "head_dim", "softcap", "query_scale", "bias", "output_bias")
+# From 4.53 to 5.3, a token of the encoder saw one token less on each side.
+BEYOND_WINDOW = "windows of W tokens on each side in the encoder"
 # {our name: theirs} of the parts of a layer, in either stack.
 LAYER = {
     "mixer.before.weight": "pre_self_attn_layernorm.weight",
@@ -85,7 +87,10 @@ class Config(Spec):
         return two_stacks(encoder, decoder, "own") | {"tie_embeddings": self.tie_word_embeddings}
 
     def since(self):
-        return {"an encoder beside a decoder": "4.54"}
+        needs = {"an encoder beside a decoder": "4.53"}
+        if any(block["mixer"]["window"] is not None for block in self.spec()["encoder"]["blocks"].values()):
+            needs[BEYOND_WINDOW] = "5.4"
+        return needs
 
     @classmethod
     def of(cls, spec):

@@ -66,13 +66,19 @@ def group_of(pair: Pair) -> str:
     return pair.group or pair.positive
 
 
+def split_of_group(group: str, fractions: dict[str, float] = FRACTIONS) -> str:
+    """The split of all pairs of a group: the hash of its name decides."""
+    split: str = split_of(hashlib.sha256(group.encode()).digest(), fractions)
+    return split
+
+
 def divided(pairs: list[Pair], source: str, fractions: dict[str, float], out: LeftOut) -> Splits:
     """{split: its pairs}. Raises DataError where a split has no pair of a part."""
     if fractions is ALL:
         return dict.fromkeys(SPLITS, pairs)
     mine: Splits = {split: [] for split in FIRST}
     for pair in pairs:
-        mine[split_of(hashlib.sha256(group_of(pair).encode()).digest(), fractions)].append(pair)
+        mine[split_of_group(group_of(pair), fractions)].append(pair)
     kept: Splits = {split: [] for split in SPLITS}
     seen: dict[str, str] = {}
     for split in FIRST:

@@ -12,11 +12,11 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from arch.contracts import Chart, Findings, Given, Metric, Points
-from arch.errors import DataError, SpecError
+from arch.errors import DataError, SpecError, nearest
 from arch.model import Model
 from arch.model_spec import ModelSpec
 from arch.registry import evaluator
-from arch.spec import Count, List, Spec
+from arch.spec import Count, List, Spec, later
 from experiments import collection
 from experiments.collection import Collection
 from experiments.data import bm25
@@ -88,6 +88,7 @@ class Retrieval:
     | `retrieval_ndcg@K` | the sum of 1 / log2(1 + rank) over the answers among the first K, over the largest possible sum |
     | `retrieval_recall@1`, `retrieval_recall@K` | the share of the answers among the first document, the first K |
     | `retrieval_ndcg@K_dimW` | with the first W numbers of each vector, normalised again |
+    | `retrieval_ndcg@K_of_PART` | of the queries of one part of a mixture |
     | `retrieval_ndcg@K_FORM` | with documents that are kept in another form; `retrieval_bytes_FORM`: bytes of each |
     | `bm25_ndcg@K`, `bm25_mrr` | of BM25, which knows nothing but words; `retrieval_over_bm25`: nDCG minus that of BM25 |
 
@@ -106,7 +107,8 @@ class Retrieval:
         full width in a metric each, and at every width in the table. shortlist: how many documents `binary_rescored` orders anew.
         by: whether the table has a row per label, group or part of the pairs. bm25: also rank by BM25 (extra `bm25`). matrix: of
         so many queries, chosen in the same way, and their documents, the cosines in a picture. keep: of so many documents, vector
-        and text in files beside the record of a finished run, which TensorBoard's projector shows.
+        and text in files beside the record of a finished run, which TensorBoard's projector shows. parts: of a mixture, those
+        whose own nDCG is a metric too, `retrieval_ndcg@K_of_PART`.
         """
 
         rows: Count | None = None
@@ -119,6 +121,7 @@ class Retrieval:
         bm25: bool = False
         matrix: Annotated[int, Field(ge=0, le=64)] = 16
         keep: Annotated[int, Field(ge=0, le=MOST_POINTS)] = 0
+        parts: Annotated[List[str], AfterValidator(_different)] = later(())
 
         @classmethod
         def examples(cls):
@@ -137,6 +140,7 @@ class Retrieval:
         names = ["retrieval_mrr", f"retrieval_{ndcg}", *(f"retrieval_recall@{k}" for k in dict.fromkeys((1, options.k)))]
         names += [f"retrieval_{ndcg}_dim{width}" for width in options.dims]
         names += [f"retrieval_{ndcg}_{form}" for form in options.quantise]
+        names += [f"retrieval_{ndcg}_of_{part}" for part in options.parts]
         metrics = dict.fromkeys(names, QUALITY)
         metrics |= {f"retrieval_bytes{form}": BYTES for form in ("", *(f"_{form}" for form in options.quantise))}
         if options.bm25:
@@ -161,6 +165,9 @@ class Retrieval:
             except DataError as error:
                 raise SpecError(str(error), ("bm25",)) from None
         pairs = dataset.pairs(split)
+        for i, part in enumerate(self.config.parts):
+            if part not in (known := {pair.part for pair in pairs if pair.part}):
+                raise SpecError(f"the data has no part {part!r}{nearest(part, known)}", ("parts", i))
         for part, whole in collection.by_part(pairs).items():
             where = f"the {split} split{f' of the part {part}' if part else ''}"
             documents, queries = len(whole.documents), len(whole.queries)
@@ -206,7 +213,8 @@ class Retrieval:
         return Findings(
             {name: mean(values_Q) for name, values_Q in values.items()}
             | {"retrieval_bytes": float(found[0].bytes[whole, FLOAT])}
-            | sizes,
+            | sizes
+            | self._by_part(dict(zip(parts, found, strict=True))),
             table,
             text=self._who_wins(values, mean) if options.bm25 else "",
             documents=collection.by_unit(about_Q, weight_Q, values) if given.split == "report" else None,
@@ -248,6 +256,15 @@ class Retrieval:
             values |= {"bm25_mrr": words["mrr"], f"bm25_{ndcg}": words[ndcg]}
             values["retrieval_over_bm25"] = values[f"retrieval_{ndcg}"] - words[ndcg]
         return values
+
+    def _by_part(self, found: Mapping[str, "_Part"]) -> dict[str, float]:
+        """{metric: nDCG of the whole vectors} of the parts that are asked for."""
+        wanted = {part: found[part].quality for part in self.config.parts}
+        width = {part: max(width for width, form in quality if form == FLOAT) for part, quality in wanted.items()}
+        return {
+            f"retrieval_{self._ndcg}_of_{part}": float(quality[width[part], FLOAT][self._ndcg].mean())
+            for part, quality in wanted.items()
+        }
 
     def _who_wins(self, values: Mapping[str, Tensor], mean: Callable[[Tensor], float]) -> str:
         """A sentence or two on the encoder and BM25, on the same queries and documents."""

@@ -55,7 +55,7 @@ def _edges(search, label, values):
     """A sentence for each end of a range at which a winner lies."""
     for axis, _ in spaces.every(search.axes):
         span = search.ranges.get(axis.name, axis.numbers)
-        if span is None or axis.name not in values:
+        if span is None or not axis.is_range or axis.name not in values:
             continue
         end = widen.end_of(span, values[axis.name])
         if end:

@@ -7,7 +7,7 @@ from typing import Any
 
 from arch.document import Node
 from arch.errors import SpecError, nearest
-from arch.spec import spelt
+from arch.spec import ABSENT, spelt, value_at
 from arch.words import times
 from experiments import plan as experiment
 from experiments import references
@@ -104,6 +104,10 @@ def _check_axes(study, base, axes: tuple[Axis, ...], same_tokens: bool):
     """Each value alone on the base arm, below the choices that bring it. same_tokens: of training, whatever the value."""
     before = [each.reference for each in references.of(base.spec)]
     for axis, given in spaces.every(axes):
+        if axis.mixture is not None:
+            if axis.begins_mixture:
+                _check_mixture(study, base, axes, axis, given, same_tokens)
+            continue
         span = axis.numbers
         if span is not None and axis.whole and not all(float(end).is_integer() for end in (span.low, span.high, span.step or 1)):
             raise study.error(f"{axis.name} holds whole numbers; expected whole numbers for low, high and step", axis.path)
@@ -123,6 +127,32 @@ def _check_axes(study, base, axes: tuple[Axis, ...], same_tokens: bool):
                 raise study.error(f"{what}; a search makes the runs that its base needs", where)
 
 
+def _check_mixture(study, base, axes, axis, given, same_tokens):
+    """The base arm has a number at every key of a mixture, and resolves with each part alone."""
+    mixture, taken = axis.mixture, {above.name: name for above, name in given}
+    above = spaces.overridden(base.document, axes, taken)
+    there = experiment.resolve(above).dump()
+    for i, key in enumerate(mixture.keys):
+        where = (*axis.path, "simplex", i)
+        value = value_at(there, key)
+        if value is ABSENT:
+            outer, _, last = key.rpartition(".")
+            beside = value_at(there, outer) if outer else there
+            hint = nearest(last, beside) if isinstance(beside, dict) else ""
+            raise study.error(f"the arm {base.label!r} has no {key}{hint}", where)
+        if isinstance(value, bool) or not isinstance(value, float):
+            raise study.error(f"{key} is {spelt(value)}; expected the key of a weight, a real number", where)
+    for i, corner in enumerate(mixture.corners()):
+        place = study.at(axis.path)
+        what = f"{mixture.name} = {mixture.keys[i]} alone"
+        try:
+            spec = experiment.resolve(spaces.overridden(base.document, axes, {**taken, **corner}, place))
+        except SpecError as error:
+            raise spaces.misfit(study, axis.path, what, error) from None
+        if same_tokens and spec.tokens != base.spec.tokens:
+            raise study.error(f"{what} changes how many tokens a trial trains on, which `budget` makes equal", axis.path)
+
+
 def _made(spec):
     return any(isinstance(each.reference, RunReference) for each in references.of(spec))
 
@@ -137,7 +167,10 @@ def _check_names(study, axes):
             raise study.error(f"{one.name} is a dimension twice; expected one range for it", other.path)
         if _content(one) != _content(other):
             raise study.error(f"{one.name} has another range in another choice; expected the same in both", other.path)
-    keys = [(axis.name, given, axis.path) for axis, given in everywhere if not axis.branches]
+    keys = [(axis.name, given, axis.path) for axis, given in everywhere if not axis.branches and axis.mixture is None]
+    keys += [
+        (key, given, axis.path) for axis, given in everywhere if axis.mixture and axis.begins_mixture for key in axis.mixture.keys
+    ]
     for axis, given in everywhere:
         for name, branch in axis.branches.items():
             keys += [(key, (*given, (axis, name)), (*axis.path, "choices", name)) for key in branch.overrides]
@@ -163,4 +196,4 @@ def _content(axis):
     branches = {
         name: ([*each.overrides.items()], [_content(below) for below in each.below]) for name, each in axis.branches.items()
     }
-    return axis.numbers, axis.whole, axis.values, branches
+    return axis.numbers, axis.whole, axis.values, axis.mixture, branches

@@ -69,6 +69,7 @@ class Search:
         self.known: list[Job] = []
         self.done: list[tuple[Job, Any]] = []
         self._take_up_again(alone)
+        self._give_first()
         left = (self.limit or 0) - sum(trial.state.is_finished() for trial in self._counted(self._trials()))
         self.total = max(0, left) * len(self.seeds) if self.metrics else 0
 
@@ -193,7 +194,7 @@ class Search:
     def records(self) -> list[TrialRecord]:
         """One TrialRecord per run of every trial, and one for a trial that trained nothing."""
         begun = [trial for trial in self._trials() if stored.begun(trial)]
-        return [record for trial in begun for record in records.of_trial(trial, self.spec.objectives)]
+        return [record for trial in begun for record in records.of_trial(trial, self.axes, self.spec.objectives)]
 
     def candidates(self) -> list[Candidate]:
         """The trials that may become arms: feasible, and finished."""
@@ -258,6 +259,12 @@ class Search:
             elif alone and trial.state == TrialState.RUNNING and not stored.begun(trial):
                 self._give_up(trial)
 
+    def _give_first(self):
+        """Before the first trial, enqueue the mixtures that the space names. Of two processes at once, both may."""
+        if not self._trials():
+            for values in spaces.given_first(self.spec.space, self.axes):
+                self.optuna.enqueue_trial(values, skip_if_exists=True)
+
     def _give_up(self, trial):
         """Fail a trial that nobody goes on asking for. One that replaces another, or has all its values, is enqueued again."""
         if self._tell(trial.number, state=TrialState.FAIL):
@@ -271,6 +278,8 @@ class Search:
         if self._is_surplus(trial.number):
             trial.set_user_attr(stored.SURPLUS, True)
             return self._without_runs(trial, TrialState.FAIL)
+        if weights := spaces.mixed(self.axes, values):
+            trial.set_user_attr(stored.WEIGHTS, weights)
         try:
             plan = self._planned(values)
         except SpecError as error:

@@ -9,14 +9,15 @@ from optuna.trial import FrozenTrial
 from sweeps.record import TrialRecord
 from sweeps.search import space as spaces
 from sweeps.search import stored
+from sweeps.search.space import Axis
 
 
-def of_trial(trial: FrozenTrial, objectives: Iterable[str]) -> list[TrialRecord]:
+def of_trial(trial: FrozenTrial, axes: tuple[Axis, ...], objectives: Iterable[str]) -> list[TrialRecord]:
     """The TrialRecords of a trial that was begun. objectives: the names of all, the first of which is a record's `value`."""
     attrs, state, names = trial.user_attrs, stored.state_of(trial), list(objectives)
     about = dict(
         arm="",
-        values=spaces.recorded(trial.params),
+        values=spaces.recorded(axes, trial.params),
         number=trial.number,
         constraints=dict(trial.constraints),
         why=attrs.get(stored.WHY, ""),

@@ -129,6 +129,9 @@ def check_sampler(study: Node, search: Any, axes: tuple[Axis, ...]) -> None:
     if kind == "cmaes" and len(search.objectives) > 1:
         raise study.error("'cmaes' has a single objective; use `tpe` or `nsgaii`", where)
     for axis, _ in spaces.every(axes):
+        if kind in ("grid", "brute_force") and axis.mixture is not None:
+            name = axis.mixture.name
+            raise study.error(f"{kind!r} tries every value, and {name} is a mixture; use `tpe`, `gp` or `random`", axis.path)
         if kind in ("grid", "brute_force") and axis.grid() is None:
             more = "`step` or `points`" if kind == "grid" else "`step`"
             raise study.error(f"{kind!r} tries every value of {axis.name}; expected {more}, or another sampler", axis.path)

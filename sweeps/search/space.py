@@ -1,13 +1,14 @@
 """The space of a search, made for one experiment: which values a trial may take, and what they override.
 
 A dimension below a named choice exists only where that choice is taken. Storage keeps numbers, values and names of
-choices; what a name stands for is in the spec.
+choices; what a name stands for is in the spec. A mixture of K parts is K - 1 dimensions there, its coordinates
+(`sweeps.search.simplex`); records have the weights of its parts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,8 @@ from arch.document import Node
 from arch.errors import SpecError
 from arch.spec import spelt
 from experiments import plan as experiment
-from sweeps.search.spec import Choices, Numbers, SearchSpec, Space
+from sweeps.search import simplex
+from sweeps.search.spec import Choices, Numbers, SearchSpec, Simplex, Space
 from sweeps.space import whole
 
 Value = str | bool | int | float | None
@@ -30,11 +32,47 @@ class Branch:
     below: tuple[Axis, ...] = ()
 
 
+# A coordinate of a mixture.
+UNIT = Numbers(low=0.0, high=1.0, log=False)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Weights that together are 1. name: of the dimension. keys: what they override. concentration: see `simplex`."""
+
+    name: str
+    keys: tuple[str, ...]
+    concentration: float
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """The names of its coordinates."""
+        return tuple(f"{self.name}[{i + 1}]" for i in range(len(self.keys) - 1))
+
+    def weights(self, values: Mapping[str, Value]) -> dict[str, float]:
+        """{key: weight} at these values of the coordinates; {} unless all of them are there."""
+        found = [values[name] for name in self.coordinates if name in values]
+        if len(found) < len(self.coordinates):
+            return {}
+        return dict(zip(self.keys, simplex.weights([float(each) for each in found], self.concentration), strict=True))  # type: ignore[arg-type]
+
+    def at(self, weights: Sequence[float]) -> dict[str, float]:
+        """{coordinate: value} of some weights, of which only the shares count."""
+        shares = [weight / sum(weights) for weight in weights]
+        return dict(zip(self.coordinates, simplex.coordinates(shares, self.concentration), strict=True))
+
+    def corners(self) -> Iterator[dict[str, float]]:
+        """Yields {coordinate: value} of the mixtures that are one part alone."""
+        for i in range(len(self.keys)):
+            yield self.at([float(i == j) for j in range(len(self.keys))])
+
+
 @dataclass(frozen=True)
 class Axis:
     """One dimension. path: its place in the study. numbers: its range, or None. whole: whether it holds whole numbers.
 
-    values: what may be chosen of a dimension without a range. branches: {name: Branch} of named choices.
+    values: what may be chosen of a dimension without a range. branches: {name: Branch} of named choices. mixture: what it is a
+    coordinate of.
     """
 
     name: str
@@ -43,6 +81,17 @@ class Axis:
     whole: bool = False
     values: tuple[Value, ...] = ()
     branches: Mapping[str, Branch] = field(default_factory=dict)
+    mixture: Mixture | None = None
+
+    @property
+    def is_range(self) -> bool:
+        """Whether it has a range of numbers that a spec states: beyond its ends there may be more."""
+        return self.numbers is not None and self.mixture is None
+
+    @property
+    def begins_mixture(self) -> bool:
+        """Whether it is the first coordinate of a mixture, which stands for the whole of it."""
+        return self.mixture is not None and self.name == self.mixture.coordinates[0]
 
     def suggested(self, trial: Any, numbers: Numbers | None = None) -> Value:
         """A value of this dimension for an Optuna trial. numbers: another range than its own."""
@@ -90,7 +139,14 @@ def axes(space: Space, root: Node, study: Node, path: tuple[str, ...] = ("search
 
     study: for the line of an error. Raises SpecError where a choice that brings further dimensions does not resolve.
     """
-    return tuple(_axis(name, dimension, root, study, (*path, name)) for name, dimension in space.items())
+    made = [_coordinates if isinstance(each, Simplex) else _axis for each in space.values()]
+    each = [make(name, space[name], root, study, (*path, name)) for make, name in zip(made, space, strict=True)]
+    return tuple(axis for one in each for axis in (one if isinstance(one, tuple) else (one,)))
+
+
+def _coordinates(name, dimension, root, study, path):
+    mixture = Mixture(name, dimension.simplex, dimension.concentration)
+    return tuple(Axis(each, path, UNIT, mixture=mixture) for each in mixture.coordinates)
 
 
 def _axis(name, dimension, root, study, path):
@@ -196,6 +252,11 @@ def overridden(root: Node, dimensions: tuple[Axis, ...], values: Mapping[str, Va
         if axis.name not in values:
             continue
         value = values[axis.name]
+        if axis.mixture is not None:
+            if axis.begins_mixture:
+                weights = axis.mixture.weights(values)
+                root = document.overridden(root, document.node(weights, place.file, place.line))
+            continue
         if not axis.branches:
             root = document.override(root, axis.name, document.node(value, place.file, place.line))
             continue
@@ -205,9 +266,33 @@ def overridden(root: Node, dimensions: tuple[Axis, ...], values: Mapping[str, Va
     return root
 
 
-def recorded(values: Mapping[str, Value]) -> dict[str, float | str]:
-    """Values as a record holds them: numbers, or text."""
-    return {name: _number(value) if _is_number(value) else spelt_choice(value) for name, value in values.items()}
+def recorded(dimensions: tuple[Axis, ...], values: Mapping[str, Value]) -> dict[str, float | str]:
+    """Values as a record holds them: numbers, or text; of a mixture the weights of its parts, in place of its coordinates."""
+    mixtures = {axis.name: axis.mixture for axis, _ in every(dimensions) if axis.mixture is not None}
+    found: dict[str, float | str] = {}
+    for name, value in values.items():
+        if name in mixtures:
+            found |= mixtures[name].weights(values)
+        else:
+            found[name] = _number(value) if _is_number(value) else spelt_choice(value)
+    return found
+
+
+def mixed(dimensions: tuple[Axis, ...], values: Mapping[str, Value]) -> dict[str, float]:
+    """{key: weight} of all mixtures at these values."""
+    every_one = [axis.mixture.weights(values) for axis, _ in every(dimensions) if axis.mixture and axis.begins_mixture]
+    return {key: weight for weights in every_one for key, weight in weights.items()}
+
+
+def given_first(space: Space, dimensions: tuple[Axis, ...]) -> list[dict[str, float]]:
+    """[{coordinate: value}] of the trials that the mixtures of a space name (`first`); a mixture below a choice names none."""
+    trials: list[dict[str, float]] = []
+    for axis in dimensions:
+        spec = space.get(axis.mixture.name) if axis.mixture and axis.begins_mixture else None
+        for i, weights in enumerate(spec.first if isinstance(spec, Simplex) else ()):
+            trials += [{}] if i == len(trials) else []
+            trials[i] |= axis.mixture.at(weights)  # type: ignore[union-attr]
+    return trials
 
 
 def spelt_choice(value: Value) -> str:

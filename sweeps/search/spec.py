@@ -45,10 +45,35 @@ class Numbers(Spec):
         return self.step is None if self.log is None else self.log
 
 
+class Simplex(Spec):
+    """Weights of several keys that together are 1: a mixture, as of the parts of `data.source`.
+
+    simplex: the dotted keys of the weights. concentration: of the Dirichlet distribution from which mixtures are drawn: 1 makes
+    all mixtures equally likely, more draws them towards equal weights, less towards few parts. first: mixtures that are tried
+    before any is drawn, a weight for each key; of each, only the shares count.
+    """
+
+    simplex: List[Annotated[str, Field(min_length=1)]]
+    concentration: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    first: List[List[Annotated[float, Field(ge=0)]]] = ()
+
+    @model_validator(mode="after")
+    def _is_a_mixture(self):
+        if len(self.simplex) < 2:
+            raise ValueError(f"simplex: expected at least two keys, got {len(self.simplex)}: a single weight is always 1")
+        if twice := next((key for key in self.simplex if self.simplex.count(key) > 1), None):
+            raise ValueError(f"simplex: {twice} is named twice")
+        for given in self.first:
+            if len(given) != len(self.simplex) or not sum(given):
+                have = f"{len(given)} weights" if sum(given) or not given else "weights of 0 alone"
+                raise ValueError(f"first: expected {len(self.simplex)} weights, one for each key and one above 0, got {have}")
+        return self
+
+
 def _dimension(value):
     if isinstance(value, dict):
-        return "Numbers" if {"low", "high"} & value.keys() else "Choices"
-    return "Choices" if isinstance(value, Choices) else "Numbers"
+        return "Numbers" if {"low", "high"} & value.keys() else "Simplex" if "simplex" in value else "Choices"
+    return type(value).__name__ if isinstance(value, (Choices, Simplex)) else "Numbers"
 
 
 def _choices(value):
@@ -82,7 +107,10 @@ class Choices(Spec):
         return self.choices if isinstance(self.choices, dict) else {}
 
 
-Dimension = Annotated[Annotated[Choices, Tag("Choices")] | Annotated[Numbers, Tag("Numbers")], Discriminator(_dimension)]
+Dimension = Annotated[
+    Annotated[Choices, Tag("Choices")] | Annotated[Numbers, Tag("Numbers")] | Annotated[Simplex, Tag("Simplex")],
+    Discriminator(_dimension),
+]
 Space = dict[str, Dimension]
 Choice.model_rebuild()
 
@@ -111,7 +139,7 @@ class SearchSpec(Spec):
     """A search over anything a spec can say, before the reported runs. Trials are never reported.
 
     base: the arm that the space overrides, by default the first. space: dotted key, or the name of a dimension with named
-    choices -> its values. minimise, maximise: the objectives: metrics of the select split, costs, speed or memory.
+    choices or of a mixture -> its values. minimise, maximise: the objectives: metrics of the select split, costs, speed or memory.
     subject_to: {cost: limits}; a trial beyond them trains nothing. sampler: Optuna's, by name, or `{type: NAME, OPTION: ...}`:
     tpe, gp, nsgaii, nsgaiii, qmc, grid, brute_force, random, cmaes. pruner: with a single objective, one of median, percentile,
     hyperband, successive_halving, wilcoxon, patient, threshold, nop. trials: how many points are tried (grid and

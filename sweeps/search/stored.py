@@ -15,6 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 # User attributes. RUNS: {seed: its folder, relative to the study's}. WHY: why it failed, was pruned or is infeasible.
 # COSTS: {cost: value}. MEASURED: {seed: {objective: value}}. IDENTITY: of the experiment.
 RUNS, WHY, COSTS, IDENTITY, MEASURED = "runs", "error", "costs", "identity", "measured"
+# WEIGHTS: {key: weight} of mixtures, whose coordinates the parameters are: for those who look with Optuna's own tools.
+WEIGHTS = "weights"
 # AGAIN: the machine made the trial fail, not the values tried. It is tried again when the study is started again.
 AGAIN, REPLACES = "again", "replaces"
 # SURPLUS: two processes began a trial at once where one was left; this one does not count.

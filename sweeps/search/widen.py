@@ -49,7 +49,7 @@ def grown(
     wider = {}
     for axis, given in spaces.every(axes):
         span = present.get(axis.name, axis.numbers)
-        if span is None or axis.name not in best or any(best.get(above.name) != name for above, name in given):
+        if span is None or not axis.is_range or axis.name not in best or any(best.get(above.name) != name for above, name in given):
             continue
         end = end_of(span, float(best[axis.name]))
         value = None if end is None else _beyond(axis, span, end, factor)

@@ -163,3 +163,24 @@ def test_the_trials_as_a_table(planted):
     lines = CliRunner().invoke(app, ["table", str(folder), "--trials", "--format", "csv"]).output.splitlines()
     assert len(lines) == len(made) + 1 and lines[0].startswith("trial,state,front,winner,pattern,")
     assert "trials are on the front" in CliRunner().invoke(app, ["table", str(folder), "--trials"]).output
+
+
+def test_a_mixture_is_shown_by_its_parts(make_study):
+    keys = [f"data.source.parts.{name}.weight" for name in ("code", "names", "notes")]
+    made = [
+        each.model_copy(update={"values": dict(zip(keys, (each.number / 100, 0.4 - each.number / 100, 0.6), strict=True))})
+        for each in trials_of(12, objectives=("select/loss",), dead=0.0)
+    ]
+    space = {"mixture": {"simplex": keys, "concentration": 1.0, "first": []}}
+    found = search_of(made, ("select/loss",), space=space)
+    study = load(make_study(effects=ARMS, seeds=2, trials=made, search=found, known_worse=()))
+    found = searched(study.record)
+    assert [each.name for each in found.dimensions] == keys and {each.mixture for each in found.dimensions} == {"mixture"}
+    assert [each.short for each in found.dimensions] == ["code.weight", "names.weight", "notes.weight"]
+    drawn = search_figures.figures(study)
+    (axes,) = drawn["search_mixtures"].axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["code.weight", "names.weight", "notes.weight"]
+    assert len(axes.patches) == 36 and axes.get_yticklabels()[0].get_text().startswith("best 1: ")
+    shown = search.section(study)
+    assert "over 2 dimensions" in shown and "The best mixtures" in shown and "names.weight" in shown
+    assert keys[0] in search.text(study)

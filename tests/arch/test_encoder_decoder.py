@@ -293,3 +293,9 @@ def test_a_damaged_folder_is_refused(tmp_path):
     (folder / "config.json").write_text(text.replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05', 1))
     with pytest.raises(SpecError, match=r"the decoder's 1e-06|rms_norm_eps is"):
         hf.load(folder)
+
+
+def test_the_releases_that_compute_an_exported_folder_are_named(tmp_path):
+    """A folder whose encoder has windows is computed otherwise before 5.4: read in the releases 4.53.0, 5.3.0 and 5.4.0."""
+    for name, since in (("t5gemma", {"4.53", "5.4"}), ("t5gemma2", {"5.0"})):
+        assert {*hf.since(ROOT / "tests" / "fixtures" / FOLDERS[name]).values()} == since

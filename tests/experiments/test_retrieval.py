@@ -215,12 +215,14 @@ def mixed(split):
 
 def test_of_a_mixture_every_part_counts_the_same(model):
     dataset = Texts(mixed)
-    whole = found(model, dataset, by="part").values
+    whole = found(model, dataset, by="part", parts=("numbers", "colours"), dims=(8,)).values
     assert {part for _, part, *_ in dataset.asked} == {"colours", "numbers"}, "each with its own prompts"
     parts = [[pair for pair in mixed("report") if pair.part == part] for part in ("colours", "numbers")]
     alone = [found(model, Texts(lambda split, own=own: own), matrix=0).values for own in parts]
     for name in ("retrieval_mrr", "retrieval_ndcg@10", "retrieval_recall@1"):
         assert whole[name] == pytest.approx((alone[0][name] + alone[1][name]) / 2)
+    own = [whole[f"retrieval_ndcg@10_of_{part}"] for part in ("colours", "numbers")]
+    assert own == pytest.approx([each["retrieval_ndcg@10"] for each in alone]) and own[0] != own[1]
     documents = found(model, dataset).documents
     assert sum(documents.sums["retrieval_mrr"]) / sum(documents.weights["retrieval_mrr"]) == pytest.approx(whole["retrieval_mrr"])
 
@@ -285,6 +287,7 @@ def test_vectors_are_kept_for_the_projector_of_a_finished_run(model, tmp_path):
         ({"k": 49}, "k: the report split has 48 different documents, fewer than k = 49"),
         ({"quantise": ("int9",)}, "quantise.0: 'int9' is not one of them; did you mean 'int8' or 'int4'"),
         ({"by": "part"}, "by: no pair of the report split has a part"),
+        ({"parts": ("colours",)}, "parts.0: the data has no part 'colours'"),
         ({"keep": 5000}, "keep: should be less than or equal to 1000"),
     ],
 )

@@ -70,11 +70,11 @@ def test_cross_attention_starts_from_self_attention(decoder):
 
 
 def test_the_encoder_is_taken_out(tmp_path, monkeypatch):
-    both = tmp_path / "both"
-    assert train(plan(tiny()), 0, both).status == "finished"
+    both, same = tmp_path / "both", {"data.tokenizer": {"type": "byte"}}
+    assert train(plan(tiny(**same)), 0, both).status == "finished"
     blocks = {"local": {**AHEAD, "mixer": {**AHEAD["mixer"], "window": {"before": 3, "after": 4}}}}
-    alone = one_stack(**{"model.blocks": blocks, "model.pool": {"type": "mean"}, "data.source": {"type": "docstrings"},
-                         "objective": {"type": "contrastive"}, "init_from": {"run": str(both), "as": "encoder"}})  # fmt: skip
+    changes = {"objective": {"type": "contrastive"}, "init_from": {"run": str(both), "as": "encoder"}, **same}
+    alone = one_stack(**{"model.blocks": blocks, "model.pool": {"type": "mean"}, "data.source": {"type": "docstrings"}, **changes})
     plain = alone.plain()
     plain["evaluate"] = {"every": 2, "select": {}, "report": {}}
     planned = plan(plain)

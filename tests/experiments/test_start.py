@@ -217,6 +217,20 @@ def test_a_language_model_provides_the_trunk_of_an_encoder(tiny, trained, tmp_pa
     assert {"pool.query", "embedding"} <= {*plan(changed(pooled, init_from=str(tmp_path / "second"))).start.taken}
 
 
+def test_an_embedding_is_only_taken_by_a_run_with_the_same_tokens(tiny, trained):
+    other = changed(tiny, init_from=str(trained), data__tokenizer={"type": "bpe", "vocab_size": 270})
+    with pytest.raises(SpecError) as caught:
+        plan(other)
+    assert caught.value.path == ("init_from",)
+    assert "reads other tokens: of its 259 tokens, " in str(caught.value) and "embedding would be taken" in str(caught.value)
+    # A vocabulary of another size has an embedding of its own, so nothing is misread.
+    anew = plan(changed(other, model__vocab_size=tiny["model"]["vocab_size"] + 1)).start
+    assert anew.new["embedding"] == "different shape in the checkpoint" and "norm.weight" in anew.taken
+    # What a folder without a tokenizer reads, nobody knows.
+    (trained / "tokenizer.json").unlink()
+    assert "embedding" in plan(other).start.taken
+
+
 def test_an_encoder_leaves_its_prompts_and_its_limit_in_its_folder(tiny, tmp_path, monkeypatch):
     from arch.prompts import ends_of, most_tokens, prompts
     from experiments.data.corpus import Corpus

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from arch import registry
 from arch.errors import DataError
 from arch.registry import source
-from arch.spec import List
+from arch.spec import List, later
 from experiments.data.left_out import LeftOut
 from experiments.data.pair import Pair, PairOptions, bare
 from experiments.data.plain_text import read_text
@@ -22,6 +22,7 @@ LIBRARY = {"type": "python_stdlib", "tests": False}
 TESTS = {"test", "tests", "testing", "idle_test"}
 LINE_END = re.compile(r"\r\n|\r|\n")  # as Python counts lines
 PARAGRAPH_END = re.compile(r"\n\s*\n")
+NAME_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 WORDS, CHARACTERS = 5, 60
 # What stands for a function's own name in its code, where names are masked.
 MASK = "_"
@@ -45,16 +46,20 @@ class Docstrings:
     words and comes once: of functions with the same one, the first is taken. The code has more than 60 characters. All functions
     of a top module are in one split; of an installed package, those of a module like `package.folder.module`. The label is the
     function's module. Another version of Python gives other pairs; a run's record has their digest.
+
+    With `query: name`, the function's name in words is the query, and the paragraph is the positive: a title and its text.
     """
 
     class Config(PairOptions):
         """packages: installed packages whose functions are read too. names: whether the code keeps its function's own name.
 
         `masked` puts `_` in its place: else a query that has words of the name is answered without any understanding.
+        query: `docstring`; `name` for names of at least two words.
         """
 
         packages: List[str] = ()
         names: Literal["keep", "masked"] = "keep"
+        query: Literal["docstring", "name"] = later("docstring")
 
     def __init__(self, config: Config):
         self.config = config
@@ -70,12 +75,11 @@ class Docstrings:
         """Yields the pairs in the order of the files. Raises DataError for a package that is not installed."""
         self.left_out = LeftOut()
         said: set[str] = set()
-        for name, text, depth in self._files():
-            module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for module, text, group in self.modules():
             try:
                 found = functions(text)
             except (SyntaxError, ValueError):
-                self.left_out.add("files that are not Python", name)
+                self.left_out.add("files that are not Python", module)
                 continue
             for function in found:
                 if len(function.says.split()) < WORDS or len(function.code) <= CHARACTERS:
@@ -84,8 +88,24 @@ class Docstrings:
                     self.left_out.add("functions whose docstring came before", f"{module}.{function.name}")
                 else:
                     said.add(function.says)
-                    code = masked(function) if self.config.names == "masked" else function.code
-                    yield Pair(function.says, code, group=".".join(module.split(".")[:depth]), label=module)
+                    if (texts := self._texts(function)) is None:
+                        self.left_out.add("functions whose name is one word", f"{module}.{function.name}")
+                    else:
+                        query, positive = texts
+                        yield Pair(query, positive, group=group, label=module)
+
+    def modules(self) -> Iterator[tuple[str, str, str]]:
+        """Yields (module, its text, its group) of every file. Raises DataError."""
+        for name, text, depth in self._files():
+            module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            yield module, text, ".".join(module.split(".")[:depth])
+
+    def _texts(self, function):
+        """(query, positive) of a function; None where its name is to be the query and is a single word."""
+        if self.config.query == "name":
+            words = in_words(function.name)
+            return (" ".join(words), function.says) if len(words) > 1 else None
+        return function.says, masked(function) if self.config.names == "masked" else function.code
 
     def files(self) -> list[Path]:
         """Every file that `pairs` reads. Raises DataError."""
@@ -131,6 +151,11 @@ def functions(text: str) -> list[Function]:
 def masked(function: Function) -> str:
     """The code of a function with `_` wherever its own name stands."""
     return re.sub(rf"\b{re.escape(function.name)}\b", MASK, function.code)
+
+
+def in_words(name: str) -> list[str]:
+    """The words of a name, in small letters: `readHTTPHeader_2` is read, http, header, 2."""
+    return [word.lower() for word in NAME_WORDS.findall(name)]
 
 
 def _modules(package):

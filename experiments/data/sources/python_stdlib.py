@@ -5,10 +5,12 @@ import sys
 import sysconfig
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from arch.errors import DataError
 from arch.registry import source
-from arch.spec import Spec
+from arch.spec import Spec, later
+from experiments.data import pair_splits
 from experiments.data.plain_text import read_text
 
 TESTS = {"test", "tests", "idle_test"}
@@ -31,10 +33,13 @@ class PythonStdlib:
     class Config(Spec):
         """`tests`: include the standard library's own tests, if the interpreter has them.
 
-        Test files that are not in UTF-8 are skipped.
+        Test files that are not in UTF-8 are skipped. `modules`: `all`, or `train`, the top modules whose functions are in the
+        train split of the source `docstrings`: whoever has read only these has not read what such pairs measure (except for
+        what was copied between modules).
         """
 
         tests: bool = False
+        modules: Literal["all", "train"] = later("all")
 
     def __init__(self, config):
         self.config = config
@@ -53,7 +58,9 @@ class PythonStdlib:
 
     def files(self):
         """Every file that `documents` reads, sorted by path."""
-        return list(_files(Path(sysconfig.get_path("stdlib")), self.config.tests))
+        root = Path(sysconfig.get_path("stdlib"))
+        found = list(_files(root, self.config.tests))
+        return [path for path in found if _trains(path.relative_to(root))] if self.config.modules == "train" else found
 
     def _read(self, path):
         try:
@@ -73,6 +80,12 @@ def _files(root, tests):
     paths = (path for name in modules for path in [root / f"{name}.py", *(root / name).rglob("*.py")])
     inside = (path for path in paths if path.is_file() and (tests or not _is_test(path.relative_to(root))))
     return sorted(inside, key=Path.as_posix)
+
+
+def _trains(path):
+    """Whether the pairs of a file (relative to the library) are in the train split: all of a top module are in one."""
+    module = path.parts[0].removesuffix(".py")
+    return pair_splits.split_of_group(module) == "train"
 
 
 def _is_test(path):

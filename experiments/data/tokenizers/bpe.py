@@ -1,11 +1,13 @@
 """Byte-level byte-pair encoding (Sennrich et al. 2016; over bytes as in GPT-2), trained on the train split."""
 
-from pydantic import field_validator
+from typing import Annotated
+
+from pydantic import AfterValidator, field_validator
 from tokenizers import Tokenizer, models, trainers
 
 from arch.registry import tokenizer
-from arch.spec import Spec
-from experiments.data import byte_level
+from arch.spec import Component, Kind, Spec, later
+from experiments.data import byte_level, taught
 from experiments.data.specials import SPECIALS, finish
 
 
@@ -17,9 +19,14 @@ class BPE:
     """
 
     class Config(Spec):
-        """`vocab_size`: tokens, including the 256 bytes and the 3 specials. A small corpus may give fewer."""
+        """`vocab_size`: tokens, including the 256 bytes and the 3 specials. A small corpus may give fewer.
+
+        learned_from: the source, of texts or of pairs, whose train split teaches it; null for the run's own. So runs on different
+        data have the same tokens, as a run needs that takes the embedding of another one.
+        """
 
         vocab_size: int
+        learned_from: Annotated[Component, Kind("source"), AfterValidator(taught.resolved)] | None = later(None)
 
         @field_validator("vocab_size")
         @classmethod
@@ -37,9 +44,15 @@ class BPE:
 
     def __init__(self, config):
         self.config = config
+        if config.learned_from is not None:
+            # What else decides the tokens: a file that changes, among those of the source.
+            self.content = lambda: taught.content(config.learned_from)
 
     def train(self, texts):
-        """The Tokenizer trained on `texts` (a list) by merging the most frequent pairs."""
+        """The Tokenizer trained on `texts` (a list) by merging the most frequent pairs; with `learned_from`, on those of that."""
+        if self.config.learned_from is not None:
+            own = {"type": "bpe", "vocab_size": self.config.vocab_size}
+            return taught.tokenizer(self.config.learned_from, own, self.config.vocab_size)
         built = Tokenizer(models.BPE())
         byte_level.attach(built, words=True)
         trainer = trainers.BpeTrainer(
