@@ -24,7 +24,7 @@ def test_a_copy_without_weights_says_the_same_and_has_thinner_curves(tmp_path, p
         (run / "evaluations" / "report.loss-0.json").write_text("{}")
     untrained = next(folder.glob("arm3-*/seed-0/history.parquet"))
     pd.read_parquet(untrained).iloc[:0].to_parquet(untrained)
-    copy = keeping.keep(folder, tmp_path / "results", every=10)
+    copy = keeping.keep(folder, tmp_path / "results", every=50)
     assert copy == tmp_path / "results" / "windows" / "demo"
     assert not list(copy.rglob("model.safetensors")) and len(list(copy.rglob("report.loss-0.json"))) == 12
     said = [tables.claims(judgements(load(each))) for each in (folder, copy)]
@@ -33,6 +33,9 @@ def test_a_copy_without_weights_says_the_same_and_has_thinner_curves(tmp_path, p
     assert len(thin) < len(whole) and thin.step.iloc[-1] == whole.step.iloc[-1]
     assert {*whole.step[whole["select/loss"].notna()]} <= {*thin.step}
     pd.testing.assert_frame_equal(thin, whole[whole.step.isin(thin.step)].reset_index(drop=True))
+    again = keeping.keep(copy, tmp_path / "again", every=50)  # who goes on from kept records keeps them again
+    for each in copy.rglob("history.parquet"):
+        assert (again / each.relative_to(copy)).read_bytes() == each.read_bytes()
 
 
 def test_the_command_writes_the_report_and_figures_of_several_studies(tmp_path, plant):
