@@ -87,7 +87,7 @@ def test_a_loss_that_is_not_finite_still_fails_by_its_name(tiny, tmp_path, monke
     tiny["train"]["steps"] = 0
     tiny["evaluate"] = {"select": {}, "report": {"loss": {"type": "objective", "rows": 4}}}
     forward = Model.trunk
-    monkeypatch.setattr(Model, "trunk", lambda self, *args: (forward(self, *args)[0] * math.nan, None))
+    monkeypatch.setattr(Model, "trunk", lambda self, *args, **options: (forward(self, *args, **options)[0] * math.nan, None))
     record = train(plan(tiny), 0, tmp_path / "run")
     assert record.status == "failed" and "report/loss" in record.failure.message
 

@@ -32,7 +32,7 @@ class Oracle:
         self.head_weight, self.answers = torch.eye(vocabulary), answers
         self.spec = type("Spec", (), {"logit_softcap": None})
 
-    def trunk(self, tokens_BT, layout):
+    def trunk(self, tokens_BT, layout, images=None):
         return self.answers(tokens_BT), None
 
 
