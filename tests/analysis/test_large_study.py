@@ -82,6 +82,7 @@ def test_few_arms_are_all_named(make_study):
     assert crowd.named(study, judge(study)) == crowd.few(study, judge(study)) == list(study.record.arms)
 
 
+@pytest.mark.slow
 def test_a_report_of_many_arms_shows_the_crowd(tmp_path):
     folder = plant_large(tmp_path / "many", crowd.MANY + 6, 2, steps=40, failed=1)
     page = write_report(folder).read_text()
@@ -92,6 +93,7 @@ def test_a_report_of_many_arms_shows_the_crowd(tmp_path):
     assert WINDOWS < crowd.MANY  # more than one base is among the arms
 
 
+@pytest.mark.slow
 def test_an_arm_has_one_colour_in_every_figure(tmp_path):
     """Also where a page names only some arms, and charts of evaluators show fewer still."""
     from analysis import charts, plots

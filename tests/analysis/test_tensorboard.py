@@ -100,6 +100,7 @@ def test_the_link_shows_results_and_training_first():
     assert {re.match(colour, run)[1] for run in ("1to1/seed-0", "1to1/over-seeds")} == {"1to1"}
 
 
+@pytest.mark.slow
 def test_a_running_board_gets_what_changed_and_forgets_what_was_wrong(plant, tmp_path, monkeypatch):
     folder = plant(tmp_path / "watched", {"1:1": 0.0, "3:1": 0.01}, seeds=2, missing=[("3:1", 1)])
     logs, written = write_logs(folder), {}

@@ -194,6 +194,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_buffers():
     """All logits would take 128 MiB; the buffers take 4 MiB, gradients of weights and hidden states another 3 MiB."""
     run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)

@@ -92,6 +92,7 @@ def test_a_mixer_of_at_most_40_lines_is_shown_with_its_costs(folder):
     assert not cost["notes"]
 
 
+@pytest.mark.slow
 def test_the_battery_passes_on_it_and_finds_a_leak(folder):
     """The battery passes for the mixer, and fails for a copy without the reset, which leaks between documents."""
     leaky = MIXER.replace(" * ~layout.reset_BT[..., None]", " + torch.zeros_like(x_BTD.float())")

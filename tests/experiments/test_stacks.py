@@ -69,6 +69,7 @@ def test_cross_attention_starts_from_self_attention(decoder):
         assert any("cross-attention, copied from self-attention: blocks.{0,1}.cross" in note for note in start.notes())
 
 
+@pytest.mark.slow
 def test_the_encoder_is_taken_out(tmp_path, monkeypatch):
     both, same = tmp_path / "both", {"data.tokenizer": {"type": "byte"}}
     assert train(plan(tiny(**same)), 0, both).status == "finished"

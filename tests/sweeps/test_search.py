@@ -147,7 +147,9 @@ def test_objectives_that_are_all_costs_need_no_run(searched):
     assert search.total == 0 and search.take() is None
     assert set(states(search)) == {"finished"} and all(not record.run for record in search.records())
     found = arms.found(search)
-    assert {space.recorded(search.axes, search.values(number)).get(WINDOW) for number in found.front} == {None}, "a recurrence keeps nothing"
+    assert {space.recorded(search.axes, search.values(number)).get(WINDOW) for number in found.front} == {None}, (
+        "a recurrence keeps nothing"
+    )
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsgaii", "nsgaiii", "random", "brute_force"])

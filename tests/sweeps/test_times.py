@@ -129,6 +129,7 @@ def test_claims_of_costs_are_told_without_a_run(study_data, console):
     assert found["statement"] == "cost/cache_bytes@64 of all local relative to 1:1 is at most 0.99"
 
 
+@pytest.mark.slow
 def test_the_memory_study_has_the_published_ratios_at_a_sixteenth():
     """Gemma 3, figures 5 and 6, for the shape of Gemma 2 2B: every ratio of the small study is that of the published sizes."""
     source, ratios, words = document.load("gemma3/kv_memory", "sweeps"), {}, {}
