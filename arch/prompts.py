@@ -7,7 +7,6 @@ where it is not said, and false in checkpoints of others.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from arch import json_files
 from arch.errors import DataError
 from arch.tokenizer import Ends, special_tokens
+from arch.whole_file import appearing
 
 PROMPTS, CONFIG = "prompts.json", "tokenizer_config.json"
 # transformers writes a number beyond this one (1e30) for a tokenizer without a limit.
@@ -87,9 +87,5 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 def _write(data: dict[str, Any], path: Path) -> None:
     """Write a file whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with appearing(path) as scratch:
         scratch.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)

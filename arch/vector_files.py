@@ -4,7 +4,6 @@ Shapes: N texts, E numbers of a vector.
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from arch.errors import DataError, nearest
+from arch.whole_file import appearing
 
 Write = Callable[[Sequence[str], np.ndarray], None]  # some texts with their vectors (N, E) float32, in order
 
@@ -43,15 +43,11 @@ def writing(name: str, out: Path | None, width: int) -> Iterator[Write]:
         with _jsonl(sys.stdout.buffer, width) as write:
             yield write
         return
-    scratch = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        with open(scratch, "wb") as file, FORMATS[name](file, width) as write:
+        with appearing(out) as scratch, open(scratch, "wb") as file, FORMATS[name](file, width) as write:
             yield write
-        scratch.replace(out)
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror or error})", key=None) from None
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 @contextmanager

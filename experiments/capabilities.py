@@ -65,13 +65,10 @@ def of(spec: ExperimentSpec) -> Able:
 
 def check(kind, component, able, root, path):
     """Raises SpecError at `path` of the document where a component needs what the run does not offer, or knows no images."""
-    if (
-        kind in READERS
-        and "images" in able.words
-        and not getattr(registry.component(kind, component["type"]), "reads_images", False)
-    ):
+    found = registry.component(kind, component["type"])
+    if kind in READERS and "images" in able.words and not getattr(found, "reads_images", False):
         raise root.error(f"{component['type']} reads texts alone, and the data have images", path)
-    for word in sorted(getattr(registry.component(kind, component["type"]), "needs", frozenset())):
+    for word in sorted(getattr(found, "needs", frozenset())):
         if word not in CAPABILITIES:
             raise root.error(f"{component['type']} needs {word!r}; known: {', '.join(sorted(CAPABILITIES))}", path)
         if word not in able.words:

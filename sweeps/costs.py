@@ -79,15 +79,8 @@ SIZE = 4
 
 def _over_weights(tokens, spec, cost):
     """The cache of one stream of `tokens` tokens over the weights."""
-    cache, parameters = _cache(tokens, spec, cost), _parameters(spec, cost)
+    cache, parameters = _cache(tokens, spec, cost), cost_metric("cost/parameters", spec, cost)
     return None if cache is None or parameters is None else cache / (SIZE * parameters)
-
-
-def _parameters(spec, cost):
-    parameters = _at(cost, PLACES["cost/parameters"])
-    if parameters is None and spec is not None:
-        parameters = _at(_outline(spec, spec.data.context), PLACES["cost/parameters"])
-    return parameters
 
 
 def _weights(spec, cost):
@@ -95,7 +88,8 @@ def _weights(spec, cost):
     if spec is None:  # the cost alone does not say what is quantised
         return None
     if spec.model.quantise is None:
-        return SIZE * _parameters(spec, cost)
+        parameters = cost_metric("cost/parameters", spec, cost)
+        return None if parameters is None else SIZE * parameters
     from arch import packed
 
     return packed.total(packed.weights(spec.model, spec.model.quantise.roles(), "float32"))

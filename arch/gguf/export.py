@@ -1,8 +1,6 @@
 """A checkpoint in our format as a GGUF file."""
 
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +8,16 @@ from typing import Any
 import torch
 
 from arch import checkpoint, document, prompts, quantised, registry
+from arch.cost import DTYPES
 from arch.errors import DataError
 from arch.gguf import architectures, file, vocabulary
 from arch.model import Model
 from arch.model_spec import ModelSpec
 from arch.tensors import Tensors
+from arch.whole_file import appearing
 from arch.words import listed
 
 CONTEXT = 8192  # tokens, where a checkpoint does not say how many it reads
-FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FORMATS = ("q4_0", "q8_0")
 FILE_TYPES = {"float32": 0, "float16": 1, "q4_0": 2, "q8_0": 7, "bfloat16": 32}
 QUANTISATION = 2  # the version of ggml's blocks
@@ -60,8 +59,14 @@ def export(
         raise root.error(reason, tuple(key.split("."))) from None
     about = vocabulary.metadata(source, spec.vocab_size, encoder=spec.pool is not None)
     context = context or prompts.most_tokens(source) or CONTEXT
-    with _appearing(Path(out)) as scratch:
-        write(spec, found, scratch, kinds, context, about, progress)
+    out = Path(out)
+    if out.exists():
+        raise DataError(f"{out}: is there already; give the name of a new file", key=None)
+    try:
+        with appearing(out) as scratch:
+            write(spec, found, scratch, kinds, context, about, progress)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror or error})", key=None) from None
     return Exported(architecture.name, _sizes(spec, kinds), _notes(spec, source, about, kinds, found))
 
 
@@ -93,7 +98,7 @@ def write(
             if kind in quantisers:
                 yield architectures.place(name), quantisers[kind].pack(weight)["blocks"].numpy()
             else:
-                yield architectures.place(name), _bytes(1 + weight.float() if weight.ndim == 1 else weight, FLOATS[kind], name)
+                yield architectures.place(name), _bytes(1 + weight.float() if weight.ndim == 1 else weight, DTYPES[kind], name)
 
     file.write(path, said, entries, stored(), progress)
 
@@ -103,10 +108,8 @@ def kinds_of(spec: ModelSpec, formats: Mapping[str, str], dtype: str) -> dict[st
 
     Raises ValueError, `quantise.ROLE: reason`, for a width that a format cannot hold.
     """
-    with torch.device("meta"):
-        model = Model(spec.model_copy(update={"quantise": None}))
     kinds = {}
-    for name, weight in model.named_parameters():
+    for name, weight in _parameters(spec):
         role = quantised.role(name, weight)
         kinds[name] = "float32" if role is None else formats.get(role, dtype)
         block = file.KINDS[kinds[name]].block
@@ -169,18 +172,3 @@ def _notes(spec, source, about, kinds, found):
 def _parameters(spec):
     with torch.device("meta"):
         return list(Model(spec.model_copy(update={"quantise": None})).named_parameters())
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
-    """Yields a scratch file, which gets its name when the block ends without an error. Raises DataError."""
-    if path.exists():
-        raise DataError(f"{path}: is there already; give the name of a new file", key=None)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield scratch
-        scratch.replace(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})", key=None) from None
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -47,9 +47,8 @@ def opened(path: Path | str) -> Image:
         raise _too_large(path, "too many pixels") from None
     except UnidentifiedImageError:
         raise DataError(f"{path}: no picture that Pillow can read", key=None) from None
-    except (
-        Exception
-    ) as error:  # Pillow has no class of its own for a damaged file: OSError, SyntaxError, TypeError, struct.error, ...
+    # Pillow has no class of its own for a damaged file: OSError, SyntaxError, TypeError, struct.error, ...
+    except Exception as error:
         said = " ".join(str(error).split())
         raise DataError(f"{path}: cannot be read as a picture ({said})", key=None) from None
 
@@ -60,10 +59,12 @@ def _check(path, picture):
         raise _too_large(path, f"{width:,} x {height:,} pixels")
     if (frames := getattr(picture, "n_frames", 1)) > 1:
         raise DataError(f"{path}: {frames} pictures in one file (animated?); expected one", key=None)
-    kind = {"P": "colours from a palette", "CMYK": "CMYK colours"}.get(picture.mode, f"mode {picture.mode}")
-    if picture.mode in PLAIN and "transparency" in picture.info:
+    kind = ""
+    if picture.mode not in PLAIN:
+        kind = {"P": "colours from a palette", "CMYK": "CMYK colours"}.get(picture.mode, f"mode {picture.mode}")
+    elif "transparency" in picture.info:
         kind = "a colour that stands for transparent"
-    if picture.mode not in PLAIN or "transparency" in picture.info:
+    if kind:
         raise DataError(f"{path}: it has {kind}; expected RGB or grey without transparency: convert it first", key=None)
 
 

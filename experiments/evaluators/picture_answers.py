@@ -8,7 +8,7 @@ from arch.images.files import png
 from arch.model import Model
 from arch.registry import evaluator
 from arch.spec import Count, Spec
-from experiments import split_rows
+from experiments import prediction, split_rows
 from experiments.data.pages import anls
 
 SHOWN = 8  # answers in the text, and pictures
@@ -43,7 +43,7 @@ class PictureAnswers:
         for batch in split_rows.read(dataset, given, self.config.rows, None):
             rows = batch["text"]
             assert rows.targets_BT is not None
-            hidden_BTD, _ = model.trunk(rows.tokens_BT, rows.layout, images=rows.extra["images"])
+            hidden_BTD = prediction.hidden(model, rows)
             shown = zip(hidden_BTD, rows.targets_BT, rows.extra["images"], strict=True)
             for hidden_TD, targets_T, images_I3SS in shown:
                 asked_T = targets_T >= 0

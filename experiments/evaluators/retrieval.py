@@ -209,12 +209,17 @@ class Retrieval:
         first = next(iter(parts.values()))
         table += _matrix(first, found[0].query_QE, found[0].document_NE, options.matrix)
         whole = found[0].query_QE.shape[1]
+        named = dict(zip(parts, found, strict=True))
+        own = {
+            f"retrieval_{self._ndcg}_of_{part}": float(named[part].quality[whole, FLOAT][self._ndcg].mean())
+            for part in options.parts
+        }
         sizes = {f"retrieval_bytes_{form}": float(found[0].bytes[whole, form]) for form in options.quantise}
         return Findings(
             {name: mean(values_Q) for name, values_Q in values.items()}
             | {"retrieval_bytes": float(found[0].bytes[whole, FLOAT])}
             | sizes
-            | self._by_part(dict(zip(parts, found, strict=True))),
+            | own,
             table,
             text=self._who_wins(values, mean) if options.bm25 else "",
             documents=collection.by_unit(about_Q, weight_Q, values) if given.split == "report" else None,
@@ -256,15 +261,6 @@ class Retrieval:
             values |= {"bm25_mrr": words["mrr"], f"bm25_{ndcg}": words[ndcg]}
             values["retrieval_over_bm25"] = values[f"retrieval_{ndcg}"] - words[ndcg]
         return values
-
-    def _by_part(self, found: Mapping[str, "_Part"]) -> dict[str, float]:
-        """{metric: nDCG of the whole vectors} of the parts that are asked for."""
-        wanted = {part: found[part].quality for part in self.config.parts}
-        width = {part: max(width for width, form in quality if form == FLOAT) for part, quality in wanted.items()}
-        return {
-            f"retrieval_{self._ndcg}_of_{part}": float(quality[width[part], FLOAT][self._ndcg].mean())
-            for part, quality in wanted.items()
-        }
 
     def _who_wins(self, values: Mapping[str, Tensor], mean: Callable[[Tensor], float]) -> str:
         """A sentence or two on the encoder and BM25, on the same queries and documents."""

@@ -89,10 +89,11 @@ class SFT(nn.Module):
     @classmethod
     def check(cls, config: Config, spec: Any, dataset: Dataset, runs: Mapping[str, Referred]) -> None:
         """Raises SpecError for a teacher of other tokens, and for one that would have to read images."""
-        if "teacher" in runs and getattr(registry.component("source", spec.data.source["type"]), "images", False):
+        if "teacher" not in runs:
+            return
+        if getattr(registry.component("source", spec.data.source["type"]), "images", False):
             raise SpecError("a teacher writes answers to texts alone, and the data have images; expected none", ("teacher",))
-        if "teacher" in runs:
-            same_tokens.check(spec, dataset, runs["teacher"])
+        same_tokens.check(spec, dataset, runs["teacher"])
 
     @classmethod
     def costs(cls, config: Config, spec: Any, dataset: Dataset | None, runs: Mapping[str, Referred]) -> dict[str, float]:

@@ -139,12 +139,17 @@ def axes(space: Space, root: Node, study: Node, path: tuple[str, ...] = ("search
 
     study: for the line of an error. Raises SpecError where a choice that brings further dimensions does not resolve.
     """
-    made = [_coordinates if isinstance(each, Simplex) else _axis for each in space.values()]
-    each = [make(name, space[name], root, study, (*path, name)) for make, name in zip(made, space, strict=True)]
-    return tuple(axis for one in each for axis in (one if isinstance(one, tuple) else (one,)))
+    found: list[Axis] = []
+    for name, dimension in space.items():
+        place = (*path, name)
+        if isinstance(dimension, Simplex):
+            found += _coordinates(name, dimension, place)
+        else:
+            found.append(_axis(name, dimension, root, study, place))
+    return tuple(found)
 
 
-def _coordinates(name, dimension, root, study, path):
+def _coordinates(name, dimension, path):
     mixture = Mixture(name, dimension.simplex, dimension.concentration)
     return tuple(Axis(each, path, UNIT, mixture=mixture) for each in mixture.coordinates)
 
@@ -268,14 +273,10 @@ def overridden(root: Node, dimensions: tuple[Axis, ...], values: Mapping[str, Va
 
 def recorded(dimensions: tuple[Axis, ...], values: Mapping[str, Value]) -> dict[str, float | str]:
     """Values as a record holds them: numbers, or text; of a mixture the weights of its parts, in place of its coordinates."""
-    mixtures = {axis.name: axis.mixture for axis, _ in every(dimensions) if axis.mixture is not None}
-    found: dict[str, float | str] = {}
-    for name, value in values.items():
-        if name in mixtures:
-            found |= mixtures[name].weights(values)
-        else:
-            found[name] = _number(value) if _is_number(value) else spelt_choice(value)
-    return found
+    coordinates = {axis.name for axis, _ in every(dimensions) if axis.mixture is not None}
+    others = {name: value for name, value in values.items() if name not in coordinates}
+    plain = {name: _number(value) if _is_number(value) else spelt_choice(value) for name, value in others.items()}
+    return plain | mixed(dimensions, values)
 
 
 def mixed(dimensions: tuple[Axis, ...], values: Mapping[str, Value]) -> dict[str, float]:
