@@ -192,6 +192,8 @@ def generate(
     prompt: Annotated[str, typer.Option(help="The text to continue; - reads it from standard input. <image>: where a picture is.")],
     image: Annotated[list[Path], typer.Option(metavar="FILE", help="A picture; once for each <image> in the prompt.")] = [],  # noqa: B006
     pan_and_scan: Annotated[float | None, typer.Option(min=1, help="Also show crops from this ratio of the sides on.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask in the checkpoint's chat template; the answer ends its turn.")] = False,
+    system: Annotated[str, typer.Option(help="With --chat: a system prompt.")] = "",
     tokens: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Generate at most this many tokens.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 takes the likeliest token.")] = 1.0,
     top_k: Annotated[int | None, typer.Option(min=1, help="Sample among the k likeliest tokens.")] = None,
@@ -200,9 +202,14 @@ def generate(
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's.")] = None,
 ):
     """Sample text from a model and print it token by token."""
+    from arch.errors import DataError
     from arch.tokenizer import TextTokens
 
     text, said = TextTokens(checkpoint), sys.stdin.read() if prompt == "-" else prompt
+    if chat:
+        said = _in_turns(text, checkpoint, said, system)
+    elif system:
+        raise DataError("--system: only a chat template has a place for it; expected --chat too", key=None)
     pictures = _pictures(image, said, pan_and_scan)
 
     from arch import hf
@@ -221,6 +228,16 @@ def generate(
     for piece in text.stream(ids, writing(model, ids, tokens, temperature, top_k, top_p, seed, shown, text.blind)):
         print(visible(piece) if sys.stdout.isatty() else piece, end="", flush=True)  # a terminal would obey what is no text
     print()
+
+
+def _in_turns(text, folder, prompt, system):
+    """A prompt in the chat template of a folder, whose turns' end then ends what is written. Raises DataError."""
+    from arch.chat import Chat
+    from arch.tokenizer import Ends
+
+    chat = Chat(text.tokenizer, Ends(text.begin, min(text.ends, default=None)), str(folder))
+    text.ends |= chat.stops
+    return chat.written(prompt, system)
 
 
 def _pictures(files, prompt, ratio):

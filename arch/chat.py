@@ -1,48 +1,23 @@
-"""Chat templates: what stands around a prompt and an answer, in the tokens of a tokenizer.
+"""A chat template in the tokens of a tokenizer: the ids of a conversation, and where its last answer begins.
 
-Gemma's turns have two roles, `user` and `model`, and no role for a system prompt: its text stands in front of the first
-prompt, with an empty line between. The ids of `<start_of_turn>` and `<end_of_turn>` are 106 and 107 in Gemma 2's tokenizer, 105 and
-106 in Gemma 3's; here they are whatever the tokenizer says. A pretrained model ends a text with `<eos>`; Gemma 3's tuned models
-end with `<end_of_turn>`, Gemma 2's with both (Gemma 2, tables 4 and 5; Gemma 3, table 4).
+The ids of `<start_of_turn>` and `<end_of_turn>` are 106 and 107 in Gemma 2's tokenizer, 105 and 106 in Gemma 3's; here they are
+whatever the tokenizer says.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from functools import cached_property
 
 import tokenizers
-from pydantic import AfterValidator
 
+from arch import chat_template
+from arch.chat_template import EOS, KEY_OF_SPEC, TURNS, Form, Frame
 from arch.errors import DataError
 from arch.tokenizer import Ends
 
-START_OF_TURN, END_OF_TURN, EOS = "<start_of_turn>", "<end_of_turn>", "<eos>"
-TURNS = (START_OF_TURN, END_OF_TURN)
-PROMPT, ANSWER = "{prompt}", "{answer}"
-_TURNS = f"{START_OF_TURN}user\n{PROMPT}{END_OF_TURN}\n{START_OF_TURN}model\n{ANSWER}{END_OF_TURN}"
-# `plain` is the form in which a pretrained model reads text: no turns, and `<eos>` at the end.
-TEMPLATES = {"gemma3": _TURNS, "gemma2": f"{_TURNS}{EOS}", "plain": f"{PROMPT}\n{ANSWER}{EOS}"}
-SPECIAL = re.compile("|".join(map(re.escape, (*TURNS, EOS))))
-
-
-def _check(template: str) -> str:
-    if template in TEMPLATES:
-        return template
-    if template.count(PROMPT) != 1 or template.count(ANSWER) != 1 or template.index(PROMPT) > template.index(ANSWER):
-        known = ", ".join(TEMPLATES)
-        raise ValueError(f"expected {known}, or a text with one {PROMPT} and, after it, one {ANSWER}; got {template!r}")
-    if not SPECIAL.match(template[template.index(ANSWER) + len(ANSWER) :]):
-        raise ValueError(f"nothing ends the answer: expected {END_OF_TURN} or {EOS} behind {ANSWER}, got {template!r}")
-    return template
-
-
-# A template in a spec: one by its name, or a text.
-Template = Annotated[str, AfterValidator(_check)]
-
-
-def written(template: str) -> str:
-    """A template as text."""
-    return TEMPLATES.get(template, template)
+# What was said before in a conversation: (prompt, answer), in order.
+Before = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -58,29 +33,42 @@ class Chat:
     template: str
 
     def __post_init__(self):
-        """Raises DataError at `data.tokenizer` for a tokenizer without the template's turns."""
-        for token in SPECIAL.findall(written(self.template)):
-            if self._number(token) is None:
-                reason = f"the tokenizer has no {token}, which the template {self.template!r} is written with"
-                raise DataError(f"{reason}; expected one that has it, or another `template`", key=("data", "tokenizer"))
+        """Raises DataError for a tokenizer without the template's turns, and a template in which nothing ends an answer."""
+        if not self._special.match(self._last):
+            reason = f"nothing ends the answer in the template {self.template!r}: expected a special token of the tokenizer there"
+            raise DataError(reason, key=KEY_OF_SPEC)
+        self._ids([(literal, True) for literal in self._frame(1, system=False).literals])
 
-    def prompt(self, text: str, system: str = "") -> list[int]:
-        """The ids before an answer: `<bos>` if the tokenizer has one, and all that the template has in front of the answer."""
-        before, after = written(self.template).split(ANSWER)[0].split(PROMPT)
-        asked = f"{system}\n\n{text}" if system else text
-        begin = [] if self.ends.bos is None else [self.ends.bos]
-        *specials, last = _pieces(before)
-        (first, token), *rest = _pieces(after)
-        return [*begin, *self._ids(specials), *self._ids([(last[0] + asked + first, token), *rest])]
+    def prompt(self, text: str, system: str = "", before: Before = ()) -> list[int]:
+        """The ids before an answer: all that the template has in front of it. before: what was said earlier.
+
+        An earlier answer has the ids that it had when it was written.
+        """
+        first, *around = self._around(text, system, before)
+        ids: list[int] = []
+        pieces = [first]
+        for number, (said, literal) in enumerate(zip(around[::2], around[1::2], strict=True)):
+            if (number - bool(system)) % 2 == 1:  # an answer
+                ids += [*self._ids(pieces), *self._text(said[0])]
+                pieces = [literal]
+            else:
+                pieces += [said, literal]
+        return ids + self._ids(pieces)
+
+    def written(self, text: str, system: str = "") -> str:
+        """The text before an answer, with the names of its special tokens."""
+        return "".join(piece for piece, _ in self._around(text, system))
 
     def answer(self, text: str) -> list[int]:
         """The ids of an answer with what ends it; encoded alone, as a model writes it."""
-        return [*self._text(text), *self.tail]
+        return [*self._text(text.strip() if self._frame(1, system=False).trims[-1] else text), *self.tail]
 
-    @property
+    @cached_property
     def tail(self) -> list[int]:
-        """The ids behind an answer."""
-        return self._ids(_pieces(written(self.template).split(ANSWER)[1]))
+        """The ids behind an answer, up to the last special one: what follows it belongs to the next turn."""
+        last = self._last
+        end = max((match.end() for match in self._special.finditer(last)), default=0)
+        return self._ids([(last[:end], True)])
 
     @property
     def stops(self) -> frozenset[int]:
@@ -93,17 +81,64 @@ class Chat:
         stop = next((i for i, number in enumerate(ids) if number in stops), len(ids))
         return self.tokenizer.decode(ids[:stop], skip_special_tokens=True)
 
+    def check_system(self) -> None:
+        """Raises DataError for a template that has no place for a system prompt."""
+        self._frame(1, system=True)
+
+    def _around(self, text, system="", before=()):
+        """[(piece of text, whether it is the template's)] before an answer: in turn, first and last the template's."""
+        frame = self._frame(len(before) + 1, bool(system))
+        said = [*([system] if system else []), *(each for turn in before for each in turn), text]
+        parts = [each.strip() if trims else each for each, trims in zip(said, frame.trims[:-1], strict=True)]
+        others = [((part, False), (literal, True)) for part, literal in zip(parts, frame.literals[1:-1], strict=True)]
+        return [(frame.literals[0], True), *(piece for pair in others for piece in pair)]
+
+    def _frame(self, turns: int, system: bool) -> Frame:
+        bos, eos = ("" if number is None else self.tokenizer.id_to_token(number) for number in (self.ends.bos, self.ends.eos))
+        return self.form.frame(turns, system, bos, eos)
+
+    @cached_property
+    def form(self) -> Form:
+        """The template with its file read."""
+        return chat_template.form(self.template)
+
+    @property
+    def _last(self):
+        return self._frame(1, system=False).literals[-1]
+
+    @cached_property
+    def _named(self) -> dict[str, int | None]:
+        """{name of a token that a template may be written with: its id}."""
+        added = {each.content: number for number, each in self.tokenizer.get_added_tokens_decoder().items() if each.special}
+        named = {name: self.tokenizer.token_to_id(name) for name in TURNS}
+        ends = (self.ends.bos, self.ends.eos)
+        return {EOS: self.ends.eos} | added | named | {self.tokenizer.id_to_token(each): each for each in ends if each is not None}
+
+    @cached_property
+    def _special(self):
+        return re.compile("|".join(map(re.escape, sorted(self._named, key=len, reverse=True))))
+
     def _ids(self, pieces):
-        return [number for text, token in pieces for number in ([*self._text(text)] + ([self._number(token)] if token else []))]
+        """The ids of pieces of text, (text, whether it is the template's): in the template's, names of tokens are tokens."""
+        ids: list[int] = []
+        text = ""
+        for piece, written in pieces:
+            if not written:
+                text += piece
+                continue
+            start = 0
+            for match in self._special.finditer(piece):
+                ids += [*self._text(text + piece[start : match.start()]), self._number(match.group())]
+                text, start = "", match.end()
+            text += piece[start:]
+        return ids + self._text(text)
+
+    def _number(self, token):
+        number = self._named[token]
+        if number is None:
+            reason = f"the tokenizer has no {token}, which the template {self.template!r} is written with"
+            raise DataError(f"{reason}; expected one that has it, or another `template`", key=("data", "tokenizer"))
+        return number
 
     def _text(self, text):
         return self.tokenizer.encode(text, add_special_tokens=False).ids if text else []
-
-    def _number(self, token):
-        return self.ends.eos if token == EOS else self.tokenizer.token_to_id(token)
-
-
-def _pieces(text):
-    """[(text, the special token behind it)]; the last one has no token. Never empty."""
-    tokens = SPECIAL.findall(text)
-    return list(zip(SPECIAL.split(text), [*tokens, ""], strict=True))

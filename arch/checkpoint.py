@@ -22,7 +22,8 @@ from arch.model_spec import ModelSpec
 SPEC, WEIGHTS, TOKENIZER, GENERATION = "spec.yaml", "model.safetensors", "tokenizer.json", "generation_config.json"
 BLIND = "blind_token_id"  # our own: what a model reads in place of each token that it writes, where it sees no answer of its own
 TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", BLIND)
-TEXT_FILES = (TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", GENERATION)
+CHAT_TEMPLATE, TOKENIZER_CONFIG = "chat_template.jinja", "tokenizer_config.json"
+TEXT_FILES = (TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json", CHAT_TEMPLATE, GENERATION)
 
 
 def is_checkpoint(path):

@@ -208,6 +208,11 @@ def save_tokenizer(tokenizer, folder, ends=None, blind=None):
     write_atomically(Path(folder) / arch.checkpoint.TOKENIZER, tokenizer.to_str(pretty=True).encode())
 
 
+def save_chat_template(jinja, folder):
+    """Write a chat template beside the tokenizer, as Hugging Face's folders have it."""
+    write_atomically(Path(folder) / arch.checkpoint.CHAT_TEMPLATE, jinja.encode())
+
+
 def load_model(folder):
     """The trained model in a finished run's folder. Raises DataError if the folder has no finished run.
 

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from arch import digests
-from arch.checkpoint import SPEC, TOKENIZER, WEIGHTS
+from arch.checkpoint import CHAT_TEMPLATE, SPEC, TOKENIZER, WEIGHTS
 from arch.errors import DataError
 from arch.prompts import CONFIG, PROMPTS
 from experiments.record import RunRecord
@@ -22,7 +22,7 @@ def set_aside(folder):
     """Move the weights of a run that failed to its subfolder FAILED, a checkpoint of its own: to be looked at if named."""
     aside = Path(folder) / FAILED
     aside.mkdir(exist_ok=True)
-    for name in (SPEC, TOKENIZER, PROMPTS, CONFIG):
+    for name in (SPEC, TOKENIZER, CHAT_TEMPLATE, PROMPTS, CONFIG):
         if (Path(folder) / name).is_file():
             shutil.copyfile(Path(folder) / name, aside / name)
     digests.discard(aside)

@@ -99,6 +99,8 @@ def train(plan, seed, folder, progress=None, stop=None, runs_at_once=None, home=
         if corpus.tokenizer is not None:
             beside = getattr(corpus, "ends", None), getattr(corpus, "answer_token", None)
             checkpoint.save_tokenizer(corpus.tokenizer, folder, *beside)
+        if hasattr(corpus, "chat_template"):
+            checkpoint.save_chat_template(corpus.chat_template, folder)
         if spec.model.pool is not None and hasattr(corpus, "prompts"):
             prompts.keep(corpus.prompts, spec.data.context, folder, corpus.ends)
         model = new_model(spec.model, seed)

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from arch import checkpoint, prompts
+from arch import chat_template, checkpoint, prompts
 from arch.errors import DataError
 from arch.tokenizer import read, special_tokens
 
@@ -60,7 +60,8 @@ def metadata(folder: Path | str | None, tokens: int, encoder: bool = False) -> d
         **{f"{kind}_token_id": ends[kind] for kind in ("bos", "eos", "eot") if ends.get(kind) is not None},
         **({"padding_token_id": special["pad_token_id"]} if "pad_token_id" in special else {}),
     }
-    return {f"tokenizer.ggml.{key}": value for key, value in about.items()}
+    found = {f"tokenizer.ggml.{key}": value for key, value in about.items()}
+    return found | ({"tokenizer.chat_template": chat_template.read(folder)} if chat_template.has(folder) else {})
 
 
 def _unfit(said: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from arch.chat import Template
+from arch.chat_template import Template
 from arch.errors import DataError
 from arch.spec import Spec
 from experiments.data.split import SPLITS, split_of
@@ -16,16 +16,24 @@ PATIENCE = 4096
 
 
 class Exchange(NamedTuple):
-    """prompt: what is asked. answer: the reference; others may be as good, a reward says so."""
+    """prompt: what is asked. answer: the reference; others may be as good, a reward says so.
+
+    before: what was said earlier in the same conversation, (prompt, answer) each. system: of this conversation; "" for that of the
+    source.
+    """
 
     prompt: str
     answer: str
+    before: tuple[tuple[str, str], ...] = ()
+    system: str = ""
 
 
 class ExchangeOptions(Spec):
-    """The options of every source of prompts and answers. template: gemma3, gemma2, plain, or a text with {prompt} and {answer}.
+    """The options of every source of prompts and answers.
 
-    system: stands in front of the prompt, in its turn, with an empty line between.
+    template: gemma3, gemma2, plain, a text with {prompt} and {answer}, or a folder or file with a Jinja template, as Hugging Face's
+    have it. system: stands in front of the first prompt, in its turn, with an empty line between; in Jinja, where the template
+    says.
     """
 
     template: Template = "gemma3"

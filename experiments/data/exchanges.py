@@ -15,16 +15,19 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from arch.chat import TURNS, Chat
+from arch import chat_template
+from arch.chat import Chat
+from arch.chat_template import TURNS
 from arch.errors import DataError
 from arch.layout import TokenLayout
 from arch.plugins import plugin_sources
 from arch.spec import digest
-from experiments.data import learned
+from experiments.data import learned, left_out
 from experiments.data.batch import Batch, Rows
 from experiments.data.draws import mixed, share
 from experiments.data.exchange import Exchange, ExchangeOptions, Task
 from experiments.data.generated import place
+from experiments.data.left_out import LeftOut
 from experiments.data.specials import PAD
 from experiments.data.split import FRACTIONS, SPLITS
 from experiments.spec import DataSpec
@@ -40,6 +43,13 @@ def prepare(task: Task, source: str, config: ExchangeOptions, data: DataSpec) ->
 
     A tokenizer that is learned gets the tokens of the turns behind all others; one that is read from a file must have them.
     """
+    dataset = opened(task, source, config, data)
+    dataset.check(data.context)
+    return dataset
+
+
+def opened(task: Task, source: str, config: ExchangeOptions, data: DataSpec) -> Exchanges:
+    """The same, without a look at how long its rows are."""
     assert data.tokenizer is not None  # `tokenizes = True`
     made = learned.learn(data.tokenizer, task.learned_from(), ANY, Console(stderr=True))
     if data.tokenizer["type"] in LEARNED:  # whatever the template is, so that models of several templates have the same tokens
@@ -48,9 +58,9 @@ def prepare(task: Task, source: str, config: ExchangeOptions, data: DataSpec) ->
     chat = Chat(made.tokenizer, made.ends, config.template)
     numbers = [made.tokenizer.token_to_id(token) for token in TURNS]
     vocabulary = max(made.vocabulary, *(number + 1 for number in numbers if number is not None), 0)
-    dataset = Exchanges(task, source, config, chat, vocabulary, data)
-    dataset.check(data.context)
-    return dataset
+    if config.system:
+        chat.check_system()
+    return Exchanges(task, source, config, chat, vocabulary, data)
 
 
 class Exchanges:
@@ -64,7 +74,7 @@ class Exchanges:
         self.task, self.source, self.config, self.chat, self.vocabulary = task, source, config, chat, vocabulary
         self.tokenizer, self.ends, self.spec = chat.tokenizer, chat.ends, data
         # A template may begin with the prompt, and a tokenizer have nothing that begins a text.
-        first = chat.prompt("", config.system) or chat.prompt(task.longest()[0].prompt, config.system)
+        first = chat.prompt("", config.system) or self.ids(task.longest()[0])[0]
         self.begin = self.ends.bos if self.ends.bos is not None else first[0]
         pad = self.tokenizer.token_to_id(PAD)
         self.pad = 0 if pad is None else pad
@@ -73,17 +83,18 @@ class Exchanges:
     def fingerprint(self) -> str:
         """A digest (hex) of the source, every option, the tokenizer and the rule of the splits."""
         content = {"format": FORMAT, "source": self.source, "options": self.config.dump(), "fractions": FRACTIONS}
+        content |= {"jinja": self.chat.form.text} if self.chat.form.in_jinja else {}
         about: dict[str, str] = getattr(self.task, "content", dict)()
         return digest(content | {"tokenizer": self.tokenizer.to_str(), "task": about, "plugins": plugin_sources(self.spec.source)})
 
     @cached_property
     def prompt_tokens(self) -> int:
         """The tokens of the longest prompt, with the template."""
-        return max(len(self.chat.prompt(each.prompt, self.config.system)) for each in self.task.longest())
+        return max(len(self.ids(each)[0]) for each in self.task.longest())
 
     def check(self, context: int) -> None:
         """Raises DataError where a row of `context` tokens cannot hold an exchange, or a split has none."""
-        longest = max(sum(map(len, self._ids(each))) for each in self.task.longest())
+        longest = max(sum(map(len, self.ids(each))) for each in self.task.longest())
         if longest - 1 > context:
             raise DataError(
                 f"{context:,} tokens cannot hold a prompt with its answer, which take {longest - 1:,}", ("data", "context")
@@ -109,7 +120,7 @@ class Exchanges:
     def numbered(self, split: str, numbers: Any, context: int) -> Batch:
         """The rows with these numbers. Raises DataError where one is longer than `context` tokens."""
         number_B = np.asarray(numbers, dtype=np.int64)
-        made = [self._ids(self.exchange(split, int(number))) for number in number_B]
+        made = [self.ids(self.exchange(split, int(number))) for number in number_B]
         full_BT = torch.full((len(made), context + 1), self.pad, dtype=torch.long)
         for row_T, (prompt, answer) in zip(full_BT, made, strict=True):
             if len(prompt) + len(answer) > context + 1:
@@ -134,14 +145,30 @@ class Exchanges:
         pairs = zip(rows.extra["split"].tolist(), rows.key_B.tolist(), strict=True)
         return [self.exchange(SPLITS[split], number) for split, number in pairs]
 
-    def _ids(self, exchange):
-        return self.chat.prompt(exchange.prompt, self.config.system), self.chat.answer(exchange.answer)
+    def ids(self, exchange: Exchange) -> tuple[list[int], list[int]]:
+        """The tokens of an exchange: up to its answer, and of the answer."""
+        system = exchange.system or self.config.system
+        return self.chat.prompt(exchange.prompt, system, exchange.before), self.chat.answer(exchange.answer)
+
+    @property
+    def chat_template(self) -> str:
+        """The template in Jinja, which is kept beside the weights."""
+        return chat_template.jinja(self.chat.form)
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about what the source leaves out."""
+        return left_out.sentences(self._left_out())
+
+    def _left_out(self) -> dict[str, Any]:
+        out: LeftOut = getattr(self.task, "left_out", LeftOut())
+        return out.summary()
 
     def summary(self) -> dict[str, Any]:
         """Plain data for a run's record."""
         about = {"fingerprint": self.fingerprint, "source": self.source, "vocabulary": self.vocabulary, "splits": {}}
         counts = {split: self.task.count(split) for split in SPLITS}
-        return about | ({} if None in counts.values() else {"exchanges": counts})
+        return about | ({} if None in counts.values() else {"exchanges": counts}) | self._left_out()
 
 
 def laid(full_BT: torch.Tensor, length_B: torch.Tensor, key_B: torch.Tensor | None, extra: dict[str, torch.Tensor]) -> Rows:

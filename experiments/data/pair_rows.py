@@ -6,6 +6,7 @@ from typing import Any
 from arch.errors import DataError, nearest
 from arch.spec import Spec
 from experiments.data.pair import Pair, check
+from experiments.data.text_rows import kind_of
 
 COLUMNS = ("data", "source", "columns")
 
@@ -65,14 +66,14 @@ def _pair(name, row, columns):
 
 def _text(name, key, value):
     if not isinstance(value, str):
-        raise DataError(f"{name}: the value of {key!r} is {_kind(value)}; expected text")
+        raise DataError(f"{name}: the value of {key!r} is {kind_of(value)}; expected text")
     return value
 
 
 def _negatives(name, key, value):
     values = [value] if isinstance(value, str) else value or []
     if not isinstance(values, (list, tuple)):
-        raise DataError(f"{name}: the value of {key!r} is {_kind(value)}; expected a text or a list of texts")
+        raise DataError(f"{name}: the value of {key!r} is {kind_of(value)}; expected a text or a list of texts")
     return tuple(_text(name, key, each) for each in values)
 
 
@@ -80,11 +81,5 @@ def _word(name, key, value):
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise DataError(f"{name}: the value of {key!r} is {_kind(value)}; expected a text or a whole number")
+        raise DataError(f"{name}: the value of {key!r} is {kind_of(value)}; expected a text or a whole number")
     return str(value)
-
-
-def _kind(value):
-    """What a value of JSON is, in words."""
-    kinds = {type(None): "null", bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object"}
-    return kinds.get(type(value), type(value).__name__)

@@ -155,3 +155,9 @@ def parquet_rows(path: Path, expected: list[str], optional: list[str], option: s
         raise DataError(f"{path}: vanished between listing and reading; expected a Parquet file") from None
     except (pyarrow.lib.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as Parquet ({error})") from None
+
+
+def kind_of(value: Any) -> str:
+    """What a value of JSON is, in words."""
+    kinds = {type(None): "null", bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return kinds.get(type(value), type(value).__name__)

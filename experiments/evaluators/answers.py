@@ -8,7 +8,8 @@ import torch
 from pydantic import AfterValidator
 
 from arch import registry
-from arch.chat import Chat, Template
+from arch.chat import Chat
+from arch.chat_template import TEMPLATES, Template
 from arch.contracts import Dataset, Findings, Given, Metric
 from arch.errors import DataError, SpecError
 from arch.model import Model
@@ -51,7 +52,7 @@ class AnswersEvaluator:
 
     def __init__(self, config: Config):
         self.config = config
-        name = config.template if config.template is None or config.template.isalnum() else "other"
+        name = config.template if config.template is None or config.template in TEMPLATES else "other"
         self.suffix = "" if name is None else f"_in_{name}"
         kinds = {
             "exact": Metric(better="higher", compare="difference"),

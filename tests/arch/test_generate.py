@@ -9,7 +9,8 @@ import pytest
 import torch
 from tiny_specs import model_spec, resolved
 
-from arch import checkpoint, digests, tensors
+from arch import __main__ as command
+from arch import chat_template, checkpoint, digests, tensors
 from arch.cost import tensors as tensors_in
 from arch.errors import DataError
 from arch.generate import generate, kept, prefill, sample, writing
@@ -217,9 +218,34 @@ def test_the_command_writes_the_same_each_time(folder):
     assert piped.stdout == first.stdout
 
 
+def test_a_prompt_is_asked_in_the_chat_template_of_its_folder(tmp_path, capsys, monkeypatch):
+    made = Byte(Byte.Config()).train([])
+    made.add_special_tokens(["<|ask|>", "<|end|>"])
+    model = new_model(model_spec({"type": "attention", "heads": 2}, vocab_size=261), seed=0)
+    checkpoint.write(model.spec, tensors.of_mapping(dict(model.state_dict())), tmp_path)
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "chat_template.jinja").write_text(chat_template.jinja(chat_template.form("<|ask|>{prompt}\n{answer}<|end|>")))
+    read = []
+
+    def writing(model, ids, *_, **__):
+        read.append(ids)
+        yield from [*text("Hi"), end, *text("more")]
+
+    monkeypatch.setattr("arch.generate.writing", writing)
+    text = lambda words: made.encode(words, add_special_tokens=False).ids  # noqa: E731
+    begin, end = (made.token_to_id(f"<|{name}|>") for name in ("ask", "end"))
+    command.generate(tmp_path, "27+5=", chat=True, system="Sums.")
+    assert read == [[1, begin, *text("Sums.\n\n27+5=\n")]]
+    assert capsys.readouterr().out == "Hi\n"  # the end of the turn ends it
+    command.generate(tmp_path, "27+5=")
+    assert read[1] == [1, *text("27+5=")] and capsys.readouterr().out == "Himore\n"
+
+
 @pytest.mark.parametrize(
     "arguments, text",
     [
+        (["--prompt", "a", "--system", "b"], "--system: only a chat template has a place for it; expected --chat too"),
+        (["--prompt", "a", "--chat"], "no chat template in it: expected chat_template.jinja"),
         (["--prompt", "a", "--temperature", "-1"], "temperature"),
         (["--prompt", "a", "--top-p", "1.5"], "top-p"),
         (["--prompt", "a", "--seed", str(10**25)], "seed"),

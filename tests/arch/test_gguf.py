@@ -12,7 +12,7 @@ import torch
 from gguf_files import TEXTS, TOKENS, Read, saved, spec, trained
 from tiny_specs import resolved
 
-from arch import checkpoint, packed, quantised, registry
+from arch import chat_template, checkpoint, packed, quantised, registry
 from arch.errors import DataError, SpecError
 from arch.gguf import architectures, file, vocabulary
 from arch.gguf.export import export, kinds_of
@@ -244,6 +244,17 @@ def test_the_vocabulary_is_the_tokenizers(kind, tmp_path):
     assert (about["model"], about["pre"]) == ("gpt2", "gpt-2") and bool(about["merges"]) == (kind == "bpe")
     for text in TEXTS:
         assert merged(about, tokenizer, text) == tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def test_a_chat_template_is_in_the_file(tmp_path):
+    tokenizer = trained("byte")
+    tokenizer.add_special_tokens(["<start_of_turn>", "<end_of_turn>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert "tokenizer.chat_template" not in vocabulary.metadata(tmp_path, TOKENS)
+    (tmp_path / "chat_template.jinja").write_text(chat_template.jinja(chat_template.form("gemma3")))
+    about = vocabulary.metadata(tmp_path, TOKENS)
+    assert about["tokenizer.chat_template"] == (tmp_path / "chat_template.jinja").read_text()
+    assert about["tokenizer.ggml.eot_token_id"] == tokenizer.token_to_id("<end_of_turn>")
 
 
 def merged(about, tokenizer, text):

@@ -51,7 +51,7 @@ class Arithmetic:
 
     def learned_from(self) -> list[str]:
         """Some prompts with their answers."""
-        return ["".join(self.exchange("train", number)) for number in range(LEARNED_FROM)]
+        return [each.prompt + each.answer for each in (self.exchange("train", number) for number in range(LEARNED_FROM))]
 
     def count(self, split: str) -> None:
         """There is no end."""

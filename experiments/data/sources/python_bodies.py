@@ -56,7 +56,7 @@ class PythonBodies:
         seen: set[str] = set()
         for split in reversed(SPLITS):  # what is measured first: it keeps what training has too
             kept[split] = [each for each in dict.fromkeys(found[split]) if not seen & {each.prompt, each.answer}]
-            seen |= {text for each in found[split] for text in each}
+            seen |= {text for each in found[split] for text in (each.prompt, each.answer)}
         return kept
 
     def content(self) -> dict[str, str]:
@@ -73,7 +73,7 @@ class PythonBodies:
 
     def learned_from(self) -> list[str]:
         """Those of the train split."""
-        return ["\n".join(each) for each in self.splits["train"]]
+        return [f"{each.prompt}\n{each.answer}" for each in self.splits["train"]]
 
     def count(self, split: str) -> int:
         """How many functions the split has."""
@@ -101,7 +101,7 @@ def functions(text: str, characters: int) -> list[Exchange]:
 def _parses(exchange):
     """Whether it still is Python without what stands around it: a line of a longer string may have less indentation."""
     try:
-        parsed("\n".join(exchange))
+        parsed(f"{exchange.prompt}\n{exchange.answer}")
     except (SyntaxError, ValueError):
         return False
     return True

@@ -6,10 +6,12 @@ import pytest
 import tokenizers
 import torch
 
-from arch.chat import END_OF_TURN, START_OF_TURN, Chat
+from arch.chat import Chat
+from arch.chat_template import END_OF_TURN, START_OF_TURN
 from arch.errors import SpecError
 from arch.tokenizer import Ends
 from experiments.data.dataset import prepare
+from experiments.data.exchange import Exchange
 from experiments.data.exchanges import Exchanges, answers_only
 from experiments.data.sources.python_bodies import functions
 from experiments.data.tokenizers.byte import Byte
@@ -98,18 +100,18 @@ def test_bodies_of_functions_are_python_and_in_one_split(tiny):
     data = dataset(tiny, SOURCES[3])
     splits = data.task.splits
     assert min(map(len, splits.values())) > 10
-    texts = {split: {text for each in splits[split] for text in each} for split in splits}
+    texts = {split: {text for each in splits[split] for text in each[:2]} for split in splits}
     assert not texts["train"] & texts["report"] and not texts["train"] & texts["select"]
     for split in splits:
         for each in splits[split][:50]:
-            ast.parse("\n".join(each))
+            ast.parse("\n".join(each[:2]))
     rows = [len(batch["text"]) for batch in data.evaluation("report", 10**6, 160, 64)]
     assert sum(rows) == len(splits["report"])
 
 
 def test_functions_are_found_with_their_indentation():
     text = "class A:\n    def f(self):\n        return 1\n\n    def g(self): return 2\n\ndef long(\n    a):\n    pass\n"
-    assert functions(text, 100) == [("def f(self):", "    return 1")]
+    assert functions(text, 100) == [Exchange("def f(self):", "    return 1")]
     assert functions("def f(:\n", 100) == []
 
 

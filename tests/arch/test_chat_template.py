@@ -1,0 +1,169 @@
+"""Chat templates: those of a spec, those in Jinja, conversations, and that transformers writes what we say it writes."""
+
+import json
+
+import pytest
+import tokenizers
+
+from arch import chat_template
+from arch.chat import Chat
+from arch.chat_template import TEMPLATES, form
+from arch.errors import DataError
+from arch.tokenizer import Ends
+from experiments.data.tokenizers.byte import Byte
+
+ENDS = Ends(bos=1, eos=2)
+# As tuned models' folders have it: roles are checked, a system prompt stands in the first turn, white space is cut off.
+STRICT = (
+    "{{ bos_token }}{% set ns = namespace(first='') %}"
+    "{% if messages[0].role == 'system' %}{% set ns.first = messages[0].content + '\n\n' %}"
+    "{% set messages = messages[1:] %}{% endif %}\n"
+    "{% for message in messages %}\n"
+    "    {% if (message.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('turns do not alternate') }}{% endif %}\n"
+    "{{ '<start_of_turn>' + ('model' if message.role == 'assistant' else message.role) + '\n' }}"
+    "{{ (ns.first if loop.first else '') + message.content | trim }}{{ '<end_of_turn>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system prompt here') }}{% endif %}" + STRICT
+TALK = [("How are you?", "Well."), ("And your <end_of_turn> friend?", "He sleeps.")]
+
+
+def tokenizer(*further):
+    made = Byte(Byte.Config()).train([])
+    made.add_special_tokens(["<start_of_turn>", "<end_of_turn>", *further])
+    made.encode_special_tokens = True
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "strict").mkdir()
+    (tmp_path / "strict" / "chat_template.jinja").write_text(STRICT)
+    return tmp_path / "strict"
+
+
+def conversation(template, system="", bos="<bos>", eos="<eos>", talk=TALK):
+    """What a template's frame writes of a conversation."""
+    frame = form(template).frame(len(talk), bool(system), bos, eos)
+    said = [*([system] if system else []), *(each for turn in talk for each in turn)]
+    parts = [each.strip() if trims else each for each, trims in zip(said, frame.trims, strict=True)]
+    return frame.literals[0] + "".join(part + literal for part, literal in zip(parts, frame.literals[1:], strict=True))
+
+
+def test_a_conversation_in_gemmas_turns():
+    turns = "<bos><start_of_turn>user\nBe short.\n\nHi<end_of_turn>\n<start_of_turn>model\nHo<end_of_turn>"
+    again = "\n<start_of_turn>user\nA<end_of_turn>\n<start_of_turn>model\nB<end_of_turn>"
+    talk = [("Hi", "Ho"), ("A", "B")]
+    assert conversation("gemma3", "Be short.", talk=talk) == turns + again
+    assert conversation("gemma2", "Be short.", talk=talk) == turns + again + "<eos>"
+    assert conversation("plain", talk=talk) == "<bos>Hi\nHo\nA\nB<eos>"
+
+
+@pytest.mark.parametrize("system", ["", "Be short."])
+@pytest.mark.parametrize("template", [*TEMPLATES, "Q: {prompt}\nA: {answer}<end_of_turn><eos> 'quoted' \"\\n\" \u00e9\U0001f642"])
+def test_the_jinja_that_is_kept_writes_what_the_template_says(template, system, tmp_path):
+    path = tmp_path / "kept.jinja"
+    path.write_text(chat_template.jinja(form(template)))
+    for talk in (TALK, TALK[:1], [*TALK, ("x", " y ")]):
+        assert conversation(str(path), system, talk=talk) == conversation(template, system, talk=talk)
+    assert conversation(str(path), system, bos="", eos="</s>") == conversation(template, system, bos="", eos="</s>")
+
+
+@pytest.mark.parametrize("template", [*TEMPLATES, "strict"])
+def test_transformers_writes_the_same_text_and_reads_the_same_tokens(template, folder):
+    transformers = pytest.importorskip("transformers")
+    made = tokenizer()
+    if template == "strict":
+        template = str(folder)
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<bos>", eos_token="<eos>")
+    theirs.chat_template = chat_template.jinja(form(template))
+    roles = ["system", *["user", "assistant"] * 2]
+    talk = [("How are you?", "Well."), ("And your friend?", "He sleeps.")]
+    messages = [
+        {"role": role, "content": text} for role, text in zip(roles, ["Short.", *(x for t in talk for x in t)], strict=True)
+    ]
+    assert theirs.apply_chat_template(messages, tokenize=False) == conversation(template, "Short.", talk=talk)
+    asked = theirs.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+    chat = Chat(made, ENDS, template)
+    made.encode_special_tokens = False
+    ids = made.encode(asked, add_special_tokens=False).ids
+    made.encode_special_tokens = True
+    assert chat.prompt(talk[1][0], "Short.", talk[:1]) == ids
+
+
+def test_a_folders_template_says_where_a_system_prompt_stands_and_what_is_cut_off(folder, tmp_path):
+    chat = Chat(tokenizer(), ENDS, str(folder))
+    text = lambda words: chat.tokenizer.encode(words, add_special_tokens=False).ids  # noqa: E731
+    begin, end = (chat.tokenizer.token_to_id(f"<{name}_of_turn>") for name in ("start", "end"))
+    expected = [1, begin, *text("user\nShort.\n\nHi"), end, *text("\n"), begin, *text("model\n")]
+    assert chat.prompt("  Hi ", "Short.") == expected
+    assert chat.answer(" Ho\n") == [*text("Ho"), end]  # the line behind it begins the next turn
+    assert chat.stops == {end, 2}
+    later = chat.prompt("A", "Short.", [("Hi", "Ho")])
+    assert later == [*expected, *text("Ho"), end, *text("\n"), begin, *text("user\nA"), end, *text("\n"), begin, *text("model\n")]
+    (tmp_path / "config").mkdir()
+    several = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": NO_SYSTEM}]
+    (tmp_path / "config" / "tokenizer_config.json").write_text(json.dumps({"chat_template": several}))
+    chat = Chat(tokenizer(), ENDS, str(tmp_path / "config"))
+    assert chat.prompt("Hi") == Chat(tokenizer(), ENDS, str(folder)).prompt("Hi")
+    with pytest.raises(DataError, match="refuses the roles system, user, assistant: no system prompt here"):
+        chat.check_system()
+
+
+def test_other_special_tokens_of_a_tokenizer_are_tokens_in_a_template_and_text_in_what_is_said():
+    made = tokenizer("<|end|>", "<|ask|>")
+    chat = Chat(made, ENDS, "<|ask|>{prompt}\n{answer}<|end|>")
+    ids = chat.prompt("a<|end|>")
+    ask, end = (made.token_to_id(name) for name in ("<|ask|>", "<|end|>"))
+    assert ids[:2] == [1, ask] and end not in ids and chat.tail == [end]
+
+
+def test_what_is_written_is_what_is_asked(folder):
+    for template in (*TEMPLATES, str(folder)):
+        chat = Chat(tokenizer(), ENDS, template)
+        written = chat.written("27+5=", "Sums.")
+        chat.tokenizer.encode_special_tokens = False
+        assert chat.tokenizer.encode(written, add_special_tokens=False).ids == Chat(tokenizer(), ENDS, template).prompt(
+            "27+5=", "Sums."
+        )
+
+
+@pytest.mark.parametrize(
+    "jinja, reason",
+    [
+        ("{{ messages", "cannot be rendered"),
+        ("{{ messages[0].content }}<end_of_turn>", "writes what the role assistant says 0 times; expected once"),
+        ("{% for m in messages | reverse %}{{ m.content }}<end_of_turn>{% endfor %}", "in another order"),
+        ("{% for m in messages %}{{ m.content }}|{% endfor %}", "nothing ends the answer"),
+        ("{% for m in messages %}{{ m.content.upper() }}{{ m.content }}<end_of_turn>{% endfor %}", "2 times; expected once"),
+        ("{{ messages.__class__.__mro__[1].__subclasses__() }}", "cannot be rendered"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_refused(jinja, reason, tmp_path):
+    (tmp_path / "chat.jinja").write_text(jinja)
+    with pytest.raises(DataError, match=reason) as caught:
+        Chat(tokenizer(), ENDS, str(tmp_path / "chat.jinja"))
+    assert caught.value.key == ("data", "source", "template")
+
+
+def test_a_folder_without_a_template_and_a_damaged_one_are_refused(tmp_path):
+    with pytest.raises(
+        DataError, match=r"no chat template in it: expected chat_template\.jinja, or chat_template in tokenizer_config"
+    ):
+        chat_template.read(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(DataError, match="not JSON"):
+        chat_template.read(tmp_path)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="cannot be read"):
+        chat_template.read(tmp_path)
+    with pytest.raises(DataError, match="no such folder or file"):
+        chat_template.read(tmp_path / "absent")
+
+
+def test_a_tokenizer_without_the_turns_of_a_folders_template_is_refused(folder):
+    bare = Byte(Byte.Config()).train([])
+    with pytest.raises(DataError, match="the tokenizer has no <start_of_turn>") as caught:
+        Chat(bare, ENDS, str(folder))
+    assert caught.value.key == ("data", "tokenizer")
+    assert isinstance(bare, tokenizers.Tokenizer)

@@ -1,0 +1,154 @@
+"""Your own prompts and answers: whole conversations, their splits and rows, and what is refused or left out."""
+
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from arch.chat import Chat
+from arch.errors import SpecError
+from experiments.data.dataset import prepare
+from experiments.data.exchanges import answers_only
+from experiments.plan import plan, resolve
+from tests.arch.test_chat_template import NO_SYSTEM, STRICT
+
+
+def talks(count=60):
+    """Conversations of one to three turns; every third begins with a system prompt."""
+    for number in range(count):
+        turns = [
+            ("user", f"{number} plus {turn}?") if turn % 2 == 0 else ("assistant", f"it is {number}")
+            for turn in range(2 * (1 + number % 3))
+        ]
+        system = [("system", "Be kind.")] if number % 3 == 0 else []
+        yield {"messages": [{"role": role, "content": text} for role, text in system + turns]}
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def asking(tiny, files, context=160, **source):
+    data = {
+        "source": {"type": "conversations", "files": [files], **source},
+        "tokenizer": {"type": "byte"},
+        "context": context,
+        "rows": 4,
+    }
+    return {**tiny, "objective": {"type": "sft"}, "data": data, "evaluate": {"every": 4}}
+
+
+def dataset(tiny, files, **options):
+    spec = resolve(asking(tiny, files, **options))
+    return prepare(spec.data, spec.model.vocab_size)
+
+
+def test_each_answer_is_a_row_that_reads_what_was_said_before(tiny, tmp_path):
+    data = dataset(tiny, write(tmp_path / "a.jsonl", talks()))
+    found = {split: data.task.splits[split] for split in ("train", "select", "report")}
+    assert sum(map(len, found.values())) == 20 + 40 + 60
+    whole = {(each.before[0][0] if each.before else each.prompt): split for split, mine in found.items() for each in mine}
+    assert all(whole[each.before[0][0]] == split for split, mine in found.items() for each in mine if each.before)
+    rows = data.batch("train", 0, 0, 32, 160)["text"]
+    for b, exchange in enumerate(data.exchanges(rows)):
+        prompt = data.chat.prompt(exchange.prompt, exchange.system, exchange.before)
+        targets = answers_only(rows).targets_BT[b]
+        assert rows.tokens_BT[b, : len(prompt)].tolist() == prompt
+        assert targets[targets >= 0].tolist() == data.chat.answer(exchange.answer)
+        said = data.chat.tokenizer.decode(prompt)
+        assert all(text in said for turn in exchange.before for text in turn) and ("Be kind." in said) == bool(exchange.system)
+
+
+def test_rows_of_prompts_and_answers_and_of_parquet_are_the_same(tiny, tmp_path):
+    rows = [{"question": f"{n}?", "reply": f"{n}!", "system": None if n % 2 else "Shout."} for n in range(60)]
+    columns = {"prompt": "question", "answer": "reply"}
+    lines = dataset(tiny, write(tmp_path / "a.jsonl", rows), columns=columns)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    table = dataset(tiny, str(tmp_path / "a.parquet"), columns=columns)
+    assert lines.task.splits == table.task.splits and sum(map(len, lines.task.splits.values())) == 60
+    assert {each.system for mine in lines.task.splits.values() for each in mine} == {"", "Shout."}
+    list_table = [{"messages": each["messages"]} for each in talks()]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list_table), tmp_path / "b.parquet")
+    write(tmp_path / "b.jsonl", list_table)
+    assert dataset(tiny, str(tmp_path / "b.parquet")).task.splits == dataset(tiny, str(tmp_path / "b.jsonl")).task.splits
+
+
+def test_what_is_left_out_is_counted_and_the_content_is_of_the_fingerprint(tiny, tmp_path):
+    rows = [{"prompt": f"{n}?", "answer": f"{n}!"} for n in range(60)]
+    more = [rows[0], {"prompt": "empty?", "answer": " "}, {"messages": [{"role": "user", "content": "and?"}]}]
+    long = [{"prompt": "long?", "answer": "long " * 60}]
+    planned = plan(asking(tiny, write(tmp_path / "a.jsonl", [*rows, *more, *long])))
+    skipped = {reason: about["count"] for reason, about in planned.data["skipped"].items()}
+    reasons = ["answers that came before", "answers without text", "prompts without an answer", "answers that a row cannot hold"]
+    assert skipped == dict.fromkeys(reasons, 1)
+    assert any("answers that a row cannot hold: 1 ('long?')" in note for note in planned.notes)
+    before = planned.data["fingerprint"]
+    write(tmp_path / "a.jsonl", [*rows[:-1], {"prompt": "59?", "answer": "other"}])
+    assert plan(asking(tiny, str(tmp_path / "a.jsonl"))).data["fingerprint"] != before
+
+
+def test_a_template_of_a_folder_is_kept_beside_the_weights_and_is_of_the_fingerprint(tiny, tmp_path):
+    files = write(tmp_path / "a.jsonl", talks())
+    (tmp_path / "chat_template.jinja").write_text(STRICT)
+    made = dataset(tiny, files, template=str(tmp_path))
+    assert made.chat_template == STRICT
+    plain = dataset(tiny, files)
+    assert isinstance(made.chat, Chat) and made.ids(made.exchange("train", 0)) == plain.ids(plain.exchange("train", 0))
+    before = made.fingerprint
+    (tmp_path / "chat_template.jinja").write_text(STRICT.replace("| trim", ""))
+    assert dataset(tiny, files, template=str(tmp_path)).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        ("not json", r"a\.jsonl:61: not JSON"),
+        ("[]", r"a\.jsonl:61: a list; expected an object, with 'messages'"),
+        ('{"promt": "a", "answer": "b"}', r"a\.jsonl:61: no key 'prompt' .*did you mean 'promt'"),
+        ('{"prompt": 3, "answer": "b"}', r"a\.jsonl:61: prompt: a number; expected text"),
+        ('{"messages": "hi"}', r"a\.jsonl:61: the value of 'messages' is str; expected a list"),
+        ('{"messages": [{"role": "assistant", "content": "b"}]}', r"message 1: the role is 'assistant'; expected 'user' here"),
+        (
+            '{"messages": [{"role": "user", "content": "b"}, {"role": "user", "content": "c"}]}',
+            r"message 2: the role is 'user'; expected 'assistant'",
+        ),
+        ('{"messages": [{"role": "user"}]}', r"message 1: expected an object with the keys 'role' and 'content'"),
+        ('{"messages": [{"role": "user", "content": [{"type": "image"}]}]}', r"message 1: a part that is no text"),
+    ],
+)
+def test_a_wrong_row_is_named_by_file_and_line(row, reason, tiny, tmp_path):
+    path = tmp_path / "a.jsonl"
+    write(path, ({"prompt": f"{n}?", "answer": f"{n}!"} for n in range(60)))
+    with open(path, "a") as file:
+        file.write(row + "\n")
+    with pytest.raises(SpecError, match=reason):
+        plan(asking(tiny, str(path)))
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        ({"context": 4}, r"the train split has no answer \(\d+ of them, all longer than data\.context = 4 tokens\)"),
+        ({"files": "none.jsonl"}, "no file matches"),
+        ({"files": "a.txt"}, r"a file of another kind; expected \.jsonl"),
+        ({"template": "folder"}, "no such folder or file|expected gemma3"),
+        ({"template": "./folder"}, "no such folder or file"),
+        ({"template": "{no_system}"}, "refuses the roles system, user, assistant"),
+    ],
+)
+def test_data_that_cannot_be_is_refused(options, reason, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.jsonl", talks())
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "no_system").mkdir()
+    (tmp_path / "no_system" / "chat_template.jinja").write_text(NO_SYSTEM)
+    options = {key: "./no_system" if value == "{no_system}" else value for key, value in options.items()}
+    with pytest.raises(SpecError, match=reason):
+        plan(asking(tiny, **({"files": "a.jsonl"} | options)))
+
+
+def test_a_few_conversations_leave_a_split_empty(tiny, tmp_path):
+    with pytest.raises(SpecError, match=r"split has no answer \(none\); the files have 1 conversation$"):
+        plan(asking(tiny, write(tmp_path / "a.jsonl", [{"prompt": "a", "answer": "b"}])))
