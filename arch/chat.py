@@ -94,8 +94,10 @@ class Chat:
         return [(frame.literals[0], True), *(piece for pair in others for piece in pair)]
 
     def _frame(self, turns: int, system: bool) -> Frame:
-        bos, eos = ("" if number is None else self.tokenizer.id_to_token(number) for number in (self.ends.bos, self.ends.eos))
-        return self.form.frame(turns, system, bos, eos)
+        return self.form.frame(turns, system, self._name(self.ends.bos), self._name(self.ends.eos))
+
+    def _name(self, number):
+        return "" if number is None else self.tokenizer.id_to_token(number) or ""
 
     @cached_property
     def form(self) -> Form:
@@ -111,8 +113,8 @@ class Chat:
         """{name of a token that a template may be written with: its id}."""
         added = {each.content: number for number, each in self.tokenizer.get_added_tokens_decoder().items() if each.special}
         named = {name: self.tokenizer.token_to_id(name) for name in TURNS}
-        ends = (self.ends.bos, self.ends.eos)
-        return {EOS: self.ends.eos} | added | named | {self.tokenizer.id_to_token(each): each for each in ends if each is not None}
+        ends = {self._name(number): number for number in (self.ends.bos, self.ends.eos) if number is not None}
+        return {EOS: self.ends.eos} | added | named | ends
 
     @cached_property
     def _special(self):

@@ -176,7 +176,8 @@ def _read(name, row, columns):
 
 
 def _turns(name, messages):
-    said, system = [], ""
+    said: list[str] = []
+    system = ""
     for number, message in enumerate(messages):
         where = f"{name}: message {number + 1}"
         if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
@@ -195,10 +196,9 @@ def _turns(name, messages):
 def _content(where, content):
     """A message's text; one in several parts is put together."""
     if isinstance(content, (list, tuple)):
-        parts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in content]
-        if not all(isinstance(part, str) for part in parts):
+        if not all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
             raise DataError(f"{where}: a part that is no text; images and tools are not read here")
-        content = "".join(parts)
+        content = "".join(_content(where, part.get("text")) for part in content)
     if not isinstance(content, str):
         raise DataError(f"{where}: {kind_of(content)}; expected text")
     return content
