@@ -201,7 +201,7 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's.")] = None,
 ):
-    """Sample text from a model and print it token by token."""
+    """Sample text from a model and print it token by token. An encoder-decoder reads the prompt and writes what it is to give."""
     from arch.errors import DataError
     from arch.tokenizer import TextTokens
 
@@ -225,7 +225,9 @@ def generate(
         ids, shown = asked.asked(model, text, said, pictures, pan_and_scan)
     elif model.vision is not None:
         asked.check_places(ids, 0, model.vision.config)
-    for piece in text.stream(ids, writing(model, ids, tokens, temperature, top_k, top_p, seed, shown, text.blind)):
+    written = writing(model, ids, tokens, temperature, top_k, top_p, seed, shown, text.blind, text.begin)
+    before = ids if model.encoder is None else [text.begin]
+    for piece in text.stream(before, written):
         print(visible(piece) if sys.stdout.isatty() else piece, end="", flush=True)  # a terminal would obey what is no text
     print()
 

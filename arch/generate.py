@@ -84,6 +84,7 @@ def sample(
     shown=None,
     uniform_BS=None,
     blind=None,
+    encoded=None,
 ):
     """Yield `tokens` tokens after the prompt, one (B,) tensor per step.
 
@@ -91,11 +92,11 @@ def sample(
     fewest likeliest tokens whose probabilities add up to p or more. lengths_B, shown: as for `prefill`. uniform_BS: a
     number in [0, 1) for each row and step that decides the draw, so that a row does not depend on those beside it; without it, the
     seed decides all draws together. blind: a token that the model reads in place of each one that it wrote, if it was trained to
-    answer so. Raises NonFiniteScores, and ValueError for a non-causal model and for lengths that do not fit
-    the prompt.
+    answer so. encoded: the source that the decoder of two stacks reads (`Model.read`). Raises NonFiniteScores, and ValueError for a
+    non-causal model and for lengths that do not fit the prompt.
     """
     generator = torch.Generator().manual_seed(seed)
-    state = model.init_state(prompt_BT.shape[0], prompt_BT.shape[1] + tokens)
+    state = model.init_state(prompt_BT.shape[0], prompt_BT.shape[1] + tokens, encoded)
     new_B1 = None
     for step in range(tokens):
         if new_B1 is None:
@@ -149,25 +150,31 @@ def kept(scores_BV, top_k=None, top_p=None):
     return scores_BV
 
 
-def generate(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, lengths_B=None, shown=None):
+def generate(model, prompt_BT, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, lengths_B=None, shown=None, encoded=None):
     """The next `tokens` tokens after the prompt, (B, tokens); arguments and errors as for `sample`."""
-    written = list(sample(model, prompt_BT, tokens, temperature, top_k, top_p, seed, lengths_B, shown))
+    written = list(sample(model, prompt_BT, tokens, temperature, top_k, top_p, seed, lengths_B, shown, encoded=encoded))
     return torch.stack(written, dim=1) if written else prompt_BT[:, :0]
 
 
-def writing(model, ids, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, shown=None, blind=None):
+def writing(model, ids, tokens, temperature=1.0, top_k=None, top_p=None, seed=0, shown=None, blind=None, begin=None):
     """Yield the ids that `sample` gives after one prompt, a list of ids, with its images; `blind` as there.
 
-    Raises DataError for an empty prompt, an id outside the vocabulary, a non-causal model, or non-finite logits.
+    An encoder reads the prompt, and its decoder writes from the token that begins a text, `begin`. Raises DataError for an empty
+    prompt, an id outside the vocabulary, a non-causal model, or non-finite logits.
     """
     if not ids:
         raise DataError("an empty prompt, and no token that begins a text: give some text", key=None)
     if max(ids) >= model.spec.vocab_size:
         raise DataError(f"the tokenizer gives the id {max(ids)}, but the model has {model.spec.vocab_size:,} tokens", key=None)
+    prompt_BT, encoded = torch.tensor([ids], device=model.embedding.device), None
+    if model.encoder is not None:
+        if begin is None:
+            raise DataError("no token that begins a text, from which the decoder could write", key=None)
+        with torch.no_grad():
+            encoded, prompt_BT = model.read(prompt_BT), torch.full_like(prompt_BT[:, :1], begin)
     try:
-        model.init_state(1, 1)
+        model.init_state(1, 1, encoded)
     except ValueError as error:
         raise DataError(str(error), key=None) from None
-    prompt_BT = torch.tensor([ids], device=model.embedding.device)
-    for next_B in sample(model, prompt_BT, tokens, temperature, top_k, top_p, seed, shown=shown, blind=blind):
+    for next_B in sample(model, prompt_BT, tokens, temperature, top_k, top_p, seed, shown=shown, blind=blind, encoded=encoded):
         yield int(next_B)

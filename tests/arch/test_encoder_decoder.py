@@ -1,5 +1,6 @@
 """A model of two stacks: what a decoder reads of an encoder, in both forms of attention, and what it costs."""
 
+import json
 import shutil
 
 import pytest
@@ -11,6 +12,7 @@ from arch import checkpoint, cost, document, hf, registry
 from arch.document import ROOT
 from arch.encoded import Encoded
 from arch.errors import DataError, SpecError
+from arch.generate import writing
 from arch.kernels.attention.masked import masked, masked_reference
 from arch.layout import TokenLayout
 from arch.model import new_model
@@ -160,6 +162,39 @@ def test_decoding_equals_the_whole_pass(model):
             logits, state = model.decode(piece, state)
             pieces.append(logits)
     torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=1e-5, atol=1e-5)  # a ring's softmax is float32
+
+
+def test_what_is_written_are_the_likeliest_tokens_behind_the_source(model):
+    source = ids(1, 6)
+    written = list(writing(model, source[0].tolist(), 8, temperature=0, begin=1))
+    with torch.no_grad():
+        scores = model(torch.tensor([[1, *written[:-1]]]), encoded=model.read(source))
+    assert scores[0].argmax(-1).tolist() == written
+    other = list(writing(model, ids(1, 6, seed=5)[0].tolist(), 8, temperature=0, begin=1))
+    assert other != written  # it reads the source
+    with pytest.raises(DataError, match="no token that begins a text, from which the decoder could write"):
+        next(writing(model, [3], 1))
+
+
+@pytest.mark.parametrize("family", FOLDERS)
+def test_transformers_loads_what_is_exported_and_writes_the_same(family, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    hf.import_(ROOT / "tests" / "fixtures" / FOLDERS[family], tmp_path / "ours")
+    hf.export(tmp_path / "ours", tmp_path / "theirs")
+    name = json.loads((tmp_path / "theirs" / "config.json").read_text())["architectures"][0]
+    kind = getattr(transformers, name)
+    theirs, info = kind.from_pretrained(tmp_path / "theirs", output_loading_info=True, attn_implementation="eager")
+    drawn = ("vision_tower", "multi_modal_projector", "eoi_embedding")  # of images; T5Gemma 2's class has them in any case
+    assert all(any(part in key for part in drawn) for key in info["missing_keys"])
+    assert not info["unexpected_keys"] and not info["mismatched_keys"]
+    ours = hf.load(tmp_path / "ours", dtype=torch.float32)
+    source, target = ids(2, 7), ids(2, 5)
+    with torch.no_grad():
+        wanted = theirs.eval()(input_ids=source, decoder_input_ids=target).logits
+        torch.testing.assert_close(ours(target, encoded=ours.read(source)), wanted, rtol=1e-5, atol=1e-5)
+        options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "decoder_start_token_id": 2}
+        written = theirs.generate(input_ids=source[:1], **options)[0, 1:].tolist()
+    assert list(writing(ours, source[0].tolist(), 6, temperature=0, begin=2)) == written
 
 
 def test_merged_attention_without_a_source_is_attention():
