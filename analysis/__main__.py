@@ -211,7 +211,7 @@ def figures(folder: Folder, out: Out = None):
 
 def _figures(study, judged, folder, out=None):
     """Write a study's figures as PNG files; yields their paths. judged: of all its claims."""
-    from analysis import charts, crowd, plots, search_figures
+    from analysis import charts, crowd, drawing, plots, search_figures
 
     judgement = judged[0]
     few = crowd.few(study, judgement)
@@ -221,7 +221,7 @@ def _figures(study, judged, folder, out=None):
         with _into(folder, out):
             place = (out or folder) / "figures"
             place.mkdir(exist_ok=True)
-            figure.savefig(place / f"{name}.png", dpi=120, facecolor="white")
+            drawing.save(figure, place / f"{name}.png")
         yield place / f"{name}.png"
 
 

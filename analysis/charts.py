@@ -41,6 +41,7 @@ PANELS = 9
 ORDERED = LinearSegmentedColormap.from_list("ordered", ["#3b7fd9", "#7a6bd8", "#b257b8", "#d8507f", "#e06c3c", "#c9921c"])
 # Of cells. Texts in them are near black or white, but not INK or PAPER, which change with the theme of a page.
 CELLS = matplotlib.colormaps["viridis"].resampled(48)
+MANY_CELLS = 100  # of a panel
 ON_LIGHT, ON_DARK = "#14171b", "#ffffff"
 
 Handles = dict[str, Line2D]  # of the legend
@@ -211,6 +212,7 @@ def _grid(chart: Chart, drawn: dict[str, pd.DataFrame], style: Mapping[str, Look
         for row in rows.to_dict("records"):
             cells[ys.index(row["y"]), xs.index(row["x"])] = row["mean"]
         edges: dict[str, Any] = {"edgecolors": PAPER, "linewidth": 0.8} if written else {"edgecolors": "face", "linewidth": 0.2}
+        edges["rasterized"] = cells.size > MANY_CELLS  # a shape each would be most of a page
         axes.pcolormesh(np.arange(len(xs) + 1), np.arange(len(ys) + 1), np.ma.masked_invalid(cells), cmap=CELLS, norm=norm, **edges)
         if written:
             _write(axes, cells, norm, text)

@@ -92,6 +92,10 @@ def page(title, parts, again=None):
     Control characters are shown, not written. again: seconds after which the page loads itself anew; None: never.
     """
     content = visible("\n".join(part for part in parts if part))
+    if "<svg" in content:
+        from analysis import drawing
+
+        content = drawing.shared_glyphs(content)
     charts = ""
     if "class=live>" in content:
         from analysis import live  # with matplotlib, which a page without figures does not need

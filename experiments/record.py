@@ -1,6 +1,8 @@
 """A run's record, `record.json`: written when the run starts and when it ends, and read by all other packages."""
 
+import gzip
 import json
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,8 @@ SINGLE = "single"
 # `step_seconds` is the step's own time, NaN while a process warms up; `select/*` are NaN where the select split was not
 # evaluated. The columns are those that the run reported.
 HISTORY_NAME = "history.parquet"
+DOCUMENTS = ".documents.json"
+PACKED = f"{DOCUMENTS}.gz"  # in copies that are kept
 # The folder of its evaluations, one file each.
 EVALUATIONS = "evaluations"
 
@@ -192,6 +196,7 @@ class EvaluationRecord(Spec):
             write_atomically(beside, json.dumps(self.documents.dump(), allow_nan=False).encode())
         else:
             beside.unlink(missing_ok=True)
+        beside.with_name(beside.name.removesuffix(DOCUMENTS) + PACKED).unlink(missing_ok=True)  # of a kept copy that goes on
         for path, content in zip(points_files(folder, file), _tables(self.points), strict=True):
             if content is not None:
                 write_atomically(path, content.encode())
@@ -202,7 +207,7 @@ class EvaluationRecord(Spec):
 
 def documents_file(folder: Path | str, file: str) -> Path:
     """Where the documents of the evaluation `file` of a run are."""
-    return Path(folder) / EVALUATIONS / f"{Path(file).stem}.documents.json"
+    return Path(folder) / EVALUATIONS / f"{Path(file).stem}{DOCUMENTS}"
 
 
 def points_files(folder: Path | str, file: str) -> tuple[Path, Path]:
@@ -228,7 +233,9 @@ def _tables(points: Points | None) -> tuple[str | None, str | None]:
 
 def documents_of(folder: Path | str, file: str) -> Documents | None:
     """What the evaluation `file` of a run says of each document; None if nothing. Raises ValueError for a broken file."""
-    return read_record(Documents, documents_file(folder, file))
+    plain = documents_file(folder, file)
+    packed = plain.with_name(plain.name.removesuffix(DOCUMENTS) + PACKED)  # as kept copies have it
+    return read_record(Documents, packed if packed.is_file() and not plain.is_file() else plain)
 
 
 def shown(record, folder, files, problems):
@@ -277,8 +284,9 @@ def read_record(cls, path):
     if not path.is_file():
         return None
     try:
-        data = json.loads(path.read_bytes())
-    except ValueError as error:
+        content = path.read_bytes()
+        data = json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
+    except (ValueError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: not whole: {error}", key=None) from None
     try:
         return cls.model_validate(data)

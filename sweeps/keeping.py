@@ -4,15 +4,20 @@ They have the layout of a folder of runs, so that every command that reads studi
 repository.
 """
 
+import gzip
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from arch.errors import DataError
 from experiments.files import durably, write_atomically
-from experiments.record import EVALUATIONS, HISTORY_NAME
+from experiments.record import DOCUMENTS, EVALUATIONS, HISTORY_NAME, PACKED
 from experiments.record import NAME as RUN
 from sweeps import marks
 from sweeps.record import NAME, StudyRecord
+
+if TYPE_CHECKING:
+    import pyarrow
 
 
 def keep(folder: Path, into: Path, every: int = 10) -> Path:
@@ -53,11 +58,15 @@ def _files(run: Path) -> Iterator[Path]:
     for name in (RUN, HISTORY_NAME):
         if (run / name).is_file():
             yield run / name
-    yield from sorted((run / EVALUATIONS).glob("*.json"))
+    for ending in ("*.json", f"*{PACKED}"):
+        yield from sorted((run / EVALUATIONS).glob(ending))
 
 
 def _copy(file: Path, to: Path, every: int) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
+    if file.name.endswith(DOCUMENTS):  # the largest files, and the same words again and again
+        write_atomically(to.with_name(file.name.removesuffix(DOCUMENTS) + PACKED), gzip.compress(file.read_bytes(), mtime=0))
+        return
     if file.name != HISTORY_NAME:
         write_atomically(to, file.read_bytes())
         return
@@ -74,4 +83,15 @@ def _copy(file: Path, to: Path, every: int) -> None:
         valid = pyarrow.compute.is_finite(table.column(name)).fill_null(False).to_pylist()
         kept |= {row for row in rows if valid[row]}
     thin = table.take(pyarrow.array(sorted(kept), pyarrow.int64()))  # a run of no steps has no rows
-    durably(to, lambda scratch: pyarrow.parquet.write_table(thin, scratch, compression="zstd"))
+    durably(to, lambda scratch: _write_small(thin, scratch))
+
+
+def _write_small(table: "pyarrow.Table", to: Path) -> None:
+    """A third of what pyarrow writes by default: a curve is drawn, and needs no more than seven digits."""
+    import pyarrow
+    import pyarrow.parquet
+
+    curves = [field.name for field in table.schema if pyarrow.types.is_floating(field.type)]
+    whole = {name: table[name].cast(pyarrow.float32()) if name in curves else table[name] for name in table.column_names}
+    options = {"compression": "zstd", "compression_level": 19, "write_statistics": False, "store_schema": False}
+    pyarrow.parquet.write_table(pyarrow.table(whole), to, use_dictionary=False, use_byte_stream_split=curves, **options)

@@ -1,5 +1,6 @@
 """`archbench study keep`: a copy without weights says what the study says."""
 
+import json
 import re
 
 import pandas as pd
@@ -10,7 +11,9 @@ from analysis import live, tables
 from analysis.claims import judgements
 from analysis.report import write_report
 from analysis.runs import load
+from arch.contracts import Documents
 from arch.errors import DataError
+from experiments.record import documents_file, documents_of
 from sweeps import keeping
 from sweeps.__main__ import app
 
@@ -32,10 +35,31 @@ def test_a_copy_without_weights_says_the_same_and_has_thinner_curves(tmp_path, p
     whole, thin = (pd.read_parquet(next(each.glob("*/seed-0/history.parquet"))) for each in (folder, copy))
     assert len(thin) < len(whole) and thin.step.iloc[-1] == whole.step.iloc[-1]
     assert {*whole.step[whole["select/loss"].notna()]} <= {*thin.step}
-    pd.testing.assert_frame_equal(thin, whole[whole.step.isin(thin.step)].reset_index(drop=True))
+    pd.testing.assert_frame_equal(thin, whole[whole.step.isin(thin.step)].reset_index(drop=True), check_dtype=False, rtol=1e-6)
     again = keeping.keep(copy, tmp_path / "again", every=50)  # who goes on from kept records keeps them again
     for each in copy.rglob("history.parquet"):
         assert (again / each.relative_to(copy)).read_bytes() == each.read_bytes()
+
+
+def test_what_was_measured_of_documents_is_packed_and_read_as_before(tmp_path, plant):
+    folder = plant(tmp_path / "runs" / "windows" / "demo", seeds=2)
+    run = next(folder.glob("*/seed-0"))
+    (run / "evaluations").mkdir()
+    said = Documents(
+        names=[f"module {n}" for n in range(200)], sums={"loss": [n / 7 for n in range(200)]}, weights={"loss": [1.0] * 200}
+    )
+    plain = documents_file(run, "report.loss-0.json")
+    plain.write_text(json.dumps(said.dump()))
+    copy = keeping.keep(folder, tmp_path / "results")
+    kept = copy / run.relative_to(folder)
+    packed = documents_file(kept, "report.loss-0.json").with_suffix(".json.gz")
+    assert documents_of(kept, "report.loss-0.json") == said == documents_of(run, "report.loss-0.json")
+    assert packed.stat().st_size < plain.stat().st_size / 2 and not documents_file(kept, "report.loss-0.json").exists()
+    again = keeping.keep(copy, tmp_path / "again")
+    assert (again / packed.relative_to(copy)).read_bytes() == packed.read_bytes()
+    packed.write_bytes(packed.read_bytes()[:40])
+    with pytest.raises(DataError, match=r"report\.loss-0\.documents\.json\.gz: not whole"):
+        documents_of(kept, "report.loss-0.json")
 
 
 def test_the_command_writes_the_report_and_figures_of_several_studies(tmp_path, plant):

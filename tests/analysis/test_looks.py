@@ -1,12 +1,15 @@
 """What a page says and shows: sentences on what was run, letters of every script, control characters, curves with one point."""
 
 import json
+import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from analysis import drawing, glyphs, live, plots, ran, style, tables
 from analysis.claims import judge
@@ -178,3 +181,35 @@ def test_long_names_fit_and_stay_apart(make_study):
         drawing.svg(figure, "x")
         shown = {each["shown"]: each["name"] for each in json.loads(live.chart(figure))["names"]}
         assert all(len(short) <= drawing.LONGEST for short in shown) and (not shown or set(shown.values()) == set(names))
+
+
+def test_letters_are_outlined_once_in_a_page_and_stay_what_they_are():
+    figures = []
+    for number, text in enumerate(("Loss 12", "Loss 21")):
+        figure = Figure(figsize=(2, 1))
+        figure.text(0.1, 0.5, text)
+        figures.append(drawing.svg(figure, f"figure {number}"))
+    page = drawing.shared_glyphs("<main>" + "".join(figures) + "</main>")
+    names = [found["name"] for found in drawing.GLYPH.finditer(page)]
+    assert len(names) == len(set(names)) == 5  # L, o, s, 1, 2
+    assert {*re.findall(r'href="#([\w-]+)"', page)} >= {*names}
+    assert figures[0] in page and drawing.EMPTY.sub("", drawing.GLYPH.sub("", figures[1])) in page
+    assert drawing.shared_glyphs("<p>no figure</p>") == "<p>no figure</p>"
+
+
+def test_places_in_a_figure_have_two_digits():
+    figure = Figure(figsize=(2, 1))
+    figure.add_subplot().plot([0, 1 / 3, 1], [0, 2 / 7, 1 / 9])
+    drawn = drawing.svg(figure, "figure")
+    assert not re.search(r' d="[^"]*\.\d{3}', re.sub(drawing.GLYPH, "", drawn)) and "scale(0.015625)" in drawn
+
+
+def test_a_saved_picture_has_few_colours_and_looks_the_same(tmp_path):
+    figure = Figure(figsize=(3, 2))
+    axes = figure.add_subplot()
+    axes.plot([0, 1, 2], [2, 0, 1], color="#0072b2")
+    drawing.save(figure, tmp_path / "small.png")
+    figure.savefig(tmp_path / "large.png", dpi=120, facecolor="white")
+    small, large = (np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB"), dtype=int) for name in ("small", "large"))
+    assert np.abs(small - large).max() <= 24 and np.abs(small - large).mean() < 0.5
+    assert (tmp_path / "small.png").stat().st_size < (tmp_path / "large.png").stat().st_size
