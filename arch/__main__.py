@@ -74,12 +74,12 @@ def show(
 
 @app.command()
 def check(
-    component: Annotated[str, typer.Argument(help="A mixer, an ffn or a pool: `attention`, or one of your own, `my_mixers:Mine`.")],
+    component: Annotated[str, typer.Argument(help="By name: `attention`, `quantiser/q4_0`, or one of your own, `my_mixers:Mine`.")],
     changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="An option, e.g. heads=4.")] = (),
     dim: Annotated[int, typer.Option(min=1, help="The model's width, as narrow as its options allow.")] = 64,
     context: Annotated[int, typer.Option(min=2, help="The longest row, in tokens.")] = 256,
 ):
-    """Check that a mixer, an ffn or a pool does what it says: that it sees no later token, keeps documents apart, and so on.
+    """Check that a mixer, ffn, pool, cross or quantiser does what it says: sees no later token, keeps documents apart, and so on.
 
     Without --set, every example of its Config is checked, or its defaults. Exit code 1: it does not.
     """

@@ -15,9 +15,9 @@ from arch.parameters import Context
 from arch.plugins import is_plugin
 from arch.show import written
 from arch.spec import Spec
-from arch.words import times
+from arch.words import listed, times
 
-KINDS = ("mixer", "ffn", "pool")
+KINDS = ("mixer", "ffn", "pool", "cross", "quantiser")
 BUILT = probe.Point("says how its parameters start", lambda it: None)
 COSTED = probe.Point("can be costed without storage, on the meta device", lambda it: None)
 
@@ -36,7 +36,12 @@ class Report:
         return not any(finding.wrong for each in self.findings.values() for finding in each)
 
     def __rich__(self) -> RenderableType:
-        table = Table("check", "result", title=f"{self.kind} {self.name}, width {self.dim}", title_justify="left")
+        table = Table(
+            "check",
+            "result",
+            title=f"{self.kind} {self.name}" + (f", width {self.dim}" if self.kind != "quantiser" else ""),
+            title_justify="left",
+        )
         for point in dict.fromkeys(finding.point for each in self.findings.values() for finding in each):
             table.add_row(point.words, self._result(point))
         options = "; ".join(each or "defaults" for each in self.findings)
@@ -61,7 +66,7 @@ class Report:
 
 
 def check(name: str, changes: Sequence[str] = (), dim: int = 64, tokens: int = 256) -> Report:
-    """The Report of a mixer, an ffn or a pool, by its shipped name or import path.
+    """The Report of a component of KINDS, by its shipped name or import path.
 
     A name may begin with the kind, `pool/attention`, where several kinds have it. changes: `KEY=VALUE` texts, its options.
     Without any, each of `Config.examples()` is checked, or the defaults. Raises SpecError for a component that is not
@@ -92,8 +97,9 @@ def _findings(kind, resolved, options, dim, tokens):
         shown = f" with {options}" if options else ""
         reason = str(error) if isinstance(error, ValueError) else f"{blame.words(error)}, {blame.place(error)}"
         raise SpecError(f"{resolved['type']}{shown} cannot be built in width {dim}: {reason}") from None
-    costed = probe.Finding(COSTED, cost.failure(kind, resolved, Context(dim, 0, 2), tokens))
-    return [*probe.findings(it), costed]
+    if kind not in probe.COSTED_KINDS:
+        return list(probe.findings(it))
+    return [*probe.findings(it), probe.Finding(COSTED, cost.failure(kind, resolved, Context(dim, 0, 2), tokens))]
 
 
 def _found(asked):
@@ -110,11 +116,15 @@ def _found(asked):
     if not is_plugin(name):
         if len(kinds) == 1:
             raise SpecError(refused[0].reason)
-        known = ", ".join(f"{kind}/{each}" if kind == "pool" else each for kind in KINDS for each in registry.names(kind))
-        raise SpecError(f"no mixer, no ffn and no pool {name!r}; known: {known} (or the import path of your own, module:Class)")
+        shown = (each if kind in ("mixer", "ffn") else f"{kind}/{each}" for kind in KINDS for each in registry.names(kind))
+        expected = f"known: {', '.join(shown)} (or the import path of your own, module:Class)"
+        raise SpecError(f"no {listed(KINDS, 'or')} {name!r}; {expected}")
     several = next((each for each in refused if " 0 classes" not in each.reason), None)
-    raise SpecError(several.reason if several else f"{name.partition(':')[0]} has no class marked @mixer, @ffn or @pool"
-                    + (f" named {name.partition(':')[2]}" if ":" in name else ""))  # fmt: skip
+    if several is not None:
+        raise SpecError(several.reason)
+    module, colon, called = name.partition(":")
+    marks = listed([f"@{kind}" for kind in KINDS], "or")
+    raise SpecError(f"{module} has no class marked {marks}{f' named {called}' if colon else ''}")
 
 
 def _instances(kind: str, name: str, changes: Sequence[str]) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """Whether a component does what it says: run it at small size, change what it must not see, and compare.
 
-`battery` is what a mixer, an ffn or a pool must pass. Planning runs it on every plug-in component before a run or a study
-trains it, `archbench check` on any component, and the tests on every example of every shipped one.
+`battery` is what a component must pass; those of a cross and of a quantiser are in `arch.probe_cross` and
+`arch.probe_quantiser`. Planning runs it on every plug-in component before a run or a study trains it, `archbench check` on any
+component, and the tests on every example of every shipped one.
 
 The component has random weights: its initial values plus noise, so that a gate which starts at 0 hides nothing. Random
 numbers that it draws (dropout) are the same in every call. It runs in training mode with gradients and in evaluation
@@ -43,6 +44,7 @@ LARGE = 100.0
 SHORT, EVEN, MIDDLE, LONGEST = 13, 16, 72, 1024
 # What one pass over perturbed rows may cost: tokens, and multiply-adds of the linear maps. It decides how many cuts there are.
 READ, WORK = 4096, 2e8
+COSTED_KINDS = ("mixer", "ffn", "pool")  # a cross says its FLOPs, a quantiser its bytes
 STATE_SIZES = ("constant", "window", "growing", None)
 
 
@@ -51,7 +53,8 @@ class Subject:
     """A component to check. name: its `type`. lengths: of the rows to try, ascending.
 
     rounding: how much of a channel's largest value a difference may be and still be rounding; 0: bit for bit. close:
-    the same for two ways of computing one result.
+    the same for two ways of computing one result. source_dim: the width of the encoder that a cross reads. Of a quantiser, dim
+    is what the width of its matrices must be a multiple of, and it has no rows.
     """
 
     kind: str
@@ -62,6 +65,7 @@ class Subject:
     rounding: float = ROUNDING
     close: float = CLOSE
     device: str = "cpu"
+    source_dim: int = 0
 
     @property
     def reach(self) -> tuple[int | None, int | None]:
@@ -107,13 +111,19 @@ def subject(
 
     Raises Broken for a parameter that does not say how it is initialised, and what the component's `__init__` raises.
     """
+    if kind == "quantiser":
+        from arch import probe_quantiser
+
+        return probe_quantiser.subject(kind, resolved, device)
+    if kind == "cross" and context.source_dim is None:
+        context = replace(context, source_dim=context.dim)
     with alike():
         module = registry.build(kind, resolved, context)
         shaken(module)
     module.to(device)
     longest = min(tokens, LONGEST)
     lengths = sorted({n for n in (SHORT, EVEN, MIDDLE, longest) if n <= longest})
-    return Subject(kind, resolved["type"], module, context.dim, tuple(lengths), rounding, close, device)
+    return Subject(kind, resolved["type"], module, context.dim, tuple(lengths), rounding, close, device, context.source_dim or 0)
 
 
 def shaken(module: nn.Module) -> None:
@@ -195,7 +205,10 @@ class Finding:
 
 def battery(kind: str) -> tuple[Point, ...]:
     """The points that a component of this kind must pass."""
-    return {"mixer": MIXER, "ffn": FFN, "pool": POOL}[kind]
+    from arch.probe_cross import CROSS
+    from arch.probe_quantiser import QUANTISER
+
+    return {"mixer": MIXER, "ffn": FFN, "pool": POOL, "cross": CROSS, "quantiser": QUANTISER}[kind]
 
 
 def findings(it: Subject, thorough: bool = True) -> Iterator[Finding]:
@@ -237,6 +250,10 @@ def run(it: Subject, x_BTD: Tensor, layout: TokenLayout | None = None, state: An
         layout = layout or TokenLayout.whole(rows, tokens, it.device)
         if it.kind == "pool":
             return _as_tokens(x_BTD, it.module(x_BTD, layout)), None
+        if it.kind == "cross":  # a source of the same documents
+            from arch.probe_cross import encoded
+
+            return it.module(x_BTD, layout, encoded(it, rows, layout, x_BTD.dtype)), None
         y = it.module(x_BTD, layout, state)
     if not (isinstance(y, tuple) and len(y) == 2):
         raise Broken(f"gives {type(y).__name__} instead of (output, state)")

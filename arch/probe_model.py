@@ -28,7 +28,7 @@ from arch.model import Model
 from arch.model_spec import SUBLAYERS, ModelSpec
 from arch.parameters import Context
 from arch.plugins import is_plugin
-from arch.probe import Broken, Case
+from arch.probe import COSTED_KINDS, Broken, Case
 
 # The most parameters of what is run: of one component, of a model's layers together. More is halved first.
 COMPONENT, LAYERS = 1 << 17, 1 << 20
@@ -37,8 +37,6 @@ TOKENS = 256  # in a row, where a caller names no context
 # {kind of component: why no plug-in of it is asked}
 UNASKED = {
     "tower": "there is no battery for a tower",
-    "quantiser": "there is no battery for a quantiser",
-    "cross": "no battery asks what reads an encoder",
 }
 ROUNDING = 1e-4  # of a hidden channel's largest value: rounding that grew through the layers
 # The same where layers compute in a type of fewer bits than float32: one that is rounded the other way, in a few layers.
@@ -52,8 +50,8 @@ class NotCausal(ValueError):
 def check_components(spec: ModelSpec, root: Node, path: tuple[str, ...] = (), tokens: int = TOKENS, gpu: bool = False) -> list[str]:
     """Raises SpecError, at its place in the document, for a plug-in component that does not do what it says or has no cost.
 
-    Asked is every component of a user's own in a block that the layers use, and the pool. tokens: of the rows that it must
-    read. gpu: whether it is for a GPU, and need not run on this CPU. Returns notes on what could not be asked.
+    Asked is every component of a user's own in a block that the layers use, the pool, and what rounds weights. tokens: of the
+    rows that it must read. gpu: whether it is for a GPU, and need not run on this CPU. Returns notes on what could not be asked.
     """
     notes = []
     for where, kind, resolved in spec.components():
@@ -64,11 +62,13 @@ def check_components(spec: ModelSpec, root: Node, path: tuple[str, ...] = (), to
         if kind in UNASKED:
             notes.append(f"{resolved['type']} was not checked: {UNASKED[kind]}")
             continue
-        layer = 0 if kind == "pool" else layers.index(where[-2])
-        context = Context(stack.dim, layer, stack.layers, stack.norm_eps, stack.init)
+        layer = layers.index(where[-2]) if kind in SUBLAYERS else 0
+        source_dim = spec.encoder_spec.dim if kind == "cross" and spec.encoder_spec is not None else None
+        context = Context(stack.dim, layer, stack.layers, stack.norm_eps, stack.init, source_dim)
         cls = registry.component(kind, resolved["type"])
         failure, note = _broken(cls, kind, json.dumps(resolved), context, tokens, gpu)
-        failure = failure or _uncosted(cls, kind, json.dumps(resolved), context, tokens)
+        if kind in COSTED_KINDS:
+            failure = failure or _uncosted(cls, kind, json.dumps(resolved), context, tokens)
         if failure:
             line = f" ({place})" if failure.startswith("gives ") and (place := blame.forward(cls)) else ""
             raise root.error(f"{resolved['type']} {failure}{line}", (*path, *where))

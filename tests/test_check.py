@@ -233,11 +233,11 @@ def test_check_says_what_it_did_not_check(folder, archbench_):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["nothing"], "no mixer, no ffn and no pool 'nothing'; known: attention, merged_attention, rg_lru, gated, pool/attention"),
+        (["nothing"], "no mixer, ffn, pool, cross or quantiser 'nothing'; known: attention, merged_attention, rg_lru, gated, pool/attention"),
         (["no_such:Thing"], "no module 'no_such' can be imported from here"),
-        (["own_cheats:Nope"], "own_cheats has no class marked @mixer, @ffn or @pool named Nope"),
+        (["own_cheats:Nope"], "own_cheats has no class marked @mixer, @ffn, @pool, @cross or @quantiser named Nope"),
         (["own_cheats:"], "classes marked @mixer; expected one"),
-        (["own_objective:WithAccuracy"], "own_objective has no class marked @mixer, @ffn or @pool"),
+        (["own_objective:WithAccuracy"], "own_objective has no class marked @mixer, @ffn, @pool, @cross or @quantiser"),
         (["broken:Thing"], "broken cannot be imported: SyntaxError"),
         (["attention", "--set", "heads=3"], "attention with heads=3, kv_heads=3 cannot be built in width 64: heads: 3 does not"),
         (["attention", "--set", "heds=3"], "--set heds=3: heds: unknown key; did you mean 'heads'"),

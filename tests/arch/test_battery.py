@@ -1,8 +1,8 @@
 """Every component passes the battery of `arch.probe`, for every example of its Config, bit for bit where it can.
 
 To run them only for your own component: `ARCHBENCH_MIXERS=my_package.my_mixer pytest tests/arch/test_battery.py`, or
-`archbench check my_package.my_mixer`, which needs no pytest. ARCHBENCH_FFNS and ARCHBENCH_POOLS do the same. Separate names by
-commas.
+`archbench check my_package.my_mixer`, which needs no pytest. ARCHBENCH_FFNS, _POOLS, _CROSSES and _QUANTISERS do the same.
+Separate names by commas.
 """
 
 import functools
@@ -17,7 +17,7 @@ from arch import probe, registry
 
 def named(kind, variable):
     names = os.environ.get(variable)
-    if any(f"ARCHBENCH_{kind}" in os.environ for kind in ("MIXERS", "FFNS", "POOLS")):
+    if any(f"ARCHBENCH_{kind}" in os.environ for kind in ("MIXERS", "FFNS", "POOLS", "CROSSES", "QUANTISERS")):
         return names.split(",") if names else []
     return registry.names(kind)
 
@@ -25,6 +25,8 @@ def named(kind, variable):
 MIXERS = examples("mixer", named("mixer", "ARCHBENCH_MIXERS"))
 FFNS = examples("ffn", named("ffn", "ARCHBENCH_FFNS"))
 POOLS = examples("pool", named("pool", "ARCHBENCH_POOLS"))
+CROSSES = examples("cross", named("cross", "ARCHBENCH_CROSSES"))
+QUANTISERS = examples("quantiser", named("quantiser", "ARCHBENCH_QUANTISERS"))
 
 
 @functools.cache
@@ -61,5 +63,17 @@ def test_a_pool_does_what_it_says(component, point):
     passes("pool", component, point)
 
 
+@pytest.mark.parametrize("component", CROSSES, ids=label)
+@points("cross")
+def test_a_cross_does_what_it_says(component, point):
+    passes("cross", component, point)
+
+
+@pytest.mark.parametrize("component", QUANTISERS, ids=label)
+@points("quantiser")
+def test_a_quantiser_does_what_it_says(component, point):
+    passes("quantiser", component, point)
+
+
 def test_the_battery_has_something_to_test():
-    assert MIXERS or FFNS or POOLS
+    assert MIXERS or FFNS or POOLS or CROSSES or QUANTISERS
