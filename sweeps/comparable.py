@@ -90,13 +90,34 @@ def _own_contexts(evaluators):
     return bool(chosen or free) and None not in chosen
 
 
-def texts_differ(first, second):
-    """Whether two runs' records say that their report splits hold other texts."""
+def texts_differ(first, second, split="report", by=None):
+    """Whether two runs' records say that their report splits hold other texts.
+
+    split, by: the evaluator that measures, if it is known: one with a template of its own asks the same in the data of another.
+    """
+    if by is not None and asked_alike(first, second, split, by):
+        return False
     sizes = [record.data.get("splits", {}).get("report", {}) for record in (first, second)]
     texts = [(each.get("documents"), each.get("bytes")) for each in sizes]
     same_tokenizer = first.spec.get("data", {}).get("tokenizer") == second.spec.get("data", {}).get("tokenizer")
     fingerprints = [record.data.get("fingerprint") for record in (first, second)]
     return texts[0] != texts[1] or (same_tokenizer and fingerprints[0] != fingerprints[1])
+
+
+def asked_alike(first, second, split, by):
+    """Whether an evaluator asks two runs the same prompts in the same template, whatever that of their data is."""
+    evaluators = [((run.spec.get("evaluate") or {}).get(split) or {}).get(by) or {} for run in (first, second)]
+    if evaluators[0] != evaluators[1] or not evaluators[0].get("template"):
+        return False
+    asked = [run.data.get("asked") or _data_but_template(run) for run in (first, second)]
+    return asked[0] == asked[1]
+
+
+def _data_but_template(run):
+    """What decides the prompts of a run whose record is older than `asked`: its options and the version of Python."""
+    data = run.spec.get("data") or {}
+    source = {key: value for key, value in (data.get("source") or {}).items() if key != "template"}
+    return {**data, "source": source}, run.versions.get("python")
 
 
 def _disturbed(record, runs, mixed):

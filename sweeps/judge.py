@@ -223,7 +223,7 @@ class _Hearing:
             return verdict
         why = self._obstacle(question, number)
         if why:
-            return Verdict(comparable.NOT_COMPARABLE, reason=why)
+            return Verdict(comparable.NOT_COMPARABLE, reason=why, against=verdict.against)
         blamed = [arm for arm in question.arms if arm in unstable]
         if not blamed:
             return verdict
@@ -259,7 +259,7 @@ class _Hearing:
             key = f"{name.partition('/')[0]}.{by}"
             if not why and ours.evaluations.get(key) != theirs.evaluations.get(key):
                 why = f"is measured otherwise: its {key} differs"
-        return why or ("was measured on other texts" if comparable.texts_differ(first, other) else "")
+        return why or ("was measured on other texts" if comparable.texts_differ(first, other, name.partition("/")[0], by) else "")
 
     def _any(self, arm, number):
         """The record of one finished run of an arm, or None."""

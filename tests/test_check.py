@@ -233,7 +233,10 @@ def test_check_says_what_it_did_not_check(folder, archbench_):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["nothing"], "no mixer, ffn, pool, cross or quantiser 'nothing'; known: attention, merged_attention, rg_lru, gated, pool/attention"),
+        (
+            ["nothing"],
+            "no mixer, ffn, pool, cross or quantiser 'nothing'; known: attention, merged_attention, rg_lru, gated, pool/",
+        ),
         (["no_such:Thing"], "no module 'no_such' can be imported from here"),
         (["own_cheats:Nope"], "own_cheats has no class marked @mixer, @ffn, @pool, @cross or @quantiser named Nope"),
         (["own_cheats:"], "classes marked @mixer; expected one"),

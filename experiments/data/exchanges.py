@@ -82,10 +82,14 @@ class Exchanges:
     @cached_property
     def fingerprint(self) -> str:
         """A digest (hex) of the source, every option, the tokenizer and the rule of the splits."""
-        content = {"format": FORMAT, "source": self.source, "options": self.config.dump(), "fractions": FRACTIONS}
-        content |= {"jinja": self.chat.form.text} if self.chat.form.in_jinja else {}
+        content = self._content | {"options": self.config.dump()}
+        return digest(content | ({"jinja": self.chat.form.text} if self.chat.form.in_jinja else {}))
+
+    @property
+    def _content(self) -> dict[str, Any]:
         about: dict[str, str] = getattr(self.task, "content", dict)()
-        return digest(content | {"tokenizer": self.tokenizer.to_str(), "task": about, "plugins": plugin_sources(self.spec.source)})
+        content = {"format": FORMAT, "source": self.source, "fractions": FRACTIONS, "tokenizer": self.tokenizer.to_str()}
+        return content | {"task": about, "plugins": plugin_sources(self.spec.source)}
 
     @cached_property
     def prompt_tokens(self) -> int:
@@ -165,8 +169,10 @@ class Exchanges:
         return out.summary()
 
     def summary(self) -> dict[str, Any]:
-        """Plain data for a run's record."""
-        about = {"fingerprint": self.fingerprint, "source": self.source, "vocabulary": self.vocabulary, "splits": {}}
+        """Plain data for a run's record. asked: a digest of the prompts and answers, whatever template they are in."""
+        asked = digest(self._content | {"options": self.config.model_copy(update={"template": ""}).dump()})
+        about = {"fingerprint": self.fingerprint, "asked": asked}
+        about |= {"source": self.source, "vocabulary": self.vocabulary, "splits": {}}
         counts = {split: self.task.count(split) for split in SPLITS}
         return about | ({} if None in counts.values() else {"exchanges": counts}) | self._left_out()
 

@@ -1,5 +1,7 @@
 """A study is read at the looks of its plan; a decided arm gets no more seeds; a look that nothing pays for is said."""
 
+from types import SimpleNamespace
+
 import pytest
 import sweeps_fakes as fakes
 
@@ -333,6 +335,23 @@ def test_records_measured_on_other_texts_are_not_compared(plan_study, study_data
         runs["little", seed] = runs["little", seed].model_copy(update={"data": {"fingerprint": "another"}})
     found = judge(record, runs)["quality"].verdicts["little"]
     assert found.word == NOT_COMPARABLE and "other texts" in found.reason
+    assert found.against  # so that the claim in words says against whom
+
+
+def test_an_evaluator_with_a_template_of_its_own_asks_data_in_other_templates_the_same():
+    def run(template="plain", asks="gemma3", digits=2, python="3.11", **about):
+        spec = {"data": {"source": {"type": "arithmetic", "template": template, "digits": digits}}}
+        spec["evaluate"] = {"report": {"it": {"type": "answers", "template": asks}}}
+        data = {"fingerprint": f"{template} {digits}", **about}
+        return SimpleNamespace(spec=spec, data=data, versions={"python": python})
+
+    plain, turns = run(), run("gemma3")
+    assert not comparable.texts_differ(plain, turns, "report", "it")
+    assert comparable.texts_differ(plain, turns) and comparable.texts_differ(plain, run("gemma3", digits=3), "report", "it")
+    assert comparable.texts_differ(plain, run("gemma3", python="3.12"), "report", "it")
+    assert comparable.texts_differ(run(asks=None), run("gemma3", asks=None), "report", "it")
+    assert comparable.texts_differ(run(asked="one"), run("gemma3", asked="other"), "report", "it")
+    assert not comparable.texts_differ(run(asked="one"), run("gemma3", digits=3, asked="one"), "report", "it")
 
 
 def test_costs_are_judged_before_any_run_and_cost_no_error(plan_study, study_data, tmp_path):

@@ -98,7 +98,9 @@ def test_a_template_of_a_folder_is_kept_beside_the_weights_and_is_of_the_fingerp
     assert isinstance(made.chat, Chat) and made.ids(made.exchange("train", 0)) == plain.ids(plain.exchange("train", 0))
     before = made.fingerprint
     (tmp_path / "chat_template.jinja").write_text(STRICT.replace("| trim", ""))
-    assert dataset(tiny, files, template=str(tmp_path)).fingerprint != before
+    other = dataset(tiny, files, template=str(tmp_path))
+    assert other.fingerprint != before and other.summary()["asked"] == made.summary()["asked"] == plain.summary()["asked"]
+    assert dataset(tiny, write(tmp_path / "b.jsonl", talks(50))).summary()["asked"] != plain.summary()["asked"]
 
 
 @pytest.mark.parametrize(
