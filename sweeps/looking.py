@@ -87,9 +87,13 @@ def history(study, record):
         earlier = [each for each in earlier if each not in own]
     for folder in _other_studies(study, record):
         other = StudyRecord.read_whole(folder)
-        if other is not None and _shares(other, record) and _stated(other) != _stated(record) and (seen := _seen(other, folder)):
-            name = f"{other.name}{at_scale(other.scale)}"
-            if name not in [each.study for each in earlier]:
+        if other is None:
+            continue
+        name = f"{other.name}{at_scale(other.scale)}"
+        if not _answers(other, record):  # also where an older release said that it does
+            earlier = [each for each in earlier if each.study != name]
+        elif name not in [each.study for each in earlier] and _stated(other) != _stated(record):
+            if seen := _seen(other, folder):
                 earlier.append(EarlierRecord(plan=plan_of(other), looks=seen, study=name, why=_changed(other, record)))
     return looks, earlier
 
@@ -146,12 +150,29 @@ def _content(claim):
 
 
 def _shares(old, new):
-    """Whether two records have runs of SHARED arms in common."""
+    """Whether two records of one study have runs of SHARED arms in common."""
     return len(_identities(old) & _identities(new)) >= SHARED
 
 
 def _identities(record):
     return {(arm.first_seed, *arm.identities) for arm in record.arms.values()}
+
+
+def _answers(other, new):
+    """Whether a question of a record compares arms all of which another study has runs of: its answer may have been read there.
+
+    A baseline and a control that two studies share answer no question of either.
+    """
+    known = _identities(other)
+    shared = {label for label, arm in new.arms.items() if (arm.first_seed, *arm.identities) in known}
+    asked = [question for each in questions(new.claims, new.arms).values() for question in each]
+    return any(shared >= {*_compared(question)} for question in asked)
+
+
+def _compared(question):
+    """The arms that a question is about, without the controls that it needs besides."""
+    first, *others = question.held or question.arms
+    return (first, *others) if question.held or question.subject not in others else (first, question.subject)
 
 
 def _changed(old, new):

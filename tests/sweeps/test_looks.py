@@ -15,7 +15,7 @@ from sweeps.claims.equivalent import SAME, WORSE
 from sweeps.comparable import NOT_COMPARABLE
 from sweeps.judge import Ruling, built, counted, judge, plan_of, undecided_arms
 from sweeps.outcomes import runs_of
-from sweeps.record import PlanRecord, StudyRecord
+from sweeps.record import EarlierRecord, PlanRecord, StudyRecord
 from sweeps.run import run_study
 
 ARMS = {
@@ -172,6 +172,24 @@ def test_a_copy_of_a_study_does_not_hide_a_look(plan_study, study_data, console)
     assert [each.study for each in copied.earlier] == ["first"]
     _, same = ran(plan_study, data, console, name="third")
     assert not same.earlier, "the same plan read twice says the same twice"
+
+
+def test_studies_that_share_a_baseline_and_a_control_are_no_looks_at_each_other(plan_study, study_data, console):
+    """A look at one says nothing of the arm that the other asks about; one that asks about a shared arm has been answered."""
+    arms = {arm: ARMS[arm] for arm in ("base", "alike", "control")}
+    data = study_data | {"arms": arms, "claims": CLAIM, "seeds": 3}
+    ran(plan_study, data, console, name="first")
+    other = {"base": ARMS["base"], "little": ARMS["little"], "control": ARMS["control"]}
+    result, second = ran(plan_study, data | {"arms": other}, console, name="second")
+    assert not second.earlier
+    assert any("first" in str(place) for arm in ("base", "control") for place in second.arms[arm].runs.values())
+    _, third = ran(plan_study, data | {"arms": {**other, "alike": ARMS["alike"]}}, console, name="third")
+    assert {each.study for each in third.earlier} == {"first", "second"}
+    # What an older release wrote down is forgotten once it is read again.
+    stale = EarlierRecord(plan=second.plan, looks=third.earlier[0].looks, study="first", why="the arms")
+    second.model_copy(update={"earlier": [stale]}).write(result.study.folder)
+    _, again = ran(plan_study, data | {"arms": other}, console, name="second")
+    assert not again.earlier and again.looks == second.looks
 
 
 def test_a_look_counts_from_its_first_word(plan_study, study_data, console):

@@ -22,7 +22,8 @@ from arch.model import new_model
 from experiments import capabilities, checkpoint, measuring
 from experiments.data import pages
 from experiments.data.dataset import prepare
-from experiments.data.sources.pages import ANSWER, BLANK, LINE, PLACEHOLDER, PageRows, Pages
+from experiments.data.picture_rows import ANSWER, BLANK, PLACEHOLDER
+from experiments.data.sources.pages import LINE, PageRows, Pages
 from experiments.plan import plan, resolve, worth
 from experiments.record import EvaluationRecord
 
