@@ -92,9 +92,10 @@ def history(study, record):
         name = f"{other.name}{at_scale(other.scale)}"
         if not _answers(other, record):  # also where an older release said that it does
             earlier = [each for each in earlier if each.study != name]
-        elif name not in [each.study for each in earlier] and _stated(other) != _stated(record):
-            if seen := _seen(other, folder):
-                earlier.append(EarlierRecord(plan=plan_of(other), looks=seen, study=name, why=_changed(other, record)))
+            continue
+        known = name in [each.study for each in earlier] or _stated(other) == _stated(record)
+        if not known and (seen := _seen(other, folder)):
+            earlier.append(EarlierRecord(plan=plan_of(other), looks=seen, study=name, why=_changed(other, record)))
     return looks, earlier
 
 
