@@ -206,9 +206,8 @@ def generate(
     from arch.tokenizer import TextTokens
 
     text, said = TextTokens(checkpoint), sys.stdin.read() if prompt == "-" else prompt
-    if chat:
-        said = _in_turns(text, checkpoint, said, system)
-    elif system:
+    turns = _turns(text, checkpoint) if chat else None
+    if system and not chat:
         raise DataError("--system: only a chat template has a place for it; expected --chat too", key=None)
     pictures = _pictures(image, said, pan_and_scan)
 
@@ -218,8 +217,10 @@ def generate(
     from arch.words import visible
 
     ids, shown = [], None
+    if turns is not None and pictures:
+        said = turns.written(said, system)
     if not pictures:
-        ids = text.encode(said)
+        ids = text.encode(said) if turns is None else turns.prompt(said, system)
     model = hf.load(checkpoint, dtype=_dtype(dtype))
     if pictures:
         ids, shown = asked.asked(model, text, said, pictures, pan_and_scan)
@@ -232,14 +233,17 @@ def generate(
     print()
 
 
-def _in_turns(text, folder, prompt, system):
-    """A prompt in the chat template of a folder, whose turns' end then ends what is written. Raises DataError."""
+def _turns(text, folder):
+    """The chat template of a folder, whose turns' end then ends what is written. Raises DataError."""
+    from arch import chat_template
     from arch.chat import Chat
-    from arch.tokenizer import Ends
+    from arch.tokenizer import Ends, read
 
-    chat = Chat(text.tokenizer, Ends(text.begin, min(text.ends, default=None)), str(folder))
-    text.ends |= chat.stops
-    return chat.written(prompt, system)
+    tokenizer = read(folder / "tokenizer.json")
+    tokenizer.encode_special_tokens = True  # what is asked ends no turn
+    turns = Chat(tokenizer, Ends(text.begin, text.end), chat_template.read(folder))
+    text.ends |= turns.stops
+    return turns
 
 
 def _pictures(files, prompt, ratio):

@@ -6,13 +6,14 @@ whatever the tokenizer says.
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
 import tokenizers
 
 from arch import chat_template
-from arch.chat_template import EOS, KEY_OF_SPEC, TURNS, Form, Frame
+from arch.chat_template import EOS, TURNS, Frame
 from arch.errors import DataError
 from arch.tokenizer import Ends
 
@@ -22,7 +23,7 @@ Before = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Chat:
-    """A template in the tokens of a tokenizer.
+    """A template in the tokens of a tokenizer. template: as `chat_template.Template` leaves it, so no path.
 
     A name of a special token in a prompt or an answer is text, as in training data: nobody can end a turn by writing so. That needs
     a tokenizer whose `encode_special_tokens` is set (`experiments.data.specials.load`).
@@ -34,9 +35,8 @@ class Chat:
 
     def __post_init__(self):
         """Raises DataError for a tokenizer without the template's turns, and a template in which nothing ends an answer."""
-        if not self._special.match(self._last):
-            reason = f"nothing ends the answer in the template {self.template!r}: expected a special token of the tokenizer there"
-            raise DataError(reason, key=KEY_OF_SPEC)
+        if not self._special.search(self._last):
+            raise chat_template.refused("does not end an answer: nothing ends the answer by a special token of the tokenizer")
         self._ids([(literal, True) for literal in self._frame(1, system=False).literals])
 
     def prompt(self, text: str, system: str = "", before: Before = ()) -> list[int]:
@@ -61,19 +61,43 @@ class Chat:
 
     def answer(self, text: str) -> list[int]:
         """The ids of an answer with what ends it; encoded alone, as a model writes it."""
-        return [*self._text(text.strip() if self._frame(1, system=False).trims[-1] else text), *self.tail]
+        return [*self._text(self._frame(1, system=False).trimmed(-1, text)), *self.tail]
 
     @cached_property
     def tail(self) -> list[int]:
-        """The ids behind an answer, up to the last special one: what follows it belongs to the next turn."""
+        """The ids behind an answer, up to the last special one: what follows belongs to the next turn."""
         last = self._last
         end = max((match.end() for match in self._special.finditer(last)), default=0)
         return self._ids([(last[:end], True)])
 
     @property
     def stops(self) -> frozenset[int]:
-        """The ids that end an answer while it is written: the first one behind it, and the end of a text."""
-        return frozenset(number for number in (self.tail[0], self.ends.eos) if number is not None)
+        """The ids that end an answer while it is written: the first special one behind it, and the end of a text."""
+        first = self._special.search(self._last)
+        assert first is not None  # see `__post_init__`
+        return frozenset(number for number in (self._number(first.group()), self.ends.eos) if number is not None)
+
+    @property
+    def highest(self) -> int:
+        """The highest id of a special token that the template writes."""
+        frames = [self._frame(1, system=False)]
+        with suppress(DataError):  # a template may take one turn alone
+            frames.append(self._frame(2, system=False))
+        return max(self._number(token) for each in frames for literal in each.literals for token in self._special.findall(literal))
+
+    def check(self, text: str, answer: str, system: str = "", before: Before = ()) -> None:
+        """Raises DataError for a template in Jinja that writes a conversation otherwise than `prompt` and `answer` have it."""
+        if not chat_template.is_jinja(self.template):
+            return
+        frame = self._frame(len(before) + 1, bool(system))
+        said = [*self._said(text, system, before), answer]
+        roles = [*(["system"] if system else []), *["user", "assistant"] * (len(before) + 1)]
+        messages = [{"role": role, "content": each} for role, each in zip(roles, said, strict=True)]
+        wanted = chat_template.rendered(self.template, messages, self._name(self.ends.bos), self._name(self.ends.eos))
+        parts = [frame.trimmed(place, each) for place, each in enumerate(said)]
+        ours = "".join(piece for pair in zip(frame.literals, [*parts, ""], strict=True) for piece in pair)
+        if ours != wanted:
+            raise chat_template.refused(f"changes what is said, or what stands around it by what is said, at {text[:40]!r}")
 
     def said(self, ids: list[int]) -> str:
         """The text of an answer's ids, up to the one that ends it."""
@@ -88,21 +112,19 @@ class Chat:
     def _around(self, text, system="", before=()):
         """[(piece of text, whether it is the template's)] before an answer: in turn, first and last the template's."""
         frame = self._frame(len(before) + 1, bool(system))
-        said = [*([system] if system else []), *(each for turn in before for each in turn), text]
-        parts = [each.strip() if trims else each for each, trims in zip(said, frame.trims[:-1], strict=True)]
+        parts = [frame.trimmed(place, each) for place, each in enumerate(self._said(text, system, before))]
         others = [((part, False), (literal, True)) for part, literal in zip(parts, frame.literals[1:-1], strict=True)]
         return [(frame.literals[0], True), *(piece for pair in others for piece in pair)]
 
+    @staticmethod
+    def _said(text, system, before):
+        return [*([system] if system else []), *(each for turn in before for each in turn), text]
+
     def _frame(self, turns: int, system: bool) -> Frame:
-        return self.form.frame(turns, system, self._name(self.ends.bos), self._name(self.ends.eos))
+        return chat_template.frame(self.template, turns, system, self._name(self.ends.bos), self._name(self.ends.eos))
 
     def _name(self, number):
         return "" if number is None else self.tokenizer.id_to_token(number) or ""
-
-    @cached_property
-    def form(self) -> Form:
-        """The template with its file read."""
-        return chat_template.form(self.template)
 
     @property
     def _last(self):
@@ -138,7 +160,8 @@ class Chat:
     def _number(self, token):
         number = self._named[token]
         if number is None:
-            reason = f"the tokenizer has no {token}, which the template {self.template!r} is written with"
+            called = "the chat template" if chat_template.is_jinja(self.template) else f"the template {self.template!r}"
+            reason = f"the tokenizer has no {token}, which {called} is written with"
             raise DataError(f"{reason}; expected one that has it, or another `template`", key=("data", "tokenizer"))
         return number
 

@@ -8,6 +8,7 @@ tuned models end with `<end_of_turn>`, Gemma 2's with both (Gemma 2, tables 4 an
 
 import json
 import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -26,113 +27,136 @@ _TURNS = f"{START_OF_TURN}user\n{PROMPT}{END_OF_TURN}\n{START_OF_TURN}model\n{AN
 TEMPLATES = {"gemma3": _TURNS, "gemma2": f"{_TURNS}{EOS}", "plain": f"{PROMPT}\n{ANSWER}{EOS}"}
 # A character of no script for each place where something is said; a text that a template is written with has none.
 PLACE = 0xF0000
+SPACE = "\x0b"  # white space that no template writes itself
+ENDING = ".jinja"
 KEY_OF_SPEC = ("data", "source", "template")
 
 
 def _check(template: str) -> str:
-    if template in TEMPLATES:
+    if template in TEMPLATES or is_jinja(template):
         return template
-    if PROMPT not in template and ANSWER not in template and ("/" in template or Path(template).exists()):
+    if PROMPT not in template and ANSWER not in template and _is_path(template):
         try:
-            read(template)
+            return read(template)
         except DataError as error:
             raise ValueError(str(error)) from None
-        return template
     if template.count(PROMPT) != 1 or template.count(ANSWER) != 1 or template.index(PROMPT) > template.index(ANSWER):
         known = ", ".join(TEMPLATES)
-        expected = f"{known}, a text with one {PROMPT} and, after it, one {ANSWER}, or a folder with a chat template"
-        raise ValueError(f"expected {expected}; got {template!r}")
+        raise ValueError(
+            f"expected {known}, a text with one {PROMPT} and, after it, one {ANSWER}, or a folder with a chat template"
+        )
     if template.endswith(ANSWER):
         raise ValueError(f"nothing ends the answer: expected {END_OF_TURN} or {EOS} behind {ANSWER}, got {template!r}")
     return template
 
 
-# A template in a spec: one by its name, a text, or the path of a folder or file.
+def _is_path(text):
+    try:
+        return "/" in text or text.endswith(ENDING) or Path(text).exists()
+    except (OSError, ValueError):  # too long for a name, say
+        return False
+
+
+def is_jinja(text: str) -> bool:
+    """Whether a template is in Jinja, and no name, no text with {prompt} and no path."""
+    return "{%" in text or "{{" in text
+
+
+# A template in a spec: one by its name, a text, or the path of a folder or file, in whose place stands what it holds.
 Template = Annotated[str, AfterValidator(_check)]
 
 
 class Frame(NamedTuple):
     """literals: the template's text before, between and behind the places where something is said. trims: of each place, whether
-    white space is cut off what is said there."""
+    white space is cut off on the left and on the right of what is said there."""
 
     literals: tuple[str, ...]
-    trims: tuple[bool, ...]
+    trims: tuple[tuple[bool, bool], ...]
 
-
-class Form(NamedTuple):
-    """A template whose file is read. text: with {prompt} and {answer}, or in Jinja. called: as in the spec."""
-
-    text: str
-    in_jinja: bool
-    called: str
-
-    def frame(self, turns: int, system: bool, bos: str, eos: str) -> Frame:
-        """What a template writes around so many prompts with their answers, the last answer too; a system prompt is said first.
-
-        bos, eos: the names of the tokens that begin and end a text; "" for none. Raises DataError for a Jinja template that fails,
-        or leaves something out.
-        """
-        return _of_jinja(self, turns, system, bos, eos) if self.in_jinja else _of_text(self.text, turns, system, bos, eos)
-
-
-def form(template: str) -> Form:
-    """The form of a template, as a spec has it. Raises DataError for a folder or file without one."""
-    in_jinja = template not in TEMPLATES and PROMPT not in template
-    return Form(read(template) if in_jinja else TEMPLATES.get(template, template), in_jinja, template)
+    def trimmed(self, place: int, text: str) -> str:
+        """A text as it stands at a place."""
+        left, right = self.trims[place]
+        text = text.lstrip() if left else text
+        return text.rstrip() if right else text
 
 
 @cache
+def frame(template: str, turns: int, system: bool, bos: str, eos: str) -> Frame:
+    """What a template writes around so many prompts with their answers, the last answer too; a system prompt is said first.
+
+    bos, eos: the names of the tokens that begin and end a text; "" for none. Raises DataError for Jinja that fails, or leaves
+    something out.
+    """
+    if is_jinja(template):
+        return _of_jinja(template, turns, system, bos, eos)
+    return _of_text(TEMPLATES.get(template, template), turns, system, bos, eos)
+
+
 def _of_text(text, turns, system, bos, eos):
     before, middle, after = re.split("|".join(map(re.escape, (PROMPT, ANSWER))), text)
     again = f"{after.replace(EOS, '')}\n{before}"  # `<eos>` ends a text: the turns of one have none between
     literals = [bos + before, *(["\n\n"] if system else []), *[middle, again] * (turns - 1), middle, after]
-    return Frame(tuple(literal.replace(EOS, eos) if eos else literal for literal in literals), (False,) * (len(literals) - 1))
+    trims = ((False, False),) * (len(literals) - 1)
+    return Frame(tuple(literal.replace(EOS, eos) if eos else literal for literal in literals), trims)
 
 
-@cache
-def _of_jinja(form, turns, system, bos, eos):
-    source, called = form.text, form.called
+def _of_jinja(template, turns, system, bos, eos):
     roles = [*(["system"] if system else []), *["user", "assistant"] * turns]
     places = [chr(PLACE + number) for number in range(len(roles))]
-    text = _rendered(source, called, roles, places, bos, eos)
+    known = {*places}
+    text = rendered(template, _messages(roles, places), bos, eos)
+    written = [each for each in text if each in known]
+    counted = Counter(written)
     for role, place in zip(roles, places, strict=True):
-        if text.count(place) != 1:
-            reason = f"the chat template writes what the role {role} says {text.count(place)} times; expected once"
-            raise DataError(f"{called}: {reason}", KEY_OF_SPEC)
-    if [each for each in text if each in places] != places:
-        raise DataError(f"{called}: the chat template writes {', '.join(roles)} in another order", KEY_OF_SPEC)
-    padded = _rendered(source, called, roles, [f" {place} " for place in places], bos, eos)
-    trims = tuple(f" {place} " not in padded for place in places)
+        if counted[place] != 1:
+            raise refused(f"writes what the role {role} says {counted[place]} times; expected once")
+    if written != places:
+        raise refused(f"writes {', '.join(roles)} in another order")
+    padded = rendered(template, _messages(roles, [SPACE + place + SPACE for place in places]), bos, eos)
+    trims = tuple((SPACE + place not in padded, place + SPACE not in padded) for place in places)
     return Frame(tuple(re.split(f"[{places[0]}-{places[-1]}]", text)), trims)
 
 
-def _rendered(source, called, roles, said, bos, eos):
-    """A Jinja template's text, with the settings that transformers renders it with."""
-    import jinja2
+def _messages(roles, said):
+    return [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
+
+
+def rendered(template: str, messages: list[dict[str, str]], bos: str, eos: str) -> str:
+    """The text of a template in Jinja, with the settings that transformers renders it with. Raises DataError."""
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    def refuse(reason):
-        raise DataError(f"{called}: the chat template refuses the roles {', '.join(dict.fromkeys(roles))}: {reason}", KEY_OF_SPEC)
+    def refuse(reason="it gives no reason", *_):
+        roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
+        raise refused(f"refuses the roles {roles}: {' '.join(str(reason).split())}")
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.globals["raise_exception"] = refuse
-    messages = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
     try:
-        return environment.from_string(source).render(messages=messages, bos_token=bos, eos_token=eos, add_generation_prompt=False)
-    except (jinja2.TemplateError, TypeError) as error:
-        raise DataError(f"{called}: the chat template cannot be rendered: {error}", KEY_OF_SPEC) from None
+        return environment.from_string(template).render(
+            messages=messages, bos_token=bos, eos_token=eos, add_generation_prompt=False
+        )
+    except DataError:
+        raise
+    except Exception as error:  # a template is a program, and may fail in any way
+        raise refused(f"cannot be rendered: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
 
 
-def jinja(form: Form) -> str:
-    """A template as Jinja, for `chat_template.jinja`: transformers writes by it what `Form.frame` says."""
-    if form.in_jinja:
-        return form.text
-    before, middle, after = re.split("|".join(map(re.escape, (PROMPT, ANSWER))), form.text)
+def refused(reason: str) -> DataError:
+    """An error in a template, at its key."""
+    return DataError(f"the chat template {reason}", KEY_OF_SPEC)
+
+
+def jinja(template: str) -> str:
+    """A template as Jinja, for `chat_template.jinja`: transformers writes by it what `frame` says."""
+    if is_jinja(template):
+        return template
+    before, middle, after = re.split("|".join(map(re.escape, (PROMPT, ANSWER))), TEMPLATES.get(template, template))
     between = f"{after.replace(EOS, '')}\n"
-    first = "(system if loop.index0 == (1 if system else 0) else '')"
+    first = "(system if loop.index0 == (1 if messages[0]['role'] == 'system' else 0) else '')"
+    given = "messages[0]['role'] == 'system' and messages[0]['content']"
     return (
-        "{{ bos_token }}{% set system = messages[0]['content'] ~ '\\n\\n' if messages[0]['role'] == 'system' else '' %}"
+        f"{{{{ bos_token }}}}{{% set system = messages[0]['content'] ~ '\\n\\n' if {given} else '' %}}"
         "{% for message in messages %}{% if message['role'] == 'user' %}"
         f"{{{{ {_said(before)} ~ {first} ~ message['content'] ~ {_said(middle)} }}}}"
         "{% elif message['role'] != 'system' %}"
@@ -162,6 +186,8 @@ def read(path: str | Path) -> str:
     found = _text(path) if path.is_file() else _found(path)
     if found is None:
         raise DataError(f"{path}: no chat template in it: expected {CHAT_TEMPLATE}, or {KEY} in {TOKENIZER_CONFIG}", KEY_OF_SPEC)
+    if not is_jinja(found):
+        raise DataError(f"{path}: a chat template that writes nothing of what is said; expected Jinja", KEY_OF_SPEC)
     return found
 
 
@@ -169,20 +195,30 @@ def _found(folder):
     """The template in a folder, or None."""
     if (folder / CHAT_TEMPLATE).is_file():
         return _text(folder / CHAT_TEMPLATE)
-    if not (folder / TOKENIZER_CONFIG).is_file():
+    path = folder / TOKENIZER_CONFIG
+    if not path.is_file():
         return None
+    text = _text(path)
     try:
-        said = json.loads(_text(folder / TOKENIZER_CONFIG))
-    except ValueError as error:
-        raise DataError(f"{folder / TOKENIZER_CONFIG}: not JSON ({error})", KEY_OF_SPEC) from None
+        said = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({error})", KEY_OF_SPEC) from None
     found = said.get(KEY) if isinstance(said, dict) else None
     if isinstance(found, list):
-        found = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}.get("default")
-    return found if isinstance(found, str) else None
+        found = next((each.get("template") for each in found if isinstance(each, dict) and each.get("name") == "default"), None)
+    return _valid(found, path) if isinstance(found, str) else None
 
 
 def _text(path):
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error})", KEY_OF_SPEC) from None
+
+
+def _valid(text, path):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{path}: its {KEY} is not valid Unicode text", KEY_OF_SPEC) from None
+    return text

@@ -19,6 +19,7 @@ from arch.words import listed, times
 
 KINDS = ("mixer", "ffn", "pool", "cross", "quantiser")
 BUILT = probe.Point("says how its parameters start", lambda it: None)
+BUILT_QUANTISER = probe.Point("has what a quantiser has", lambda it: None)
 COSTED = probe.Point("can be costed without storage, on the meta device", lambda it: None)
 
 
@@ -92,7 +93,7 @@ def _findings(kind, resolved, options, dim, tokens):
     try:
         it = probe.subject(kind, resolved, Context(dim, 0, 2), tokens)
     except probe.Broken as broken:
-        return [probe.Finding(BUILT, str(broken))]
+        return [probe.Finding(BUILT_QUANTISER if kind == "quantiser" else BUILT, str(broken))]
     except (Exception, SystemExit) as error:
         shown = f" with {options}" if options else ""
         reason = str(error) if isinstance(error, ValueError) else f"{blame.words(error)}, {blame.place(error)}"

@@ -104,6 +104,8 @@ def export(source, out, progress=None, truncate_dim=None):
         (scratch / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
         if spec.pool is not None:
             write.modules(source, spec, found, scratch, truncate_dim)
+        else:
+            texts.name_tokens(scratch)
         for name, content in multimodal.processors(spec).items() if spec.vision is not None else ():
             (scratch / name).write_text(json.dumps(content, indent=2) + "\n")
         tensors.write(tensors.renamed(found, theirs), scratch / checkpoint.WEIGHTS, progress)

@@ -20,8 +20,11 @@ FLOATS = (torch.bfloat16, torch.float16)
 
 
 def subject(kind: str, resolved: dict[str, Any], device: str = "cpu") -> Subject:
-    """The Subject of a resolved quantiser. Raises Broken for a `multiple` that is no whole number of at least 1."""
+    """The Subject of a resolved quantiser. Raises Broken for a method that is missing, and a `multiple` that is no number."""
     quantiser: Any = registry.build(kind, resolved)
+    for name in ("bytes", "pack", "unpack", "rounded", "clipped"):
+        if not callable(getattr(quantiser, name, None)):
+            raise Broken(f"has no method `{name}`")
     multiple = getattr(quantiser, "multiple", None)
     if type(multiple) is not int or multiple < 1:
         raise Broken(f"has `multiple` = {multiple!r}, expected a whole number of at least 1: of what a width must be a multiple")

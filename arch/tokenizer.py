@@ -79,8 +79,9 @@ def around(tokenizer):
 class TextTokens:
     """The tokenizer of a checkpoint folder, with the tokens that begin and end a text.
 
-    begin: an id or None. ends: a set of ids. blind: what a model reads in place of each token that it wrote, an id, or None for
-    that token itself. Raises DataError if there is no tokenizer.json or it cannot be read.
+    begin: an id or None. ends: a set of ids; end: the first of them, of a text, or None. blind: what a model reads in place of
+    each token that it wrote, an id, or None for that token itself. Raises DataError if there is no tokenizer.json or it cannot be
+    read.
     """
 
     def __init__(self, folder):
@@ -93,6 +94,7 @@ class TextTokens:
         ends = special.get("eos_token_id", [])
         self.begin = special.get("bos_token_id")
         self.ends = set(ends) if isinstance(ends, list) else {ends}
+        self.end = next(iter(ends), None) if isinstance(ends, list) else ends
         self.blind = special.get(checkpoint.BLIND)
 
     def encode(self, prompt):

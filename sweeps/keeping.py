@@ -66,6 +66,7 @@ def _copy(file: Path, to: Path, every: int) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     if file.name.endswith(DOCUMENTS):  # the largest files, and the same words again and again
         write_atomically(to.with_name(file.name.removesuffix(DOCUMENTS) + PACKED), gzip.compress(file.read_bytes(), mtime=0))
+        to.unlink(missing_ok=True)  # of a copy that an older release made
         return
     if file.name != HISTORY_NAME:
         write_atomically(to, file.read_bytes())
@@ -91,7 +92,19 @@ def _write_small(table: "pyarrow.Table", to: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    curves = [field.name for field in table.schema if pyarrow.types.is_floating(field.type)]
-    whole = {name: table[name].cast(pyarrow.float32()) if name in curves else table[name] for name in table.column_names}
+    small = {name: table[name] for name in table.column_names}
+    for name in table.column_names:
+        if pyarrow.types.is_floating(table[name].type) and _fits(table[name]):
+            small[name] = table[name].cast(pyarrow.float32())
+    curves = [name for name, column in small.items() if pyarrow.types.is_floating(column.type)]
     options = {"compression": "zstd", "compression_level": 19, "write_statistics": False, "store_schema": False}
-    pyarrow.parquet.write_table(pyarrow.table(whole), to, use_dictionary=False, use_byte_stream_split=curves, **options)
+    pyarrow.parquet.write_table(pyarrow.table(small), to, use_dictionary=False, use_byte_stream_split=curves, **options)
+
+
+def _fits(column: "pyarrow.ChunkedArray") -> bool:
+    """Whether no value of a column is too large or too small for float32."""
+    import numpy as np
+
+    values = np.abs(column.to_numpy())
+    values = values[np.isfinite(values) & (values > 0)]
+    return not len(values) or bool(values.max() < np.finfo(np.float32).max and values.min() > np.finfo(np.float32).tiny)

@@ -18,14 +18,14 @@ PATIENCE = 4096
 class Exchange(NamedTuple):
     """prompt: what is asked. answer: the reference; others may be as good, a reward says so.
 
-    before: what was said earlier in the same conversation, (prompt, answer) each. system: of this conversation; "" for that of the
-    source.
+    before: what was said earlier in the same conversation, (prompt, answer) each. system: of this conversation, "" for none; None
+    for that of the source.
     """
 
     prompt: str
     answer: str
     before: tuple[tuple[str, str], ...] = ()
-    system: str = ""
+    system: str | None = None
 
 
 class ExchangeOptions(Spec):
@@ -44,7 +44,10 @@ class Task(Protocol):
     """What is asked. A source makes it of its options."""
 
     def exchange(self, split: str, number: int) -> Exchange:
-        """Number `number` of the endless list of a split's exchanges: a pure function. No prompt is in two splits."""
+        """Number `number` of the endless list of a split's exchanges: a pure function.
+
+        No prompt, with what was said before it, is in two splits.
+        """
 
     def longest(self) -> list[Exchange]:
         """Exchanges of which none is longer, by any tokenizer that is no longer on parts of them; or all there are."""

@@ -57,7 +57,7 @@ def opened(task: Task, source: str, config: ExchangeOptions, data: DataSpec) -> 
         made.tokenizer.encode_special_tokens = True
     chat = Chat(made.tokenizer, made.ends, config.template)
     numbers = [made.tokenizer.token_to_id(token) for token in TURNS]
-    vocabulary = max(made.vocabulary, *(number + 1 for number in numbers if number is not None), 0)
+    vocabulary = max(made.vocabulary, *(number + 1 for number in (*numbers, chat.highest) if number is not None))
     if config.system:
         chat.check_system()
     return Exchanges(task, source, config, chat, vocabulary, data)
@@ -82,8 +82,7 @@ class Exchanges:
     @cached_property
     def fingerprint(self) -> str:
         """A digest (hex) of the source, every option, the tokenizer and the rule of the splits."""
-        content = self._content | {"options": self.config.dump()}
-        return digest(content | ({"jinja": self.chat.form.text} if self.chat.form.in_jinja else {}))
+        return digest(self._content | {"options": self.config.dump()})
 
     @property
     def _content(self) -> dict[str, Any]:
@@ -97,7 +96,9 @@ class Exchanges:
         return max(len(self.ids(each)[0]) for each in self.task.longest())
 
     def check(self, context: int) -> None:
-        """Raises DataError where a row of `context` tokens cannot hold an exchange, or a split has none."""
+        """Raises DataError where a row of `context` tokens cannot hold an exchange, a template changes it, or a split has none."""
+        for each in self.task.longest():
+            self.chat.check(each.prompt, each.answer, self.system(each), each.before)
         longest = max(sum(map(len, self.ids(each))) for each in self.task.longest())
         if longest - 1 > context:
             raise DataError(
@@ -151,13 +152,16 @@ class Exchanges:
 
     def ids(self, exchange: Exchange) -> tuple[list[int], list[int]]:
         """The tokens of an exchange: up to its answer, and of the answer."""
-        system = exchange.system or self.config.system
-        return self.chat.prompt(exchange.prompt, system, exchange.before), self.chat.answer(exchange.answer)
+        return self.chat.prompt(exchange.prompt, self.system(exchange), exchange.before), self.chat.answer(exchange.answer)
+
+    def system(self, exchange: Exchange) -> str:
+        """The system prompt of an exchange: its own, if it says one or that there is none, else the source's."""
+        return self.config.system if exchange.system is None else exchange.system
 
     @property
     def chat_template(self) -> str:
         """The template in Jinja, which is kept beside the weights."""
-        return chat_template.jinja(self.chat.form)
+        return chat_template.jinja(self.chat.template)
 
     @property
     def notes(self) -> list[str]:

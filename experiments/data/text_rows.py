@@ -159,5 +159,6 @@ def parquet_rows(path: Path, expected: list[str], optional: list[str], option: s
 
 def kind_of(value: Any) -> str:
     """What a value of JSON is, in words."""
-    kinds = {type(None): "null", bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    kinds: dict[type, str] = {type(None): "null", bool: "a truth value", int: "a number", float: "a number"}
+    kinds |= {list: "a list", dict: "an object", str: "text"}
     return kinds.get(type(value), type(value).__name__)

@@ -224,7 +224,7 @@ def test_a_prompt_is_asked_in_the_chat_template_of_its_folder(tmp_path, capsys, 
     model = new_model(model_spec({"type": "attention", "heads": 2}, vocab_size=261), seed=0)
     checkpoint.write(model.spec, tensors.of_mapping(dict(model.state_dict())), tmp_path)
     made.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "chat_template.jinja").write_text(chat_template.jinja(chat_template.form("<|ask|>{prompt}\n{answer}<|end|>")))
+    (tmp_path / "chat_template.jinja").write_text(chat_template.jinja("<|ask|>{prompt}\n{answer}<|end|>"))
     read = []
 
     def writing(model, ids, *_, **__):

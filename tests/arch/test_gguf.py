@@ -251,7 +251,7 @@ def test_a_chat_template_is_in_the_file(tmp_path):
     tokenizer.add_special_tokens(["<start_of_turn>", "<end_of_turn>"])
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     assert "tokenizer.chat_template" not in vocabulary.metadata(tmp_path, TOKENS)
-    (tmp_path / "chat_template.jinja").write_text(chat_template.jinja(chat_template.form("gemma3")))
+    (tmp_path / "chat_template.jinja").write_text(chat_template.jinja("gemma3"))
     about = vocabulary.metadata(tmp_path, TOKENS)
     assert about["tokenizer.chat_template"] == (tmp_path / "chat_template.jinja").read_text()
     assert about["tokenizer.ggml.eot_token_id"] == tokenizer.token_to_id("<end_of_turn>")

@@ -30,7 +30,7 @@ COLUMNS = ("data", "source", "columns")
 USER, MODEL, SYSTEM = ("user", "human"), ("assistant", "model", "gpt"), ("system", "developer")
 LONG, AGAIN = "answers that a row cannot hold", "answers that came before"
 EMPTY, UNANSWERED = "answers without text", "prompts without an answer"
-Row = tuple[str, list[tuple[str, str]], str]
+Row = tuple[str, list[tuple[str, str]], str | None]
 
 
 class Columns(Spec):
@@ -75,15 +75,18 @@ class Conversations:
     def dataset(self, data: DataSpec) -> Exchanges:
         """Raises DataError for what the files hold, a split without an answer, and a tokenizer without the template's turns."""
         made = exchanges.opened(self, "conversations", self.config, data)
-        if self.systems:
-            made.chat.check_system()
         for split, found in self.splits.items():
-            fits = []
+            fits: list[Exchange] = []
+            long: Exchange | None = None
             for each in found:
-                if sum(map(len, made.ids(each))) - 1 <= data.context:
-                    fits.append(each)
-                else:
+                # What follows an answer that does not fit has it before it. A conversation of n turns has n rows of up to n turns.
+                if long is None or not _follows(each, long):
+                    long = None if sum(map(len, made.ids(each))) - 1 <= data.context else each
+                if long is not None:
                     self.left_out.add(LONG, shown(each.prompt))
+                else:
+                    made.chat.check(each.prompt, each.answer, made.system(each), each.before)
+                    fits.append(each)
             if not fits:
                 why = f"{len(found):,} of them, all longer than data.context = {data.context:,} tokens" if found else "none"
                 conversations = f"{self.conversations:,} conversation{'s' * (self.conversations != 1)}"
@@ -91,26 +94,22 @@ class Conversations:
             self.splits[split] = fits
         return made
 
-    @property
-    def systems(self) -> bool:
-        """Whether a conversation has a system prompt of its own."""
-        return any(each.system for found in self.splits.values() for each in found)
-
     @cached_property
     def splits(self) -> dict[str, list[Exchange]]:
         """{split: its exchanges}, each once. Raises DataError, which names the file and the line."""
-        found: dict[str, dict[Exchange, None]] = {split: {} for split in SPLITS}
+        found: dict[str, dict[Exchange, Exchange]] = {split: {} for split in SPLITS}
         self.left_out, self.conversations = LeftOut(), 0
         for name, turns, system in self._conversations():
             self.conversations += 1
-            mine = found[split_of_group(turns[0][0], FRACTIONS)]
+            mine = found[split_of_group(turns[0][0].strip(), FRACTIONS)]
+            plain = [(prompt.strip(), answer.strip()) for prompt, answer in turns]  # a template may cut white space off
             for number, (prompt, answer) in enumerate(turns):
-                exchange = Exchange(prompt, answer, tuple(turns[:number]), system)
-                if exchange in mine or not answer.strip():
-                    self.left_out.add(AGAIN if exchange in mine else EMPTY, name)
+                same = Exchange(*plain[number], tuple(plain[:number]), system)
+                if same in mine or not answer.strip():
+                    self.left_out.add(AGAIN if same in mine else EMPTY, name)
                 else:
-                    mine[exchange] = None
-        return {split: list(each) for split, each in found.items()}
+                    mine[same] = Exchange(prompt, answer, tuple(turns[:number]), system)
+        return {split: list(each.values()) for split, each in found.items()}
 
     def content(self) -> dict[str, str]:
         """A digest of the exchanges: other files may have the same names."""
@@ -151,7 +150,7 @@ class Conversations:
                 rows = text_rows.json_objects(path, read_text(path).removeprefix(BOM))
             for name, row in rows:
                 turns, system, rest = _read(name, row, columns)
-                if rest:
+                if rest or not turns:
                     self.left_out.add(UNANSWERED, name)
                 if turns:
                     yield name, turns, system
@@ -162,28 +161,29 @@ def _read(name, row, columns):
     expected = f"expected {columns.messages!r}, or {columns.prompt!r} and {columns.answer!r}"
     if not isinstance(row, Mapping):
         raise DataError(f"{name}: {kind_of(row)}; expected an object, with {expected.removeprefix('expected ')}")
-    messages = row.get(columns.messages)
+    messages, system = row.get(columns.messages), row.get(columns.system)
+    system = None if system is None else _content(f"{name}: {columns.system}", system)
     if messages is None:
         for key in (columns.prompt, columns.answer):
             if key not in row:
                 raise DataError(f"{name}: no key {key!r} (data.source.columns): {expected}{nearest(key, row)}", COLUMNS)
-        system = row.get(columns.system)
         prompt, answer = (_content(f"{name}: {key}", row[key]) for key in (columns.prompt, columns.answer))
-        return [(prompt, answer)], "" if system is None else _content(f"{name}: {columns.system}", system), False
+        return [(prompt, answer)], system, False
     if not isinstance(messages, (list, tuple)):
         raise DataError(f"{name}: the value of {columns.messages!r} is {kind_of(messages)}; expected a list of messages")
-    return _turns(name, messages)
+    return _turns(name, messages, system)
 
 
-def _turns(name, messages):
+def _turns(name, messages, system):
     said: list[str] = []
-    system = ""
     for number, message in enumerate(messages):
         where = f"{name}: message {number + 1}"
         if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
             raise DataError(f"{where}: expected an object with the keys 'role' and 'content'")
         role, content = message["role"], _content(where, message["content"])
         if role in SYSTEM and number == 0:
+            if system not in (None, content):
+                raise DataError(f"{where}: another system prompt than the one beside the messages; expected one of them")
             system = content
             continue
         roles = (USER, MODEL)[len(said) % 2]
@@ -198,7 +198,20 @@ def _content(where, content):
     if isinstance(content, (list, tuple)):
         if not all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
             raise DataError(f"{where}: a part that is no text; images and tools are not read here")
-        content = "".join(_content(where, part.get("text")) for part in content)
+        texts = [part.get("text") for part in content]
+        wrong = [text for text in texts if not isinstance(text, str)]
+        content = wrong[0] if wrong else "".join(texts)
     if not isinstance(content, str):
         raise DataError(f"{where}: {kind_of(content)}; expected text")
+    try:
+        content.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: not valid Unicode text: half of a pair of surrogates") from None
     return content
+
+
+def _follows(exchange, earlier):
+    """Whether an exchange is of the same conversation as an earlier one."""
+    place = len(earlier.before)
+    said = exchange.before[:place] == earlier.before and exchange.before[place : place + 1] == ((earlier.prompt, earlier.answer),)
+    return said and exchange.system == earlier.system
