@@ -36,7 +36,7 @@ class Chat:
     def __post_init__(self):
         """Raises DataError for a tokenizer without the template's turns, and a template in which nothing ends an answer."""
         if not self._special.search(self._last):
-            raise chat_template.refused("does not end an answer: nothing ends the answer by a special token of the tokenizer")
+            raise chat_template.refused("lets nothing end the answer; expected a special token of the tokenizer behind it")
         self._ids([(literal, True) for literal in self._frame(1, system=False).literals])
 
     def prompt(self, text: str, system: str = "", before: Before = ()) -> list[int]:

@@ -144,7 +144,7 @@ def test_what_is_written_is_what_is_asked():
         ("{{ raise_exception() }}", "refuses the roles user, assistant: it gives no reason$"),
         ("{{ messages[0].content }}<end_of_turn>", "writes what the role assistant says 0 times; expected once"),
         ("{% for m in messages | reverse %}{{ m.content }}<end_of_turn>{% endfor %}", "in another order"),
-        ("{% for m in messages %}{{ m.content }}|{% endfor %}", "nothing ends the answer"),
+        ("{% for m in messages %}{{ m.content }}|{% endfor %}", "lets nothing end the answer"),
         ("{% for m in messages %}{{ m.content.upper() }}{{ m.content }}<end_of_turn>{% endfor %}", "2 times; expected once"),
         ("{{ messages.__class__.__mro__[1].__subclasses__() }}", "cannot be rendered"),
     ],
