@@ -26,11 +26,20 @@ FILE = re.compile(r"(?P<key>.+)-(?P<digest>[0-9a-f]{12})\.json")
 
 
 class Run(NamedTuple):
-    """A folder to read. identity: of its run; None for a checkpoint that is no run. shown: files that its study shows."""
+    """A folder to read. identity: of its run; None for a checkpoint that is no run. shown: files that its study shows.
+
+    reused: whether the run is another study's, which may have measured the same with other options.
+    """
 
     folder: Path
     identity: str | None
     shown: Iterable[str] = ()
+    reused: bool = False
+
+    def asked_elsewhere(self, file: str) -> bool:
+        """Whether a file is what another study asked where this one asks the same SPLIT.NAME with other options."""
+        key = file.rpartition("-")[0]
+        return self.reused and file not in self.shown and any(each.rpartition("-")[0] == key for each in self.shown)
 
 
 @dataclass(frozen=True)
@@ -216,7 +225,7 @@ def read(runs: Mapping[tuple[str, int], Run], arms: Iterable[str], problems: lis
     for (arm, seed), run in runs.items():
         for file in sorted((run.folder / EVALUATIONS).glob("*.json")):
             parts = FILE.fullmatch(file.name)
-            record = _record(file, run, problems) if parts else None
+            record = _record(file, run, problems) if parts and not run.asked_elsewhere(file.name) else None
             if parts and record is not None:
                 files = found.setdefault(f"{record.split}.{record.name}", {}).setdefault(parts["digest"], _Files())
                 files.records.setdefault(arm, {})[seed] = record

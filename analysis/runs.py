@@ -157,7 +157,8 @@ def load(folder):
             if columns := _columns(path, run, problems):
                 histories[arm, seed] = columns
             if run.status == "finished":
-                finished[arm, seed] = evaluated.Run(path, run.identity, record.arms[arm].evaluations.values())
+                reused = not path.resolve().is_relative_to(folder.resolve())
+                finished[arm, seed] = evaluated.Run(path, run.identity, record.arms[arm].evaluations.values(), reused)
     record = with_differences(record, records)
     unreported, others = _unreported(folder, record)
     frame = pd.DataFrame(rows)

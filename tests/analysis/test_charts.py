@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from analysis import chart_axes, charts
 from analysis.__main__ import app
-from analysis.evaluated import wrong
+from analysis.evaluated import Run, wrong
 from analysis.report import write_report
 from analysis.runs import load
 from analysis.tensorboard import run_names, write_logs
@@ -99,6 +100,13 @@ def measured(plant, tmp_path_factory):
 def lines_of(figure):
     """{colour of each line that has points}."""
     return {line.get_color() for axes in figure.axes for line in axes.get_lines() if len(line.get_xdata())}
+
+
+def test_what_another_study_asked_of_a_run_is_no_part_of_this_one():
+    mine, theirs, other = "report.far-0123456789ab.json", "report.far-ba9876543210.json", "report.needle-ba9876543210.json"
+    own, reused = (Run(Path("run"), "id", [mine], reused) for reused in (False, True))
+    assert [reused.asked_elsewhere(file) for file in (mine, theirs, other)] == [False, True, False]
+    assert not any(own.asked_elsewhere(file) for file in (mine, theirs, other))  # `archbench evaluate` of this study wrote it
 
 
 def test_every_arm_of_every_chart_is_drawn_in_its_colour(measured):
