@@ -15,6 +15,8 @@ from experiments.spec import DEFAULT_TYPES
 NOT_COMPARABLE = "not comparable"
 # Options of evaluators that are contexts of their own, and evaluators whose rows do not depend on the training context.
 CONTEXTS, FREE = ("context", "lengths"), ("memorization",)
+# Options of a source of pictures that say how a picture is shown, and not what it is.
+PICTURED = ("image_size", "tokens", "crops")
 # Other programs that take less than this share of the cores are not worth a remark: reports are read, too.
 OTHERS = 0.1
 
@@ -95,7 +97,7 @@ def texts_differ(first, second, split="report", by=None):
 
     split, by: the evaluator that measures, if it is known: one with a template of its own asks the same in the data of another.
     """
-    if by is not None and asked_alike(first, second, split, by):
+    if (by is not None and asked_alike(first, second, split, by)) or pictured_alike(first, second):
         return False
     sizes = [record.data.get("splits", {}).get("report", {}) for record in (first, second)]
     texts = [(each.get("documents"), each.get("bytes")) for each in sizes]
@@ -109,14 +111,22 @@ def asked_alike(first, second, split, by):
     evaluators = [((run.spec.get("evaluate") or {}).get(split) or {}).get(by) or {} for run in (first, second)]
     if evaluators[0] != evaluators[1] or not evaluators[0].get("template"):
         return False
-    asked = [run.data.get("asked") or _data_but_template(run) for run in (first, second)]
+    asked = [run.data.get("asked") or _data_without(run, ("template",)) for run in (first, second)]
     return asked[0] == asked[1]
 
 
-def _data_but_template(run):
-    """What decides the prompts of a run whose record is older than `asked`: its options and the version of Python."""
-    data = run.spec.get("data") or {}
-    source = {key: value for key, value in (data.get("source") or {}).items() if key != "template"}
+def pictured_alike(first, second):
+    """Whether two runs are asked the same of the same pictures, in whatever size and with whatever crops these are shown."""
+    if not all("image_size" in (run.spec.get("data", {}).get("source") or {}) for run in (first, second)):
+        return False
+    pictured = [run.data.get("pictured") or _data_without(run, PICTURED, ("context",)) for run in (first, second)]
+    return pictured[0] == pictured[1]
+
+
+def _data_without(run, options, further=()):
+    """What decides the rows of a run whose record is older than `asked` or `pictured`: its options and the version of Python."""
+    data = {key: value for key, value in (run.spec.get("data") or {}).items() if key not in further}
+    source = {key: value for key, value in (data.get("source") or {}).items() if key not in options}
     return {**data, "source": source}, run.versions.get("python")
 
 

@@ -62,7 +62,8 @@ class PictureRows:
     # What the tokenizer cuts a word into, and what stands between the parts of an answer.
     single: ClassVar[str] = "[?]"
     between: ClassVar[str] = " "
-    fingerprint: Any
+    # The options that say how a picture is shown, and not what it is.
+    shown_by: ClassVar[tuple[str, ...]] = ("image_size", "tokens")
 
     def __init__(self, config: PictureOptions, questions: Sequence[str], parts: Sequence[str], places: int, most: int = 1):
         """places: of an answer, with the one of its end. most: pictures of a row."""
@@ -74,6 +75,20 @@ class PictureRows:
     def asked(self, split: str, number: int) -> Asked:
         """What a row is of."""
         raise NotImplementedError
+
+    def digest(self, options: dict[str, Any]) -> str:
+        """A digest (hex) of a source's options with all that they are of: names, fonts."""
+        raise NotImplementedError
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The digest of all options."""
+        return self.digest(self.config.dump())
+
+    @cached_property
+    def pictured(self) -> str:
+        """The digest of what is asked of which pictures, however they are shown."""
+        return self.digest({key: value for key, value in self.config.dump().items() if key not in self.shown_by})
 
     def check(self, context: int) -> None:
         """Raises DataError where a row of `context` tokens cannot hold the images, a question and an answer."""

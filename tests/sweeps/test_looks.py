@@ -192,6 +192,18 @@ def test_studies_that_share_a_baseline_and_a_control_are_no_looks_at_each_other(
     assert not again.earlier and again.looks == second.looks
 
 
+def test_pictures_that_are_shown_otherwise_are_the_same_pictures():
+    def run(crops=None, size=48, width=96, python="3.11", context=20, **about):
+        source = {"type": "pages", "width": width, "image_size": size, "tokens": 4, "crops": crops}
+        data = {"fingerprint": f"{crops} {size} {width}", **about}
+        return SimpleNamespace(spec={"data": {"source": source, "context": context}}, data=data, versions={"python": python})
+
+    assert not comparable.texts_differ(run(), run({"ratio": 1.2})) and not comparable.texts_differ(run(), run(size=24, context=30))
+    assert comparable.texts_differ(run(), run(width=64)) and comparable.texts_differ(run(), run(size=24, python="3.12"))
+    assert comparable.texts_differ(run(pictured="one"), run(size=24, pictured="other"))
+    assert not comparable.texts_differ(run(pictured="one"), run(size=24, pictured="one"))
+
+
 def test_a_look_counts_from_its_first_word(plan_study, study_data, console):
     """A run that the machine ended keeps one arm without a word; the words of the others were read."""
     data = study_data | {"arms": ARMS, "claims": CLAIM, "seeds": 3}

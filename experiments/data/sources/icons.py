@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import json
 from collections import Counter
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,11 +94,10 @@ class IconRows(PictureRows):
     def _fits(self, words):
         return len(words) <= self.config.longest and all(word in self.number for word in words)
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """A digest (hex) of the options, the names and the font."""
+    def digest(self, options: dict[str, Any]) -> str:
+        """A digest (hex) of options, the names and the font."""
         font = hashlib.sha256(self.file.read_bytes()).hexdigest()
-        return digest({"format": FORMAT, "icons": self.config.dump(), "names": self.icons, "font": font})
+        return digest({"format": FORMAT, "icons": options, "names": self.icons, "font": font})
 
     def asked(self, split: str, number: int) -> Asked:
         """The name of an icon, drawn with a shade and a place of its own."""
@@ -113,7 +112,8 @@ class IconRows(PictureRows):
     def summary(self) -> dict[str, Any]:
         """Plain data for a run's record."""
         counts = {split: len(known) for split, known in self.known.items()}
-        return {"fingerprint": self.fingerprint, "source": "icons", "vocabulary": self.vocabulary, "names": counts}
+        about = {"fingerprint": self.fingerprint, "pictured": self.pictured}
+        return about | {"source": "icons", "vocabulary": self.vocabulary, "names": counts}
 
 
 @cache

@@ -1,6 +1,5 @@
 """Pictures of pages with questions about them: what a model reads, and the number that it must answer."""
 
-from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
@@ -84,6 +83,7 @@ class PageRows(PictureRows):
 
     config: Pages.Config
     single, between = "[0-9]|[?]", ""
+    shown_by = (*PictureRows.shown_by, "crops")
 
     def __init__(self, config: Pages.Config):
         self.boxes = [] if config.crops is None else boxes(config.width, config.height, config.crops)
@@ -92,10 +92,9 @@ class PageRows(PictureRows):
         fits = config.digits, config.width, config.size, config.names
         self.known = {split: pages.readable(split, *fits) for split in SPLITS}
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """A digest (hex) of the options and of every name and number, which depend on Python's release and the system."""
-        return digest({"format": FORMAT, "pages": self.config.dump(), "lines": [list(line) for line in pages.lines()]})
+    def digest(self, options: dict[str, Any]) -> str:
+        """A digest (hex) of options and of every name and number, which depend on Python's release and the system."""
+        return digest({"format": FORMAT, "pages": options, "lines": [list(line) for line in pages.lines()]})
 
     def page(self, split: str, number: int) -> tuple[list[pages.Line], int, Any]:
         """(lines, the one that is asked for, the picture) of a row."""
@@ -113,4 +112,5 @@ class PageRows(PictureRows):
     def summary(self) -> dict[str, Any]:
         """Plain data for a run's record."""
         counts = {split: len(known) for split, known in self.known.items()}
-        return {"fingerprint": self.fingerprint, "source": "pages", "vocabulary": self.vocabulary, "names": counts}
+        about = {"fingerprint": self.fingerprint, "pictured": self.pictured}
+        return about | {"source": "pages", "vocabulary": self.vocabulary, "names": counts}

@@ -79,6 +79,15 @@ def test_a_trained_tokenizer_reads_a_question_as_the_rows_have_it():
     assert data.tokenizer.decode([LINE + 11, ANSWER, 8, 9]) == "line 12?12"
 
 
+def test_what_is_pictured_does_not_depend_on_how_it_is_shown():
+    crops = PanAndScan(min_crop=16)
+    wide = {"width": 96, "height": 16, "lines": 1}
+    same = [rows(**wide), rows(**wide, image_size=16), rows(**wide, crops=crops), rows(**wide, tokens=1)]
+    assert len({data.pictured for data in same}) == 1 and len({data.fingerprint for data in same}) == 4
+    assert rows(**wide, digits=2).pictured != same[0].pictured == same[0].summary()["pictured"]
+    assert [same[0].page("report", 3)[:2]] == [same[2].page("report", 3)[:2]]
+
+
 def test_pages_differ_where_their_numbers_do():
     data = rows()
     images = data.numbered("train", range(4), 20)["text"].extra["images"]
