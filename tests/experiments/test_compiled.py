@@ -70,6 +70,7 @@ def same_as_eager(tiny):
     assert graphs() > 0
 
 
+@pytest.mark.slow
 def test_traced_blocks_equal_eager_ones(tiny, traced):
     same_as_eager(tiny)
 
@@ -107,6 +108,7 @@ def test_more_kinds_of_blocks_than_torch_compiles_by_default(tiny, traced):
     assert graphs() - before == len(names), "none was left eager"
 
 
+@pytest.mark.slow
 def test_the_record_says_which_it_was_and_how_long_it_took(tiny, tmp_path, traced):
     tiny["model"] |= {"pattern": ["local"], "layers": 2}
     eager = train(plan(tiny), 0, tmp_path / "eager")

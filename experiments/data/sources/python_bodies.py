@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from functools import cached_property
+from functools import lru_cache
 
 from arch import registry
 from arch.errors import DataError
@@ -45,19 +45,10 @@ class PythonBodies:
             raise DataError(reason, ("data", "source", "characters"))
         return exchanges.prepare(self, "python_bodies", self.config, data)
 
-    @cached_property
+    @property
     def splits(self) -> dict[str, list[Exchange]]:
         """{split: its exchanges}, each once."""
-        found: dict[str, list[Exchange]] = {split: [] for split in SPLITS}
-        for name, text in registry.build("source", LIBRARY).documents():
-            top = name.split("/")[0].removesuffix(".py")
-            found[split_of(_sha256(top), FRACTIONS)] += functions(text, self.config.characters)
-        kept: dict[str, list[Exchange]] = {}
-        seen: set[str] = set()
-        for split in reversed(SPLITS):  # what is measured first: it keeps what training has too
-            kept[split] = [each for each in dict.fromkeys(found[split]) if not seen & {each.prompt, each.answer}]
-            seen |= {text for each in found[split] for text in (each.prompt, each.answer)}
-        return kept
+        return _splits(self.config.characters)
 
     def content(self) -> dict[str, str]:
         """A digest of the functions: another version of Python has others."""
@@ -78,6 +69,20 @@ class PythonBodies:
     def count(self, split: str) -> int:
         """How many functions the split has."""
         return len(self.splits[split])
+
+
+@lru_cache(maxsize=4)  # the arms of a study ask for the same
+def _splits(characters):
+    found: dict[str, list[Exchange]] = {split: [] for split in SPLITS}
+    for name, text in registry.build("source", LIBRARY).documents():
+        top = name.split("/")[0].removesuffix(".py")
+        found[split_of(_sha256(top), FRACTIONS)] += functions(text, characters)
+    kept: dict[str, list[Exchange]] = {}
+    seen: set[str] = set()
+    for split in reversed(SPLITS):  # what is measured first: it keeps what training has too
+        kept[split] = [each for each in dict.fromkeys(found[split]) if not seen & {each.prompt, each.answer}]
+        seen |= {text for each in found[split] for text in (each.prompt, each.answer)}
+    return kept
 
 
 def functions(text: str, characters: int) -> list[Exchange]:
