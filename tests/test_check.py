@@ -147,7 +147,8 @@ def test_a_changed_source_is_asked_again(folder, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_a_model_that_says_it_is_causal_is_asked_whatever_its_objective(causal, folder, tiny, monkeypatch):
+def test_a_model_that_says_it_is_causal_is_asked_whatever_its_objective(causal, folder, tiny, monkeypatch, tmp_path):
+    monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path / "cache"))  # that of all tests may know it from another time
     asked = []
     monkeypatch.setattr(probes.probe_model, "check_causal", lambda *given: asked.append(given) or [])
     blocks = {"seen": {"mixer": {"type": "attention", "heads": 2 if causal else 4, "causal": causal}}}

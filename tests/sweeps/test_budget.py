@@ -167,6 +167,7 @@ def test_a_step_is_measured_by_training_for_real(study_data, tmp_path, monkeypat
 
 
 def test_a_measurement_is_kept_and_the_studys_record_wins(study_data, plan_study, monkeypatch, tmp_path):
+    monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path / "cache"))  # that of all tests may know it from another time
     monkeypatch.setattr(paces, "timer", sweeps_fakes.timer)
     data = with_budget(study_data, {"seconds": 60}, faster={"optimizer.lr": 1e-2})
     _, arms = study.check(document.node(data))
