@@ -138,7 +138,7 @@ def history(folder):
 def load(folder):
     """The StudyData of a folder. Raises DataError if the folder has no readable study."""
     folder = Path(folder)
-    record = _study_record(folder)
+    record, home = _study_record(folder), folder.resolve()
     records, everything, metrics, rows = {}, {}, {}, []
     histories: dict[tuple[str, int], list[str]] = {}
     finished: dict[tuple[str, int], evaluated.Run] = {}
@@ -157,7 +157,7 @@ def load(folder):
             if columns := _columns(path, run, problems):
                 histories[arm, seed] = columns
             if run.status == "finished":
-                reused = not path.resolve().is_relative_to(folder.resolve())
+                reused = not path.resolve().is_relative_to(home)
                 finished[arm, seed] = evaluated.Run(path, run.identity, record.arms[arm].evaluations.values(), reused)
     record = with_differences(record, records)
     unreported, others = _unreported(folder, record)

@@ -206,7 +206,7 @@ def generate(
     from arch.tokenizer import TextTokens
 
     text, said = TextTokens(checkpoint), sys.stdin.read() if prompt == "-" else prompt
-    turns = _turns(text, checkpoint) if chat else None
+    turns = _turns(text, checkpoint, bool(image)) if chat else None
     if system and not chat:
         raise DataError("--system: only a chat template has a place for it; expected --chat too", key=None)
     pictures = _pictures(image, said, pan_and_scan)
@@ -233,15 +233,17 @@ def generate(
     print()
 
 
-def _turns(text, folder):
-    """The chat template of a folder, whose turns' end then ends what is written. Raises DataError."""
+def _turns(text, folder, pictured):
+    """The chat template of a folder, whose turns' end then ends what is written. Raises DataError.
+
+    pictured: whether the prompt has images; their places are special tokens in its text.
+    """
     from arch import chat_template
     from arch.chat import Chat
-    from arch.tokenizer import Ends, read
+    from arch.tokenizer import Ends
 
-    tokenizer = read(folder / "tokenizer.json")
-    tokenizer.encode_special_tokens = True  # what is asked ends no turn
-    turns = Chat(tokenizer, Ends(text.begin, text.end), chat_template.read(folder))
+    text.tokenizer.encode_special_tokens = not pictured  # else what is asked ends no turn
+    turns = Chat(text.tokenizer, Ends(text.begin, text.end), chat_template.read(folder))
     text.ends |= turns.stops
     return turns
 

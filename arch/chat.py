@@ -91,12 +91,8 @@ class Chat:
             return
         frame = self._frame(len(before) + 1, bool(system))
         said = [*self._said(text, system, before), answer]
-        roles = [*(["system"] if system else []), *["user", "assistant"] * (len(before) + 1)]
-        messages = [{"role": role, "content": each} for role, each in zip(roles, said, strict=True)]
-        wanted = chat_template.rendered(self.template, messages, self._name(self.ends.bos), self._name(self.ends.eos))
-        parts = [frame.trimmed(place, each) for place, each in enumerate(said)]
-        ours = "".join(piece for pair in zip(frame.literals, [*parts, ""], strict=True) for piece in pair)
-        if ours != wanted:
+        names = self._name(self.ends.bos), self._name(self.ends.eos)
+        if frame.filled(said) != chat_template.rendered(self.template, len(before) + 1, bool(system), said, *names):
             raise chat_template.refused(f"changes what is said, or what stands around it by what is said, at {text[:40]!r}")
 
     def said(self, ids: list[int]) -> str:

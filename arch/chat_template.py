@@ -9,6 +9,7 @@ tuned models end with `<end_of_turn>`, Gemma 2's with both (Gemma 2, tables 4 an
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -79,6 +80,13 @@ class Frame(NamedTuple):
         text = text.lstrip() if left else text
         return text.rstrip() if right else text
 
+    def filled(self, said: Sequence[str]) -> str:
+        """The whole conversation as text."""
+        parts = (
+            self.trimmed(place, text) + literal for place, (text, literal) in enumerate(zip(said, self.literals[1:], strict=True))
+        )
+        return self.literals[0] + "".join(parts)
+
 
 @cache
 def frame(template: str, turns: int, system: bool, bos: str, eos: str) -> Frame:
@@ -101,10 +109,10 @@ def _of_text(text, turns, system, bos, eos):
 
 
 def _of_jinja(template, turns, system, bos, eos):
-    roles = [*(["system"] if system else []), *["user", "assistant"] * turns]
+    roles = roles_of(turns, system)
     places = [chr(PLACE + number) for number in range(len(roles))]
     known = {*places}
-    text = rendered(template, _messages(roles, places), bos, eos)
+    text = rendered(template, turns, system, places, bos, eos)
     written = [each for each in text if each in known]
     counted = Counter(written)
     for role, place in zip(roles, places, strict=True):
@@ -112,26 +120,29 @@ def _of_jinja(template, turns, system, bos, eos):
             raise refused(f"writes what the role {role} says {counted[place]} times; expected once")
     if written != places:
         raise refused(f"writes {', '.join(roles)} in another order")
-    padded = rendered(template, _messages(roles, [SPACE + place + SPACE for place in places]), bos, eos)
+    padded = rendered(template, turns, system, [SPACE + place + SPACE for place in places], bos, eos)
     trims = tuple((SPACE + place not in padded, place + SPACE not in padded) for place in places)
     return Frame(tuple(re.split(f"[{places[0]}-{places[-1]}]", text)), trims)
 
 
-def _messages(roles, said):
-    return [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
+def roles_of(turns: int, system: bool) -> list[str]:
+    """Who speaks in a conversation of so many prompts with their answers, in order."""
+    return [*(["system"] if system else []), *["user", "assistant"] * turns]
 
 
-def rendered(template: str, messages: list[dict[str, str]], bos: str, eos: str) -> str:
-    """The text of a template in Jinja, with the settings that transformers renders it with. Raises DataError."""
+def rendered(template: str, turns: int, system: bool, said: Sequence[str], bos: str, eos: str) -> str:
+    """A conversation in a template in Jinja, with the settings that transformers renders it with. Raises DataError."""
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+    roles = roles_of(turns, system)
+
     def refuse(reason="it gives no reason", *_):
-        roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
-        raise refused(f"refuses the roles {roles}: {' '.join(str(reason).split())}")
+        raise refused(f"refuses the roles {', '.join(dict.fromkeys(roles))}: {' '.join(str(reason).split())}")
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.globals["raise_exception"] = refuse
+    messages = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
     try:
         return environment.from_string(template).render(
             messages=messages, bos_token=bos, eos_token=eos, add_generation_prompt=False
@@ -170,11 +181,6 @@ def _said(text):
     return "(" + " ~ eos_token ~ ".join(json.dumps(part, ensure_ascii=False) for part in text.split(EOS)) + ")"
 
 
-def has(folder: str | Path) -> bool:
-    """Whether a folder has a chat template. Raises DataError where its files cannot be read."""
-    return _found(Path(folder)) is not None
-
-
 def read(path: str | Path) -> str:
     """The Jinja template in a file, or in a folder: of its `chat_template.jinja`, or of its `tokenizer_config.json`.
 
@@ -183,7 +189,7 @@ def read(path: str | Path) -> str:
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such folder or file; expected one with a chat template", KEY_OF_SPEC)
-    found = _text(path) if path.is_file() else _found(path)
+    found = _text(path) if path.is_file() else find(path)
     if found is None:
         raise DataError(f"{path}: no chat template in it: expected {CHAT_TEMPLATE}, or {KEY} in {TOKENIZER_CONFIG}", KEY_OF_SPEC)
     if not is_jinja(found):
@@ -191,8 +197,8 @@ def read(path: str | Path) -> str:
     return found
 
 
-def _found(folder):
-    """The template in a folder, or None."""
+def find(folder: Path) -> str | None:
+    """The template in a folder, if there is one. Raises DataError where its files cannot be read."""
     if (folder / CHAT_TEMPLATE).is_file():
         return _text(folder / CHAT_TEMPLATE)
     path = folder / TOKENIZER_CONFIG

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from arch import checkpoint, cost, document, families, json_files, multimodal, registry, tensors
+from arch import checkpoint, cost, document, families, json_files, multimodal, prompts, registry, tensors
 from arch.errors import DataError, SpecError
 from arch.express import differences, express, loaded
 from arch.model_spec import ModelSpec
@@ -18,7 +18,7 @@ from arch.sentence import read as sentence
 from arch.sentence import texts, write
 from arch.spec import spelt
 from arch.tensors import As, Entry, Tensors
-from arch.tokenizer import special_tokens
+from arch.tokenizer import read, special_tokens
 from arch.words import listed
 
 CONFIG = "config.json"
@@ -105,11 +105,27 @@ def export(source, out, progress=None, truncate_dim=None):
         if spec.pool is not None:
             write.modules(source, spec, found, scratch, truncate_dim)
         else:
-            texts.name_tokens(scratch)
+            _name_tokens(scratch)
         for name, content in multimodal.processors(spec).items() if spec.vision is not None else ():
             (scratch / name).write_text(json.dumps(content, indent=2) + "\n")
         tensors.write(tensors.renamed(found, theirs), scratch / checkpoint.WEIGHTS, progress)
     return architecture
+
+
+def _name_tokens(folder):
+    """Say in the tokenizer_config.json of an exported decoder what its tokens are called, where there is none of transformers' own.
+
+    Without the class, transformers would take the one of the model's family, which cuts texts otherwise; without the names, a chat
+    template would write neither the token that begins a text nor the one that ends it.
+    """
+    path = Path(folder) / checkpoint.TOKENIZER
+    if not path.is_file() or "tokenizer_class" in prompts.of_tokenizer(folder):
+        return
+    tokenizer, special = read(path), special_tokens(folder)
+    first = {key: ids[0] if isinstance(ids, list) else ids for key, ids in special.items() if key != checkpoint.BLIND}
+    names = {key.removesuffix("_id"): tokenizer.id_to_token(number) for key, number in first.items()}
+    said = {"tokenizer_class": texts.CLASS, "clean_up_tokenization_spaces": False}
+    prompts.say_of_tokenizer(folder, said | {key: name for key, name in names.items() if name is not None})
 
 
 def since(folder):

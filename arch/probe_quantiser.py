@@ -66,7 +66,8 @@ def packs_what_it_computes_with(it: Subject) -> None:
         if not isinstance(packed, dict) or not all(isinstance(each, Tensor) for each in packed.values()):
             raise Broken(f"gives {type(packed).__name__} from `pack`; expected a dict of tensors")
         values = _matrix(it.module.unpack(packed, weight.shape[1]), weight, "`unpack`")
-        if (wrong := (values != rounded(it, weight)) & ~(values.isnan() & rounded(it, weight).isnan())).any():
+        own = rounded(it, weight)
+        if (wrong := (values != own) & ~(values.isnan() & own.isnan())).any():
             row, column = torch.nonzero(wrong)[0].tolist()
             raise Broken(f"computes with another value than it packs, at row {row} and column {column} of {tuple(weight.shape)}")
 

@@ -23,7 +23,6 @@ SINGLE = "single"
 # evaluated. The columns are those that the run reported.
 HISTORY_NAME = "history.parquet"
 DOCUMENTS = ".documents.json"
-PACKED = f"{DOCUMENTS}.gz"  # in copies that are kept
 # The folder of its evaluations, one file each.
 EVALUATIONS = "evaluations"
 
@@ -196,7 +195,7 @@ class EvaluationRecord(Spec):
             write_atomically(beside, json.dumps(self.documents.dump(), allow_nan=False).encode())
         else:
             beside.unlink(missing_ok=True)
-        beside.with_name(beside.name.removesuffix(DOCUMENTS) + PACKED).unlink(missing_ok=True)  # of a kept copy that goes on
+        packed_file(beside).unlink(missing_ok=True)  # of a kept copy that goes on
         for path, content in zip(points_files(folder, file), _tables(self.points), strict=True):
             if content is not None:
                 write_atomically(path, content.encode())
@@ -208,6 +207,11 @@ class EvaluationRecord(Spec):
 def documents_file(folder: Path | str, file: str) -> Path:
     """Where the documents of the evaluation `file` of a run are."""
     return Path(folder) / EVALUATIONS / f"{Path(file).stem}{DOCUMENTS}"
+
+
+def packed_file(documents: Path) -> Path:
+    """Where a copy that is kept has a file of documents."""
+    return documents.with_name(f"{documents.name}.gz")
 
 
 def points_files(folder: Path | str, file: str) -> tuple[Path, Path]:
@@ -234,7 +238,7 @@ def _tables(points: Points | None) -> tuple[str | None, str | None]:
 def documents_of(folder: Path | str, file: str) -> Documents | None:
     """What the evaluation `file` of a run says of each document; None if nothing. Raises ValueError for a broken file."""
     plain = documents_file(folder, file)
-    packed = plain.with_name(plain.name.removesuffix(DOCUMENTS) + PACKED)  # as kept copies have it
+    packed = packed_file(plain)
     return read_record(Documents, packed if packed.is_file() and not plain.is_file() else plain)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from arch.errors import DataError
 from experiments.files import durably, write_atomically
-from experiments.record import DOCUMENTS, EVALUATIONS, HISTORY_NAME, PACKED
+from experiments.record import DOCUMENTS, EVALUATIONS, HISTORY_NAME, packed_file
 from experiments.record import NAME as RUN
 from sweeps import marks
 from sweeps.record import NAME, StudyRecord
@@ -58,14 +58,14 @@ def _files(run: Path) -> Iterator[Path]:
     for name in (RUN, HISTORY_NAME):
         if (run / name).is_file():
             yield run / name
-    for ending in ("*.json", f"*{PACKED}"):
+    for ending in ("*.json", packed_file(Path(f"*{DOCUMENTS}")).name):
         yield from sorted((run / EVALUATIONS).glob(ending))
 
 
 def _copy(file: Path, to: Path, every: int) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     if file.name.endswith(DOCUMENTS):  # the largest files, and the same words again and again
-        write_atomically(to.with_name(file.name.removesuffix(DOCUMENTS) + PACKED), gzip.compress(file.read_bytes(), mtime=0))
+        write_atomically(packed_file(to), gzip.compress(file.read_bytes(), mtime=0))
         to.unlink(missing_ok=True)  # of a copy that an older release made
         return
     if file.name != HISTORY_NAME:

@@ -61,7 +61,8 @@ def metadata(folder: Path | str | None, tokens: int, encoder: bool = False) -> d
         **({"padding_token_id": special["pad_token_id"]} if "pad_token_id" in special else {}),
     }
     found = {f"tokenizer.ggml.{key}": value for key, value in about.items()}
-    return found | ({"tokenizer.chat_template": chat_template.read(folder)} if chat_template.has(folder) else {})
+    template = chat_template.find(path.parent)
+    return found if template is None else found | {"tokenizer.chat_template": template}
 
 
 def _unfit(said: dict[str, Any]) -> str:

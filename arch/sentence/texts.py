@@ -73,22 +73,6 @@ def check(folder):
     return []
 
 
-def name_tokens(folder):
-    """Say in the tokenizer_config.json of an exported decoder what its tokens are called, where there is none of transformers' own.
-
-    Without the class, transformers would take the one of the model's family, which cuts texts otherwise; without the names, a chat
-    template would write neither the token that begins a text nor the one that ends it.
-    """
-    path = Path(folder) / checkpoint.TOKENIZER
-    if not path.is_file() or "tokenizer_class" in prompts.of_tokenizer(folder):
-        return
-    tokenizer, found = read(path), special_tokens(folder)
-    first = {key: ids[0] if isinstance(ids, list) else ids for key, ids in found.items()}
-    names = {key.removesuffix("_id"): tokenizer.id_to_token(first[key]) for key in first if key != checkpoint.BLIND}
-    said = {"tokenizer_class": CLASS, "clean_up_tokenization_spaces": False}
-    prompts.say_of_tokenizer(folder, said | {key: name for key, name in names.items() if name is not None})
-
-
 def write(source, folder):
     """Write the tokenizer of an encoder's checkpoint as transformers needs it, where its files are already.
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import tokenizers
 import torch
-from PIL import Image
 from pydantic import Field
 from tokenizers import Regex, decoders, models, pre_tokenizers
 
@@ -27,6 +26,9 @@ from arch.tokenizer import Ends
 from arch.words import times
 from experiments.data.batch import Batch, Rows
 from experiments.data.draws import numbered_key
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 # The tokens: padding, what begins a row, a placeholder, the start and the end of an image, where an answer is expected, what is
 # behind its last part; then the parts of answers, then the questions.
@@ -49,7 +51,7 @@ class Asked(NamedTuple):
 
     question: int
     parts: Sequence[int]
-    pictures: Sequence[Image.Image]
+    pictures: Sequence[Image]
 
 
 class PictureRows:

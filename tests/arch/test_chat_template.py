@@ -46,10 +46,8 @@ def folder(tmp_path):
 
 def conversation(template, system="", bos="<bos>", eos="<eos>", talk=TALK):
     """What a template's frame writes of a conversation."""
-    made = frame(template, len(talk), bool(system), bos, eos)
     said = [*([system] if system else []), *(each for turn in talk for each in turn)]
-    parts = [made.trimmed(place, each) for place, each in enumerate(said)]
-    return made.literals[0] + "".join(part + literal for part, literal in zip(parts, made.literals[1:], strict=True))
+    return frame(template, len(talk), bool(system), bos, eos).filled(said)
 
 
 def test_a_conversation_in_gemmas_turns():
@@ -200,8 +198,9 @@ LLAMA = (
 def test_white_space_is_cut_off_as_the_template_does_also_where_it_writes_some_itself(jinja, trims):
     assert frame(jinja, 1, False, "<bos>", "<eos>").trims == (trims, trims)
     talk = [("  b\n", "\tc "), (" d", "e ")]
-    messages = [{"role": role, "content": text} for turn in talk for role, text in zip(("user", "assistant"), turn, strict=True)]
-    assert conversation(jinja, talk=talk) == chat_template.rendered(jinja, messages, "<bos>", "<eos>")
+    assert conversation(jinja, talk=talk) == chat_template.rendered(
+        jinja, 2, False, [text for turn in talk for text in turn], "<bos>", "<eos>"
+    )
     chat = Chat(tokenizer(), ENDS, jinja)
     chat.check(" d", "e ", before=talk[:1])
     space = chat.tokenizer.encode(" ", add_special_tokens=False).ids

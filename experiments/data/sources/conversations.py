@@ -14,14 +14,12 @@ from pydantic import Field
 from arch.errors import DataError, nearest
 from arch.registry import source
 from arch.spec import List, Spec
-from experiments.data import exchanges, text_rows
+from experiments.data import exchanges, row_files
 from experiments.data.exchange import Exchange, ExchangeOptions
 from experiments.data.exchanges import Exchanges
 from experiments.data.left_out import LeftOut
 from experiments.data.pair_splits import FRACTIONS, shown, split_of_group
-from experiments.data.plain_text import BOM, read_text
-from experiments.data.sources.pairs import EXPECTED, LINES
-from experiments.data.sources.text import PARQUET, Text, ending_of
+from experiments.data.sources.text import Text
 from experiments.data.split import SPLITS
 from experiments.data.text_rows import kind_of
 from experiments.spec import DataSpec
@@ -133,22 +131,14 @@ class Conversations:
 
     def files(self) -> list[Path]:
         """Every file that is read, each once. Raises DataError."""
-        found: list[Path] = self.listed.files()
-        for path in found:
-            if ending_of(path) not in (*LINES, *PARQUET):
-                raise DataError(f"{path}: a file of another kind; expected {EXPECTED}")
-        return found
+        return row_files.files(self.listed)
 
     def _conversations(self) -> Iterator[Row]:
         """(name, [(prompt, answer)], system) of every row with an answer."""
         columns = self.config.columns
+        keys = [columns.messages, columns.prompt, columns.answer, columns.system]
         for path in self.files():
-            if ending_of(path) in PARQUET:
-                keys = [columns.messages, columns.prompt, columns.answer, columns.system]
-                rows = text_rows.parquet_rows(path, [], keys, "data.source.columns")
-            else:
-                rows = text_rows.json_objects(path, read_text(path).removeprefix(BOM))
-            for name, row in rows:
+            for name, row in row_files.rows(path, [], keys):
                 turns, system, rest = _read(name, row, columns)
                 if rest or not turns:
                     self.left_out.add(UNANSWERED, name)

@@ -8,11 +8,10 @@ import json
 from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field
 
 from arch.errors import DataError, install
@@ -22,6 +21,9 @@ from experiments.data import picture_rows
 from experiments.data.picture_rows import IMAGE_TOKENS, Asked, PictureOptions, PictureRows
 from experiments.data.split import SPLITS, split_of
 from experiments.spec import DataSpec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FORMAT = 1  # increase this when the same options give other rows
 # {font: how its file is called in qtawesome}; each font has a free licence of its own.
@@ -101,6 +103,8 @@ class IconRows(PictureRows):
 
     def asked(self, split: str, number: int) -> Asked:
         """The name of an icon, drawn with a shade and a place of its own."""
+        from PIL import Image
+
         random = np.random.default_rng([SPLITS.index(split), number])
         name = self.known[split][int(random.integers(len(self.known[split])))]
         size, shade = self.config.size, int(random.integers(0, 64))
@@ -135,8 +139,10 @@ def icons(font: str) -> tuple[dict[str, int], Path]:
 
 
 @cache
-def covered(file: Path, code: int, size: int) -> Image.Image:
+def covered(file: Path, code: int, size: int) -> Image:
     """How much of each pixel an icon covers, in a square of this size."""
+    from PIL import Image, ImageDraw, ImageFont
+
     font, made = ImageFont.truetype(str(file), size), Image.new("L", (size, size), 0)
     left, upper, right, lower = font.getbbox(chr(code))
     ImageDraw.Draw(made).text(((size - right - left) / 2, (size - lower - upper) / 2), chr(code), fill=255, font=font)

@@ -6,18 +6,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from arch.errors import DataError
 from arch.registry import source
 from arch.spec import List
-from experiments.data import pair_rows, text_rows
+from experiments.data import pair_rows, row_files
 from experiments.data.left_out import LeftOut
 from experiments.data.pair import Pair, PairOptions, bare
 from experiments.data.pair_rows import Columns
-from experiments.data.plain_text import BOM, read_text
-from experiments.data.sources.text import PARQUET, Text, ending_of
-
-LINES = (".jsonl", ".ndjson", ".jsonlines")
-EXPECTED = ".jsonl, .ndjson or .parquet, also compressed"
+from experiments.data.sources.text import Text
 
 
 @source
@@ -50,20 +45,10 @@ class FilesOfPairs:
     def pairs(self) -> Iterator[Pair]:
         """Yields the pairs, file after file. Raises DataError that names the file, the line and what was expected."""
         self.left_out = LeftOut()
-        yield from pair_rows.pairs((row for path in self.files() for row in self._rows(path)), self.config.columns)
+        columns = self.config.columns
+        keys = columns.expected(), columns.optional()
+        yield from pair_rows.pairs((row for path in self.files() for row in row_files.rows(path, *keys)), columns)
 
     def files(self) -> list[Path]:
         """Every file that `pairs` reads, each once. Raises DataError."""
-        found: list[Path] = self.listed.files()
-        for path in found:
-            if ending_of(path) not in (*LINES, *PARQUET):
-                raise DataError(f"{path}: a file of another kind; expected {EXPECTED}")
-        return found
-
-    def _rows(self, path):
-        """(name, row) of a file's rows."""
-        if ending_of(path) in PARQUET:
-            columns = self.config.columns
-            yield from text_rows.parquet_rows(path, columns.expected(), columns.optional(), "data.source.columns")
-        else:
-            yield from text_rows.json_objects(path, read_text(path).removeprefix(BOM))
+        return row_files.files(self.listed)
