@@ -192,6 +192,7 @@ def generate(
     prompt: Annotated[str, typer.Option(help="The text to continue; - reads it from standard input. <image>: where a picture is.")],
     image: Annotated[list[Path], typer.Option(metavar="FILE", help="A picture; once for each <image> in the prompt.")] = [],  # noqa: B006
     pan_and_scan: Annotated[float | None, typer.Option(min=1, help="Also show crops from this ratio of the sides on.")] = None,
+    min_crop: Annotated[int, typer.Option(min=1, help="With --pan-and-scan: the shortest side of a crop, in pixels.")] = 256,
     chat: Annotated[bool, typer.Option("--chat", help="Ask in the checkpoint's chat template; the answer ends its turn.")] = False,
     system: Annotated[str, typer.Option(help="With --chat: a system prompt.")] = "",
     tokens: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Generate at most this many tokens.")] = 100,
@@ -214,6 +215,7 @@ def generate(
     from arch import hf
     from arch.generate import writing
     from arch.images import asked
+    from arch.images.crops import PanAndScan
     from arch.words import visible
 
     ids, shown = [], None
@@ -223,7 +225,8 @@ def generate(
         ids = text.encode(said) if turns is None else turns.prompt(said, system)
     model = hf.load(checkpoint, dtype=_dtype(dtype))
     if pictures:
-        ids, shown = asked.asked(model, text, said, pictures, pan_and_scan)
+        cut = None if pan_and_scan is None else PanAndScan(ratio=pan_and_scan, min_crop=min_crop)
+        ids, shown = asked.asked(model, text, said, pictures, cut)
     elif model.vision is not None:
         asked.check_places(ids, 0, model.vision.config)
     written = writing(model, ids, tokens, temperature, top_k, top_p, seed, shown, text.blind, text.begin)
@@ -318,14 +321,14 @@ def _load(reference, changes=()):
 
 
 def _roles(text):
-    """{role: format} that `--quantise` stands for: one format for every role, or ROLE=FORMAT for some. Raises SpecError."""
+    """{role: format} that `--quantise` stands for: one format for every role of text, or ROLE=FORMAT for some. Raises SpecError."""
     from arch.errors import SpecError, nearest
-    from arch.model_spec import ROLES
+    from arch.model_spec import ROLES, TEXT_ROLES
 
     if text is None:
         return {}
     if "=" not in text:
-        return dict.fromkeys(ROLES, text)
+        return dict.fromkeys(TEXT_ROLES, text)
     pairs = [each.partition("=") for each in text.split(",")]
     for role, equals, name in pairs:
         if not equals or not name:

@@ -89,7 +89,8 @@ class EncoderSpec(Spec):
     embedding: Literal["shared", "own"] = "shared"
 
 
-ROLES = ("embedding", "attention", "matrix")
+TEXT_ROLES = ("embedding", "attention", "matrix")  # of weights that read and write text
+ROLES = (*TEXT_ROLES, "vision")
 
 
 class QuantiseSpec(Spec):
@@ -97,12 +98,14 @@ class QuantiseSpec(Spec):
 
     embedding: the matrix of token embeddings, which is also the head if they are tied. attention: the maps of the mixers, of
     recurrent blocks too. matrix: all maps that are none of the others: of ffns, pool and projections, and an untied head.
-    null: these stay as they are, as do norms, biases and what decides how a state decays.
+    vision: all maps of the tower, which published models keep in bfloat16. null: these stay as they are, as do norms, biases and
+    what decides how a state decays.
     """
 
     embedding: Annotated[Component, Kind("quantiser")] | None = None
     attention: Annotated[Component, Kind("quantiser")] | None = None
     matrix: Annotated[Component, Kind("quantiser")] | None = None
+    vision: Annotated[Component, Kind("quantiser")] | None = later(None)
 
     @model_validator(mode="after")
     def _quantises_something(self):

@@ -74,6 +74,8 @@ def role(name: str, weight: nn.Parameter) -> str | None:
         return "embedding"
     if kind.kind != "matrix" or kind.recurrent:
         return None
+    if name.startswith("vision."):
+        return "vision"
     layer = SUBLAYER_NAME.fullmatch(name)
     return "attention" if layer and layer[2] == "mixer" else "matrix"
 

@@ -10,7 +10,7 @@ from arch.errors import DataError
 from arch.generate import Shown
 from arch.images.crops import PanAndScan
 from arch.images.places import numbered
-from arch.images.prompts import MARK, tokens_and_pixels
+from arch.images.prompts import FRAME, MARK, UNFRAMED, tokens_and_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,23 +22,32 @@ if TYPE_CHECKING:
 
 
 def asked(
-    model: Model, text: TextTokens, prompt: str, pictures: Sequence[Image], ratio: float | None = None
+    model: Model, text: TextTokens, prompt: str, pictures: Sequence[Image], cut: PanAndScan | None = None
 ) -> tuple[list[int], Shown]:
-    """(ids, Shown) of a prompt with a mark for each picture. ratio: of the sides, from which a picture is also shown in crops.
+    """(ids, Shown) of a prompt with a mark for each picture. cut: whether and how a picture is also shown in crops.
+
+    Gemma's words stand around a picture with crops, unless the tokenizer has no such words, as that of a run on `pages`.
 
     Raises DataError for a model without a tower, and as `tokens_and_pixels` and `check_places`.
     """
     if model.vision is None:
         raise DataError("the model has no `vision`: it cannot read an image", key=None)
     vision = model.vision.config
-    cut = None if ratio is None else PanAndScan(ratio=ratio)
-    ids, pixels_I3SS = tokens_and_pixels(text.part, prompt, pictures, vision, cut)
+    frame = FRAME if cut is None or _can_say(text, FRAME.format("", "")) else UNFRAMED
+    ids, pixels_I3SS = tokens_and_pixels(text.part, prompt, pictures, vision, cut, frame)
     check_places(ids, len(pixels_I3SS), vision)
     if text.begin is not None and ids[:1] != [text.begin]:
         ids = [text.begin, *ids]
     image_BT = numbered(torch.tensor([ids]), vision.placeholder, vision.tokens)
     device = model.embedding.device
     return ids, Shown(image_BT.to(device), pixels_I3SS[None].to(device))
+
+
+def _can_say(text, words):
+    try:
+        return bool(text.part(words))
+    except DataError:
+        return False
 
 
 def check_places(ids: Sequence[int], images: int, vision: Any) -> None:

@@ -22,15 +22,21 @@ if TYPE_CHECKING:
 
 MARK = "<image>"  # stands in a prompt where a picture is shown
 FRAME = "Here is the original image {} and here are some crops to help you see better {}"
+UNFRAMED = "{}{}"  # for models that were trained with crops right behind the picture
 
 
 def tokens_and_pixels(
-    encode: Callable[[str], list[int]], text: str, pictures: Sequence[Image], vision: Any, cut: PanAndScan | None = None
+    encode: Callable[[str], list[int]],
+    text: str,
+    pictures: Sequence[Image],
+    vision: Any,
+    cut: PanAndScan | None = None,
+    frame: str = FRAME,
 ) -> tuple[list[int], Tensor]:
     """(ids, pixels (I, 3, S, S)) of a text with a mark for each picture. Without a token that begins a text.
 
     encode: a text as ids, without specials. vision: the options of the model's tower. cut: whether and how a picture is also shown
-    in crops, which stand behind it. Text between two images is encoded together with the blank lines around it, as others do.
+    in crops, which stand behind it. frame: the words around both, with places for the picture and the crops. Text between two images is encoded together with the blank lines around it, as others do.
     Raises DataError where marks and pictures differ in number.
     """
     parts = text.split(MARK)
@@ -42,7 +48,7 @@ def tokens_and_pixels(
     for picture, after in zip(pictures, parts[1:], strict=True):
         found = [] if cut is None else [picture.crop(box) for box in boxes(*picture.size, cut)]
         shown += [picture, *found]
-        whole += (FRAME.format(MARK, " ".join([MARK] * len(found))) if found else MARK) + after
+        whole += (frame.format(MARK, " ".join([MARK] * len(found))) if found else MARK) + after
     ids: list[int] = []
     texts = whole.split(MARK)
     for i, part in enumerate(texts):

@@ -1,7 +1,7 @@
 """Training with rounded weights beside training with the float weights of the same spec."""
 
 from arch import document, registry
-from arch.model_spec import ROLES, ModelSpec
+from arch.model_spec import TEXT_ROLES, ModelSpec
 from arch.quantised import shapes
 from experiments.bench.sides import Ours
 
@@ -25,6 +25,6 @@ def quantised(journal, spec, name, context, bench_spec, device):
 def rounded(spec, kind):
     """A resolved ModelSpec with every role that it has in a format; with none, for None."""
     found = shapes(spec)
-    quantise = None if kind is None else {role: {"type": kind} for role in ROLES if found[role]}
+    quantise = None if kind is None else {role: {"type": kind} for role in TEXT_ROLES if found[role]}
     root = document.node(spec.dump() | {"quantise": quantise})
     return registry.resolve(ModelSpec.parse(root), root)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from arch import cost, document, packed
 from arch.express import resolved
-from arch.model_spec import ROLES
+from arch.model_spec import TEXT_ROLES
 
 GIGA, CONTEXT = 1e9, 32_768
 # {column of table 3: the format that it is compared with, None for bfloat16}
@@ -63,7 +63,7 @@ def weights() -> list[Weights]:
     for name, cells in PUBLISHED.items():
         spec = _spec(name)
         for (column, kind), published in zip(FORMATS.items(), cells, strict=True):
-            text = packed.total(packed.weights(spec, {role: {"type": kind} for role in ROLES} if kind else {})) / GIGA
+            text = packed.total(packed.weights(spec, {role: {"type": kind} for role in TEXT_ROLES} if kind else {})) / GIGA
             with_vision = text + 2 * VISION[name] / GIGA
             nominal = None if kind else 2 * NOMINAL[name] / GIGA
             found.append(Weights(name, column, published, text, with_vision, nominal))

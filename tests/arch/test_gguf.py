@@ -16,6 +16,7 @@ from arch import chat_template, checkpoint, packed, quantised, registry
 from arch.errors import DataError, SpecError
 from arch.gguf import architectures, file, vocabulary
 from arch.gguf.export import export, kinds_of
+from arch.model_spec import TEXT_ROLES
 from experiments.data.tokenizers.character import Character
 
 NAMES = ("gemma2", "gemma3", "gemma-embedding")
@@ -78,7 +79,7 @@ def checkpoint_with(model, folder):
 @pytest.mark.parametrize("kind", ["q4_0", "q8_0"])
 @pytest.mark.parametrize("trained_so", [True, False])
 def test_blocks_are_the_weights_that_a_quantised_model_computes_with(kind, trained_so, tmp_path):
-    roles = dict.fromkeys(quantised.ROLES, kind)
+    roles = dict.fromkeys(TEXT_ROLES, kind)
     quantise = {role: {"type": kind} for role in roles}
     folder, model = saved(tmp_path / "c", **({"quantise": quantise} if trained_so else {}))
     done = export(folder, tmp_path / "f", quantise=None if trained_so else roles)

@@ -1,15 +1,21 @@
 """Images in a model: what their tokens see, on every path of attention; the tower; soft tokens in their places."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+import torch.nn.functional as F
 
-from arch import cost
+from arch import cost, express, packed, registry
 from arch.errors import SpecError
 from arch.express import resolved
 from arch.generate import Shown, chunks, generate, prefill
+from arch.kernels import products
 from arch.kernels.attention import banded, blocked, fused, reference
 from arch.layout import TokenLayout
 from arch.model import new_model
+from arch.model_spec import TEXT_ROLES
+from arch.quantised import weights
 from arch.towers.siglip import pooled
 
 TOWER = {"type": "siglip", "image_size": 12, "patch": 2, "dim": 16, "layers": 2, "heads": 2, "hidden": 24, "tokens": 9}
@@ -142,6 +148,62 @@ def test_a_frozen_encoder_gets_no_gradient_and_the_map_behind_it_does(frozen):
     encoder, rest = model.vision.encoder.parameters(), (model.vision.project.weight, model.vision.norm.weight)
     assert all((weight.grad is None) == frozen for weight in encoder)
     assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in rest)
+
+
+def learned(model, casting):
+    """(logits, {parameter: gradient}) of a pass, with or without bfloat16 products."""
+    model.zero_grad()
+    with products.casting() if casting else nullcontext():
+        logits_BTV = model(*pictured()).float()
+        F.cross_entropy(logits_BTV.flatten(0, 1), pictured()[0].flatten()).backward()
+    return logits_BTV.detach(), {name: weight.grad for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_in_bfloat16_it_computes_what_it_computes_in_float32(frozen):
+    """To the precision of bfloat16, soft tokens included; the gradients of the tower's weights are float32."""
+    model = new_model(spec(frozen=frozen), 0)
+    (want, wanted), (got, found) = learned(model, False), learned(model, True)
+    assert (got - want).norm() < 0.03 * want.norm() and not torch.equal(got, want)
+    for name, gradient in wanted.items():
+        assert (gradient is None) == (found[name] is None), name
+        if gradient is not None:
+            assert found[name].dtype is torch.float32
+            assert (found[name] - gradient).norm() < 0.1 * gradient.norm() + 1e-6, name
+
+
+LANGUAGE = {"embedding": {"type": "int8_block", "block": 16}, "matrix": {"type": "sfp8"}, "attention": {"type": "sfp8"}}
+
+
+@pytest.mark.parametrize("casting", [True, False])
+@pytest.mark.parametrize("quantise", [LANGUAGE, {"vision": {"type": "int4_channel"}}], ids=["language", "tower"])
+def test_a_tower_is_quantised_where_it_is_named_alone(quantise, casting):
+    """It computes and learns as a model whose weights are rounded; the text's roles leave the tower as it is."""
+    plain = new_model(spec(frozen=False), 0)
+    ours = new_model(express.resolved(plain.spec.dump() | {"quantise": quantise}), 0)
+    rounded = set()
+    with torch.no_grad():
+        for _, name, role, weight in weights(plain):
+            if role in quantise:
+                weight.copy_(registry.build("quantiser", ours.spec.quantise.roles()[role]).rounded(weight))
+                rounded.add(name.startswith("vision."))
+    assert rounded == {"vision" in quantise}
+    (want, wanted), (got, found) = learned(plain, casting), learned(ours, casting)
+    assert torch.equal(got, want)
+    assert all(torch.equal(found[name], gradient) for name, gradient in wanted.items())
+
+
+def test_a_published_tower_stays_whole_and_a_model_without_one_has_no_such_role():
+    """Gemma 3's patches have 588 values, no multiple of a block: a format for all text is still one that its model can have."""
+    published = express.loaded("gemma3/4b_vision")
+    q4_0 = {"type": "q4_0", "gradient": "plain"}
+    sizes = packed.weights(published, dict.fromkeys(TEXT_ROLES, q4_0))
+    parts = cost.summary(published, 8)["vision"]["parameters"].values()
+    assert sizes["vision"]["format"] == "bfloat16" and 0.98 * sum(parts) < sizes["vision"]["parameters"] < sum(parts)
+    with pytest.raises(ValueError, match="vision: q4_0 needs rows of a multiple of 32 values, not 588"):
+        packed.weights(published, {"vision": q4_0})
+    with pytest.raises(ValueError, match="vision: the model has no such weights"):
+        new_model(express.resolved(spec().dump() | {"vision": None, "quantise": {"vision": {"type": "sfp8"}}}), 0)
 
 
 @torch.no_grad()

@@ -1,11 +1,14 @@
 """Objectives that learn from answers: whose answers they are, what has a gradient, rewards, and the distance from the start."""
 
+import json
 import math
 import re
 
 import numpy as np
 import pytest
 import torch
+from pandas import read_parquet
+from two_processes import differences, on_two, torchrun
 
 from arch import checkpoint, document, registry, tensors
 from arch.contracts import Given
@@ -25,6 +28,7 @@ from experiments.objectives.best_of_n import LEAST, log_quantile
 from experiments.objectives.reward_weighted import weights
 from experiments.objectives.sft import SFT
 from experiments.plan import plan, resolve
+from experiments.record import RunRecord
 from experiments.rewards.copied import edits
 from experiments.train import train
 
@@ -394,6 +398,37 @@ def test_a_start_of_another_architecture_cannot_follow_and_data_must_have_answer
     sharded = asking(tiny, {**options, "rate": 0.0}, train={"steps": 1, "devices": 2, "strategy": "fsdp2"})
     with pytest.raises(SpecError, match=r"train\.strategy: fsdp2 keeps a part of the weights"):
         plan(sharded)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(run, tmp_path, monkeypatch):
+    """From answers that each process draws for its own rows, with an anchor that moves, also in micro-batches."""
+    tiny, _, _, folder = run
+    monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path / "cache"))
+    reward = {"reward": {"type": "number", "near": 0.5}, "start": folder}
+    objectives = {
+        "on_policy": {"teacher": folder, "student": 0.5},
+        "best_of_n": {**reward, "n": 3, "own": 2, "rate": 0.1, "kl_most": 3.0},
+        "reward_weighted": {**reward},
+    }
+    cases, ones = [], {}
+    for kind, options in objectives.items():
+        spec = asking(tiny, {"type": kind, **options}, train={"steps": 3, "threads": 1}, optimizer={"lr": 1e-3, "clip": 0.5})
+        ones[kind] = tmp_path / kind
+        assert train(plan(spec), 0, ones[kind]).status == "finished"
+        for name, more in {"whole": {}, "parts": {"accumulate": 2}}.items():
+            cases.append({"folder": f"{kind}-{name}", "plan": plan(on_two(spec, "ddp", **more)).dump()})
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    done = torchrun(tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for case in cases:
+        one, two = ones[case["folder"].rpartition("-")[0]], tmp_path / case["folder"]
+        assert RunRecord.read(two).status == "finished", RunRecord.read(two).failure
+        assert max(differences(one, two)) < 1e-5, case["folder"]
+        curves = [read_parquet(each / "history.parquet") for each in (one, two)]
+        for column in curves[0].filter(regex="^train/|grad_norm"):
+            assert (curves[0][column] - curves[1][column]).abs().max() < 1e-4, (case["folder"], column)
+        assert curves[1]["grad_norm"].min() > 0
 
 
 def test_the_evaluator_says_how_many_answers_are_right(run, monkeypatch):

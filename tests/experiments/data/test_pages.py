@@ -17,8 +17,10 @@ from arch.cli import main
 from arch.contracts import CAPABILITIES, Given
 from arch.document import node
 from arch.errors import DataError, SpecError
+from arch.images import asked
 from arch.images.crops import PanAndScan
 from arch.model import new_model
+from arch.tokenizer import TextTokens
 from experiments import capabilities, checkpoint, measuring
 from experiments.data import pages
 from experiments.data.dataset import prepare
@@ -46,9 +48,9 @@ def test_the_answer_is_the_number_of_the_line_that_is_asked_for():
     data = rows(lines=3, height=36)
     batch = data.numbered("report", range(20), 20)["text"]
     for number, (tokens_T, targets_T) in enumerate(zip(batch.tokens_BT, batch.targets_BT, strict=True)):
-        page, asked, _ = data.page("report", number)
-        assert LINE + asked in tokens_T.tolist()
-        assert data.spelt(targets_T[targets_T >= 0].tolist()) == page[asked].number
+        page, line, _ = data.page("report", number)
+        assert LINE + line in tokens_T.tolist()
+        assert data.spelt(targets_T[targets_T >= 0].tolist()) == page[line].number
         assert set(tokens_T[targets_T >= 0].tolist()) == {ANSWER}  # no place sees a digit of the answer
 
 
@@ -73,8 +75,8 @@ def test_every_line_that_is_drawn_fits_into_the_page():
 def test_a_trained_tokenizer_reads_a_question_as_the_rows_have_it():
     data = rows(lines=12, height=132)
     row = data.numbered("report", [3], data.needed)["text"].tokens_BT[0].tolist()
-    asked = data.page("report", 3)[1]
-    text = f"<start_of_image>{'<image_soft_token>' * 4}<end_of_image>\n\nline {asked + 1} ????"
+    line = data.page("report", 3)[1]
+    text = f"<start_of_image>{'<image_soft_token>' * 4}<end_of_image>\n\nline {line + 1} ????"
     assert data.tokenizer.encode(text).ids == row[1:]
     assert data.tokenizer.decode([LINE + 11, ANSWER, 8, 9]) == "line 12?12"
 
@@ -185,15 +187,28 @@ def test_generate_answers_as_the_evaluator_reads(shown, tmp_path, monkeypatch, c
         hidden_BTD, _ = model.trunk(rows.tokens_BT, rows.layout, images=rows.extra["images"])
         ids = model.logits(hidden_BTD)[rows.targets_BT >= 0].argmax(-1).tolist()
         ids = ids[: ids.index(BLANK)] if BLANK in ids else ids
-        _, asked, picture = dataset.page("report", number)
+        _, line, picture = dataset.page("report", number)
         picture.save(tmp_path / "page.png")
-        arguments = ["--image", tmp_path / "page.png", "--prompt", f"<image>line {asked + 1}?", "--temperature", 0]
+        arguments = ["--image", tmp_path / "page.png", "--prompt", f"<image>line {line + 1}?", "--temperature", 0]
         monkeypatch.setattr("sys.argv", ["arch", "generate", str(folder), *map(str, arguments), "--tokens", "4"])
         with pytest.raises(SystemExit) as end:
             main(app, "arch")
         said.add(capfd.readouterr().out.removesuffix("\n"))
         assert end.value.code == 0 and dataset.tokenizer.decode(ids) in said
     assert len(said) > 1
+
+
+def test_crops_stand_where_they_stood_in_training(shown):
+    """Right behind the picture: the tokenizer of pages has no words for a frame."""
+    folder, _, model = shown
+    crops = PanAndScan(min_crop=16)
+    data = rows(width=96, height=24, lines=2, image_size=48, tokens=9, crops=crops)
+    row = data.numbered("report", [3], data.needed)["text"]
+    _, line, picture = data.page("report", 3)
+    ids, seen = asked.asked(model, TextTokens(folder), f"<image>line {line + 1}?", [picture], crops)
+    assert ids == row.tokens_BT[0, : len(ids)].tolist() and len(ids) == data.needed - data.places + 1
+    assert torch.equal(seen.pixels_BI3SS, row.extra["images"]) and seen.pixels_BI3SS.shape[1] == 5
+    assert torch.equal(seen.image_BT[0], row.layout.image_BT[0, : len(ids)])
 
 
 def test_a_question_in_other_words_is_refused_in_one_line(shown, tmp_path, monkeypatch, capfd):
