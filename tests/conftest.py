@@ -127,6 +127,10 @@ def made_up_benchmark():
             case = {"spec": "small/gemma3", "context": 512}
             found.append(timed("train", "hf-compiled", case, 3.0, 4096.0, "tokens"))
             found += [timed("quantised step", side, case, seconds, 4096.0) for side, seconds in (("plain", 2.0), ("q4_0", 2.2))]
+            found += [timed("answers", side, {"spec": "small/gemma3", "batch": 16}, 0.5, 512.0) for side in ("answers", "generate")]
+            case = {"spec": "small/gemma3_vision", "context": 512}
+            found += [timed("images", side, case, s, 4096.0) for side, s in (("text", 1.0), ("images", 1.4), ("products", 1.1))]
+            found[-3].facts["flops"], found[-2].facts["flops"] = 1e9, 1.5e9
             for spec in ("small/gemma3", "medium/gemma3"):
                 case = {"spec": spec, "context": 2000, "batch": 1}
                 found += [timed("decode", f"{side} bfloat16", case, 1.5, 32.0, "tokens") for side in ("ours", "llama.cpp")]

@@ -36,7 +36,8 @@ def tokens_and_pixels(
     """(ids, pixels (I, 3, S, S)) of a text with a mark for each picture. Without a token that begins a text.
 
     encode: a text as ids, without specials. vision: the options of the model's tower. cut: whether and how a picture is also shown
-    in crops, which stand behind it. frame: the words around both, with places for the picture and the crops. Text between two images is encoded together with the blank lines around it, as others do.
+    in crops, which stand behind it. frame: the words around both, with places for the picture and the crops. Text between two
+    images is encoded together with the blank lines around it, as others do.
     Raises DataError where marks and pictures differ in number.
     """
     parts = text.split(MARK)

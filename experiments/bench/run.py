@@ -14,12 +14,12 @@ from arch.errors import SpecError
 from arch.express import loaded
 from arch.kernels import paths
 from experiments import device as devices
-from experiments.bench import ceilings, distillation, encoding, kernels, models, quantised, workbench
+from experiments.bench import answers, ceilings, distillation, encoding, images, kernels, models, quantised, workbench
 from experiments.bench.against import KINDS, installed
 from experiments.bench.journal import Journal
 from experiments.bench.peer import expressed
 from experiments.bench.record import BenchRecord
-from experiments.bench.spec import ENCODERS, MODELS, BenchSpec
+from experiments.bench.spec import ENCODERS, MODELS, READERS, BenchSpec
 from experiments.compiled import CompileError, compiler
 from experiments.train import CODE
 
@@ -94,9 +94,15 @@ def of_model(journal, spec, name, bench_spec, device):
         if "quantise" in bench_spec.measure:
             with journal.part(f"quantise {name} {context}"):
                 quantised.quantised(journal, spec, name, context, bench_spec, device)
-    if "decode" in bench_spec.measure:
-        for context in bench_spec.decode_contexts:
-            for batch in bench_spec.batches:
+        if "images" in bench_spec.measure:
+            with journal.part(f"images {name} {context}"):
+                images.images(journal, spec, name, context, bench_spec, device)
+    for context in bench_spec.decode_contexts:
+        for batch in bench_spec.batches:
+            if "answers" in bench_spec.measure:
+                with journal.part(f"answers {name} {context} x {batch}"):
+                    answers.answers(journal, spec, name, context, batch, bench_spec, device)
+            if "decode" in bench_spec.measure:
                 with journal.part(f"decode {name} {context} x {batch}"):
                     models.decoding(journal, spec, name, context, batch, bench_spec, device)
 
@@ -143,8 +149,8 @@ def check(bench_spec):
             specs[name] = loaded(name)
         except SpecError as error:
             raise error if error.file else error.below(("specs", i)) from None
-        own, kind = (ENCODERS, "an encoder") if specs[name].pool is not None else (MODELS, "no encoder")
-        if wrong := [each for each in bench_spec.measure if each in {*MODELS, *ENCODERS} - set(own)]:
+        own, kind = _measured_of(specs[name])
+        if wrong := [each for each in bench_spec.measure if each in {*MODELS, *READERS, *ENCODERS} - set(own)]:
             raise SpecError(f"{name} is {kind}, of which {', '.join(own)} can be measured, not {wrong[0]}", ("specs", i))
     if bench_spec.device == "cuda" and not torch.cuda.is_available():
         raise SpecError("torch finds no CUDA device here", ("device",))
@@ -159,6 +165,13 @@ def check(bench_spec):
         for spec in specs.values():
             expressed(spec)
     return specs
+
+
+def _measured_of(spec):
+    """(what can be measured of a model, what it is)"""
+    if spec.pool is not None:
+        return ENCODERS, "an encoder"
+    return (MODELS, "no encoder and has no `vision`") if spec.vision is None else ((*MODELS, *READERS), "no encoder")
 
 
 def versions():

@@ -122,7 +122,9 @@ class Ours(_Side):
 
         def loss():
             layout = TokenLayout(rows.layout.doc_BT, rows.layout.pos_BT)  # each step of a run has a layout of its own
-            batch = Batch.text(replace(rows, layout=layout, extra={}))
+            if rows.layout.image_BT is not None:
+                layout = layout.with_images(rows.layout.image_BT)
+            batch = Batch.text(replace(rows, layout=layout, extra=dict(rows.extra)))
             with scope(self.train):
                 with torch.no_grad():
                     batch = prepared(self.objective, self.model, batch)

@@ -10,23 +10,25 @@ from arch.spec import Count, List, Positive, Spec
 from experiments.bench.against import Name
 from experiments.bench.record import PEERS, BenchRecord, Ratio, spread
 
-# Measured for each named model that is no encoder, for each that is one, and once, without a named model.
-OfModels = Literal["train", "decode", "memory", "profile", "quantise"]
+# Measured for each named model that is no encoder, of these only for one that reads images, for each that is an encoder, and once,
+# without a named model.
+OfModels = Literal["train", "decode", "memory", "profile", "quantise", "answers"]
+OfReaders = Literal["images"]
 OfEncoders = Literal["encode", "stream", "contrastive"]
 OfKernels = Literal["scan", "loss", "reach", "distill", "lightning", "start"]
-MODELS, ENCODERS, KERNELS = get_args(OfModels), get_args(OfEncoders), get_args(OfKernels)
+MODELS, READERS, ENCODERS, KERNELS = map(get_args, (OfModels, OfReaders, OfEncoders, OfKernels))
 Precision = Literal["products", "bf16-mixed"]
 
 
 class BenchSpec(Spec):
     """One run of `archbench bench`; `experiments/bench/specs/` has some.
 
-    specs: model specs, by shipped name or by path from the working folder. measure: some of MODELS, ENCODERS and KERNELS.
+    specs: model specs, by shipped name or by path from the working folder. measure: some of MODELS, READERS, ENCODERS and KERNELS.
     contexts: tokens per row in training, its memory and its profile, and the most of a text; each must divide `tokens`.
     tokens: tokens per training step.
-    decode_contexts: tokens in the cache when decoding is timed. batches: numbers of streams decoded at once; the largest is
-    the rows of a batch of texts.
-    decode_tokens: tokens decoded per round.
+    decode_contexts: tokens in the cache when decoding is timed, and of a prompt that is answered. batches: numbers of streams
+    decoded at once; the largest is the rows of a batch of texts.
+    decode_tokens: tokens decoded per round, and of an answer.
     against: peers, by name (`experiments/bench/against.py`). Those in torch are measured in this process and so with its
     allocator settings. stock: also measure `hf` in its own untouched process, as its users run it; the two processes take
     turns.
@@ -46,7 +48,7 @@ class BenchSpec(Spec):
     decode_tokens: Count = 32
     decode_types: List[Literal["float32", "bfloat16"]] = ()
     precisions: List[Precision] = ()
-    measure: List[Literal[OfModels, OfEncoders, OfKernels]] = ("train", "decode", "memory")
+    measure: List[Literal[OfModels, OfReaders, OfEncoders, OfKernels]] = ("train", "decode", "memory")
     against: List[Name] = ()
     stock: bool = False
     compile: bool = False
@@ -72,7 +74,7 @@ class BenchSpec(Spec):
             raise ValueError("stock: needs a peer; expected `against: hf` too")
         if self.precisions and (self.device, self.dtype) != ("cpu", "float32"):
             raise ValueError("precisions: these are of a CPU with float32 weights; expected `device: cpu` and `dtype: float32`")
-        if not self.specs and set(self.measure) & {*MODELS, *ENCODERS}:
+        if not self.specs and set(self.measure) & {*MODELS, *READERS, *ENCODERS}:
             raise ValueError(f"specs: name a model spec, or measure only some of {', '.join(KERNELS)}")
         return self
 
@@ -185,6 +187,15 @@ def _more_memory(what, more, fewer):
     return measured
 
 
+def _beyond_flops(record):
+    """The time of a step with images over that of one without, as a multiple of the same ratio of their FLOPs."""
+    images, text = record.find("images", "images"), record.find("images", "text")
+    if not (images and text):
+        return None
+    more = images.facts["flops"] / text.facts["flops"]
+    return spread([slow / fast / more for slow, fast in zip(images.values, text.values, strict=True)])
+
+
 def _peak_share(spec, context):
     """The step's rate of `ideal` FLOPs over the FLOP rate of the square product."""
 
@@ -233,6 +244,13 @@ def _targets():
             yield Target(f"Gemma 3 small, share of the product floor at {context:,}, {how}", share, unit="", least=least)
     slower = _speedup("quantised step", "plain", "q4_0", spec="small/gemma3", context=512)
     yield Target("Gemma 3 small, step with weights rounded to q4_0 at 512, time over that of a plain one", slower, most=1.25)
+    yield Target(
+        "step with images over one without, as a multiple of the same ratio of their FLOPs", _beyond_flops, unit="", most=1.0
+    )
+    share = _speedup("images", "images", "products", spec="small/gemma3_vision", context=512)
+    yield Target("step with images, share of the product floor at 512", share, unit="", least=0.65)
+    compared = _speedup("answers", "answers", "generate", spec="small/gemma3", batch=16)
+    yield Target("a policy's own answers at batch 16, tokens per second over those of `generate`", compared, unit="", least=0.9)
     peer, encoder = "sentence-transformers", {"spec": "small/embeddinggemma", "context": 512}
     for kind, least in (("float32", 1.3), ("bfloat16", 2.0)):
         for texts, rows in (("full", "rows of 512 tokens"), ("functions", "functions of all lengths")):

@@ -16,10 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from arch import cli, cost, document, registry
 from arch.errors import SpecError
 from arch.kernels import products as funnel
+from arch.model import new_model
 from arch.model_spec import ModelSpec
 from experiments import __main__ as commands
-from experiments import device
-from experiments.bench import ceilings, journal, kernels, models, products, quantised, workbench
+from experiments import device, sampled
+from experiments.bench import answers, ceilings, images, journal, kernels, models, products, quantised, workbench
 from experiments.bench.child import ChildFailed, Lodger, in_child
 from experiments.bench.peer import check_same, new_peer
 from experiments.bench.peers import llama_cpp
@@ -337,7 +338,19 @@ def test_a_file_that_extends_a_shipped_benchmark_is_checked_by_line(tmp_path):
 
 def test_shipped_benchmarks_are_valid_and_cpu_measures_every_target():
     found = {name: BenchSpec.parse(document.load(name, "bench")) for name in document.shipped("bench")}
-    assert set(found) == {"cpu", "distillation", "gpu", "kernels", "peers", "decode", "precisions", "encoding", "quantised"}
+    assert set(found) == {
+        "cpu",
+        "distillation",
+        "gpu",
+        "kernels",
+        "peers",
+        "decode",
+        "precisions",
+        "encoding",
+        "quantised",
+        "images",
+        "answers",
+    }
     assert set(found["cpu"].specs) == set(SMALL) and {*MODELS, *KERNELS} == set(found["cpu"].measure)
     assert found["cpu"].against and found["cpu"].stock and found["cpu"].compile
     assert found["gpu"].device == "cuda"
@@ -453,6 +466,50 @@ def test_steps_with_rounded_weights_stand_beside_a_plain_one(tmp_path, spec_file
     assert len(left) == 1 and len(record.notes) == 2
     plain = tiny("small/gemma3")
     assert quantised.rounded(quantised.rounded(plain, "sfp8"), None) == plain
+
+
+SIGLIP = {"type": "siglip", "image_size": 8, "patch": 2, "dim": 16, "layers": 1, "heads": 2, "hidden": 24, "tokens": 4}
+SEEING = {"vision": {**SIGLIP, "frozen": False, "placeholder": 4}}
+
+
+def test_steps_with_images_stand_beside_steps_of_text(tmp_path, spec_file):
+    seeing = tmp_path / "seeing.yaml"
+    seeing.write_text(Path(spec_file).read_text() + f"\nvision: {json.dumps(SEEING['vision'])}\n")
+    record = bench(asked(str(seeing), measure=["images"], contexts=[32]), tmp_path / "out", tell=lambda line: None)
+    found = {each.side: each for each in record.measurements if each.what == "images"}
+    assert record.status == "finished" and set(found) == {"text", "images", "products"}
+    assert found["images"].facts["images"] == 2
+    target = next(each for each in TARGETS if each.what.startswith("step with images over"))
+    more = found["images"].facts["flops"] / found["text"].facts["flops"]
+    assert target.measured(record).median == pytest.approx(record.speedup("images", "text", "images").median / more)
+
+
+def test_the_flops_of_images_are_those_that_a_step_does():
+    """Counted while the tower runs. But pixels have no gradient, and the backward pass of attention computes its scores again."""
+    spec = tiny("small/gemma3", **SEEING)
+    ours, batch = Ours(spec, CPU, "float32"), images.with_images(spec, 2, 32, CPU)
+    pixels_BI3SS = batch["text"].extra["images"]
+    assert pixels_BI3SS.shape == (2, 2, 3, 8, 8)
+    done = products.noted(lambda: ours.model.vision(pixels_BI3SS.flatten(0, 1)).sum().backward()).flops
+    tower = 4 * cost.summary(spec, 32)["vision"]["flops_per_image"]["train"]
+    patches, values, width = 16, 3 * 2**2, 16
+    assert done == tower + 4 * 2 * (patches**2 * width - patches * values * width)
+    ahead = 2 * 3 * cost.looking_ahead(spec, batch["text"].layout.image_BT[:1])
+    assert images.flops(spec, batch) - images.text_flops(spec, 2, 32) == tower + ahead > tower
+    with pytest.raises(SpecError, match="an image has 4 tokens, which is over a quarter of 8"):
+        images.with_images(spec, 2, 8, CPU)
+
+
+def test_answers_are_drawn_beside_plain_generation(tmp_path, spec_file):
+    record = bench(asked(spec_file, measure=["answers"]), tmp_path / "out", tell=lambda line: None)
+    found = {each.side: each for each in record.measurements if each.what == "answers"}
+    assert record.status == "finished" and set(found) == {"answers", "generate"}
+    assert {each.work for each in found.values()} == {4}
+    spec = tiny("small/gemma3")
+    rows, dataset = answers.prompts(tokens_of(spec, 3, 10, CPU), spec.vocab_size, 5)
+    wrote = sampled.answers(new_model(spec, 0).eval(), rows, dataset, 1.0, 5)
+    assert [len(text.split()) for text in wrote.texts] == [5, 5, 5] and not wrote.ended_B.any()
+    assert [(targets >= 0).sum().item() for targets in wrote.rows.targets_BT] == [5, 5, 5]
 
 
 def test_what_other_programs_take_is_told():
