@@ -166,13 +166,25 @@ def _model_file(reference):
 
 
 @app.command("list", rich_help_panel=MODELS)
-def list_():
-    """Every component, with its options, and every shipped model, experiment and study."""
-    arch.list_()
-    print("\nexperiments:")
-    experiments.list_specs()
-    print("\nstudies:")
-    sweeps.list_shipped()
+def list_(
+    part: Annotated[
+        Literal["systems", "models", "experiments", "studies"] | None, typer.Argument(help="Only this part; by default all.")
+    ] = None,
+):
+    """What is there: the systems of the four papers, built, proven, trained and judged; every component with its options; and
+    every shipped model, experiment and study.
+    """
+    parts = {
+        "systems": lambda: analysis.list_systems(sweeps.RUNS),
+        "models": arch.list_,
+        "experiments": experiments.list_specs,
+        "studies": sweeps.list_shipped,
+    }
+    for name, shown in parts.items():
+        if part in (None, name):
+            print(f"{name}:")
+            shown()
+            print()
 
 
 app.command(rich_help_panel=MODELS)(arch.check)

@@ -278,6 +278,19 @@ def findings(
     print(write)
 
 
+def list_systems(runs):
+    """Print the systems of the papers: what is built, proven, trained and judged, by the kept results and the studies in `runs`."""
+    from rich.console import Console
+
+    from analysis import systems
+    from arch import document
+    from sweeps import catalog
+
+    folders = dict.fromkeys(Path(each).resolve() for each in (document.ROOT / "results", runs))
+    every = [entry for folder in folders for entry in catalog.entries(folder)]
+    Console(highlight=False, markup=False).print(systems.table(systems.standings(every)))
+
+
 @app.command()
 def performance(
     records: Annotated[list[Path], typer.Argument(metavar="RECORD...", help="bench.json files or the folders that hold them.")],
