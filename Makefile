@@ -17,6 +17,7 @@
 # make test-embedding  sentence-transformers loads the encoders that we export, with our vectors; mteb runs its tasks on one
 # make test-trackers  the exports to Weights & Biases and MLflow, opened with their own libraries
 # make test-gguf    llama.cpp's package `gguf` reads the GGUF files that we export, and writes the same bytes
+# make test-extras  the five above that need a further package each, at once: test-triton, -lm-eval, -embedding, -trackers, -gguf
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
@@ -31,7 +32,7 @@ cpu-avx512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
 cpu-avx512-bf16 := ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16
 cpu-plain := ARCHBENCH_NATIVE=0
 
-.PHONY: ablation laptop simulate test test-slow test-large test-browser test-scale smoke studies findings chaos test-cpus test-triton test-transformers test-lm-eval test-embedding test-trackers test-gguf check format clean
+.PHONY: ablation laptop simulate test test-slow test-large test-browser test-scale smoke studies findings chaos test-cpus test-triton test-transformers test-lm-eval test-embedding test-trackers test-gguf test-extras check format clean
 
 ablation: .venv/installed
 	$(BIN)/archbench study run gemma3/local_global --scale demo
@@ -104,9 +105,10 @@ test-lm-eval: .venv/installed
 	$(BIN)/python -m pytest tests/experiments/test_evaluator_lm_eval.py
 
 # ARCHBENCH_NEEDS_EMBEDDING=1: a library that is not installed is an error and no reason to skip.
+EMBEDDING := tests/arch/test_sentence_library.py tests/experiments/test_mteb_encoder.py tests/experiments/test_bench_encoding.py
 test-embedding: .venv/installed
 	$(INSTALL) '.[test,embedding,mteb]'
-	ARCHBENCH_NEEDS_EMBEDDING=1 $(BIN)/python -m pytest tests/arch/test_sentence_library.py tests/experiments/test_mteb_encoder.py tests/experiments/test_bench_encoding.py
+	ARCHBENCH_NEEDS_EMBEDDING=1 $(BIN)/python -m pytest $(EMBEDDING)
 
 # ARCHBENCH_NEEDS_TRACKERS=1: a tracker that is not installed is an error and no reason to skip.
 test-trackers: .venv/installed
@@ -117,6 +119,11 @@ test-trackers: .venv/installed
 test-gguf: .venv/installed
 	$(INSTALL) '.[test,gguf]'
 	ARCHBENCH_NEEDS_GGUF=1 $(BIN)/python -m pytest tests/arch/test_gguf_library.py
+
+test-extras: .venv/installed
+	$(INSTALL) '.[test,triton,lm-eval,embedding,mteb,wandb,mlflow,gguf]'
+	TRITON_INTERPRET=1 ARCHBENCH_NEEDS_EMBEDDING=1 ARCHBENCH_NEEDS_TRACKERS=1 ARCHBENCH_NEEDS_GGUF=1 $(BIN)/python -m pytest -n 2 \
+	tests/arch/test_triton.py tests/experiments/test_evaluator_lm_eval.py $(EMBEDDING) tests/analysis/test_exports.py tests/arch/test_gguf_library.py
 
 check: .venv/checks
 	$(BIN)/ruff check .
