@@ -114,7 +114,7 @@ class Target:
         if self.exactly is not None:
             return f"from {ratio.low:g} to {ratio.high:g}"
         factor = self.least / ratio.median if self.least is not None else ratio.median / self.most
-        return f"short by {factor:.2f}x"
+        return f"short by {factor:.2f}x" if factor >= 1.005 else "short by under 1 %"
 
 
 def _speedup(what, fast, slow, **case):
