@@ -5,6 +5,7 @@ import datetime
 from arch.errors import DataError, SpecError
 from arch.spec import digest
 from arch.words import times
+from sweeps.comparable import NOT_COMPARABLE
 from sweeps.judge import built, counted, is_exact, judge, plan_of, questions, undecided_arms
 from sweeps.outcomes import runs_of
 from sweeps.record import NAME, EarlierRecord, LookRecord, PlanRecord, StudyRecord
@@ -49,7 +50,8 @@ def next_counts(record, rulings, counts):
 def taken(rulings, number, looks):
     """The LookRecords with the look at `number` seeds, if some question was judged there.
 
-    A look counts from its first word, since that can be acted upon. A word that was missing is added to it later.
+    A look counts from its first word, since that can be acted upon. A word that was missing is added to it later; so is one in
+    place of "not comparable", which says nothing of what was measured, but of a release that could not compare it.
     """
     read = {name: ruling for name, ruling in rulings.items() if ruling.look == number and not is_exact(ruling.claim)}
     if not number or not read:
@@ -59,7 +61,10 @@ def taken(rulings, number, looks):
     if before is None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         return [*looks, LookRecord(seeds=number, time=now, words=words)]
-    words = before.words | {name: each | before.words.get(name, {}) for name, each in words.items()}
+    said = {
+        name: {subject: word for subject, word in each.items() if word != NOT_COMPARABLE} for name, each in before.words.items()
+    }
+    words = before.words | {name: each | said.get(name, {}) for name, each in words.items()}
     return [each.model_copy(update={"words": words}) if each is before else each for each in looks]
 
 

@@ -215,6 +215,9 @@ def test_a_look_counts_from_its_first_word(plan_study, study_data, console):
     assert look.seeds == 3 and "alike" not in look.words["quality"] and look.words["quality"]["control"] == WORSE
     (whole,) = looking.taken(judge(record, runs_of(record, result.study.folder)), 3, [look])
     assert "alike" in whole.words["quality"] and whole.time == look.time
+    older = look.model_copy(update={"words": {"quality": {"alike": "not comparable", "control": "better"}}})
+    (later,) = looking.taken(judge(record, runs_of(record, result.study.folder)), 3, [older])
+    assert later.words["quality"] == {**whole.words["quality"], "control": "better"}  # a word that was read stays
     for seed in range(3):
         del runs["base", seed]
     assert looking.taken(judge(record, runs), 3, []) == []
