@@ -23,7 +23,6 @@ from sweeps.spec import PublishedSpec, StudySpec, split
 
 # The picture of a study's page, in the order of preference.
 PICTURES = ("figures/differences.png", "figures/search_front.png", "figures/quality_cache.png")
-SMOKE = "smoke"  # the scale that tests run: no conclusions
 OURS, OUR_CONTROL = "ours", "our control"
 REPORT = "report.html"
 
@@ -59,7 +58,7 @@ def studies(folder: Path | str) -> list[Study]:
     for entry in catalog.entries(folder):
         if entry.state == "damaged":
             raise DataError(f"{entry.folder}: {entry.why}", key=None)
-        if entry.scale == SMOKE:
+        if entry.scale == catalog.SMOKE:
             continue
         data = load(entry.folder)
         spent = float(bill.bill(data).iloc[-1].training_flops or 0)

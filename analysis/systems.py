@@ -13,17 +13,15 @@ from functools import cache
 from typing import Any
 
 from arch import document, registry, units
-from arch.contracts import UNDECIDED
 from arch.errors import SpecError
 from arch.words import times
-from sweeps.catalog import Entry
+from sweeps.catalog import SMOKE, Entry, in_order
 from sweeps.claims.equivalent import BASELINE
 
 GEMMA2, GEMMA3, GRIFFIN, EMBEDDING = "Gemma 2", "Gemma 3", "RecurrentGemma, Griffin", "EmbeddingGemma"
 PARITY = "docs/parity.md"
 AGREES, DIFFERS = ("agrees", "equal"), "**differs**"
 CLAIMS = "claims.csv"  # beside a study's report: its verdicts
-SMOKE = "smoke"
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,11 @@ class System:
     what: str
     built: tuple[str, ...]
     proven: tuple[str, ...]
-    studies: tuple[str, ...] = ()
+    studies: tuple[str, ...]
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",")) if text else ()
+    return tuple(text.split(", "))
 
 
 # (what, built, proven, studies), of each paper.
@@ -296,6 +294,5 @@ def _cells(each):
     there = lambda parts: ", ".join(f"{part} (missing)" if part in each.missing else part for part in parts)  # noqa: E731
     left = [name for name in each.system.studies if name not in each.trained]
     trained = [times(sum(each.trained.values()), "run")] * bool(each.trained) + [f"not yet: {', '.join(left)}"] * bool(left)
-    order = sorted(each.judged, key=lambda word: (word == UNDECIDED, -each.judged[word]))
-    judged = ", ".join(f"{each.judged[word]} {word}" for word in order) or units.DASH
+    judged = ", ".join(f"{each.judged[word]} {word}" for word in in_order(each.judged)) or units.DASH
     return there(each.system.built), there(each.system.proven), "; ".join(trained) or units.DASH, judged

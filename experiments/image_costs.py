@@ -22,9 +22,12 @@ def flops(spec: Any) -> float:
     image_1T = _image_1T(spec)
     if image_1T is None:
         return 0.0
-    ahead = 3 * cost.looking_ahead(spec.model, image_1T)
-    rows = spec.data.rows * spec.train.steps
-    return float(rows * (ahead + _count(image_1T) * _tower(spec.model)["flops_per_image"]["train"]))
+    return float(spec.data.rows * spec.train.steps * of_row(spec.model, image_1T))
+
+
+def of_row(model: ModelSpec, image_1T: torch.Tensor) -> int:
+    """The same of one row in one step. image_1T: which image each of its tokens is of (`TokenLayout.image_BT`)."""
+    return 3 * cost.looking_ahead(model, image_1T) + _count(image_1T) * _tower(model)["flops_per_image"]["train"]
 
 
 def with_images(summary: dict[str, Any], spec: Any) -> dict[str, Any]:

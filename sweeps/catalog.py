@@ -8,7 +8,7 @@ than looks is judged here.
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from sweeps.record import NAME, StudyRecord
 from sweeps.status import is_held
 
 REPORT = "report.html"
+SMOKE = "smoke"  # the scale that tests run: no conclusions
 # Kinds of verdicts that a line names; the rest are counted.
 WORDS = 3
 
@@ -196,10 +197,15 @@ def verdict(record: StudyRecord, folder: Path, complete: bool) -> str:
     words = record.looks[-1].words if record.looks else _judged(record, folder) if complete else {}
     of_subjects = [word for subjects in words.values() for word in subjects.values() if word and word != BASELINE]
     counts = Counter(of_subjects)
-    order = sorted(counts, key=lambda word: (word == UNDECIDED, -counts[word]))
+    order = in_order(counts)
     shown = [word if len(of_subjects) == 1 else f"{counts[word]} {word}" for word in order[:WORDS]]
     rest = sum(counts[word] for word in order[WORDS:])
     return ", ".join([*shown, *([f"{rest} others"] if rest else [])])
+
+
+def in_order(counts: Mapping[str, int]) -> list[str]:
+    """Words of verdicts, the most frequent first, and last those that decide nothing."""
+    return sorted(counts, key=lambda word: (word == UNDECIDED, -counts[word]))
 
 
 def _judged(record: StudyRecord, folder: Path) -> dict[str, dict[str, str]]:

@@ -8,6 +8,7 @@ import torch
 from arch import cost
 from arch.errors import SpecError
 from arch.images.places import numbered
+from experiments import image_costs
 from experiments.bench import products
 from experiments.bench.sides import Ours, tokens_of, whole_rows
 from experiments.data.batch import Batch
@@ -42,7 +43,7 @@ def with_images(spec, rows, context, device):
     if not several:
         raise SpecError(f"an image has {each} tokens, which is over a quarter of {context:,}; expected longer rows", ("contexts",))
     tokens_BT = tokens_of(spec, rows, context, device)
-    tokens_BT[tokens_BT == vision["placeholder"]] += 1
+    tokens_BT[tokens_BT == vision["placeholder"]] = (vision["placeholder"] + 1) % spec.vocab_size  # text has none
     tokens_BT[:, : several * each] = vision["placeholder"]
     text = whole_rows(tokens_BT)["text"]
     text.targets_BT[:, : several * each - 1] = -1
@@ -62,6 +63,4 @@ def flops(spec, batch):
     """The same of a Batch with images: what `text_flops` has, the tower, and tokens that see later ones."""
     text = batch["text"]
     rows, context = text.tokens_BT.shape
-    tower = cost.summary(spec, context)["vision"]["flops_per_image"]["train"]
-    ahead = 3 * cost.looking_ahead(spec, text.layout.image_BT[:1].cpu())
-    return text_flops(spec, rows, context) + rows * (ahead + text.extra["images"].shape[1] * tower)
+    return text_flops(spec, rows, context) + rows * image_costs.of_row(spec, text.layout.image_BT[:1].cpu())

@@ -91,6 +91,7 @@ def test_grad_cache_takes_the_step_of_a_plain_one(parts):
         (
             ["encode"],
             ["small/gemma3"],
+            "is no encoder and has no `vision`, "
             "of which train, decode, memory, profile, quantise, answers can be measured, not encode",
         ),
     ],
