@@ -70,6 +70,7 @@ PLACES = re.compile(r' d="[^"]*"|translate\([^)]*\)|(?<= )[xy]="[^"]*"')
 DIGITS = re.compile(r"(\.\d\d)\d+")
 GLYPH = re.compile(r'<path id="(?P<name>[\w-]+-[0-9a-f]+)" d="[^"]*" transform="scale\(0\.015625\)"/>')
 EMPTY = re.compile(r"<defs>\s*</defs>\s*")
+BETWEEN = re.compile(r"(?<=>)\s+(?=<)|<!--.*?-->\s*|\s*\n\s*(?=\")", re.DOTALL)  # of elements, and before the end of a path
 RASTER_DPI = 144
 
 
@@ -103,7 +104,7 @@ def svg(figure: Figure, name: str) -> str:
     with matplotlib.rc_context({"svg.hashsalt": name}):
         metadata = dict.fromkeys(["Creator", "Date", "Format", "Type"])
         figure.savefig(out, format="svg", transparent=True, metadata=metadata, dpi=RASTER_DPI)
-    element = out.getvalue()[out.getvalue().index("<svg") :]
+    element = BETWEEN.sub("", out.getvalue()[out.getvalue().index("<svg") :])
     for address in ('xmlns:xlink="http://www.w3.org/1999/xlink"', 'xmlns="http://www.w3.org/2000/svg"'):
         element = element.replace(address, "")
     return PLACES.sub(lambda found: DIGITS.sub(r"\1", found.group()), element.replace("xlink:href", "href"))

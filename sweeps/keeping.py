@@ -5,6 +5,7 @@ repository.
 """
 
 import gzip
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +69,9 @@ def _copy(file: Path, to: Path, every: int) -> None:
         write_atomically(packed_file(to), gzip.compress(file.read_bytes(), mtime=0))
         to.unlink(missing_ok=True)  # of a copy that an older release made
         return
+    if file.suffix == ".json":
+        write_atomically(to, _bare(file))
+        return
     if file.name != HISTORY_NAME:
         write_atomically(to, file.read_bytes())
         return
@@ -85,6 +89,14 @@ def _copy(file: Path, to: Path, every: int) -> None:
         kept |= {row for row in rows if valid[row]}
     thin = table.take(pyarrow.array(sorted(kept), pyarrow.int64()))  # a run of no steps has no rows
     durably(to, lambda scratch: _write_small(thin, scratch))
+
+
+def _bare(file: Path) -> bytes:
+    """The text of a JSON file without blanks, which are a quarter of a record. Raises DataError."""
+    try:
+        return json.dumps(json.loads(file.read_bytes()), separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    except ValueError as error:
+        raise DataError(f"{file}: not JSON ({error}); nothing of this file was kept", key=None) from error
 
 
 def _write_small(table: "pyarrow.Table", to: Path) -> None:

@@ -39,6 +39,20 @@ def test_a_copy_without_weights_says_the_same_and_has_thinner_curves(tmp_path, p
     again = keeping.keep(copy, tmp_path / "again", every=50)  # who goes on from kept records keeps them again
     for each in copy.rglob("history.parquet"):
         assert (again / each.relative_to(copy)).read_bytes() == each.read_bytes()
+    for each in copy.rglob("*/record.json"):
+        whole = folder / each.relative_to(copy)
+        assert json.loads(each.read_text()) == json.loads(whole.read_text())
+        assert each.stat().st_size < 0.85 * whole.stat().st_size
+        assert (again / each.relative_to(copy)).read_bytes() == each.read_bytes()
+
+
+def test_a_file_that_is_not_whole_is_not_kept(tmp_path, plant):
+    folder = plant(tmp_path / "runs" / "windows" / "demo", seeds=2)
+    broken = next(folder.glob("*/seed-0")) / "evaluations" / "report.loss-0.json"
+    broken.parent.mkdir()
+    broken.write_text('{"values": {')
+    with pytest.raises(DataError, match=r"report\.loss-0\.json: not JSON"):
+        keeping.keep(folder, tmp_path / "results")
 
 
 def test_what_was_measured_of_documents_is_packed_and_read_as_before(tmp_path, plant):

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -202,6 +203,17 @@ def test_places_in_a_figure_have_two_digits():
     figure.add_subplot().plot([0, 1 / 3, 1], [0, 2 / 7, 1 / 9])
     drawn = drawing.svg(figure, "figure")
     assert not re.search(r' d="[^"]*\.\d{3}', re.sub(drawing.GLYPH, "", drawn)) and "scale(0.015625)" in drawn
+
+
+def test_a_figure_has_no_blanks_between_its_elements_and_its_texts_and_ids_are_whole():
+    figure = Figure(figsize=(2, 1))
+    figure.add_subplot(title="a --> b").plot([0, 1, 2], [2, 0, 1])
+    drawn = drawing.svg(figure, "figure")
+    assert not re.search(r">\s+<|<!--|\n\s*\"", drawn)
+    root = ElementTree.fromstring(drawn)
+    named = {each.get("id") for each in root.iter() if each.get("id")}
+    used = {each.get("href")[1:] for each in root.iter() if each.get("href")}
+    assert used and used <= named
 
 
 def test_a_saved_picture_has_few_colours_and_looks_the_same(tmp_path):
