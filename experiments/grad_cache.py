@@ -1,10 +1,13 @@
 """GradCache (Gao et al. 2021, arXiv 2101.06983): the gradient of a loss over all vectors of a step, with the memory of a few texts.
 
 A contrastive loss depends on all rows of a step at once, those of other micro-batches and other ranks too. So a step has two
-passes. `fill`, once a step: all rows are embedded without a graph, micro-batch by micro-batch; the vectors of all ranks are
-gathered; the loss is computed on them, and its gradient for each vector of this rank is kept beside its row. Then each
-micro-batch is embedded again, with a graph (`again`), and `pulled` by its gradients: a number whose gradient for the weights is
-that of the loss, by the chain rule. A model that draws random numbers draws the same ones in both passes.
+passes. `fill`, once a step: all rows are embedded, micro-batch by micro-batch; the vectors of all ranks are gathered; the loss is
+computed on them, and its gradient for each vector of this rank is kept beside its row. Then each micro-batch is embedded again,
+with a graph (`again`), and `pulled` by its gradients: a number whose gradient for the weights is that of the loss, by the chain
+rule. A model that draws random numbers draws the same ones in both passes.
+
+The second pass holds the graph of one micro-batch at a time, so the first pass may hold one too: that of the first micro-batch is
+kept and not made again. A rank with a single micro-batch, of several ranks, pays no second pass at all.
 
 Shapes: B rows of this rank, G rows of all ranks, E width of the vectors.
 """
@@ -16,7 +19,7 @@ import torch
 from torch import Tensor
 
 from arch.model import Model
-from experiments import ranks
+from experiments import ranks, sharded
 from experiments.data.batch import Batch
 
 Vectors = dict[str, Tensor]  # {kind of rows: (B, E)}
@@ -30,37 +33,50 @@ def vectors(model: Model, batch: Batch) -> Vectors:
     return {kind: model.vectors(rows.tokens_BT, rows.layout) for kind, rows in batch.items()}
 
 
-def fill(model: Model, batch: Batch, loss: Callable[[Vectors], Tensor]) -> None:
-    """The first pass. Keeps d loss / d vector of this rank's rows in `extra`.
+class GradCache:
+    """Both passes of the steps of one objective."""
 
-    loss: called once; a number, from the vectors {kind: (G, E)} of all ranks; what it adds up must cover everything that depends
-    on rows of this rank. All ranks must call this, with as many rows each. `batch.parts` says into how many micro-batches it is
-    split.
-    """
-    with torch.no_grad():
+    def __init__(self) -> None:
+        self._kept: tuple[int, Vectors] | None = None  # the seed of a micro-batch, and its vectors with their graph
+
+    def fill(self, model: Model, batch: Batch, loss: Callable[[Vectors], Tensor]) -> None:
+        """The first pass. Keeps d loss / d vector of this rank's rows in `extra`.
+
+        loss: called once; a number, from the vectors {kind: (G, E)} of all ranks; what it adds up must cover everything that
+        depends on rows of this rank. All ranks must call this, with as many rows each. `batch.parts` says into how many
+        micro-batches it is split.
+        """
         seeds = torch.randint(SEEDS, (batch.parts,))
         for rows in batch.values():
             rows.extra[SEED] = seeds.repeat_interleave(batch.rows // batch.parts)
-        found = [again(model, part) for part in batch.split(batch.parts)]
-        every = {kind: ranks.stacked(torch.cat([each[kind] for each in found])) for kind in batch}
-    with torch.enable_grad():
-        leaves = {kind: x_GE.requires_grad_() for kind, x_GE in every.items()}
-        gradients = torch.autograd.grad(loss(leaves), list(leaves.values()), allow_unused=True, materialize_grads=True)
-    own = ranks.share(batch.rows)
-    for kind, gradient_GE in zip(leaves, gradients, strict=True):
-        batch[kind].extra[GRADIENT] = gradient_GE[own]
+        self._kept, found = None, []
+        for number, part in enumerate(batch.split(batch.parts)):
+            with torch.set_grad_enabled(number == 0 and not sharded.is_sharded(model)):
+                found.append(self.again(model, part))
+        if found[0][next(iter(batch))].requires_grad:
+            self._kept = int(seeds[0]), found[0]
+        every = {kind: ranks.stacked(torch.cat([each[kind].detach() for each in found])) for kind in batch}
+        with torch.enable_grad():
+            leaves = {kind: x_GE.requires_grad_() for kind, x_GE in every.items()}
+            gradients = torch.autograd.grad(loss(leaves), list(leaves.values()), allow_unused=True, materialize_grads=True)
+        own = ranks.share(batch.rows)
+        for kind, gradient_GE in zip(leaves, gradients, strict=True):
+            batch[kind].extra[GRADIENT] = gradient_GE[own]
+
+    def again(self, model: Model, batch: Batch) -> Vectors:
+        """The vectors of a micro-batch with the random numbers that are its own; those with a graph are given out once."""
+        rows = next(iter(batch.values()))
+        seed, kept = int(rows.extra[SEED][0]), self._kept
+        if kept and kept[0] == seed:
+            self._kept = None
+            return kept[1]
+        with _replayed(seed, rows.tokens_BT.device):
+            return vectors(model, batch)
 
 
 def is_filled(batch: Batch) -> bool:
     """Whether these rows have had their first pass."""
     return all(GRADIENT in rows.extra for rows in batch.values())
-
-
-def again(model: Model, batch: Batch) -> Vectors:
-    """The vectors of a micro-batch with the random numbers that are its own."""
-    rows = next(iter(batch.values()))
-    with _replayed(int(rows.extra[SEED][0]), rows.tokens_BT.device):
-        return vectors(model, batch)
 
 
 def pulled(found: Vectors, batch: Batch) -> Tensor:

@@ -71,6 +71,11 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Whether this rank holds only a part of some weight. Within the pass of a Root, its own are whole and the blocks' are not."""
+    return any(hasattr(weight, "to_local") for weight in model.parameters())
+
+
 def whole(model: Model, convert: Callable[[Model], nn.Module]) -> Model | None:
     """A copy of the model with all of its weights on the first rank, None on the others. All ranks must call it.
 

@@ -25,7 +25,7 @@ from experiments import costs, grad_cache, ranks
 from experiments.data.batch import Batch
 from experiments.distillation import estimate, vector_teacher
 from experiments.distillation.teacher import TOKENS, Teacher
-from experiments.grad_cache import Vectors
+from experiments.grad_cache import GradCache, Vectors
 from experiments.spec import Reference
 
 NotNegative = Annotated[float, Field(ge=0)]
@@ -105,7 +105,7 @@ class Contrastive(nn.Module):
     def __init__(self, config: Config, dataset: Dataset, runs: Mapping[str, Path] | None = None):
         """runs: {"teacher": the folder of its checkpoint}, if there is one. It is read when it is first needed."""
         super().__init__()
-        self.config, self.folder = config, (runs or {}).get("teacher")
+        self.config, self.folder, self.cache = config, (runs or {}).get("teacher"), GradCache()
 
     @cached_property
     def teacher(self) -> Teacher:
@@ -134,7 +134,7 @@ class Contrastive(nn.Module):
             terms.update({name: term_B.detach() for name, term_B in to_teacher.items()})
             return self._weighted(between).sum() + self._weighted(to_teacher).sum()
 
-        grad_cache.fill(model, batch, loss)
+        self.cache.fill(model, batch, loss)
         batch["query"].extra |= terms
 
     def forward(self, model: Model, batch: Batch) -> dict[str, Mean]:
@@ -142,7 +142,7 @@ class Contrastive(nn.Module):
         if grad_cache.is_filled(batch):
             extra = batch["query"].extra
             terms = {name: extra[name] for name in self.metrics if name in extra}
-            pull = grad_cache.pulled(grad_cache.again(model, batch), batch)
+            pull = grad_cache.pulled(self.cache.again(model, batch), batch)
             loss = grad_cache.valued(self._weighted(terms).sum(), pull)
         else:
             vectors = grad_cache.vectors(model, batch) if torch.is_grad_enabled() else _in_pieces(model, batch)
@@ -213,7 +213,8 @@ class Contrastive(nn.Module):
         own = _flops_per_token(spec.model, context)
         more = {"flops": (kinds - 1) * tokens * own["train"]}
         if spec.train.accumulate * spec.train.shares > 1:
-            more["flops"] += kinds * tokens * own["prefill"]
+            kept = 0 if spec.train.sharded else 1  # micro-batches of a rank whose graph is kept
+            more["flops"] += kinds * tokens * own["prefill"] * (1 - kept / spec.train.accumulate)
         if "teacher" not in runs:
             return more
         teacher = _flops_per_token(runs["teacher"].model, context)["prefill"]

@@ -202,7 +202,7 @@ def test_a_model_that_draws_random_numbers_draws_the_same_in_both_passes(own_pai
     parts = batch.split(3)
     seeds = {int(part["query"].extra[grad_cache.SEED][0]) for part in parts}
     assert len(seeds) == 3
-    every = [grad_cache.again(model, part) for part in parts]
+    every = [objective.cache.again(model, part) for part in parts]
     together = {kind: torch.cat([each[kind] for each in every]) for kind in batch}
     terms = objective._between(together, contrastive._same(batch))
     loss = objective._weighted(terms).mean()
@@ -217,6 +217,36 @@ def test_a_model_that_draws_random_numbers_draws_the_same_in_both_passes(own_pai
     assert torch.equal(torch.rand(1), after)
     other = measured(objective, model, batch_of(own_pairs), 3)
     assert other[0]["loss"] != found[0]["loss"], "the next step draws others"
+
+
+@pytest.mark.parametrize("parts", [2, 3, ROWS])
+def test_the_graph_of_one_micro_batch_is_kept_and_given_out_once(parts, own_pairs):
+    """The model passes over all but one micro-batch twice; a step that is done again, to find what is not finite, over all."""
+    model, objective = student(torch.float64), made()
+    passes = []
+    model.norm.register_forward_hook(lambda *args: passes.append(torch.is_grad_enabled()))
+    with torch.no_grad():
+        batch = prepared(objective, model, batch_of(own_pairs), parts)
+    kinds = len(batch)
+    assert passes == [True] * kinds + [False] * kinds * (parts - 1)
+    gradients = []
+    for _ in range(2):
+        passes.clear()
+        model.zero_grad()
+        for part in batch.split(parts):
+            objective(model, part)["loss"].sum.backward()
+        gradients.append(([], [weight.grad.clone() for weight in model.parameters()]))
+        assert passes == [True] * kinds * (parts if len(gradients) == 2 else parts - 1)
+    same(*[({}, each) for _, each in gradients], 1e-12)
+
+
+@pytest.mark.parametrize("parts", [2, ROWS])
+def test_micro_batches_in_bfloat16_learn_as_the_whole_does(parts, own_pairs):
+    """Products in bfloat16 keep copies of weights, made with a graph or without; every pass with a graph must reach the weights."""
+    model, objective = student(), made()
+    with torch.autocast("cpu", torch.bfloat16):
+        whole, cached = (measured(objective, model, batch_of(own_pairs), n) for n in (1, parts))
+    same(cached, whole, 0.05)
 
 
 def test_a_split_is_evaluated_batch_by_batch_without_a_first_pass(own_pairs, monkeypatch):
@@ -295,7 +325,9 @@ def test_what_it_costs_is_what_it_reads_beside_the_first_text(spec, teacher, own
     tokens, flops = resolved.tokens, contrastive._flops_per_token(resolved.model, 8)
     assert cost({}) == {"flops": 2 * tokens * flops["train"]} and cost({}, None) == {"flops": tokens * flops["train"]}
     cached = cost({}, accumulate=2)["flops"]
-    assert cached - cost({})["flops"] == 3 * tokens * flops["prefill"] == cost({}, devices=2)["flops"] - cost({})["flops"]
+    assert cached - cost({})["flops"] == 3 / 2 * tokens * flops["prefill"], "one of two micro-batches is embedded once more"
+    assert cost({}, devices=2)["flops"] == cost({})["flops"] == cost({}, accumulate=4)["flops"] - 9 / 4 * tokens * flops["prefill"]
+    assert cost({}, devices=2, strategy="fsdp2")["flops"] - cost({})["flops"] == 3 * tokens * flops["prefill"]
     taught = cost({"teacher": Referred("t", checkpoint.open_checkpoint(teacher)[0], None, None, str(teacher))})
     assert taught["flops"] - cost({})["flops"] == 3 * tokens * taught["teacher_flops_per_token"] and taught["seconds"] > 0
 
