@@ -31,6 +31,7 @@ from experiments.memory import forget_peak, held_bytes, peak_bytes
 # Texts that the tokenizer learns from, and those that are encoded in their own lengths.
 LEARNED, FUNCTIONS = 1024, 256
 STREAMS = (10_000, 100_000)
+FIRST = 100_000  # the number in the first text: all have six digits, because a batch of longer texts takes more memory
 # GradCache: micro-batches of a step, and how many times as many rows the larger step has, in micro-batches of the same size.
 PARTS, MORE = 4, 4
 
@@ -112,7 +113,7 @@ def streamed_memory(spec, texts, device):
     encoder.encode(["a warm start"])
     before = held_bytes(device)
     forget_peak(device)
-    for part in encoder.stream(f"def f{i}(): return {i}" for i in range(texts)):
+    for part in encoder.stream(f"def f{i}(): return {i}" for i in range(FIRST, FIRST + texts)):
         assert len(part.vector_NE) == len(part.texts)
     return {"before": before, "peak": peak_bytes(device)}
 
