@@ -50,7 +50,7 @@ class GradCache:
         for rows in batch.values():
             rows.extra[SEED] = seeds.repeat_interleave(batch.rows // batch.parts)
         self._kept, found = None, []
-        for number, part in enumerate(batch.split(batch.parts)):
+        for number, part in enumerate(batch.in_turn(batch.parts)):
             with torch.set_grad_enabled(number == 0 and not sharded.is_sharded(model)):
                 found.append(self.again(model, part))
         if found[0][next(iter(batch))].requires_grad:

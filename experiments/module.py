@@ -111,9 +111,8 @@ class TrainingModule(pl.LightningModule):
             batch = self._within(prepared, self.objective, self.model, mine, self.spec.train.accumulate)
         weight, means = max(1, self._total(batch.weight)), Means(self.objective)
         loss = torch.zeros((), device=self.device)
-        micro_batches = batch.split(self.spec.train.accumulate)
-        for micro_batch in micro_batches:
-            with self._synchronised(micro_batch is micro_batches[-1]):
+        for number, micro_batch in enumerate(batch.in_turn(self.spec.train.accumulate), 1):
+            with self._synchronised(number == self.spec.train.accumulate):
                 returned = self._within(self.objective, self.model, micro_batch)
                 if not (isinstance(returned, dict) and isinstance(returned.get("loss"), Mean)):
                     raise TypeError(blame.gives(self.objective, "forward", returned, "{metric: Mean} with a `loss`"))
@@ -158,7 +157,7 @@ class TrainingModule(pl.LightningModule):
     def _again(self, batch, scale=None):
         """Do a step's passes once more; the backward passes only with the factor of their loss."""
         self.model.zero_grad()
-        for micro_batch in batch.split(self.spec.train.accumulate):
+        for micro_batch in batch.in_turn(self.spec.train.accumulate):
             total = self._within(self.objective, self.model, micro_batch)["loss"].sum
             if scale is not None:
                 (total * scale).backward()

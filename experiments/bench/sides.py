@@ -109,7 +109,7 @@ class Ours(_Side):
             with scope(self.train):
                 with torch.no_grad():
                     batch = prepared(self.objective, self.model, batch, parts)
-                for part in batch.split(parts):
+                for part in batch.in_turn(parts):
                     (self.objective(self.model, part)["loss"].sum / rows).backward()
 
         return self._training(passes)

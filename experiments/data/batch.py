@@ -3,6 +3,7 @@
 Shapes: B rows, T tokens per row.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -81,11 +82,15 @@ class Batch(dict[str, Rows]):
 
     def split(self, n: int) -> list["Batch"]:
         """`n` micro-batches of B/n rows each. Raises ValueError where n does not divide B."""
+        return list(self.in_turn(n))
+
+    def in_turn(self, n: int) -> Iterator["Batch"]:
+        """The micro-batches of `split`, each made when its turn comes: a model keeps masks and rotations beside the rows it saw."""
         if self.rows % n:
             raise ValueError(f"{n} micro-batches do not divide {self.rows} rows")
         each = self.rows // n
-        parts = [slice(first, first + each) for first in range(0, self.rows, each)]
-        return [Batch({kind: rows.part(part) for kind, rows in self.items()}) for part in parts]
+        parts = (slice(first, first + each) for first in range(0, self.rows, each))
+        return (Batch({kind: rows.part(part) for kind, rows in self.items()}) for part in parts)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""

@@ -1,7 +1,9 @@
 """Training: exact sums, weight decay by kind of parameter, schedules, and what is not part of a run's identity."""
 
 import copy
+import gc
 import math
+import weakref
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,6 +31,24 @@ def test_accumulation_gives_the_same_curve_to_rounding(tiny, tmp_path):
     assert parts.status == whole.status == "finished"
     for name, value in whole.metrics.items():
         assert parts.metrics[name] == pytest.approx(value, rel=2e-4), name
+
+
+def test_what_is_kept_beside_a_micro_batch_goes_with_it(tiny, tmp_path, monkeypatch):
+    """Masks and rotations are kept beside a layout; if all layouts of a step lived until its end, memory would grow with them."""
+    seen, alive = [], []
+    forward = NextToken.forward
+
+    def watched(self, model, batch):
+        if self.training:
+            seen.append(weakref.ref(batch["text"].layout))
+            gc.collect()
+            alive.append(sum(each() is not None for each in seen))
+        return forward(self, model, batch)
+
+    monkeypatch.setattr(NextToken, "forward", watched)
+    tiny["train"]["accumulate"] = 4
+    assert train(plan(tiny), 0, tmp_path / "run").status == "finished"
+    assert len(alive) >= 8 and max(alive) <= 2
 
 
 def test_loss_is_near_uniform_before_training_and_falls(tiny, tmp_path):
