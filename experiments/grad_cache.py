@@ -2,17 +2,18 @@
 
 A contrastive loss depends on all rows of a step at once, those of other micro-batches and other ranks too. So a step has two
 passes. `fill`, once a step: all rows are embedded, micro-batch by micro-batch; the vectors of all ranks are gathered; the loss is
-computed on them, and its gradient for each vector of this rank is kept beside its row. Then each micro-batch is embedded again,
-with a graph (`again`), and `pulled` by its gradients: a number whose gradient for the weights is that of the loss, by the chain
-rule. A model that draws random numbers draws the same ones in both passes.
+computed on them, term by term, and its gradient for each vector of this rank is kept beside its row. Then each micro-batch is
+embedded again, with a graph (`again`), and `pulled` by its gradients: a number whose gradient for the weights is that of the loss,
+by the chain rule. A model that draws random numbers draws the same ones in both passes.
 
 The second pass holds the graph of one micro-batch at a time, so the first pass may hold one too: that of the first micro-batch is
-kept and not made again. A rank with a single micro-batch, of several ranks, pays no second pass at all.
+kept and not made again, and the loss's terms stand beside it. A rank with a single micro-batch, of several ranks, pays no second
+pass at all.
 
 Shapes: B rows of this rank, G rows of all ranks, E width of the vectors.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -39,11 +40,12 @@ class GradCache:
     def __init__(self) -> None:
         self._kept: tuple[int, Vectors] | None = None  # the seed of a micro-batch, and its vectors with their graph
 
-    def fill(self, model: Model, batch: Batch, loss: Callable[[Vectors], Tensor]) -> None:
+    def fill(self, model: Model, batch: Batch, losses: Callable[[Vectors], Iterable[Tensor]]) -> None:
         """The first pass. Keeps d loss / d vector of this rank's rows in `extra`.
 
-        loss: called once; a number, from the vectors {kind: (G, E)} of all ranks; what it adds up must cover everything that
-        depends on rows of this rank. All ranks must call this, with as many rows each. `batch.parts` says into how many
+        losses: called once; the numbers that the loss is the sum of, from the vectors {kind: (G, E)} of all ranks; what they add
+        up must cover everything that depends on rows of this rank. Each is passed back before the next is made, as each holds
+        G x G numbers beside the kept graph. All ranks must call this, with as many rows each. `batch.parts` says into how many
         micro-batches it is split.
         """
         seeds = torch.randint(SEEDS, (batch.parts,))
@@ -58,10 +60,11 @@ class GradCache:
         every = {kind: ranks.stacked(torch.cat([each[kind].detach() for each in found])) for kind in batch}
         with torch.enable_grad():
             leaves = {kind: x_GE.requires_grad_() for kind, x_GE in every.items()}
-            gradients = torch.autograd.grad(loss(leaves), list(leaves.values()), allow_unused=True, materialize_grads=True)
+            for loss in losses(leaves):
+                loss.backward()
         own = ranks.share(batch.rows)
-        for kind, gradient_GE in zip(leaves, gradients, strict=True):
-            batch[kind].extra[GRADIENT] = gradient_GE[own]
+        for kind, x_GE in leaves.items():
+            batch[kind].extra[GRADIENT] = (torch.zeros_like(x_GE) if x_GE.grad is None else x_GE.grad)[own]
 
     def again(self, model: Model, batch: Batch) -> Vectors:
         """The vectors of a micro-batch with the random numbers that are its own; those with a graph are given out once."""

@@ -5,7 +5,7 @@ Shapes: B rows, each a query, a positive and maybe a hard negative; G rows of al
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -125,17 +125,21 @@ class Contrastive(nn.Module):
 
     def _fill(self, model: Model, batch: Batch) -> None:
         """The gradient of every vector, and the terms of every row, from the vectors of all ranks."""
-        same_GG, own, terms = _same(batch, ranks.stacked), ranks.share(batch.rows), Terms()
+        same_GG, own = _same(batch, ranks.stacked), ranks.share(batch.rows)
+        found: dict[str, list[Tensor]] = {}
 
-        def loss(every: Vectors) -> Tensor:
-            between = self._between(every, same_GG)
-            to_teacher = self._to_teacher({kind: x_GE[own] for kind, x_GE in every.items()}, batch)
-            terms.update({name: term_G.detach()[own] for name, term_G in between.items()})
-            terms.update({name: term_B.detach() for name, term_B in to_teacher.items()})
-            return self._weighted(between).sum() + self._weighted(to_teacher).sum()
+        def losses(every: Vectors) -> Iterator[Tensor]:
+            weights = self.config.weights.dump()
+            for name, term_G in self._between(every, same_GG):
+                found.setdefault(name, []).append(term_G.detach()[own])
+                if name in weights:
+                    yield weights[name] * term_G.sum()
+            for name, term_B in self._to_teacher({kind: x_GE[own] for kind, x_GE in every.items()}, batch).items():
+                found[name] = [term_B.detach()]
+                yield weights[name] * term_B.sum()
 
-        self.cache.fill(model, batch, loss)
-        batch["query"].extra |= terms
+        self.cache.fill(model, batch, losses)
+        batch["query"].extra |= _summed(found)
 
     def forward(self, model: Model, batch: Batch) -> dict[str, Mean]:
         """The metrics whose term has a weight, of these rows; of GradCache's second pass, those that the first pass found."""
@@ -146,7 +150,10 @@ class Contrastive(nn.Module):
             loss = grad_cache.valued(self._weighted(terms).sum(), pull)
         else:
             vectors = grad_cache.vectors(model, batch) if torch.is_grad_enabled() else _in_pieces(model, batch)
-            terms = self._between(vectors, _same(batch)) | self._to_teacher(vectors, batch)
+            parts: dict[str, list[Tensor]] = {}
+            for name, term_B in self._between(vectors, _same(batch)):
+                parts.setdefault(name, []).append(term_B)
+            terms = _summed(parts) | self._to_teacher(vectors, batch)
             if batch.rows == 1:
                 terms = {name: term_B[:0] for name, term_B in terms.items()}
             loss = self._weighted(terms).sum()
@@ -160,21 +167,21 @@ class Contrastive(nn.Module):
         parts = [weights[name] * term_B for name, term_B in terms.items() if name in weights]
         return torch.stack(parts).sum(0) if parts else torch.zeros(())
 
-    def _between(self, vectors: Vectors, same_BB: Tensor) -> Terms:
-        """The terms that depend on other rows, (B,) each: nce and spread_out, summed over the widths, and accuracy."""
-        weights, terms = self.config.weights, Terms()
+    def _between(self, vectors: Vectors, same_BB: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yields (term, (B,)) of what depends on other rows: nce and spread_out, width by width, to be summed; and accuracy.
+
+        A term has B x B numbers or several times as many, so whoever can is done with one before the next is made.
+        """
+        weights = self.config.weights
         query_BE, positive_BE, negative_BE = (vectors.get(kind) for kind in ("query", "positive", "negative"))
         assert query_BE is not None and positive_BE is not None
-        cut = [
-            (query_BE[:, :dim], positive_BE[:, :dim], None if negative_BE is None else negative_BE[:, :dim])
-            for dim in self.config.dims or (query_BE.shape[1],)
-        ]
-        if weights.nce:
-            sharp = self.config.temperature, self.config.hardness
-            terms["nce"] = torch.stack([nce(*each, same_BB, *sharp) for each in cut]).sum(0)
-        if weights.spread_out:
-            terms["spread_out"] = torch.stack([spread_out(q_BE) + spread_out(p_BE) for q_BE, p_BE, _ in cut]).sum(0)
-        return terms | {"accuracy": nearest(query_BE.detach(), positive_BE.detach(), same_BB).float()}
+        for dim in self.config.dims or (query_BE.shape[1],):
+            q_BE, p_BE, n_BE = query_BE[:, :dim], positive_BE[:, :dim], None if negative_BE is None else negative_BE[:, :dim]
+            if weights.nce:
+                yield "nce", nce(q_BE, p_BE, n_BE, same_BB, self.config.temperature, self.config.hardness)
+            if weights.spread_out:
+                yield "spread_out", spread_out(q_BE) + spread_out(p_BE)
+        yield "accuracy", nearest(query_BE.detach(), positive_BE.detach(), same_BB).float()
 
     def _to_teacher(self, vectors: Vectors, batch: Batch) -> Terms:
         """{matching: (B,)}, the sum over queries, positives and hard negatives of the distance from the teacher."""
@@ -221,6 +228,11 @@ class Contrastive(nn.Module):
         more |= {"flops": more["flops"] + kinds * tokens * teacher, "teacher_flops_per_token": teacher}
         seconds = estimate.seconds(runs["teacher"], context, spec.train, teacher)
         return more if seconds is None else more | {"seconds": seconds * kinds * tokens}
+
+
+def _summed(parts: Mapping[str, list[Tensor]]) -> Terms:
+    """Each term summed over the widths."""
+    return {name: torch.stack(each).sum(0) for name, each in parts.items()}
 
 
 def _check_measured(spec: Any) -> None:

@@ -13,6 +13,7 @@ from two_processes import differences, on_two, torchrun
 from arch import checkpoint, document, registry, tensors
 from arch.contracts import Referred
 from arch.errors import SpecError
+from arch.kernels import products
 from arch.kernels.contrastive import nce
 from arch.model import new_model
 from arch.model_spec import ModelSpec
@@ -204,8 +205,8 @@ def test_a_model_that_draws_random_numbers_draws_the_same_in_both_passes(own_pai
     assert len(seeds) == 3
     every = [objective.cache.again(model, part) for part in parts]
     together = {kind: torch.cat([each[kind] for each in every]) for kind in batch}
-    terms = objective._between(together, contrastive._same(batch))
-    loss = objective._weighted(terms).mean()
+    parts = list(objective._between(together, contrastive._same(batch)))
+    loss = sum(objective._weighted({name: term_B}).sum() for name, term_B in parts) / ROWS
     same(
         ({"loss": float(loss.detach())}, torch.autograd.grad(loss, list(model.parameters()))),
         ({"loss": found[0]["loss"]}, found[1]),
@@ -244,7 +245,7 @@ def test_the_graph_of_one_micro_batch_is_kept_and_given_out_once(parts, own_pair
 def test_micro_batches_in_bfloat16_learn_as_the_whole_does(parts, own_pairs):
     """Products in bfloat16 keep copies of weights, made with a graph or without; every pass with a graph must reach the weights."""
     model, objective = student(), made()
-    with torch.autocast("cpu", torch.bfloat16):
+    with products.casting():
         whole, cached = (measured(objective, model, batch_of(own_pairs), n) for n in (1, parts))
     same(cached, whole, 0.05)
 
