@@ -222,7 +222,8 @@ def standings(every: Iterable[Entry]) -> Iterator[Standing]:
         if entry.scale != SMOKE and (name not in best or entry.ended > best[name].ended):
             best[name] = entry
     for system in SYSTEMS:
-        missing = [each for each in system.built if not is_built(each)] + [each for each in system.proven if not is_proven(each)]
+        missing = [each for each in system.built if not is_built(each)]
+        missing += [each for each in system.proven if is_checkout() and not is_proven(each)]
         known = {name: best[name] for name in system.studies if name in best and best[name].ended}
         words = Counter(word for entry in known.values() for word in verdicts(entry))
         yield Standing(system, tuple(missing), {name: entry.ended for name, entry in known.items()}, words)
@@ -274,11 +275,23 @@ def _parity():
     return [(f"{row[0]}: {row[1]}".replace("`", ""), row[-1] in AGREES) for row in judged]
 
 
+def is_checkout() -> bool:
+    """Whether the documents, tests and results are there, of which no installed package has any."""
+    return (document.ROOT / PARITY).is_file()
+
+
+LEGEND = (
+    "built: the spec, or the options of one, that say it. proven: what its numbers equal (docs/parity.md), or the test.\n"
+    "trained: runs of its studies that ended, in results/ and in the folder of runs. judged: the verdicts of their claims."
+)
+
+
 def table(found: Iterable[Standing]) -> Any:
     """A rich Table: a row per system."""
     from rich.table import Table
 
-    made, paper = Table(title="Systems of the papers", title_justify="left"), ""
+    legend = LEGEND if is_checkout() else f"{LEGEND}\nWhat is proven and trained is known in a checkout of the project alone."
+    made, paper = Table(title="Systems of the papers", title_justify="left", caption=legend, caption_justify="left"), ""
     for column in ("system", "built", "proven", "trained", "judged"):
         made.add_column(column, overflow="fold")
     for each in found:
@@ -295,4 +308,5 @@ def _cells(each):
     left = [name for name in each.system.studies if name not in each.trained]
     trained = [times(sum(each.trained.values()), "run")] * bool(each.trained) + [f"not yet: {', '.join(left)}"] * bool(left)
     judged = ", ".join(f"{each.judged[word]} {word}" for word in in_order(each.judged)) or units.DASH
-    return there(each.system.built), there(each.system.proven), "; ".join(trained) or units.DASH, judged
+    proven = there(each.system.proven) if is_checkout() else units.DASH
+    return there(each.system.built), proven, "; ".join(trained) or units.DASH, judged

@@ -192,7 +192,10 @@ def generate(
     prompt: Annotated[str, typer.Option(help="The text to continue; - reads it from standard input. <image>: where a picture is.")],
     image: Annotated[list[Path], typer.Option(metavar="FILE", help="A picture; once for each <image> in the prompt.")] = [],  # noqa: B006
     pan_and_scan: Annotated[float | None, typer.Option(min=1, help="Also show crops from this ratio of the sides on.")] = None,
-    min_crop: Annotated[int, typer.Option(min=1, help="With --pan-and-scan: the shortest side of a crop, in pixels.")] = 256,
+    min_crop: Annotated[
+        int | None, typer.Option(min=1, help="With --pan-and-scan: the shortest side of a crop, in pixels; by default 256.")
+    ] = None,
+    most_crops: Annotated[int | None, typer.Option(min=2, help="With --pan-and-scan: crops of a picture; by default 4.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Ask in the checkpoint's chat template; the answer ends its turn.")] = False,
     system: Annotated[str, typer.Option(help="With --chat: a system prompt.")] = "",
     tokens: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Generate at most this many tokens.")] = 100,
@@ -210,12 +213,12 @@ def generate(
     turns = _turns(text, checkpoint, bool(image)) if chat else None
     if system and not chat:
         raise DataError("--system: only a chat template has a place for it; expected --chat too", key=None)
-    pictures = _pictures(image, said, pan_and_scan)
+    cut = _cut(pan_and_scan, min_crop, most_crops)
+    pictures = _pictures(image, said, cut)
 
     from arch import hf
     from arch.generate import writing
     from arch.images import asked
-    from arch.images.crops import PanAndScan
     from arch.words import visible
 
     ids, shown = [], None
@@ -225,7 +228,6 @@ def generate(
         ids = text.encode(said) if turns is None else turns.prompt(said, system)
     model = hf.load(checkpoint, dtype=_dtype(dtype))
     if pictures:
-        cut = None if pan_and_scan is None else PanAndScan(ratio=pan_and_scan, min_crop=min_crop)
         ids, shown = asked.asked(model, text, said, pictures, cut)
     elif model.vision is not None:
         asked.check_places(ids, 0, model.vision.config)
@@ -251,17 +253,40 @@ def _turns(text, folder, pictured):
     return turns
 
 
-def _pictures(files, prompt, ratio):
+def _cut(ratio, min_crop, most):
+    """The PanAndScan of the options; None where pictures are shown as they are. Raises DataError."""
+    import math
+
+    from arch.errors import DataError
+    from arch.images.crops import PanAndScan
+
+    options = {name: value for name, value in (("min_crop", min_crop), ("most", most)) if value is not None}
+    if ratio is None and options:
+        alone = "--min-crop" if "min_crop" in options else "--most-crops"
+        raise DataError(f"{alone}: crops are made with --pan-and-scan alone; expected it too", key=None)
+    if ratio is not None and not math.isfinite(ratio):
+        raise DataError(f"--pan-and-scan: {ratio} is no ratio of the sides of a picture; expected one such as 1.2", key=None)
+    return None if ratio is None else PanAndScan(ratio=ratio, **options)
+
+
+def _pictures(files, prompt, cut):
     """The pictures in files, all read before a model is. Raises DataError for what is none, and options that do not go together."""
     from arch.errors import DataError
+    from arch.images.crops import boxes
     from arch.images.files import opened
     from arch.images.prompts import MARK
 
-    if ratio is not None and not files:
+    if cut is not None and not files:
         raise DataError("--pan-and-scan: there is no --image to be cut", key=None)
     if not files and MARK in prompt:
         raise DataError(f"the prompt has {MARK}, but no --image is given", key=None)
-    return [opened(path) for path in files]
+    pictures = [opened(path) for path in files]
+    for path, picture in zip(files, pictures, strict=True):
+        if cut is not None and not boxes(*picture.size, cut):
+            width, height = picture.size
+            whole = f"{path}: shown whole; {width} x {height} pixels give no crops from the ratio {cut.ratio:g} on"
+            print(f"{whole} of at least {cut.min_crop} pixels a side", file=sys.stderr)
+    return pictures
 
 
 @app.command()

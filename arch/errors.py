@@ -47,9 +47,14 @@ def install(extra):
     return f"pip install -e '.[{extra}]'"
 
 
+MOST_NAMES = 60  # beyond, a list of all hides the name that is meant
+
+
 def nearest(name, known):
-    """The end of an error about an unknown name: the nearest known names, then all of them."""
+    """The end of an error about an unknown name: the nearest known names, then all of them unless they are very many."""
     known = sorted(map(str, known))
     close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ";"
+    if close and len(known) > MOST_NAMES:
+        return hint
     return f"{hint} known: {', '.join(known) if known else '(none)'}"

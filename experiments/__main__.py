@@ -389,14 +389,15 @@ def parity(out: Annotated[Path | None, typer.Option(help="write the document the
 def bench(
     models: Annotated[list[str], typer.Argument(metavar="MODEL", help="model specs; they replace `specs`")] = (),
     spec: Annotated[
-        str, typer.Option(help="path or shipped name of a benchmark's spec: cpu, peers, gpu, kernels, distillation")
+        str, typer.Option(help="path or shipped name of a benchmark's spec; `archbench list` ends with the shipped ones")
     ] = "",
     changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="change a key, e.g. contexts=[512]")] = (),
     against: Annotated[
         list[str],
         typer.Option(
             metavar="PEER",
-            help="compare with this peer too (again for several): hf, hf-compiled, hf-compiled-autocast, x-transformers, llama.cpp",
+            help="compare with this peer too, again for several: hf, hf-compiled, hf-compiled-autocast, x-transformers, llama.cpp, "
+            "sentence-transformers",
         ),
     ] = (),
     out: Annotated[Path | None, typer.Option(help="folder for bench.json; by default a new folder in runs/bench")] = None,

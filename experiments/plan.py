@@ -108,6 +108,8 @@ def worth(spec):
         return False, "quantised weights are not compiled"
     if spec.model.vision is not None:
         return False, "blocks that read images are not compiled"
+    if spec.model.pool is not None:
+        return False, "texts have many lengths, and each would be compiled anew"
     if spec.train.accelerator == "cpu":
         return False, "on a CPU our own kernels are already as fast"
     if spec.train.accelerator != "gpu":
@@ -143,6 +145,9 @@ def resolved(source):
         for key, value in (("strategy", "fsdp2"), ("compile", "on")):
             if getattr(spec.train, key) == value:
                 raise root.error(f"{value} is for models of one stack, and this one has an `encoder`", ("train", key))
+    if "pairs" in able.words and spec.train.compile == "on":
+        reason = "on is for rows of one length; the texts of pairs have many, and each would be compiled anew; expected off"
+        raise root.error(reason, ("train", "compile"))
     seeing.check(spec, able, root)
     spec, notes = auto.decided(spec.model_copy(update={"evaluate": _evaluations(root, spec.evaluate, able)}))
     spec, more = _with_compile(spec)

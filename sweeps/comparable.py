@@ -15,6 +15,8 @@ from experiments.spec import DEFAULT_TYPES
 NOT_COMPARABLE = "not comparable"
 # Options of evaluators that are contexts of their own, and evaluators whose rows do not depend on the training context.
 CONTEXTS, FREE = ("context", "lengths"), ("memorization",)
+# Evaluators that read the pairs of a split, and neither hard negatives nor how often a mixture shows each part.
+OF_PAIRS = ("retrieval", "probe")
 # Options of a source of pictures that say how a picture is shown, and not what it is.
 PICTURED = ("image_size", "tokens", "crops")
 # Other programs that take less than this share of the cores are not worth a remark: reports are read, too.
@@ -97,7 +99,9 @@ def texts_differ(first, second, split="report", by=None):
 
     split, by: the evaluator that measures, if it is known: one with a template of its own asks the same in the data of another.
     """
-    if (by is not None and asked_alike(first, second, split, by)) or pictured_alike(first, second):
+    if by is not None and (asked_alike(first, second, split, by) or paired_alike(first, second, split, by)):
+        return False
+    if pictured_alike(first, second):
         return False
     sizes = [record.data.get("splits", {}).get("report", {}) for record in (first, second)]
     texts = [(each.get("documents"), each.get("bytes")) for each in sizes]
@@ -113,6 +117,15 @@ def asked_alike(first, second, split, by):
         return False
     asked = [run.data.get("asked") or _data_without(run, ("template",)) for run in (first, second)]
     return asked[0] == asked[1]
+
+
+def paired_alike(first, second, split, by):
+    """Whether an evaluator of pairs reads the same pairs in two runs, whatever else their data add to train on."""
+    evaluators = [((run.spec.get("evaluate") or {}).get(split) or {}).get(by) or {} for run in (first, second)]
+    if evaluators[0] != evaluators[1] or evaluators[0].get("type") not in OF_PAIRS or not first.data.get("pairs"):
+        return False
+    sizes = [{key: run.data.get("splits", {}).get(split, {}).get(key) for key in ("pairs", "groups")} for run in (first, second)]
+    return first.data["pairs"] == second.data.get("pairs") and sizes[0] == sizes[1]
 
 
 def pictured_alike(first, second):

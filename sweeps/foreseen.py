@@ -167,7 +167,8 @@ def printed(data, say, console):
     """Print what `foreseen` returned."""
     questions = data["questions"]
     say("")
-    shares = f"{times(questions, 'question')} {'has' if questions == 1 else 'share'} the error of 5\xa0%"
+    shares = "one question, answered wrongly" if questions == 1 else f"{times(questions, 'question')}, any of them answered wrongly"
+    shares += " in at most 5\xa0% of such studies"
     say(f"verdicts are read at {listed(list(map(str, data['looks'])))} seeds; {shares}")
     _printed(data, data, *(PAIRED if data.get("paired", True) else UNPAIRED), say, console)
     if "unpaired" in data:
@@ -186,7 +187,13 @@ def _printed(about, data, sd, of, say, console):
     say(f"({sd}: {of})")
     smallest = data["smallest"]
     if smallest["sd"] is None:
-        say("no difference, however large, is found with a chance of 80\xa0%: the plan has too few seeds")
+        few = max(about["looks"]) < stats.FEWEST
+        most = (
+            f"{times(max(about['looks']), 'seed')} decide nothing, use {stats.FEWEST} or more"
+            if few
+            else "the plan has too few seeds"
+        )
+        say(f"a difference of no size is found with a chance of 80\xa0%: {most}")
     else:
         text = f" ({_shown(smallest['effect'], unit)})" if smallest["effect"] is not None else ""
         say(f"found with a chance of 80\xa0%: {smallest['sd']:.1f} {sd}{text} or more")
@@ -195,7 +202,8 @@ def _printed(about, data, sd, of, say, console):
     if data["paired_sd"]:
         say(f"{sd} of {about['metric']}: {_shown(data['paired_sd'], unit)}, {data['paired_sd_from']}")
     else:
-        hint = "; --paired-sd 0.012 assumes 1.2\xa0%" if data is about else ""
+        assumed = "--paired-sd 0.012 assumes 1.2\xa0%" if unit == "%" else f"--paired-sd 0.01 assumes 0.01 of {about['metric']}"
+        hint = f"; {assumed}" if data is about else ""
         say(f"the {sd} is not known, as fewer than 3 seeds of this study have finished{hint}")
 
 

@@ -25,8 +25,8 @@ def keep(folder: Path, into: Path, every: int = 10) -> Path:
     """Copy a study's folder RUNS/STUDY/SCALE to INTO/STUDY/SCALE, with the runs of other studies that it uses; returns the copy.
 
     every: of a curve, every so many steps are kept, the last, and those at which the select split was evaluated. Files that are
-    there are replaced one by one, each whole or not at all. Raises DataError for a folder without a record, and for a run
-    that lies outside of RUNS; OSError.
+    there are replaced one by one, each whole or not at all. Raises DataError, before anything is written, for a folder without a
+    record, a run that lies outside of RUNS and a file that is not whole; OSError.
     """
     folder, runs = folder.resolve(), folder.resolve().parent.parent
     record = StudyRecord.read(folder)
@@ -34,14 +34,16 @@ def keep(folder: Path, into: Path, every: int = 10) -> Path:
         raise DataError(f"{folder}: no {NAME} in it", key=None)
     if into.resolve() == runs:
         raise DataError(f"{into}: is where the study is already; expected another folder", key=None)
+    files = [folder / marks.NAME] if (folder / marks.NAME).is_file() else []
     for run in _runs(record, folder):
         if not run.is_relative_to(runs):
             raise DataError(f"{run}: this run lies outside of {runs}, so a copy of the study would not find it", key=None)
-        for file in _files(run):
-            _copy(file, into / file.relative_to(runs), every)
+        files += _files(run)
+    for file in files:
+        _check_whole(file)
+    for file in files:
+        _copy(file, into / file.relative_to(runs), every)
     copy = into / folder.relative_to(runs)
-    if (folder / marks.NAME).is_file():
-        _copy(folder / marks.NAME, copy / marks.NAME, every)
     record.model_copy(update={"command": record.bare_command}).write(copy)  # the copy lies elsewhere
     return copy
 
@@ -69,7 +71,7 @@ def _copy(file: Path, to: Path, every: int) -> None:
         write_atomically(packed_file(to), gzip.compress(file.read_bytes(), mtime=0))
         to.unlink(missing_ok=True)  # of a copy that an older release made
         return
-    if file.suffix == ".json":
+    if _is_plain_json(file):
         write_atomically(to, _bare(file))
         return
     if file.name != HISTORY_NAME:
@@ -91,12 +93,21 @@ def _copy(file: Path, to: Path, every: int) -> None:
     durably(to, lambda scratch: _write_small(thin, scratch))
 
 
+def _check_whole(file: Path) -> None:
+    if _is_plain_json(file):
+        try:
+            json.loads(file.read_bytes())
+        except ValueError as error:
+            raise DataError(f"{file}: not JSON ({error}); nothing was kept", key=None) from error
+
+
+def _is_plain_json(file: Path) -> bool:
+    return file.suffix == ".json" and not file.name.endswith(DOCUMENTS)
+
+
 def _bare(file: Path) -> bytes:
-    """The text of a JSON file without blanks, which are a quarter of a record. Raises DataError."""
-    try:
-        return json.dumps(json.loads(file.read_bytes()), separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
-    except ValueError as error:
-        raise DataError(f"{file}: not JSON ({error}); nothing of this file was kept", key=None) from error
+    """The text of a JSON file without blanks, which are a quarter of a record."""
+    return json.dumps(json.loads(file.read_bytes()), separators=(",", ":")).encode() + b"\n"
 
 
 def _write_small(table: "pyarrow.Table", to: Path) -> None:

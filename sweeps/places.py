@@ -70,7 +70,9 @@ def find(reference: Path | str, runs: Path | str = RUNS) -> Path:
         if reference.endswith((".yaml", ".yml")) or os.path.exists(reference):
             raise
         known = [_place(each, runs) for each in _studies(runs)]
-        missing = f"{reference}: no such folder" if Path(reference).is_absolute() else f"no study {reference!r} in {runs}"
+        path = Path(reference)
+        is_path = path.is_absolute() or path.parts[:1] == Path(runs).parts[:1]
+        missing = f"{reference}: no such folder" if is_path else f"no study {reference!r} in {runs}"
         raise DataError(f"{missing}{nearest(reference, known)}", key=None) from None
     if kind == "study":
         return _begun(reference, runs)

@@ -118,14 +118,18 @@ def streamed_memory(spec, texts, device):
     return {"before": before, "peak": peak_bytes(device)}
 
 
+def check_rows(tokens, context):
+    """Raises SpecError where the rows of a contrastive step are not PARTS micro-batches."""
+    if (rows := tokens // context) % PARTS:
+        raise SpecError(f"{tokens:,} tokens are {rows} rows of {context:,}; expected a multiple of {PARTS}", ("tokens",))
+
+
 def contrastive(journal, spec, name, context, bench_spec, device):
     """A contrastive step: the time of a plain one and of one with GradCache, of as many pairs; and the memory of each.
 
     `more rows` has MORE times as many pairs in micro-batches of the same size.
     """
     rows = bench_spec.tokens // context
-    if rows % PARTS:
-        raise SpecError(f"{bench_spec.tokens:,} tokens are {rows} rows of {context:,}; expected a multiple of {PARTS}", ("tokens",))
     sizes = {"plain": (rows, 1), "GradCache": (rows, PARTS), "more rows": (rows * MORE, PARTS * MORE)}
     steps = {
         side: Ours(spec, device, bench_spec.dtype, objective=contrastive_objective()).training_on_pairs(pairs, context, parts)

@@ -37,11 +37,8 @@ def images(journal, spec, name, context, bench_spec, device):
 
 def with_images(spec, rows, context, device):
     """A Batch of rows that begin with images, at most a quarter of their tokens; random tokens follow, and are what is learned."""
-    vision = spec.vision
+    vision, several = spec.vision, images_of_row(spec, context)
     each = vision["tokens"]
-    several = context // (4 * each)
-    if not several:
-        raise SpecError(f"an image has {each} tokens, which is over a quarter of {context:,}; expected longer rows", ("contexts",))
     tokens_BT = tokens_of(spec, rows, context, device)
     tokens_BT[tokens_BT == vision["placeholder"]] = (vision["placeholder"] + 1) % spec.vocab_size  # text has none
     tokens_BT[:, : several * each] = vision["placeholder"]
@@ -52,6 +49,14 @@ def with_images(spec, rows, context, device):
     pixels_BI3SS = torch.rand(size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     text.extra["images"] = pixels_BI3SS.to(device)
     return Batch.text(text)
+
+
+def images_of_row(spec, context):
+    """How many images a row begins with. Raises SpecError for a context in which none has a place."""
+    each = spec.vision["tokens"]
+    if several := context // (4 * each):
+        return several
+    raise SpecError(f"an image has {each} tokens, which is over a quarter of {context:,}; expected longer rows", ("contexts",))
 
 
 def text_flops(spec, rows, context):

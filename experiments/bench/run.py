@@ -152,6 +152,11 @@ def check(bench_spec):
         own, kind = _measured_of(specs[name])
         if wrong := [each for each in bench_spec.measure if each in {*MODELS, *READERS, *ENCODERS} - set(own)]:
             raise SpecError(f"{name} is {kind}, of which {', '.join(own)} can be measured, not {wrong[0]}", ("specs", i))
+        for context in bench_spec.contexts:
+            if "contrastive" in bench_spec.measure:
+                encoding.check_rows(bench_spec.tokens, context)
+            if "images" in bench_spec.measure:
+                images.images_of_row(specs[name], context)
     if bench_spec.device == "cuda" and not torch.cuda.is_available():
         raise SpecError("torch finds no CUDA device here", ("device",))
     if bench_spec.compile:

@@ -53,6 +53,10 @@ def test_a_file_that_is_not_whole_is_not_kept(tmp_path, plant):
     broken.write_text('{"values": {')
     with pytest.raises(DataError, match=r"report\.loss-0\.json: not JSON"):
         keeping.keep(folder, tmp_path / "results")
+    assert not (tmp_path / "results").exists(), "nothing is written before all is read"
+    broken.write_text('{"text": "caf\\udce9"}')  # a byte that is no text, as a shell passes it
+    copy = keeping.keep(folder, tmp_path / "results")
+    assert json.loads((copy / broken.relative_to(folder)).read_text()) == {"text": "caf\udce9"}
 
 
 def test_what_was_measured_of_documents_is_packed_and_read_as_before(tmp_path, plant):

@@ -189,11 +189,30 @@ def test_generate_reads_a_picture_and_refuses_what_does_not_go_together(tmp_path
 
     code, said = run("--prompt", "a<image>b", "--image", tmp_path / "a.png", "--tokens", 3)
     assert code == 0, said.err
+    code, said = run("--prompt", "a<image>b", "--image", tmp_path / "a.png", "--tokens", 3, "--pan-and-scan", 100)
+    assert code == 0 and "a.png: shown whole" in said.err and "give no crops from the ratio 100 on" in said.err
     for arguments, reason in {
         ("--prompt", "a", "--image", tmp_path / "a.png"): "1 picture, but 0 <image>",
         ("--prompt", "a<image>"): "no --image is given",
         ("--prompt", "a<image>", "--image", tmp_path / "b.png"): "b.png: no such file",
         ("--prompt", "a", "--pan-and-scan", 1.5): "no --image to be cut",
+        (
+            "--prompt",
+            "a<image>",
+            "--image",
+            tmp_path / "a.png",
+            "--pan-and-scan",
+            "inf",
+        ): "inf is no ratio of the sides of a picture",
+        ("--prompt", "a<image>", "--image", tmp_path / "a.png", "--min-crop", 16): "--min-crop: crops are made with --pan-and-scan",
+        (
+            "--prompt",
+            "a<image>",
+            "--image",
+            tmp_path / "a.png",
+            "--most-crops",
+            2,
+        ): "--most-crops: crops are made with --pan-and-scan",
     }.items():
         code, said = run(*arguments)
         assert code == 2 and reason in said.err and said.err.count("\n") == 1, said

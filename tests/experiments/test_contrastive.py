@@ -23,7 +23,7 @@ from experiments.distillation.vector_teacher import frozen
 from experiments.means import Means, prepared
 from experiments.objectives import contrastive
 from experiments.objectives.contrastive import Contrastive
-from experiments.plan import plan, resolve
+from experiments.plan import plan, resolve, worth
 from experiments.record import RunRecord
 
 ATTENTION = {"type": "attention", "heads": 2, "causal": False, "window": {"before": 2, "after": 2}}
@@ -445,6 +445,15 @@ def test_a_teacher_of_another_tokenizer_is_refused():
 def test_planning_refuses_other_data_and_other_models(change, text, spec):
     with pytest.raises(SpecError, match=text):
         resolve(spec | change)
+
+
+def test_blocks_are_not_compiled_for_texts_of_many_lengths(spec):
+    spec["train"]["compile"] = "on"
+    with pytest.raises(SpecError, match=r"train.compile: on is for rows of one length; the texts of pairs have many"):
+        resolve(spec)
+    spec["train"]["compile"] = "auto"
+    resolved = resolve(spec)
+    assert resolved.train.compile == "off" and worth(resolved)[1].startswith("texts have many lengths")
 
 
 def test_an_encoder_is_needed_and_pairs_are_no_rows_of_tokens(spec):

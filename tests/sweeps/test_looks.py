@@ -399,3 +399,19 @@ def test_costs_are_judged_before_any_run_and_cost_no_error(plan_study, study_dat
     rulings = judge(record, {})
     assert rulings["cache"].verdicts["all local"].word in ("supported", "contradicted")
     assert not rulings["quality"].verdicts
+
+
+def test_pairs_are_the_same_whatever_negatives_and_weights_an_arm_trains_with():
+    """What retrieval reads of a split are its queries and documents; what an objective measures has the hard negatives too."""
+
+    def run(fingerprint="one", pairs="p", size=40, **options):
+        evaluators = {"retrieval": {"type": "retrieval", "k": 10, **options}, "loss": {"type": "objective", "rows": 64}}
+        spec = {"data": {"tokenizer": {"type": "bpe"}}, "evaluate": {"report": evaluators}}
+        about = {"fingerprint": fingerprint, "pairs": pairs, "splits": {"report": {"pairs": size, "groups": 4}}}
+        return SimpleNamespace(spec=spec, data=about)
+
+    mined = run("other")
+    assert not comparable.texts_differ(run(), mined, "report", "retrieval")
+    assert comparable.texts_differ(run(), mined, "report", "loss") and comparable.texts_differ(run(), mined)
+    for differing in (run("other", pairs="q"), run("other", size=39), run("other", k=5), run("other", pairs=None)):
+        assert comparable.texts_differ(run(), differing, "report", "retrieval")
