@@ -226,7 +226,10 @@ def _figures(study, judged, folder, out=None):
 
 
 def kept(folder, into):
-    """Write the report and the figures of a copy in the folder `into`, whose reports share one file. Raises DataError."""
+    """Write the report and the figures of a copy in the folder `into`, whose reports share one file; no tables of each run.
+
+    Raises DataError.
+    """
     from analysis import live
     from analysis.claims import judgements
     from analysis.report import write
@@ -235,7 +238,7 @@ def kept(folder, into):
     study = load(folder)
     judged = judgements(study)
     with _into(folder, None):
-        live.share(write(study, judged), into)
+        live.share(write(study, judged, rows=False), into)  # the records have these rows
     list(_figures(study, judged, folder))
 
 

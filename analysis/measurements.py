@@ -173,13 +173,13 @@ def _cell(each: Evaluated, arm: str, name: str) -> str:
     return f"<td class=number>{two_lines(f'{shown.number(found.mean)}{interval}')}</td>"
 
 
-def write_csv(evaluated: Sequence[Evaluated], folder: Path) -> list[str]:
+def write_csv(evaluated: Sequence[Evaluated], folder: Path, rows: bool = True) -> list[str]:
     """Write the tables and the metrics as CSV into a folder; returns the names of the files.
 
     evaluation-SPLIT.NAME.csv: every row of the tables, with arm and seed before its columns, and the options that differ
-    where there are several. evaluations.csv: a row per arm, seed and metric.
+    where there are several; not without `rows`. evaluations.csv: a row per arm, seed and metric.
     """
-    files = {f"{name}.csv": frame for name, frame in frames(evaluated).items()}
+    files = {f"{name}.csv": frame for name, frame in frames(evaluated).items() if rows or f"{name}.csv" == NUMBERS}
     for name, frame in files.items():
         write_atomically(folder / name, forms.csv(frame).encode())
     return list(files)

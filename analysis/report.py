@@ -57,11 +57,11 @@ def write_report(folder):
     return write(study, judgements(study))
 
 
-def write(study, judged, out=None, again=None):
+def write(study, judged, out=None, again=None, rows=True):
     """Like `write_report`, from a StudyData and its Judgements. The files of further claims have the claim's name.
 
     out: the folder to write into, by default the study's. again: seconds after which the page loads itself anew, of a study
-    that is watched.
+    that is watched. rows: whether to write the evaluation-SPLIT.NAME.csv too, the largest files beside the page.
     """
     out = study.folder if out is None else out
     path = out / NAME
@@ -74,10 +74,10 @@ def write(study, judged, out=None, again=None):
         write_atomically(out / f"{stem}.tex", tables.latex(table).encode())
     write_atomically(out / "claims.csv", forms.csv(tables.claims(judged)).encode())
     write_atomically(out / "runs.csv", forms.csv(study.runs).encode())
-    measurements.write_csv(study.evaluated, out)
+    measurements.write_csv(study.evaluated, out, rows)
     if (trials := search.table(study)) is not None:
         write_atomically(out / search.CSV, forms.csv(trials).encode())
-    write_atomically(path, page(study, judged, raw, again).encode())
+    write_atomically(path, page(study, judged, raw, again, rows).encode())
     return path
 
 
@@ -86,8 +86,8 @@ def _told(judged):
     return {judgement.shown.name for judgement in tabled(judged)}
 
 
-def page(study, judged, raw, again=None):
-    """The whole page as HTML text. The figures show the first claim. again: see `write`."""
+def page(study, judged, raw, again=None, rows=True):
+    """The whole page as HTML text. The figures show the first claim. again, rows: see `write`."""
     figures, named = plots.figures(study, judged[0], judged), crowd.named(study, judged[0])
     few = crowd.few(study, judged[0])
     evaluated = [each.only(few) for each in study.evaluated]
@@ -108,7 +108,7 @@ def page(study, judged, raw, again=None):
         _samples(study, named),
         shown_pictures.section(evaluated, few),
         _notes(study),
-        _again(study),
+        _again(study, rows),
     ]
     return style.page(study.record.question, parts, again)
 
@@ -396,7 +396,7 @@ def _notes(study):
     return f"<section><h2>Notes from the runs</h2><ul>{items}</ul></section>" if items else ""
 
 
-def _again(study):
+def _again(study, rows):
     folder = shlex.quote(str(study.folder))
     commands = [
         ("Open in TensorBoard", f"archbench tensorboard {folder}"),
@@ -409,7 +409,7 @@ def _again(study):
         files[search.CSV] = "row per trial of the search"
     if study.evaluated:
         files[measurements.NUMBERS] = "row per metric of a run"
-    files |= {f"evaluation-{each.key}.csv": "table of each run" for each in study.evaluated if each.has_rows}
+    files |= {f"evaluation-{each.key}.csv": "table of each run" for each in study.evaluated if rows and each.has_rows}
     beside = ", ".join(f"<code>{name}</code>{f' ({text})' if text else ''}" for name, text in files.items())
     beside = f"In the same folder: {beside}."
     return f"<section><h2>Commands and files</h2><dl>{items}</dl><p class=note>{beside}</p></section>"

@@ -19,8 +19,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from analysis import chart_axes, charts
 from analysis.__main__ import app
+from analysis.claims import judgements
 from analysis.evaluated import Run, wrong
-from analysis.report import write_report
+from analysis.report import write, write_report
 from analysis.runs import load
 from analysis.tensorboard import run_names, write_logs
 from arch.cli import main
@@ -181,6 +182,15 @@ def test_csv_round_trip_equals_the_records(measured):
             for row in table(each.name, arm, seed)
         ]
         assert back.to_dict("records") == rows
+
+
+def test_a_kept_report_leaves_out_the_rows_of_tables_and_names_no_file_that_is_not_there(measured, tmp_path):
+    _, study, page = measured
+    assert "<code>evaluation-report.by_position.csv</code>" in page
+    kept = write(study, judgements(study), out=tmp_path, rows=False)
+    assert not list(tmp_path.glob("evaluation-*.csv")) and (tmp_path / "evaluations.csv").is_file()
+    named = re.findall(r"<code>([\w.-]+\.csv)</code>", kept.read_text())
+    assert named and all((tmp_path / name).is_file() for name in named)
 
 
 def test_metrics_beyond_the_main_table_have_means_and_intervals(make_study):
