@@ -277,15 +277,26 @@ def _tail(judgement, word):
     return {SAME: f"no different by more than the margin of {margin}"}.get(word, word)
 
 
+def quantity(shown):
+    """`perplexity`; of another loss than the report split's own with its name: `perplexity (extrapolated loss@512)`."""
+    plain = shown.quantity == shown.short or shown.name == "report/loss"
+    return shown.quantity if plain else f"{shown.quantity} ({shown.short})"
+
+
+def statement(judgement, subject, verdict):
+    """What a claim that is true or false says of a subject, and in which quantity."""
+    said = judgement.claim.statement(subject, verdict, judgement.shown.metric)
+    return said if judgement.shown.name in said else f"{said}, in {quantity(judgement.shown)}"
+
+
 def _statements(judgement):
     """What became of claims that are true or false: `supported: ... (+0.3 % [...])`."""
     parts = []
     for subject, verdict in judgement.verdicts.items():
-        statement = judgement.claim.statement(subject, verdict, judgement.shown.metric)
         source = getattr(judgement.claim.config, "source", "")
         cited = f" ({source})" if source else ""
         detail = "" if subject in judgement.differences and verdict.interval else verdict.reason  # its numbers are in the table
-        parts.append(f"{judgement.word(subject)}: {statement}{cited}{f'; {detail}' if detail else ''}")
+        parts.append(f"{judgement.word(subject)}: {statement(judgement, subject, verdict)}{cited}{f'; {detail}' if detail else ''}")
     text = "; ".join(parts) or "no verdict yet"
     return f"{text[0].upper()}{text[1:]}."
 

@@ -104,20 +104,13 @@ def rows(study: Study, published: dict[str, PublishedSpec]) -> list[dict[str, st
 def _statement(judgement, subject, verdict):
     """What is asked, in words, with the arm and what it is compared with."""
     if not judgement.per_arm:
-        said = judgement.claim.statement(subject, verdict, judgement.shown.metric) if verdict else subject
-        return said if judgement.shown.name in said else f"{said}, in {_quantity(judgement.shown)}"
+        return claims.statement(judgement, subject, verdict) if verdict else f"{subject}, in {claims.quantity(judgement.shown)}"
     contrast = judgement.contrasts.get(subject)
     against = verdict.against if verdict else judgement.baseline
     who = claims.what(subject, contrast) if contrast else f"{subject} against {against}"
     control = subject in getattr(judgement.claim.config, "known_worse", ())
     margin = "" if judgement.margin is None else f", margin {judgement.shown.margin(judgement.margin)}"
-    return f"{_quantity(judgement.shown)} of {who}{margin}{' (control: known to be worse)' if control else ''}"
-
-
-def _quantity(shown):
-    """`perplexity`; of another loss than the report split's own with its name: `perplexity (extrapolated loss@512)`."""
-    plain = shown.quantity == shown.short or shown.name == "report/loss"
-    return shown.quantity if plain else f"{shown.quantity} ({shown.short})"
+    return f"{claims.quantity(judgement.shown)} of {who}{margin}{' (control: known to be worse)' if control else ''}"
 
 
 def page(folder: Path | str, place: Path | str = ".") -> str:

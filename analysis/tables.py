@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis import forms, matched, texts
 from analysis.bill import bill
-from analysis.claims import seeds_needed
+from analysis.claims import seeds_needed, statement
 from analysis.shown import Shown
 from arch import units
 from arch.contracts import SeedsNeeded, Verdict
@@ -386,7 +386,7 @@ def _claim_row(judgement, subject):
     return {
         "claim": judgement.name,
         "subject": subject,
-        "statement": judgement.claim.statement(subject, verdict, shown.metric) if stated else _compared(judgement, subject),
+        "statement": statement(judgement, subject, verdict) if stated else _compared(judgement, subject),
         "source": getattr(judgement.claim.config, "source", ""),
         "metric": shown.name,
         "against": verdict.against,

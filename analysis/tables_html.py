@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from analysis import tables
+from analysis.claims import statement
 from analysis.forms import two_lines
 from analysis.tables import Results, p_cell
 from arch.contracts import Verdict
@@ -34,12 +35,12 @@ def claims(judged: Iterable[Any]) -> str:
     for judgement in judged:
         shown = judgement.shown
         for subject, verdict in judgement.verdicts.items():
-            statement = judgement.claim.statement(subject, verdict, shown.metric)
+            said = statement(judgement, subject, verdict)
             source = getattr(judgement.claim.config, "source", "")
             seen = tables.seen(judgement, subject)
             word, p = judgement.word(subject), p_cell(verdict, shown.name)
             rows.append(
-                f"<tr><th scope=row>{html.escape(statement)}<small>{html.escape(source or judgement.name)}</small></th>"
+                f"<tr><th scope=row>{html.escape(said)}<small>{html.escape(source or judgement.name)}</small></th>"
                 f"<td><span class='badge {word.replace(' ', '-')}'>{html.escape(word)}</span>"
                 f"{'<small>exploratory</small>' if judgement.exploratory else ''}</td><td>{two_lines(seen)}</td>"
                 f"<td class=number>{verdict.n}</td><td class=number>{two_lines(p)}</td></tr>"

@@ -27,13 +27,15 @@ def verdicts(spec: StudySpec, specs: Mapping[str, Any], objectives: Mapping[str,
     asked = {name: [each for each in every if {*each.arms} <= specs.keys()] for name, every in asked.items()}
     shown = []
     for name, claim in claims.items():
-        metric = measured[judge.read_metrics(claim)[0]].metric
+        read = judge.read_metrics(claim)[0]
+        metric = measured[read].metric
         if not asked[name]:
             continue
         found = claim.judge(Evidence(measured, ALPHA, ALPHA))
         for subject, verdict in ((each.subject, found[each.subject]) for each in asked[name] if each.subject in found):
             away = "" if verdict.difference is None else f" ({compare.effect_text(verdict.difference, metric)})"
             statement = claim.statement(subject, verdict, metric) if hasattr(claim, "statement") else subject
+            statement = statement if read in statement else f"{statement}, in {read}"
             shown.append({"claim": name, "statement": statement, "verdict": verdict.word, "value": away})
     return shown
 
