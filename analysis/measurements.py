@@ -179,16 +179,16 @@ def write_csv(evaluated: Sequence[Evaluated], folder: Path, rows: bool = True) -
     evaluation-SPLIT.NAME.csv: every row of the tables, with arm and seed before its columns, and the options that differ
     where there are several; not without `rows`. evaluations.csv: a row per arm, seed and metric.
     """
-    files = {f"{name}.csv": frame for name, frame in frames(evaluated).items() if rows or f"{name}.csv" == NUMBERS}
+    files = {f"{name}.csv": frame for name, frame in frames(evaluated, rows).items()}
     for name, frame in files.items():
         write_atomically(folder / name, forms.csv(frame).encode())
     return list(files)
 
 
-def frames(evaluated: Sequence[Evaluated]) -> dict[str, pd.DataFrame]:
+def frames(evaluated: Sequence[Evaluated], rows: bool = True) -> dict[str, pd.DataFrame]:
     """{name of a file of `write_csv`, without its ending: its rows}."""
     found: dict[str, pd.DataFrame] = {}
-    for key in dict.fromkeys(each.key for each in evaluated):
+    for key in dict.fromkeys(each.key for each in evaluated if rows):
         parts = [_with_options(each) for each in evaluated if each.key == key and each.has_rows]
         if parts:
             found[f"evaluation-{key}"] = pd.concat(parts, ignore_index=True)

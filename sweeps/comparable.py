@@ -112,17 +112,21 @@ def texts_differ(first, second, split="report", by=None):
 
 def asked_alike(first, second, split, by):
     """Whether an evaluator asks two runs the same prompts in the same template, whatever that of their data is."""
-    evaluators = [((run.spec.get("evaluate") or {}).get(split) or {}).get(by) or {} for run in (first, second)]
-    if evaluators[0] != evaluators[1] or not evaluators[0].get("template"):
+    if not _measured_alike(first, second, split, by).get("template"):
         return False
     asked = [run.data.get("asked") or _data_without(run, ("template",)) for run in (first, second)]
     return asked[0] == asked[1]
 
 
+def _measured_alike(first, second, split, by):
+    """The evaluator of that name, if two runs have the same one; else {}."""
+    one, other = (((run.spec.get("evaluate") or {}).get(split) or {}).get(by) or {} for run in (first, second))
+    return one if one == other else {}
+
+
 def paired_alike(first, second, split, by):
     """Whether an evaluator of pairs reads the same pairs in two runs, whatever else their data add to train on."""
-    evaluators = [((run.spec.get("evaluate") or {}).get(split) or {}).get(by) or {} for run in (first, second)]
-    if evaluators[0] != evaluators[1] or evaluators[0].get("type") not in OF_PAIRS or not first.data.get("pairs"):
+    if _measured_alike(first, second, split, by).get("type") not in OF_PAIRS or not first.data.get("pairs"):
         return False
     sizes = [{key: run.data.get("splits", {}).get(split, {}).get(key) for key in ("pairs", "groups")} for run in (first, second)]
     return first.data["pairs"] == second.data.get("pairs") and sizes[0] == sizes[1]

@@ -187,13 +187,10 @@ def _printed(about, data, sd, of, say, console):
     say(f"({sd}: {of})")
     smallest = data["smallest"]
     if smallest["sd"] is None:
-        few = max(about["looks"]) < stats.FEWEST
-        most = (
-            f"{times(max(about['looks']), 'seed')} decide nothing, use {stats.FEWEST} or more"
-            if few
-            else "the plan has too few seeds"
-        )
-        say(f"a difference of no size is found with a chance of 80\xa0%: {most}")
+        seeds, why = max(about["looks"]), "the plan has too few seeds"
+        if seeds < stats.FEWEST:
+            why = f"{times(seeds, 'seed')} decide nothing, use {stats.FEWEST} or more"
+        say(f"a difference of no size is found with a chance of 80\xa0%: {why}")
     else:
         text = f" ({_shown(smallest['effect'], unit)})" if smallest["effect"] is not None else ""
         say(f"found with a chance of 80\xa0%: {smallest['sd']:.1f} {sd}{text} or more")

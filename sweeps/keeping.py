@@ -39,10 +39,14 @@ def keep(folder: Path, into: Path, every: int = 10) -> Path:
         if not run.is_relative_to(runs):
             raise DataError(f"{run}: this run lies outside of {runs}, so a copy of the study would not find it", key=None)
         files += _files(run)
+    bare = {file: _bare(file) for file in files if file.suffix == ".json" and not file.name.endswith(DOCUMENTS)}
     for file in files:
-        _check_whole(file)
-    for file in files:
-        _copy(file, into / file.relative_to(runs), every)
+        to = into / file.relative_to(runs)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if file in bare:
+            write_atomically(to, bare[file])
+        else:
+            _copy(file, to, every)
     copy = into / folder.relative_to(runs)
     record.model_copy(update={"command": record.bare_command}).write(copy)  # the copy lies elsewhere
     return copy
@@ -66,13 +70,9 @@ def _files(run: Path) -> Iterator[Path]:
 
 
 def _copy(file: Path, to: Path, every: int) -> None:
-    to.parent.mkdir(parents=True, exist_ok=True)
     if file.name.endswith(DOCUMENTS):  # the largest files, and the same words again and again
         write_atomically(packed_file(to), gzip.compress(file.read_bytes(), mtime=0))
         to.unlink(missing_ok=True)  # of a copy that an older release made
-        return
-    if _is_plain_json(file):
-        write_atomically(to, _bare(file))
         return
     if file.name != HISTORY_NAME:
         write_atomically(to, file.read_bytes())
@@ -93,21 +93,12 @@ def _copy(file: Path, to: Path, every: int) -> None:
     durably(to, lambda scratch: _write_small(thin, scratch))
 
 
-def _check_whole(file: Path) -> None:
-    if _is_plain_json(file):
-        try:
-            json.loads(file.read_bytes())
-        except ValueError as error:
-            raise DataError(f"{file}: not JSON ({error}); nothing was kept", key=None) from error
-
-
-def _is_plain_json(file: Path) -> bool:
-    return file.suffix == ".json" and not file.name.endswith(DOCUMENTS)
-
-
 def _bare(file: Path) -> bytes:
-    """The text of a JSON file without blanks, which are a quarter of a record."""
-    return json.dumps(json.loads(file.read_bytes()), separators=(",", ":")).encode() + b"\n"
+    """The text of a JSON file without blanks, which are a quarter of a record. Raises DataError."""
+    try:
+        return json.dumps(json.loads(file.read_bytes()), separators=(",", ":")).encode() + b"\n"
+    except ValueError as error:
+        raise DataError(f"{file}: not JSON ({error}); nothing was kept", key=None) from error
 
 
 def _write_small(table: "pyarrow.Table", to: Path) -> None:

@@ -5,7 +5,7 @@ Shapes: B rows, each a query, a positive and maybe a hard negative; G rows of al
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -126,16 +126,16 @@ class Contrastive(nn.Module):
     def _fill(self, model: Model, batch: Batch) -> None:
         """The gradient of every vector, and the terms of every row, from the vectors of all ranks."""
         same_GG, own = _same(batch, ranks.stacked), ranks.share(batch.rows)
-        found: dict[str, list[Tensor]] = {}
+        found: list[tuple[str, Tensor]] = []
 
         def losses(every: Vectors) -> Iterator[Tensor]:
             weights = self.config.weights.dump()
             for name, term_G in self._between(every, same_GG):
-                found.setdefault(name, []).append(term_G.detach()[own])
+                found.append((name, term_G.detach()[own]))
                 if name in weights:
                     yield weights[name] * term_G.sum()
             for name, term_B in self._to_teacher({kind: x_GE[own] for kind, x_GE in every.items()}, batch).items():
-                found[name] = [term_B.detach()]
+                found.append((name, term_B.detach()))
                 yield weights[name] * term_B.sum()
 
         self.cache.fill(model, batch, losses)
@@ -150,10 +150,7 @@ class Contrastive(nn.Module):
             loss = grad_cache.valued(self._weighted(terms).sum(), pull)
         else:
             vectors = grad_cache.vectors(model, batch) if torch.is_grad_enabled() else _in_pieces(model, batch)
-            parts: dict[str, list[Tensor]] = {}
-            for name, term_B in self._between(vectors, _same(batch)):
-                parts.setdefault(name, []).append(term_B)
-            terms = _summed(parts) | self._to_teacher(vectors, batch)
+            terms = _summed(self._between(vectors, _same(batch))) | self._to_teacher(vectors, batch)
             if batch.rows == 1:
                 terms = {name: term_B[:0] for name, term_B in terms.items()}
             loss = self._weighted(terms).sum()
@@ -230,9 +227,12 @@ class Contrastive(nn.Module):
         return more if seconds is None else more | {"seconds": seconds * kinds * tokens}
 
 
-def _summed(parts: Mapping[str, list[Tensor]]) -> Terms:
+def _summed(parts: Iterable[tuple[str, Tensor]]) -> Terms:
     """Each term summed over the widths."""
-    return {name: torch.stack(each).sum(0) for name, each in parts.items()}
+    found: dict[str, list[Tensor]] = {}
+    for name, term_B in parts:
+        found.setdefault(name, []).append(term_B)
+    return {name: torch.stack(each).sum(0) for name, each in found.items()}
 
 
 def _check_measured(spec: Any) -> None:
