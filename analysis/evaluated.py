@@ -17,7 +17,7 @@ import pandas as pd
 
 from arch.contracts import Chart, Metric
 from arch.spec import ABSENT, diff, spelt
-from experiments.record import EVALUATIONS, EvaluationRecord, read_record
+from experiments.record import EvaluationRecord, evaluation_files, read_record
 from sweeps.compare import off_scale, on_scale
 from sweeps.stats import Estimate, mean_interval
 
@@ -223,14 +223,14 @@ def read(runs: Mapping[tuple[str, int], Run], arms: Iterable[str], problems: lis
     """
     found: dict[str, dict[str, _Files]] = {}
     for (arm, seed), run in runs.items():
-        for file in sorted((run.folder / EVALUATIONS).glob("*.json")):
-            parts = FILE.fullmatch(file.name)
-            record = _record(file, run, problems) if parts and not run.asked_elsewhere(file.name) else None
+        for name, file in evaluation_files(run.folder).items():
+            parts = FILE.fullmatch(name)
+            record = _record(file, run, problems) if parts and not run.asked_elsewhere(name) else None
             if parts and record is not None:
                 files = found.setdefault(f"{record.split}.{record.name}", {}).setdefault(parts["digest"], _Files())
                 files.records.setdefault(arm, {})[seed] = record
                 files.paths.append(file)
-                files.shown |= file.name in run.shown
+                files.shown |= name in run.shown
     everything, arms = [], list(arms)
     for key in sorted(found, key=lambda key: not key.startswith("report.")):
         everything += _groups(found[key], arms, problems)

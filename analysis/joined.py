@@ -20,7 +20,7 @@ from arch.contracts import Metric
 from arch.errors import DataError, nearest
 from arch.spec import diff, spelt
 from experiments.metrics import IDEAL, is_cost, is_measured_once
-from experiments.record import EVALUATIONS, SHORT, EvaluationRecord, RunRecord, read_record
+from experiments.record import SHORT, RunRecord, evaluation_of
 from sweeps import comparable
 from sweeps.compare import on_scale
 from sweeps.judge import built
@@ -107,9 +107,9 @@ def _measured(study: StudyData, arm: str, name: str) -> Measured | None:
     about = study.record.arms[arm]
     for (label, seed), run in study.records.items():
         if label == arm and run.status == "finished" and name in study.metrics[label, seed]:
-            folder = study.folder / about.runs[str(seed)] / EVALUATIONS
+            folder = study.folder / about.runs[str(seed)]
             for key, file in about.evaluations.items():
-                evaluation = read_record(EvaluationRecord, folder / file)
+                evaluation = evaluation_of(folder, file)
                 if evaluation is not None and name in evaluation.values:
                     return Measured(study, arm, run, key, file, evaluation.evaluator)
             return Measured(study, arm, run)

@@ -215,6 +215,7 @@ def evaluate(
     A checkpoint that is no run, such as an imported one, is measured with its own tokenizer on texts that are given.
     """
     from arch import units
+    from experiments.record import evaluation_file
 
     measure = measuring_with(spec, evaluators, changes, split, text, data)
     for evaluation, measured, new in measure(run):
@@ -222,7 +223,7 @@ def evaluate(
         _values({name: f"{units.cell(value)} {measured.metric_info[name].unit}" for name, value in measured.values.items()})
         _table(measured.table[:SHOWN])
         if len(measured.table) > SHOWN:
-            print(f"  ... and {len(measured.table) - SHOWN:,} more rows in {Path(run) / EVALUATIONS / evaluation.file}")
+            print(f"  ... and {len(measured.table) - SHOWN:,} more rows in {evaluation_file(run, evaluation.file)}")
         if measured.text:
             print(f"  {measured.text!r}")
 
@@ -326,7 +327,7 @@ def _table(rows):
 
 
 # Rows of a table that are printed; the file has all.
-SHOWN, EVALUATIONS = 24, "evaluations"
+SHOWN = 24
 
 
 class Bar:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from arch.document import Node, node
 from arch.plugins import plugin_sources
 from arch.spec import Spec, digest
-from experiments.record import EVALUATIONS, EvaluationRecord, read_record
+from experiments.record import EvaluationRecord, evaluation_file, evaluation_of
 from experiments.spec import EvaluateSpec, ExperimentSpec
 
 SPLITS: tuple[Literal["select", "report"], ...] = ("select", "report")
@@ -52,7 +52,7 @@ class Evaluation(Spec):
 
     def record(self, folder: Path | str) -> EvaluationRecord | None:
         """What the run in `folder` has of it, or None. Raises SpecError or ValueError for a broken file."""
-        return read_record(EvaluationRecord, Path(folder) / EVALUATIONS / self.file)
+        return evaluation_of(folder, self.file)
 
 
 def planned(spec: ExperimentSpec) -> list[Evaluation]:
@@ -71,7 +71,7 @@ def files(spec: ExperimentSpec) -> dict[str, str]:
 
 def missing(evaluations: list[Evaluation], folder: Path | str) -> list[Evaluation]:
     """Those that the run in `folder` does not have. Their files are written whole, so one that is there is not read."""
-    return [evaluation for evaluation in evaluations if not (Path(folder) / EVALUATIONS / evaluation.file).is_file()]
+    return [evaluation for evaluation in evaluations if not evaluation_file(folder, evaluation.file).is_file()]
 
 
 def section(root: Node, written: EvaluateSpec, able: set[str]) -> Node:

@@ -22,7 +22,7 @@ SINGLE = "single"
 # `step_seconds` is the step's own time, NaN while a process warms up; `select/*` are NaN where the select split was not
 # evaluated. The columns are those that the run reported.
 HISTORY_NAME = "history.parquet"
-DOCUMENTS = ".documents.json"
+DOCUMENTS, PACKED = ".documents.json", ".gz"
 # The folder of its evaluations, one file each.
 EVALUATIONS = "evaluations"
 
@@ -195,13 +195,15 @@ class EvaluationRecord(Spec):
             write_atomically(beside, json.dumps(self.documents.dump(), allow_nan=False).encode())
         else:
             beside.unlink(missing_ok=True)
-        packed_file(beside).unlink(missing_ok=True)  # of a kept copy that goes on
         for path, content in zip(points_files(folder, file), _tables(self.points), strict=True):
             if content is not None:
                 write_atomically(path, content.encode())
             else:
                 path.unlink(missing_ok=True)
-        write_record(self.model_copy(update={"documents": None, "points": None}), Path(folder) / EVALUATIONS / file)
+        place = Path(folder) / EVALUATIONS / file
+        write_record(self.model_copy(update={"documents": None, "points": None}), place)
+        for path in (place, beside):
+            packed_file(path).unlink(missing_ok=True)  # of a kept copy that goes on
 
 
 def documents_file(folder: Path | str, file: str) -> Path:
@@ -209,9 +211,32 @@ def documents_file(folder: Path | str, file: str) -> Path:
     return Path(folder) / EVALUATIONS / f"{Path(file).stem}{DOCUMENTS}"
 
 
-def packed_file(documents: Path) -> Path:
-    """Where a copy that is kept has a file of documents."""
-    return documents.with_name(f"{documents.name}.gz")
+def packed_file(path: Path) -> Path:
+    """Where a copy that is kept has a file of an evaluation."""
+    return path.with_name(f"{path.name}{PACKED}")
+
+
+def as_it_lies(path: Path) -> Path:
+    """A file of an evaluation, or its packed one where only that is there."""
+    packed = packed_file(path)
+    return packed if packed.is_file() and not path.is_file() else path
+
+
+def evaluation_files(folder: Path | str) -> dict[str, Path]:
+    """{name: where it is} of the JSON files of a run's evaluations, sorted; what is packed has the name of what it was."""
+    place = Path(folder) / EVALUATIONS
+    names = sorted({path.name.removesuffix(PACKED) for path in place.iterdir()}) if place.is_dir() else []
+    return {name: as_it_lies(place / name) for name in names if name.endswith(".json")}
+
+
+def evaluation_file(folder: Path | str, file: str) -> Path:
+    """Where the evaluation `file` of a run is, or would be."""
+    return as_it_lies(Path(folder) / EVALUATIONS / file)
+
+
+def evaluation_of(folder: Path | str, file: str) -> EvaluationRecord | None:
+    """The evaluation `file` of a run; None if it has none. Raises SpecError or ValueError for a broken file."""
+    return read_record(EvaluationRecord, evaluation_file(folder, file))
 
 
 def points_files(folder: Path | str, file: str) -> tuple[Path, Path]:
@@ -237,9 +262,7 @@ def _tables(points: Points | None) -> tuple[str | None, str | None]:
 
 def documents_of(folder: Path | str, file: str) -> Documents | None:
     """What the evaluation `file` of a run says of each document; None if nothing. Raises ValueError for a broken file."""
-    plain = documents_file(folder, file)
-    packed = packed_file(plain)
-    return read_record(Documents, packed if packed.is_file() and not plain.is_file() else plain)
+    return read_record(Documents, as_it_lies(documents_file(folder, file)))
 
 
 def shown(record, folder, files, problems):
@@ -253,9 +276,9 @@ def shown(record, folder, files, problems):
     values = {name: value for name, value in record.metrics.items() if name.startswith("train/")}
     info, timing = dict(record.metric_info), dict(record.timing)
     for key, name in files.items():
-        file = Path(folder) / EVALUATIONS / name
+        file = evaluation_file(folder, name)
         try:
-            evaluation = read_record(EvaluationRecord, file)
+            evaluation = evaluation_of(folder, name)
         except (OSError, ValueError) as error:
             problems.append(f"{file}: cannot be read: {reason_of(error, file)}")
             continue

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from arch.errors import DataError
 from experiments.files import durably, write_atomically
-from experiments.record import DOCUMENTS, EVALUATIONS, HISTORY_NAME, packed_file
+from experiments.record import EVALUATIONS, HISTORY_NAME, evaluation_files, packed_file
 from experiments.record import NAME as RUN
 from sweeps import marks
 from sweeps.record import NAME, StudyRecord
@@ -39,14 +39,17 @@ def keep(folder: Path, into: Path, every: int = 10) -> Path:
         if not run.is_relative_to(runs):
             raise DataError(f"{run}: this run lies outside of {runs}, so a copy of the study would not find it", key=None)
         files += _files(run)
-    bare = {file: _bare(file) for file in files if file.suffix == ".json" and not file.name.endswith(DOCUMENTS)}
+    bare = {file: _bare(file) for file in files if file.suffix == ".json"}
     for file in files:
         to = into / file.relative_to(runs)
         to.parent.mkdir(parents=True, exist_ok=True)
-        if file in bare:
-            write_atomically(to, bare[file])
+        if file.name == HISTORY_NAME:
+            _thin(file, to, every)
+        elif file.parent.name == EVALUATIONS and file in bare:  # most of all bytes, and the same words again and again
+            write_atomically(packed_file(to), gzip.compress(bare[file], mtime=0))
+            to.unlink(missing_ok=True)  # of a copy that an older release made
         else:
-            _copy(file, to, every)
+            write_atomically(to, bare.get(file) or file.read_bytes())
     copy = into / folder.relative_to(runs)
     record.model_copy(update={"command": record.bare_command}).write(copy)  # the copy lies elsewhere
     return copy
@@ -65,18 +68,11 @@ def _files(run: Path) -> Iterator[Path]:
     for name in (RUN, HISTORY_NAME):
         if (run / name).is_file():
             yield run / name
-    for ending in ("*.json", packed_file(Path(f"*{DOCUMENTS}")).name):
-        yield from sorted((run / EVALUATIONS).glob(ending))
+    yield from evaluation_files(run).values()
 
 
-def _copy(file: Path, to: Path, every: int) -> None:
-    if file.name.endswith(DOCUMENTS):  # the largest files, and the same words again and again
-        write_atomically(packed_file(to), gzip.compress(file.read_bytes(), mtime=0))
-        to.unlink(missing_ok=True)  # of a copy that an older release made
-        return
-    if file.name != HISTORY_NAME:
-        write_atomically(to, file.read_bytes())
-        return
+def _thin(file: Path, to: Path, every: int) -> None:
+    """Copy a curve with fewer steps."""
     import pyarrow
     import pyarrow.compute
     import pyarrow.parquet

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from experiments import evaluations
-from experiments.record import EVALUATIONS, RunRecord
+from experiments.record import RunRecord, evaluation_file
 from sweeps import looking
 from sweeps.job import Job, Outcome
 from sweeps.record import StudyRecord
@@ -32,7 +32,7 @@ def outcomes(study: StudyPlan) -> tuple[StudyRecord, list[Outcome]] | None:
             ended = RunRecord.read_whole(folder)
             if ended is None or (ended.status, ended.identity) != ("finished", arm.identity_of(int(seed))):
                 return None
-            if wanted != arm.evaluations or not all((folder / EVALUATIONS / file).is_file() for file in wanted.values()):
+            if wanted != arm.evaluations or not all(evaluation_file(folder, file).is_file() for file in wanted.values()):
                 return None
             found.append(Outcome(Job(each.arm.label, int(seed), plan, folder), "finished", ended, reused=True))
     return record, found

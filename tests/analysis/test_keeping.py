@@ -1,5 +1,6 @@
 """`archbench study keep`: a copy without weights says what the study says."""
 
+import gzip
 import json
 import re
 
@@ -13,7 +14,7 @@ from analysis.report import write_report
 from analysis.runs import load
 from arch.contracts import Documents
 from arch.errors import DataError
-from experiments.record import documents_file, documents_of
+from experiments.record import EvaluationRecord, documents_file, documents_of, evaluation_file, evaluation_of
 from sweeps import keeping
 from sweeps.__main__ import app
 
@@ -29,7 +30,7 @@ def test_a_copy_without_weights_says_the_same_and_has_thinner_curves(tmp_path, p
     pd.read_parquet(untrained).iloc[:0].to_parquet(untrained)
     copy = keeping.keep(folder, tmp_path / "results", every=50)
     assert copy == tmp_path / "results" / "windows" / "demo"
-    assert not list(copy.rglob("model.safetensors")) and len(list(copy.rglob("report.loss-0.json"))) == 12
+    assert not list(copy.rglob("model.safetensors")) and len(list(copy.rglob("report.loss-0.json.gz"))) == 12
     said = [tables.claims(judgements(load(each))) for each in (folder, copy)]
     pd.testing.assert_frame_equal(*said)
     whole, thin = (pd.read_parquet(next(each.glob("*/seed-0/history.parquet"))) for each in (folder, copy))
@@ -56,7 +57,26 @@ def test_a_file_that_is_not_whole_is_not_kept(tmp_path, plant):
     assert not (tmp_path / "results").exists(), "nothing is written before all is read"
     broken.write_text('{"text": "caf\\udce9"}')  # a byte that is no text, as a shell passes it
     copy = keeping.keep(folder, tmp_path / "results")
-    assert json.loads((copy / broken.relative_to(folder)).read_text()) == {"text": "caf\udce9"}
+    kept = evaluation_file((copy / broken.relative_to(folder)).parent.parent, broken.name)
+    assert kept.suffix == ".gz" and json.loads(gzip.decompress(kept.read_bytes())) == {"text": "caf\udce9"}
+
+
+def test_evaluations_are_packed_and_read_as_before_and_a_copy_that_goes_on_has_one_of_each(tmp_path, plant):
+    folder = plant(tmp_path / "runs" / "windows" / "demo", seeds=2)
+    run = next(folder.glob("*/seed-0"))
+    table = [{"position": n, "loss": 3 - n / 100} for n in range(100)]
+    about = {"split": "report", "name": "loss", "evaluator": {}, "identity": "0", "seed": 0, "values": {"report/loss": 2.5}}
+    written = EvaluationRecord(
+        **about, table=table, documents=Documents(names=["a"], sums={"loss": [1.0]}, weights={"loss": [1.0]})
+    )
+    written.write(run, "report.loss-0.json")
+    copy = keeping.keep(folder, tmp_path / "results")
+    kept = copy / run.relative_to(folder)
+    assert {file.name for file in (kept / "evaluations").iterdir()} == {"report.loss-0.json.gz", "report.loss-0.documents.json.gz"}
+    assert evaluation_of(kept, "report.loss-0.json") == evaluation_of(run, "report.loss-0.json")
+    EvaluationRecord(**about | {"values": {"report/loss": 2.25}}).write(kept, "report.loss-0.json")  # measured again
+    assert [file.name for file in (kept / "evaluations").iterdir()] == ["report.loss-0.json"]
+    assert evaluation_of(kept, "report.loss-0.json").values == {"report/loss": 2.25}
 
 
 def test_what_was_measured_of_documents_is_packed_and_read_as_before(tmp_path, plant):
