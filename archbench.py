@@ -22,6 +22,7 @@ import sweeps.__main__ as sweeps
 from arch.cli import main as end_with
 from arch.cli import new_app, warn
 from arch.errors import SpecError
+from arch.terminal import terminal
 
 app = new_app("What happens to quality, speed and memory of a language model if its architecture changes?")
 
@@ -297,13 +298,12 @@ def _show_experiment(reference, as_json, changes):
     spec = probed(resolved(document)).spec
     with at_its_line(document):
         used = references.referred(spec, {})
-    from rich.console import Console
 
     from arch import cost, units
     from arch.show import costs
 
     summary = image_costs.with_images(cost.summary(spec.model, spec.data.context), spec)
-    Console(highlight=False, markup=False).print(costs(spec.model, reference, summary))
+    terminal(highlight=False).print(costs(spec.model, reference, summary))
     steps, rows, context = spec.train.steps, spec.data.rows, spec.data.context
     flops = summary["flops_per_token"]["executed"]["train"] * spec.tokens
     warn(remarks.of_experiment(spec))

@@ -12,6 +12,7 @@ import typer
 
 from arch.cli import main, new_app
 from arch.errors import DataError
+from arch.terminal import terminal
 from arch.words import visible
 from experiments.files import write_atomically
 
@@ -283,7 +284,6 @@ def findings(
 
 def list_systems(runs):
     """Print the systems of the papers: what is built, proven, trained and judged, by the kept results and the studies in `runs`."""
-    from rich.console import Console
 
     from analysis import systems
     from arch import document
@@ -291,7 +291,7 @@ def list_systems(runs):
 
     folders = dict.fromkeys(Path(each).resolve() for each in (document.ROOT / "results", runs))
     every = [entry for folder in folders for entry in catalog.entries(folder)]
-    Console(highlight=False, markup=False).print(systems.table(systems.standings(every)))
+    terminal(highlight=False).print(systems.table(systems.standings(every)))
 
 
 @app.command()

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from arch.cli import main, new_app, warn
+from arch.terminal import terminal
 
 app = new_app("Models as specs and as checkpoints: list, cost, compare; import, export, generate, encode.")
 
@@ -24,12 +25,11 @@ GGUF_QUANTISE = "gguf: round the weights, q4_0 or q8_0, or by role, as `show` do
 @app.command("list")
 def list_():
     """List the components with their options and defaults, and the shipped specs."""
-    from rich.console import Console
 
     from arch import document
     from arch.show import components
 
-    console = Console(highlight=False, markup=False)
+    console = terminal(highlight=False)
     for shown in components("arch"):
         console.print(shown)
     console.print("specs: " + ", ".join(document.shipped("arch")))
@@ -61,11 +61,10 @@ def show(
         more = {} if memory is None else {"memory": memory}
         print(json.dumps({"spec": spec, "digest": digest(resolved), **summary, **more, "remarks": said}))
         return
-    from rich.console import Console
 
     from arch.show import by_format, costs
 
-    console = Console(highlight=False, markup=False)
+    console = terminal(highlight=False)
     console.print(costs(resolved, spec, summary))
     if memory is not None:
         console.print(by_format(memory))
@@ -83,12 +82,11 @@ def check(
 
     Without --set, every example of its Config is checked, or its defaults. Exit code 1: it does not.
     """
-    from rich.console import Console
 
     from arch import checked
 
     report = checked.check(component, changes, dim, context)
-    Console(highlight=False, markup=False).print(report)
+    terminal(highlight=False).print(report)
     raise typer.Exit(0 if report.passed else 1)
 
 

@@ -81,10 +81,22 @@ def _strict(command):
     return command
 
 
+def _point_elsewhere(error):
+    """Where a command is missing and another group has it, the message names the group."""
+    missing = re.match("No such command '([^']*)'", getattr(error, "message", ""))
+    if missing and error.ctx:
+        root, name = error.ctx.find_root(), missing[1]
+        groups = {"": root.command} | {f"{group} ": command for group, command in root.command.commands.items()}
+        found = [f"`{root.info_name} {path}{name}`" for path, group in groups.items() if name in getattr(group, "commands", {})]
+        if found:
+            error.message = f"No such command {name!r} here; there is {' and '.join(found)}."
+
+
 def _explained(error):
     """The code for an error, after one message on it; None for one that only a developer of this project can correct."""
     if hasattr(error, "exit_code"):
         if hasattr(error, "show"):
+            _point_elsewhere(error)
             error.show()
         return error.exit_code
     if place := blame.own_place(error):  # a component of the user's own

@@ -50,6 +50,14 @@ def install(extra):
 MOST_NAMES = 60  # beyond, a list of all hides the name that is meant
 
 
+def unknown_key(key, known):
+    """What is wrong with a key that is none of the known ones: dots are read in overrides, and nowhere else."""
+    first, *further = str(key).split(".")
+    if further and first in known:
+        return f"unknown key; write `{': {'.join([first, *further])}: ...{'}' * len(further)}`: dots are for arms, scales and --set"
+    return f"unknown key{nearest(key, known)}"
+
+
 def nearest(name, known):
     """The end of an error about an unknown name: the nearest known names, then all of them unless they are very many."""
     known = sorted(map(str, known))

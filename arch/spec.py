@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, Valid
 from pydantic_core import PydanticCustomError
 
 from arch import document, explained
-from arch.errors import nearest
+from arch.errors import unknown_key
 from arch.spec_errors import spec_error
 
 
@@ -33,7 +33,7 @@ class Spec(BaseModel):
             known = cls.keys()
             for key in data:
                 if key not in known:
-                    raise PydanticCustomError("unknown_key", "unknown key{hint}", {"key": key, "hint": nearest(key, known)})
+                    raise PydanticCustomError("unknown_key", "{reason}", {"key": key, "reason": unknown_key(key, known)})
         return data
 
     @classmethod

@@ -19,10 +19,14 @@ def forget_unusable() -> None:
         os.environ.pop("COLUMNS", None)
 
 
-def terminal(piped: int = PIPED) -> "Console":
-    """The console that commands print tables on. piped: its width where neither a terminal nor $COLUMNS says one."""
+def terminal(piped: int = PIPED, highlight: bool = True) -> "Console":
+    """The console that commands print tables on. piped: its width where neither a terminal nor $COLUMNS says one.
+
+    highlight: whether numbers and names that stand in a text are coloured.
+    """
     from rich.console import Console
 
     forget_unusable()
-    made = Console(markup=False)  # brackets in a label are letters
-    return made if made.is_terminal or os.environ.get("COLUMNS") else Console(width=piped, markup=False)
+    made = Console(markup=False, highlight=highlight)  # brackets in a label are letters
+    known = made.is_terminal or os.environ.get("COLUMNS")
+    return made if known else Console(width=piped, markup=False, highlight=highlight)

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from arch.cli import main, new_app, warn
+from arch.terminal import terminal
 
 app = new_app("Train and measure one model. SPEC is a path ending in .yaml or the name of a shipped spec.")
 
@@ -26,12 +27,11 @@ Changes = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="
 @app.command("list")
 def list_specs():
     """List the components of an experiment with their options and defaults, the shipped experiments and benchmarks."""
-    from rich.console import Console
 
     from arch.document import shipped
     from arch.show import components
 
-    console = Console(highlight=False, markup=False)
+    console = terminal(highlight=False)
     for shown in components("experiments"):
         console.print(shown)
     console.print("specs: " + ", ".join(shipped("experiments")))
@@ -415,7 +415,6 @@ def bench(
     named = ({"specs": node(models)} if models else {}) | ({"against": node(list(against))} if against else {})
     root = overridden(root, Node(named))
     root = overridden(root, assignments(changes))
-    from rich.console import Console
 
     from experiments.bench.record import NAME, BenchRecord
     from experiments.bench.spec import BenchSpec
@@ -431,7 +430,7 @@ def bench(
         record = BenchRecord.read(folder)
         if record is None:  # before anything was measured
             raise
-    Console(width=160, highlight=False, markup=False).print(tables(record))
+    terminal(highlight=False).print(tables(record))
     print(f"{record.status}: {folder / NAME}")
     if record.status != "finished":
         raise SystemExit(130 if record.status == "interrupted" else 1)

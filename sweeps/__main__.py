@@ -81,12 +81,11 @@ def list_studies(
 
 def list_shipped():
     """List the claims with their options, and the shipped studies."""
-    from rich.console import Console
 
     from arch.show import components
     from sweeps import listing
 
-    console = Console(highlight=False, markup=False)
+    console = terminal(highlight=False)
     for shown in components("sweeps"):
         console.print(shown)
     listing.shipped(())

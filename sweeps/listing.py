@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from arch import document, units
-from arch.words import times, visible
+from arch.words import listed, times, visible
 from sweeps import outline
 from sweeps.catalog import Entry
 from sweeps.removal import Waste
@@ -41,6 +41,7 @@ def shipped(words: Sequence[str], every: Sequence[Entry] = ()) -> None:
 
     every: the studies that have begun, by whose name and scale that is known.
     """
+    found = False
     for name in document.shipped("sweeps"):
         root = document.load(name, "sweeps")
         question = root.value.get("question", document.node("")).plain()
@@ -52,6 +53,9 @@ def shipped(words: Sequence[str], every: Sequence[Entry] = ()) -> None:
             }
             print(f"{name}: {question}")
             print(f"    {'; '.join(outline.lines(root, states))}")
+            found = True
+    if words and not found:
+        print(f"no shipped study has {listed(map(repr, words))} in its name or question")
 
 
 def wasted(parts: Iterable[Waste]) -> list[str]:

@@ -7,6 +7,7 @@ from arch.document import Node
 from arch.errors import SpecError
 from arch.words import times
 from experiments.spec import ExperimentSpec
+from sweeps.scale import default_scale
 from sweeps.spec import arm_document, split
 
 
@@ -30,8 +31,13 @@ def outline(root: Node, scale: str | None) -> str:
 
 
 def lines(root: Node, states: dict[str | None, str]) -> list[str]:
-    """A line for each scale of a study: its outline, and how it stands. states: {scale: words} of those that have begun."""
-    scales = [*(root.value["scales"].value if "scales" in root.value else ())] or [None]
+    """A line for each scale of a study, and for it as it is written where that is what runs without --scale.
+
+    Its outline, and how it stands. states: {scale: words} of those that have begun.
+    """
+    scales = [*(root.value["scales"].value if "scales" in root.value else ())]
+    default = default_scale(root)
+    scales = [None, *scales] if default is None else scales
     said = []
     for scale in scales:
         try:
@@ -39,5 +45,7 @@ def lines(root: Node, states: dict[str | None, str]) -> list[str]:
         except SpecError as error:
             about = error.reason
         state = f" ({states[scale]})" if scale in states else ""
-        said.append(f"{f'{scale}: ' if scale else ''}{about}{state}")
+        name = scale or ("as written" if len(scales) > 1 else "")
+        mark = " (default)" if scale == default and len(scales) > 1 else ""
+        said.append(f"{name}{mark}{': ' * bool(name)}{about}{state}")
     return said

@@ -190,7 +190,7 @@ def printed(data, console, duration=None):
         if "budget" in arm:
             say(f"    budget: {BudgetRecord.parse(arm['budget']).words}")
         if arm["objective"]:
-            named = ", ".join(f"{option} {name}" for option, name in arm["uses"].items())
+            named = ", ".join(f"{option} {name!r}" for option, name in arm["uses"].items())
             say(f"    its objective{f' ({named})' if named else ''} adds per run: {objective_costs(arm['objective'])}")
     if data["ladder"]:
         say("")

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from arch import document, registry
-from arch.errors import SpecError, nearest
+from arch.errors import SpecError, nearest, unknown_key
 from arch.spec import Component, Count, FirstSeed, Inner, Kind, List, Spec, later
 from experiments.metrics import canonical, cost, unknown_cost
 from experiments.spec import ExperimentSpec
@@ -367,7 +367,7 @@ def split(source, scale=None):
     known = {*own, *ExperimentSpec.keys()}
     for key in root.value:
         if key not in known:
-            raise root.error(f"unknown key{nearest(key, known)}", (key,))
+            raise root.error(unknown_key(key, known), (key,))
     study = document.Node({k: v for k, v in root.value.items() if k in own}, root.file, root.line)
     base = document.Node({k: v for k, v in root.value.items() if k not in own}, root.file, root.line)
     study = with_winners(_with_claims(study))

@@ -40,6 +40,23 @@ def test_every_command_of_a_package_is_in_it():
 
 
 @pytest.mark.parametrize(
+    "command, said",
+    [
+        (["archive", "x"], "No such command 'archive' here; there is `archbench study archive`."),
+        (["study", "encode", "x"], "No such command 'encode' here; there is `archbench encode`."),
+        (["study", "shw"], "No such command 'shw'. Did you mean 'show'?"),
+        (["frobnicate"], "No such command 'frobnicate'."),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_a_command_of_another_group_is_pointed_at(command, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["archbench", *command])
+    with pytest.raises(SystemExit) as end:
+        archbench.main()
+    assert end.value.code == 2 and said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
     "reference, kind",
     [
         ("gemma3/27b", "model"),

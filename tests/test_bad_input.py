@@ -64,6 +64,10 @@ TUNE = "tune: {space: {optimizer.lr: {low: %s, high: %s, points: 2}}}\n"
 # name: (text of study.yaml, what the message must contain: where the mistake is, then what it is)
 BAD = {
     "unknown key at the top": (STUDY + "sedes: 3\n", "study.yaml:27: sedes: unknown key; did you mean 'seeds'"),
+    "a dotted key at the top": (
+        STUDY + "model.dim: 8\n",
+        "study.yaml:27: model.dim: unknown key; write `model: {dim: ...}`: dots are",
+    ),
     "a comparison with an unknown arm": (
         STUDY + "compare: [[both, local]]\n",
         "study.yaml:27: compare.0.1: no arm 'local'; did you mean 'local-only'",

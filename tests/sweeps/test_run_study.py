@@ -178,6 +178,9 @@ def test_list_and_show_know_the_shipped_studies(capsys):
     out = capsys.readouterr().out
     for name in document.shipped("sweeps"):
         assert name in out
+    assert out.count("(default)") == len(document.shipped("sweeps")), "what runs without --scale is said of each"
+    run_command("list", "gqa", "frobnicate")
+    assert "no shipped study has 'gqa' and 'frobnicate' in its name or question" in capsys.readouterr().out
     run_command("show", "gemma3/local_global", "--scale", "smoke")
     out = capsys.readouterr().out
     assert "6 local, 6 global" in out and "│ local-only" in out and "total: 10 runs" in out
