@@ -26,11 +26,12 @@ from experiments.bench.record import Measurement
 from experiments.bench.sides import Ours, contrastive_objective
 from experiments.data.learned import learn
 from experiments.data.sources.docstrings import Docstrings
-from experiments.memory import forget_peak, held_bytes, peak_bytes
+from experiments.memory import forget_peak, held_bytes, peak_bytes, return_freed_at_once
 
 # Texts that the tokenizer learns from, and those that are encoded in their own lengths.
 LEARNED, FUNCTIONS = 1024, 256
-STREAMS = (10_000, 100_000)
+# Texts of a short stream and of a long one: each text has a word of its own, and a tokenizer remembers 10,000 words at most.
+STREAMS = (20_000, 100_000)
 FIRST = 100_000  # the number in the first text: all have six digits, because a batch of longer texts takes more memory
 # GradCache: micro-batches of a step, and how many times as many rows the larger step has, in micro-batches of the same size.
 PARTS, MORE = 4, 4
@@ -97,7 +98,7 @@ def _apart(mine, theirs):
 
 
 def stream(journal, spec, name, bench_spec):
-    """The most memory that a stream of short texts adds, for a few and for ten times as many."""
+    """The most memory that a stream of short texts adds, for a few and for five times as many."""
     for texts in STREAMS:
         facts = in_child(streamed_memory, spec.dump(), texts, bench_spec.device, threads=bench_spec.threads)
         journal.add(_held("stream memory", "ours", {"spec": name, "texts": texts}, facts))
@@ -105,6 +106,7 @@ def stream(journal, spec, name, bench_spec):
 
 def streamed_memory(spec, texts, device):
     """{before, peak}: the bytes that this process holds once the encoder is there, and at most while it encodes `texts` texts."""
+    return_freed_at_once()
     with tempfile.TemporaryDirectory(prefix="archbench-") as place:
         folder = Path(place) / "ours"
         write(ModelSpec.parse(spec), folder, texts_of(LEARNED), 64)
