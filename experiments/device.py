@@ -12,6 +12,8 @@ import torch
 # glibc's mallopt parameters (malloc.h) and the values we set: freed memory stays in the process, and the heap grows in
 # large pieces.
 MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_TOP_PAD": (-2, 64 << 20)}
+# The contrary: freed memory goes back to the system at once.
+RETURNING = {"M_MMAP_MAX": (-4, 1 << 16), "M_MMAP_THRESHOLD": (-3, 1 << 16), "M_TRIM_THRESHOLD": (-1, 0), "M_TOP_PAD": (-2, 0)}
 
 
 def setup(threads):
@@ -26,12 +28,27 @@ def setup(threads):
     if torch.get_num_interop_threads() != 1:
         with suppress(RuntimeError):  # earlier work in this process has fixed the number; it does not change bits
             torch.set_num_interop_threads(1)
-    flushed, accepted = torch.set_flush_denormal(True), {}
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        accepted = {name: value for name, (number, value) in MALLOPT.items() if libc.mallopt(number, value)}
+    flushed = torch.set_flush_denormal(True)
+    accepted = _told(MALLOPT)
     preloaded = [Path(path).name for path in os.environ.get("LD_PRELOAD", "").replace(":", " ").split()]
     return {"flush_denormal": flushed, "mallopt": accepted, "preloaded": preloaded}
+
+
+def return_freed_at_once():
+    """From now on, freed memory goes back to the system, so that what this process holds is what it uses; that costs time.
+
+    Else it goes up and down by what the allocator keeps for later, and its peak rises slowly with the number of chances. A C
+    library other than glibc is left alone.
+    """
+    _told(RETURNING)
+
+
+def _told(parameters):
+    """{parameter: value} of those that glibc accepts."""
+    if platform.libc_ver()[0] != "glibc":
+        return {}
+    libc = ctypes.CDLL(None)
+    return {name: value for name, (number, value) in parameters.items() if libc.mallopt(number, value)}
 
 
 def release_memory():

@@ -1,6 +1,5 @@
 """The memory that this process holds, and the most that it held: GPU memory on CUDA, else resident memory."""
 
-import ctypes
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import torch
 
 STATUS = Path("/proc/self/status")
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 def peak_bytes(device):
@@ -35,18 +33,6 @@ def forget_peak(device):
         torch.cuda.reset_peak_memory_stats(device)
     elif STATUS.exists():
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def return_freed_at_once():
-    """From now on this process gives freed memory back to the system at once, if its allocator is glibc's.
-
-    Else glibc keeps what it likes of it for later, so that what is held goes up and down by some megabytes, and a peak rises
-    slowly with the number of tries. It costs time.
-    """
-    with suppress(OSError, AttributeError):  # another C library
-        library = ctypes.CDLL(None)
-        library.mallopt(M_TRIM_THRESHOLD, 0)
-        library.mallopt(M_MMAP_THRESHOLD, 1 << 16)
 
 
 class Peak:

@@ -18,6 +18,7 @@ from arch.encoding import load_encoder
 from arch.errors import SpecError
 from arch.model import new_model
 from arch.model_spec import ModelSpec
+from experiments import device as devices
 from experiments.bench import products
 from experiments.bench.child import Lodger, in_child
 from experiments.bench.models import asked
@@ -26,7 +27,7 @@ from experiments.bench.record import Measurement
 from experiments.bench.sides import Ours, contrastive_objective
 from experiments.data.learned import learn
 from experiments.data.sources.docstrings import Docstrings
-from experiments.memory import forget_peak, held_bytes, peak_bytes, return_freed_at_once
+from experiments.memory import forget_peak, held_bytes, peak_bytes
 
 # Texts that the tokenizer learns from, and those that are encoded in their own lengths.
 LEARNED, FUNCTIONS = 1024, 256
@@ -106,7 +107,7 @@ def stream(journal, spec, name, bench_spec):
 
 def streamed_memory(spec, texts, device):
     """{before, peak}: the bytes that this process holds once the encoder is there, and at most while it encodes `texts` texts."""
-    return_freed_at_once()
+    devices.return_freed_at_once()
     with tempfile.TemporaryDirectory(prefix="archbench-") as place:
         folder = Path(place) / "ours"
         write(ModelSpec.parse(spec), folder, texts_of(LEARNED), 64)
