@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 
 from arch.errors import DataError
 from experiments.files import durably, write_atomically
-from experiments.record import EVALUATIONS, HISTORY_NAME, evaluation_files, packed_file
+from experiments.record import DOCUMENTS, EVALUATIONS, HISTORY_NAME, evaluation_files, packed_file
 from experiments.record import NAME as RUN
 from sweeps import marks
 from sweeps.record import NAME, StudyRecord
 
 if TYPE_CHECKING:
     import pyarrow
+
+DIGITS = 8
 
 
 def keep(folder: Path, into: Path, every: int = 10) -> Path:
@@ -90,9 +92,13 @@ def _thin(file: Path, to: Path, every: int) -> None:
 
 
 def _bare(file: Path) -> bytes:
-    """The text of a JSON file without blanks, which are a quarter of a record. Raises DataError."""
+    """The text of a JSON file without blanks, which are a quarter of a record. Raises DataError.
+
+    What was measured of documents is most of all bytes, and an interval over texts needs no more than DIGITS of them.
+    """
+    rounded = (lambda text: float(f"{float(text):.{DIGITS}g}")) if file.name.endswith(DOCUMENTS) else float
     try:
-        return json.dumps(json.loads(file.read_bytes()), separators=(",", ":")).encode() + b"\n"
+        return json.dumps(json.loads(file.read_bytes(), parse_float=rounded), separators=(",", ":")).encode() + b"\n"
     except ValueError as error:
         raise DataError(f"{file}: not JSON ({error}); nothing was kept", key=None) from error
 
