@@ -12,12 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+# A share that is so near to nothing or to all is that: samplers that go to a corner twice are to mean one mixture, and one run.
+NEGLIGIBLE = 1e-12
+
 
 def weights(coordinates: Sequence[float], concentration: float) -> list[float]:
     """K weights, at least 0 and together 1, from K - 1 coordinates between 0 and 1. concentration: c, above 0."""
     found, left = [], 1.0
     for i, coordinate in enumerate(coordinates):
         share = _quantile(coordinate, concentration, concentration * (len(coordinates) - i))
+        share = round(share) if min(share, 1 - share) < NEGLIGIBLE else share
         found.append(left * share)
         left *= 1 - share
     return [*found, left]

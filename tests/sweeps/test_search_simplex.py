@@ -51,6 +51,10 @@ def test_the_map_is_onto_and_is_inverted(parts, concentration):
         assert simplex.coordinates(simplex.weights(there, concentration), concentration) == pytest.approx(there, abs=1e-6)
 
 
+def test_what_is_nearly_a_corner_is_one():
+    assert simplex.weights([0.0, 1 - 2**-53], 1.0) == simplex.weights([1e-14, 1.0], 1.0) == [0.0, 1.0, 0.0]
+
+
 def test_the_corners_are_mixtures_too():
     mixture = space.Mixture("m", ("a", "b", "c"), 0.7)
     assert [list(mixture.weights(each).values()) for each in mixture.corners()] == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
