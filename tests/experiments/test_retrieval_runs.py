@@ -8,9 +8,8 @@ from arch import document, registry
 from arch.document import node
 from arch.errors import SpecError
 from experiments import measuring
-from experiments.evaluations import EVALUATIONS
 from experiments.plan import plan, resolve
-from experiments.record import documents_of, points_files
+from experiments.record import EVALUATIONS, documents_of, points_files
 from experiments.train import measure, train
 
 RETRIEVAL = {"type": "retrieval", "k": 3, "dims": [8], "quantise": ["binary"], "by": "label", "keep": 5, "matrix": 4}
