@@ -53,8 +53,8 @@ MOST_NAMES = 60  # beyond, a list of all hides the name that is meant
 def unknown_key(key, known):
     """What is wrong with a key that is none of the known ones: dots are read in overrides, and nowhere else."""
     first, *further = str(key).split(".")
-    if further and first in known:
-        return f"unknown key; write `{': {'.join([first, *further])}: ...{'}' * len(further)}`: dots are for arms, scales and --set"
+    if further and all(further) and first in known:
+        return f"unknown key; write `{': {'.join([first, *further])}: ...{'}' * len(further)}`: dots are for overrides (arms, grid, scales, --set)"
     return f"unknown key{nearest(key, known)}"
 
 

@@ -195,6 +195,7 @@ class EvaluationRecord(Spec):
             write_atomically(beside, json.dumps(self.documents.dump(), allow_nan=False).encode())
         else:
             beside.unlink(missing_ok=True)
+        packed_file(beside).unlink(missing_ok=True)  # of a kept copy that goes on
         for path, content in zip(points_files(folder, file), _tables(self.points), strict=True):
             if content is not None:
                 write_atomically(path, content.encode())
@@ -202,8 +203,7 @@ class EvaluationRecord(Spec):
                 path.unlink(missing_ok=True)
         place = Path(folder) / EVALUATIONS / file
         write_record(self.model_copy(update={"documents": None, "points": None}), place)
-        for path in (place, beside):
-            packed_file(path).unlink(missing_ok=True)  # of a kept copy that goes on
+        packed_file(place).unlink(missing_ok=True)
 
 
 def documents_file(folder: Path | str, file: str) -> Path:
@@ -299,6 +299,15 @@ def with_performance(record):
     return record.model_copy(update={"metrics": record.metrics | record.measured})
 
 
+def content_of(path: Path) -> Any:
+    """What a JSON file, packed or not, holds. Raises OSError, or DataError for one that is not whole."""
+    try:
+        content = path.read_bytes()
+        return json.loads(gzip.decompress(content) if path.suffix == PACKED else content)
+    except (ValueError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: not whole: {error}", key=None) from None
+
+
 def write_record(record, path):
     """Write a record as JSON, atomically."""
     write_atomically(path, json.dumps(record.dump(), indent=1, allow_nan=False).encode())
@@ -310,11 +319,7 @@ def read_record(cls, path):
         raise DataError(f"{path}: expected a file, and it is a folder", key=None)
     if not path.is_file():
         return None
-    try:
-        content = path.read_bytes()
-        data = json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
-    except (ValueError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: not whole: {error}", key=None) from None
+    data = content_of(path)
     try:
         return cls.model_validate(data)
     except ValidationError:

@@ -8,11 +8,11 @@ import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from arch.errors import DataError
 from experiments.files import durably, write_atomically
-from experiments.record import DOCUMENTS, EVALUATIONS, HISTORY_NAME, evaluation_files, packed_file
+from experiments.record import DOCUMENTS, EVALUATIONS, HISTORY_NAME, PACKED, content_of, evaluation_files, packed_file
 from experiments.record import NAME as RUN
 from sweeps import marks
 from sweeps.record import NAME, StudyRecord
@@ -41,17 +41,18 @@ def keep(folder: Path, into: Path, every: int = 10) -> Path:
         if not run.is_relative_to(runs):
             raise DataError(f"{run}: this run lies outside of {runs}, so a copy of the study would not find it", key=None)
         files += _files(run)
-    bare = {file: _bare(file) for file in files if file.suffix == ".json"}
+    bare = {file: _bare(file) for file in files if file.name != HISTORY_NAME}
     for file in files:
         to = into / file.relative_to(runs)
         to.parent.mkdir(parents=True, exist_ok=True)
         if file.name == HISTORY_NAME:
             _thin(file, to, every)
-        elif file.parent.name == EVALUATIONS and file in bare:  # most of all bytes, and the same words again and again
-            write_atomically(packed_file(to), gzip.compress(bare[file], mtime=0))
-            to.unlink(missing_ok=True)  # of a copy that an older release made
+        elif file.parent.name == EVALUATIONS:  # most of all bytes, and the same words again and again
+            plain = to.with_name(to.name.removesuffix(PACKED))
+            write_atomically(packed_file(plain), gzip.compress(bare[file], mtime=0))
+            plain.unlink(missing_ok=True)  # of a copy that an older release made
         else:
-            write_atomically(to, bare.get(file) or file.read_bytes())
+            write_atomically(to, bare[file])
     copy = into / folder.relative_to(runs)
     record.model_copy(update={"command": record.bare_command}).write(copy)  # the copy lies elsewhere
     return copy
@@ -94,13 +95,22 @@ def _thin(file: Path, to: Path, every: int) -> None:
 def _bare(file: Path) -> bytes:
     """The text of a JSON file without blanks, which are a quarter of a record. Raises DataError.
 
-    What was measured of documents is most of all bytes, and an interval over texts needs no more than DIGITS of them.
+    What was measured of documents is most of all bytes, and an interval over texts needs no more than DIGITS of a number. Their
+    weights stay as they are: equal weights say that two runs were measured on the same rows.
     """
-    rounded = (lambda text: float(f"{float(text):.{DIGITS}g}")) if file.name.endswith(DOCUMENTS) else float
-    try:
-        return json.dumps(json.loads(file.read_bytes(), parse_float=rounded), separators=(",", ":")).encode() + b"\n"
-    except ValueError as error:
-        raise DataError(f"{file}: not JSON ({error}); nothing was kept", key=None) from error
+    data = content_of(file)
+    if file.name.removesuffix(PACKED).endswith(DOCUMENTS):
+        data |= {key: _rounded(data[key]) for key in data if key != "weights"}
+    return json.dumps(data, separators=(",", ":")).encode() + b"\n"
+
+
+def _rounded(data: Any) -> Any:
+    """Plain data whose floats have DIGITS digits."""
+    if isinstance(data, dict):
+        return {key: _rounded(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_rounded(each) for each in data]
+    return float(f"{data:.{DIGITS}g}") if isinstance(data, float) else data
 
 
 def _write_small(table: "pyarrow.Table", to: Path) -> None:

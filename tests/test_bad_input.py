@@ -66,7 +66,7 @@ BAD = {
     "unknown key at the top": (STUDY + "sedes: 3\n", "study.yaml:27: sedes: unknown key; did you mean 'seeds'"),
     "a dotted key at the top": (
         STUDY + "model.dim: 8\n",
-        "study.yaml:27: model.dim: unknown key; write `model: {dim: ...}`: dots are",
+        "study.yaml:27: model.dim: unknown key; write `model: {dim: ...}`: dots are for",
     ),
     "a comparison with an unknown arm": (
         STUDY + "compare: [[both, local]]\n",

@@ -29,7 +29,7 @@ from sweeps.costs import cost_metric
 from sweeps.job import Job, Outcome
 from sweeps.queues import is_done, run_record
 from sweeps.record import TrialRecord
-from sweeps.search import records, samplers, stored, widen
+from sweeps.search import records, samplers, simplex, stored, widen
 from sweeps.search import space as spaces
 from sweeps.search.spec import Numbers
 from sweeps.search.winners import Candidate, chosen
@@ -83,6 +83,7 @@ class Search:
         chosen = ("sampler", "pruner", "trials", "judge", "widen")
         content = {key: value for key, value in self.spec.dump().items() if key not in chosen}
         content["base"] = self.base.plans[0].identity
+        content |= {"mixture": simplex.RULE} if any(axis.mixture for axis, _ in spaces.every(self.axes)) else {}
         content["evaluations"] = [each.file for each in evaluations.planned(self.base.plans[0].spec) if each.split == "select"]
         place = self.study.folder
         return f"{place.parent.name}/{place.name}/search-{digest(content)[:12]}"

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 # A share that is so near to nothing or to all is that: samplers that go to a corner twice are to mean one mixture, and one run.
 NEGLIGIBLE = 1e-12
+# The number of the rule by which coordinates become weights. Trials of an older rule mean other mixtures, so their search is another.
+RULE = 2
 
 
 def weights(coordinates: Sequence[float], concentration: float) -> list[float]:

@@ -52,7 +52,7 @@ def test_a_file_that_is_not_whole_is_not_kept(tmp_path, plant):
     broken = next(folder.glob("*/seed-0")) / "evaluations" / "report.loss-0.json"
     broken.parent.mkdir()
     broken.write_text('{"values": {')
-    with pytest.raises(DataError, match=r"report\.loss-0\.json: not JSON"):
+    with pytest.raises(DataError, match=r"report\.loss-0\.json: not whole"):
         keeping.keep(folder, tmp_path / "results")
     assert not (tmp_path / "results").exists(), "nothing is written before all is read"
     broken.write_text('{"text": "caf\\udce9"}')  # a byte that is no text, as a shell passes it
@@ -84,7 +84,7 @@ def test_what_was_measured_of_documents_is_packed_and_read_as_before(tmp_path, p
     run = next(folder.glob("*/seed-0"))
     (run / "evaluations").mkdir()
     said = Documents(
-        names=[f"module {n}" for n in range(200)], sums={"loss": [n / 7 for n in range(200)]}, weights={"loss": [1.0] * 200}
+        names=[f"module {n}" for n in range(200)], sums={"loss": [n / 7 for n in range(200)]}, weights={"loss": [1 / 3] * 200}
     )
     plain = documents_file(run, "report.loss-0.json")
     plain.write_text(json.dumps(said.dump()))
@@ -98,9 +98,14 @@ def test_what_was_measured_of_documents_is_packed_and_read_as_before(tmp_path, p
     assert packed.stat().st_size < plain.stat().st_size / 2 and not documents_file(kept, "report.loss-0.json").exists()
     again = keeping.keep(copy, tmp_path / "again")
     assert (again / packed.relative_to(copy)).read_bytes() == packed.read_bytes()
+    documents_file(again / run.relative_to(folder), "report.loss-0.json").write_text("{}")  # of a copy that an older release made
+    keeping.keep(copy, tmp_path / "again")
+    assert documents_of(again / run.relative_to(folder), "report.loss-0.json") == there
     packed.write_bytes(packed.read_bytes()[:40])
-    with pytest.raises(DataError, match=r"report\.loss-0\.documents\.json\.gz: not whole"):
-        documents_of(kept, "report.loss-0.json")
+    for read in (lambda: documents_of(kept, "report.loss-0.json"), lambda: keeping.keep(copy, tmp_path / "third")):
+        with pytest.raises(DataError, match=r"report\.loss-0\.documents\.json\.gz: not whole"):
+            read()
+    assert not (tmp_path / "third").exists()
 
 
 def test_the_command_writes_the_report_and_figures_of_several_studies(tmp_path, plant):
