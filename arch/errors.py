@@ -54,7 +54,8 @@ def unknown_key(key, known):
     """What is wrong with a key that is none of the known ones: dots are read in overrides, and nowhere else."""
     first, *further = str(key).split(".")
     if further and all(further) and first in known:
-        return f"unknown key; write `{': {'.join([first, *further])}: ...{'}' * len(further)}`: dots are for overrides (arms, grid, scales, --set)"
+        nested = f"{': {'.join([first, *further])}: ...{'}' * len(further)}"
+        return f"unknown key; write `{nested}`: dots are for overrides (arms, grid, scales, --set)"
     return f"unknown key{nearest(key, known)}"
 
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# A share that is so near to nothing or to all is that: samplers that go to a corner twice are to mean one mixture, and one run.
+# A share so near to nothing or to all is that: samplers that go to a corner twice are to mean one mixture, and one run.
 NEGLIGIBLE = 1e-12
-# The number of the rule by which coordinates become weights. Trials of an older rule mean other mixtures, so their search is another.
+# The number of the rule by which coordinates become weights. Trials of an older rule mean other mixtures: another search.
 RULE = 2
 
 
