@@ -29,6 +29,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32
+# Torch lets oneDNN, which rounds factors to bfloat16, multiply float32 matrices of which each side is longer; smaller ones not always.
+LEAST = 16
 # A feature as /proc/cpuinfo names it, and the unit that multiplies in bfloat16 where it is there; the best first.
 UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "ARM BF16"}
 # The environment's limits of oneDNN, and the features that each leaves to be used; other limits forbid nothing.
@@ -258,12 +260,17 @@ def _product(multiply, a, b, dtype, out=None):
     if dtype == a.dtype == b.dtype == BFLOAT16 and unit():
         return multiply(a, b) if out is None else multiply(a, b, out=out)
     # Units for bfloat16 lose nothing of widened factors. So one product gives sums that are not rounded, on any machine.
-    by_unit = rounds() and not torch.compiler.is_compiling()
+    by_unit = rounds() and not torch.compiler.is_compiling() and _is_for_a_unit(a, b)
     a, b = _values(a, by_unit), _values(b, by_unit)
     into = out if dtype == FLOAT32 else None
     with _flag("bf16") if by_unit else nullcontext():
         y = multiply(a, b) if into is None else multiply(a, b, out=into)
     return y.to(dtype) if out is None else out if into is not None else out.copy_(y)
+
+
+def _is_for_a_unit(a, b):
+    """Whether torch is sure to let oneDNN multiply a and b, if it is told to round factors."""
+    return min(a.dim(), b.dim()) >= 2 and min(*a.shape[-2:], *b.shape[-2:]) > LEAST
 
 
 def _values(x, by_unit):

@@ -17,7 +17,7 @@ from arch.model import new_model
 from arch.norm import RMSNorm, rms_norm_reference
 from arch.parameters import initialise
 
-TOKENS = 70
+TOKENS, DRAWS = 70, 4
 ATTENTION = {"type": "attention", "heads": 4, "kv_heads": 2, "head_dim": 16}
 MODELS = {
     "local/global": [{**ATTENTION, "window": 4, "qk_norm": True}, {**ATTENTION, "qk_norm": True}],
@@ -57,12 +57,28 @@ def plain_attend(q, k, v, low, high, scale, reach, whole, softcap, memo):
 @each_place
 @pytest.mark.parametrize("mixers", MODELS.values(), ids=MODELS)
 def test_a_training_step_rounds_as_plain_torch_does(mixers, inside, packing, monkeypatch):
-    """After several layers, some gradients keep only two or three of bfloat16's eight bits, on either path."""
-    model, generator = new_model(model_spec(*mixers, logit_softcap=10.0), seed=0), torch.Generator().manual_seed(1)
+    """After several layers, some gradients keep only two or three of bfloat16's eight bits, on either path.
+
+    Which one is nearer is chance in a single draw, and depends on how a CPU sums; over DRAWS it is not.
+    """
+    found = []
+    for draw in range(DRAWS):
+        with monkeypatch.context() as patch:
+            names, *both = rounding_of(mixers, inside, packing, draw, patch)
+        found.append(both)
+    mine_N, theirs_N = torch.tensor(found, dtype=torch.float64).square().mean(0).sqrt()
+    assert float(mine_N.mean()) <= 1.3 * float(theirs_N.mean()) + 2e-3, f"{mine_N.mean():.1e}, plain {theirs_N.mean():.1e}"
+    for name, mine, theirs in zip(names, mine_N.tolist(), theirs_N.tolist(), strict=True):
+        assert mine <= 2 * theirs + 2e-3 and mine <= 0.15, f"{name}: {mine:.1e}, plain {theirs:.1e}"
+
+
+def rounding_of(mixers, inside, packing, draw, patch):
+    """(names, our errors, those of plain torch) of the loss and of each gradient, at weights and tokens of this draw."""
+    model, generator = new_model(model_spec(*mixers, logit_softcap=10.0), seed=draw), torch.Generator().manual_seed(1 + draw)
     with torch.no_grad():
         for weight in model.parameters():  # else attention is nearly uniform and its gradients nearly 0
             weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
-    tokens = torch.randint(37, (2, TOKENS), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(37, (2, TOKENS), generator=torch.Generator().manual_seed(draw))
     layout, weights = layout_for(packing), list(model.parameters())
 
     def loss_by(cross_entropy_of):
@@ -70,15 +86,13 @@ def test_a_training_step_rounds_as_plain_torch_does(mixers, inside, packing, mon
         return cross_entropy_of(hidden_ND, model.head_weight, tokens.roll(-1, 1).flatten(), 10.0) / tokens.numel()
 
     got = found_by(lambda: loss_by(cross_entropy.linear_cross_entropy), weights, inside=inside)
-    monkeypatch.setattr("arch.mixers.attention.attend", plain_attend)
-    monkeypatch.setattr(rg_lru, "rg_lru", rg_lru.reference)
-    monkeypatch.setattr(RMSNorm, "forward", lambda norm, x: rms_norm_reference(x, norm.weight, norm.eps))
+    patch.setattr("arch.mixers.attention.attend", plain_attend)
+    patch.setattr(rg_lru, "rg_lru", rg_lru.reference)
+    patch.setattr(RMSNorm, "forward", lambda norm, x: rms_norm_reference(x, norm.weight, norm.eps))
     plain = found_by(lambda: loss_by(cross_entropy.reference), weights)
     exact = found_by(lambda: loss_by(cross_entropy.reference), weights, autocast=False)
     assert all(each.dtype == torch.float32 for each in [*got, *exact])
-    names = ["loss", *(name for name, _ in model.named_parameters())]
-    for name, mine, theirs in zip(names, errors(got, exact), errors(plain, exact), strict=True):
-        assert mine <= 1.5 * theirs + 2e-3 and mine <= 0.1, f"{name}: {mine:.1e}, plain {theirs:.1e}"
+    return ["loss", *(name for name, _ in model.named_parameters())], errors(got, exact), errors(plain, exact)
 
 
 @each_packing

@@ -15,12 +15,13 @@ from arch.errors import DataError, SpecError
 from arch.layout import TokenLayout
 from arch.model import Model, new_model
 from arch.model_spec import ModelSpec
-from experiments import evaluations, measuring, same_weights
+from experiments import measuring, same_weights
 from experiments.data.batch import Batch, Rows
 from experiments.data.dataset import prepare
 from experiments.evaluators.memorization import edit_distances
 from experiments.long_texts import buckets
 from experiments.plan import plan, resolve
+from experiments.record import EVALUATIONS
 from experiments.train import measure, train
 
 NAMES = ("by_position", "extrapolate", "needle", "memorization")
@@ -288,7 +289,7 @@ def test_a_run_measures_all_of_them_on_both_splits_and_again_the_same(tiny, tmp_
             columns = {chart.x, chart.y, *filter(None, [chart.value, chart.to, chart.by])}
             assert any(columns <= row.keys() for row in stored.table)
         assert json.loads(json.dumps(stored.table, allow_nan=False)) == stored.table
-        (tmp_path / "run" / evaluations.EVALUATIONS / evaluation.file).unlink()
+        (tmp_path / "run" / EVALUATIONS / evaluation.file).unlink()
     before = record.metrics
     again = {name: value for each in measure(planned, 0, tmp_path / "run") for name, value in each.values.items()}
     assert again == {name: before[name] for name in again} and len(again) > 15
