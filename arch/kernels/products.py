@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32
-# Torch lets oneDNN, which rounds factors to bfloat16, multiply float32 matrices of which each side is longer; smaller ones not always.
+# Torch lets oneDNN, which rounds factors to bfloat16, multiply float32 matrices with longer sides; with smaller ones not always.
 LEAST = 16
 # A feature as /proc/cpuinfo names it, and the unit that multiplies in bfloat16 where it is there; the best first.
 UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "ARM BF16"}
