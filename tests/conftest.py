@@ -192,7 +192,11 @@ def encoding(timed, weighed, case):
     ]
     for each in encoded:
         each.facts["padding"] = 0.03
-    steps = [timed("contrastive", side, case | {"rows": 8}, seconds) for side, seconds in (("plain", 1.0), ("GradCache", 1.3))]
+    steps = [
+        timed("contrastive", side, case | {"rows": rows}, seconds)
+        for rows in (8, 32)
+        for side, seconds in (("plain", 1.0), ("GradCache", 1.3))
+    ]
     held = [weighed("contrastive memory", side, case, 1e8) for side in ("GradCache", "more rows")]
     streams = [weighed("stream memory", "ours", {"texts": texts}, 5e7) for texts in (20_000, 100_000)]
     return [*encoded, *steps, *held, *streams]
