@@ -218,9 +218,9 @@ def _overlap(a, b):
 
 
 def titled(axes: Any, text: str) -> None:
-    """Set a title, wrapped to the width of the axes."""
+    """Set a title, wrapped to the width of the axes; of a single column, at the edge of the figure, as names of rows take room."""
     columns = axes.get_subplotspec().get_gridspec().ncols
-    axes.set_title("\n".join(textwrap.wrap(text, 84 // columns)))
+    axes.set_title("\n".join(textwrap.wrap(text, 84 // columns)) if columns > 1 else text, wrap=columns == 1)
 
 
 def counted_seeds(counts: Iterable[float]) -> str:

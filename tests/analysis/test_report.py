@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from self_contained import SCRIPTS, assert_self_contained
 
-from analysis import bill, plots, tables, tables_html
+from analysis import bill, drawing, plots, tables, tables_html
 from analysis.__main__ import app
 from analysis.claims import judge
 from analysis.curves import bands
@@ -251,3 +254,18 @@ def test_a_curve_with_a_number_that_is_not_finite_is_drawn_without_it(make_study
     band = bands(study, "select/loss")["1:1"]
     whole = bands(study, "select/loss")["3:1"]
     assert np.isfinite(band["mean"]).all() and len(band) == len(whole) - 1
+
+
+@pytest.mark.parametrize("longest", [3, 30])
+def test_a_long_title_stays_in_the_figure_whatever_room_names_take(longest):
+    figure = Figure(figsize=(drawing.WIDTH, 3), layout="constrained")
+    with matplotlib.rc_context(drawing.STYLE):
+        axes = figure.subplots()
+        axes.set_yticks([0], ["n" * longest])
+        drawing.titled(
+            axes, "Compared with encoder-decoder: random and untrained are worse; decoder is better; the rest is undecided"
+        )
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    title, plot = axes._left_title.get_window_extent(renderer), axes.get_window_extent(renderer)
+    assert 0 <= title.x0 < title.x1 <= figure.bbox.x1 and plot.y1 < title.y0 and title.y1 <= figure.bbox.y1
