@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments.record import EVALUATIONS, HISTORY_NAME, RunRecord
+from experiments.record import EVALUATIONS, HISTORY_NAME, RunRecord, content_of, evaluation_files
 from sweeps.record import StudyRecord
 
 RESULTS = Path(__file__).parents[2] / "results" / "gemma3-local_global" / "demo"
@@ -25,7 +25,9 @@ def plant_large(folder, arms=300, seeds=5, steps=1000, failed=7, evaluators=USUA
     study = StudyRecord.read(RESULTS)
     template = study.arms[ARM]
     source = RESULTS / template.runs["0"]
-    run, files = RunRecord.read(source), {path.name: path.read_text() for path in (source / EVALUATIONS).glob("*.json")}
+    run = RunRecord.read(source)
+    files = {name: json.dumps(content_of(path), indent=1) for name, path in evaluation_files(source).items()}
+    assert files, "the committed run has been measured"
     if evaluators is not None:
         files = {name: text for name, text in files.items() if name.partition("-")[0] in evaluators}
         kept = {key: file for key, file in template.evaluations.items() if key in evaluators}
