@@ -260,9 +260,9 @@ def _targets():
     share = _speedup("encode", "ours", "products", texts="full", **encoder)
     yield Target("encoding rows of 512 tokens, share of the product floor", share, unit="", least=0.65)
     yield Target("encoding functions of all lengths, share of positions that are padding", _padding, unit="", most=0.05)
-    for rows in (8, 32):  # by default, and with `--set tokens=16384`
-        slower = _speedup("contrastive", "plain", "GradCache", rows=rows, **encoder)
-        what = f"contrastive step of {rows} pairs with GradCache, 4 micro-batches, time over that of a plain one"
+    for pairs in (8, 32):  # by default, and with `--set tokens=16384`
+        slower = _speedup("contrastive", "plain", "GradCache", rows=pairs, **encoder)
+        what = f"contrastive step of {pairs} pairs with GradCache, 4 micro-batches, time over that of a plain one"
         yield Target(what, slower, most=1.35)
     grown = _more_memory("contrastive memory", ("more rows", encoder), ("GradCache", encoder))
     yield Target("contrastive step with GradCache, memory with 4 times the pairs over that without", grown, most=1.1)
