@@ -284,7 +284,6 @@ def findings(
 
 def list_systems(runs):
     """Print the systems of the papers: what is built, proven, trained and judged, by the kept results and the studies in `runs`."""
-
     from analysis import systems
     from arch import document
     from sweeps import catalog

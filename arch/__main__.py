@@ -25,7 +25,6 @@ GGUF_QUANTISE = "gguf: round the weights, q4_0 or q8_0, or by role, as `show` do
 @app.command("list")
 def list_():
     """List the components with their options and defaults, and the shipped specs."""
-
     from arch import document
     from arch.show import components
 
@@ -82,7 +81,6 @@ def check(
 
     Without --set, every example of its Config is checked, or its defaults. Exit code 1: it does not.
     """
-
     from arch import checked
 
     report = checked.check(component, changes, dim, context)

@@ -28,5 +28,6 @@ def terminal(piped: int = PIPED, highlight: bool = True) -> "Console":
 
     forget_unusable()
     made = Console(markup=False, highlight=highlight)  # brackets in a label are letters
-    known = made.is_terminal or os.environ.get("COLUMNS")
-    return made if known else Console(width=piped, markup=False, highlight=highlight)
+    if not (made.is_terminal or os.environ.get("COLUMNS")):
+        made.width = piped
+    return made

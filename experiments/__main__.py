@@ -27,7 +27,6 @@ Changes = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="
 @app.command("list")
 def list_specs():
     """List the components of an experiment with their options and defaults, the shipped experiments and benchmarks."""
-
     from arch.document import shipped
     from arch.show import components
 

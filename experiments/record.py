@@ -278,7 +278,7 @@ def shown(record, folder, files, problems):
     for key, name in files.items():
         file = evaluation_file(folder, name)
         try:
-            evaluation = evaluation_of(folder, name)
+            evaluation = read_record(EvaluationRecord, file)
         except (OSError, ValueError) as error:
             problems.append(f"{file}: cannot be read: {reason_of(error, file)}")
             continue

@@ -81,7 +81,6 @@ def list_studies(
 
 def list_shipped():
     """List the claims with their options, and the shipped studies."""
-
     from arch.show import components
     from sweeps import listing
 

@@ -124,11 +124,11 @@ def test_factors_are_rounded_whatever_the_size(kind):
             b = _drawn(m, k, seed=i).t()
         if kind == "bmm":
             a, b = a.expand(3, n, k), _drawn(3, k, m, seed=i)
-        x = a.to(BFLOAT16) if kind == "linear" else a
+        x = a.to(BFLOAT16)
         if kind == "linear":
             y = products.linear(x, b.t(), wide=True)
         else:
-            y = (products.bmm if kind == "bmm" else products.mm)(x.to(BFLOAT16), b, dtype=torch.float32)
+            y = (products.bmm if kind == "bmm" else products.mm)(x, b, dtype=torch.float32)
         assert torch.allclose(y, _rounded(a) @ _rounded(b), atol=1e-4), (n, k, m)
 
 

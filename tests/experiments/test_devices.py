@@ -151,8 +151,7 @@ def test_two_processes_compute_what_one_computes(case, strategy, ran):
     one, two = root / {"distill": "distill-17"}.get(case, case), root / f"{case}-{strategy}"
     weights, metrics = differences(one, two)
     # A weight between two codes is rounded the other way where a sum differs in its last bit, which depends on the CPU.
-    least = 3 if case == "quantised" else 1
-    assert weights < least * WEIGHTS and metrics < least * LOSSES
+    assert weights < (3 * WEIGHTS if case == "quantised" else WEIGHTS) and metrics < LOSSES
     from pandas import read_parquet
 
     curves = [read_parquet(folder / "history.parquet") for folder in (one, two)]
