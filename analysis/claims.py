@@ -186,25 +186,25 @@ def tuning_warnings(study):
     return [f"{text[0].upper()}{text[1:].rstrip('.')}." for text in sentences]
 
 
-def summary(judgement):
-    """The verdicts in one short line, e.g. for a figure's title."""
+def summary(judgement, named=str):
+    """The verdicts in one line, for a figure's title; `named(name)` is how the figure writes the name of an arm or a contrast."""
     if not judgement.per_arm:
         within = " within seeds" if judgement.paired else ""
-        return f"Comparisons{within}" if judgement.contrasts else f"Compared with {judgement.baseline}"
+        return f"Comparisons{within}" if judgement.contrasts else f"Compared with {named(judgement.baseline)}"
     if judgement.contrasts and judgement.verdicts:
         groups: dict[str, list[str]] = {}
         for subject in judgement.verdicts:
-            groups.setdefault(judgement.word(subject), []).append(subject)
+            groups.setdefault(judgement.word(subject), []).append(named(subject))
         said = [f"{listed(them)}: {word}" for word, them in groups.items()]
         if len(judgement.verdicts) >= NAMED:
             said = [f"{len(them)} {word}" for word, them in groups.items()]
         return f"{'; '.join(said)}{' (exploratory)' if judgement.exploratory else ''}"
     parts = []
     for word, arms in _grouped(judgement).items():
-        who = listed(arms) if len(arms) <= NAMED else times(len(arms), "arm")
+        who = listed(list(map(named, arms))) if len(arms) <= NAMED else times(len(arms), "arm")
         parts.append(f"{who} {'is' if len(arms) == 1 else 'are'} {'no different' if word == SAME else word}")
     if parts:
-        return f"Compared with {judgement.baseline}: {'; '.join(parts)}{' (exploratory)' if judgement.exploratory else ''}"
+        return f"Compared with {named(judgement.baseline)}: {'; '.join(parts)}{' (exploratory)' if judgement.exploratory else ''}"
     return "No verdict yet" if judgement.missing else "Only one arm: nothing to compare"
 
 

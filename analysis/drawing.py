@@ -218,9 +218,15 @@ def _overlap(a, b):
 
 
 def titled(axes: Any, text: str) -> None:
-    """Set a title, wrapped to the width of the axes; of a single column, at the edge of the figure, as names of rows take room."""
+    """Set a title, wrapped to the width of the axes; of a single column, at the edge of the figure, as names of rows take room.
+
+    Matplotlib wraps between words alone: a word that is longer than any name of a row is broken here.
+    """
     columns = axes.get_subplotspec().get_gridspec().ncols
-    axes.set_title("\n".join(textwrap.wrap(text, 84 // columns)) if columns > 1 else text, wrap=columns == 1)
+    if columns > 1:
+        axes.set_title("\n".join(textwrap.wrap(text, 84 // columns)))
+    else:
+        axes.set_title(" ".join(word[at : at + LONGEST] for word in text.split() for at in range(0, len(word), LONGEST)), wrap=True)
 
 
 def counted_seeds(counts: Iterable[float]) -> str:

@@ -76,7 +76,7 @@ def differences(study, judgement, judged=()):
     below = "\n".join(filter(None, ["; ".join(notes), *notes_of_others]))
     dots = "small dots are single seeds" if judgement.paired else "small dots are single seeds, where arms share them"
     axes.set_xlabel(f"{axis}{side}; {dots}\n{below}".rstrip())
-    titled(axes, claims.summary(judgement))
+    titled(axes, claims.summary(judgement, short))
     return figure
 
 

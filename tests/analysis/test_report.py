@@ -257,15 +257,20 @@ def test_a_curve_with_a_number_that_is_not_finite_is_drawn_without_it(make_study
 
 
 @pytest.mark.parametrize("longest", [3, 30])
-def test_a_long_title_stays_in_the_figure_whatever_room_names_take(longest):
+@pytest.mark.parametrize("arm", ["encoder-decoder", "b" * 150])
+def test_a_long_title_stays_in_the_figure_whatever_room_names_take(longest, arm):
     figure = Figure(figsize=(drawing.WIDTH, 3), layout="constrained")
     with matplotlib.rc_context(drawing.STYLE):
         axes = figure.subplots()
         axes.set_yticks([0], ["n" * longest])
-        drawing.titled(
-            axes, "Compared with encoder-decoder: random and untrained are worse; decoder is better; the rest is undecided"
-        )
+        drawing.titled(axes, f"Compared with {arm}: random and untrained are worse; decoder is better; the rest is undecided")
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
     title, plot = axes._left_title.get_window_extent(renderer), axes.get_window_extent(renderer)
     assert 0 <= title.x0 < title.x1 <= figure.bbox.x1 and plot.y1 < title.y0 and title.y1 <= figure.bbox.y1
+
+
+@pytest.mark.parametrize("names", [("b" * 150,), ("b" * 150, "words that go on and on " * 6), tuple(c * 150 for c in "bcdefgh")])
+def test_a_report_of_arms_with_long_names_draws_its_figures(tmp_path, plant, names):
+    page = write_report(plant(tmp_path / "long", {name: 0.01 * i for i, name in enumerate(names)}, seeds=3)).read_text()
+    assert "<svg" in page and names[0] in page
