@@ -3,11 +3,11 @@
 The claims themselves judge (`sweeps/claims/`, `sweeps/judge.py`); here their verdicts become sentences.
 """
 
-import math
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from analysis.deciding import seeds_needed
 from analysis.shown import Shown
 from arch.contracts import UNDECIDED, UNSTABLE, Verdict
 from arch.units import share
@@ -21,7 +21,7 @@ from sweeps.compare import on_scale
 from sweeps.contrasts import Contrast, what, where
 from sweeps.looks import ALPHA, levels
 from sweeps.paired import CONTRADICTED, SUPPORTED
-from sweeps.stats import MOST_SEEDS, Sample, weighted
+from sweeps.stats import Sample, weighted
 
 # With more arms than this, a title counts the arms instead of naming them.
 NAMED = 5
@@ -417,17 +417,6 @@ def _heavy(judgement):
 def _told_of(judgement, subject):
     """A subject with the claim's name, where several claims may speak of the same arm."""
     return subject if judgement.per_arm else f"{subject} in {judgement.name}"
-
-
-def seeds_needed(needed):
-    """`24 (13 to 52) to show worse`: SeedsNeeded in words; `>1000` (stats.MOST_SEEDS) for infinity."""
-    span = f" ({seeds(needed.low)} to {seeds(needed.high)})" if needed.low != needed.high else ""
-    return f"{seeds(needed.seeds)}{span} to show “{needed.word}”"
-
-
-def seeds(count):
-    """A number of seeds; `>1000` (stats.MOST_SEEDS) for infinity."""
-    return f">{MOST_SEEDS}" if math.isinf(count) or count > MOST_SEEDS else f"{count:.0f}"
 
 
 def larger_command(record):

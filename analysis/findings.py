@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import bill, claims, forms, tables
+from analysis import bill, claims, deciding, forms, tables
 from analysis.runs import StudyData, load
 from arch import document, units
 from arch.errors import DataError
@@ -166,6 +166,7 @@ def _study(study, asked, folder, place):
     read = [note.text for note in catalog.Marks.read_whole(here).notes]
     lines += [f"{text}\n" for text in read or [*answers, *remarks[:1]]]
     lines += [f"{text}\n" for text in dict.fromkeys(claims.tuning_warnings(data))]
+    lines += [f"{text}\n" for text in filter(None, [deciding.listing(data, judged)])]
     about = [f"Scale `{record.scale}`", *filter(None, [_size(data), bill.sentence(bill.bill(data)), _machine(data)])]
     reports = [f"[report]({link(REPORT)})"] if (here / REPORT).is_file() else []
     others = [f"also run: {listed([f'`{Path(other).name}`' for other in study.others])}"] if study.others else []

@@ -12,7 +12,8 @@ import pandas as pd
 
 from analysis import forms, matched, texts
 from analysis.bill import bill
-from analysis.claims import seeds_needed, statement
+from analysis.claims import statement
+from analysis.deciding import seeds_needed
 from analysis.shown import Shown
 from arch import units
 from arch.contracts import SeedsNeeded, Verdict
