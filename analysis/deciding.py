@@ -11,10 +11,11 @@ from arch import units
 from arch.contracts import SeedsNeeded
 from sweeps.stats import MOST_SEEDS
 
-HEADING = (
-    "Undecided, and how many seeds of a new study would decide it with a chance of 80 %, if the difference stays as it was seen "
-    "(in brackets over an 80 % interval of the spread), with what so many seeds of all arms take on this machine:"
-)
+HEADING = "Undecided, with the seeds that would decide it:"
+EXPLAINED = """\
+What is undecided has a line below its study: how many seeds of a new study would decide it with a chance of 80 %, if the
+difference stays as it was seen (in brackets over an 80 % interval of the spread), and what so many seeds of all arms take
+on the study's machine."""
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,7 @@ def page(folder: Path | str, place: Path | str = ".") -> str:
         "*Ours* is the difference that this study saw, or how far it is from a stated number, with the interval of its verdict;",
         "*n* is the number of seeds. Differences of a loss are in percent of perplexity. A verdict is about this setting, a small",
         "model and short runs; the command repeats it.",
+        deciding.EXPLAINED,
         "[statistics.md](statistics.md) says what the words mean." if (Path(place) / "statistics.md").is_file() else "",
         "",
         f"{times(len(every), 'study') if len(every) == 1 else f'{len(every)} studies'}, "
