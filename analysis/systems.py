@@ -129,13 +129,13 @@ _LINES: dict[str, tuple[tuple[str, str, str, str], ...]] = {
             "a state of constant size: long texts, decoding",
             "evaluator extrapolate, evaluator decode_speed",
             "recurrentgemma/2b",
-            "griffin/extrapolation, griffin/decode",
+            "griffin/extrapolation, griffin/decode, griffin/decode_again",
         ),
         (
             "the recurrence as a scan",
             "evaluator scan_speed, evaluator step_speed",
             "tests/arch/test_scan_kernels.py",
-            "griffin/scan, griffin/train_speed",
+            "griffin/scan, griffin/train_speed, griffin/train_speed_again",
         ),
         (
             "copying and recall",
