@@ -37,7 +37,9 @@ def open_checkpoint(folder, spec=None):
     Raises DataError, also where the tensors are not those of the model, or SpecError.
     """
     if not is_checkpoint(folder):
-        raise DataError(f"{folder}: no checkpoint: expected {SPEC} and {WEIGHTS} in it{tensors.below(folder)}", key=None)
+        foreign = any((Path(folder) / name).is_file() for name in ("modules.json", "config.json"))
+        way = f"; it is of another library: `archbench import {folder} OUT` converts it" if foreign else tensors.below(folder)
+        raise DataError(f"{folder}: no checkpoint: expected {SPEC} and {WEIGHTS} in it{way}", key=None)
     if spec is None:
         root = document.load(str(Path(folder) / SPEC), "arch")
         spec = registry.resolve(ModelSpec.parse(root), root)

@@ -193,13 +193,18 @@ def _modules(path, given):
 
 def _beside(path, modules, spec, own):
     """Sentences about what stands behind the trunk and is not kept, or not there. own: what the folder itself says, or None."""
+    mixers = [block.mixer for block in spec.blocks.values()]
+    ahead = any(mixer and mixer.get("causal") is False for mixer in mixers)
     if modules:
-        other = own is None and spec.pool["type"] != modules.pool
-        return [*modules.notes, *([f"the spec has pool: {spec.pool['type']} where the folder has {modules.pool}"] if other else [])]
+        notes = [*modules.notes]
+        if own is not None and not ahead:
+            notes.append("no token of a text sees a later one, as its config has no `use_bidirectional_attention: true`")
+        if own is None and spec.pool["type"] != modules.pool:
+            notes.append(f"the spec has pool: {spec.pool['type']} where the folder has {modules.pool}")
+        return notes
     if sentence.has_modules(path):
         return [f"the spec has no pool: what {sentence.MODULES} names is left out"]
-    mixers = [block.mixer for block in spec.blocks.values()]
-    if own is not None and any(mixer and mixer.get("causal") is False for mixer in mixers):
+    if own is not None and ahead:
         return [f"no {sentence.MODULES}: a trunk that sees ahead and has no pool, so it gives no vector of a text"]
     return []
 

@@ -65,4 +65,6 @@ def _from_json(line, where):
         raise DataError(f'{where}: no key "{KEY}"{nearest(KEY, said)}', key=None)
     if not isinstance(said[KEY], str):
         raise DataError(f"{where}: {KEY}: expected a text, got {json.dumps(said[KEY])[:40]}", key=None)
+    if said[KEY] != said[KEY].encode(errors="replace").decode():
+        raise DataError(f"{where}: {KEY}: half of a surrogate pair, which is no text", key=None)
     return said[KEY]

@@ -9,6 +9,7 @@ from arch import checkpoint, digests, document, registry, tensors
 from arch.errors import DataError, SpecError
 from arch.model_spec import ENCODER, SUBLAYER_NAME
 from arch.spec import List, Spec, later
+from arch.words import listed
 from experiments import stacks
 from experiments.leftovers import check_finished
 from experiments.record import RunRecord
@@ -185,7 +186,7 @@ def plan_start(spec, made=None):
     if len(ways) > 1:
         raise DataError("a merge is of parameters that are used alike; say the same `as` for each", key=("init_from",))
     (way,) = ways
-    moved = {}
+    moved, lacking = {}, []
     for i, (key, reference) in enumerate(spec.starts):
         origin, model, shapes = parent(key, reference, (made or {}).get(i))
         origin = origin.model_copy(update={"stack": way})
@@ -197,18 +198,33 @@ def plan_start(spec, made=None):
         if len(reasons) == len(expected):
             raise DataError(f"{origin.folder or origin.name}: it has no parameter of this model", key=key)
         parents.append(origin)
+        lacking.append(reasons)
         new = reasons | new
         used = {sources[name] for name in expected if name in sources and name not in reasons}
         unused |= dict.fromkeys(name for name in shapes if (name not in used if way else name not in expected))
     taken = tuple(name for name in expected if name not in new)
     if not taken:
         raise DataError("no parameter of this model is in all of them", key=("init_from",))
+    _check_alike(spec, parents, lacking)
     for (key, _), origin in zip(spec.starts, parents, strict=True):
         _check_finite(key, origin, [moved.get(name, name) for name in taken])
     new = {name: new[name] for name in expected if name in new}
     moved = {name: moved[name] for name in taken if name in moved}
     origin = parents.pop() if rule and spec.init_from.start is not None else None
     return Start(parents=tuple(parents), taken=taken, new=new, unused=tuple(unused), rule=rule, origin=origin, moved=moved)
+
+
+def _check_alike(spec, parents, lacking):
+    """Raises DataError for a merge in which one has a parameter of the model and another has not: part of it would be no merge.
+
+    lacking: for each of the parents, {name: reason} of what it cannot provide.
+    """
+    for (key, _), parent, reasons in zip(spec.starts, parents, lacking, strict=True):
+        if some := [name for name in reasons if any(name not in others for others in lacking)]:
+            who = parent.folder or parent.name
+            others = listed(other.folder or other.name for other, each in zip(parents, lacking, strict=True) if some[0] not in each)
+            reason = f"{who}: {some[0]}: {reasons[some[0]]}, but {others} can give it; expected models of one shape"
+            raise DataError(reason, key=key)
 
 
 def _rule(start):
@@ -253,7 +269,7 @@ def parent(key, reference, plan):
     try:
         model, found = checkpoint.open_checkpoint(folder)
     except ValueError as error:
-        raise DataError(f"{error}; `archbench import` converts other formats", key=key) from None
+        raise DataError(str(error), key=key) from None
     shapes = {name: entry.shape for name, entry in found.entries.items()}
     return Parent(name=name, folder=str(folder), sha256=content(folder)), model, shapes
 

@@ -125,6 +125,10 @@ def _modules(folder):
     kinds = [kind for kind, _ in found]
     if not ORDER.fullmatch(" ".join(kinds)):
         raise DataError(f"{path}: it has {', '.join(kinds) or 'none'}; expected {IN_WORDS}", key=None)
+    named = {(folder / place).resolve() for _, place in found}
+    if left := [each.name for each in sorted(folder.glob("[0-9]*_Dense")) if each.resolve() not in named]:
+        reason = f"it does not name {listed(left)}, without which the vectors would be others"
+        raise DataError(f"{path}: {reason}: add what is missing, or move the folder away", key=None)
     return found
 
 

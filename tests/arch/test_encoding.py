@@ -304,6 +304,7 @@ def test_a_language_model_and_float16_are_refused(folder, tmp_path):
         ("a.jsonl", b'["one"]\n', r'^a.jsonl:1: expected an object with the key "text", got \["one"\]'),
         ("a.jsonl", b'{"text": 5}\n', r"^a.jsonl:1: text: expected a text, got 5"),
         ("a.jsonl", b'{"text": " "}\n', r"^a.jsonl:1: text 1 is empty"),
+        ("a.jsonl", b'{"text": "one"}\n{"text": "\\ud800"}\n', r"^a.jsonl:2: text: half of a surrogate pair, which is no text$"),
         ("b.txt", None, r"^b.txt: No such file or directory$"),
         ("c", "folder", r"^c: Is a directory$"),
     ],

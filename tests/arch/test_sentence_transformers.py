@@ -1,6 +1,7 @@
 """Folders of sentence-transformers and of EmbeddingGemma: read in every layout, written, refused where they are something else."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -144,7 +145,10 @@ def test_a_causal_trunk_and_no_maps_go_both_ways(tmp_path):
     source = folder(tmp_path / "theirs")
     edited(source / "config.json", {"use_bidirectional_attention": False})
     edited(source / "modules.json", lambda said: [*said[:2], said[4]])
+    for number in (0, 1):
+        shutil.rmtree(source / dense(number))
     before = imported(source, tmp_path / "ours")
+    assert any("no token of a text sees a later one" in note for note in hf.find(source).notes)
     spec = checkpoint.open_checkpoint(tmp_path / "ours")[0]
     assert spec.project == () and spec.blocks["local"].mixer["causal"] is True and spec.blocks["local"].mixer["window"] == 8
     assert hf.export(tmp_path / "ours", tmp_path / "back") == "Gemma3TextModel"
@@ -201,6 +205,14 @@ def gone(place, *names):
 
 
 REFUSED = {
+    "a Dense that nothing names": (
+        lambda f: edited(f / "modules.json", lambda said: [*said[:2], said[4]]),
+        r"modules.json: it does not name 2_Dense and 3_Dense, without which the vectors would be others: add what is missing",
+    ),
+    "the last Dense that nothing names": (
+        lambda f: edited(f / "modules.json", lambda said: [*said[:3], said[4]]),
+        r"modules.json: it does not name 3_Dense, without which",
+    ),
     "a Dense without its folder": (
         lambda f: gone(f, f"{dense(1)}/config.json", f"{dense(1)}/model.safetensors") or (f / dense(1)).rmdir(),
         r"modules.json: it names 3_Dense, but there is no \S+3_Dense/config.json; without it, the vectors would be others",
@@ -412,6 +424,10 @@ def test_what_an_encoder_of_ours_cannot_be_is_refused_by_name(case, tmp_path):
         (
             lambda f: edited(f / SETTINGS, {"default_prompt_name": "query"}),
             "its default prompt is not kept: name it when you encode (query)",
+        ),
+        (
+            lambda f: edited(f / "config.json", {"use_bidirectional_attention": False}),
+            "no token of a text sees a later one, as its config has no `use_bidirectional_attention: true`",
         ),
         (lambda f: edited(f / SETTINGS, {"truncate_dim": 8}), "its truncate_dim is not kept: give the width when you encode (8)"),
     ],

@@ -123,6 +123,24 @@ def test_what_cannot_be_started_from_is_said_at_its_key(make, text, tiny, traine
     assert caught.value.path == ("init_from",) and text in str(caught.value)
 
 
+def test_models_of_other_shapes_have_no_mean(tiny, trained, tmp_path):
+    other = train(plan(changed(tiny, model__pool={"type": "mean"}, model__project=[8])), 0, tmp_path / "other")
+    assert other.status == "finished", other.failure
+    with pytest.raises(SpecError, match=r"first: project.0.weight: not in the checkpoint, but \S+other can give it") as caught:
+        plan(changed(tiny, model__pool={"type": "mean"}, model__project=[8], init_from=[str(trained), str(tmp_path / "other")]))
+    assert caught.value.path == ("init_from", 0)
+    assert plan(changed(tiny, init_from=[str(trained), str(tmp_path / "other")])).start.new == {}
+
+
+@pytest.mark.parametrize("name", ["modules.json", "config.json"])
+def test_a_folder_of_another_library_names_the_command_that_converts_it(tmp_path, name):
+    (tmp_path / "2_Dense").mkdir()
+    for path in (tmp_path / name, tmp_path / "2_Dense" / "model.safetensors"):
+        path.write_text("{}")
+    with pytest.raises(ValueError, match=r"no checkpoint: .* another library: `archbench import \S+ OUT` converts it$"):
+        arch.checkpoint.open_checkpoint(tmp_path)
+
+
 def broken(folder):
     weights = load_file(folder / "model.safetensors")
     del weights["norm.weight"]
