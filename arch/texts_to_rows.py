@@ -32,6 +32,17 @@ def ids_of(
     return rows, cut
 
 
+def within(tokenizer: tokenizers.Tokenizer, ends: Ends, texts: Sequence[str], prompt: str, max_tokens: int) -> list[str]:
+    """What of each text stands in its row of at most `max_tokens` tokens: its beginning, or all of it."""
+    room = max_tokens - (ends.bos is not None) - (ends.eos is not None)
+    found = tokenizer.encode_batch([prompt + text for text in texts], add_special_tokens=False)
+    kept = []
+    for text, each in zip(texts, found, strict=True):
+        end = len(text) if len(each.ids) <= room else each.offsets[room - 1][1] - len(prompt) if room > 0 else 0
+        kept.append(text[: max(0, end)])
+    return kept
+
+
 def padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
     """(tokens (B, T), lengths (B,)) of rows of ids, with `pad` behind the shorter ones; T is the length of the longest."""
     lengths = [len(row) for row in rows]

@@ -21,7 +21,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from arch.errors import DataError
-from arch.texts_to_rows import ids_of
+from arch.texts_to_rows import ids_of, within
 from arch.words import listed, times
 from experiments.data import left_out, mixture
 from experiments.data.batch import Batch, Rows
@@ -142,16 +142,23 @@ class Pairs:
 
         part: whose prompt; needed where the parts of a mixture have different ones. Raises ValueError.
         """
+        ids, _ = ids_of(self.tokenizer, self.ends, texts, self._prompt(kind, part))
+        number_B = np.arange(len(texts))
+        return encoded(texts, ids, self.ends.eos, self.texts.pad).rows(number_B, number_B, context)
+
+    def within(self, texts: Sequence[str], kind: str, context: int, part: str | None = None) -> list[str]:
+        """What of any texts stands in their rows of `context` tokens, which `encoded` gives. Raises ValueError as it does."""
+        return within(self.tokenizer, self.ends, texts, self._prompt(kind, part), context)
+
+    def _prompt(self, kind: str, part: str | None) -> str:
         if kind not in KINDS or (part is not None and part not in self.parts):
             known = f"{listed(KINDS, 'or')}, of a part of {listed(map(repr, self.parts))}"
             raise ValueError(f"no prompt for the kind {kind!r}{f' of the part {part!r}' if part else ''}; expected {known}")
         prompts = {getattr(each.prompts, kind) for each in self.parts.values()} if part is None else set()
         if len(prompts) > 1:
             raise ValueError(f"the parts {listed(self.parts)} have different prompts; expected the name of one of them")
-        prompt = prompts.pop() if part is None else getattr(self.parts[part].prompts, kind)
-        ids, _ = ids_of(self.tokenizer, self.ends, texts, prompt)
-        number_B = np.arange(len(texts))
-        return encoded(texts, ids, self.ends.eos, self.texts.pad).rows(number_B, number_B, context)
+        prompt: str = prompts.pop() if part is None else getattr(self.parts[part].prompts, kind)
+        return prompt
 
     @property
     def notes(self) -> list[str]:

@@ -29,6 +29,7 @@ BYTES = Metric(unit="B", better="lower", compare="ratio", any_tokenizer=True, va
 # Of words alone: nothing that a seed changes.
 LEXICAL = QUALITY.model_copy(update={"varies": "never"})
 BM25 = "BM25"
+CUT = "BM25 of what the model reads"
 # A projector in a browser shows so many points.
 MOST_POINTS = 1000
 
@@ -91,6 +92,7 @@ class Retrieval:
     | `retrieval_ndcg@K_of_PART` | of the queries of one part of a mixture |
     | `retrieval_ndcg@K_FORM` | with documents that are kept in another form; `retrieval_bytes_FORM`: bytes of each |
     | `bm25_ndcg@K`, `bm25_mrr` | of BM25, which knows nothing but words; `retrieval_over_bm25`: nDCG minus that of BM25 |
+    | `bm25_ndcg@K_cut`, `retrieval_over_bm25_cut` | of BM25 on as much of each text as the model reads; nDCG minus that |
 
     Equal texts are one document. Equal scores are in the order in which documents stand in the split. Of a mixture, a query
     ranks the documents of its own part, and metrics are means over parts of these means. On the report split also group by group
@@ -145,6 +147,7 @@ class Retrieval:
         metrics |= {f"retrieval_bytes{form}": BYTES for form in ("", *(f"_{form}" for form in options.quantise))}
         if options.bm25:
             metrics |= {"bm25_mrr": LEXICAL, f"bm25_{ndcg}": LEXICAL, "retrieval_over_bm25": QUALITY}
+            metrics |= {f"bm25_{ndcg}_cut": LEXICAL, "retrieval_over_bm25_cut": QUALITY}
         return metrics
 
     @property
@@ -239,9 +242,12 @@ class Retrieval:
                 made = index(form, short_QE, short_NE, options.shortlist)
                 found.quality[width, form], found.bytes[width, form] = self._quality(asked, made.scores, query_QE), made.bytes
         if options.bm25:
-            by_words = in_turn(bm25.scores(asked.queries, asked.documents), query_QE.device)
-            words = self._quality(asked, by_words, query_QE)
-            found.quality |= {(width, BM25): words for width in widths}  # a line at the same height over all widths
+            tokens = options.context or given.context
+            whole = asked.queries, asked.documents
+            read = [dataset.within(each, kind, tokens, part) for each, kind in zip(whole, ("query", "document"), strict=True)]
+            for name, (queries, documents) in {BM25: whole, CUT: read}.items():
+                words = self._quality(asked, in_turn(bm25.scores(queries, documents), query_QE.device), query_QE)
+                found.quality |= {(width, name): words for width in widths}  # a line at the same height over all widths
         return found
 
     def _quality(self, asked: Collection, scores: Scores, query_QE: Tensor) -> dict[str, Tensor]:
@@ -260,6 +266,8 @@ class Retrieval:
             words = quality[width, BM25]
             values |= {"bm25_mrr": words["mrr"], f"bm25_{ndcg}": words[ndcg]}
             values["retrieval_over_bm25"] = values[f"retrieval_{ndcg}"] - words[ndcg]
+            values[f"bm25_{ndcg}_cut"] = quality[width, CUT][ndcg]
+            values["retrieval_over_bm25_cut"] = values[f"retrieval_{ndcg}"] - values[f"bm25_{ndcg}_cut"]
         return values
 
     def _who_wins(self, values: Mapping[str, Tensor], mean: Callable[[Tensor], float]) -> str:
@@ -267,10 +275,12 @@ class Retrieval:
         ours_Q, theirs_Q = values[f"retrieval_{self._ndcg}"], values[f"bm25_{self._ndcg}"]
         ours, theirs = mean(ours_Q), mean(theirs_Q)
         first = "The encoder and BM25 are even" if ours == theirs else "The encoder wins" if ours > theirs else "BM25 wins"
-        better, worse = int((ours_Q > theirs_Q).sum()), int((ours_Q < theirs_Q).sum())
+        read = mean(values[f"bm25_{self._ndcg}_cut"])
+        cut = "" if read == theirs else f", or {read:.3f} where BM25 reads no more of each text than the encoder"
+        better, worse, queries = int((ours_Q > theirs_Q).sum()), int((ours_Q < theirs_Q).sum()), len(ours_Q)
         return (
-            f"{first}: nDCG@{self.config.k} is {ours:.3f} for the encoder and {theirs:.3f} for BM25. Of {len(ours_Q):,} queries, "
-            f"the encoder ranks {better:,} better and BM25 {worse:,}; {len(ours_Q) - better - worse:,} are equal"
+            f"{first}: nDCG@{self.config.k} is {ours:.3f} for the encoder and {theirs:.3f} for BM25{cut}. Of {queries:,} queries, "
+            f"the encoder ranks {better:,} better and BM25 {worse:,}; {queries - better - worse:,} are equal"
         )
 
 

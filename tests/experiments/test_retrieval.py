@@ -54,6 +54,9 @@ class Texts:
             tokens_BT[row, : len(each)] = torch.tensor(each)
         return Rows(tokens_BT, TokenLayout.right_padded(length_B, tokens_BT.shape[1]))
 
+    def within(self, texts, kind, context, part):
+        return [text[: context - 3] for text in texts]
+
 
 @pytest.fixture(scope="module")
 def model():
@@ -233,6 +236,10 @@ def test_the_report_says_whether_bm25_wins(model):
     values = findings.values
     assert values["retrieval_over_bm25"] == pytest.approx(values["retrieval_ndcg@10"] - values["bm25_ndcg@10"])
     assert values["bm25_ndcg@10"] > 0.9 and findings.text.startswith("BM25 wins: nDCG@10 is ")
+    assert values["bm25_ndcg@10_cut"] == values["bm25_ndcg@10"]  # nothing is cut
+    few = found(model, Texts(), bm25=True, context=9).values
+    assert few["bm25_ndcg@10"] == values["bm25_ndcg@10"] and few["bm25_ndcg@10_cut"] < 0.5  # `The co`
+    assert few["retrieval_over_bm25_cut"] == pytest.approx(few["retrieval_ndcg@10"] - few["bm25_ndcg@10_cut"])
     lines = [row for row in findings.table if row.get("form") == "BM25"]
     assert [row["width"] for row in lines] == [8, DIM] and {row["ndcg"] for row in lines} == {values["bm25_ndcg@10"]}
     assert "retrieval_over_bm25" in findings.documents.without

@@ -114,6 +114,22 @@ def test_a_long_text_is_cut_and_its_end_is_kept(source):
     assert any(said in note for note in made.notes) and not any("cut" in note for note in whole.notes)
 
 
+@pytest.mark.parametrize("context", [3, 12, 40, 256])
+@pytest.mark.parametrize("kind", ["query", "document"])
+def test_what_of_a_text_is_within_its_row_gives_the_same_row(source, kind, context):
+    made = dataset(source, context=40)
+    texts = [*(pair.positive for pair in made.pairs("report")[:8]), "größer als 1 😀 und ☂" * 30, "a"]
+    kept = made.within(texts, kind, context)
+    assert all(text.startswith(part) for text, part in zip(texts, kept, strict=True))
+    assert len(kept[-2]) < len(texts[-2])
+    for text, part in zip(texts, kept, strict=True):
+        row, again = (made.encoded([each], kind, context).tokens_BT[0] for each in (text, part))
+        written, rewritten = (made.tokenizer.decode(each.tolist(), skip_special_tokens=True) for each in (row, again))
+        assert rewritten == written or (len(written) < len(made.prompts[kind]) and part == "") or "\ufffd" in written
+    with pytest.raises(ValueError, match="no prompt for the kind 'positive'"):
+        made.within(["a"], "positive", context)
+
+
 def test_any_text_is_encoded_as_in_training(source):
     made = dataset(source)
     pairs, batch = made.pairs("report")[:5], made.numbered("report", range(5), 32)
