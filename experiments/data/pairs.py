@@ -146,6 +146,11 @@ class Pairs:
         number_B = np.arange(len(texts))
         return encoded(texts, ids, self.ends.eos, self.texts.pad).rows(number_B, number_B, context)
 
+    def written(self, number_B: Any) -> list[str]:
+        """The texts with these numbers (`extra["text"]` of rows), as they were stored: whole, and without their prompt."""
+        texts = self._written
+        return [texts[self._entry[number]] for number in number_B.tolist()]
+
     def within(self, texts: Sequence[str], kind: str, context: int, part: str | None = None) -> list[str]:
         """What of any texts stands in their rows of `context` tokens, which `encoded` gives. Raises ValueError as it does."""
         return within(self.tokenizer, self.ends, texts, self._prompt(kind, part), context)
@@ -217,6 +222,11 @@ class Pairs:
     @cached_property
     def _read(self) -> dict[str, list[Pair]]:
         return {}
+
+    @cached_property
+    def _entry(self) -> dict[int, int]:
+        """{number of a text: where it stands}, of texts that come with several prompts one of these places."""
+        return {number: entry for entry, number in enumerate(self.texts.text_E.tolist())}
 
     @cached_property
     def _written(self) -> list[str]:

@@ -1,16 +1,28 @@
-"""A teacher whose vectors a student matches: whether it fits, and a fixed map between their widths."""
+"""A teacher whose vectors a student matches: whether it fits, what it reads, and a fixed map between their widths.
+
+A teacher with the student's tokenizer reads its rows. Any other one reads the texts of these rows with a tokenizer of its own.
+
+Shapes: B rows, F numbers of a teacher's vector.
+"""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from arch import checkpoint
 from arch.contracts import Dataset, Referred
+from arch.cost import DTYPES
+from arch.encoding import Encoder, load_encoder
 from arch.errors import SpecError
+from arch.tokenizer import read
+from experiments.data.batch import Rows
 from experiments.distillation import same_tokens
+from experiments.distillation.teacher import Teacher
 
 # Options that say something of a teacher.
 OPTIONS = ("teacher_dim", "projection", "distance", "precision")
@@ -29,7 +41,8 @@ def check(config: Any, spec: Any, dataset: Dataset, teacher: Referred | None) ->
         raise SpecError("nothing is learnt from it while weights.matching is 0; expected a weight above 0", ("teacher",))
     if (theirs := teacher.model.vector_dim) is None:
         raise SpecError(f"{teacher.name} has no `pool`, so it gives no vector of a text", ("teacher",))
-    same_tokens.check(spec, dataset, teacher)
+    if not _has_own_tokens(dataset, teacher.tokenizer):
+        same_tokens.check(spec, dataset, teacher)
     if config.teacher_dim is not None and config.teacher_dim > theirs:
         raise SpecError(f"{config.teacher_dim} is more than the {theirs} numbers of the teacher's vectors", ("teacher_dim",))
     mine, theirs = spec.model.vector_dim, config.teacher_dim or theirs
@@ -38,6 +51,50 @@ def check(config: Any, spec: Any, dataset: Dataset, teacher: Referred | None) ->
         if theirs > mine:
             ways.insert(1, f"`teacher_dim: {mine}` for a teacher that was trained with this width")
         raise SpecError(f"its vectors have {theirs} numbers, the model's {mine}; expected {', or '.join(ways)}", ("teacher",))
+
+
+def _has_own_tokens(dataset: Any, theirs: Any) -> bool:
+    """Whether a teacher with the tokenizer `theirs` reads texts and not the dataset's tokens."""
+    mine = dataset.tokenizer
+    return mine is not None and theirs is not None and mine.get_vocab() != theirs.get_vocab()
+
+
+def load(folder: Path | str, precision: str, dataset: Dataset) -> OfTokens | OfTexts:
+    """The frozen teacher in a checkpoint's folder, with weights in `precision`. Raises DataError."""
+    path = Path(folder) / checkpoint.TOKENIZER
+    if path.is_file() and _has_own_tokens(dataset, read(path)):
+        encoder = load_encoder(folder, DTYPES[precision], "cpu")
+        encoder.model.requires_grad_(False).eval()
+        return OfTexts(encoder, dataset)
+    return OfTokens(Teacher.load(folder, precision))
+
+
+class OfTokens:
+    """A teacher that reads the student's rows."""
+
+    def __init__(self, teacher: Teacher):
+        self.teacher, self.model = teacher, teacher.model
+
+    def vectors(self, rows: Rows, kind: str) -> Tensor:
+        """(B, F) of the rows, on their device."""
+        return self.teacher.to(rows.tokens_BT.device).vectors(rows)
+
+
+class OfTexts:
+    """A teacher that reads the texts of the student's rows, whole or up to its own limit, with its own tokenizer and its own
+    prompts `query` and `document`; without a prompt where it has none of that name."""
+
+    def __init__(self, encoder: Encoder, dataset: Any):
+        self.encoder, self.model, self.dataset = encoder, encoder.model, dataset
+
+    def vectors(self, rows: Rows, kind: str) -> Tensor:
+        """(B, F) of the texts of rows of one kind of a batch (`query`, `positive`, `negative`), on the rows' device."""
+        device, task = rows.tokens_BT.device, "query" if kind == "query" else "document"
+        prompt = self.encoder.prompts.get(task, "")
+        self.model.to(device)
+        with torch.autocast(device.type, enabled=False):
+            found = self.encoder.encode(self.dataset.written(rows.extra["text"]), prompt=prompt)
+        return torch.from_numpy(found).to(device)
 
 
 @lru_cache(maxsize=4)

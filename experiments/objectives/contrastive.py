@@ -24,7 +24,7 @@ from arch.spec import Count, List, Positive, Spec, place
 from experiments import costs, grad_cache, ranks
 from experiments.data.batch import Batch
 from experiments.distillation import estimate, vector_teacher
-from experiments.distillation.teacher import TOKENS, Teacher
+from experiments.distillation.teacher import TOKENS
 from experiments.grad_cache import GradCache, Vectors
 from experiments.spec import Reference
 
@@ -75,7 +75,8 @@ class Contrastive(nn.Module):
         """temperature: what cosines are divided by. hardness: alpha in the weight e^(alpha cosine) of a hard negative.
 
         dims: widths to which vectors are cut, the model's own among them; empty for that alone. weights: of the terms.
-        teacher: a run or a checkpoint's folder, of a model with a pool. teacher_dim: the first so many numbers of its vectors,
+        teacher: a run or a checkpoint's folder, of a model with a pool; with a tokenizer of its own it reads the texts, with its
+        own prompts `query` and `document`. teacher_dim: the first so many numbers of its vectors,
         for one that was trained with this width; null for all. projection: what makes the widths of both equal: `none`, or
         `frozen`, a fixed random map of the student's vectors. distance: from the teacher's vectors, `l2` (squared) or `cosine`.
         precision: of the teacher's weights.
@@ -105,20 +106,19 @@ class Contrastive(nn.Module):
     def __init__(self, config: Config, dataset: Dataset, runs: Mapping[str, Path] | None = None):
         """runs: {"teacher": the folder of its checkpoint}, if there is one. It is read when it is first needed."""
         super().__init__()
-        self.config, self.folder, self.cache = config, (runs or {}).get("teacher"), GradCache()
+        self.config, self.dataset, self.folder, self.cache = config, dataset, (runs or {}).get("teacher"), GradCache()
 
     @cached_property
-    def teacher(self) -> Teacher:
+    def teacher(self) -> vector_teacher.OfTokens | vector_teacher.OfTexts:
         """The frozen teacher. It is no submodule, so it is in no checkpoint and nothing trains it."""
         assert self.folder is not None, "a run with `weights.matching` has a teacher"
-        return Teacher.load(self.folder, self.config.precision)
+        return vector_teacher.load(self.folder, self.config.precision, self.dataset)
 
     def prepare(self, model: Model, batch: Batch) -> Batch:
         """Adds the teacher's vectors; in training with several micro-batches or devices, also what GradCache's first pass gives."""
         if self.config.weights.matching:
-            for rows in batch.values():
-                found_BE = self.teacher.to(rows.tokens_BT.device).vectors(rows)
-                rows.extra[TEACHER] = found_BE[:, : self.config.teacher_dim]
+            for kind, rows in batch.items():
+                rows.extra[TEACHER] = self.teacher.vectors(rows, kind)[:, : self.config.teacher_dim]
         if self.training and (batch.parts > 1 or ranks.several()):
             self._fill(model, batch)
         return batch
@@ -210,7 +210,8 @@ class Contrastive(nn.Module):
     def costs(cls, config: Config, spec: Any, dataset: Dataset | None, runs: Mapping[str, Referred]) -> dict[str, float]:
         """flops: what comes on top of one text per row: its further texts, GradCache's first pass, the teacher's passes.
 
-        Each text counts as `data.context` tokens, so shorter ones cost less. Without a dataset, as if it had no hard negatives.
+        Each text counts as `data.context` tokens, also for a teacher with a tokenizer of its own, so shorter ones cost less.
+        Without a dataset, as if it had no hard negatives.
         """
         context, tokens = spec.data.context, float(spec.tokens)
         kinds = len(dataset.batch("train", 0, 0, 1, context)) if dataset is not None else 2

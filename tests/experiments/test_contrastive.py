@@ -3,7 +3,6 @@
 import copy
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +17,6 @@ from arch.kernels.contrastive import nce
 from arch.model import new_model
 from arch.model_spec import ModelSpec
 from experiments import grad_cache
-from experiments.distillation import vector_teacher
 from experiments.distillation.vector_teacher import frozen
 from experiments.means import Means, prepared
 from experiments.objectives import contrastive
@@ -412,21 +410,6 @@ def test_a_cut_beyond_the_teachers_width_is_refused(spec, teacher):
     assert with_teacher.cost["objective"]["flops"] > 0 and set(with_teacher.runs) == {"teacher"}
     spec["objective"]["teacher"] = str(saved(teacher.parent / "narrow", project=[16]))
     assert plan(spec).identity != with_teacher.identity
-
-
-def test_a_teacher_of_another_tokenizer_is_refused():
-    names = SimpleNamespace(get_vocab=lambda: {"a": 0}, get_vocab_size=lambda: 1)
-    others = SimpleNamespace(get_vocab=lambda: {"b": 0}, get_vocab_size=lambda: 1)
-    model = student().spec
-    data = SimpleNamespace(tokenizer={"type": "byte"})
-    config = made(weights={"matching": 1.0}).config
-    with pytest.raises(SpecError, match="the teacher's tokenizer is one with 1 tokens, this run's is byte with 1; their ids mean"):
-        vector_teacher.check(
-            config,
-            SimpleNamespace(model=model, data=data),
-            SimpleNamespace(tokenizer=names),
-            Referred("t", model, None, others),
-        )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,104 @@
+"""A teacher of vectors with a tokenizer of its own: it reads the texts of a student's rows, as it would alone."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pair_data import made_up, store
+
+from arch import hf, registry
+from arch.encoding import load_encoder
+from arch.errors import SpecError
+from arch.model import new_model
+from arch.tokenizer import read
+from experiments import grad_cache
+from experiments.data.dataset import prepare
+from experiments.data.encoded import text_number
+from experiments.distillation import vector_teacher
+from experiments.means import Means, prepared
+from experiments.objectives.contrastive import Contrastive
+from experiments.parity.sentence import FOLDER
+from experiments.plan import plan
+from experiments.train import train
+
+MIXER = {"type": "attention", "heads": 2, "causal": False}
+MODEL = {
+    "dim": 16,
+    "vocab_size": 512,
+    "layers": 1,
+    "pattern": ["all"],
+    "pool": {"type": "mean"},
+    "project": [24],
+    "blocks": {"all": {"mixer": MIXER, "ffn": {"type": "gated", "hidden": 24}}},
+}
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """An imported encoder of sentence-transformers with vectors of 24 numbers, prompts, and a vocabulary of 77 tokens."""
+    hf.import_(FOLDER, tmp_path / "teacher")
+    return tmp_path / "teacher"
+
+
+@pytest.fixture
+def spec(tmp_path, teacher, monkeypatch):
+    monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path / "cache"))
+    rows = [row | {"negatives": [f"wrong {i}"]} for i, row in enumerate(made_up(groups=40, each=2))]
+    source = {"type": "pairs", "files": [store(tmp_path / "pairs.jsonl", rows)], "prompts": {"query": "q: ", "document": "d: "}}
+    return {
+        "model": MODEL,
+        "data": {"source": source, "tokenizer": {"type": "bpe", "vocab_size": 300}, "context": 16, "rows": 8},
+        "objective": {"type": "contrastive", "teacher": str(teacher), "weights": {"matching": 1.0}},
+        "optimizer": {"lr": 1e-3},
+        "train": {"steps": 3, "accumulate": 2},
+        "evaluate": {"every": 3, "select_rows": 8, "report_rows": 8},
+    }
+
+
+def matching_by_hand(model, batch, dataset, teacher):
+    """The mean over rows of the sum over kinds of the squared distance from what the teacher gives of a text on its own."""
+    encoder, vectors = load_encoder(teacher, device="cpu"), grad_cache.vectors(model, batch)
+    text_of = {text_number(text): text for pair in dataset.pairs("train") for text in pair.texts}
+    apart = 0.0
+    for kind, x_BE in vectors.items():
+        texts = [text_of[number] for number in batch[kind].extra["text"].tolist()]
+        theirs = encoder.encode(texts, task="query" if kind == "query" else "document")
+        apart += (F.normalize(x_BE, dim=1) - torch.from_numpy(theirs)).square().sum(1).mean()
+    return float(apart.detach())
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_it_is_matched_on_the_texts_themselves_with_its_own_prompts(spec, teacher, parts):
+    resolved = plan(spec).spec
+    dataset, model = prepare(resolved.data, resolved.model.vocab_size), new_model(resolved.model, 0)
+    config = registry.config("objective", resolved.objective)
+    objective = Contrastive(config, dataset, {"teacher": teacher})
+    means, batch = Means(objective), dataset.numbered("train", range(8), 16)
+    with torch.no_grad():
+        whole = prepared(objective, model, batch, parts)
+    for part in whole.split(parts):
+        means.include(objective(model, part))
+    assert means.values()["matching"] == pytest.approx(matching_by_hand(model, batch, dataset, teacher), rel=1e-5)
+    assert not any(weight.requires_grad for weight in objective.teacher.model.parameters()) and not list(objective.children())
+    assert any(len(text) > 40 for pair in dataset.pairs("train")[:8] for text in pair.texts), "it reads beyond the student's row"
+
+
+def test_a_student_of_other_tokens_learns_from_it(spec, tmp_path):
+    record = train(plan(spec), 0, tmp_path / "run")
+    assert record.status == "finished", record.failure
+    assert 0 < record.metrics["report/matching"] < 8
+    assert plan(spec).identity != plan(spec | {"objective": {"type": "contrastive"}}).identity
+
+
+def test_a_teacher_with_the_students_tokens_reads_its_rows(spec, teacher):
+    dataset = SimpleNamespace(tokenizer=read(teacher / "tokenizer.json"))
+    assert isinstance(vector_teacher.load(teacher, "float32", dataset), vector_teacher.OfTokens)
+    dataset.tokenizer.add_tokens(["more"])
+    assert isinstance(vector_teacher.load(teacher, "float32", dataset), vector_teacher.OfTexts)
+
+
+def test_without_a_tokenizer_it_must_have_the_students_tokens(spec, teacher):
+    (teacher / "tokenizer.json").unlink()
+    with pytest.raises(SpecError, match=r"the teacher's model has a vocabulary of 77 tokens, this run's model 512"):
+        plan(spec)
