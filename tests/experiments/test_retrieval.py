@@ -14,11 +14,12 @@ from arch.express import resolved
 from arch.layout import TokenLayout
 from arch.model import new_model
 from experiments import collection
+from experiments.collection import digest
 from experiments.data import bm25
 from experiments.data.batch import Rows
 from experiments.data.pair import Pair
 from experiments.evaluate import NotFinite
-from experiments.evaluators import probe
+from experiments.evaluators import probe, similarity
 from experiments.record import EVALUATIONS, EvaluationRecord, points_files
 from experiments.text_vectors import vectors
 
@@ -344,6 +345,51 @@ def test_a_probe_without_labels_in_common_is_refused(model):
     assert found(model, Texts(disjoint), name="probe", fit="half").values["probe_accuracy"] > 0.5
     with pytest.raises(SpecError, match="fit: 0 of the 0 labels of the report split occur in its other half"):
         found(model, Texts(lambda split: [Pair("a", "b")]), name="probe", fit="half")
+
+
+def related(split):
+    """Texts of two groups with two labels each; those of a label share nearly all letters, those of a group half of them."""
+    words = {"g": {"a": "aaaaaaaa", "b": "aaaabbbb"}, "h": {"c": "zzzzzzzz", "d": "zzzzyyyy"}}
+    return [
+        Pair(f"{i}?", f"{word * 3}{i}", group=group, label=f"{group}.{label}")
+        for group, labels in words.items()
+        for label, word in labels.items()
+        for i in range(6)
+    ]
+
+
+def test_similarity_ranks_texts_of_a_label_before_those_of_a_group_before_others(model):
+    findings = found(model, Texts(related), name="similarity")
+    assert findings.values["similarity_spearman"] > 0.6 and findings.values["similarity_pearson"] > 0.6
+    assert [(row["grade"], row["pairs"]) for row in findings.table] == [(0, 24), (1, 24), (2, 24)]
+    cosines = [row["cosine"] for row in findings.table]
+    assert cosines[2] > 0.9 > max(cosines[:2])
+    mixed = lambda split: [pair._replace(positive=f"{digest(pair.positive)}") for pair in related(split)]  # noqa: E731
+    assert abs(found(model, Texts(mixed), name="similarity").values["similarity_spearman"]) < 0.4
+    assert found(model, Texts(related), name="similarity", rows=8).table[0]["pairs"] <= 8
+
+
+def test_texts_without_vectors_of_their_own_have_no_similarity(model, monkeypatch):
+    same = torch.nn.functional.normalize(torch.randn(DIM, generator=torch.Generator().manual_seed(1)), dim=0)
+    monkeypatch.setattr(type(model), "encode", lambda self, tokens_BT, layout: same.repeat(len(tokens_BT), 1))
+    assert set(found(model, Texts(related), name="similarity").values.values()) == {0.0}
+
+
+def test_similarity_needs_two_grades(model):
+    alone = lambda split: [Pair(f"{i}?", f"text {i}", group=str(i)) for i in range(4)]  # noqa: E731
+    with pytest.raises(SpecError, match="two grades are compared, but the report split has another group; expected"):
+        found(model, Texts(alone), name="similarity")
+
+
+def test_correlations_are_those_of_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    generator = torch.Generator().manual_seed(0)
+    x_M, y_M = (torch.randint(0, high, (200,), generator=generator).double() for high in (5, 40))
+    y_M = y_M + 3 * x_M
+    assert similarity.correlation(x_M, y_M) == pytest.approx(stats.pearsonr(x_M, y_M).statistic, abs=1e-12)
+    ranked = [similarity.ranks(each) for each in (x_M, y_M)]
+    assert similarity.correlation(*ranked) == pytest.approx(stats.spearmanr(x_M, y_M).statistic, abs=1e-12)
+    assert ranked[0].tolist() == stats.rankdata(x_M).tolist()
 
 
 def test_the_probe_is_ridge_regression_in_closed_form():
