@@ -185,7 +185,7 @@ _LINES: dict[str, tuple[tuple[str, str, str, str], ...]] = {
             "a soup of mixtures",
             "source mix, merge mean",
             "tests/experiments/test_merges.py",
-            "embeddinggemma/soup, embeddinggemma/mixtures",
+            "embeddinggemma/soup, embeddinggemma/soup_of_found, embeddinggemma/mixtures",
         ),
         (
             "quantised weights and vectors",

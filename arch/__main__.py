@@ -317,7 +317,7 @@ def encode(
             write(part.texts, part.vector_NE.numpy())
             done, cut = done + len(part.texts), cut + part.cut
         if not done:
-            raise DataError(f"{source}: no text in it", key=None)
+            raise DataError(f"{'standard input' if source == text_lines.STDIN else source}: no text in it", key=None)
     if cut:
         most = f"{encoder.max_tokens:,} tokens, with their prompt"
         warn([f"{cut:,} of {done:,} texts had more than {most}, and were cut"], sys.stderr)
