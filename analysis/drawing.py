@@ -93,7 +93,15 @@ def looks(arms: Iterable[str]) -> dict[str, Look]:
 
 
 def short(name: str) -> str:
-    """A name that fits beside a row or into a legend; a long one lacks its middle, as names often differ at their ends."""
+    """A name that fits beside a row or into a legend; a long one lacks its middle, as names often differ at their ends.
+
+    Of a comparison of two cells of a grid, what both share stands once: `rate=high: caps=off against caps=on`.
+    """
+    sides = [side.split() for side in name.split(" against ")]
+    if len(sides) == 2 and all("=" in level for side in sides for level in side):
+        shared = [level for level in sides[0] if level in sides[1]]
+        rest = [" ".join(level for level in side if level not in shared) for side in sides]
+        name = f"{' '.join(shared)}: {' against '.join(rest)}" if shared and all(rest) else name
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 14]}…{name[-13:]}"
 
 

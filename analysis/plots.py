@@ -75,7 +75,7 @@ def differences(study, judgement, judged=()):
     axis = axis if judgement.contrasts else shown.axis(judgement.baseline)
     below = "\n".join(filter(None, ["; ".join(notes), *notes_of_others]))
     dots = "small dots are single seeds" if judgement.paired else "small dots are single seeds, where arms share them"
-    axes.set_xlabel(f"{axis}{side}; {dots}\n{below}".rstrip())
+    axes.set_xlabel(f"{axis}{side}; {dots}\n{below}".rstrip(), wrap=True)
     titled(axes, claims.summary(judgement, short))
     return figure
 

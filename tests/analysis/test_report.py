@@ -270,7 +270,31 @@ def test_a_long_title_stays_in_the_figure_whatever_room_names_take(longest, arm)
     assert 0 <= title.x0 < title.x1 <= figure.bbox.x1 and plot.y1 < title.y0 and title.y1 <= figure.bbox.y1
 
 
+def test_the_words_below_a_figure_stay_in_it(tmp_path, plant):
+    study = load(plant(tmp_path / "long", {"1:1": 0.0, "n" * 40: 0.05, "3:1": 0.0}, known_worse=()))
+    figure = plots.differences(study, judge(study))
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    label = figure.axes[0].xaxis.label.get_window_extent(renderer)
+    assert 0 <= label.x0 < label.x1 <= figure.bbox.x1 and label.y0 >= 0
+
+
 @pytest.mark.parametrize("names", [("b" * 150,), ("b" * 150, "words that go on and on " * 6), tuple(c * 150 for c in "bcdefgh")])
 def test_a_report_of_arms_with_long_names_draws_its_figures(tmp_path, plant, names):
     page = write_report(plant(tmp_path / "long", {name: 0.01 * i for i, name in enumerate(names)}, seeds=3)).read_text()
     assert "<svg" in page and names[0] in page
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("rate=high caps=off against rate=high caps=on", "rate=high: caps=off against caps=on"),
+        ("a=1 b=2 c=3 against a=1 b=9 c=3", "a=1 c=3: b=2 against b=9"),
+        ("caps=off against caps=on", "caps=off against caps=on"),
+        ("a=1 against a=1 b=2", "a=1 against a=1 b=2"),
+        ("short against long", "short against long"),
+        ("deep, dim=4 against wide, dim=4", "deep, dim=4 against wide, dim=4"),
+    ],
+)
+def test_what_two_cells_of_a_grid_share_stands_once(name, shown):
+    assert drawing.short(name) == shown
