@@ -29,10 +29,8 @@ const archbench = {
   hidden: new Set(),
   async load() {
     if (!("DecompressionStream" in window && "IntersectionObserver" in window)) return;
-    const packed = Uint8Array.from(atob(document.getElementById("bokeh").textContent), (each) => each.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
     const script = document.createElement("script");
-    script.textContent = await new Response(stream).text();
+    script.textContent = await this.unpacked(document.getElementById("bokeh"));
     document.head.append(script);
     Bokeh.set_log_level("warn");
     const seen = new IntersectionObserver(
@@ -42,10 +40,14 @@ const archbench = {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
       document.querySelectorAll("figure.drawn").forEach((figure) => this.draw(figure)));
   },
-  draw(figure) {
+  unpacked(script) {
+    const packed = Uint8Array.from(atob(script.textContent), (each) => each.charCodeAt(0));
+    return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  },
+  async draw(figure) {
+    const text = await this.unpacked(figure.querySelector("script.live"));
     const style = getComputedStyle(document.documentElement);
     const colours = new RegExp(Object.keys(THEME).join("|"), "g");
-    const text = figure.querySelector("script.live").textContent;
     const chart = JSON.parse(text.replace(colours, (colour) => style.getPropertyValue(`--${THEME[colour]}`).trim()));
     const element = (tag, name, content = "") => {
       const made = document.createElement(tag);

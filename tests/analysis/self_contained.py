@@ -1,10 +1,18 @@
 """Whether a page needs anything but itself."""
 
+import base64
+import gzip
+import json
 import re
 
 CLOSED = re.compile(r"""(?:src|href|srcset|data|action)\s*=\s*["']?\s*([^"'\s>]+)|url\(([^)]*)\)|@import""")
 # What a page may run: the charts' data, their library, and its own few lines.
-SCRIPTS = re.compile(r"<script( type='application/json' class=live| type='text/plain' id=bokeh|)>.*?</script>", re.DOTALL)
+SCRIPTS = re.compile(r"<script( type='text/plain' class=live| type='text/plain' id=bokeh|)>.*?</script>", re.DOTALL)
+
+
+def charts_of(page):
+    """The charts of a page, unpacked."""
+    return [json.loads(gzip.decompress(base64.b64decode(data))) for data in re.findall(r"class=live>(.*?)</script>", page)]
 
 
 def assert_self_contained(page):

@@ -8,6 +8,7 @@ import time
 import pytest
 from large_studies import USUAL, WINDOWS, plant_large
 from rich.console import Console
+from self_contained import charts_of
 
 from analysis import crowd, thinning
 from analysis.claims import judge
@@ -117,9 +118,7 @@ def test_an_arm_has_one_colour_in_every_figure(tmp_path):
 
 def live_names(page):
     """Every entry of a legend of the charts of a page; an arm that has two colours fails."""
-    import json
-
-    found = [each for data in re.findall(r"class=live>(.*?)</script>", page) for each in json.loads(data)["names"]]
+    found = [each for chart in charts_of(page) for each in chart["names"]]
     assert len({each["name"] for each in found}) == len({(each["name"], each["colour"]) for each in found})
     return found
 
