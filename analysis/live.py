@@ -48,6 +48,7 @@ MARKERS = {
 }
 DASHES = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dotdash"}
 PANEL, ROW = {1: 300, 2: 270, 4: 220}, 50  # pixels: how tall one of so many panels is, and a row of one whose rows are named
+LINE = 15  # pixels of a line of a row's name
 SMALL = 180  # pixels, one of more panels
 CELL, CELLS_LEAST, CELLS_MOST = 26, 120, 460  # pixels: how tall a row of cells is, and all of them at least and at most
 STOPS = 13  # colours by which a page draws a scale of colours
@@ -183,7 +184,9 @@ def _panel(axes: Axes, tall: int) -> Any:
     from bokeh.plotting import figure
 
     x, y = _axis(axes, "x"), _axis(axes, "y")
-    tall = 60 + ROW * len(y.ticks) if y.ticks and not x.ticks else tall
+    if y.ticks and not x.ticks:
+        lines = max(text.count("\n") + 1 for text in y.ticks.values())
+        tall = 60 + max(ROW, LINE * (lines + 1)) * len(y.ticks)
     if (cells := _mesh(axes)) is not None:
         tall = 40 + min(CELLS_MOST, max(CELLS_LEAST, CELL * cells.get_array().shape[0]))
     made = figure(

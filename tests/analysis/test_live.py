@@ -67,6 +67,15 @@ def test_every_figure_of_a_study_has_a_chart_with_its_arms(make_study, tuning_tr
         assert named & {*study.record.arms} and named <= {*study.record.arms}, name
 
 
+def test_rows_with_long_names_are_taller(tmp_path, plant):
+    tall = {}
+    for arm in ("b", "a name of rows in four lines or even more"):
+        study = load(plant(tmp_path / arm[:4], {"a": 0.0, arm: 0.01}, known_worse=()))
+        chart = chart_of(plots.differences(study, judge(study)))
+        (tall[arm],) = [root["attributes"]["height"] for document in chart["documents"].values() for root in document["roots"]]
+    assert min(tall.values()) == 60 + live.ROW and max(tall.values()) >= 60 + 4 * live.LINE
+
+
 def test_what_a_chart_cannot_show_stays_a_picture():
     figure = Figure()
     figure.subplots().scatter([1, 2], [1, 2])
