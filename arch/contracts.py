@@ -324,6 +324,10 @@ class Objective(Protocol):
         flops: of the whole run. disk_bytes: what is kept on disk beside the run's folder, a cache. Others are only shown.
         """
 
+    @classmethod
+    def decides(cls, config: Any, dataset: Dataset, runs: Mapping[str, Referred]) -> dict[str, Any]:
+        """Optional. What of the runs that it uses decides the result beside their weights, as plain data: part of the identity."""
+
     def begin(self, reading: Reading) -> None:
         """Optional. Called once before the first step, also of a resumed run: what is best done for all steps at once."""
 

@@ -238,6 +238,8 @@ def plan(source, made=None):
         decides["init_from"] = start.identity
     if used.identity:
         decides["runs"] = used.identity
+    if more := references.decides(spec, corpus, used.referred):
+        decides["of runs"] = more
     if start:
         notes = (*start.notes(), *notes)
     notes = (*notes, *remarks.of_experiment(spec), *getattr(corpus, "notes", ()))

@@ -96,6 +96,15 @@ def referred(spec: ExperimentSpec, models: Mapping[int, ExperimentSpec]) -> dict
     return known
 
 
+def decides(spec: ExperimentSpec, dataset: Dataset, runs: Mapping[str, Referred]) -> dict[str, Any]:
+    """What decides the result of an objective beside these runs' weights, as plain data; empty where nothing does."""
+    component = registry.component("objective", spec.objective["type"])
+    if not hasattr(component, "decides"):
+        return {}
+    found: dict[str, Any] = component.decides(registry.config("objective", spec.objective), dataset, runs)
+    return found
+
+
 def check(spec: ExperimentSpec, dataset: Dataset, runs: Mapping[str, Referred], root: Any) -> None:
     """Raises SpecError, at its line of the document `root`, for an objective that cannot work with these runs, rows or data."""
     component = registry.component("objective", spec.objective["type"])

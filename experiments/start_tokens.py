@@ -4,16 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tokenizers
-
 from arch import checkpoint
 from arch.contracts import Dataset
 from arch.errors import DataError
+from arch.tokenizer import read
 from experiments.data.dataset import prepare
 from experiments.spec import ExperimentSpec
 from experiments.start import Parent, Start
 
 if TYPE_CHECKING:
+    import tokenizers
+
     from experiments.plan import RunPlan
 
 # What has a row for each token.
@@ -21,11 +22,14 @@ BY_TOKEN = ("embedding", "encoder.embedding", "head.weight")
 
 
 def of_parent(parent: Parent, plan: "RunPlan | None") -> "tokenizers.Tokenizer | None":
-    """The tokenizer of a run that will be made (`plan`), or of a checkpoint's folder; None where it has none, or nobody knows."""
+    """The tokenizer of a run that will be made (`plan`), or of a checkpoint's folder; None where it has none, or nobody knows.
+
+    Raises DataError for one that cannot be read.
+    """
     if plan is not None:
         return prepare(plan.spec.data, plan.spec.model.vocab_size).tokenizer
     file = Path(parent.folder) / checkpoint.TOKENIZER
-    return tokenizers.Tokenizer.from_file(str(file)) if file.is_file() else None
+    return read(file) if file.is_file() else None
 
 
 def check(spec: ExperimentSpec, start: Start | None, made: "Mapping[int, RunPlan]", dataset: Dataset) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arch import checkpoint
+from arch import checkpoint, digests, prompts
 from arch.contracts import Dataset, Referred
 from arch.cost import DTYPES
 from arch.encoding import Encoder, load_encoder
@@ -57,6 +57,17 @@ def _has_own_tokens(dataset: Any, theirs: Any) -> bool:
     """Whether a teacher with the tokenizer `theirs` reads texts and not the dataset's tokens."""
     mine = dataset.tokenizer
     return mine is not None and theirs is not None and mine.get_vocab() != theirs.get_vocab()
+
+
+def decides(dataset: Dataset, teacher: Referred | None) -> dict[str, str]:
+    """{name: sha256} of the files that say how a teacher in a folder reads texts; empty for one that reads the student's tokens.
+
+    Of a teacher that is yet to be made, its own identity says it.
+    """
+    if teacher is None or not teacher.folder or not _has_own_tokens(dataset, teacher.tokenizer):
+        return {}
+    names = (*checkpoint.TEXT_FILES, prompts.PROMPTS)
+    return {name: digests.of(path) for name in names if (path := Path(teacher.folder) / name).is_file()}
 
 
 def load(folder: Path | str, precision: str, dataset: Dataset) -> OfTokens | OfTexts:

@@ -207,6 +207,11 @@ class Contrastive(nn.Module):
         vector_teacher.check(config, spec, dataset, runs.get("teacher"))
 
     @classmethod
+    def decides(cls, config: Config, dataset: Dataset, runs: Mapping[str, Referred]) -> dict[str, Any]:
+        """The digests of the files with which a teacher of other tokens reads texts."""
+        return vector_teacher.decides(dataset, runs.get("teacher"))
+
+    @classmethod
     def costs(cls, config: Config, spec: Any, dataset: Dataset | None, runs: Mapping[str, Referred]) -> dict[str, float]:
         """flops: what comes on top of one text per row: its further texts, GradCache's first pass, the teacher's passes.
 

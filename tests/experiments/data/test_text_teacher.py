@@ -1,5 +1,6 @@
 """A teacher of vectors with a tokenizer of its own: it reads the texts of a student's rows, as it would alone."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from pair_data import made_up, store
 
 from arch import hf, registry
 from arch.encoding import load_encoder
-from arch.errors import SpecError
+from arch.errors import DataError, SpecError
 from arch.model import new_model
 from arch.tokenizer import read
 from experiments import grad_cache
@@ -91,11 +92,29 @@ def test_a_student_of_other_tokens_learns_from_it(spec, tmp_path):
     assert plan(spec).identity != plan(spec | {"objective": {"type": "contrastive"}}).identity
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "prompts.json"])
+def test_how_it_reads_is_part_of_what_a_run_is(spec, teacher, name):
+    before = plan(spec).identity
+    assert plan(spec).identity == before
+    said = json.loads((teacher / name).read_text())
+    if name == "prompts.json":
+        said["query"] = "another: "
+    (teacher / name).write_text(json.dumps(said, indent=3))
+    assert plan(spec).identity != before
+
+
 def test_a_teacher_with_the_students_tokens_reads_its_rows(spec, teacher):
     dataset = SimpleNamespace(tokenizer=read(teacher / "tokenizer.json"))
     assert isinstance(vector_teacher.load(teacher, "float32", dataset), vector_teacher.OfTokens)
     dataset.tokenizer.add_tokens(["more"])
     assert isinstance(vector_teacher.load(teacher, "float32", dataset), vector_teacher.OfTexts)
+
+
+def test_a_damaged_tokenizer_is_one_line_at_the_teachers_key(spec, teacher):
+    (teacher / "tokenizer.json").write_text("{")
+    with pytest.raises((SpecError, DataError), match=r"teacher/tokenizer.json: cannot be read as a tokenizer") as error:
+        plan(spec)
+    assert "\n" not in str(error.value)
 
 
 def test_without_a_tokenizer_it_must_have_the_students_tokens(spec, teacher):
