@@ -1,6 +1,5 @@
 """What a question would take that is not decided: how many seeds, and what so many seeds of the study cost."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +57,7 @@ def _need(verdict, cost):
     needed = verdict.needed
     if needed is None:
         return verdict.reason or "seeds alone do not decide it"
-    if math.isinf(needed.seeds) or needed.seeds > MOST_SEEDS:
+    if needed.seeds > MOST_SEEDS:
         return f"more than {MOST_SEEDS:,} seeds to show “{needed.word}”"
     return f"{seeds_needed(needed)}: {cost.told(needed.seeds)}"
 
@@ -70,4 +69,4 @@ def seeds_needed(needed: SeedsNeeded) -> str:
 
 
 def _seeds(count):
-    return f">{MOST_SEEDS}" if math.isinf(count) or count > MOST_SEEDS else f"{count:.0f}"
+    return f">{MOST_SEEDS}" if count > MOST_SEEDS else f"{count:.0f}"

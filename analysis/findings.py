@@ -167,7 +167,8 @@ def _study(study, asked, folder, place):
     read = [note.text for note in catalog.Marks.read_whole(here).notes]
     lines += [f"{text}\n" for text in read or [*answers, *remarks[:1]]]
     lines += [f"{text}\n" for text in dict.fromkeys(claims.tuning_warnings(data))]
-    lines += [f"{text}\n" for text in filter(None, [deciding.listing(data, judged)])]
+    if undecided := deciding.listing(data, judged):
+        lines.append(f"{undecided}\n")
     about = [f"Scale `{record.scale}`", *filter(None, [_size(data), bill.sentence(bill.bill(data)), _machine(data)])]
     reports = [f"[report]({link(REPORT)})"] if (here / REPORT).is_file() else []
     others = [f"also run: {listed([f'`{Path(other).name}`' for other in study.others])}"] if study.others else []

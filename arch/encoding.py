@@ -24,6 +24,7 @@ from arch.layout import TokenLayout
 from arch.model import Model
 from arch.texts_to_rows import ids_of, padded, padding_of
 from arch.tokenizer import Ends, read
+from arch.words import is_unicode
 
 # Texts that are sorted together, and the most rows of a batch.
 WINDOW, ROWS = 1024, 32
@@ -160,10 +161,8 @@ def _checked(text, number):
         raise DataError(f"text {number:,} is not text but {type(text).__name__}", key=None)
     if not text.strip():
         raise DataError(f"text {number:,} is empty", key=None)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"text {number:,} is not valid Unicode: it has half of a surrogate pair", key=None) from None
+    if not is_unicode(text):
+        raise DataError(f"text {number:,} is not valid Unicode: it has half of a surrogate pair", key=None)
     return text
 
 

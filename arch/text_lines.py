@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import BinaryIO
 
 from arch.errors import DataError, nearest
+from arch.words import is_unicode
 
 STDIN, KEY = "-", "text"
 
@@ -65,6 +66,6 @@ def _from_json(line, where):
         raise DataError(f'{where}: no key "{KEY}"{nearest(KEY, said)}', key=None)
     if not isinstance(said[KEY], str):
         raise DataError(f"{where}: {KEY}: expected a text, got {json.dumps(said[KEY])[:40]}", key=None)
-    if said[KEY] != said[KEY].encode(errors="replace").decode():
+    if not is_unicode(said[KEY]):
         raise DataError(f"{where}: {KEY}: half of a surrogate pair, which is no text", key=None)
     return said[KEY]

@@ -19,6 +19,15 @@ def times(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it has no half of a surrogate pair, which JSON can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def visible(text: str, one_line: bool = False) -> str:
     """A text with its control characters shown, not written: ESC as `\\x1b`; line breaks and tabs stay, unless it is for one line.
 

@@ -10,6 +10,7 @@ Shapes: Q queries, N documents, P pairs.
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -63,6 +64,14 @@ def by_part(pairs: Iterable[Pair], rows: int | None = None) -> dict[str, Collect
     for pair in pairs:
         parts.setdefault(pair.part, []).append(pair)
     return {part: of(of_part, rows) for part, of_part in parts.items()}
+
+
+def in_order(pairs: Iterable[Pair], of: Literal["query", "document"]) -> dict[str, Pair]:
+    """{text: the first pair that it is of}, queries or documents, in the order of their digests."""
+    found: dict[str, Pair] = {}
+    for pair in pairs:
+        found.setdefault(pair.query if of == "query" else pair.positive, pair)
+    return {text: found[text] for text in sorted(found, key=digest)}
 
 
 def digest(text: str) -> str:

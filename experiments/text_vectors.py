@@ -3,7 +3,7 @@
 Shapes: N texts, B texts of a batch, E numbers of a vector.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from arch.contracts import Given
 from arch.model import Model
+from experiments.data.pair import Pair
 from experiments.evaluate import NotFinite
 from experiments.split_rows import batch_rows
 
@@ -41,6 +42,22 @@ def vectors(
     if not bool(vectors_NE.isfinite().all()):
         raise NotFinite(f"{given.split}/{kind} vectors")
     return torch.empty_like(vectors_NE).index_copy_(0, torch.tensor(order, device=vectors_NE.device), vectors_NE)
+
+
+def of_parts(
+    model: Model,
+    dataset: Any,
+    about: Mapping[str, Pair],
+    kind: Literal["query", "document"],
+    given: Given,
+    context: int | None = None,
+) -> Tensor:
+    """(N, E) float64 on the CPU: `vectors` of texts, {text: a pair that it is of}, each with the prompt of its own part."""
+    found: dict[str, Tensor] = {}
+    for part in dict.fromkeys(pair.part for pair in about.values()):
+        mine = [text for text, pair in about.items() if pair.part == part]
+        found |= dict(zip(mine, vectors(model, dataset, mine, kind, part, given, context), strict=True))
+    return torch.stack([found[text] for text in about]).cpu().double()
 
 
 def truncated(vectors_NE: Tensor, width: int) -> Tensor:

@@ -14,7 +14,7 @@ from arch.errors import DataError
 from arch.sentence import DENSE, MODULES, SETTINGS, TEXTS, behind, configs, dense
 from arch.sentence.texts import limit
 from arch.tensors import As, Tensors
-from arch.words import listed, times
+from arch.words import is_unicode, listed, times
 
 KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
 ORDER = re.compile("Transformer Pooling( Dense)*( Normalize)?")
@@ -163,7 +163,7 @@ def _settings(folder, normalized):
     if said.model_type != "SentenceTransformer":
         raise node.error(f"{said.model_type}: expected SentenceTransformer, which gives one vector per text", ("model_type",))
     for name, text in said.prompts.items():
-        if text != text.encode(errors="replace").decode():
+        if not is_unicode(text):
             raise node.error("expected text, got half of a surrogate pair", ("prompts", name))
     notes = []
     if not normalized:

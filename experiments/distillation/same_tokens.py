@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import tokenizers
+
 from arch.contracts import Dataset, Referred
 from arch.errors import SpecError
+
+
+def differ(dataset: Dataset, theirs: tokenizers.Tokenizer | None) -> bool:
+    """Whether a run and another one have tokenizers, and these have different tokens."""
+    mine = dataset.tokenizer
+    return mine is not None and theirs is not None and mine.get_vocab() != theirs.get_vocab()
 
 
 def check(spec: Any, dataset: Dataset, teacher: Referred, key: str = "teacher") -> None:
@@ -17,7 +25,8 @@ def check(spec: Any, dataset: Dataset, teacher: Referred, key: str = "teacher") 
             for data, tokenizer in ((teacher.data, theirs), (spec.data, mine))
         ]
         raise SpecError(f"the {key}'s data is {sides[0]}, this run's {sides[1]}; their ids mean other tokens", (key,))
-    if mine is not None and theirs is not None and mine.get_vocab() != theirs.get_vocab():
+    if differ(dataset, theirs):
+        assert mine is not None and theirs is not None
         name = teacher.data.tokenizer["type"] if teacher.data is not None and teacher.data.tokenizer else "one"
         both = f"{name} with {theirs.get_vocab_size():,} tokens, this run's is {spec.data.tokenizer['type']} with"
         raise SpecError(f"the {key}'s tokenizer is {both} {mine.get_vocab_size():,}; their ids mean other tokens", (key,))

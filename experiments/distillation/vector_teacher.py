@@ -41,7 +41,7 @@ def check(config: Any, spec: Any, dataset: Dataset, teacher: Referred | None) ->
         raise SpecError("nothing is learnt from it while weights.matching is 0; expected a weight above 0", ("teacher",))
     if (theirs := teacher.model.vector_dim) is None:
         raise SpecError(f"{teacher.name} has no `pool`, so it gives no vector of a text", ("teacher",))
-    if not _has_own_tokens(dataset, teacher.tokenizer):
+    if not same_tokens.differ(dataset, teacher.tokenizer):
         same_tokens.check(spec, dataset, teacher)
     if config.teacher_dim is not None and config.teacher_dim > theirs:
         raise SpecError(f"{config.teacher_dim} is more than the {theirs} numbers of the teacher's vectors", ("teacher_dim",))
@@ -53,18 +53,12 @@ def check(config: Any, spec: Any, dataset: Dataset, teacher: Referred | None) ->
         raise SpecError(f"its vectors have {theirs} numbers, the model's {mine}; expected {', or '.join(ways)}", ("teacher",))
 
 
-def _has_own_tokens(dataset: Any, theirs: Any) -> bool:
-    """Whether a teacher with the tokenizer `theirs` reads texts and not the dataset's tokens."""
-    mine = dataset.tokenizer
-    return mine is not None and theirs is not None and mine.get_vocab() != theirs.get_vocab()
-
-
 def decides(dataset: Dataset, teacher: Referred | None) -> dict[str, str]:
     """{name: sha256} of the files that say how a teacher in a folder reads texts; empty for one that reads the student's tokens.
 
     Of a teacher that is yet to be made, its own identity says it.
     """
-    if teacher is None or not teacher.folder or not _has_own_tokens(dataset, teacher.tokenizer):
+    if teacher is None or not teacher.folder or not same_tokens.differ(dataset, teacher.tokenizer):
         return {}
     names = (*checkpoint.TEXT_FILES, prompts.PROMPTS)
     return {name: digests.of(path) for name in names if (path := Path(teacher.folder) / name).is_file()}
@@ -73,7 +67,7 @@ def decides(dataset: Dataset, teacher: Referred | None) -> dict[str, str]:
 def load(folder: Path | str, precision: str, dataset: Dataset) -> OfTokens | OfTexts:
     """The frozen teacher in a checkpoint's folder, with weights in `precision`. Raises DataError."""
     path = Path(folder) / checkpoint.TOKENIZER
-    if path.is_file() and _has_own_tokens(dataset, read(path)):
+    if path.is_file() and same_tokens.differ(dataset, read(path)):
         encoder = load_encoder(folder, DTYPES[precision], "cpu")
         encoder.model.requires_grad_(False).eval()
         return OfTexts(encoder, dataset)

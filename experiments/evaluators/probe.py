@@ -3,7 +3,7 @@
 Shapes: N texts, E numbers of a vector, C labels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -15,9 +15,9 @@ from arch.errors import SpecError
 from arch.model import Model
 from arch.registry import evaluator
 from arch.spec import Count, Positive, Spec
-from experiments.collection import digest
+from experiments.collection import in_order
 from experiments.data.pair import Pair
-from experiments.text_vectors import vectors
+from experiments.text_vectors import of_parts
 
 SHARE = Metric(better="higher", compare="difference", any_tokenizer=True)
 
@@ -71,7 +71,7 @@ class Probe:
         scored = {text: pair for text, pair in scored.items() if pair.label in labels}
         number = {label: i for i, label in enumerate(labels)}
         fit_N, true_N = (torch.tensor([number[pair.label] for pair in part.values()]) for part in (fitted, scored))
-        fit_NE, score_NE = (self._vectors(model, dataset, part, given) for part in (fitted, scored))
+        fit_NE, score_NE = (of_parts(model, dataset, part, self.config.of, given, self.config.context) for part in (fitted, scored))
         counts_C = fit_N.bincount(minlength=len(labels))
         right = {
             "accuracy": ridge(fit_NE, fit_N, self.config.ridge)(score_NE).argmax(1) == true_N,
@@ -99,20 +99,7 @@ class Probe:
 
     def _labelled(self, pairs: Sequence[Pair]) -> dict[str, Pair]:
         """{text: the first pair that it is of} of the texts with a label, in the order of their digests."""
-        found: dict[str, Pair] = {}
-        for pair in pairs:
-            if pair.label:
-                found.setdefault(pair.query if self.config.of == "query" else pair.positive, pair)
-        return {text: found[text] for text in sorted(found, key=digest)}
-
-    def _vectors(self, model: Model, dataset: Any, texts: Mapping[str, Pair], given: Given) -> Tensor:
-        """(N, E) float64, each text with the prompt of its own part."""
-        order: list[str] = list(texts)
-        found: dict[str, Tensor] = {}
-        for part in dict.fromkeys(pair.part for pair in texts.values()):
-            mine = [text for text in order if texts[text].part == part]
-            found |= dict(zip(mine, vectors(model, dataset, mine, self.config.of, part, given, self.config.context), strict=True))
-        return torch.stack([found[text] for text in order]).cpu().double()
+        return in_order((pair for pair in pairs if pair.label), self.config.of)
 
 
 def ridge(fit_NE: Tensor, label_N: Tensor, strength: float) -> Any:

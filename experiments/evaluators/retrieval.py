@@ -244,10 +244,11 @@ class Retrieval:
         if options.bm25:
             tokens = options.context or given.context
             whole = asked.queries, asked.documents
-            read = [dataset.within(each, kind, tokens, part) for each, kind in zip(whole, ("query", "document"), strict=True)]
-            for name, (queries, documents) in {BM25: whole, CUT: read}.items():
-                words = self._quality(asked, in_turn(bm25.scores(queries, documents), query_QE.device), query_QE)
-                found.quality |= {(width, name): words for width in widths}  # a line at the same height over all widths
+            read = (dataset.within(asked.queries, "query", tokens, part), dataset.within(asked.documents, "document", tokens, part))
+            by_words = lambda texts: self._quality(asked, in_turn(bm25.scores(*texts), query_QE.device), query_QE)  # noqa: E731
+            words = by_words(whole)
+            lines = {BM25: words, CUT: words if read == whole else by_words(read)}
+            found.quality |= {(width, name): line for name, line in lines.items() for width in widths}  # at one height over all
         return found
 
     def _quality(self, asked: Collection, scores: Scores, query_QE: Tensor) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ Shapes: N texts, M pairs of texts, E numbers of a vector.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import torch
@@ -16,9 +17,9 @@ from arch.model import Model
 from arch.registry import evaluator
 from arch.spec import Spec
 from arch.words import listed
-from experiments.collection import digest
+from experiments.collection import in_order
 from experiments.data.pair import Pair
-from experiments.text_vectors import vectors
+from experiments.text_vectors import of_parts
 
 CORRELATION = Metric(better="higher", compare="difference", any_tokenizer=True)
 # Of two texts: of other groups, of one group with other labels, of one label.
@@ -75,7 +76,7 @@ class Similarity:
         """The correlations, and the mean cosine of each grade."""
         about = self._texts(dataset.pairs(given.split))
         texts = list(about)
-        vector_NE = self._vectors(model, dataset, about, given)
+        vector_NE = of_parts(model, dataset, about, self.config.of, given, self.config.context)
         first_M, second_M, grade_M = (torch.tensor(column) for column in zip(*self._compared(about), strict=True))
         cosine_M = (vector_NE[first_M] * vector_NE[second_M]).sum(1).round(decimals=DIGITS)
         grade_M = grade_M.double()
@@ -91,11 +92,8 @@ class Similarity:
         return Findings(values, table, text=f"{len(grade_M):,} pairs of {len(texts):,} texts")
 
     def _texts(self, pairs: Sequence[Pair]) -> dict[str, Pair]:
-        """{text: the first pair that it is of}, in the order of their digests."""
-        found: dict[str, Pair] = {}
-        for pair in pairs:
-            found.setdefault(pair.query if self.config.of == "query" else pair.positive, pair)
-        return {text: found[text] for text in sorted(found, key=digest)[: self.config.rows]}
+        """{text: the first pair that it is of}, of the first `rows` texts in the order of their digests."""
+        return dict(islice(in_order(pairs, self.config.of).items(), self.config.rows))
 
     def _compared(self, about: Mapping[str, Pair]) -> Iterator[tuple[int, int, int]]:
         """Yields (number of a text, number of another one, grade): for each text the next one of each grade, in the order given."""
@@ -111,14 +109,6 @@ class Similarity:
                 if len(seen) == len(GRADES):
                     break
 
-    def _vectors(self, model: Model, dataset: Any, about: Mapping[str, Pair], given: Given) -> Tensor:
-        """(N, E) float64, each text with the prompt of its own part."""
-        found: dict[str, Tensor] = {}
-        for part in dict.fromkeys(pair.part for pair in about.values()):
-            mine = [text for text, pair in about.items() if pair.part == part]
-            found |= dict(zip(mine, vectors(model, dataset, mine, self.config.of, part, given, self.config.context), strict=True))
-        return torch.stack([found[text] for text in about]).cpu().double()
-
 
 def graded(one: Pair, other: Pair) -> int:
     """The grade of two pairs, whose texts are compared (`GRADES`). Without a group, the positive is the group."""
@@ -130,9 +120,9 @@ def graded(one: Pair, other: Pair) -> int:
 
 def ranks(values_M: Tensor) -> Tensor:
     """(M,) float64: the ranks of values from 1; equal ones share the mean of theirs."""
-    _, which_M, count_U = values_M.unique(return_inverse=True, return_counts=True)
-    last_U = count_U.cumsum(0).double()
-    return (last_U - (count_U - 1) / 2)[which_M]
+    from scipy.stats import rankdata
+
+    return torch.from_numpy(rankdata(values_M.numpy()))
 
 
 def correlation(x_M: Tensor, y_M: Tensor) -> float:
