@@ -89,7 +89,7 @@ _LINES: dict[str, tuple[tuple[str, str, str, str], ...]] = {
             "distillation from sampled logits; small and large teachers",
             "objective distill.mode",
             "tests/experiments/test_distill.py",
-            "gemma3/sampled_logits, gemma3/teacher_size",
+            "gemma3/sampled_logits, gemma3/few_logits, gemma3/teacher_size",
         ),
         (
             "vision: SigLIP, soft tokens",
