@@ -105,7 +105,7 @@ test-lm-eval: .venv/installed
 	$(BIN)/python -m pytest tests/experiments/test_evaluator_lm_eval.py
 
 # ARCHBENCH_NEEDS_EMBEDDING=1: a library that is not installed is an error and no reason to skip.
-EMBEDDING := tests/arch/test_sentence_library.py tests/experiments/test_mteb_encoder.py tests/experiments/test_bench_encoding.py
+EMBEDDING := tests/arch/test_sentence_library.py tests/experiments/data/test_library_teacher.py tests/experiments/test_mteb_encoder.py tests/experiments/test_bench_encoding.py
 test-embedding: .venv/installed
 	$(INSTALL) '.[test,embedding,mteb]'
 	ARCHBENCH_NEEDS_EMBEDDING=1 $(BIN)/python -m pytest $(EMBEDDING)

@@ -298,6 +298,7 @@ def _show_experiment(reference, as_json, changes):
     spec = probed(resolved(document)).spec
     with at_its_line(document):
         used = references.referred(spec, {})
+        added = references.costs(spec, None, used)
 
     from arch import cost, units
     from arch.show import costs
@@ -308,7 +309,7 @@ def _show_experiment(reference, as_json, changes):
     flops = summary["flops_per_token"]["executed"]["train"] * spec.tokens
     warn(remarks.of_experiment(spec))
     print(f"one run: {steps:,} steps x {rows} rows x {context} tokens = {spec.tokens:,} tokens, {units.flops(flops)} executed")
-    if added := references.costs(spec, None, used):
+    if added:
         named = ", ".join(f"{option} {name.name}" for option, name in used.items())
         print(f"its objective{f' ({named})' if named else ''} adds: {objective_costs(added)}")
 

@@ -300,8 +300,8 @@ class Objective(Protocol):
     needs: capabilities of the model. metrics: every number that `forward` or `derive` returns.
     runs (optional): options that name a run whose weights it uses (type `experiments.spec.Reference`, with the marker
     `place`): such an objective is made by `__init__(config, dataset, runs)`, {option: folder of its checkpoint}; an option
-    that is null names none, and where none is named, `runs` is left out. The run is made first if it must be, and what it is
-    belongs to the identity of the run that uses it.
+    that is null, or of another type, names none, and where none is named, `runs` is left out. The run is made first if it must
+    be, and what it is belongs to the identity of the run that uses it.
     reads_images (optional): whether it gives a model the images of its rows; planning refuses another one for data with images.
     measured_by (optional): the type of the objective whose metrics the evaluator `objective` reports, where training
     minimises something else: a student is measured by `next_token`.
@@ -326,7 +326,8 @@ class Objective(Protocol):
 
     @classmethod
     def decides(cls, config: Any, dataset: Dataset, runs: Mapping[str, Referred]) -> dict[str, Any]:
-        """Optional. What of the runs that it uses decides the result beside their weights, as plain data: part of the identity."""
+        """Optional. What decides the result beside its options and the weights of the runs that it uses, as plain data: part of
+        the identity. Such as the contents of files that an option names."""
 
     def begin(self, reading: Reading) -> None:
         """Optional. Called once before the first step, also of a resumed run: what is best done for all steps at once."""

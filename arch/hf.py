@@ -252,9 +252,12 @@ def _family(path, config, held, given):
         what = "the names of its tensors"
         if given is None and any(_root(family, held) is not None for family in known.values()):
             raise DataError(f"{path}: no {CONFIG} of a known model_type says what the model is; give a spec", key=None)
+    more = ""
+    if sentence.has_modules(path):
+        more = f". It can teach as it is: `teacher: {{sentence_transformers: {path}}}` (docs/embedding.md)"
     raise DataError(
         f"{path}: no family knows {what}; known: {', '.join(types)} and weights files of the reference Griffin. Give one of "
-        f"{', '.join(known)} as --family, or a name table of your own with a spec (docs/checkpoints.md)",
+        f"{', '.join(known)} as --family, or a name table of your own with a spec (docs/checkpoints.md){more}",
         key=None,
     )
 

@@ -35,11 +35,11 @@ def of(spec: ExperimentSpec) -> list[Named]:
 
 def _of_objective(spec):
     options = getattr(registry.component("objective", spec.objective["type"]), "runs", ())
+    config = registry.config("objective", spec.objective) if options else None
     for option in options:
-        value = spec.objective[option]
-        if value is None:  # an option that may be left out
-            continue
-        yield Named(("objective", option), RunReference.parse(value) if isinstance(value, dict) else value, option)
+        value = getattr(config, option)
+        if isinstance(value, (str, RunReference)):  # not one that is left out, or that is no run
+            yield Named(("objective", option), value, option)
 
 
 class Used(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any
 from arch.document import Node
 from arch.errors import SpecError
 from experiments import references
+from experiments.plan import at_its_line
 from experiments.spec import ExperimentSpec
 from sweeps import paces, space
 from sweeps.arms import Arm, Family, with_overrides
@@ -134,8 +135,13 @@ def _of(spec: ExperimentSpec, arm: Arm, kind: str) -> Spent:
     if kind == "tokens":
         return lambda steps: float(at(steps).tokens)
     per_token = exact_cost("cost/flops_per_token", spec) or 0.0
-    used = references.referred(spec, {position: need.spec for position, need in arm.needs.items()})
-    return lambda steps: per_token * at(steps).tokens + references.costs(at(steps), None, used).get("flops", 0.0)
+
+    def spent(steps: int) -> float:
+        with at_its_line(arm.document):
+            used = references.referred(spec, {position: need.spec for position, need in arm.needs.items()})
+            return per_token * at(steps).tokens + references.costs(at(steps), None, used).get("flops", 0.0)
+
+    return spent
 
 
 def _steps(amount: float, spent: Spent) -> int:

@@ -261,8 +261,9 @@ def _cost(arm: Arm, values: dict[str, int], quantity: str, place: Node, refused:
     spec = resolved(arm.document, values, place, refused) if values else arm.spec
     if spec is None:
         return None
-    used = references.referred(spec, {position: need.spec for position, need in arm.needs.items()})
-    return exact_cost(quantity, spec, references.costs(spec, None, used))
+    with experiment.at_its_line(arm.document):
+        used = references.referred(spec, {position: need.spec for position, need in arm.needs.items()})
+        return exact_cost(quantity, spec, references.costs(spec, None, used))
 
 
 def resolved(

@@ -3,7 +3,7 @@
 from itertools import groupby
 
 from arch import document, units
-from arch.errors import DataError, SpecError
+from arch.errors import SpecError
 from arch.spec import spelt
 from arch.stacked import stacked
 from arch.words import listed
@@ -114,11 +114,9 @@ def _helpers(spec, arms):
 def _arm(spec, arm):
     experiment = arm.spec
     cost = arm_cost(experiment, spec.long_context)
-    try:
+    with experiments.at_its_line(arm.document):
         used = references.referred(experiment, {position: need.spec for position, need in arm.needs.items()})
-    except DataError as error:
-        raise arm.document.error(str(error), error.key) from None
-    objective = references.costs(experiment, None, used)
+        objective = references.costs(experiment, None, used)
     flops = {kind: cost["flops_per_token"][kind]["train"] for kind in ("ideal", "executed")}
     blocks = experiment.model.layer_blocks()
     return {

@@ -1,6 +1,7 @@
 """A teacher whose vectors a student matches: whether it fits, what it reads, and a fixed map between their widths.
 
-A teacher with the student's tokenizer reads its rows. Any other one reads the texts of these rows with a tokenizer of its own.
+A teacher with the student's tokenizer reads its rows. Any other one reads the texts of these rows with a tokenizer of its own:
+a model of ours, or any encoder that a library reads.
 
 Shapes: B rows, F numbers of a teacher's vector.
 """
@@ -19,10 +20,14 @@ from arch.contracts import Dataset, Referred
 from arch.cost import DTYPES
 from arch.encoding import Encoder, load_encoder
 from arch.errors import SpecError
+from arch.plugins import plugin_sources
 from arch.tokenizer import read
+from experiments import costs
 from experiments.data.batch import Rows
-from experiments.distillation import same_tokens
+from experiments.distillation import estimate, same_tokens
+from experiments.distillation.library_teacher import Cost, Library, OfLibrary
 from experiments.distillation.teacher import Teacher
+from experiments.spec import TrainSpec
 
 # Options that say something of a teacher.
 OPTIONS = ("teacher_dim", "projection", "distance", "precision")
@@ -30,7 +35,7 @@ OPTIONS = ("teacher_dim", "projection", "distance", "precision")
 
 def check(config: Any, spec: Any, dataset: Dataset, teacher: Referred | None) -> None:
     """Raises SpecError, at a key of `config` (of the objective `contrastive`), for a teacher that is missing or does not fit."""
-    if teacher is None:
+    if config.teacher is None:
         for name in OPTIONS:
             if getattr(config, name) != type(config).model_fields[name].default:
                 raise SpecError("there is no teacher; expected `teacher`, or none of its options", (name,))
@@ -39,10 +44,7 @@ def check(config: Any, spec: Any, dataset: Dataset, teacher: Referred | None) ->
         return
     if not config.weights.matching:
         raise SpecError("nothing is learnt from it while weights.matching is 0; expected a weight above 0", ("teacher",))
-    if (theirs := teacher.model.vector_dim) is None:
-        raise SpecError(f"{teacher.name} has no `pool`, so it gives no vector of a text", ("teacher",))
-    if not same_tokens.differ(dataset, teacher.tokenizer):
-        same_tokens.check(spec, dataset, teacher)
+    theirs = _width(config, spec, dataset, teacher)
     if config.teacher_dim is not None and config.teacher_dim > theirs:
         raise SpecError(f"{config.teacher_dim} is more than the {theirs} numbers of the teacher's vectors", ("teacher_dim",))
     mine, theirs = spec.model.vector_dim, config.teacher_dim or theirs
@@ -53,25 +55,54 @@ def check(config: Any, spec: Any, dataset: Dataset, teacher: Referred | None) ->
         raise SpecError(f"its vectors have {theirs} numbers, the model's {mine}; expected {', or '.join(ways)}", ("teacher",))
 
 
-def decides(dataset: Dataset, teacher: Referred | None) -> dict[str, str]:
-    """{name: sha256} of the files that say how a teacher in a folder reads texts; empty for one that reads the student's tokens.
+def _width(config: Any, spec: Any, dataset: Dataset, teacher: Referred | None) -> int:
+    """The numbers of the teacher's vectors. Raises SpecError for one that gives none, or reads neither our tokens nor texts."""
+    if isinstance(config.teacher, Library):
+        return config.teacher.width(config.precision)
+    assert teacher is not None, "a teacher that no library reads is a run"
+    width: int | None = teacher.model.vector_dim
+    if width is None:
+        raise SpecError(f"{teacher.name} has no `pool`, so it gives no vector of a text", ("teacher",))
+    if not same_tokens.differ(dataset, teacher.tokenizer):
+        same_tokens.check(spec, dataset, teacher)
+    return width
 
-    Of a teacher that is yet to be made, its own identity says it.
+
+def decides(config: Any, dataset: Dataset, teacher: Referred | None) -> dict[str, str]:
+    """{name: sha256} of the files that say what a teacher of other tokens gives; empty for one that reads the student's tokens.
+
+    Of a run or checkpoint, they say how it reads; its weights are known by themselves. Of one that is yet to be made, its own
+    identity says it all. Of a library's, they are all of its files.
     """
+    if isinstance(config.teacher, Library):
+        return config.teacher.decides()
     if teacher is None or not teacher.folder or not same_tokens.differ(dataset, teacher.tokenizer):
         return {}
     names = (*checkpoint.TEXT_FILES, prompts.PROMPTS)
     return {name: digests.of(path) for name in names if (path := Path(teacher.folder) / name).is_file()}
 
 
-def load(folder: Path | str, precision: str, dataset: Dataset) -> OfTokens | OfTexts:
-    """The frozen teacher in a checkpoint's folder, with weights in `precision`. Raises DataError."""
+def cost(config: Any, context: int, train: TrainSpec, teacher: Referred | None) -> Cost:
+    """What a teacher's forward pass costs for a text of `context` tokens. train: of the run that learns from it."""
+    if isinstance(config.teacher, Library):
+        return config.teacher.cost(config.precision, context, train)
+    assert teacher is not None, "a teacher that no library reads is a run"
+    model = teacher.model
+    flops = float(costs.summary(model, context, plugin_sources(model.dump()))["flops_per_token"]["ideal"]["prefill"])
+    return Cost(flops, estimate.seconds(teacher, context, train, flops))
+
+
+def load(config: Any, folder: Path | str | None, dataset: Dataset) -> OfTokens | OfTexts | OfLibrary:
+    """The frozen teacher of `config` with weights in its precision; folder: of its checkpoint, if it has one. Raises DataError."""
+    if isinstance(config.teacher, Library):
+        return OfLibrary(config.teacher, config.precision, dataset)
+    assert folder is not None, "a teacher that no library reads has a checkpoint"
     path = Path(folder) / checkpoint.TOKENIZER
     if path.is_file() and same_tokens.differ(dataset, read(path)):
-        encoder = load_encoder(folder, DTYPES[precision], "cpu")
+        encoder = load_encoder(folder, DTYPES[config.precision], "cpu")
         encoder.model.requires_grad_(False).eval()
         return OfTexts(encoder, dataset)
-    return OfTokens(Teacher.load(folder, precision))
+    return OfTokens(Teacher.load(folder, config.precision))
 
 
 class OfTokens:

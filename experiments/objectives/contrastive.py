@@ -23,10 +23,11 @@ from arch.registry import objective
 from arch.spec import Count, List, Positive, Spec, place
 from experiments import costs, grad_cache, ranks
 from experiments.data.batch import Batch
-from experiments.distillation import estimate, vector_teacher
+from experiments.distillation import vector_teacher
+from experiments.distillation.library_teacher import RunOrLibrary
 from experiments.distillation.teacher import TOKENS
 from experiments.grad_cache import GradCache, Vectors
-from experiments.spec import Reference
+from experiments.spec import Folder
 
 NotNegative = Annotated[float, Field(ge=0)]
 Terms = dict[str, Tensor]  # {metric: (B,)}
@@ -76,7 +77,8 @@ class Contrastive(nn.Module):
 
         dims: widths to which vectors are cut, the model's own among them; empty for that alone. weights: of the terms.
         teacher: a run or a checkpoint's folder, of a model with a pool; with a tokenizer of its own it reads the texts, with its
-        own prompts `query` and `document`. teacher_dim: the first so many numbers of its vectors,
+        own prompts `query` and `document`. `{sentence_transformers: FOLDER}` is any encoder that this library reads (extra
+        `embedding`). teacher_dim: the first so many numbers of its vectors,
         for one that was trained with this width; null for all. projection: what makes the widths of both equal: `none`, or
         `frozen`, a fixed random map of the student's vectors. distance: from the teacher's vectors, `l2` (squared) or `cosine`.
         precision: of the teacher's weights.
@@ -86,7 +88,7 @@ class Contrastive(nn.Module):
         hardness: NotNegative = 5.0
         dims: Annotated[List[Count], AfterValidator(_distinct)] = ()
         weights: Weights = Weights()
-        teacher: Reference | None = place(None)
+        teacher: Folder | RunOrLibrary | None = place(None)
         teacher_dim: Count | None = None
         projection: Literal["none", "frozen"] = "none"
         distance: Distance = "l2"
@@ -109,10 +111,9 @@ class Contrastive(nn.Module):
         self.config, self.dataset, self.folder, self.cache = config, dataset, (runs or {}).get("teacher"), GradCache()
 
     @cached_property
-    def teacher(self) -> vector_teacher.OfTokens | vector_teacher.OfTexts:
+    def teacher(self) -> vector_teacher.OfTokens | vector_teacher.OfTexts | vector_teacher.OfLibrary:
         """The frozen teacher. It is no submodule, so it is in no checkpoint and nothing trains it."""
-        assert self.folder is not None, "a run with `weights.matching` has a teacher"
-        return vector_teacher.load(self.folder, self.config.precision, self.dataset)
+        return vector_teacher.load(self.config, self.folder, self.dataset)
 
     def prepare(self, model: Model, batch: Batch) -> Batch:
         """Adds the teacher's vectors; in training with several micro-batches or devices, also what GradCache's first pass gives."""
@@ -208,8 +209,8 @@ class Contrastive(nn.Module):
 
     @classmethod
     def decides(cls, config: Config, dataset: Dataset, runs: Mapping[str, Referred]) -> dict[str, Any]:
-        """The digests of the files with which a teacher of other tokens reads texts."""
-        return vector_teacher.decides(dataset, runs.get("teacher"))
+        """The digests of the files that say what a teacher of other tokens gives."""
+        return vector_teacher.decides(config, dataset, runs.get("teacher"))
 
     @classmethod
     def costs(cls, config: Config, spec: Any, dataset: Dataset | None, runs: Mapping[str, Referred]) -> dict[str, float]:
@@ -225,11 +226,10 @@ class Contrastive(nn.Module):
         if spec.train.accumulate * spec.train.shares > 1:
             kept = 0 if spec.train.sharded else 1  # micro-batches of a rank whose graph is kept
             more["flops"] += kinds * tokens * own["prefill"] * (1 - kept / spec.train.accumulate)
-        if "teacher" not in runs:
+        if config.teacher is None:
             return more
-        teacher = _flops_per_token(runs["teacher"].model, context)["prefill"]
-        more |= {"flops": more["flops"] + kinds * tokens * teacher, "teacher_flops_per_token": teacher}
-        seconds = estimate.seconds(runs["teacher"], context, spec.train, teacher)
+        flops, seconds = vector_teacher.cost(config, context, spec.train, runs.get("teacher"))
+        more |= {"flops": more["flops"] + kinds * tokens * flops, "teacher_flops_per_token": flops}
         return more if seconds is None else more | {"seconds": seconds * kinds * tokens}
 
 

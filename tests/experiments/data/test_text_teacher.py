@@ -105,9 +105,10 @@ def test_how_it_reads_is_part_of_what_a_run_is(spec, teacher, name):
 
 def test_a_teacher_with_the_students_tokens_reads_its_rows(spec, teacher):
     dataset = SimpleNamespace(tokenizer=read(teacher / "tokenizer.json"))
-    assert isinstance(vector_teacher.load(teacher, "float32", dataset), vector_teacher.OfTokens)
+    config = Contrastive.Config.parse({"teacher": str(teacher), "weights": {"matching": 1.0}})
+    assert isinstance(vector_teacher.load(config, teacher, dataset), vector_teacher.OfTokens)
     dataset.tokenizer.add_tokens(["more"])
-    assert isinstance(vector_teacher.load(teacher, "float32", dataset), vector_teacher.OfTexts)
+    assert isinstance(vector_teacher.load(config, teacher, dataset), vector_teacher.OfTexts)
 
 
 def test_a_damaged_tokenizer_is_one_line_at_the_teachers_key(spec, teacher):
