@@ -12,7 +12,7 @@ from experiments.data.dataset import prepare
 from experiments.data.exchanges import answers_only
 from experiments.data.tokenizers.byte import Byte
 from experiments.plan import plan, resolve
-from tests.arch.test_chat_template import NO_SYSTEM, STRICT
+from tests.chat_templates import NO_SYSTEM, STRICT
 
 
 def talks(count=60):
