@@ -111,7 +111,7 @@ def load(folder: Path, precision: str = "float32") -> Any:
 
 def files(folder: Path) -> list[Path]:
     """The files that decide what a folder's encoder computes, sorted: those of the folder and of its modules. Raises DataError."""
-    places = {folder, *(folder / each["path"] for each in _modules(folder) if each.get("path"))}
+    places = {folder, *(folder / each["path"] for each in _modules(folder))}
     return sorted(path for place in places if place.is_dir() for path in place.iterdir() if path.suffix in DECISIVE)
 
 
@@ -124,8 +124,8 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
         raise DataError(f"{folder}: no {MODULES}; expected a folder of sentence-transformers", key=KEY) from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error})", key=KEY) from None
-    if not isinstance(found, list) or not found or not all(isinstance(each, dict) for each in found):
-        raise DataError(f"{path}: expected a list of modules", key=KEY)
+    if not isinstance(found, list) or not found or not all(isinstance(m, dict) and isinstance(m.get("path"), str) for m in found):
+        raise DataError(f"{path}: expected a list of modules, each with its `path`", key=KEY)
     return found
 
 

@@ -187,6 +187,7 @@ def test_loading_it_uses_up_no_random_number(bert):
         (None, "no modules.json; expected a folder of sentence-transformers"),
         ("{", "modules.json: cannot be read"),
         ("{}", "modules.json: expected a list of modules"),
+        ('[{"path": 1}]', "modules.json: expected a list of modules, each with its `path`"),
     ],
 )
 def test_a_folder_that_is_none_is_refused(content, said, tmp_path, monkeypatch):
