@@ -239,8 +239,10 @@ def kept(folder, into):
     study = load(folder)
     judged = judgements(study)
     with _into(folder, None):
-        live.share(write(study, judged, rows=False), into)  # the records have these rows
-    list(_figures(study, judged, folder))
+        page = write(study, judged, rows=False)  # the records have these rows
+        live.share(page, into)
+        list(_figures(study, judged, folder))
+        live.beside(page, folder / "figures")
 
 
 def drawn(data, folder):

@@ -55,6 +55,8 @@ STOPS = 13  # colours by which a page draws a scale of colours
 KNOWN = (PolyCollection, LineCollection, QuadMesh)
 WRAP = 18  # letters of a row's name in a line
 DIGITS = 6  # of a coordinate, more than a screen can show
+# A still picture in a page.
+STILL = re.compile(r"(?P<before><div class=still data-figure='(?P<name>[^']*)'[^>]*>)<svg.*?</svg>\s*</div>", re.DOTALL)
 
 
 class Axis(NamedTuple):
@@ -109,7 +111,7 @@ def pictured(figure: Figure, name: str, caption: str) -> str:
     still, live = drawing.themed(figure, name), chart(figure)
     data = f"<script type='text/plain' class=live>{_packed(visible(live).encode())}</script>" if live else ""
     label = html.escape(caption, quote=True)
-    return f"<figure><div class=still role=img aria-label='{label}'>{still}</div>{data}</figure>"
+    return f"<figure><div class=still data-figure='{name}' role=img aria-label='{label}'>{still}</div>{data}</figure>"
 
 
 def library() -> str:
@@ -133,6 +135,18 @@ def share(page: Path, folder: Path) -> None:
         write_atomically(shared, content.encode())
     link = os.path.relpath(shared, page.parent).replace(os.sep, "/")
     write_atomically(page, text.replace(_carried(), f"<script src='{link}'></script>").encode())
+
+
+def beside(page: Path, figures: Path) -> None:
+    """Let a page show the files FIGURES/NAME.png as its still pictures, instead of carrying them: they are most of a page.
+
+    A page of which one is missing stays as it is, since its pictures have their letters in common.
+    """
+    text = page.read_text()
+    if not all((figures / f"{found['name']}.png").is_file() for found in STILL.finditer(text)):
+        return
+    place = os.path.relpath(figures, page.parent).replace(os.sep, "/")
+    write_atomically(page, STILL.sub(rf"\g<before><img src='{place}/\g<name>.png' alt='' loading=lazy></div>", text).encode())
 
 
 def _carried() -> str:

@@ -49,7 +49,7 @@ small { display: block; color: var(--muted); font-size: 12.5px; font-weight: 400
 .failed { color: var(--failed); }
 .badge.baseline { border-color: transparent; padding: 0; font-weight: 400; }
 figure { margin: 0; max-width: 1024px; } details + figure { margin-top: 26px; }
-.still { overflow-x: auto; } .still svg { display: block; width: 100%; min-width: 540px; height: auto; }
+.still { overflow-x: auto; } .still svg, .still img { display: block; width: 100%; min-width: 540px; height: auto; }
 .chart { display: none; } .drawn .chart { display: block; } .drawn .still { display: none; }
 .panels { display: grid; gap: 18px 22px; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); }
 .heading { font-size: 14px; font-weight: 600; line-height: 1.35; margin: 0 0 6px; }
@@ -72,7 +72,7 @@ details { margin-top: 14px; } summary { cursor: pointer; color: var(--muted); fo
   .results th[scope=row] { min-width: 112px; max-width: 136px; overflow-wrap: anywhere; }
   .results td small { max-width: 118px; } .results th, .results td { padding-right: 9px; }
   dl { grid-template-columns: 1fr; } dd { margin-bottom: 8px; } main { padding: 24px 16px 48px; } }
-@media print { .drawn .still { display: block; } .still svg { min-width: 0; } .drawn .chart { display: none; }
+@media print { .drawn .still { display: block; } .still svg, .still img { min-width: 0; } .drawn .chart { display: none; }
   :root { --ink: #000; --muted: #444; --grid: #ccc; --paper: #fff; --card: #f4f4f4; }
   body { font-size: 10.5pt; } main { max-width: none; padding: 0; } .scroll { overflow: visible; } table { font-size: 8.5pt; }
   section, figure, tr { break-inside: avoid; } h2 { margin-top: 20pt; } }

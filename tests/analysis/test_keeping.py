@@ -134,6 +134,25 @@ def test_kept_reports_share_one_copy_of_the_library_of_charts(tmp_path, plant):
         assert kept.read_text() == whole.read_text().replace(carried, link) and carried in library.read_text()
 
 
+def test_kept_reports_show_the_figures_beside_them(tmp_path, plant):
+    folder = plant(tmp_path / "runs" / "one" / "demo", seeds=2)
+    whole = write_report(folder)
+    CliRunner().invoke(app, ["keep", "one/demo", "--into", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")])
+    kept = tmp_path / "results" / "one" / "demo" / "report.html"
+    text, still = kept.read_text(), "<div class=still data-figure='([^']*)'"
+    shown = re.findall(still + r"[^>]*><img src='([^']*)' alt='' loading=lazy></div>", text)
+    assert [name for name, _ in shown] == re.findall(still, whole.read_text()) and len(shown) > 2
+    assert all(place == f"figures/{name}.png" and (kept.parent / place).is_file() for name, place in shown)
+    assert "<svg" not in text and "<svg" in whole.read_text()
+
+
+def test_a_page_of_which_a_figure_is_missing_keeps_its_pictures(tmp_path, plant):
+    page = write_report(plant(tmp_path / "runs" / "one" / "demo", seeds=2))
+    before = page.read_text()
+    live.beside(page, tmp_path / "figures")
+    assert page.read_text() == before
+
+
 def test_what_cannot_be_kept_is_refused(tmp_path, plant):
     folder = plant(tmp_path / "runs" / "one" / "demo", seeds=2)
     with pytest.raises(DataError, match="is where the study is already"):
