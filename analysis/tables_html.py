@@ -21,8 +21,9 @@ def comparisons(raw: Results, judgement: Any) -> str:
     for subject, cells in zip(judgement.contrasts, compared.to_dict("records"), strict=True):
         verdict, word = judgement.verdicts.get(subject, Verdict("")), judgement.word(subject)
         aside, kind = html.escape(cells["verdict"].removeprefix(word).strip(" ()")), verdict.word.replace(" ", "-")
+        beneath = f"<small>{html.escape(subject)}</small>" if subject != cells["comparison"] else ""
         parts = {
-            "comparison": f"<th scope=row>{html.escape(cells['comparison'])}<small>{html.escape(subject)}</small></th>",
+            "comparison": f"<th scope=row>{html.escape(cells['comparison'])}{beneath}</th>",
             "verdict": f"<td><span class='badge {kind}'>{html.escape(word)}</span><small>{aside}</small></td>",
         }
         rows.append("".join(parts.get(name) or f"<td class=number>{two_lines(cell)}</td>" for name, cell in cells.items()))
