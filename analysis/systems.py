@@ -117,7 +117,7 @@ _LINES: dict[str, tuple[tuple[str, str, str, str], ...]] = {
             "RG-LRU and its gates",
             "mixer rg_lru.decay_init, hawk/1.3b",
             "reference code: hawk",
-            "griffin/gates, griffin/decay_init",
+            "griffin/gates, griffin/gates_again, griffin/decay_init",
         ),
         (
             "recurrence with local attention",

@@ -319,7 +319,10 @@ def test_what_it_costs_is_what_it_reads_beside_the_first_text(spec, teacher, own
     resolved = resolve(spec)
     dataset = own_pairs.Spelt(own_pairs.Spelt.Config(negatives=True)).dataset(None)
     cost = lambda runs, given=dataset, **train: Contrastive.costs(  # noqa: E731
-        made().config, resolved.model_copy(update={"train": resolved.train.model_copy(update=train)}), given, runs
+        made(teacher if runs else None).config,
+        resolved.model_copy(update={"train": resolved.train.model_copy(update=train)}),
+        given,
+        runs,
     )
     tokens, flops = resolved.tokens, contrastive._flops_per_token(resolved.model, 8)
     assert cost({}) == {"flops": 2 * tokens * flops["train"]} and cost({}, None) == {"flops": tokens * flops["train"]}
