@@ -7,6 +7,7 @@ the name of an activation gets a Tanh.
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from arch import json_files, tensors
 from arch.document import Node
@@ -104,15 +105,21 @@ def sources(spec, modules=None):
     return {f"project.{number}.weight": As(f"{named[number]}/{DENSE}") for number in range(len(spec.project))}
 
 
-def _modules(folder):
-    """[(kind, name of its folder)] of the modules, in an order that our models can have."""
+def entries(folder: Path) -> list[dict[str, Any]]:
+    """What modules.json lists: each with the texts `path` and `type`. Raises DataError."""
     path = folder / MODULES
     data = json_files.loaded(path)
     fits = isinstance(data, list) and all(isinstance(entry, dict) for entry in data)
     if not fits or not all(isinstance(entry.get(key), str) for entry in data for key in ("path", "type")):
         raise DataError(f"{path}: expected a list of modules, each with a `path` and a `type`", key=None)
+    return data
+
+
+def _modules(folder):
+    """[(kind, name of its folder)] of the modules, in an order that our models can have."""
+    path = folder / MODULES
     found: list[tuple[str, str]] = []
-    for entry in data:
+    for entry in entries(folder):
         package, kind = entry["type"].partition(".")[0], entry["type"].rpartition(".")[2]
         if package != "sentence_transformers" or kind not in KINDS:
             known = f"known: {', '.join(KINDS)} of sentence_transformers"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -38,19 +39,28 @@ def seconds(teacher: Referred, context: int, train: TrainSpec, flops_per_token: 
 @lru_cache(maxsize=64)
 def _tried(model: str, context: int, threads: int) -> float:
     """Seconds per token of the faster of two forward passes of one row."""
+    teacher = new_model(ModelSpec.parse(json.loads(model)), seed=0).eval()
+    tokens_BT = torch.zeros(1, context, dtype=torch.long)
+
+    def once() -> None:
+        with torch.no_grad():
+            if teacher.pool is None:
+                teacher(tokens_BT)
+            else:
+                teacher.vectors(tokens_BT, TokenLayout.whole(1, context))
+
+    return faster_of_two(once, threads) / context
+
+
+def faster_of_two(once: Callable[[], object], threads: int) -> float:
+    """Seconds of the faster of two calls, with so many threads."""
     before, passes = torch.get_num_threads(), []
     torch.set_num_threads(threads)
     try:
-        teacher = new_model(ModelSpec.parse(json.loads(model)), seed=0).eval()
-        tokens_BT = torch.zeros(1, context, dtype=torch.long)
         for _ in range(2):
             started = time.perf_counter()
-            with torch.no_grad():
-                if teacher.pool is None:
-                    teacher(tokens_BT)
-                else:
-                    teacher.vectors(tokens_BT, TokenLayout.whole(1, context))
+            once()
             passes.append(time.perf_counter() - started)
     finally:
         torch.set_num_threads(before)
-    return min(passes) / context
+    return min(passes)

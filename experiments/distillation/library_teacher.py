@@ -8,8 +8,6 @@ Shapes: B rows, F numbers of a vector.
 
 from __future__ import annotations
 
-import json
-import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -22,9 +20,10 @@ from arch import digests
 from arch.cost import DTYPES
 from arch.errors import DataError, install
 from arch.sentence import MODULES
+from arch.sentence.read import entries, has_modules
 from arch.spec import Spec
 from experiments.data.batch import Rows
-from experiments.distillation.estimate import TRIED_FLOPS
+from experiments.distillation.estimate import TRIED_FLOPS, faster_of_two
 from experiments.spec import Folder, RunReference, TrainSpec
 
 # Where a spec names the folder, so that an error says file and line.
@@ -116,16 +115,15 @@ def files(folder: Path) -> list[Path]:
 
 
 def _modules(folder: Path) -> list[dict[str, Any]]:
-    """What its modules.json lists. Raises DataError."""
-    path = folder / MODULES
+    """What its modules.json lists. Raises DataError, at its key."""
+    if not has_modules(folder):
+        raise DataError(f"{folder}: no {MODULES}; expected a folder of sentence-transformers", key=KEY)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{folder}: no {MODULES}; expected a folder of sentence-transformers", key=KEY) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error})", key=KEY) from None
-    if not isinstance(found, list) or not found or not all(isinstance(m, dict) and isinstance(m.get("path"), str) for m in found):
-        raise DataError(f"{path}: expected a list of modules, each with its `path`", key=KEY)
+        found = entries(folder)
+    except DataError as error:
+        raise DataError(str(error), key=KEY) from None
+    if not found:
+        raise DataError(f"{folder / MODULES}: expected a list of modules", key=KEY)
     return found
 
 
@@ -153,13 +151,4 @@ def _cost(folder: Path, states: tuple[Any, ...], precision: str, context: int, t
     flops = float(counted.get_total_flops())
     if accelerator != "cpu" or flops > TRIED_FLOPS:
         return Cost(flops / tokens, None)
-    before, passes = torch.get_num_threads(), []
-    torch.set_num_threads(threads)
-    try:
-        for _ in range(2):
-            started = time.perf_counter()
-            model.encode(text, show_progress_bar=False)
-            passes.append(time.perf_counter() - started)
-    finally:
-        torch.set_num_threads(before)
-    return Cost(flops / tokens, min(passes) / tokens)
+    return Cost(flops / tokens, faster_of_two(lambda: model.encode(text, show_progress_bar=False), threads) / tokens)

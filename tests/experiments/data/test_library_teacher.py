@@ -6,20 +6,12 @@ import sys
 
 import pytest
 import torch
-import torch.nn.functional as F
-from pair_data import made_up, store
-from test_text_teacher import MODEL
+from test_text_teacher import MODEL, assert_matched, spec_of
 
-from arch import hf, registry
+from arch import hf
 from arch.errors import DataError, SpecError
-from arch.model import new_model
-from experiments import grad_cache
-from experiments.data.dataset import prepare
-from experiments.data.encoded import text_number
 from experiments.distillation import library_teacher, vector_teacher
 from experiments.distillation.library_teacher import Library, OfLibrary
-from experiments.means import Means, prepared
-from experiments.objectives.contrastive import Contrastive
 from experiments.parity.sentence import FOLDER
 from experiments.plan import plan
 from experiments.spec import TrainSpec
@@ -59,45 +51,15 @@ def bert(tmp_path, library):
     return tmp_path / "bert"
 
 
-def spec_of(folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path / "cache"))
-    rows = [row | {"negatives": [f"wrong {i}"]} for i, row in enumerate(made_up(groups=40, each=2))]
-    source = {"type": "pairs", "files": [store(tmp_path / "pairs.jsonl", rows)], "prompts": {"query": "q: ", "document": "d: "}}
-    teacher = {"sentence_transformers": str(folder)}
-    return {
-        "model": MODEL,
-        "data": {"source": source, "tokenizer": {"type": "bpe", "vocab_size": 300}, "context": 16, "rows": 8},
-        "objective": {"type": "contrastive", "teacher": teacher, "weights": {"matching": 1.0}},
-        "optimizer": {"lr": 1e-3},
-        "train": {"steps": 4, "accumulate": 2, "checkpoint_every": 2},
-        "evaluate": {"every": 4, "select_rows": 8, "report_rows": 8},
-    }
-
-
 @pytest.fixture
 def spec(bert, tmp_path, monkeypatch):
-    return spec_of(bert, tmp_path, monkeypatch)
+    return spec_of({"sentence_transformers": str(bert)}, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_student_is_matched_to_what_the_library_gives_of_each_text(spec, bert, library, parts):
-    resolved = plan(spec).spec
-    dataset, model = prepare(resolved.data, resolved.model.vocab_size), new_model(resolved.model, 0)
-    objective = Contrastive(registry.config("objective", resolved.objective), dataset)
-    means, batch = Means(objective), dataset.numbered("train", range(8), 16)
-    with torch.no_grad():
-        whole = prepared(objective, model, batch, parts)
-    for part in whole.split(parts):
-        means.include(objective(model, part))
-
-    theirs, apart = library.SentenceTransformer(str(bert), device="cpu"), 0.0
-    text_of = {text_number(text): text for pair in dataset.pairs("train") for text in pair.texts}
-    for kind, x_BE in grad_cache.vectors(model, batch).items():
-        texts = [text_of[number] for number in batch[kind].extra["text"].tolist()]
-        wanted = theirs.encode(texts, prompt_name="query" if kind == "query" else "document", convert_to_tensor=True)
-        apart += (F.normalize(x_BE.detach(), dim=1) - wanted).square().sum(1).mean()
-    assert means.values()["matching"] == pytest.approx(float(apart), rel=1e-5)
-    assert not any(weight.requires_grad for weight in objective.teacher.model.parameters()) and not list(objective.children())
+    theirs = library.SentenceTransformer(str(bert), device="cpu")
+    assert_matched(spec, None, parts, lambda texts, task: theirs.encode(texts, prompt_name=task))
 
 
 def test_of_a_folder_that_we_can_import_both_ways_give_the_same_vectors(tmp_path, library):
@@ -113,6 +75,7 @@ def test_of_a_folder_that_we_can_import_both_ways_give_the_same_vectors(tmp_path
 
 
 def test_a_run_learns_from_it_and_goes_on_after_an_interruption_with_the_same_bits(spec, tmp_path):
+    spec["train"] |= {"steps": 4, "checkpoint_every": 2}
     whole = train(plan(spec), 0, tmp_path / "whole")
     assert whole.status == "finished", whole.failure
     assert 0 < whole.metrics["report/matching"] < 12
@@ -185,26 +148,26 @@ def test_loading_it_uses_up_no_random_number(bert):
     "content, said",
     [
         (None, "no modules.json; expected a folder of sentence-transformers"),
-        ("{", "modules.json: cannot be read"),
+        ("{", "modules.json: not valid JSON"),
         ("{}", "modules.json: expected a list of modules"),
-        ('[{"path": 1}]', "modules.json: expected a list of modules, each with its `path`"),
+        ('[{"path": 1}]', "modules.json: expected a list of modules, each with a `path` and a `type`"),
+        ("[]", "modules.json: expected a list of modules"),
     ],
 )
 def test_a_folder_that_is_none_is_refused(content, said, tmp_path, monkeypatch):
     if content:
         (tmp_path / "modules.json").write_text(content)
     with pytest.raises(SpecError, match=rf"objective.teacher.sentence_transformers: .*{said}"):
-        plan(spec_of(tmp_path, tmp_path, monkeypatch))
+        plan(spec_of({"sentence_transformers": str(tmp_path)}, tmp_path, monkeypatch))
 
 
 def test_without_the_library_the_way_to_it_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(SpecError, match=r"needs the package sentence-transformers: pip install -e '.\[embedding\]'"):
-        plan(spec_of(FOLDER, tmp_path, monkeypatch))
+        plan(spec_of({"sentence_transformers": str(FOLDER)}, tmp_path, monkeypatch))
 
 
 def test_it_is_either_a_run_or_a_librarys(tmp_path, monkeypatch):
-    spec = spec_of(tmp_path, tmp_path, monkeypatch)
-    spec["objective"]["teacher"]["run"] = "big"
+    spec = spec_of({"sentence_transformers": str(tmp_path), "run": "big"}, tmp_path, monkeypatch)
     with pytest.raises(SpecError, match=r"objective.teacher.run: unknown key; known: sentence_transformers"):
         plan(spec)

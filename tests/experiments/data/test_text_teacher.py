@@ -42,47 +42,52 @@ def teacher(tmp_path):
     return tmp_path / "teacher"
 
 
-@pytest.fixture
-def spec(tmp_path, teacher, monkeypatch):
+def spec_of(teacher, tmp_path, monkeypatch):
+    """A student of `teacher`, the option of its objective, on made-up pairs with hard negatives."""
     monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path / "cache"))
     rows = [row | {"negatives": [f"wrong {i}"]} for i, row in enumerate(made_up(groups=40, each=2))]
     source = {"type": "pairs", "files": [store(tmp_path / "pairs.jsonl", rows)], "prompts": {"query": "q: ", "document": "d: "}}
     return {
         "model": MODEL,
         "data": {"source": source, "tokenizer": {"type": "bpe", "vocab_size": 300}, "context": 16, "rows": 8},
-        "objective": {"type": "contrastive", "teacher": str(teacher), "weights": {"matching": 1.0}},
+        "objective": {"type": "contrastive", "teacher": teacher, "weights": {"matching": 1.0}},
         "optimizer": {"lr": 1e-3},
         "train": {"steps": 3, "accumulate": 2},
         "evaluate": {"every": 3, "select_rows": 8, "report_rows": 8},
     }
 
 
-def matching_by_hand(model, batch, dataset, teacher):
-    """The mean over rows of the sum over kinds of the squared distance from what the teacher gives of a text on its own."""
-    encoder, vectors = load_encoder(teacher, device="cpu"), grad_cache.vectors(model, batch)
-    text_of = {text_number(text): text for pair in dataset.pairs("train") for text in pair.texts}
-    apart = 0.0
-    for kind, x_BE in vectors.items():
-        texts = [text_of[number] for number in batch[kind].extra["text"].tolist()]
-        theirs = encoder.encode(texts, task="query" if kind == "query" else "document")
-        apart += (F.normalize(x_BE, dim=1) - torch.from_numpy(theirs)).square().sum(1).mean()
-    return float(apart.detach())
+@pytest.fixture
+def spec(tmp_path, teacher, monkeypatch):
+    return spec_of(str(teacher), tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_it_is_matched_on_the_texts_themselves_with_its_own_prompts(spec, teacher, parts):
+def assert_matched(spec, folders, parts, encode):
+    """`matching` is the mean over rows of the sum over kinds of the squared distance from encode(texts, task); nothing trains the
+    teacher."""
     resolved = plan(spec).spec
     dataset, model = prepare(resolved.data, resolved.model.vocab_size), new_model(resolved.model, 0)
-    config = registry.config("objective", resolved.objective)
-    objective = Contrastive(config, dataset, {"teacher": teacher})
+    objective = Contrastive(registry.config("objective", resolved.objective), dataset, folders)
     means, batch = Means(objective), dataset.numbered("train", range(8), 16)
     with torch.no_grad():
         whole = prepared(objective, model, batch, parts)
     for part in whole.split(parts):
         means.include(objective(model, part))
-    assert means.values()["matching"] == pytest.approx(matching_by_hand(model, batch, dataset, teacher), rel=1e-5)
+
+    text_of, apart = {text_number(text): text for pair in dataset.pairs("train") for text in pair.texts}, 0.0
+    for kind, x_BE in grad_cache.vectors(model, batch).items():
+        texts = [text_of[number] for number in batch[kind].extra["text"].tolist()]
+        theirs = torch.from_numpy(encode(texts, "query" if kind == "query" else "document"))
+        apart += (F.normalize(x_BE.detach(), dim=1) - theirs).square().sum(1).mean()
+    assert means.values()["matching"] == pytest.approx(float(apart), rel=1e-5)
     assert not any(weight.requires_grad for weight in objective.teacher.model.parameters()) and not list(objective.children())
     assert any(len(text) > 40 for pair in dataset.pairs("train")[:8] for text in pair.texts), "it reads beyond the student's row"
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_it_is_matched_on_the_texts_themselves_with_its_own_prompts(spec, teacher, parts):
+    encoder = load_encoder(teacher, device="cpu")
+    assert_matched(spec, {"teacher": teacher}, parts, lambda texts, task: encoder.encode(texts, task=task))
 
 
 def test_a_student_of_other_tokens_learns_from_it(spec, tmp_path):
