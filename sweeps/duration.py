@@ -1,8 +1,8 @@
 """About how long a study takes on this machine and how much disk it fills, before anything runs.
 
-A step of the first arm of each precision is timed on random tokens (of a task: on its rows), for about a second, and kept in the
-cache folder. Other arms of that precision are taken to compute as many FLOPs a second. Starting a process, reading texts and a
-machine that is busy with other work come on top.
+A step of the first arm of each precision is timed on random tokens (of a task: on its rows; of an encoder: on pairs of texts), for
+about a second, and kept in the cache folder. Other arms of that precision are taken to compute as many FLOPs a second. Starting a
+process, reading texts and a machine that is busy with other work come on top.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ def _rate(arm: Arm, shown: dict[str, Any]) -> tuple[float | None, str]:
     train = arm.spec.train
     if train.accelerator != "cpu" and not (train.accelerator == "gpu" and torch.cuda.is_available()):
         return None, f"train.accelerator is {train.accelerator}, which this machine does not have"
-    a_row = shown["flops_per_token"]["executed"] * arm.spec.data.context
+    texts = 2 if arm.spec.model.pool is not None else 1  # of a row, as they are timed
+    a_row = texts * shown["flops_per_token"]["executed"] * arm.spec.data.context
     step = a_row * arm.spec.data.rows // (train.accumulate * train.shares)
     if train.accelerator == "cpu" and step > LARGEST_STEP:
         return None, f"a step of {units.flops(step)} takes too long to be timed"
@@ -143,7 +144,8 @@ def _rate(arm: Arm, shown: dict[str, Any]) -> tuple[float | None, str]:
 
 def _calibrated(arm: Arm, measure: Callable[[], float]) -> float:
     about = {"pace": paces.key(arm), "hardware": device.hardware(), "torch": torch.__version__}
-    file = root() / paces.FOLDER / f"{'rows' if _is_computed(arm.spec) else 'random'}-{digest(about)}.json"
+    on = "rows" if _is_computed(arm.spec) else "random" if arm.spec.model.pool is None else "pairs"
+    file = root() / paces.FOLDER / f"{on}-{digest(about)}.json"
     return kept(file, lambda: {"flops_per_second": measure()})["flops_per_second"]
 
 
@@ -153,11 +155,12 @@ def _is_computed(spec: ExperimentSpec) -> bool:
 
 
 def _step_seconds(spec: ExperimentSpec) -> float:
-    """The median time of a micro-batch's step with AdamW, on random tokens or on the rows of a task.
+    """The median time of a micro-batch's step with AdamW, on random tokens, on the rows of a task, or on pairs of random texts.
 
-    Where a task scores few positions, no step computes the head at the others, whatever the count of FLOPs says.
+    Where a task scores few positions, no step computes the head at the others, whatever the count of FLOPs says. A model that
+    encodes has none: its step compares the vectors of two texts per row.
     """
-    from experiments.bench.sides import Ours
+    from experiments.bench.sides import Ours, contrastive_objective
 
     rows = max(1, spec.data.rows // (spec.train.accumulate * spec.train.shares))
     place = torch.device("cuda" if spec.train.accelerator == "gpu" else "cpu")
@@ -165,8 +168,11 @@ def _step_seconds(spec: ExperimentSpec) -> float:
     before = torch.get_num_threads()
     torch.set_num_threads(spec.train.threads)
     try:
-        side = Ours(spec.model, place, dtype)
-        if _is_computed(spec):
+        encodes = spec.model.pool is not None
+        side = Ours(spec.model, place, dtype, objective=contrastive_objective() if encodes else None)
+        if encodes:
+            step = side.training_on_pairs(rows, spec.data.context, 1)
+        elif _is_computed(spec):
             batch = prepare(spec.data, spec.model.vocab_size).batch("train", 0, 0, rows, spec.data.context)
             step = side.training_on(batch.to(place))
         else:

@@ -6,7 +6,7 @@ import pytest
 
 from arch import document
 from experiments import device
-from sweeps import duration, show, study
+from sweeps import duration, paces, show, study
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def test_the_step_of_a_task_is_timed_on_its_rows(monkeypatch):
     timed = []
 
     class Noted:
-        def __init__(self, *_):
-            pass
+        def __init__(self, *_, objective):
+            assert objective is None, "that of a language model"
 
         def training_on(self, batch):
             timed.append(batch)
@@ -69,6 +69,28 @@ def test_the_step_of_a_task_is_timed_on_its_rows(monkeypatch):
     assert duration._step_seconds(arms[0].spec) == 1.0
     rows = timed[0]["text"]
     assert rows.tokens_BT.shape == (4, 64) and (rows.targets_BT >= 0).sum(1).tolist() == [4] * 4
+
+
+def test_the_step_of_an_encoder_is_timed_on_pairs_of_texts_and_without_a_head(monkeypatch, tmp_path):
+    """A head over the vocabulary would take most of such a step."""
+    timed = []
+
+    class Noted:
+        def __init__(self, *_, objective):
+            timed.append(type(objective).__name__)
+
+        def training_on_pairs(self, *sizes):
+            timed.append(sizes)
+            return lambda: None
+
+    monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("experiments.bench.sides.Ours", Noted)
+    monkeypatch.setattr(duration, "_timed", lambda *_: [1.0])
+    _, arms = study.check(document.load("embeddinggemma/pooling", "sweeps"), "smoke")
+    shown = {"parameters": 1, "flops_per_token": {"executed": 10.0}}
+    assert duration._rate(arms[0], shown) == (2 * 32 * 32 * 10.0, ""), "two texts of 32 tokens in each of 32 rows, in a second"
+    assert timed == ["Contrastive", (32, 32, 1)]
+    assert [file.name.partition("-")[0] for file in (tmp_path / "cache" / paces.FOLDER).iterdir()] == ["pairs"]
 
 
 def test_disk_counts_the_weights_of_every_run(estimated, timed):
