@@ -24,6 +24,7 @@ from arch.sentence.read import entries, has_modules
 from arch.spec import Spec
 from experiments.data.batch import Rows
 from experiments.distillation.estimate import TRIED_FLOPS, faster_of_two
+from experiments.distillation.kept_vectors import one_by_one
 from experiments.spec import Folder, RunReference, TrainSpec
 
 # Where a spec names the folder, so that an error says file and line.
@@ -86,6 +87,10 @@ class OfLibrary:
         with torch.autocast(device.type, enabled=False):
             found = encode(self.dataset.written(rows.extra["text"]), show_progress_bar=False, convert_to_tensor=True)
         return found.float().clone()  # a plain tensor, not one of the library's inference mode
+
+    def each(self, rows: Rows, kind: str) -> Tensor:
+        """As `vectors`, one text after the other: the bits of each depend on no other text."""
+        return one_by_one(self, rows, kind)
 
 
 def load(folder: Path, precision: str = "float32") -> Any:

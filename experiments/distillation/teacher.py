@@ -83,7 +83,7 @@ class Teacher:
         at_once = rows_at_once(device, shape[1])
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             for first in range(0, len(rows), at_once):
-                part = _padded(rows.part(slice(first, first + at_once)), at_once)
+                part = padded(rows.part(slice(first, first + at_once)), at_once)
                 row_N, position_N = torch.nonzero(targets_BT[first : first + at_once] >= 0, as_tuple=True)
                 hidden_NE = self.hidden(part, at_once * shape[1])[row_N, position_N]
                 found = self._entries(hidden_NE, key_B[first + row_N], position_N, keeping)
@@ -116,7 +116,7 @@ def rows_at_once(device: torch.device, context: int) -> int:
     return max(1, (CPU_TOKENS if device.type == "cpu" else TOKENS) // context)
 
 
-def _padded(rows: Rows, count: int) -> Rows:
+def padded(rows: Rows, count: int) -> Rows:
     """Rows, and the first of them again until there are so many."""
     if len(rows) == count:
         return rows

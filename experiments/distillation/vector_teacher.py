@@ -8,11 +8,15 @@ Shapes: B rows, F numbers of a teacher's vector.
 
 from __future__ import annotations
 
-from functools import lru_cache
+import hashlib
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from arch import checkpoint, digests, prompts
@@ -21,16 +25,20 @@ from arch.cost import DTYPES
 from arch.encoding import Encoder, load_encoder
 from arch.errors import SpecError
 from arch.plugins import plugin_sources
+from arch.spec import digest
 from arch.tokenizer import read
 from experiments import costs
 from experiments.data.batch import Rows
+from experiments.data.draws import hashed
 from experiments.distillation import estimate, same_tokens
+from experiments.distillation.kept_vectors import About, KeptTeacher, Reader, one_by_one
 from experiments.distillation.library_teacher import Cost, Library, OfLibrary
-from experiments.distillation.teacher import Teacher
+from experiments.distillation.teacher import Teacher, padded, rows_at_once
 from experiments.spec import TrainSpec
+from experiments.start import content
 
 # Options that say something of a teacher.
-OPTIONS = ("teacher_dim", "projection", "distance", "precision")
+OPTIONS = ("teacher_dim", "projection", "distance", "precision", "cache")
 
 
 def check(config: Any, spec: Any, dataset: Dataset, teacher: Referred | None) -> None:
@@ -44,6 +52,9 @@ def check(config: Any, spec: Any, dataset: Dataset, teacher: Referred | None) ->
         return
     if not config.weights.matching:
         raise SpecError("nothing is learnt from it while weights.matching is 0; expected a weight above 0", ("teacher",))
+    if config.cache and not (hasattr(dataset, "numbers") and hasattr(dataset, "numbered")):
+        source = spec.data.source["type"]
+        raise SpecError(f"the source {source} has no rows by number, which a cache needs; expected false", ("cache",))
     theirs = _width(config, spec, dataset, teacher)
     if config.teacher_dim is not None and config.teacher_dim > theirs:
         raise SpecError(f"{config.teacher_dim} is more than the {theirs} numbers of the teacher's vectors", ("teacher_dim",))
@@ -78,8 +89,13 @@ def decides(config: Any, dataset: Dataset, teacher: Referred | None) -> dict[str
         return config.teacher.decides()
     if teacher is None or not teacher.folder or not same_tokens.differ(dataset, teacher.tokenizer):
         return {}
+    return _reading_files(teacher.folder)
+
+
+def _reading_files(folder: Path | str) -> dict[str, str]:
+    """{name: sha256} of the files that say how a checkpoint reads a text."""
     names = (*checkpoint.TEXT_FILES, prompts.PROMPTS)
-    return {name: digests.of(path) for name in names if (path := Path(teacher.folder) / name).is_file()}
+    return {name: digests.of(path) for name in names if (path := Path(folder) / name).is_file()}
 
 
 def cost(config: Any, context: int, train: TrainSpec, teacher: Referred | None) -> Cost:
@@ -92,17 +108,56 @@ def cost(config: Any, context: int, train: TrainSpec, teacher: Referred | None) 
     return Cost(flops, estimate.seconds(teacher, context, train, flops))
 
 
-def load(config: Any, folder: Path | str | None, dataset: Dataset) -> OfTokens | OfTexts | OfLibrary:
-    """The frozen teacher of `config` with weights in its precision; folder: of its checkpoint, if it has one. Raises DataError."""
+def kept_bytes(config: Any, texts: int, teacher: Referred | None) -> float:
+    """Bytes that the vectors of so many texts take on disk, at most."""
     if isinstance(config.teacher, Library):
-        return OfLibrary(config.teacher, config.precision, dataset)
-    assert folder is not None, "a teacher that no library reads has a checkpoint"
-    path = Path(folder) / checkpoint.TOKENIZER
-    if path.is_file() and same_tokens.differ(dataset, read(path)):
-        encoder = load_encoder(folder, DTYPES[config.precision], "cpu")
-        encoder.model.requires_grad_(False).eval()
-        return OfTexts(encoder, dataset)
-    return OfTokens(Teacher.load(folder, config.precision))
+        width: int | None = config.teacher.width(config.precision)
+    else:
+        width = teacher.model.vector_dim if teacher is not None else None
+    assert width is not None, "planning asks for the width first"
+    return float(texts * (8 + 4 * width))
+
+
+def load(config: Any, folder: Path | str | None, dataset: Dataset) -> Reader | KeptTeacher:
+    """The frozen teacher of `config` with weights in its precision; folder: of its checkpoint, if it has one. Raises DataError.
+
+    Where its vectors are kept (`cache`), they are looked up.
+    """
+    made: Callable[[], Reader]
+    if isinstance(config.teacher, Library):
+        made, files = partial(OfLibrary, config.teacher, config.precision, dataset), config.teacher.decides
+        about, keys = lambda: About(files=files(), precision=config.precision), _text_keys(dataset)
+    else:
+        assert folder is not None, "a teacher that no library reads has a checkpoint"
+        path = Path(folder)
+        tokenizer = path / checkpoint.TOKENIZER
+        reads_texts = tokenizer.is_file() and same_tokens.differ(dataset, read(tokenizer))
+        made = partial(OfTexts.of if reads_texts else OfTokens.of, path, config.precision, dataset)
+        about, keys = partial(_about, path, config.precision), _text_keys(dataset) if reads_texts else _token_keys
+    return KeptTeacher(about(), keys, made) if config.cache else made()
+
+
+def _about(folder: Path, precision: str) -> About:
+    """What decides the vectors of a checkpoint's encoder beside the text."""
+    model, _ = checkpoint.open_checkpoint(folder)
+    files = {checkpoint.WEIGHTS: content(folder), **_reading_files(folder)}
+    return About(files=files, model=digest(model), precision=precision, plugins=plugin_sources(model.dump()))
+
+
+def _token_keys(rows: Rows, kind: str) -> NDArray[np.int64]:
+    """(B,): a hash of the tokens of each row; a prompt is among them."""
+    return hashed(rows.tokens_BT.cpu().numpy()).view(np.int64)
+
+
+def _text_keys(dataset: Any) -> Callable[[Rows, str], NDArray[np.int64]]:
+    """Of rows of a dataset: a hash of the text of each row, and of whether it is read as a query."""
+
+    def keys(rows: Rows, kind: str) -> NDArray[np.int64]:
+        role = "query" if kind == "query" else "document"
+        texts = (f"{role}\0{text}".encode() for text in dataset.written(rows.extra["text"]))
+        return np.frombuffer(b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts), dtype=np.int64)
+
+    return keys
 
 
 class OfTokens:
@@ -111,9 +166,20 @@ class OfTokens:
     def __init__(self, teacher: Teacher):
         self.teacher, self.model = teacher, teacher.model
 
+    @classmethod
+    def of(cls, folder: Path, precision: str, dataset: Any) -> OfTokens:
+        """The one in a checkpoint's folder."""
+        return cls(Teacher.load(folder, precision))
+
     def vectors(self, rows: Rows, kind: str) -> Tensor:
         """(B, F) of the rows, on their device."""
         return self.teacher.to(rows.tokens_BT.device).vectors(rows)
+
+    def each(self, rows: Rows, kind: str) -> Tensor:
+        """As `vectors`, always of the same number of rows at once: the bits of each depend on no other row."""
+        at_once = rows_at_once(rows.tokens_BT.device, rows.tokens_BT.shape[1])
+        parts = (rows.part(slice(first, first + at_once)) for first in range(0, len(rows), at_once))
+        return torch.cat([self.vectors(padded(part, at_once), kind)[: len(part)] for part in parts])
 
 
 class OfTexts:
@@ -123,6 +189,13 @@ class OfTexts:
     def __init__(self, encoder: Encoder, dataset: Any):
         self.encoder, self.model, self.dataset = encoder, encoder.model, dataset
 
+    @classmethod
+    def of(cls, folder: Path, precision: str, dataset: Any) -> OfTexts:
+        """The one in a checkpoint's folder, for the texts of a dataset."""
+        encoder = load_encoder(folder, DTYPES[precision], "cpu")
+        encoder.model.requires_grad_(False).eval()
+        return cls(encoder, dataset)
+
     def vectors(self, rows: Rows, kind: str) -> Tensor:
         """(B, F) of the texts of rows of one kind of a batch (`query`, `positive`, `negative`), on the rows' device."""
         device, task = rows.tokens_BT.device, "query" if kind == "query" else "document"
@@ -131,6 +204,10 @@ class OfTexts:
         with torch.autocast(device.type, enabled=False):
             found = self.encoder.encode(self.dataset.written(rows.extra["text"]), prompt=prompt)
         return torch.from_numpy(found).to(device)
+
+    def each(self, rows: Rows, kind: str) -> Tensor:
+        """As `vectors`, one text after the other: the bits of each depend on no other text."""
+        return one_by_one(self, rows, kind)
 
 
 @lru_cache(maxsize=4)

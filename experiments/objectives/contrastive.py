@@ -14,16 +14,17 @@ import torch
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
-from arch.contracts import Dataset, Mean, Metric, Referred
+from arch.contracts import Dataset, Mean, Metric, Reading, Referred
 from arch.errors import DataError, SpecError
 from arch.kernels.contrastive import Distance, matching, nce, nearest, same_texts, spread_out
 from arch.model import Model
 from arch.plugins import plugin_sources
 from arch.registry import objective
-from arch.spec import Count, List, Positive, Spec, place
+from arch.spec import Count, List, Positive, Spec, later, place
 from experiments import costs, grad_cache, ranks
 from experiments.data.batch import Batch
 from experiments.distillation import vector_teacher
+from experiments.distillation.kept_vectors import KeptTeacher
 from experiments.distillation.library_teacher import RunOrLibrary
 from experiments.distillation.teacher import TOKENS
 from experiments.grad_cache import GradCache, Vectors
@@ -81,7 +82,7 @@ class Contrastive(nn.Module):
         `embedding`). teacher_dim: the first so many numbers of its vectors,
         for one that was trained with this width; null for all. projection: what makes the widths of both equal: `none`, or
         `frozen`, a fixed random map of the student's vectors. distance: from the teacher's vectors, `l2` (squared) or `cosine`.
-        precision: of the teacher's weights.
+        precision: of the teacher's weights. cache: keep its vectors on disk, so that it reads each text once for all runs.
         """
 
         temperature: Positive = 0.05
@@ -93,6 +94,7 @@ class Contrastive(nn.Module):
         projection: Literal["none", "frozen"] = "none"
         distance: Distance = "l2"
         precision: Literal["float32", "bfloat16"] = "float32"
+        cache: bool = later(False)
 
     needs = frozenset({"encodes", "pairs"})
     runs = ("teacher",)
@@ -111,9 +113,15 @@ class Contrastive(nn.Module):
         self.config, self.dataset, self.folder, self.cache = config, dataset, (runs or {}).get("teacher"), GradCache()
 
     @cached_property
-    def teacher(self) -> vector_teacher.OfTokens | vector_teacher.OfTexts | vector_teacher.OfLibrary:
+    def teacher(self) -> vector_teacher.Reader | KeptTeacher:
         """The frozen teacher. It is no submodule, so it is in no checkpoint and nothing trains it."""
         return vector_teacher.load(self.config, self.folder, self.dataset)
+
+    def begin(self, reading: Reading) -> None:
+        """Keep the teacher's vectors of all that the run will read, if they are kept."""
+        if self.config.cache:
+            assert isinstance(self.teacher, KeptTeacher)
+            self.teacher.begin(reading)
 
     def prepare(self, model: Model, batch: Batch) -> Batch:
         """Adds the teacher's vectors; in training with several micro-batches or devices, also what GradCache's first pass gives."""
@@ -217,7 +225,8 @@ class Contrastive(nn.Module):
         """flops: what comes on top of one text per row: its further texts, GradCache's first pass, the teacher's passes.
 
         Each text counts as `data.context` tokens, also for a teacher with a tokenizer of its own, so shorter ones cost less.
-        Without a dataset, as if it had no hard negatives.
+        Without a dataset, as if it had no hard negatives, and no vectors were kept. Where they are kept: of the run that fills the
+        cache; runs after it find them there.
         """
         context, tokens = spec.data.context, float(spec.tokens)
         kinds = len(dataset.batch("train", 0, 0, 1, context)) if dataset is not None else 2
@@ -229,8 +238,12 @@ class Contrastive(nn.Module):
         if config.teacher is None:
             return more
         flops, seconds = vector_teacher.cost(config, context, spec.train, runs.get("teacher"))
-        more |= {"flops": more["flops"] + kinds * tokens * flops, "teacher_flops_per_token": flops}
-        return more if seconds is None else more | {"seconds": seconds * kinds * tokens}
+        read = kinds * tokens
+        if config.cache and dataset is not None:
+            texts = kinds * len(dataset.numbers("train", spec.train.steps, 0, spec.data.rows, context))
+            read, more["disk_bytes"] = float(texts * context), vector_teacher.kept_bytes(config, texts, runs.get("teacher"))
+        more |= {"flops": more["flops"] + read * flops, "teacher_flops_per_token": flops}
+        return more if seconds is None else more | {"seconds": seconds * read}
 
 
 def _summed(parts: Iterable[tuple[str, Tensor]]) -> Terms:

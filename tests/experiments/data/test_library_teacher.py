@@ -87,6 +87,14 @@ def test_a_run_learns_from_it_and_goes_on_after_an_interruption_with_the_same_bi
     assert again.metrics["report/loss"] == whole.metrics["report/loss"]
 
 
+def test_with_its_vectors_kept_a_run_learns_the_same(spec, tmp_path):
+    plain = train(plan(spec), 0, tmp_path / "plain")
+    spec["objective"]["cache"] = True
+    kept = train(plan(spec), 0, tmp_path / "kept")
+    assert kept.status == "finished", kept.failure
+    assert kept.metrics["report/loss"] == pytest.approx(plain.metrics["report/loss"], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "name", ["tokenizer.json", "config_sentence_transformers.json", "1_Pooling/config.json", "model.safetensors"]
 )
