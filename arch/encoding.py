@@ -77,7 +77,7 @@ def encode(
     while window := [_checked(text, number) for number, text in enumerate(islice(rest, WINDOW), before + 1)]:
         rows, cut = ids_of(tokenizer, ends, window, prompt, max_tokens)
         _check_rows(rows, model.spec.vocab_size, before)
-        vector_NE, read, done = torch.empty(len(rows), dim or model.spec.vector_dim or 0), 0, before
+        vector_NE, read, done = torch.empty(len(rows), dim or model.spec.vector_dim or 0, dtype=torch.float32), 0, before
         for numbers in batches([len(row) for row in rows], batch_rows):
             tokens_BT, length_B = padded([rows[i] for i in numbers], pad)
             vector_NE[numbers] = _vectors(model, tokens_BT, length_B, dim)
@@ -190,7 +190,7 @@ class Encoder:
             raise DataError("expected a list of texts, got one text", key=None)
         parts = [part.vector_NE for part in self.stream(texts, task, prompt, dim, batch_rows, progress)]
         width = dim or self.model.spec.vector_dim or 0
-        return (torch.cat(parts) if parts else torch.empty(0, width)).numpy()
+        return (torch.cat(parts) if parts else torch.empty(0, width, dtype=torch.float32)).numpy()
 
     def stream(
         self,

@@ -115,7 +115,7 @@ def _kept(shown: dict[str, Any]) -> float:
 
 def _measuring(spec: ExperimentSpec, shown: dict[str, Any]) -> float:
     """FLOPs of a run's evaluations, as far as they say how many they compute, or how many rows they read."""
-    a_row = FORWARD * shown["flops_per_token"]["executed"] * spec.data.context
+    a_row = _texts(spec) * FORWARD * shown["flops_per_token"]["executed"] * spec.data.context
     often = {"select": spec.train.steps // spec.evaluate.every, "report": 1}
     total = 0.0
     for each in evaluations.planned(spec):
@@ -132,14 +132,18 @@ def _rate(arm: Arm, shown: dict[str, Any]) -> tuple[float | None, str]:
     train = arm.spec.train
     if train.accelerator != "cpu" and not (train.accelerator == "gpu" and torch.cuda.is_available()):
         return None, f"train.accelerator is {train.accelerator}, which this machine does not have"
-    texts = 2 if arm.spec.model.pool is not None else 1  # of a row, as they are timed
-    a_row = texts * shown["flops_per_token"]["executed"] * arm.spec.data.context
+    a_row = _texts(arm.spec) * shown["flops_per_token"]["executed"] * arm.spec.data.context
     step = a_row * arm.spec.data.rows // (train.accumulate * train.shares)
     if train.accelerator == "cpu" and step > LARGEST_STEP:
         return None, f"a step of {units.flops(step)} takes too long to be timed"
     if train.accelerator == "cpu" and TRAINING_BYTES * shown["parameters"] > device.free_bytes() / 2:
         return None, "the model does not fit in memory"
     return _calibrated(arm, lambda: step / _step_seconds(arm.spec)), ""
+
+
+def _texts(spec: ExperimentSpec) -> int:
+    """How many texts a row has: an encoder learns from pairs."""
+    return 1 if spec.model.pool is None else 2
 
 
 def _calibrated(arm: Arm, measure: Callable[[], float]) -> float:

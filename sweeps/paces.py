@@ -117,14 +117,22 @@ def timer(threads: int) -> Callable[..., dict[str, Any]]:
         job = Job.parse({name: value for name, value in data.items() if name != "runs_at_once"})
         texts.remember(job.plan.texts)
         ends: list[float] = []
+        preparing = False
+
+        def told(said: dict[str, Any]) -> None:
+            nonlocal preparing
+            preparing = "preparing" in said and said["done"] < said["total"]
+            progress(said)
 
         def enough() -> str | None:
+            if preparing:  # what is asked for then is no step
+                return stop()
             ends.append(time.perf_counter())
             steps = len(ends) - 1 - WARM_UP
             done = steps >= FEWEST and (steps >= MOST or ends[-1] - ends[WARM_UP] >= SECONDS)
             return stop() or (ABANDON if done else None)
 
-        record = train(job.plan, job.seed, job.folder, progress, enough)
+        record = train(job.plan, job.seed, job.folder, told, enough)
         if record.status == "interrupted" and len(ends) - 1 - WARM_UP >= FEWEST:
             steps = [after - before for before, after in zip(ends[WARM_UP:], ends[WARM_UP + 1 :], strict=False)]
             timing = {"step_seconds": statistics.median(steps)}

@@ -28,10 +28,16 @@ def mixed(bits: Bits) -> Bits:
     return bits ^ (bits >> SHIFTS[-1])
 
 
-def hashed(numbers_NK: Whole) -> Bits:
-    """A hash of each row of whole numbers: 64 bits that depend on every number and its place, (N,)."""
+def hashed(numbers_NK: Whole, counts_NK: NDArray[np.bool_] | None = None) -> Bits:
+    """A hash of each row of whole numbers: 64 bits that depend on every number and its place, (N,).
+
+    counts_NK: which numbers count, by default all; how many others there are changes nothing.
+    """
     place_K = mixed(np.arange(1, numbers_NK.shape[1] + 1, dtype=np.uint64) * GOLDEN)
-    return mixed(mixed(numbers_NK.astype(np.uint64) ^ place_K).sum(1, dtype=np.uint64))
+    bits_NK = mixed(numbers_NK.astype(np.uint64) ^ place_K)
+    if counts_NK is not None:
+        bits_NK = np.where(counts_NK, bits_NK, np.uint64(0))
+    return mixed(bits_NK.sum(1, dtype=np.uint64))
 
 
 def share(bits: Bits) -> NDArray[np.float64]:

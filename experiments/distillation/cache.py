@@ -35,6 +35,7 @@ from torch import Tensor
 
 from arch.contracts import Dataset
 from arch.errors import DataError
+from arch.kernels import products
 from arch.spec import Spec, digest
 from experiments.data.batch import Rows
 from experiments.data.cache import VARIABLE, root
@@ -131,7 +132,7 @@ class Cache:
             return 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _locked(self.folder.with_name(f"{self.folder.name}.lock"), progress):
+            with locked(self.folder.with_name(f"{self.folder.name}.lock"), progress):
                 return self._fill(numbers, compute, progress, at_once)
         except OSError as error:
             reason = f"{self.folder}: cannot be written ({error.strerror or error}); set {VARIABLE} to another folder"
@@ -247,7 +248,8 @@ def fill(about: About, teacher: Callable[[], Teacher], dataset: Dataset, numbers
 
     def compute(numbers):
         rows = dataset.numbered(about.split, numbers, about.context)["text"]
-        return rows, teacher().kept(rows.to(device), about.keeping)
+        with products.exact():  # whatever the run that asks first computes in
+            return rows, teacher().kept(rows.to(device), about.keeping)
 
     cache.fill(np.asarray(numbers), compute, progress, rows_at_once(torch.device(device), about.context))
     return cache
@@ -297,7 +299,7 @@ def bytes_at_most(tokens: float, mode: str, k: int, vocabulary: int) -> float:
 
 
 @contextmanager
-def _locked(path: Path, progress: Progress) -> Iterator[None]:
+def locked(path: Path, progress: Progress) -> Iterator[None]:
     """Hold a lock. While another process holds it, `progress` is called, so that the wait can be seen and interrupted."""
     lock = FileLock(path)
     while True:

@@ -32,7 +32,8 @@ def seconds(teacher: Referred, context: int, train: TrainSpec, flops_per_token: 
     record = RunRecord.read_whole(Path(teacher.folder)) if teacher.folder else None
     speed = record.measured.get("speed/tokens_per_second") if record else None
     if speed:
-        return 1 / (3 * speed)
+        texts = 1 if teacher.model.pool is None else 2  # of a row, of which the speed counts one
+        return 1 / (3 * texts * speed)
     if train.accelerator != "cpu" or flops_per_token * context > TRIED_FLOPS:
         return None
     rows = int(min(TRIED_ROWS, max(1, TRIED_FLOPS // (flops_per_token * context))))

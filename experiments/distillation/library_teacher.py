@@ -9,6 +9,7 @@ Shapes: B rows, F numbers of a vector.
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -24,7 +25,7 @@ from arch.sentence.read import entries, has_modules
 from arch.spec import Spec
 from experiments.data.batch import Rows
 from experiments.distillation.estimate import TRIED_FLOPS, faster_of_two
-from experiments.distillation.kept_vectors import one_by_one
+from experiments.distillation.kept_vectors import About, one_by_one
 from experiments.spec import Folder, RunReference, TrainSpec
 
 # Where a spec names the folder, so that an error says file and line.
@@ -71,6 +72,12 @@ class Cost(NamedTuple):
 
     flops_per_token: float
     seconds_per_token: float | None
+
+
+def about(library: Library, precision: str, device: str) -> About:
+    """What decides its vectors beside the text."""
+    versions = {name: version(name) for name in ("sentence-transformers", "transformers", "tokenizers")}
+    return About(files=library.decides(), precision=precision, device=device, versions=versions)
 
 
 class OfLibrary:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tokenizers
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,19 +25,22 @@ from arch.contracts import Dataset, Referred
 from arch.cost import DTYPES
 from arch.encoding import Encoder, load_encoder
 from arch.errors import SpecError
+from arch.layout import TokenLayout
 from arch.plugins import plugin_sources
 from arch.spec import digest
 from arch.tokenizer import read
 from experiments import costs
 from experiments.data.batch import Rows
 from experiments.data.draws import hashed
-from experiments.distillation import estimate, same_tokens
+from experiments.distillation import estimate, library_teacher, same_tokens
 from experiments.distillation.kept_vectors import About, KeptTeacher, Reader, one_by_one
 from experiments.distillation.library_teacher import Cost, Library, OfLibrary
 from experiments.distillation.teacher import Teacher, padded, rows_at_once
 from experiments.spec import TrainSpec
 from experiments.start import content
 
+# A text that is read for others is padded to a multiple of so many tokens.
+WIDTHS = 16
 # Options that say something of a teacher.
 OPTIONS = ("teacher_dim", "projection", "distance", "precision", "cache")
 
@@ -108,7 +112,7 @@ def cost(config: Any, context: int, train: TrainSpec, teacher: Referred | None) 
     return Cost(flops, estimate.seconds(teacher, context, train, flops))
 
 
-def kept_bytes(config: Any, texts: int, teacher: Referred | None) -> float:
+def kept_bytes(config: Any, texts: float, teacher: Referred | None) -> float:
     """Bytes that the vectors of so many texts take on disk, at most."""
     if isinstance(config.teacher, Library):
         width: int | None = config.teacher.width(config.precision)
@@ -125,32 +129,38 @@ def load(config: Any, folder: Path | str | None, dataset: Dataset) -> Reader | K
     """
     made: Callable[[], Reader]
     if isinstance(config.teacher, Library):
-        made, files = partial(OfLibrary, config.teacher, config.precision, dataset), config.teacher.decides
-        about, keys = lambda: About(files=files(), precision=config.precision), _text_keys(dataset)
+        made, reads_texts = partial(OfLibrary, config.teacher, config.precision, dataset), True
+        about = partial(library_teacher.about, config.teacher, config.precision)
     else:
         assert folder is not None, "a teacher that no library reads has a checkpoint"
         path = Path(folder)
-        tokenizer = path / checkpoint.TOKENIZER
-        reads_texts = tokenizer.is_file() and same_tokens.differ(dataset, read(tokenizer))
+        reads_texts = _reads_texts(dataset, path)
         made = partial(OfTexts.of if reads_texts else OfTokens.of, path, config.precision, dataset)
-        about, keys = partial(_about, path, config.precision), _text_keys(dataset) if reads_texts else _token_keys
-    return KeptTeacher(about(), keys, made) if config.cache else made()
+        about = partial(_about, path, config.precision)
+    return KeptTeacher(about, _text_keys(dataset) if reads_texts else _token_keys, made) if config.cache else made()
 
 
-def _about(folder: Path, precision: str) -> About:
+def _reads_texts(dataset: Dataset, folder: Path) -> bool:
+    """Whether the encoder in a checkpoint's folder has a tokenizer that is not the student's."""
+    path = folder / checkpoint.TOKENIZER
+    return path.is_file() and same_tokens.differ(dataset, read(path))
+
+
+def _about(folder: Path, precision: str, device: str) -> About:
     """What decides the vectors of a checkpoint's encoder beside the text."""
     model, _ = checkpoint.open_checkpoint(folder)
     files = {checkpoint.WEIGHTS: content(folder), **_reading_files(folder)}
-    return About(files=files, model=digest(model), precision=precision, plugins=plugin_sources(model.dump()))
+    made = {"versions": {"tokenizers": tokenizers.__version__}, "plugins": plugin_sources(model.dump())}
+    return About(files=files, model=digest(model), precision=precision, device=device, **made)
 
 
 def _token_keys(rows: Rows, kind: str) -> NDArray[np.int64]:
-    """(B,): a hash of the tokens of each row; a prompt is among them."""
-    return hashed(rows.tokens_BT.cpu().numpy()).view(np.int64)
+    """(B,): a hash of the tokens of each text; a prompt is among them, padding is not."""
+    return hashed(rows.tokens_BT.cpu().numpy(), rows.layout.seen_BT.cpu().numpy()).view(np.int64)
 
 
 def _text_keys(dataset: Any) -> Callable[[Rows, str], NDArray[np.int64]]:
-    """Of rows of a dataset: a hash of the text of each row, and of whether it is read as a query."""
+    """Of rows of a dataset: a hash of each text, and of whether it is read as a query."""
 
     def keys(rows: Rows, kind: str) -> NDArray[np.int64]:
         role = "query" if kind == "query" else "document"
@@ -176,10 +186,25 @@ class OfTokens:
         return self.teacher.to(rows.tokens_BT.device).vectors(rows)
 
     def each(self, rows: Rows, kind: str) -> Tensor:
-        """As `vectors`, always of the same number of rows at once: the bits of each depend on no other row."""
-        at_once = rows_at_once(rows.tokens_BT.device, rows.tokens_BT.shape[1])
-        parts = (rows.part(slice(first, first + at_once)) for first in range(0, len(rows), at_once))
-        return torch.cat([self.vectors(padded(part, at_once), kind)[: len(part)] for part in parts])
+        """As `vectors`. A text is read in rows whose width and number its own length decides: its bits depend on no other text."""
+        width_B = (rows.layout.seen_BT.sum(1).clamp(min=1) + WIDTHS - 1) // WIDTHS * WIDTHS
+        parts, places = [], []
+        for width in width_B.unique().tolist():
+            at_once = rows_at_once(rows.tokens_BT.device, width)
+            for part_b in (width_B == width).nonzero()[:, 0].split(at_once):
+                part = padded(_as_wide_as(rows.part(part_b), width), at_once)
+                parts.append(self.vectors(part, kind)[: len(part_b)])
+                places.append(part_b)
+        found_BF = torch.cat(parts)
+        return torch.empty_like(found_BF).index_copy_(0, torch.cat(places), found_BF)
+
+
+def _as_wide_as(rows: Rows, width: int) -> Rows:
+    """The texts of rows of one text each, from the first position on, in rows of `width` tokens, none of them longer."""
+    length_B, tokens = rows.layout.seen_BT.sum(1), rows.tokens_BT.shape[1]
+    index_BT = (rows.layout.first_B[:, None] + torch.arange(width, device=length_B.device)).clamp(max=tokens - 1)
+    layout = TokenLayout.right_padded(length_B, width)
+    return Rows(torch.where(layout.seen_BT, rows.tokens_BT.gather(1, index_BT), 0), layout)
 
 
 class OfTexts:

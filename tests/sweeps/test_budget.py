@@ -152,8 +152,13 @@ def test_what_is_matched_may_not_depend_on_the_steps(study_data):
 
 
 def test_a_step_is_measured_by_training_for_real(study_data, tmp_path, monkeypatch):
-    """The teacher of a student is made with the weights as they are drawn; nothing of it is left in the folder."""
+    """The teacher of a student is made with the weights as they are drawn; nothing of it is left in the folder.
+
+    While the student fills a cache it asks whether to stop, after every row here; none of that is a step.
+    """
     monkeypatch.setattr(paces, "SECONDS", 0.01)
+    monkeypatch.setattr("experiments.distillation.cache.rows_at_once", lambda *_: 1)
+    monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path / "cache"))
     student = {"objective": {"type": "distill", "teacher": {"run": "big"}, "mode": "sampled", "k": 4, "cache": True}}
     data = with_budget(study_data, {"seconds": 3}, student=student) | {"runs": {"big": {"model.layers": 4}}}
     _, arms = study.check(document.node(data))
@@ -163,6 +168,7 @@ def test_a_step_is_measured_by_training_for_real(study_data, tmp_path, monkeypat
     made, done = (timed({**job.dump(), "runs_at_once": 1}, lambda state: None, lambda: None) for job in jobs)
     assert made["status"] == done["status"] == "finished", (made.get("failure"), done.get("failure"))
     assert 0 < done["timing"]["step_seconds"] < 5
+    assert list((tmp_path / "cache").glob("teacher/*/index.json")), "the cache was filled before steps were counted"
     assert not (jobs[1].folder / "model.safetensors").exists()
 
 
