@@ -95,6 +95,11 @@ def is_casting() -> bool:
     return _state.casts is not None
 
 
+def said() -> str:
+    """What models of float32 weights compute in at the moment: `float32`, `casting` or `rounded`."""
+    return "casting" if is_casting() else "rounded" if _state.rounded else "float32"
+
+
 def casts() -> list[Tensor]:
     """The casts of weights that are kept now."""
     return [made for _, _, made in (_state.casts or {}).values()]

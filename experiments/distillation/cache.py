@@ -35,8 +35,7 @@ from torch import Tensor
 
 from arch.contracts import Dataset
 from arch.errors import DataError
-from arch.kernels import products
-from arch.spec import Spec, digest
+from arch.spec import Spec, digest, later
 from experiments.data.batch import Rows
 from experiments.data.cache import VARIABLE, root
 from experiments.data.draws import hashed
@@ -55,7 +54,8 @@ class About(Spec):
     """What decides targets: the teacher, the rows and what is kept of each.
 
     weights: sha256 of the teacher's weights file. model: digest of its spec. data: the dataset's fingerprint.
-    vocabulary: of the model, which decides how entries are stored. plugins: digests of sources that are part of the teacher.
+    vocabulary: of the model, which decides how entries are stored. computes: what the run that asks computes in
+    (`products.said`), as its teacher does too. plugins: digests of sources that are part of the teacher.
     """
 
     format: int = FORMAT
@@ -66,6 +66,7 @@ class About(Spec):
     split: str = "train"
     context: int
     keeping: Keeping
+    computes: str = later("float32")
     plugins: dict[str, str] = {}
 
     @property
@@ -248,8 +249,7 @@ def fill(about: About, teacher: Callable[[], Teacher], dataset: Dataset, numbers
 
     def compute(numbers):
         rows = dataset.numbered(about.split, numbers, about.context)["text"]
-        with products.exact():  # whatever the run that asks first computes in
-            return rows, teacher().kept(rows.to(device), about.keeping)
+        return rows, teacher().kept(rows.to(device), about.keeping)
 
     cache.fill(np.asarray(numbers), compute, progress, rows_at_once(torch.device(device), about.context))
     return cache

@@ -50,8 +50,8 @@ Keys = NDArray[np.int64]
 class About(Spec):
     """What decides a teacher's vectors beside the text. files: {name: sha256}. model: digest of its spec, of a model of ours.
 
-    precision: of its weights. device: the kind of device that reads. versions: of the libraries that split a text into tokens or
-    compute. plugins: digests of sources that are part of it.
+    precision: of its weights. device: the kind of device that reads; threads: of a CPU. versions: of the libraries that compute or
+    split a text into tokens. plugins: digests of sources that are part of it. format: to be raised when what we compute changes.
     """
 
     format: int = FORMAT
@@ -59,6 +59,7 @@ class About(Spec):
     model: str | None = None
     precision: str
     device: str
+    threads: int | None
     versions: dict[str, str]
     plugins: dict[str, str] = {}
 
@@ -108,34 +109,28 @@ class KeptTeacher:
         folder = self.about(reading.device.type).folder
         batches = [number_P[first : first + PAIRS] for first in range(0, len(number_P), PAIRS)]
         self.known.read(folder)
-        if any(
-            len(self._unread(self.keys(rows, kind))[0]) for batch in self._batches(reading, batches) for kind, rows in batch.items()
-        ):
-            try:
+        if any(len(self._unread(self.keys(rows, kind))[0]) for batch in _told(reading, batches) for kind, rows in batch.items()):
+            with _writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-                with locked(folder.with_name(f"{folder.name}.lock"), reading.progress):
-                    self._fill(reading, folder, batches)
-            except OSError as error:
-                reason = f"{folder}: cannot be written ({error.strerror or error}); set {VARIABLE} to another folder"
-                raise DataError(reason, key=None) from None
+            with locked(folder.with_name(f"{folder.name}.lock"), reading.progress):
+                self._fill(reading, folder, batches)
         reading.progress(len(number_P), len(number_P), COUNTED)
 
-    def _batches(self, reading: Reading, numbers: Sequence[Whole]) -> Iterator[Batch]:
-        return (reading.dataset.numbered("train", each, reading.context) for each in numbers)
-
     def _fill(self, reading: Reading, folder: Path, numbers: Sequence[Whole]) -> None:
-        for stale in folder.glob(".*"):  # of processes that were killed: only the holder of the lock writes
-            stale.unlink()
+        about = self.about(reading.device.type).dump()
+        with _writing(folder):
+            for stale in folder.glob(".*"):  # of processes that were killed: only the holder of the lock writes
+                stale.unlink()
+            if not (folder / "about.json").exists():
+                write_atomically(folder / "about.json", json.dumps(about, indent=1).encode())
         self.known.read(folder)
-        if not (folder / "about.json").exists():
-            about = self.about(reading.device.type).dump()
-            write_atomically(folder / "about.json", json.dumps(about, indent=1).encode())
-        for place, batch in enumerate(self._batches(reading, numbers)):
-            reading.progress(place * PAIRS, sum(map(len, numbers)), COUNTED)
+        for batch in _told(reading, numbers):
             read = (self._read(rows, kind, self.keys(rows, kind), reading.device) for kind, rows in batch.items())
             if found := [each for each in read if len(each[0])]:
                 key_N, at_N = np.unique(np.concatenate([keys for keys, _ in found]), return_index=True)
-                self.known.write(folder, key_N, torch.cat([vectors for _, vectors in found])[torch.from_numpy(at_N)])
+                vector_NF = torch.cat([vectors for _, vectors in found])[torch.from_numpy(at_N)]
+                with _writing(folder):
+                    self.known.write(folder, key_N, vector_NF)
 
     def vectors(self, rows: Rows, kind: str) -> Tensor:
         """(B, F) of the rows, on their device. A text that is not on disk is read, and known from then on in this process."""
@@ -159,6 +154,28 @@ class KeptTeacher:
         unread = rows.part(torch.from_numpy(at_N).to(rows.tokens_BT.device)).to(device)
         with _in_float32(device):
             return key_N, self.teacher.each(unread, kind).float().cpu()
+
+
+def _told(reading: Reading, numbers: Sequence[Whole]) -> Iterator[Batch]:
+    """Yields the pairs with these numbers, and says before each batch how many there were."""
+    for place, number_P in enumerate(numbers):
+        reading.progress(place * PAIRS, sum(map(len, numbers)), COUNTED)
+        yield reading.dataset.numbered("train", number_P, reading.context)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Raises DataError where a file cannot be written until the end of the block."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{folder}: cannot be written ({error.strerror or error}); set {VARIABLE} to another folder"
+        raise DataError(reason, key=None) from None
+
+
+def threads_of(device: str) -> int | None:
+    """How many threads a CPU computes with, which decides the last bits; None of another kind of device."""
+    return torch.get_num_threads() if device == "cpu" else None
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from arch.sentence.read import entries, has_modules
 from arch.spec import Spec
 from experiments.data.batch import Rows
 from experiments.distillation.estimate import TRIED_FLOPS, faster_of_two
-from experiments.distillation.kept_vectors import About, one_by_one
+from experiments.distillation.kept_vectors import About, one_by_one, threads_of
 from experiments.spec import Folder, RunReference, TrainSpec
 
 # Where a spec names the folder, so that an error says file and line.
@@ -76,8 +76,8 @@ class Cost(NamedTuple):
 
 def about(library: Library, precision: str, device: str) -> About:
     """What decides its vectors beside the text."""
-    versions = {name: version(name) for name in ("sentence-transformers", "transformers", "tokenizers")}
-    return About(files=library.decides(), precision=precision, device=device, versions=versions)
+    versions = {name: version(name) for name in ("torch", "sentence-transformers", "transformers", "tokenizers")}
+    return About(files=library.decides(), precision=precision, device=device, threads=threads_of(device), versions=versions)
 
 
 class OfLibrary:

@@ -33,7 +33,7 @@ from experiments import costs
 from experiments.data.batch import Rows
 from experiments.data.draws import hashed
 from experiments.distillation import estimate, library_teacher, same_tokens
-from experiments.distillation.kept_vectors import About, KeptTeacher, Reader, one_by_one
+from experiments.distillation.kept_vectors import About, KeptTeacher, Reader, one_by_one, threads_of
 from experiments.distillation.library_teacher import Cost, Library, OfLibrary
 from experiments.distillation.teacher import Teacher, padded, rows_at_once
 from experiments.spec import TrainSpec
@@ -112,7 +112,7 @@ def cost(config: Any, context: int, train: TrainSpec, teacher: Referred | None) 
     return Cost(flops, estimate.seconds(teacher, context, train, flops))
 
 
-def kept_bytes(config: Any, texts: float, teacher: Referred | None) -> float:
+def kept_bytes(config: Any, texts: int, teacher: Referred | None) -> float:
     """Bytes that the vectors of so many texts take on disk, at most."""
     if isinstance(config.teacher, Library):
         width: int | None = config.teacher.width(config.precision)
@@ -136,7 +136,7 @@ def load(config: Any, folder: Path | str | None, dataset: Dataset) -> Reader | K
         path = Path(folder)
         reads_texts = _reads_texts(dataset, path)
         made = partial(OfTexts.of if reads_texts else OfTokens.of, path, config.precision, dataset)
-        about = partial(_about, path, config.precision)
+        about = partial(_about, path, config.precision, reads_texts)
     return KeptTeacher(about, _text_keys(dataset) if reads_texts else _token_keys, made) if config.cache else made()
 
 
@@ -146,17 +146,28 @@ def _reads_texts(dataset: Dataset, folder: Path) -> bool:
     return path.is_file() and same_tokens.differ(dataset, read(path))
 
 
-def _about(folder: Path, precision: str, device: str) -> About:
-    """What decides the vectors of a checkpoint's encoder beside the text."""
+def _about(folder: Path, precision: str, reads_texts: bool, device: str) -> About:
+    """What decides the vectors of a checkpoint's encoder beside what it reads: texts, or tokens."""
     model, _ = checkpoint.open_checkpoint(folder)
-    files = {checkpoint.WEIGHTS: content(folder), **_reading_files(folder)}
-    made = {"versions": {"tokenizers": tokenizers.__version__}, "plugins": plugin_sources(model.dump())}
-    return About(files=files, model=digest(model), precision=precision, device=device, **made)
+    files, versions = {checkpoint.WEIGHTS: content(folder)}, {"torch": str(torch.__version__)}
+    if reads_texts:
+        files |= _reading_files(folder)
+        versions |= {"tokenizers": tokenizers.__version__}
+    return About(
+        files=files,
+        model=digest(model),
+        precision=precision,
+        device=device,
+        threads=threads_of(device),
+        versions=versions,
+        plugins=plugin_sources(model.dump()),
+    )
 
 
 def _token_keys(rows: Rows, kind: str) -> NDArray[np.int64]:
     """(B,): a hash of the tokens of each text; a prompt is among them, padding is not."""
-    return hashed(rows.tokens_BT.cpu().numpy(), rows.layout.seen_BT.cpu().numpy()).view(np.int64)
+    alone = _as_wide_as(rows, rows.tokens_BT.shape[1])
+    return hashed(alone.tokens_BT.cpu().numpy(), alone.layout.seen_BT.cpu().numpy()).view(np.int64)
 
 
 def _text_keys(dataset: Any) -> Callable[[Rows, str], NDArray[np.int64]]:

@@ -225,7 +225,7 @@ class Contrastive(nn.Module):
         """flops: what comes on top of one text per row: its further texts, GradCache's first pass, the teacher's passes.
 
         Each text counts as `data.context` tokens, also for a teacher with a tokenizer of its own, so shorter ones cost less.
-        Without a dataset, as if it had no hard negatives, and each text were read once. Where vectors are kept: in the run that
+        Without a dataset, as if it had no hard negatives, and no vectors were kept. Where they are: in the run that
         fills the cache; runs after it find them there.
         """
         context, tokens = spec.data.context, float(spec.tokens)
@@ -239,10 +239,9 @@ class Contrastive(nn.Module):
             return more
         flops, seconds = vector_teacher.cost(config, context, spec.train, runs.get("teacher"))
         read = kinds * tokens
-        if config.cache:
-            if dataset is not None:
-                read = float(kinds * len(dataset.numbers("train", spec.train.steps, 0, spec.data.rows, context)) * context)
-            more["disk_bytes"] = vector_teacher.kept_bytes(config, read / context, runs.get("teacher"))
+        if config.cache and dataset is not None:
+            texts = kinds * len(dataset.numbers("train", spec.train.steps, 0, spec.data.rows, context))
+            read, more["disk_bytes"] = float(texts * context), vector_teacher.kept_bytes(config, texts, runs.get("teacher"))
         more |= {"flops": more["flops"] + read * flops, "teacher_flops_per_token": flops}
         return more if seconds is None else more | {"seconds": seconds * read}
 

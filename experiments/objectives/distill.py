@@ -16,12 +16,13 @@ from torch import nn
 from arch import checkpoint
 from arch.contracts import Dataset, Mean, Metric, Reading, Referred
 from arch.errors import DataError, SpecError
+from arch.kernels import products
 from arch.kernels.distillation import Distances, full, sparse
 from arch.model import Model
 from arch.plugins import plugin_sources
 from arch.registry import objective
 from arch.spec import Count, Fraction, Positive, Spec, digest, place
-from experiments import costs, prediction
+from experiments import costs, precision, prediction
 from experiments.data.batch import Batch, Rows
 from experiments.distillation import cache, estimate, packed, same_tokens
 from experiments.distillation.teacher import Keeping, Kept, Teacher
@@ -169,7 +170,9 @@ class Distill(nn.Module):
                 raise SpecError(f"the source {source} has no rows by number, which a cache needs; expected false", ("cache",))
             if folder := runs["teacher"].folder:
                 try:
-                    cache.inspect(about(folder, dataset.fingerprint, spec.data.context, _keeping(config)))
+                    with precision.scope(spec.train):
+                        kept = about(folder, dataset.fingerprint, spec.data.context, _keeping(config))
+                    cache.inspect(kept)
                 except DataError as error:
                     raise SpecError(str(error), ("cache",)) from None
 
@@ -193,7 +196,7 @@ class Distill(nn.Module):
 
 
 def about(folder: str | Path, fingerprint: str, context: int, keeping: Keeping) -> cache.About:
-    """What decides the targets of the teacher in a checkpoint's folder."""
+    """What decides the targets of the teacher in a checkpoint's folder, for a run that computes as this process does now."""
     model, _ = checkpoint.open_checkpoint(folder)
     return cache.About(
         weights=content(folder),
@@ -202,6 +205,7 @@ def about(folder: str | Path, fingerprint: str, context: int, keeping: Keeping) 
         data=fingerprint,
         context=context,
         keeping=keeping,
+        computes=products.said(),
         plugins=plugin_sources(model.dump()),
     )
 

@@ -10,6 +10,7 @@ import torch
 from arch import checkpoint, document, registry, tensors
 from arch.contracts import Given, Reading, Referred
 from arch.errors import SpecError
+from arch.kernels import products
 from arch.model import new_model
 from arch.model_spec import ModelSpec
 from experiments import evaluations
@@ -203,6 +204,18 @@ def test_cached_targets_are_the_fresh_ones_bit_for_bit(run, mode, options, tmp_p
         (a, ga), (b, gb) = (measured(each, run[2], batch_of(run, step=step)) for each in (cached, fresh))
         assert a == b and all(torch.equal(x, y) for x, y in zip(ga, gb, strict=True))
     assert "teacher" not in vars(begun(run, mode=mode, k=16, **options))  # what is there needs no teacher
+
+
+@pytest.mark.parametrize("around", [products.casting, products.rounded])
+def test_runs_that_compute_in_bfloat16_have_targets_of_their_own(run, around, tmp_path, monkeypatch):
+    """A teacher computes in what its run computes in, so what a float32 run has kept are other targets."""
+    monkeypatch.setenv("ARCHBENCH_CACHE", str(tmp_path / "cache"))
+    exact = begun(run, mode="counts", k=16)
+    with around():
+        cached, fresh = begun(run, mode="counts", k=16), made(run, mode="counts", k=16)
+        ours, theirs = (each.prepare(run[2], batch_of(run))["text"].extra for each in (cached, fresh))
+    assert cached.cache.folder != exact.cache.folder
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
 def test_a_cache_is_only_for_training(run, tmp_path, monkeypatch):

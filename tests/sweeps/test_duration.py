@@ -1,11 +1,13 @@
 """The estimate of a study's time and disk: from one timed step, kept in the cache, and never from a model that is too large."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from arch import document
-from experiments import device
+from experiments import device, evaluations
+from experiments.distillation import estimate
 from sweeps import duration, paces, show, study
 
 
@@ -91,6 +93,23 @@ def test_the_step_of_an_encoder_is_timed_on_pairs_of_texts_and_without_a_head(mo
     assert duration._rate(arms[0], shown) == (2 * 32 * 32 * 10.0, ""), "two texts of 32 tokens in each of 32 rows, in a second"
     assert timed == ["Contrastive", (32, 32, 1)]
     assert [file.name.partition("-")[0] for file in (tmp_path / "cache" / paces.FOLDER).iterdir()] == ["pairs"]
+
+
+def test_the_record_of_an_encoder_counts_one_of_two_texts_that_a_step_read(monkeypatch):
+    record = SimpleNamespace(measured={"speed/tokens_per_second": 100.0})
+    monkeypatch.setattr(estimate.RunRecord, "read_whole", lambda _: record)
+    teacher = lambda pool: SimpleNamespace(folder="there", model=SimpleNamespace(pool=pool))  # noqa: E731
+    per_token = {pool: estimate.seconds(teacher(pool), 8, None, 1.0) for pool in (None, "mean")}
+    assert per_token == {None: pytest.approx(1 / 300), "mean": pytest.approx(1 / 600)}
+
+
+def test_evaluations_of_an_encoder_read_two_texts_per_row():
+    spec = study.check(document.load("embeddinggemma/pooling", "sweeps"), "smoke")[1][0].spec
+    shown = {"flops_per_token": {"executed": 10.0}}
+    rows = [each for each in evaluations.planned(spec) if each.evaluator.get("rows")]
+    often = {"select": spec.train.steps // spec.evaluate.every, "report": 1}
+    counted = sum(often[each.split] * each.evaluator["rows"] for each in rows)
+    assert duration._measuring(spec, shown) == pytest.approx(counted * 2 * duration.FORWARD * 10.0 * spec.data.context)
 
 
 def test_disk_counts_the_weights_of_every_run(estimated, timed):

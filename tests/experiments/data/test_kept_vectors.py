@@ -12,6 +12,8 @@ from test_text_teacher import spec_of, teacher  # noqa: F401
 from arch.contracts import Reading
 from arch.errors import DataError, SpecError
 from arch.kernels import products
+from arch.layout import TokenLayout
+from experiments.data.batch import Rows
 from experiments.data.cache import root
 from experiments.data.dataset import prepare
 from experiments.data.draws import hashed
@@ -79,7 +81,7 @@ def steps_of(dataset, seeds=(0, 1), steps=12):
     return [dataset.batch("train", step, seed, 8, CONTEXT) for seed in seeds for step in range(steps)]
 
 
-def bits(spec, order, contexts=None):
+def bits(spec, order):
     """{(kind, text): its vector} of teachers that read the train split in batches of these sizes, into an empty cache."""
     objective, dataset = made(spec)
     found, first = {}, 0
@@ -130,6 +132,39 @@ def test_a_key_is_of_the_tokens_and_not_of_the_padding():
     assert len({one, other, turned}) == 3
     assert one == hashed(tokens_BT[:1, :2])[0] == hashed(tokens_BT[:1, :3], inside_BT[:1, :3])[0]
     assert one != hashed(tokens_BT[:1, :3])[0], "a padding token that is a token counts"
+
+
+def test_a_text_that_is_a_query_and_a_document_is_read_as_both(tmp_path, monkeypatch, teacher):  # noqa: F811
+    """Its prompts differ, whether they are the student's or the teacher's own."""
+    spec = spec_of(str(teacher), tmp_path, monkeypatch)
+    rows = made_up(groups=40, each=1)
+    store(tmp_path / "pairs.jsonl", rows + [row | {"query": row["positive"], "positive": row["query"]} for row in rows])
+    spec["objective"]["cache"] = True
+    found = bits(spec, [40])
+    texts = {text for kind, text in found if kind == "query" and ("positive", text) in found}
+    assert len(texts) > 8 and not any(torch.equal(found["query", text], found["positive", text]) for text in texts)
+
+
+def test_rows_padded_on_the_left_are_the_same_texts(spec):
+    objective, dataset = made(spec)
+    keys, reader = objective.teacher.keys, objective.teacher.teacher
+    rows = dataset.numbered("train", range(8), CONTEXT)["query"]
+    shift_B = rows.tokens_BT.shape[1] - rows.layout.seen_BT.sum(1)
+    assert len(set(shift_B.tolist())) > 1
+    index_BT = (torch.arange(rows.tokens_BT.shape[1]) - shift_B[:, None]) % rows.tokens_BT.shape[1]
+    layout = TokenLayout(rows.layout.doc_BT.gather(1, index_BT), rows.layout.pos_BT.gather(1, index_BT))
+    left = Rows(rows.tokens_BT.gather(1, index_BT), layout, extra=rows.extra)
+    assert (keys(left, "query") == keys(rows, "query")).all()
+    assert torch.equal(reader.each(left, "query"), reader.each(rows, "query"))
+
+
+def test_an_evaluation_finds_what_a_run_has_kept(spec, read):
+    begun(spec)
+    read.clear()
+    objective, dataset = made(spec)
+    for kind, rows in dataset.numbered("train", range(8), CONTEXT).items():
+        objective.teacher.vectors(rows, kind)
+    assert not read
 
 
 def test_what_is_kept_is_read_once_and_by_no_step(spec, read):
@@ -230,6 +265,7 @@ def test_each_teacher_has_vectors_of_its_own(spec):
     abouts = [json.loads(path.read_text()) for path in (root() / FOLDER).glob("*/about.json")]
     assert sorted(about["precision"] for about in abouts) == ["bfloat16", "float32"]
     assert all(len(about["files"]["model.safetensors"]) == 64 and about["device"] == "cpu" for about in abouts)
+    assert all(about["threads"] == torch.get_num_threads() and about["versions"]["torch"] == torch.__version__ for about in abouts)
 
 
 def test_it_is_loaded_only_where_a_text_is_missing(spec, monkeypatch):
