@@ -34,7 +34,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from arch.contracts import Dataset
-from arch.errors import DataError
+from arch.errors import DataError, SpecError
 from arch.spec import Spec, digest, later
 from experiments.data.batch import Rows
 from experiments.data.cache import VARIABLE, root
@@ -131,13 +131,10 @@ class Cache:
         """
         if all(int(number) in self.place for number in numbers):
             return 0
-        try:
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with locked(self.folder.with_name(f"{self.folder.name}.lock"), progress):
                 return self._fill(numbers, compute, progress, at_once)
-        except OSError as error:
-            reason = f"{self.folder}: cannot be written ({error.strerror or error}); set {VARIABLE} to another folder"
-            raise DataError(reason, key=None) from None
 
     def _fill(self, numbers, compute, progress, at_once):
         inspect(self.about)
@@ -296,6 +293,22 @@ def bytes_at_most(tokens: float, mode: str, k: int, vocabulary: int) -> float:
     """Bytes that so many positions take: exact for the largest k, up to a header per shard; draws may repeat and need less."""
     entries = min(k, vocabulary) if mode in packed.SPARSE else 0
     return float(tokens * (4 * entries + 12))
+
+
+def check_numbered(dataset: Dataset, source: str) -> None:
+    """Raises SpecError, at the key `cache` of an objective, for a dataset (of a source of this type) without rows by number."""
+    if not (hasattr(dataset, "numbers") and hasattr(dataset, "numbered")):
+        raise SpecError(f"the source {source} has no rows by number, which a cache needs; expected false", ("cache",))
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raises DataError where a folder of the cache cannot be written until the end of the block."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{folder}: cannot be written ({error.strerror or error}); set {VARIABLE} to another folder"
+        raise DataError(reason, key=None) from None
 
 
 @contextmanager

@@ -35,8 +35,8 @@ from arch.errors import DataError
 from arch.kernels import products
 from arch.spec import Spec, digest
 from experiments.data.batch import Batch, Rows
-from experiments.data.cache import VARIABLE, root
-from experiments.distillation.cache import locked
+from experiments.data.cache import root
+from experiments.distillation.cache import locked, writing
 from experiments.files import write_atomically
 
 FORMAT, FOLDER = 1, "vectors"
@@ -110,7 +110,7 @@ class KeptTeacher:
         batches = [number_P[first : first + PAIRS] for first in range(0, len(number_P), PAIRS)]
         self.known.read(folder)
         if any(len(self._unread(self.keys(rows, kind))[0]) for batch in _told(reading, batches) for kind, rows in batch.items()):
-            with _writing(folder):
+            with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             with locked(folder.with_name(f"{folder.name}.lock"), reading.progress):
                 self._fill(reading, folder, batches)
@@ -118,7 +118,7 @@ class KeptTeacher:
 
     def _fill(self, reading: Reading, folder: Path, numbers: Sequence[Whole]) -> None:
         about = self.about(reading.device.type).dump()
-        with _writing(folder):
+        with writing(folder):
             for stale in folder.glob(".*"):  # of processes that were killed: only the holder of the lock writes
                 stale.unlink()
             if not (folder / "about.json").exists():
@@ -129,7 +129,7 @@ class KeptTeacher:
             if found := [each for each in read if len(each[0])]:
                 key_N, at_N = np.unique(np.concatenate([keys for keys, _ in found]), return_index=True)
                 vector_NF = torch.cat([vectors for _, vectors in found])[torch.from_numpy(at_N)]
-                with _writing(folder):
+                with writing(folder):
                     self.known.write(folder, key_N, vector_NF)
 
     def vectors(self, rows: Rows, kind: str) -> Tensor:
@@ -161,16 +161,6 @@ def _told(reading: Reading, numbers: Sequence[Whole]) -> Iterator[Batch]:
     for place, number_P in enumerate(numbers):
         reading.progress(place * PAIRS, sum(map(len, numbers)), COUNTED)
         yield reading.dataset.numbered("train", number_P, reading.context)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Raises DataError where a file cannot be written until the end of the block."""
-    try:
-        yield
-    except OSError as error:
-        reason = f"{folder}: cannot be written ({error.strerror or error}); set {VARIABLE} to another folder"
-        raise DataError(reason, key=None) from None
 
 
 def threads_of(device: str) -> int | None:

@@ -33,6 +33,7 @@ from experiments import costs
 from experiments.data.batch import Rows
 from experiments.data.draws import hashed
 from experiments.distillation import estimate, library_teacher, same_tokens
+from experiments.distillation.cache import check_numbered
 from experiments.distillation.kept_vectors import About, KeptTeacher, Reader, one_by_one, threads_of
 from experiments.distillation.library_teacher import Cost, Library, OfLibrary
 from experiments.distillation.teacher import Teacher, padded, rows_at_once
@@ -56,9 +57,8 @@ def check(config: Any, spec: Any, dataset: Dataset, teacher: Referred | None) ->
         return
     if not config.weights.matching:
         raise SpecError("nothing is learnt from it while weights.matching is 0; expected a weight above 0", ("teacher",))
-    if config.cache and not (hasattr(dataset, "numbers") and hasattr(dataset, "numbered")):
-        source = spec.data.source["type"]
-        raise SpecError(f"the source {source} has no rows by number, which a cache needs; expected false", ("cache",))
+    if config.cache:
+        check_numbered(dataset, spec.data.source["type"])
     theirs = _width(config, spec, dataset, teacher)
     if config.teacher_dim is not None and config.teacher_dim > theirs:
         raise SpecError(f"{config.teacher_dim} is more than the {theirs} numbers of the teacher's vectors", ("teacher_dim",))
@@ -112,14 +112,9 @@ def cost(config: Any, context: int, train: TrainSpec, teacher: Referred | None) 
     return Cost(flops, estimate.seconds(teacher, context, train, flops))
 
 
-def kept_bytes(config: Any, texts: int, teacher: Referred | None) -> float:
+def kept_bytes(config: Any, spec: Any, dataset: Dataset, teacher: Referred | None, texts: int) -> float:
     """Bytes that the vectors of so many texts take on disk, at most."""
-    if isinstance(config.teacher, Library):
-        width: int | None = config.teacher.width(config.precision)
-    else:
-        width = teacher.model.vector_dim if teacher is not None else None
-    assert width is not None, "planning asks for the width first"
-    return float(texts * (8 + 4 * width))
+    return float(texts * (8 + 4 * _width(config, spec, dataset, teacher)))
 
 
 def load(config: Any, folder: Path | str | None, dataset: Dataset) -> Reader | KeptTeacher:

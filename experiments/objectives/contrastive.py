@@ -241,7 +241,8 @@ class Contrastive(nn.Module):
         read = kinds * tokens
         if config.cache and dataset is not None:
             texts = kinds * len(dataset.numbers("train", spec.train.steps, 0, spec.data.rows, context))
-            read, more["disk_bytes"] = float(texts * context), vector_teacher.kept_bytes(config, texts, runs.get("teacher"))
+            read = float(texts * context)
+            more["disk_bytes"] = vector_teacher.kept_bytes(config, spec, dataset, runs.get("teacher"), texts)
         more |= {"flops": more["flops"] + read * flops, "teacher_flops_per_token": flops}
         return more if seconds is None else more | {"seconds": seconds * read}
 

@@ -165,9 +165,7 @@ class Distill(nn.Module):
         same_tokens.check(spec, dataset, runs["teacher"])
         _check_options(config, spec.model.vocab_size)
         if config.cache:
-            if not (hasattr(dataset, "numbers") and hasattr(dataset, "numbered")):
-                source = spec.data.source["type"]
-                raise SpecError(f"the source {source} has no rows by number, which a cache needs; expected false", ("cache",))
+            cache.check_numbered(dataset, spec.data.source["type"])
             if folder := runs["teacher"].folder:
                 try:
                     with precision.scope(spec.train):
