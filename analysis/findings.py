@@ -16,7 +16,7 @@ from arch import document, units
 from arch.errors import DataError
 from arch.words import listed, times, visible
 from experiments.metrics import is_cost
-from sweeps import catalog
+from sweeps import catalog, outline
 from sweeps.claims.equivalent import BASELINE
 from sweeps.record import StudyRecord
 from sweeps.spec import PublishedSpec, StudySpec, split
@@ -24,6 +24,7 @@ from sweeps.spec import PublishedSpec, StudySpec, split
 # The picture of a study's page, in the order of preference.
 PICTURES = ("figures/differences.png", "figures/search_front.png", "figures/quality_cache.png")
 OURS, OUR_CONTROL = "ours", "our control"
+MISSING = "`archbench study show STUDY --scale SCALE` says how long one takes on the machine at hand.\n"
 REPORT = "report.html"
 
 
@@ -192,15 +193,15 @@ def _machine(data):
 
 
 def _missing(specs):
-    """The shipped studies that have no records here."""
+    """The shipped studies that have no records here, with what the scale for a laptop would run."""
     if not specs:
         return ""
-    lines = [f"* `{name}`: {spec.question} ({_scales(spec)})" for name, spec in specs.items()]
-    return "\n".join(["\n## Shipped studies without a result here\n", *lines])
-
-
-def _scales(spec):
-    return f"scales: {', '.join(spec.scales)}" if spec.scales else "no scales"
+    lines = ["\n## Shipped studies without a result here\n", MISSING]
+    for name, spec in specs.items():
+        scale = spec.laptop_scale if spec.laptop_scale in spec.scales else None
+        runs = outline.outline(document.load(name, "sweeps"), scale)
+        lines.append(f"* `{name}`: {spec.question} {f'`{scale}`' if scale else 'As written'}: {runs}.")
+    return "\n".join(lines)
 
 
 def check(folder: Path | str, file: Path) -> None:

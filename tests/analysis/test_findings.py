@@ -7,8 +7,10 @@ from analysis import findings
 from analysis.__main__ import app
 from analysis.claims import judge
 from analysis.runs import load
+from arch import document
 from arch.errors import DataError, SpecError
 from arch.units import DASH
+from sweeps.outline import outline
 from sweeps.spec import PublishedSpec, split
 
 
@@ -47,7 +49,10 @@ def test_the_page_is_made_of_records_alone_and_a_check_finds_what_was_edited(run
     assert "Own \\| question?" not in text and "Own | question?" in text  # only cells of tables are escaped
     assert "](../gemma3-local_global/laptop/report.html)" not in text  # no report was written there
     assert "2 studies, 4 questions" in text and "## gemma3/local_global" in text and "also run: `demo`" in text
-    assert "`gemma2/gqa`: " in text and "`gemma3/local_global`: " not in text  # what has no records is said to have none
+    # What has no records is said to have none, with what would run.
+    assert "`gemma3/local_global`: " not in text
+    gqa = next(line for line in text.splitlines() if line.startswith("* `gemma2/gqa`: "))
+    assert gqa.endswith(f"`laptop`: {outline(document.load('gemma2/gqa', 'sweeps'), 'laptop')}.") and "M tokens" in gqa
     findings.check(runs, page)
     page.write_text(text.replace("worse", "better", 1))
     with pytest.raises(DataError, match="is not what the records in"):
