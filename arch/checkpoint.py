@@ -18,6 +18,7 @@ from arch import digests, document, registry, tensors
 from arch.errors import DataError
 from arch.model import Model
 from arch.model_spec import ModelSpec
+from arch.whole_file import writing
 
 SPEC, WEIGHTS, TOKENIZER, GENERATION = "spec.yaml", "model.safetensors", "tokenizer.json", "generation_config.json"
 BLIND = "blind_token_id"  # our own: what a model reads in place of each token that it writes, where it sees no answer of its own
@@ -165,15 +166,14 @@ def appearing(folder):
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: is there already; give the name of a new folder", key=None)
     scratch = folder.with_name(f".{folder.name}.partial")
-    try:
-        scratch.mkdir(parents=True)
-        yield scratch
-        scratch.replace(folder)
-    except FileExistsError:
-        raise DataError(f"{scratch}: another import writes here, or was killed; delete it and start again", key=None) from None
-    except OSError as error:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise DataError(f"{folder}: cannot be written ({error.strerror or error})", key=None) from None
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
+    with writing(folder):
+        try:
+            scratch.mkdir(parents=True)
+        except FileExistsError:
+            raise DataError(f"{scratch}: another import writes here, or was killed; delete it and start again", key=None) from None
+        try:
+            yield scratch
+            scratch.replace(folder)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise

@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from arch import whole_file
 from arch.errors import DataError, nearest
-from arch.whole_file import appearing
 
 Write = Callable[[Sequence[str], np.ndarray], None]  # some texts with their vectors (N, E) float32, in order
 
@@ -43,11 +43,13 @@ def writing(name: str, out: Path | None, width: int) -> Iterator[Write]:
         with _jsonl(sys.stdout.buffer, width) as write:
             yield write
         return
-    try:
-        with appearing(out) as scratch, open(scratch, "wb") as file, FORMATS[name](file, width) as write:
-            yield write
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror or error})", key=None) from None
+    with (
+        whole_file.writing(out),
+        whole_file.appearing(out) as scratch,
+        open(scratch, "wb") as file,
+        FORMATS[name](file, width) as write,
+    ):
+        yield write
 
 
 @contextmanager

@@ -1,9 +1,11 @@
-"""A file that is there whole or not at all."""
+"""A file that is there whole or not at all, and what is said where it cannot be written."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from arch.errors import DataError
 
 
 @contextmanager
@@ -15,3 +17,27 @@ def appearing(path: Path) -> Iterator[Path]:
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(place: Path, remedy: str = "") -> Iterator[None]:
+    """Raises DataError for an OSError in the block: `PLACE: cannot be written (why)REMEDY`.
+
+    Where the error names a file elsewhere, such as one that was to be read meanwhile, the DataError names that one.
+    """
+    try:
+        yield
+    except OSError as error:
+        why, named = error.strerror or error, error.filename
+        if isinstance(named, (str, bytes)) and not _belongs(named, place):
+            raise DataError(f"{os.fsdecode(named)}: {why}", key=None) from None
+        raise DataError(f"{place}: cannot be written ({why}){remedy}", key=None) from None
+
+
+def _belongs(named, place):
+    """Whether a path is a place, below it, above it, or beside it with its name first, as scratch files and locks are."""
+    named, place = Path(os.path.abspath(os.fsdecode(named))), Path(os.path.abspath(place))
+    if not named.is_relative_to(place.parent):
+        return place.is_relative_to(named)
+    beside = named.relative_to(place.parent).parts
+    return not beside or beside[0].lstrip(".").startswith(place.name.lstrip("."))

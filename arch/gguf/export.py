@@ -14,7 +14,7 @@ from arch.gguf import architectures, file, vocabulary
 from arch.model import Model
 from arch.model_spec import ModelSpec
 from arch.tensors import Tensors
-from arch.whole_file import appearing
+from arch.whole_file import appearing, writing
 from arch.words import listed
 
 CONTEXT = 8192  # tokens, where a checkpoint does not say how many it reads
@@ -62,11 +62,8 @@ def export(
     out = Path(out)
     if out.exists():
         raise DataError(f"{out}: is there already; give the name of a new file", key=None)
-    try:
-        with appearing(out) as scratch:
-            write(spec, found, scratch, kinds, context, about, progress)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror or error})", key=None) from None
+    with writing(out), appearing(out) as scratch:
+        write(spec, found, scratch, kinds, context, about, progress)
     return Exported(architecture.name, _sizes(spec, kinds), _notes(spec, source, about, kinds, found))
 
 

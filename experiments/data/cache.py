@@ -6,6 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from arch import whole_file
 from arch.errors import DataError
 from experiments.files import flush
 
@@ -26,18 +27,19 @@ def obtain(root, key, build):
     """
     root = Path(root)
     folder = root / key
-    try:
+    with writing(folder):
         if folder.is_dir():
             return folder
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f"{key}.lock"):
             if not folder.is_dir():
                 _build(folder, build)
-    except OSError as error:
-        reason = error.strerror or error
-        said = f"{folder}: the token cache cannot be written ({reason}); set {VARIABLE} to another folder"
-        raise DataError(said, key=None) from None
     return folder
+
+
+def writing(folder):
+    """Context manager. Raises DataError where a folder of the cache cannot be written until the end of the block."""
+    return whole_file.writing(folder, f"; set {VARIABLE} to another folder")
 
 
 def _build(folder, build):

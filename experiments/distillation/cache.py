@@ -37,7 +37,7 @@ from arch.contracts import Dataset
 from arch.errors import DataError, SpecError
 from arch.spec import Spec, digest, later
 from experiments.data.batch import Rows
-from experiments.data.cache import VARIABLE, root
+from experiments.data.cache import root, writing
 from experiments.data.draws import hashed
 from experiments.distillation import packed
 from experiments.distillation.teacher import Keeping, Kept, Teacher, rows_at_once
@@ -124,7 +124,7 @@ class Cache:
     def fill(
         self, numbers: np.ndarray, compute: Callable[[np.ndarray], tuple[Rows, Kept]], progress: Progress, at_once: int = 1
     ) -> int:
-        """Compute and write the rows with these numbers that are missing; returns how many. Raises DataError, OSError.
+        """Compute and write the rows with these numbers that are missing; returns how many. Raises DataError.
 
         compute: from numbers, `at_once` of them, to the rows and what is kept of them. progress: called with (rows done, all
         rows that were missing, in words what is counted).
@@ -133,17 +133,18 @@ class Cache:
             return 0
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with locked(self.folder.with_name(f"{self.folder.name}.lock"), progress):
-                return self._fill(numbers, compute, progress, at_once)
+        with locked(self.folder.with_name(f"{self.folder.name}.lock"), progress):
+            return self._fill(numbers, compute, progress, at_once)
 
     def _fill(self, numbers, compute, progress, at_once):
         inspect(self.about)
         self._read()
-        for stale in self.folder.glob(".*"):  # of processes that were killed: only the holder of the lock writes
-            stale.unlink()
-        if not self.shards:
-            text = json.dumps(self.about.dump(), indent=1)
-            write_atomically(self.folder / "about.json", text.encode())
+        with writing(self.folder):
+            for stale in self.folder.glob(".*"):  # of processes that were killed: only the holder of the lock writes
+                stale.unlink()
+            if not self.shards:
+                text = json.dumps(self.about.dump(), indent=1)
+                write_atomically(self.folder / "about.json", text.encode())
         missing = np.unique([number for number in numbers if int(number) not in self.place]).astype(np.int64)
         rows = max(1, SHARD_TOKENS // self.about.context)
         for first in range(0, len(missing), rows):
@@ -151,7 +152,8 @@ class Cache:
             for i in range(0, len(part), at_once):
                 progress(first + i, len(missing), "rows of the teacher")
                 done.append(compute(part[i : i + at_once]))
-            self._write(part, done)
+            with writing(self.folder):
+                self._write(part, done)
         progress(len(missing), len(missing), "rows of the teacher")
         return len(missing)
 
@@ -302,25 +304,18 @@ def check_numbered(dataset: Dataset, source: str) -> None:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Raises DataError where a folder of the cache cannot be written until the end of the block."""
-    try:
-        yield
-    except OSError as error:
-        reason = f"{folder}: cannot be written ({error.strerror or error}); set {VARIABLE} to another folder"
-        raise DataError(reason, key=None) from None
-
-
-@contextmanager
 def locked(path: Path, progress: Progress) -> Iterator[None]:
-    """Hold a lock. While another process holds it, `progress` is called, so that the wait can be seen and interrupted."""
+    """Hold a lock. While another process holds it, `progress` is called, so that the wait can be seen and interrupted.
+
+    Raises DataError where the file of the lock cannot be written.
+    """
     lock = FileLock(path)
-    while True:
-        try:
-            lock.acquire(timeout=1)
-            break
-        except Timeout:
-            progress(0, 1, "waiting for another process that fills the teacher's cache")
+    while not lock.is_locked:
+        with writing(path):
+            try:
+                lock.acquire(timeout=1)
+            except Timeout:
+                progress(0, 1, "waiting for another process that fills the teacher's cache")
     try:
         yield
     finally:

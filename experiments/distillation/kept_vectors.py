@@ -35,8 +35,8 @@ from arch.errors import DataError
 from arch.kernels import products
 from arch.spec import Spec, digest
 from experiments.data.batch import Batch, Rows
-from experiments.data.cache import root
-from experiments.distillation.cache import locked, writing
+from experiments.data.cache import root, writing
+from experiments.distillation.cache import locked
 from experiments.files import write_atomically
 
 FORMAT, FOLDER = 1, "vectors"

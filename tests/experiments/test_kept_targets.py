@@ -203,6 +203,20 @@ def test_an_error_while_it_is_filled_loses_no_whole_shard(empty):
     assert fill(range(9))[1] == [6, 7, 8]
 
 
+def test_only_a_failed_write_is_said_of_the_cache(empty, monkeypatch):
+    def gone(numbers):
+        raise FileNotFoundError(2, "No such file or directory", "corpus.bin")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(FileNotFoundError, match=r"corpus\.bin"):
+        Cache(about()).fill(np.arange(3), gone, lambda *told: None)
+    monkeypatch.setattr(cache, "write_atomically", full)
+    with pytest.raises(DataError, match=r"cannot be written \(No space left on device\); set ARCHBENCH_CACHE to another folder"):
+        Cache(about()).fill(np.arange(3), computed, lambda *told: None)
+
+
 @pytest.mark.parametrize(
     "changes, reason",
     [

@@ -42,14 +42,14 @@ def test_a_full_disk_is_named(tmp_path):
     def full(scratch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(DataError, match=r"key: the token cache cannot be written \(No space left.*set ARCHBENCH_CACHE"):
+    with pytest.raises(DataError, match=r"key: cannot be written \(No space left.*set ARCHBENCH_CACHE"):
         cache.obtain(tmp_path, "key", full)
     assert not (tmp_path / "key").exists()
 
 
 def test_a_cache_that_cannot_be_a_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="token cache cannot be written"):
+    with pytest.raises(DataError, match="cannot be written"):
         cache.obtain(tmp_path / "file", "key", write)
 
 
