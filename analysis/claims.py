@@ -45,7 +45,8 @@ class Judgement:
     subject is an arm, or several together. missing: {subject: what is missing before its first or next look}. level: the
     probability of a wrong word that each question may spend at the look. exploratory: whether looks were taken that the plan
     does not pay for. contrasts: {subject: Contrast} of a study that does not compare every arm with the first (`compare`);
-    then `differences` has these subjects and the controls.
+    then `differences` has these subjects and the controls. own: {subject: Sample} of the differences that the verdicts are
+    about, where a claim that is true or false names two arms: it may compare with another arm than the baseline.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Judgement:
     level: float
     exploratory: bool = False
     contrasts: dict[str, Contrast] = field(default_factory=dict)
+    own: dict[str, Sample] = field(default_factory=dict)
     answer: str = ""
     remarks: list[str] = field(default_factory=list)
 
@@ -93,6 +95,11 @@ class Judgement:
         A claim that is true or false may be about another difference: from another arm, or from a stated value.
         """
         return self.verdicts.get(arm) if self.per_arm else None
+
+    def beside(self, arm):
+        """The Verdict that may stand beside an arm's difference from the baseline, or None: none that is about another arm."""
+        verdict = self.verdicts.get(arm)
+        return verdict if self.per_arm or (verdict and verdict.against in ("", self.baseline)) else None
 
     def word(self, subject):
         """A subject's verdict as it is printed: a paper's claim is `reproduced`; empty before the first look."""
@@ -148,6 +155,15 @@ def _judgement(study, name, ruling):
     judgement = Judgement(name, claim, shown, scaled, baseline, differences, ruling.verdicts, ruling.missing, level, exploratory)
     judgement = replace(judgement, contrasts={subject: each for subject, each in contrasts.items() if subject in differences})
     differences |= {arm: _as_read(sample, judgement.about(arm)) for arm, sample in differences.items()}
+    if not judgement.per_arm:
+        own = {
+            subject: differences[subject] if contrasts else weighted(scaled, {subject: 1.0, each.against: -1.0}, exact, firsts)
+            for subject, each in ruling.verdicts.items()
+            if subject in differences and (contrasts or each.against)
+        }
+        own = {subject: _as_read(sample, ruling.verdicts[subject]) for subject, sample in own.items()}
+        # A claim on a ratio names two arms as well, but is about how far the ratio is from a stated one.
+        judgement = replace(judgement, own={key: each for key, each in own.items() if each.mean == ruling.verdicts[key].difference})
     remarks = [
         _exploratory(study),
         *_waiting(judgement),
@@ -404,9 +420,9 @@ def _early(study, judgement):
 
 
 def _heavy(judgement):
-    """A sentence that names a seed which carries more than half of an arm's variance."""
+    """A sentence that names a seed which carries more than half of the variance of a difference that is judged."""
     named = []
-    for arm, sample in judgement.differences.items():
+    for arm, sample in (judgement.differences if judgement.per_arm else judgement.own).items():
         heaviest = sample.heaviest() if sample.n >= HEAVY_FROM and arm != judgement.baseline else None
         if heaviest and heaviest[1] > HEAVY:
             named.append(f"seed {heaviest[0]} carries {share(heaviest[1])} of the variance of {_told_of(judgement, arm)}")

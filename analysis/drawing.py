@@ -176,6 +176,11 @@ def scale_x(axes: Axes, shown: Shown, low: float, high: float) -> None:
     axes.xaxis.set_major_formatter(form)
 
 
+def signed_tick(x: float) -> str:
+    """The label of a tick on an axis of differences."""
+    return "0" if abs(x) < 1e-9 else f"{x:+.3g}".replace("-", units.MINUS)
+
+
 def _ticks(span):
     """The first digits of the labelled sizes on a log axis: at least one label for any span, and never too many."""
     return (1, 1.5, 2, 3, 5, 7) if span < 4 else (1, 2, 5) if span < 100 else (1,)

@@ -22,7 +22,7 @@ from sweeps.record import StudyRecord
 from sweeps.spec import PublishedSpec, StudySpec, split
 
 # The picture of a study's page, in the order of preference.
-PICTURES = ("figures/differences.png", "figures/search_front.png", "figures/quality_cache.png")
+PICTURES = ("figures/claims.png", "figures/differences.png", "figures/search_front.png", "figures/quality_cache.png")
 OURS, OUR_CONTROL = "ours", "our control"
 MISSING = "`archbench study show STUDY --scale SCALE` says how long one takes on the machine at hand.\n"
 REPORT = "report.html"

@@ -6,9 +6,23 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis import claims, crowd, interaction, scaling
+from analysis import claims, crowd, interaction, scaling, stated
 from analysis.curves import bands_and_differences
-from analysis.drawing import INK, MUTED, PAPER, SKIPPED, WIDTH, counted_seeds, looks, name_points, scale_x, short, styled, titled
+from analysis.drawing import (
+    INK,
+    MUTED,
+    PAPER,
+    SKIPPED,
+    WIDTH,
+    counted_seeds,
+    looks,
+    name_points,
+    scale_x,
+    short,
+    signed_tick,
+    styled,
+    titled,
+)
 from analysis.shown import Shown
 from arch import units
 from arch.words import listed
@@ -21,6 +35,7 @@ from sweeps.stats import mean_interval
 def figures(study, judgement, judged=()):
     """{name: Figure} for all figures that this study has data for, in the report's order. judged: of all claims."""
     made = {
+        "claims": stated.figure(judged),
         "differences": differences(study, judgement, judged),
         "interaction": interaction.figure(study, judgement),
         "scaling": scaling.figure(study, judgement),
@@ -63,14 +78,14 @@ def differences(study, judgement, judged=()):
     axes.set_yticks(range(len(arms)), list(map(short, arms)), color=INK)
     axes.set_ylim(len(arms) - 0.45, -0.6)
     axes.grid(axis="y", visible=False)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _signed(x)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: signed_tick(x)))
     side = f" ({shown.on_the_right})" if shown.on_the_right else ""
     verdicts = [verdict for arm in arms if (verdict := judgement.about(arm))]
-    stated = any(_stated(judgement, arm, judged) for arm in arms)
+    has_stated = any(_stated(judgement, arm, judged) for arm in arms)
     notes_of_others = ["of the others each dot is an arm's mean, bars their quartiles and median"] if others else []
     notes = ["thin bar: excludes zero if worse or better"] if any(each.interval for each in verdicts) else []
     notes += ["thick bar: inside the shaded margin if no different"] if any(each.inner for each in verdicts) else []
-    notes += ["bar: interval of the verdict, with 95 % together"] if stated else []
+    notes += ["bar: interval of the verdict, with 95 % together"] if has_stated else []
     axis = ", ".join(filter(None, [f"difference in {shown.quantity}", shown.unit]))
     axis = axis if judgement.contrasts else shown.axis(judgement.baseline)
     below = "\n".join(filter(None, ["; ".join(notes), *notes_of_others]))
@@ -103,7 +118,7 @@ def _difference(axes, row, judgement, arm, look, stated):
             axes.plot(list(map(effect, interval)), [row, row], color=look.colour, lw=width, solid_capstyle="round", label=arm)
     mean = effect(difference.mean)
     axes.plot([mean], [row], look.marker, color=look.colour, ms=9, mec=PAPER, mew=0.8, label=arm)
-    words = dict.fromkeys(word for word, _ in stated) or [judgement.word(arm)]
+    words = dict.fromkeys(word for word, _ in stated) or [judgement.word(arm) if judgement.beside(arm) else ""]
     note = ", ".join(filter(None, [*words, f"n = {difference.n}"]))
     axes.annotate(
         note, (1.01, row), xycoords=("axes fraction", "data"), va="center", color=MUTED, fontsize=8.5, annotation_clip=False
@@ -214,7 +229,7 @@ def learning_curves(study, judgement):
     if paired:
         right.axhline(0, color=INK, lw=1.2)
         _bands(right, paired, style, scale=100 if shown.relative else 1)
-        right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _signed(y)))
+        right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: signed_tick(y)))
         right.set_ylabel(shown.axis(study.baseline))
         titled(right, "Paired difference during training")
     for axes in (left, right) if paired else (left,):
@@ -329,7 +344,3 @@ def _tuning_means(done, arm, key):
         if trial.arm == arm and key in trial.values:
             values.setdefault(trial.values[key], []).append(trial.value)
     return {value: float(np.mean(values[value])) for value in sorted(values)}
-
-
-def _signed(x):
-    return "0" if abs(x) < 1e-9 else f"{x:+.3g}".replace("-", units.MINUS)

@@ -39,6 +39,7 @@ NAME = "report.html"
 LONGEST = 200
 
 CAPTIONS = {
+    "claims": "Claims",
     "differences": "Difference from the baseline",
     "curves": "Learning curves",
     "tuning": "Tuning",

@@ -110,7 +110,7 @@ def _for_texts(shown, others, arm):
 
 
 def _row(study, judgement, arm, spent, measured):
-    record, verdict = study.record.arms[arm], judgement.verdicts.get(arm, Verdict(""))
+    record, verdict = study.record.arms[arm], judgement.beside(arm) or Verdict("")
     mean, difference = mean_interval(list(judgement.scaled[arm].values())), judgement.differences.get(arm, Sample())
     compared = arm in judgement.differences if judgement.contrasts else arm != judgement.baseline
     runs = study.runs[study.runs.arm == arm]
@@ -125,7 +125,7 @@ def _row(study, judgement, arm, spent, measured):
         "p": verdict.p,
         "p_equivalence": verdict.p_same,
         "level": verdict.level,
-        "verdict": judgement.word(arm),
+        "verdict": judgement.word(arm) if verdict.word else "",
         **_needed(verdict),
         "reason": verdict.reason or judgement.missing.get(arm, ""),
         "exploratory": judgement.exploratory,

@@ -1,5 +1,7 @@
 """The sentences say what the verdicts are, in the metric's own words."""
 
+import math
+
 import pandas as pd
 import pytest
 
@@ -9,7 +11,7 @@ from analysis.forms import escaped
 from analysis.report import write_report
 from analysis.runs import load
 from arch.contracts import UNDECIDED, Verdict
-from arch.units import DASH, MINUS, p_value
+from arch.units import DASH, MINUS, SPACE, p_value
 from experiments.record import RunRecord
 from sweeps.claims.equivalent import BETTER, SAME, WORSE
 from sweeps.record import StudyRecord
@@ -91,6 +93,10 @@ def test_a_seed_with_most_of_the_variance_is_named(make_study):
     record.model_copy(update={"metrics": record.metrics | {"report/loss": record.metrics["report/loss"] + 0.05}}).write(path.parent)
     said = " ".join(judge(load(folder)).remarks)
     assert "eed 3 carries" in said and "of 3:1" in said
+    for other, named in (("5:1", False), ("3:1", True)):  # a claim is about its own difference
+        stated = {"far": {"type": "worse", "arm": "local-only", "than": other}}
+        StudyRecord.read(folder).model_copy(update={"claims": stated}).write(folder)
+        assert ("eed 3 carries" in " ".join(judge(load(folder)).remarks)) == named
 
 
 def test_machines_of_different_types_are_said(make_study):
@@ -120,7 +126,10 @@ def test_an_interval_stands_beside_the_difference_that_it_is_of(make_study):
         study = load(make_study(spread=0.0005, claims=claims))
         row = tables.results(study, judge(study)).frame.set_index("arm").loc["3:1"]
         assert abs(row.difference_percent) < 0.5 and pd.isna(row.difference_percent_low), about
-        assert row.verdict in ("supported", "contradicted")
+        if "than" in about:  # the word, too, is that of another difference
+            assert not row.verdict and pd.isna(row.p) and pd.isna(row.level)
+        else:
+            assert row.verdict in ("supported", "contradicted")
 
 
 def test_what_ended_after_a_look_is_not_in_the_numbers_beside_its_word(make_study):
@@ -233,3 +242,35 @@ def test_the_figure_of_claims_that_are_true_or_false_has_the_word_and_the_interv
     bars = {line.get_label(): len(line.get_xdata()) for line in axes.lines if line.get_linestyle() == "-" and line.get_lw() == 1.3}
     assert {*bars} == {"3:1", "local-only"}  # what is compared with another arm is not this difference
     assert "interval of the verdict" in axes.get_xlabel()
+
+
+def test_a_claim_on_another_difference_than_that_from_the_first_arm_has_a_row_in_a_figure_of_its_own(make_study):
+    from analysis import plots, stated
+
+    claims = {
+        "near": {"type": "not_worse", "arm": "3:1", "metric": "report/loss", "margin": 0.01, "source": "a paper"},
+        "far": {"type": "better", "arm": "local-only", "than": "3:1", "metric": "report/loss"},
+        "ratio": {"type": "value", "arm": "5:1", "relative_to": "3:1", "metric": "report/loss", "value": 1.1, "within": 0.01},
+        "exact": {"type": "value", "arm": "5:1", "metric": "cost/cache_bytes@131072", "value": 1, "within": 0.01},
+    }
+    study = load(make_study(claims=claims, spread=0.0005))
+    judged = judgements(study)
+    figures = plots.figures(study, judged[0], judged)
+    assert next(iter(figures)) == "claims"
+    axes = figures["claims"].axes[0]
+    assert [text.get_text() for text in axes.texts] == ["reproduced, n = 5", "contradicted, n = 5", "contradicted, n = 5"]
+    labels = [label.get_text().split("\n") for label in axes.get_yticklabels()]
+    assert labels == [["3:1", f"is not worse than 1:1 by 1{SPACE}% or more"], ["local-only", "is better than 3:1"]] + labels[2:]
+    assert " ".join(labels[2]) == f"report/loss of 5:1 relative to 3:1 is 1.1 within 1{SPACE}%"
+    _, *near, dots, bar, mean, no_dots, _, away = axes.lines
+    assert len(near) == 3 and not len(no_dots.get_xdata())  # no seed of two arms has just this difference
+    assert away.get_xdata()[0] == pytest.approx(-100 / 11, abs=0.3)  # the ratio is 1, and so 1 / 11 below 1.1
+    losses = study.values("report/loss")
+    seen = [100 * math.expm1(losses["local-only"][seed] - losses["3:1"][seed]) for seed in range(5)]
+    assert list(dots.get_xdata()) == pytest.approx(seen)
+    assert bar.get_xdata()[0] < mean.get_xdata()[0] < bar.get_xdata()[1] and mean.get_xdata()[0] == pytest.approx(6.2, abs=0.3)
+    # The figure of all arms has what is about the first arm, and arms are asked about one by one there.
+    only_first = {"near": claims["near"], "far": {"type": "worse", "arm": "local-only"}, "exact": claims["exact"]}
+    assert not stated.rows(judgements(load(make_study(claims=only_first))))
+    per_arm = {"quality": {"type": "equivalent", "metric": "report/loss"}, "far": claims["far"]}
+    assert not stated.rows(judgements(load(make_study(claims=per_arm))))
