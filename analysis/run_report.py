@@ -11,7 +11,7 @@ from analysis.forms import pairs
 from arch import units
 from arch.errors import DataError
 from experiments.files import write_atomically
-from experiments.record import EVALUATIONS, RunRecord
+from experiments.record import EVALUATIONS, RECORDS, RunRecord, record_file
 
 NAME = "evaluations.html"
 WEIGHTS = "model.safetensors"
@@ -20,7 +20,7 @@ WEIGHTS = "model.safetensors"
 def is_run(folder: Path | str) -> bool:
     """Whether a folder is that of a run or of a checkpoint."""
     folder = Path(folder)
-    return any((folder / name).exists() for name in ("record.json", EVALUATIONS, WEIGHTS))
+    return any((folder / name).exists() for name in (*RECORDS, EVALUATIONS, WEIGHTS))
 
 
 def write(folder: Path | str, out: Path | None = None) -> tuple[Path, list[str]]:
@@ -56,7 +56,7 @@ def _record(folder: Path, problems: list[str]) -> RunRecord | None:
     try:
         return RunRecord.read(folder)
     except (OSError, ValueError) as error:
-        problems.append(f"{folder / 'record.json'}: cannot be read: {error}")
+        problems.append(f"{record_file(folder)}: cannot be read: {error}")
         return None
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from arch.errors import DataError
-from experiments.record import EVALUATIONS, HISTORY_NAME
-from experiments.record import NAME as RUN
+from experiments.record import EVALUATIONS, HISTORY_NAME, RECORDS
 from sweeps.record import NAME as STUDY
 from sweeps.record import StudyRecord
 
@@ -58,7 +57,7 @@ def state(folder: Path) -> State:
     places = [""] if record is None else ["", *_runs(record)]
     found = {}
     for place in places:
-        for name in (STUDY,) if not place else (RUN, HISTORY_NAME, EVALUATIONS):
+        for name in (STUDY,) if not place else (*RECORDS, HISTORY_NAME, EVALUATIONS):
             try:
                 stat = (folder / place / name).stat()
             except OSError:

@@ -1,7 +1,9 @@
-"""A run's record, `record.json`: written when the run starts and when it ends, and read by all other packages."""
+"""A run's record, `record.json` (packed in a kept copy): written when the run starts and when it ends, and read by all."""
 
+import errno
 import gzip
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +25,8 @@ SINGLE = "single"
 # evaluated. The columns are those that the run reported.
 HISTORY_NAME = "history.parquet"
 DOCUMENTS, PACKED = ".documents.json", ".gz"
+# The names that a run's record may have: in a copy that is kept it is packed.
+RECORDS = (NAME, f"{NAME}{PACKED}")
 # The folder of its evaluations, one file each.
 EVALUATIONS = "evaluations"
 
@@ -136,15 +140,18 @@ class RunRecord(Spec):
     def write(self, folder):
         """Write `record.json` atomically: a reader never sees a partial file."""
         write_record(self, Path(folder) / NAME)
+        packed_file(Path(folder) / NAME).unlink(missing_ok=True)  # of a kept copy that goes on
 
     def write_first(self, folder):
         """Write `record.json` as `write` does, but only where there is none. Raises OSError, also where the record is there."""
+        if (packed := packed_file(Path(folder) / NAME)).exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(packed))
         write_first(Path(folder) / NAME, json.dumps(self.dump(), indent=1, allow_nan=False).encode())
 
     @classmethod
     def read(cls, folder):
         """The record in a run's folder, or None if there is none. Raises SpecError or ValueError if it is broken."""
-        return read_record(cls, Path(folder) / NAME)
+        return read_record(cls, record_file(folder))
 
     @classmethod
     def read_whole(cls, folder):
@@ -212,14 +219,19 @@ def documents_file(folder: Path | str, file: str) -> Path:
 
 
 def packed_file(path: Path) -> Path:
-    """Where a copy that is kept has a file of an evaluation."""
+    """Where a copy that is kept has a record or a file of an evaluation."""
     return path.with_name(f"{path.name}{PACKED}")
 
 
 def as_it_lies(path: Path) -> Path:
-    """A file of an evaluation, or its packed one where only that is there."""
+    """A record or a file of an evaluation, or its packed one where only that is there."""
     packed = packed_file(path)
     return packed if packed.is_file() and not path.is_file() else path
+
+
+def record_file(folder: Path | str) -> Path:
+    """Where a run's record is, or would be."""
+    return as_it_lies(Path(folder) / NAME)
 
 
 def evaluation_files(folder: Path | str) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from experiments.record import NAME, RunRecord
+from experiments.record import NAME, RunRecord, record_file
 
 PREFIX = "attempt-"
 MARKER = "checkpoint.identity"
@@ -86,7 +86,7 @@ def promote(attempt: Path, home: Path) -> None:
 
 def record_failed(attempt: Path, home: Path) -> None:
     """Show in the run's folder what a failed attempt says, unless there is a record. The attempt stays. Raises OSError."""
-    if (home / NAME).exists():
+    if record_file(home).exists():
         return
     for file in [*(file for file in _files(attempt) if file.name != NAME), Path(NAME)]:
         (home / file).parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ or two. No torch, and no judging: the words of the verdicts are those that the l
 than looks is judged here.
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 from arch.contracts import UNDECIDED
 from arch.errors import DataError, SpecError, reason_of
-from experiments.record import NAME as RUN
+from experiments.record import content_of, record_file
 from sweeps.attempts import PREFIX
 from sweeps.claims.equivalent import BASELINE
 from sweeps.marks import Marks
@@ -148,9 +147,9 @@ class Status:
 
 def status(run: Path) -> Status:
     """The Status of a run's folder. The record is not validated: a list reads thousands."""
-    data = content(run / RUN)
+    data = content(record_file(run))
     if data is None:
-        if (run / RUN).exists():
+        if record_file(run).exists():
             return Status("unreadable")
         return Status("running" if any(map(is_held, run.glob(f"{PREFIX}*"))) else "to do")  # drivers that share a storage
     word = str(data.get("status"))
@@ -162,7 +161,7 @@ def status(run: Path) -> Status:
 def content(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where there is none."""
     try:
-        data = json.loads(path.read_bytes())
+        data = content_of(path)
     except (OSError, ValueError):
         return None
     return data if isinstance(data, dict) else None

@@ -12,7 +12,7 @@ import unicodedata
 from functools import lru_cache
 from pathlib import Path
 
-from experiments.record import NAME, RunRecord
+from experiments.record import RECORDS, RunRecord, record_file
 
 DIGEST = 12
 TUNE = "tune"
@@ -76,8 +76,8 @@ class Finished:
     def __init__(self, runs, trials=False):
         above = f"*/*/{TUNE}" if trials else "*/*"
         self.folders: dict[tuple[str, str], list[Path]] = {}
-        for path in sorted(Path(runs).glob(f"{above}/*-{'?' * DIGEST}/seed-*/{NAME}")):
-            folder = path.parent
+        pattern = f"{above}/*-{'?' * DIGEST}/seed-*"
+        for folder in sorted({path.parent for name in RECORDS for path in Path(runs).glob(f"{pattern}/{name}")}):
             self.folders.setdefault((folder.parent.name[-DIGEST:], folder.name), []).append(folder)
 
     def folder(self, identity, seed, first):
@@ -98,7 +98,7 @@ def is_finished(folder, identity, seed):
 def record_of(folder):
     """The RunRecord in a run's folder, or None if it has none that can be read. Read again only if its file changed."""
     try:
-        about = os.stat(Path(folder) / NAME)
+        about = os.stat(record_file(folder))
     except OSError:
         return None
     return _record(os.path.realpath(folder), about.st_mtime_ns, about.st_size, about.st_ino)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from arch.errors import DataError
 from experiments.files import durably, write_atomically
-from experiments.record import DOCUMENTS, EVALUATIONS, HISTORY_NAME, PACKED, content_of, evaluation_files, packed_file
-from experiments.record import NAME as RUN
+from experiments.record import DOCUMENTS, HISTORY_NAME, PACKED, content_of, evaluation_files, packed_file, record_file
 from sweeps import marks
 from sweeps.record import NAME, StudyRecord
 
@@ -47,12 +46,12 @@ def keep(folder: Path, into: Path, every: int = 10) -> Path:
         to.parent.mkdir(parents=True, exist_ok=True)
         if file.name == HISTORY_NAME:
             _thin(file, to, every)
-        elif file.parent.name == EVALUATIONS:  # most of all bytes, and the same words again and again
+        elif file.name == marks.NAME:
+            write_atomically(to, bare[file])
+        else:  # most of all bytes, and the same words again and again
             plain = to.with_name(to.name.removesuffix(PACKED))
             write_atomically(packed_file(plain), gzip.compress(bare[file], mtime=0))
             plain.unlink(missing_ok=True)  # of a copy that an older release made
-        else:
-            write_atomically(to, bare[file])
     copy = into / folder.relative_to(runs)
     record.model_copy(update={"command": record.bare_command}).write(copy)  # the copy lies elsewhere
     return copy
@@ -64,13 +63,13 @@ def _runs(record: StudyRecord, folder: Path) -> list[Path]:
     places += [path for each in record.helpers.values() for path in each.values()]
     places += [trial.run for trial in record.trials if trial.run]
     every = dict.fromkeys((folder / place).resolve() for place in places)
-    return [run for run in every if (run / RUN).is_file()]
+    return [run for run in every if record_file(run).is_file()]
 
 
 def _files(run: Path) -> Iterator[Path]:
-    for name in (RUN, HISTORY_NAME):
-        if (run / name).is_file():
-            yield run / name
+    yield record_file(run)
+    if (run / HISTORY_NAME).is_file():
+        yield run / HISTORY_NAME
     yield from evaluation_files(run).values()
 
 

@@ -9,7 +9,7 @@ from arch.document import SHELVES, Node
 from arch.errors import SpecError
 from arch.model_spec import ModelSpec
 from experiments.bench.spec import BenchSpec
-from experiments.record import NAME as RUN
+from experiments.record import RECORDS
 from experiments.spec import ExperimentSpec
 from sweeps.record import NAME as STUDY
 from sweeps.spec import StudySpec
@@ -26,7 +26,7 @@ COMMANDS = {
     "checkpoint": "archbench generate",
 }
 # {file: what a folder is that has it}, in the order in which they are looked for.
-INSIDE = {STUDY: "study", RUN: "run", "spec.yaml": "checkpoint"}
+INSIDE = {STUDY: "study", **dict.fromkeys(RECORDS, "run"), "spec.yaml": "checkpoint"}
 
 
 def inside(folder: Path | str) -> str | None:

@@ -14,8 +14,7 @@ from pathlib import Path
 from arch import document
 from arch.errors import DataError, SpecError, nearest, reason_of
 from arch.words import listed
-from experiments.record import NAME as RUN
-from experiments.record import SINGLE
+from experiments.record import RECORDS, SINGLE
 from sweeps import kinds, origin
 from sweeps.folders import safe_name, study_name
 from sweeps.record import NAME, Origin, StudyRecord
@@ -30,7 +29,7 @@ def here(reference: Path | str, runs: Path | str = RUNS) -> Path | None:
     Raises DataError where several studies, or several runs, lie in it.
     """
     path = Path(reference)
-    if path.name in (NAME, RUN) and path.is_file():
+    if path.name in (NAME, *RECORDS) and path.is_file():
         path = path.parent
     typed = [each for each in path.parts if each != path.anchor]
     below = [] if path.is_absolute() else [Path(runs, *typed), Path(runs, *map(safe_name, typed))]
@@ -39,7 +38,7 @@ def here(reference: Path | str, runs: Path | str = RUNS) -> Path | None:
         if kinds.inside(each):
             return each
     for each in candidates:
-        for name in (NAME, RUN):
+        for name in (NAME, *RECORDS):
             for above in ("*", "*/*"):
                 if within := sorted(file.parent for file in each.glob(f"{above}/{name}")):
                     return _only(within, str(reference), "studies" if name == NAME else "runs", runs)
@@ -142,7 +141,7 @@ def _with_other_values(every, own, runs):
 def _single(reference: str, runs: Path | str) -> Path:
     """The folder of the run that `archbench run` made of an experiment's spec."""
     above = Path(runs, SINGLE, Path(reference).stem)
-    made = sorted(path.parent for path in above.glob(f"*/*/{RUN}"))
+    made = sorted({path.parent for name in RECORDS for path in above.glob(f"*/*/{name}")})
     if not made:
         run = f"archbench run {shlex.quote(reference)}"
         raise DataError(f"{reference}: this experiment has no run in {Path(runs, SINGLE)}: {run}", key=None)

@@ -16,8 +16,7 @@ from typing import Any
 from arch.errors import DataError
 from arch.words import listed, times
 from experiments.data.cache import root as cache_root
-from experiments.record import NAME as RUN
-from experiments.record import SINGLE
+from experiments.record import SINGLE, record_file
 from sweeps import catalog
 from sweeps.attempts import ENDS, PREFIX, UNFINISHED
 from sweeps.record import NAME, StudyRecord
@@ -78,8 +77,8 @@ def users(runs: Path | str) -> tuple[dict[Path, set[Path]], list[Path]]:
 def _records(runs: Path | str) -> Iterator[Path]:
     """The records of all runs below RUNS, single ones too."""
     for run in (*_of_studies(runs), *_single(runs)):
-        if (run / RUN).is_file():
-            yield run / RUN
+        if record_file(run).is_file():
+            yield record_file(run)
 
 
 def _of_studies(runs: Path | str) -> list[Path]:
@@ -204,7 +203,7 @@ def _study_of(run: Path, runs: Path | str) -> Path:
 
 
 def _has_ended(run: Path) -> bool:
-    return (catalog.content(run / RUN) or {}).get("status") in ENDS
+    return (catalog.content(record_file(run)) or {}).get("status") in ENDS
 
 
 def _spent(run: Path) -> Iterator[Path]:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.record import NAME, shown
+from experiments.record import record_file, shown
 from sweeps import shown_search
 from sweeps.folders import record_of
 from sweeps.progress import Cell, final_loss
@@ -53,8 +53,8 @@ def _helper(folder, place, files):
 
 def _cell(record, run):
     if record is None:
-        unreadable = run is not None and (run / NAME).exists()
-        return Cell(state="unreadable", message=f"{run / NAME} cannot be read; the run is done again") if unreadable else Cell()
+        unreadable = run is not None and (file := record_file(run)).exists()
+        return Cell(state="unreadable", message=f"{file} cannot be read; the run is done again") if unreadable else Cell()
     state = record.status
     if state == "running" and not is_held(run):
         state = "interrupted"

@@ -11,8 +11,7 @@ from analysis import run_report
 from analysis.claims import Judgement, judgements
 from analysis.runs import StudyData, curve_of_run, load
 from arch.errors import DataError
-from experiments.record import NAME as RUN
-from experiments.record import RunRecord
+from experiments.record import RunRecord, record_file
 from sweeps.record import NAME as STUDY
 
 
@@ -67,7 +66,7 @@ class Exported:
 def exported(folder: Path | str) -> Exported:
     """What is exported of the folder of a study or of a run. Raises DataError for any other folder."""
     folder = Path(folder)
-    if not (folder / STUDY).is_file() and (folder / RUN).is_file():
+    if not (folder / STUDY).is_file() and record_file(folder).is_file():
         return _single(folder)
     study = load(folder)
     judged = tuple(judgements(study))
@@ -92,7 +91,7 @@ def _single(folder: Path) -> Exported:
     try:
         record = RunRecord.read(folder)
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder / RUN}: cannot be read: {error}", key=None) from None
+        raise DataError(f"{record_file(folder)}: cannot be read: {error}", key=None) from None
     assert record is not None
     name = run_report.called(folder.resolve())
     arm = name.rpartition("/")[0] or name

@@ -260,7 +260,7 @@ def test_a_claim_on_another_difference_than_that_from_the_first_arm_has_a_row_in
     axes = figures["claims"].axes[0]
     assert [text.get_text() for text in axes.texts] == ["reproduced, n = 5", "contradicted, n = 5", "contradicted, n = 5"]
     labels = [label.get_text().split("\n") for label in axes.get_yticklabels()]
-    assert labels == [["3:1", f"is not worse than 1:1 by 1{SPACE}% or more"], ["local-only", "is better than 3:1"]] + labels[2:]
+    assert labels == [["3:1", f"is not worse than 1:1 by 1{SPACE}% or more"], ["local-only", "is better than 3:1"], *labels[2:]]
     assert " ".join(labels[2]) == f"report/loss of 5:1 relative to 3:1 is 1.1 within 1{SPACE}%"
     _, *near, dots, bar, mean, no_dots, _, away = axes.lines
     assert len(near) == 3 and not len(no_dots.get_xdata())  # no seed of two arms has just this difference

@@ -19,7 +19,7 @@ from experiments.data.corpus import prepare
 from experiments.objectives.next_token import NextToken
 from experiments.optimizers.adamw import AdamW
 from experiments.plan import plan, resolve
-from experiments.record import RunRecord
+from experiments.record import RECORDS, RunRecord
 from experiments.spec import ExperimentSpec
 from experiments.train import train
 
@@ -166,7 +166,7 @@ def test_components_without_a_type_are_what_they_were(tiny):
 
 def test_records_made_before_schedules_were_components_are_still_read():
     """They hold `schedule.decay` whatever the schedule was, and an optimizer without a type."""
-    stored = sorted((Path(__file__).parent.parent.parent / "results").rglob("record.json"))
+    stored = sorted(path for name in RECORDS for path in (Path(__file__).parent.parent.parent / "results").rglob(name))
     assert stored
     for path in stored:
         written = RunRecord.read(path.parent).spec
