@@ -39,7 +39,7 @@ NAME = "report.html"
 LONGEST = 200
 
 CAPTIONS = {
-    "claims": "Claims",
+    "claims": "What each claim is about",
     "differences": "Difference from the baseline",
     "curves": "Learning curves",
     "tuning": "Tuning",

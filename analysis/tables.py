@@ -281,9 +281,11 @@ def readable(raw):
             for i, row in enumerate(rows)
         ]
     )
+    empty = {name for name in (heading, "p", "verdict") if frame[name].isin(["", units.DASH]).all()}
+    if raw.comparisons is None:  # verdicts that are all about other differences stand in a table of their own
+        return frame if {"p", "verdict"} - empty or raw.frame.reason.any() else frame.drop(columns=["p", "verdict"])
     # What is compared stands in a table of its own; only controls have a difference here.
-    empty = [name for name in (heading, "p", "verdict") if frame[name].isin(["", units.DASH]).all()]
-    return frame if raw.comparisons is None else frame.drop(columns=empty)
+    return frame.drop(columns=list(empty))
 
 
 def _readable_row(row, first, context, shown, measured, searched, for_texts, difference):

@@ -71,11 +71,12 @@ def results(raw: Results, arms: Collection[str] | None = None) -> str:
 def _html_row(row, first, cells):
     same = "the first arm" if first and row["pairs"] is not None else "baseline" if first else "the same spec as the first arm"
     differs = html.escape(tables.shortened(row["changes"])) or same
-    kind = row["verdict"].replace(" ", "-")
+    kind, word = row["verdict"].replace(" ", "-"), html.escape(row["verdict"])
+    badge = f"<span class='badge {kind}'>{word}</span>" if word else ""
     aside = html.escape(cells.get("verdict", "").removeprefix(row["verdict"]).strip(" ()"))
     parts = {
         "arm": f"<th scope=row>{html.escape(row['arm'])}<small>{differs}</small></th>",
-        "verdict": f"<td><span class='badge {kind}'>{html.escape(row['verdict'])}</span><small>{aside}</small></td>",
+        "verdict": f"<td>{badge}<small>{aside}</small></td>",
     }
     number = lambda cell: f"<td class=number>{two_lines(cell)}</td>"  # noqa: E731
     return f"<tr>{''.join(parts.get(name) or number(cell) for name, cell in cells.items())}</tr>"
