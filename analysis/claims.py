@@ -97,9 +97,10 @@ class Judgement:
         return self.verdicts.get(arm) if self.per_arm else None
 
     def beside(self, arm):
-        """The Verdict that may stand beside an arm's difference from the baseline, or None: none that is about another arm."""
+        """The Verdict that may stand beside a difference of `differences`, or None: none that is about another arm."""
         verdict = self.verdicts.get(arm)
-        return verdict if self.per_arm or (verdict and verdict.against in ("", self.baseline)) else None
+        own = self.per_arm or arm in self.contrasts
+        return verdict if own or (verdict and verdict.against in ("", self.baseline)) else None
 
     def word(self, subject):
         """A subject's verdict as it is printed: a paper's claim is `reproduced`; empty before the first look."""
@@ -423,7 +424,8 @@ def _heavy(judgement):
     """A sentence that names a seed which carries more than half of the variance of a difference that is judged."""
     named = []
     for arm, sample in (judgement.differences if judgement.per_arm else judgement.own).items():
-        heaviest = sample.heaviest() if sample.n >= HEAVY_FROM and arm != judgement.baseline else None
+        itself = judgement.per_arm and arm == judgement.baseline
+        heaviest = sample.heaviest() if sample.n >= HEAVY_FROM and not itself else None
         if heaviest and heaviest[1] > HEAVY:
             named.append(f"seed {heaviest[0]} carries {share(heaviest[1])} of the variance of {_told_of(judgement, arm)}")
     text = listed(named)

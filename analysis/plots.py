@@ -102,8 +102,11 @@ def _stated(judgement, arm, judged):
     mean = judgement.differences[arm].mean
     alike = [each for each in judged if not each.per_arm and each.shown.name == judgement.shown.name and arm in each.verdicts]
     about = [(each.word(arm), each.verdicts[arm]) for each in alike]
+    own = arm in judgement.contrasts  # else a row is the difference from the baseline
     return [
-        (word, each) for word, each in about if each.against == judgement.baseline and each.interval and each.difference == mean
+        (word, each)
+        for word, each in about
+        if (own or each.against == judgement.baseline) and each.interval and each.difference == mean
     ]
 
 

@@ -16,8 +16,7 @@ from analysis.conditions import with_differences
 from arch.contracts import Metric
 from arch.errors import DataError, reason_of
 from experiments.metrics import is_measured_once, known
-from experiments.record import HISTORY_NAME, Failure, RunRecord, shown, with_performance
-from experiments.record import NAME as RUN_FILE
+from experiments.record import HISTORY_NAME, Failure, RunRecord, record_file, shown, with_performance
 from sweeps.costs import cost_metric
 from sweeps.failures import failed_in
 from sweeps.record import NAME as STUDY_FILE
@@ -206,12 +205,12 @@ def _row(arm, seed, path, identity, problems):
     try:
         run = None if path is None else RunRecord.read(path)
     except (OSError, ValueError) as error:
-        status, failure = "unreadable", f"{path / RUN_FILE}: {error}"
+        status, failure = "unreadable", f"{record_file(path)}: {error}"
         problems.append(failure)
     if run is not None:
         status, failure = run.status, reason(run)
         if run.identity != identity:
-            problems.append(f"{path / RUN_FILE}: its spec or data differ from those of arm {arm} in {STUDY_FILE}")
+            problems.append(f"{record_file(path)}: its spec or data differ from those of arm {arm} in {STUDY_FILE}")
     row = {
         "arm": arm,
         "seed": seed,

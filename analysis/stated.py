@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from analysis.claims import Judgement, quantity, statement
-from analysis.drawing import INK, MUTED, PAPER, WIDTH, looks, short, signed_tick, styled, titled
+from analysis.crowd import MANY
+from analysis.drawing import INK, LONGEST, MUTED, PAPER, WIDTH, looks, short, signed_tick, styled, titled
 
 # Inches: of a row, and of what stands above and below the rows of an axis. Letters of a line of a statement, and most lines.
 ROW, AROUND = 0.7, 0.75
-LETTERS, LINES = 38, 4
-NOTE = "0 is what the claim compares with; bars are intervals of verdicts, dots single seeds"
+LETTERS, LINES = LONGEST, 4
+NOTE = "0 is what the claim compares with; bars are intervals of verdicts"
 
 Row = tuple[Judgement, str]  # a judgement and one of its subjects
 
@@ -40,7 +41,8 @@ def rows(judged: Sequence[Judgement]) -> list[Row]:
 @styled
 def figure(judged: Sequence[Judgement]) -> Figure | None:
     """The statements of all claims, a row each: the mean, the interval of the verdict, seeds as small dots. None without `rows`."""
-    drawn = rows(judged)
+    every_row = rows(judged)
+    drawn = every_row[:MANY]
     if not drawn:
         return None
     groups: dict[tuple[str, str], list[Row]] = {}  # those with one unit share an axis
@@ -52,7 +54,9 @@ def figure(judged: Sequence[Judgement]) -> Figure | None:
     every = made.subplots(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
     for axes, group in zip(every, groups.values(), strict=True):
         _axis(axes, group)
-    every[-1].set_xlabel(f"{every[-1].get_xlabel()}\n{NOTE}", wrap=True)
+    notes = [NOTE] + ["dots single seeds"] * any(map(_seeds, drawn))
+    notes += [f"the first {MANY} of {len(every_row)} claims"] * (len(every_row) > MANY)
+    every[-1].set_xlabel(f"{every[-1].get_xlabel()}\n{', '.join(notes)}", wrap=True)
     titled(every[0], "What was claimed, and what was seen")
     return made
 
@@ -79,14 +83,20 @@ def _axis(axes: Axes, group: list[Row]) -> None:
 
 
 def _row(axes, row, judgement, subject, name, look):
-    verdict, effect, own = judgement.verdicts[subject], judgement.shown.effect, judgement.own.get(subject)
-    seeds = [effect(value) for value in own.by_seed.values()] if own and own.paired else []  # else no difference is that of a seed
+    verdict, effect, seeds = judgement.verdicts[subject], judgement.shown.effect, _seeds((judgement, subject))
     axes.plot(seeds, np.full(len(seeds), row + 0.22), ".", color=look.colour, ms=5, alpha=0.55, mew=0, label=name)
     bar = list(map(effect, verdict.interval))
     axes.plot(bar, [row, row], color=look.colour, lw=1.5, solid_capstyle="round", label=name)
     axes.plot([effect(verdict.difference)], [row], look.marker, color=look.colour, ms=9, mec=PAPER, mew=0.8, label=name)
     note, place = f"{judgement.word(subject)}, n = {verdict.n}", (1.01, row)
     axes.annotate(note, place, xycoords=("axes fraction", "data"), va="center", color=MUTED, fontsize=8.5, annotation_clip=False)
+
+
+def _seeds(row):
+    """The differences of single seeds, as they are shown; none where no difference is that of a seed."""
+    judgement, subject = row
+    own = judgement.own.get(subject)
+    return [judgement.shown.effect(value) for value in own.by_seed.values()] if own and own.paired else []
 
 
 def _wide(interval):
@@ -101,7 +111,7 @@ def _bare(judgement, subject):
 
 def _label(subject, said):
     """A statement in lines that fit beside a row; the arm that it begins with has the first."""
-    rest = said.removeprefix(subject)
-    parts = [said] if rest == said else [short(subject), rest.strip()]
+    rest = said.removeprefix(f"{subject} ")
+    parts = [said] if rest == said else [short(subject), rest]
     lines = [line for part in parts for line in textwrap.wrap(part, LETTERS)]
     return "\n".join(lines if len(lines) <= LINES else [*lines[: LINES - 1], f"{lines[LINES - 1]} …"])

@@ -23,10 +23,13 @@ def appearing(path: Path) -> Iterator[Path]:
 def writing(place: Path, remedy: str = "") -> Iterator[None]:
     """Raises DataError for an OSError in the block: `PLACE: cannot be written (why)REMEDY`.
 
-    Where the error names a file elsewhere, such as one that was to be read meanwhile, the DataError names that one.
+    Where the error names a file elsewhere, such as one that was to be read meanwhile, the DataError names that one. A reader of
+    the output who is gone is not an error of the place: BrokenPipeError passes.
     """
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         why, named = error.strerror or error, error.filename
         if isinstance(named, (str, bytes)) and not _belongs(named, place):
@@ -35,9 +38,9 @@ def writing(place: Path, remedy: str = "") -> Iterator[None]:
 
 
 def _belongs(named, place):
-    """Whether a path is a place, below it, above it, or beside it with its name first, as scratch files and locks are."""
+    """Whether a path is a place, below it, above it, or beside it as `NAME.more` or `.NAME.more`: a lock, a scratch file."""
     named, place = Path(os.path.abspath(os.fsdecode(named))), Path(os.path.abspath(place))
     if not named.is_relative_to(place.parent):
         return place.is_relative_to(named)
     beside = named.relative_to(place.parent).parts
-    return not beside or beside[0].lstrip(".").startswith(place.name.lstrip("."))
+    return not beside or f"{beside[0].removeprefix('.')}.".startswith(f"{place.name.removeprefix('.')}.")

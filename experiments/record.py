@@ -151,7 +151,8 @@ class RunRecord(Spec):
     @classmethod
     def read(cls, folder):
         """The record in a run's folder, or None if there is none. Raises SpecError or ValueError if it is broken."""
-        return read_record(cls, record_file(folder))
+        found = read_record(cls, record_file(folder))
+        return found or read_record(cls, record_file(folder))  # the packed one may have been replaced in between
 
     @classmethod
     def read_whole(cls, folder):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from experiments.record import NAME, RunRecord, record_file
+from experiments.record import NAME, RECORDS, RunRecord, packed_file, record_file
 
 PREFIX = "attempt-"
 MARKER = "checkpoint.identity"
@@ -51,9 +51,8 @@ def begin(
     for each in earlier:
         # Finished, but its driver died before it could say so.
         if has_result(each, identity, seed) and is_whole(each):
-            _take(each, attempt, [file for file in _files(each) if file.name != NAME])
-            shutil.copyfile(each / NAME, attempt / f".{NAME}.taken")
-            os.replace(attempt / f".{NAME}.taken", attempt / NAME)
+            _take(each, attempt, [file for file in _files(each) if file.name not in RECORDS])
+            RunRecord.read(each).write(attempt)
             return f"the result of {each.name}"
     found = {each: newest(each) for each in earlier if _is_of(each, f"{identity} {seed}")}
     steps = {each: checkpoint for each, checkpoint in found.items() if checkpoint is not None}
@@ -78,6 +77,7 @@ def promote(attempt: Path, home: Path) -> None:
         if file.name != NAME:
             _move(attempt / file, home / file)
     _move(attempt / NAME, home / NAME)
+    packed_file(home / NAME).unlink(missing_ok=True)  # of a kept copy that went on
     for path in home.iterdir():
         if path.name.startswith(UNFINISHED):  # of a start without a storage
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import unicodedata
 from functools import lru_cache
 from pathlib import Path
 
-from experiments.record import RECORDS, RunRecord, record_file
+from experiments.record import NAME, RECORDS, RunRecord, record_file
 
 DIGEST = 12
 TUNE = "tune"
@@ -76,8 +76,8 @@ class Finished:
     def __init__(self, runs, trials=False):
         above = f"*/*/{TUNE}" if trials else "*/*"
         self.folders: dict[tuple[str, str], list[Path]] = {}
-        pattern = f"{above}/*-{'?' * DIGEST}/seed-*"
-        for folder in sorted({path.parent for name in RECORDS for path in Path(runs).glob(f"{pattern}/{name}")}):
+        found = Path(runs).glob(f"{above}/*-{'?' * DIGEST}/seed-*/{NAME}*")
+        for folder in sorted({path.parent for path in found if path.name in RECORDS}):
             self.folders.setdefault((folder.parent.name[-DIGEST:], folder.name), []).append(folder)
 
     def folder(self, identity, seed, first):

@@ -27,7 +27,8 @@ def outline(root: Node, scale: str | None) -> str:
     runs = times(few, "run") if few == many else f"{few} to {many} runs"
     sizes = dict.fromkeys(units.count(each) for each in (min(tokens), max(tokens)))
     besides = ["helper runs"] * bool(spec.runs) + ["a search"] * bool(spec.search)
-    return f"{runs} of {' to '.join(sizes)} tokens{''.join(f', and {each}' for each in besides)}"
+    each = f"of {' to '.join(sizes)} tokens" if max(tokens) else "without training"
+    return f"{runs} {each}{''.join(f', and {more}' for more in besides)}"
 
 
 def lines(root: Node, states: dict[str | None, str]) -> list[str]:

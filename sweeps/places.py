@@ -38,10 +38,10 @@ def here(reference: Path | str, runs: Path | str = RUNS) -> Path | None:
         if kinds.inside(each):
             return each
     for each in candidates:
-        for name in (NAME, *RECORDS):
+        for what, names in (("studies", (NAME,)), ("runs", RECORDS)):
             for above in ("*", "*/*"):
-                if within := sorted(file.parent for file in each.glob(f"{above}/{name}")):
-                    return _only(within, str(reference), "studies" if name == NAME else "runs", runs)
+                if within := sorted({file.parent for name in names for file in each.glob(f"{above}/{name}")}):
+                    return _only(within, str(reference), what, runs)
     return None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arch.words import times
-from experiments.record import record_file
+from experiments.record import RECORDS
 from sweeps import attempts, folders, queue_rows
 from sweeps.job import Event, Job, Outcome, record_failure
 from sweeps.queue_rows import DISK, DUPLICATE, FAILED, INTERRUPTED, LOST, MACHINE, UNKNOWN, Row
@@ -287,4 +287,5 @@ def forgive(jobs: list[Job]) -> None:
     for job in jobs:
         record = folders.record_of(job.folder)
         if record is not None and record.status == "failed":
-            record_file(job.folder).unlink(missing_ok=True)
+            for name in RECORDS:
+                (job.folder / name).unlink(missing_ok=True)

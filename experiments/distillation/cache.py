@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,6 +125,8 @@ class Cache:
         self, numbers: np.ndarray, compute: Callable[[np.ndarray], tuple[Rows, Kept]], progress: Progress, at_once: int = 1
     ) -> int:
         """Compute and write the rows with these numbers that are missing; returns how many. Raises DataError.
+
+        What `compute` raises passes, and the shards that were whole stay.
 
         compute: from numbers, `at_once` of them, to the rows and what is kept of them. progress: called with (rows done, all
         rows that were missing, in words what is counted).
@@ -303,6 +305,13 @@ def check_numbered(dataset: Dataset, source: str) -> None:
         raise SpecError(f"the source {source} has no rows by number, which a cache needs; expected false", ("cache",))
 
 
+def _acquired(lock, path):
+    """Whether a lock was acquired within a second."""
+    with writing(path), suppress(Timeout):
+        lock.acquire(timeout=1)
+    return lock.is_locked
+
+
 @contextmanager
 def locked(path: Path, progress: Progress) -> Iterator[None]:
     """Hold a lock. While another process holds it, `progress` is called, so that the wait can be seen and interrupted.
@@ -310,12 +319,8 @@ def locked(path: Path, progress: Progress) -> Iterator[None]:
     Raises DataError where the file of the lock cannot be written.
     """
     lock = FileLock(path)
-    while not lock.is_locked:
-        with writing(path):
-            try:
-                lock.acquire(timeout=1)
-            except Timeout:
-                progress(0, 1, "waiting for another process that fills the teacher's cache")
+    while not _acquired(lock, path):
+        progress(0, 1, "waiting for another process that fills the teacher's cache")
     try:
         yield
     finally:

@@ -97,6 +97,9 @@ def test_a_seed_with_most_of_the_variance_is_named(make_study):
         stated = {"far": {"type": "worse", "arm": "local-only", "than": other}}
         StudyRecord.read(folder).model_copy(update={"claims": stated}).write(folder)
         assert ("eed 3 carries" in " ".join(judge(load(folder)).remarks)) == named
+    stated = {"first": {"type": "better", "arm": "1:1", "than": "3:1"}}  # the first arm may be what a claim is about
+    StudyRecord.read(folder).model_copy(update={"claims": stated}).write(folder)
+    assert "eed 3 carries" in " ".join(judge(load(folder)).remarks)
 
 
 def test_machines_of_different_types_are_said(make_study):
@@ -274,3 +277,26 @@ def test_a_claim_on_another_difference_than_that_from_the_first_arm_has_a_row_in
     assert not stated.rows(judgements(load(make_study(claims=only_first))))
     per_arm = {"quality": {"type": "equivalent", "metric": "report/loss"}, "far": claims["far"]}
     assert not stated.rows(judgements(load(make_study(claims=per_arm))))
+
+
+def test_of_comparisons_each_has_its_word_and_its_interval(make_study):
+    """Also those that are not with the first arm: a row of the figure is the comparison itself."""
+    from analysis import plots
+
+    pairs = [("1:1", "local-only"), ("3:1", "5:1"), ("3:1", "local-only")]
+    contrasts = {f"{b} against {a}": {"weights": {b: 1.0, a: -1.0}} for a, b in pairs}
+    study = load(make_study(claims={"far": {"type": "worse", "by": 0.01, "contrasts": contrasts}}, spread=0.0005))
+    judged = judgements(study)
+    axes = plots.differences(study, judged[0], judged).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["supported, n = 5", "contradicted, n = 5", "supported, n = 5"]
+    assert len([line for line in axes.lines if line.get_linestyle() == "-" and line.get_lw() == 1.3]) == 3
+
+
+def test_very_many_claims_do_not_make_an_endless_figure(make_study):
+    from analysis import crowd, stated
+
+    effects = {"1:1": 0.0, "base": 0.01} | {f"arm {i}": 0.02 for i in range(30)}
+    judged = judgements(load(make_study(effects=effects, seeds=3, claims={"far": {"type": "worse", "than": "base"}})))
+    assert len(stated.rows(judged)) == 31
+    axes = stated.figure(judged).axes[0]
+    assert len(axes.get_yticks()) == crowd.MANY and f"the first {crowd.MANY} of 31 claims" in axes.get_xlabel()

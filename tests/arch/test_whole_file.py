@@ -21,7 +21,7 @@ def test_what_belongs_to_a_place_is_said_of_the_place(tmp_path, file):
     assert str(said.value) == f"{out}: cannot be written (No space left on device); set X"
 
 
-@pytest.mark.parametrize("file", ["source/model.safetensors", "../elsewhere", "ou"])
+@pytest.mark.parametrize("file", ["source/model.safetensors", "../elsewhere", "ou", "out-hf/model.safetensors", "outer"])
 def test_what_fails_elsewhere_meanwhile_is_not_said_of_the_place(tmp_path, file):
     file = str(tmp_path / file)
     with pytest.raises(DataError) as said, writing(tmp_path / "out", "; set X"):
@@ -29,9 +29,10 @@ def test_what_fails_elsewhere_meanwhile_is_not_said_of_the_place(tmp_path, file)
     assert str(said.value) == f"{file}: Permission denied"
 
 
-def test_other_errors_pass(tmp_path):
-    with pytest.raises(KeyError), writing(tmp_path / "out"):
-        raise KeyError("x")
+@pytest.mark.parametrize("error", [KeyError("x"), BrokenPipeError(errno.EPIPE, "Broken pipe")])
+def test_other_errors_pass(tmp_path, error):
+    with pytest.raises(type(error)), writing(tmp_path / "out"):
+        raise error
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):

@@ -1,5 +1,6 @@
 """Attempts at a run: each writes in its own folder, the complete one becomes the run, and nobody else's writes reach it."""
 
+import gzip
 import os
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from experiments import checkpoint
-from experiments.record import RunRecord
+from experiments.record import RunRecord, packed_file
 from experiments.spec import ExperimentSpec
 from experiments.train import train
 from sweeps import attempts, worker
@@ -33,6 +34,12 @@ def write_attempt(home, number, step=None, status="running", **more):
     if status == "finished":
         save_file({"w": torch.ones(4)}, place / "model.safetensors")
     return place
+
+
+def packed(home):
+    """The record of a run as a kept copy has it."""
+    packed_file(home / "record.json").write_bytes(gzip.compress((home / "record.json").read_bytes()))
+    (home / "record.json").unlink()
 
 
 def begin(home, number):
@@ -68,6 +75,23 @@ def test_a_result_that_its_driver_could_not_tell_is_not_computed_again(tmp_path)
     write_attempt(tmp_path, 2, status="finished", metrics={"report/loss": 1.5})
     place, taken = begin(tmp_path, 6)
     assert taken == "the result of attempt-2" and RunRecord.read(place).metrics == {"report/loss": 1.5}
+
+
+def test_the_packed_record_of_a_kept_copy_is_a_result_like_another(tmp_path):
+    home = write_attempt(tmp_path / "elsewhere", 1, status="pruned", metrics={"report/loss": 1.5})
+    packed(home)
+    place, taken = begin(home, 2)
+    assert taken == f"the result of {home.name}" and RunRecord.read(place).metrics == {"report/loss": 1.5}
+    assert {path.name for path in place.iterdir()} == {"record.json"}
+    attempts.promote(place, home)
+    assert RunRecord.read(home).status == "pruned" and not (home / "record.json.gz").exists()
+    packed(home)
+    attempts.record_failed(write_attempt(tmp_path, 4, status="failed"), home)
+    with pytest.raises(FileExistsError, match=r"record\.json\.gz"):
+        record("failed").write_first(home)
+    assert RunRecord.read(home).status == "pruned"
+    record("finished").write(home)
+    assert RunRecord.read(home).status == "finished" and not (home / "record.json.gz").exists()
 
 
 def test_what_an_old_attempt_writes_later_does_not_reach_the_new_one(tmp_path):

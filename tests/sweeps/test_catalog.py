@@ -169,6 +169,17 @@ def test_an_archived_study_is_left_out_and_a_note_is_shown(runs, made, capsys):
     assert not (runs / "two/demo/marks.json").exists() and Marks.read(runs / "two/demo") == Marks()
 
 
+def test_a_run_is_found_whether_its_record_is_packed_or_not(tmp_path):
+    for seed, name in ((0, "record.json"), (1, "record.json.gz")):
+        (tmp_path / f"base-0123/seed-{seed}").mkdir(parents=True)
+        (tmp_path / f"base-0123/seed-{seed}" / name).write_bytes(b"")
+    with pytest.raises(DataError, match=r"base-0123: it has 2 runs; expected one of .*seed-0 or .*seed-1"):
+        places.here("base-0123", tmp_path)
+    (tmp_path / "base-0123/seed-0/record.json").unlink()
+    run = tmp_path / "base-0123/seed-1"
+    assert places.here("base-0123", tmp_path) == run == places.here(run / "record.json.gz")
+
+
 def test_a_study_is_named_by_folder_place_or_name(runs, made):
     first, second = made("a", scale="demo"), made("a", scale="laptop")
     for reference in ("runs/a/demo", "a/demo", str(first.resolve())):
