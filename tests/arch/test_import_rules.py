@@ -29,6 +29,7 @@ PLAIN |= {
 }
 PLAIN |= {"sweeps.claims.equivalent", "sweeps.failures", "sweeps.comparable", "sweeps.judge", "sweeps.looks", "sweeps.paired"}
 PLAIN |= {"sweeps.claims.power_law", "sweeps.contrasts", "sweeps.ladder", "sweeps.catalog", "sweeps.listing", "sweeps.places"}
+PLAIN |= {"sweeps.outline"}
 LAZY = {"experiments.checkpoint", "arch.model", "arch.cost", "arch.layout", "arch.parameters", "arch.show", "arch.generate"}
 TORCHLESS = ["arch.spec", "arch.model_spec", "arch.contracts", "arch.registry", "experiments.spec", "arch.__main__"]
 
