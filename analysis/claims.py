@@ -11,7 +11,7 @@ from analysis.deciding import seeds_needed
 from analysis.shown import Shown
 from arch.contracts import UNDECIDED, UNSTABLE, Verdict
 from arch.units import share
-from arch.words import listed, times
+from arch.words import listed, times, together
 from experiments.metrics import is_cost
 from sweeps import comparable
 from sweeps import judge as court
@@ -199,7 +199,7 @@ def lines(judged):
 
 def tuning_warnings(study):
     """Sentences that belong beside the verdicts: tuned values at an end of their range, and values chosen another way."""
-    sentences = [*study.record.edges, *study.record.choices]
+    sentences = together([*study.record.edges, *study.record.choices])
     return [f"{text[0].upper()}{text[1:].rstrip('.')}." for text in sentences]
 
 

@@ -31,6 +31,8 @@ from sweeps.compare import bounds, harm, off_scale, on_scale
 from sweeps.folders import safe_name
 from sweeps.stats import mean_interval
 
+LEGEND_LINE = 0.22  # inches
+
 
 def figures(study, judgement, judged=()):
     """{name: Figure} for all figures that this study has data for, in the report's order. judged: of all claims."""
@@ -240,16 +242,17 @@ def learning_curves(study, judgement):
         axes.xaxis.set_major_locator(MaxNLocator(5))
     label = f"tokens ({counted_seeds(band.n.iloc[-1] for band in curves.values())})"
     figure.supxlabel(label, fontsize=9.5, color=MUTED)
-    handles = {line.get_label(): line for line in left.get_lines()}
-    figure.legend(
-        handles.values(), map(short, handles), loc="outside upper left", ncols=_columns(list(map(short, handles))), labelcolor=INK
-    )
+    _legend(figure, {line.get_label(): line for line in left.get_lines()})
     return figure
 
 
-def _columns(labels):
-    """How many columns a legend below a whole figure has, so that it is not wider."""
-    return max(1, min(6, len(labels), 110 // (8 + max(map(len, labels), default=1))))
+def _legend(figure, handles):
+    """A legend above a whole figure, {name: line}, which grows with the lines of the legend beyond the second."""
+    labels = list(map(short, handles))
+    columns = max(1, min(6, len(labels), 110 // (8 + max(map(len, labels), default=1))))
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + LEGEND_LINE * max(0, math.ceil(len(labels) / columns) - 2))
+    figure.legend(handles.values(), labels, loc="outside upper left", ncols=columns, labelcolor=INK)
 
 
 def curve_of(study, shown):
@@ -293,15 +296,13 @@ def tuning(study, judgement):
     keys = list(dict.fromkeys(key for trial in done for key in trial.values))
     if not keys:
         return None
+    named, style = crowd.named(study, judgement), crowd.looks(study, judgement)
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     panels = figure.subplots(1, len(keys), squeeze=False, sharey=True)[0]
     for axes, key in zip(panels, keys, strict=True):
-        _tuned(axes, study, done, key, crowd.looks(study, judgement))
+        _tuned(axes, study, done, key, {arm: style[arm] for arm in named})
     panels[0].set_ylabel(_tuned_on(study).values)
-    handles = {line.get_label(): line for line in panels[0].get_lines() if not line.get_label().startswith("_")}
-    figure.legend(
-        handles.values(), map(short, handles), loc="outside upper left", ncols=_columns(list(map(short, handles))), labelcolor=INK
-    )
+    _legend(figure, {line.get_label(): line for line in panels[0].get_lines() if line.get_label() in named})
     return figure
 
 
@@ -312,7 +313,7 @@ def _tuned_on(study):
 
 
 def _tuned(axes, study, done, key, style):
-    at_edge, metric = [], _tuned_on(study).metric
+    at_edge, tuned, metric = [], 0, _tuned_on(study).metric
     tried = sorted({trial.values[key] for trial in study.record.trials if key in trial.values})
     space = study.record.tune_space.get(key, {})
     ends, log = (space.get("low", tried[0]), space.get("high", tried[-1])), space.get("log", True)
@@ -321,11 +322,15 @@ def _tuned(axes, study, done, key, style):
         means = _tuning_means(done, arm, key)
         if not means:
             continue
-        look, record = style[arm], study.record.arms[arm]
+        record = study.record.arms[arm]
         chosen = record.tuned.get(key) or [min(means, key=lambda value: harm(means[value], metric))]
         open_ends = [end for end in ends if end not in record.bounds.get(key, ())]
         edges = [any(math.isclose(value, end) for end in open_ends) for value in chosen]
-        at_edge += [arm] if any(edges) else []
+        tuned, at_edge = tuned + 1, [*at_edge, *[arm] * any(edges)]
+        look = style.get(arm)
+        if look is None:  # one of very many
+            axes.plot(list(means), list(means.values()), color=MUTED, lw=0.8, alpha=0.35)
+            continue
         axes.plot(list(means), list(means.values()), look.line, color=look.colour, marker=".", ms=5, lw=1.4, label=arm)
         for value, edge in zip(chosen, edges, strict=True):
             place = float(np.interp(scale(value), [scale(each) for each in means], list(means.values())))
@@ -336,7 +341,8 @@ def _tuned(axes, study, done, key, style):
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.2g}"))
     axes.xaxis.minorticks_off()
     axes.set_xlabel(key)
-    found = f"best at the edge of its range (hollow) for {listed(at_edge)}" if at_edge else "every best is inside its range"
+    who = listed(at_edge) if len(at_edge) <= claims.NAMED else f"{len(at_edge)} of {tuned} arms"
+    found = f"best at the edge of its range (hollow) for {who}" if at_edge else "every best is inside its range"
     titled(axes, f"Tuning on the select split: {found}")
 
 

@@ -14,6 +14,15 @@ def listed(words: Iterable[str], last: str = "and") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""
 
 
+def together(sentences: Iterable[str]) -> list[str]:
+    """Sentences `arm 'A': SAID`, those that say the same as one, `arms 'A' and 'B': SAID`; other sentences as they are."""
+    arms: dict[str, list[str]] = {}
+    for sentence in sentences:
+        found = re.fullmatch(r"arm ('.*?'|\".*?\"): (.*)", sentence, re.DOTALL)
+        arms.setdefault(found[2] if found else sentence, []).extend([found[1]] if found else [])
+    return [f"arm{'s' * (len(names) > 1)} {listed(names)}: {said}" if names else said for said, names in arms.items()]
+
+
 def times(count: int, noun: str) -> str:
     """`1 run`, `3 runs`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

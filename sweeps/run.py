@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from arch.words import listed, times
+from arch.words import listed, times, together
 from sweeps import devices, looking, pool, space
 from sweeps import study as studies
 from sweeps.folders import safe_name
@@ -257,6 +257,6 @@ def _tune(study, pools, console):
     untuned = [label for label, choice in chosen.items() if not choice.values]
     for label in untuned:
         _say(console, f"arm {label!r}: no trial finished, so it has no reported runs", "red")
-    for line in [*edges, *study.choices]:
+    for line in together([*edges, *study.choices]):
         _say(console, line, "yellow")
     return study, trials, edges, untuned

@@ -1,6 +1,7 @@
 """A search is visible: its edges beside the verdicts, its values first, its runs in the bill and in TensorBoard."""
 
 import re
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -8,10 +9,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from analysis import plots, tables
+from analysis import crowd, plots, tables
 from analysis.__main__ import written
 from analysis.bill import bill, readable
-from analysis.claims import judge
+from analysis.claims import judge, judgements, tuning_warnings
+from analysis.drawing import short
 from analysis.report import write_report
 from analysis.runs import load
 from analysis.tensorboard import write_logs
@@ -169,3 +171,28 @@ def test_the_figure_marks_what_was_chosen_and_takes_a_bound_for_no_edge(tuned_fo
     record.model_copy(update={"arms": record.arms | {"3:1": bound}}).write(tuned_folder)
     points, title = marked()
     assert points[1e-2] != "none" and "every best is inside its range" in title
+
+
+def test_of_very_many_arms_the_named_ones_have_colours_and_a_legend_that_fits(make_study, tuning_trials):
+    effects = {f"task=selective_copy mixer={i:02}": i / 100 for i in range(40)}
+    folder = make_study(
+        effects=effects,
+        seeds=1,
+        known_worse=(),
+        trials=tuning_trials(list(effects)),
+        tune_space={"optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True, "points": 5}},
+        edges=[f"arm {arm!r}: the best optimizer.lr = 0.01 is at the highest end" for arm in effects],
+    )
+    study = load(folder)
+    judged = judgements(study)
+    figure = plots.tuning(study, judged[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib's own, where the axes have no room left
+        figure.draw_without_rendering()
+    (legend,), (axes,) = figure.legends, figure.axes
+    named = crowd.named(study, judged[0])
+    assert [text.get_text() for text in legend.get_texts()] == list(map(short, named)) and len(named) < len(effects)
+    assert legend.get_window_extent().y0 > axes.get_window_extent().y1
+    assert len(axes.get_lines()) == len(effects) + sum(len(study.record.arms[arm].tuned.get("optimizer.lr", [0])) for arm in named)
+    (said,) = tuning_warnings(study)
+    assert said.startswith("Arms 'task=selective_copy mixer=00', ") and "and 28 more: the best" in said
