@@ -46,7 +46,7 @@ class Judgement:
     probability of a wrong word that each question may spend at the look. exploratory: whether looks were taken that the plan
     does not pay for. contrasts: {subject: Contrast} of a study that does not compare every arm with the first (`compare`);
     then `differences` has these subjects and the controls. own: {subject: Sample} of the differences that the verdicts are
-    about, where a claim that is true or false names two arms: it may compare with another arm than the baseline.
+    about; a claim that is true or false may name another arm than the baseline, and has none here that names no second arm.
     """
 
     name: str
@@ -156,7 +156,9 @@ def _judgement(study, name, ruling):
     judgement = Judgement(name, claim, shown, scaled, baseline, differences, ruling.verdicts, ruling.missing, level, exploratory)
     judgement = replace(judgement, contrasts={subject: each for subject, each in contrasts.items() if subject in differences})
     differences |= {arm: _as_read(sample, judgement.about(arm)) for arm, sample in differences.items()}
-    if not judgement.per_arm:
+    if judgement.per_arm:
+        judgement = replace(judgement, own={arm: sample for arm, sample in differences.items() if arm != baseline})
+    else:
         own = {
             subject: differences[subject] if contrasts else weighted(scaled, {subject: 1.0, each.against: -1.0}, exact, firsts)
             for subject, each in ruling.verdicts.items()
@@ -423,9 +425,8 @@ def _early(study, judgement):
 def _heavy(judgement):
     """A sentence that names a seed which carries more than half of the variance of a difference that is judged."""
     named = []
-    for arm, sample in (judgement.differences if judgement.per_arm else judgement.own).items():
-        itself = judgement.per_arm and arm == judgement.baseline
-        heaviest = sample.heaviest() if sample.n >= HEAVY_FROM and not itself else None
+    for arm, sample in judgement.own.items():
+        heaviest = sample.heaviest() if sample.n >= HEAVY_FROM else None
         if heaviest and heaviest[1] > HEAVY:
             named.append(f"seed {heaviest[0]} carries {share(heaviest[1])} of the variance of {_told_of(judgement, arm)}")
     text = listed(named)

@@ -176,6 +176,19 @@ def scale_x(axes: Axes, shown: Shown, low: float, high: float) -> None:
     axes.xaxis.set_major_formatter(form)
 
 
+def forest_row(
+    axes: Axes, row: int, name: str, look: Look, seeds: list[float], bars: list[tuple[list[float], float]], mean: float, note: str
+) -> None:
+    """A row of a figure of differences: seeds as small dots, (interval, line width) as bars, the mean, and a note on the right."""
+    axes.plot(seeds, [row + 0.2] * len(seeds), ".", color=look.colour, ms=5, alpha=0.55, mew=0, label=name)
+    for interval, width in bars:
+        axes.plot(interval, [row, row], color=look.colour, lw=width, solid_capstyle="round", label=name)
+    axes.plot([mean], [row], look.marker, color=look.colour, ms=9, mec=PAPER, mew=0.8, label=name)
+    axes.annotate(
+        note, (1.01, row), xycoords=("axes fraction", "data"), va="center", color=MUTED, fontsize=8.5, annotation_clip=False
+    )
+
+
 def signed_tick(x: float) -> str:
     """The label of a tick on an axis of differences."""
     return "0" if abs(x) < 1e-9 else f"{x:+.3g}".replace("-", units.MINUS)

@@ -15,6 +15,7 @@ from analysis.drawing import (
     SKIPPED,
     WIDTH,
     counted_seeds,
+    forest_row,
     looks,
     name_points,
     scale_x,
@@ -117,17 +118,11 @@ def _difference(axes, row, judgement, arm, look, stated):
     verdict = judgement.about(arm) or (stated[0][1] if stated else None)
     # Without pairing, no difference is that of a seed.
     seeds = [effect(value) for value in difference.by_seed.values()] if difference.paired else []
-    axes.plot(seeds, np.full(len(seeds), row + 0.2), ".", color=look.colour, ms=5, alpha=0.55, mew=0, label=arm)
-    for interval, width in [(verdict.interval, 1.3), (verdict.inner, 3.4)] if verdict else []:
-        if interval is not None:
-            axes.plot(list(map(effect, interval)), [row, row], color=look.colour, lw=width, solid_capstyle="round", label=arm)
-    mean = effect(difference.mean)
-    axes.plot([mean], [row], look.marker, color=look.colour, ms=9, mec=PAPER, mew=0.8, label=arm)
+    both = [(verdict.interval, 1.3), (verdict.inner, 3.4)] if verdict else []
+    bars = [(list(map(effect, interval)), width) for interval, width in both if interval is not None]
     words = dict.fromkeys(word for word, _ in stated) or [judgement.word(arm) if judgement.beside(arm) else ""]
     note = ", ".join(filter(None, [*words, f"n = {difference.n}"]))
-    axes.annotate(
-        note, (1.01, row), xycoords=("axes fraction", "data"), va="center", color=MUTED, fontsize=8.5, annotation_clip=False
-    )
+    forest_row(axes, row, arm, look, seeds, bars, effect(difference.mean), note)
 
 
 def _crowd(axes, row, effects):

@@ -6,14 +6,13 @@ The figure of all arms compares them with the first arm. A claim may be about an
 import textwrap
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from analysis.claims import Judgement, quantity, statement
 from analysis.crowd import MANY
-from analysis.drawing import INK, LONGEST, MUTED, PAPER, WIDTH, looks, short, signed_tick, styled, titled
+from analysis.drawing import INK, LONGEST, WIDTH, forest_row, looks, short, signed_tick, styled, titled
 
 # Inches: of a row, and of what stands above and below the rows of an axis. Letters of a line of a statement, and most lines.
 ROW, AROUND = 0.7, 0.75
@@ -84,12 +83,8 @@ def _axis(axes: Axes, group: list[Row]) -> None:
 
 def _row(axes, row, judgement, subject, name, look):
     verdict, effect, seeds = judgement.verdicts[subject], judgement.shown.effect, _seeds((judgement, subject))
-    axes.plot(seeds, np.full(len(seeds), row + 0.22), ".", color=look.colour, ms=5, alpha=0.55, mew=0, label=name)
-    bar = list(map(effect, verdict.interval))
-    axes.plot(bar, [row, row], color=look.colour, lw=1.5, solid_capstyle="round", label=name)
-    axes.plot([effect(verdict.difference)], [row], look.marker, color=look.colour, ms=9, mec=PAPER, mew=0.8, label=name)
-    note, place = f"{judgement.word(subject)}, n = {verdict.n}", (1.01, row)
-    axes.annotate(note, place, xycoords=("axes fraction", "data"), va="center", color=MUTED, fontsize=8.5, annotation_clip=False)
+    bars, note = [(list(map(effect, verdict.interval)), 1.3)], f"{judgement.word(subject)}, n = {verdict.n}"
+    forest_row(axes, row, name, look, seeds, bars, effect(verdict.difference), note)
 
 
 def _seeds(row):

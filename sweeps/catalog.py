@@ -147,9 +147,10 @@ class Status:
 
 def status(run: Path) -> Status:
     """The Status of a run's folder. The record is not validated: a list reads thousands."""
-    data = content(record_file(run))
+    file = record_file(run)
+    data = content(file)
     if data is None:
-        if record_file(run).exists():
+        if file.exists():
             return Status("unreadable")
         return Status("running" if any(map(is_held, run.glob(f"{PREFIX}*"))) else "to do")  # drivers that share a storage
     word = str(data.get("status"))

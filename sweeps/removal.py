@@ -77,8 +77,8 @@ def users(runs: Path | str) -> tuple[dict[Path, set[Path]], list[Path]]:
 def _records(runs: Path | str) -> Iterator[Path]:
     """The records of all runs below RUNS, single ones too."""
     for run in (*_of_studies(runs), *_single(runs)):
-        if record_file(run).is_file():
-            yield record_file(run)
+        if (record := record_file(run)).is_file():
+            yield record
 
 
 def _of_studies(runs: Path | str) -> list[Path]:
