@@ -311,7 +311,7 @@ def _tuned(axes, study, done, key, style):
     at_edge, tuned, metric = [], 0, _tuned_on(study).metric
     tried = sorted({trial.values[key] for trial in study.record.trials if key in trial.values})
     space = study.record.tune_space.get(key, {})
-    ends, log = (space.get("low", tried[0]), space.get("high", tried[-1])), space.get("log", True)
+    low, high, log = space.get("low", tried[0]), space.get("high", tried[-1]), space.get("log", True)
     scale = math.log if log else float
     for arm in study.record.arms:
         means = _tuning_means(done, arm, key)
@@ -319,6 +319,8 @@ def _tuned(axes, study, done, key, style):
             continue
         record = study.record.arms[arm]
         chosen = record.tuned.get(key) or [min(means, key=lambda value: harm(means[value], metric))]
+        own = [trial.values[key] for trial in study.record.trials if trial.arm == arm and key in trial.values]
+        ends = min(low, *own), max(high, *own)  # a range may have grown (`sweeps.beyond`)
         open_ends = [end for end in ends if end not in record.bounds.get(key, ())]
         edges = [any(math.isclose(value, end) for end in open_ends) for value in chosen]
         tuned, at_edge = tuned + 1, [*at_edge, *[arm] * any(edges)]

@@ -1,6 +1,7 @@
 """What an arm's search chose: from the points of a grid and what each measured, to the values of the arm's reported runs."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,32 +13,39 @@ from sweeps.compare import harm
 from sweeps.spec import TuneSpec
 from sweeps.study import ArmPlan, overridden
 
+# (values, {tuning seed: the metric; None of a run that failed}) of each trial.
+Points = Iterable[tuple[Mapping[str, Any], Mapping[int, float | None]]]
+# Storage may have rounded a value by so much.
+SAME = 1e-6
+
 
 @dataclass(frozen=True)
 class Choice:
     """What a search chose for an arm. values: {dotted key: value} of each tuning seed; empty if nothing can be chosen.
 
-    notes: sentences on values that were not chosen in the usual way.
+    notes: sentences on values that were not chosen in the usual way. searched: the search as far as it went for this arm
+    (`sweeps.beyond`); None: as its spec says.
     """
 
     values: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    searched: TuneSpec | None = None
 
 
 def of_grid(
     planned: ArmPlan,
     tune: TuneSpec,
     metric: Metric,
-    points: Iterable[tuple[Mapping[str, Any], Mapping[int, float | None]]],
+    points: Points,
     label: str,
 ) -> Choice:
     """The Choice of every tuning seed by its own runs (`sweeps.vertex`).
 
-    points: (values, {tuning seed: the metric; None of a run that failed}) of each trial. label: of the arm in the notes.
+    tune: the search as far as it went. label: of the arm in the notes.
     """
-    keys, axes = list(tune.space), [_axis(planned, tune, key) for key in tune.space]
+    keys, axes = list(tune.space), axes_of(planned, tune)
     values, notes = [], []
-    for seed, chosen in vertex.by_seed(axes, _curves(tune, metric, points, axes)).items():
+    for seed, chosen in optima(planned, tune, metric, points).items():
         optimum = chosen.optimum
         at = {key: axis.values[i] for key, axis, i in zip(keys, axes, optimum.point, strict=True)}
         best = dict(zip(keys, optimum.values, strict=True))
@@ -51,30 +59,42 @@ def of_grid(
             notes.append(f"arm {label!r}: {_spelt(best)} cannot be built, so the best grid point {_spelt(at)} is used")
             best = at
         values.append(best)
-    return Choice(values, list(dict.fromkeys(notes)))
+    return Choice(values, list(dict.fromkeys(notes)), tune)
 
 
-def _axis(planned, tune, key):
-    span, is_whole = tune.space[key], space.whole(planned.plans[0].spec, key)
-    return vertex.Axis(space.grid(span, is_whole), span.log, is_whole)
+def axes_of(planned: ArmPlan, tune: TuneSpec) -> list[vertex.Axis]:
+    """The axis of each tuned key."""
+    found = []
+    for key, span in tune.space.items():
+        is_whole = space.whole(planned.plans[0].spec, key)
+        found.append(vertex.Axis(space.grid(span, is_whole), span.log, is_whole))
+    return found
 
 
-def _curves(tune, metric, points, axes):
-    """{tuning seed: {index on each axis: harm}} of all runs that finished, also those of trials with a failed one."""
+def optima(planned: ArmPlan, tune: TuneSpec, metric: Metric, points: Points) -> dict[int, vertex.Chosen]:
+    """What each tuning seed chose, as indices on the axes and values (`sweeps.vertex`)."""
+    axes = axes_of(planned, tune)
+    # Of all runs that finished, also those of trials with a failed one.
     curves: dict[int, dict[tuple[int, ...], float]] = {seed: {} for seed in tune.tuning_seeds}
     for values, measured in points:
-        if set(values) != set(tune.space):
-            continue
-        at = tuple(_nearest(axis.values, values[key]) for key, axis in zip(tune.space, axes, strict=True))
+        at = place(axes, tune, values)
         for seed, value in measured.items():
-            if value is not None:
+            if at is not None and value is not None:
                 curves[seed][at] = harm(value, metric)
-    return curves
+    return vertex.by_seed(axes, curves)
 
 
-def _nearest(values, value):
-    """The index of the value on a grid, which storage may have rounded."""
-    return min(range(len(values)), key=lambda i: abs(values[i] - value))
+def place(axes: Sequence[vertex.Axis], tune: TuneSpec, values: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The index of a trial's values on each axis; None of a trial without values, and of one that lies beyond an axis."""
+    if set(values) != set(tune.space):
+        return None
+    found = []
+    for key, axis in zip(tune.space, axes, strict=True):
+        i = min(range(len(axis.values)), key=lambda i: abs(axis.values[i] - values[key]))
+        if not math.isclose(axis.values[i], values[key], rel_tol=SAME, abs_tol=SAME * abs(axis.values[-1] - axis.values[0])):
+            return None
+        found.append(i)
+    return tuple(found)
 
 
 def _resolves(planned, values):

@@ -19,11 +19,12 @@ def outline(root: Node, scale: str | None) -> str:
     spec, study, base = split(root, scale)
     labels = [label for label in spec.arms if label not in spec.winners]
     tokens = [ExperimentSpec.parse(arm_document(study, base, label)).tokens for label in labels]
-    tuned = 0
+    tuned = most_tuned = 0
     if spec.tune:
         points = prod(each.points for each in spec.tune.space.values())
         tuned = (spec.tune.trials or points) * spec.tune.seeds
-    few, many = (len(spec.arms) * (seeds + tuned) for seeds in (spec.looks[0], spec.most_seeds))
+        most_tuned = tuned + spec.tune.most_further_points() * spec.tune.seeds
+    few, many = (len(spec.arms) * each for each in (spec.looks[0] + tuned, spec.most_seeds + most_tuned))
     runs = times(few, "run") if few == many else f"{few} to {many} runs"
     sizes = dict.fromkeys(units.count(each) for each in (min(tokens), max(tokens)))
     besides = ["helper runs"] * bool(spec.runs) + ["a search"] * bool(spec.search)

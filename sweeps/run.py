@@ -251,9 +251,10 @@ def _tune(study, pools, console):
         trials = [record for tuner in tuners.values() for record in tuner.records()]
         chosen = {label: tuner.chosen(label) for label, tuner in by_label.items()}
     study = studies.tuned(study, chosen)
-    tuned, edges = study.spec.tune, []
+    edges = []
     for each in study.arms:
-        edges += space.edges(tuned, each.arm.label, chosen[each.arm.label].values, each.bounds)
+        found = chosen[each.arm.label]
+        edges += space.edges(found.searched or study.spec.tune, each.arm.label, found.values, each.bounds)
     untuned = [label for label, choice in chosen.items() if not choice.values]
     for label in untuned:
         _say(console, f"arm {label!r}: no trial finished, so it has no reported runs", "red")

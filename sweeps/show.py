@@ -6,7 +6,7 @@ from arch import document, units
 from arch.errors import SpecError
 from arch.spec import spelt
 from arch.stacked import stacked
-from arch.words import listed
+from arch.words import listed, times
 from experiments import plan as experiments
 from experiments import references, remarks
 from experiments.metrics import EXECUTED, IDEAL, objective_costs
@@ -73,10 +73,18 @@ def preview(name, scale, spec, arms, runs_folder="runs", paired_sd=None):
             "tokens": sum(run["tokens"] for run in runs) + search["tokens"],
             "training_flops": sum(run["training_flops"] for run in runs) + search["training_flops"],
             "tuning": search,
+            **({"tuning_beyond": beyond} if (beyond := _beyond(spec, arms)) else {}),
         },
         "compared": _compared(spec),
         "power": foreseen.foreseen(name, scale, spec, arms, runs_folder, paired_sd),
     }
+
+
+def _beyond(spec, arms):
+    """At most how many runs more tuning takes, where the best values of arms lie at the ends of their ranges."""
+    if spec.tune is None:
+        return 0
+    return sum(space.most_further_points(spec.tune, arm.spec) for arm in arms) * spec.tune.seeds
 
 
 def _study_search(spec, arms, shown):
@@ -249,6 +257,8 @@ def printed(data, console, duration=None):
         f"total: {total['runs']} runs{tuning}, {units.count(total['tokens'])} tokens, "
         f"{units.flops(total['training_flops'])} of training (executed){share}"
     )
+    if beyond := total.get("tuning_beyond"):
+        say(f"and at most {times(beyond, 'run')} more for tuning, where the best of an arm lies at an end of a range")
     if data["times"]:
         one = "are times" if len(data["times"]) > 1 else "is a time"
         say(f"{listed(data['times'])} {one}: the runs go one at a time, on a machine that should do nothing else")

@@ -73,15 +73,29 @@ def whole(spec, key):
 
 
 def grid(span, is_whole):
-    """The grid values of a range, ascending, clipped to the range; rounded and without duplicates if `is_whole`."""
-    inside = [min(max(value, span.low), span.high) for value in span.values()]
-    return sorted({round(value) for value in inside}) if is_whole else inside
+    """The grid values of a range, ascending; rounded and without duplicates if `is_whole`."""
+    return sorted({round(value) for value in span.values()}) if is_whole else span.values()
 
 
 def points(tune, spec):
     """Every point of the grid over all keys, as `{dotted key: value}`."""
     axes = [grid(span, whole(spec, key)) for key, span in tune.space.items()]
     return [dict(zip(tune.space, values, strict=True)) for values in itertools.product(*axes)]
+
+
+def widest(tune):
+    """The search with all the points that its ranges may have beyond their ends."""
+    return widened(tune, {key: (span.beyond, span.beyond) for key, span in tune.space.items()})
+
+
+def widened(tune, more):
+    """The search with more points. more: {dotted key: (how many below its range, how many above)}."""
+    return tune.model_copy(update={"space": {key: span.widened(*more[key]) for key, span in tune.space.items()}})
+
+
+def most_further_points(tune, spec):
+    """At most how many points an arm with this experiment may try beyond the ends of its ranges, because its best lie there."""
+    return tune.most_further_points(lambda key, span: len(grid(span, whole(spec, key))))
 
 
 def bounds(tune, arm, chosen):

@@ -1,5 +1,6 @@
 """The spec of a study: a question, the arms that differ, the seeds, and the scales at which the study can run."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
@@ -22,13 +23,16 @@ Seeds = Annotated[int, Field(ge=1, le=1000)]
 class Range(Spec):
     """Values of one dotted key to try.
 
-    low, high: the ends, both included. log: whether the scale is logarithmic. points: of the grid, the ends among them.
+    low, high: the ends, both included. log: whether the scale is logarithmic. points: of the grid, the ends among them. beyond:
+    at most so many points more beyond each end, as far apart as those of the grid: an arm tries the next one as long as its best
+    lies at that end (`sweeps.beyond`).
     """
 
     low: float
     high: float
     log: bool = True
     points: Annotated[int, Field(ge=2)] = 5
+    beyond: int = later(0, ge=0)
 
     @model_validator(mode="after")
     def _is_a_range(self):
@@ -38,11 +42,35 @@ class Range(Spec):
             raise ValueError(f"low = {self.low:g} must be above 0 on a log scale")
         return self
 
-    def values(self):
-        """The grid, ascending."""
+    def values(self, below: int = 0, above: int = 0) -> list[float]:
+        """The grid, ascending, with so many points more on either side."""
+        steps = range(-below, self.points + above)
+        return [min(max(self._at(i), self.low), self.high) if 0 <= i < self.points else self._at(i) for i in steps]
+
+    def _at(self, step: int) -> float:
+        part = step / (self.points - 1)
         if self.log:
-            return [self.low * (self.high / self.low) ** (i / (self.points - 1)) for i in range(self.points)]
-        return [self.low + (self.high - self.low) * i / (self.points - 1) for i in range(self.points)]
+            return self.low * (self.high / self.low) ** part
+        return self.low + (self.high - self.low) * part
+
+    def widened(self, below: int, above: int) -> "Range":
+        """The range with so many points more on either side."""
+        if not below and not above:
+            return self
+        values = self.values(below, above)
+        return Widened(low=values[0], high=values[-1], log=self.log, points=len(values), base=self, below=below, above=above)
+
+
+class Widened(Range):
+    """A Range with points `below` and `above` another, `base`. The values that are of `base` too are the same, bit for bit."""
+
+    base: Range
+    below: int
+    above: int
+
+    def values(self, below: int = 0, above: int = 0) -> list[float]:
+        """The grid, ascending, with so many points more on either side."""
+        return self.base.values(self.below + below, self.above + above)
 
 
 class TuneSpec(Spec):
@@ -69,6 +97,15 @@ class TuneSpec(Spec):
         """The seeds of a trial's runs."""
         return [self.first_seed + i for i in range(self.seeds)]
 
+    def most_further_points(self, size: Callable[[str, Range], int] = lambda key, span: span.points) -> int:
+        """At most how many points an arm may try beyond the ends of its ranges. size: how many points a range of a key has."""
+        # With one seed and one key there is one best, and it is at one end.
+        below = 0 if self.seeds == 1 and len(self.space) == 1 else 1
+        now, then = 1, 1
+        for key, span in self.space.items():
+            now, then = now * size(key, span), then * size(key, span.widened(below * span.beyond, span.beyond))
+        return then - now
+
     @field_validator("metric")
     @classmethod
     def _is_of_the_select_split(cls, metric: str) -> str:
@@ -82,6 +119,8 @@ class TuneSpec(Spec):
             raise ValueError("space: expected at least one dotted key")
         if (self.sampler == "tpe") != (self.trials is not None):
             raise ValueError("`tpe` needs `trials`; the grid takes none")
+        if self.sampler == "tpe" and any(span.beyond for span in self.space.values()):
+            raise ValueError("space: only a grid has points `beyond` its ends; leave it out, or take `sampler: grid`")
         return self
 
 

@@ -301,11 +301,12 @@ def tuned(study, chosen):
 
     chosen: {arm label: its `sweeps.choice.Choice`}; arms without values stay as they are.
     """
-    arms = [_tuned(study.spec, each, chosen[each.arm.label].values) for each in study.arms]
+    arms = [_tuned(study.spec, each, chosen[each.arm.label]) for each in study.arms]
     return replace(study, arms=arms, choices=tuple(note for choice in chosen.values() for note in choice.notes))
 
 
-def _tuned(spec, planned, choices):
+def _tuned(spec, planned, choice):
+    choices = choice.values
     if not choices:
         return planned
     if all(values == choices[0] for values in choices):
@@ -315,7 +316,7 @@ def _tuned(spec, planned, choices):
         same = next((plan for plan, other in zip(plans, choices, strict=False) if other == values), None)
         plans.append(same or experiment.plan(overridden(planned.arm.document, values), planned.made))
     by_key = {key: [float(values[key]) for values in choices] for key in choices[0]}
-    at_bounds = bounds(spec.tune, planned.arm, choices)
+    at_bounds = bounds(choice.searched or spec.tune, planned.arm, choices)
     return replace(planned, plans=tuple(plans), cost=_cost(spec, plans[0]), tuned=by_key, bounds=at_bounds)
 
 

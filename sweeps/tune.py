@@ -1,6 +1,7 @@
 """One search per arm before its reported runs, on the select split and with separate seeds. Optuna stores it in SQLite.
 
-On a grid, every tuning seed chooses by its own runs (`sweeps.vertex`); of TPE's trials, the best mean over seeds is chosen.
+On a grid, every tuning seed chooses by its own runs (`sweeps.vertex`); of TPE's trials, the best mean over seeds is chosen. A
+grid may grow beyond its ends (`sweeps.beyond`).
 
 Trials go through Optuna's ask-and-tell interface one by one, so that the trials of all arms share the pool. A trial
 that a killed process left running is resumed: its values are stored, and its runs continue from their checkpoints.
@@ -18,7 +19,7 @@ from arch.errors import SpecError
 from arch.spec import digest
 from experiments import evaluations
 from experiments import plan as experiment
-from sweeps import choice, folders, space
+from sweeps import beyond, choice, folders, space
 from sweeps.compare import harm
 from sweeps.job import Job, Outcome
 from sweeps.metrics import metric_of
@@ -98,12 +99,12 @@ class Tuner:
         self.study, self.arm_plan, self.tune = study, arm_plan, study.spec.tune
         self.seeds = self.tune.tuning_seeds
         self.metric = metric_of(arm_plan.arm.spec, self.tune.metric)
-        self.distributions = {key: self._distribution(key) for key in self.tune.space}
+        self.distributions = {key: self._distribution(key, span) for key, span in space.widest(self.tune).space.items()}
         self.optuna = self._open()
         self.jobs = deque()
         self.left = deque(self._taken_up_again())
         if self.tune.sampler == "grid":
-            for values in space.points(self.tune, arm_plan.plans[0].spec):
+            for values in space.points(self.searched(), arm_plan.plans[0].spec):
                 self.optuna.enqueue_trial(values, skip_if_exists=True)
 
     @property
@@ -164,6 +165,21 @@ class Tuner:
         trials = self.optuna.get_trials(deepcopy=False)
         return all(trial.state.is_finished() for trial in trials) and not self._may_ask(trials)
 
+    def searched(self, trials=None):
+        """The TuneSpec of the search as far as it goes by now: where ranges may grow, what has ended decides how far."""
+        if not any(span.beyond for span in self.tune.space.values()):
+            return self.tune
+        trials = self.optuna.get_trials(deepcopy=False) if trials is None else trials
+        told = [(trial.params, self._ended(trial), _is_over(trial)) for trial in trials]
+        return beyond.searched(self.arm_plan, self.tune, self.metric, told)
+
+    def _further(self, trials):
+        """Points beyond the grid so far that are to be tried now."""
+        if (now := self.searched(trials)) is self.tune:
+            return []
+        told = [(trial.params or trial.system_attrs.get("fixed_params", {}), {}, True) for trial in trials]
+        return beyond.left(self.arm_plan, now, told)
+
     def _value(self, job):
         return measured(job).metrics.get(self.tune.metric)
 
@@ -191,7 +207,7 @@ class Tuner:
     def runs_left(self):
         """Roughly how many trial runs are left: an interrupted trial counts in full."""
         grid = self.tune.sampler == "grid"
-        trials = len(space.points(self.tune, self.arm_plan.plans[0].spec)) if grid else self.tune.trials
+        trials = len(space.points(self.searched(), self.arm_plan.plans[0].spec)) if grid else self.tune.trials
         done = [trial for trial in self.optuna.get_trials(deepcopy=False) if trial.state.is_finished()]
         done = [trial for trial in done if begun(trial) and not trial.user_attrs.get(AGAIN)]
         return max(0, trials - len(done)) * len(self.seeds)
@@ -200,7 +216,7 @@ class Tuner:
         """The Choice. label: of the arm in its notes; by default the tuner's, whose search other arms may share."""
         if self.tune.sampler == "grid":
             points = [(trial.params, self._ended(trial)) for trial in self.optuna.get_trials(deepcopy=False)]
-            return choice.of_grid(self.arm_plan, self.tune, self.metric, points, label or self.label)
+            return choice.of_grid(self.arm_plan, self.searched(), self.metric, points, label or self.label)
         done = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return choice.Choice([dict(min(done, key=lambda trial: harm(trial.value, self.metric)).params)] if done else [])
 
@@ -234,10 +250,10 @@ class Tuner:
         search.sampler = optuna.samplers.TPESampler(seed=len(search.trials))
         return search
 
-    def _distribution(self, key):
-        span = self.tune.space[key]
+    def _distribution(self, key, span):
         if space.whole(self.arm_plan.plans[0].spec, key):
-            return optuna.distributions.IntDistribution(round(span.low), round(span.high), log=span.log)
+            low = max(1, round(span.low)) if span.log else round(span.low)
+            return optuna.distributions.IntDistribution(low, round(span.high), log=span.log)
         return optuna.distributions.FloatDistribution(span.low, span.high, log=span.log)
 
     def _taken_up_again(self):
@@ -263,11 +279,15 @@ class Tuner:
             return True
         gone = replaced(trials)
         counted = [trial for trial in trials if trial.number not in gone and begun(trial)]
-        return self.tune.sampler != "grid" and len(counted) < self.tune.trials
+        return bool(self._further(trials)) if self.tune.sampler == "grid" else len(counted) < self.tune.trials
 
     def _ask(self):
-        if not self._may_ask(self.optuna.get_trials(deepcopy=False)):
+        trials = self.optuna.get_trials(deepcopy=False)
+        if not self._may_ask(trials):
             return None
+        if self.tune.sampler == "grid":
+            for values in self._further(trials):
+                self.optuna.enqueue_trial(values, skip_if_exists=True)
         trial = self.optuna.ask(fixed_distributions=self.distributions)
         return trial.number, dict(trial.params)
 
@@ -329,6 +349,11 @@ class Tuner:
 
     def _set(self, number, key, value):
         stored.set_attribute(self.storage, self.optuna, number, key, value)
+
+
+def _is_over(trial):
+    """Whether a trial was tried and will not be again."""
+    return trial.state.is_finished() and begun(trial) and not trial.user_attrs.get(AGAIN)
 
 
 def _reason(record):
