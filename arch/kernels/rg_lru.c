@@ -65,7 +65,8 @@ static inline void backward(const stored *g, const float *g_last, const stored *
             for (int64_t k = 0; k < n; k++) {
                 float s = wide(g[at + k]) + carry[k], i = sigmoid(wide(iota[at + k])), r = sigmoid(wide(rho[at + k]));
                 float u_k = wide(u[at + k]);
-                float rest, a = decay(slope[k] * r, &rest), gain = sqrtf(rest), steep = 0.5f / gain;
+                float rest, a = decay(slope[k] * r, &rest), gain = sqrtf(rest);
+                float steep = rest > 0.0f ? 0.5f / gain : 1000.0f; /* a = 1 makes rest -0, and the quotient -infinity */
                 steep = steep > 1000.0f ? 1000.0f : steep;
                 float dlog_a = a * (s * before[k] - 2.0f * a * steep * s * i * u_k);
                 carry[k] = a * s;
