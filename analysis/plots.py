@@ -321,7 +321,8 @@ def _tuned(axes, study, done, key, style):
         chosen = record.tuned.get(key) or [min(means, key=lambda value: harm(means[value], metric))]
         own = [trial.values[key] for trial in study.record.trials if trial.arm == arm and key in trial.values]
         ends = min(low, *own), max(high, *own)  # a range may have grown (`sweeps.beyond`)
-        open_ends = [end for end in ends if end not in record.bounds.get(key, ())]
+        closed = record.bounds.get(key, ())
+        open_ends = [end for end in ends if not any(math.isclose(end, each) for each in closed)]
         edges = [any(math.isclose(value, end) for end in open_ends) for value in chosen]
         tuned, at_edge = tuned + 1, [*at_edge, *[arm] * any(edges)]
         look = style.get(arm)

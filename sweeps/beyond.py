@@ -14,7 +14,7 @@ from arch import document
 from arch.contracts import Metric
 from arch.errors import SpecError
 from experiments import plan as experiment
-from sweeps import choice, space
+from sweeps import choice, space, vertex
 from sweeps.spec import TuneSpec
 from sweeps.study import ArmPlan
 
@@ -25,12 +25,12 @@ Trials = Sequence[tuple[Mapping[str, Any], Mapping[int, float | None], bool]]
 def searched(planned: ArmPlan, tune: TuneSpec, metric: Metric, trials: Trials) -> TuneSpec:
     """The search as far as it goes by now: with the points beyond its ranges that were tried, or are to be tried next.
 
-    It grows when every point so far has ended, by one point at each end where a tuning seed has its best. It does not grow
-    where the spec refuses the value.
+    It grows when every point so far has ended, by one point at each end where a tuning seed has its best: better than the point
+    beside it, which a metric that is the same everywhere is not. It does not grow where the spec refuses the value.
     """
     more = dict.fromkeys(tune.space, (0, 0))
     while True:
-        now = space.widened(tune, more)
+        now = space.widened(tune, more, planned.plans[0].spec)
         if all(more[key] == (span.beyond, span.beyond) for key, span in tune.space.items()) or left(planned, now, trials):
             return now
         grown = {key: _grown(planned, tune, key, more[key], ends) for key, ends in _ends(planned, now, metric, trials).items()}
@@ -48,12 +48,22 @@ def left(planned: ArmPlan, tune: TuneSpec, trials: Trials) -> list[dict[str, Any
 
 def _ends(planned, tune, metric, trials):
     """{dotted key: (whether a tuning seed has its best at the low end, whether one has at the high end)}."""
-    best = choice.optima(planned, tune, metric, [(values, measured) for values, measured, _ in trials])
-    at = [chosen.optimum.point for chosen in best.values()]
+    axes = choice.axes_of(planned, tune)
+    curves = choice.curves_of(axes, tune, metric, [(values, measured) for values, measured, _ in trials])
     found = {}
-    for k, (key, axis) in enumerate(zip(tune.space, choice.axes_of(planned, tune), strict=True)):
-        found[key] = any(point[k] == 0 for point in at), any(point[k] == len(axis.values) - 1 for point in at)
+    for k, (key, axis) in enumerate(zip(tune.space, axes, strict=True)):
+        ends = (0, 1), (len(axis.values) - 1, -1)
+        found[key] = tuple(any(_is_best(axes, curve, k, *end) for curve in curves.values()) for end in ends)
     return found
+
+
+def _is_best(axes, curve, k, end, inwards):
+    """Whether the best point of a seed lies at an end of axis k, and is better than the point beside it."""
+    best = vertex.optimum(axes, curve)
+    if best is None or best.point[k] != end:
+        return False
+    beside = curve.get((*best.point[:k], end + inwards, *best.point[k + 1 :]))
+    return beside is None or curve[best.point] < beside
 
 
 def _grown(planned, tune, key, more, ends):

@@ -15,6 +15,8 @@ from sweeps.study import ArmPlan, overridden
 
 # (values, {tuning seed: the metric; None of a run that failed}) of each trial.
 Points = Iterable[tuple[Mapping[str, Any], Mapping[int, float | None]]]
+# {index on each axis: what is to be small} of each tuning seed.
+Curves = dict[int, dict[tuple[int, ...], float]]
 # Storage may have rounded a value by so much.
 SAME = 1e-6
 
@@ -67,21 +69,25 @@ def axes_of(planned: ArmPlan, tune: TuneSpec) -> list[vertex.Axis]:
     found = []
     for key, span in tune.space.items():
         is_whole = space.whole(planned.plans[0].spec, key)
-        found.append(vertex.Axis(space.grid(span, is_whole), span.log, is_whole))
+        found.append(vertex.Axis(space.grid(span, is_whole), span.log, is_whole, space.written(span, is_whole)))
     return found
 
 
 def optima(planned: ArmPlan, tune: TuneSpec, metric: Metric, points: Points) -> dict[int, vertex.Chosen]:
     """What each tuning seed chose, as indices on the axes and values (`sweeps.vertex`)."""
     axes = axes_of(planned, tune)
-    # Of all runs that finished, also those of trials with a failed one.
-    curves: dict[int, dict[tuple[int, ...], float]] = {seed: {} for seed in tune.tuning_seeds}
+    return vertex.by_seed(axes, curves_of(axes, tune, metric, points))
+
+
+def curves_of(axes: Sequence[vertex.Axis], tune: TuneSpec, metric: Metric, points: Points) -> Curves:
+    """{tuning seed: {index on each axis: harm}} of all runs that finished, also those of trials with a failed one."""
+    curves: Curves = {seed: {} for seed in tune.tuning_seeds}
     for values, measured in points:
         at = place(axes, tune, values)
         for seed, value in measured.items():
             if at is not None and value is not None:
                 curves[seed][at] = harm(value, metric)
-    return vertex.by_seed(axes, curves)
+    return curves
 
 
 def place(axes: Sequence[vertex.Axis], tune: TuneSpec, values: Mapping[str, Any]) -> tuple[int, ...] | None:
@@ -91,7 +97,8 @@ def place(axes: Sequence[vertex.Axis], tune: TuneSpec, values: Mapping[str, Any]
     found = []
     for key, axis in zip(tune.space, axes, strict=True):
         i = min(range(len(axis.values)), key=lambda i: abs(axis.values[i] - values[key]))
-        if not math.isclose(axis.values[i], values[key], rel_tol=SAME, abs_tol=SAME * abs(axis.values[-1] - axis.values[0])):
+        step = abs(axis.values[-1] - axis.values[0]) / max(1, len(axis.values) - 1)
+        if not math.isclose(axis.values[i], values[key], rel_tol=SAME, abs_tol=0.0 if axis.log else SAME * step):
             return None
         found.append(i)
     return tuple(found)

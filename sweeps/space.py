@@ -9,6 +9,7 @@ from arch.errors import SpecError
 from arch.spec import digest, value_at
 from experiments import plan as experiment
 from sweeps import first_seeds
+from sweeps.spec import Widened
 
 # TPE never proposes an end of the range exactly; within this fraction of the range it counts as the end.
 EDGE = 0.05
@@ -73,8 +74,18 @@ def whole(spec, key):
 
 
 def grid(span, is_whole):
-    """The grid values of a range, ascending; rounded and without duplicates if `is_whole`."""
-    return sorted({round(value) for value in span.values()}) if is_whole else span.values()
+    """The grid values of a range, ascending; rounded and without duplicates if `is_whole`, and then from 1 on a log scale."""
+    if not is_whole:
+        return span.values()
+    return sorted({number for value in span.values() if (number := round(value)) >= 1 or not span.log})
+
+
+def written(span, is_whole):
+    """The ends of the range that a spec has, of one that grew beyond them; None of one that did not."""
+    if not isinstance(span, Widened):
+        return None
+    values = grid(span.base, is_whole)
+    return values[0], values[-1]
 
 
 def points(tune, spec):
@@ -88,9 +99,13 @@ def widest(tune):
     return widened(tune, {key: (span.beyond, span.beyond) for key, span in tune.space.items()})
 
 
-def widened(tune, more):
-    """The search with more points. more: {dotted key: (how many below its range, how many above)}."""
-    return tune.model_copy(update={"space": {key: span.widened(*more[key]) for key, span in tune.space.items()}})
+def widened(tune, more, spec=None):
+    """The search with more points. more: {dotted key: (how many below its range, how many above)}.
+
+    spec: of the arm, which says whose ends are whole numbers; without it none are.
+    """
+    spans = {key: span.widened(*more[key], whole=spec is not None and whole(spec, key)) for key, span in tune.space.items()}
+    return tune.model_copy(update={"space": spans})
 
 
 def most_further_points(tune, spec):

@@ -1,5 +1,6 @@
 """The spec of a study: a question, the arms that differ, the seeds, and the scales at which the study can run."""
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -40,6 +41,12 @@ class Range(Spec):
             raise ValueError(f"low = {self.low:g} must be below high = {self.high:g}")
         if self.log and self.low <= 0:
             raise ValueError(f"low = {self.low:g} must be above 0 on a log scale")
+        try:
+            ends = self._at(-self.beyond), self._at(self.points - 1 + self.beyond)
+        except OverflowError:
+            ends = 0.0, math.inf
+        if not all(map(math.isfinite, ends)) or (self.log and not ends[0]):
+            raise ValueError(f"beyond = {self.beyond}: the values there would be 0 or infinite; expected fewer points")
         return self
 
     def values(self, below: int = 0, above: int = 0) -> list[float]:
@@ -53,12 +60,15 @@ class Range(Spec):
             return self.low * (self.high / self.low) ** part
         return self.low + (self.high - self.low) * part
 
-    def widened(self, below: int, above: int) -> "Range":
-        """The range with so many points more on either side."""
+    def widened(self, below: int, above: int, whole: bool = False) -> "Range":
+        """The range with so many points more on either side. whole: whether its ends are to be whole numbers."""
         if not below and not above:
             return self
         values = self.values(below, above)
-        return Widened(low=values[0], high=values[-1], log=self.log, points=len(values), base=self, below=below, above=above)
+        low, high = values[0], values[-1]
+        if whole:
+            low, high = max(1, round(low)) if self.log else round(low), round(high)
+        return Widened(low=low, high=high, log=self.log, points=len(values), base=self, below=below, above=above)
 
 
 class Widened(Range):

@@ -96,6 +96,7 @@ class Tuner:
         self.storage = storages.of_folder(study.folder) if storage is None else storage
         self.places = {(job.plan.identity, job.seed): job.folder for job in study.needed(arm_plan, study.spec.tune.tuning_seeds)}
         self.plans, self.half_asked = {}, {}
+        self.known = None, None  # which trials are over, and how far the search goes then
         self.study, self.arm_plan, self.tune = study, arm_plan, study.spec.tune
         self.seeds = self.tune.tuning_seeds
         self.metric = metric_of(arm_plan.arm.spec, self.tune.metric)
@@ -170,8 +171,11 @@ class Tuner:
         if not any(span.beyond for span in self.tune.space.values()):
             return self.tune
         trials = self.optuna.get_trials(deepcopy=False) if trials is None else trials
-        told = [(trial.params, self._ended(trial), _is_over(trial)) for trial in trials]
-        return beyond.searched(self.arm_plan, self.tune, self.metric, told)
+        over = {trial.number for trial in trials if _is_over(trial)}
+        if over != self.known[0]:
+            told = [(trial.params, self._ended(trial), trial.number in over) for trial in trials]
+            self.known = over, beyond.searched(self.arm_plan, self.tune, self.metric, told)
+        return self.known[1]
 
     def _further(self, trials):
         """Points beyond the grid so far that are to be tried now."""
@@ -237,9 +241,11 @@ class Tuner:
     def _open(self):
         """The Optuna study. Its name has digests of the arm, the search and what it measures: a change of any starts anew.
 
-        `trials` is not part of the name: raising it continues the same search.
+        `trials` and how far a grid may grow are not part of the name: raising them continues the same search.
         """
         content = {key: value for key, value in self.tune.dump().items() if key != "trials"}
+        spans = content["space"].items()
+        content["space"] = {key: {name: each for name, each in span.items() if name != "beyond"} for key, span in spans}
         content["evaluations"] = [each.file for each in evaluations.planned(self.arm_plan.plans[0].spec) if each.split == "select"]
         name = f"{self.arm_plan.plans[0].identity[:12]}-{digest(content)[:12]}"
         if not self.alone:  # other studies may be in the same storage
@@ -298,7 +304,7 @@ class Tuner:
         open_states = (TrialState.RUNNING, TrialState.COMPLETE)
         others = [each for each in trials if each.number < number and each.number not in gone and not each.user_attrs.get(SURPLUS)]
         if self.tune.sampler == "grid":
-            return any(each.params == values and each.state in open_states for each in others)
+            return any(each.params == values and (each.state in open_states or _is_over(each)) for each in others)
         return sum(begun(each) or each.state == TrialState.RUNNING for each in others) >= self.tune.trials
 
     def _planned(self, values):

@@ -14,23 +14,33 @@ DIGITS = 3  # of a vertex. More would not change a loss, and losses that differ 
 
 @dataclass(frozen=True)
 class Axis:
-    """The grid of one tuned key. values: ascending. log: whether they lie on a log scale. whole: whether they are whole."""
+    """The grid of one tuned key. values: ascending. log: whether they lie on a log scale. whole: whether they are whole.
+
+    written: the ends of the range as the spec has it, where the grid grew beyond it (`sweeps.beyond`).
+    """
 
     values: Sequence[float]
     log: bool = True
     whole: bool = False
+    written: tuple[float, float] | None = None
+
+    def is_written(self, i: int) -> bool:
+        """Whether a value of the grid is of the range as the spec has it."""
+        return self.written is None or self.written[0] <= self.values[i] <= self.written[1]
 
 
 @dataclass(frozen=True)
 class Optimum:
     """point: the index of the best grid point on each axis. values: the value to use of each axis.
 
-    missing: axes on which a neighbour of the best point has no finite value, so that the grid point is used.
+    missing: axes on which a neighbour of the best point has no finite value, so that the grid point is used. lacks: whether such a
+    neighbour is of the range as it is written; one that only a grid beyond its range has is no loss.
     """
 
     point: tuple[int, ...]
     values: tuple[float, ...]
     missing: tuple[int, ...] = ()
+    lacks: bool = False
 
 
 def optimum(axes: Sequence[Axis], harms: Mapping[tuple[int, ...], float]) -> Optimum | None:
@@ -38,24 +48,25 @@ def optimum(axes: Sequence[Axis], harms: Mapping[tuple[int, ...], float]) -> Opt
 
     harms: {index on each axis: what is to be small}; a point without a finite value has failed. Each axis has a parabola
     of its own, through the best point and its neighbours along that axis, while the other axes stay at the best point.
-    The grid point is used where it is the first or the last of its axis, where a neighbour failed, and where all three
-    values are equal.
+    The grid point is used where it is the first or the last of its axis, where a neighbour failed, where all three
+    values are equal, and where the vertex would be rounded to a neighbour.
     """
     finite = {point: harm for point, harm in harms.items() if math.isfinite(harm)}
     if not finite:
         return None
     best = min(finite, key=lambda point: (finite[point], point))
-    values, missing = [], []
+    values, missing, lacks = [], [], False
     for k, axis in enumerate(axes):
         value, i = axis.values[best[k]], best[k]
         if 0 < i < len(axis.values) - 1:
             around = [finite.get((*best[:k], j, *best[k + 1 :])) for j in (i - 1, i, i + 1)]
             if None in around:
                 missing.append(k)
+                lacks |= any(harm is None and axis.is_written(j) for j, harm in zip((i - 1, i, i + 1), around, strict=True))
             else:
                 value = _refined(axis, i, around)
         values.append(value)
-    return Optimum(best, tuple(values), tuple(missing))
+    return Optimum(best, tuple(values), tuple(missing), lacks)
 
 
 @dataclass(frozen=True)
@@ -73,13 +84,13 @@ def by_seed(axes: Sequence[Axis], curves: Mapping[int, Mapping[tuple[int, ...], 
     that have all they need. If no seed has, a seed takes its own best grid point.
     """
     alone = {seed: optimum(axes, curve) for seed, curve in curves.items()}
-    complete = [seed for seed, best in alone.items() if best and not best.missing]
+    complete = [seed for seed, best in alone.items() if best and not best.lacks]
     shared = optimum(axes, _mean([curves[seed] for seed in complete]))
     chosen = {}
     for seed, best in alone.items():
-        if best and not best.missing:
+        if best and not best.lacks:
             chosen[seed] = Chosen(best)
-        elif shared and (best is None or not shared.missing):
+        elif shared and (best is None or not shared.lacks):
             chosen[seed] = Chosen(shared, others=True)
         elif best:
             chosen[seed] = Chosen(best)
@@ -101,7 +112,8 @@ def _refined(axis, i, harms):
     if place is None:
         return axis.values[i]
     value = round(back(place)) if axis.whole else float(f"{back(place):.{DIGITS}g}")
-    return min(max(value, ends[0]), ends[1])
+    value = min(max(value, ends[0]), ends[1])
+    return axis.values[i] if axis.whole and value in ends else value  # a neighbour was tried, and is worse
 
 
 def vertex(places: Sequence[float], harms: Sequence[float]) -> float | None:

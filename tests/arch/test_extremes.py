@@ -1,4 +1,4 @@
-"""Compiled kernels at the ends of what numbers can be, as a process that trains computes them: finite where plain torch is.
+"""Compiled kernels of training at the ends of what numbers can be, as its processes run them: finite where plain torch is.
 
 Training flushes numbers below 1e-38 to zero, so a decay that no gate opens is exactly 1 there, and a square root exactly 0.
 """
@@ -10,9 +10,10 @@ import torch
 from kernel_paths import compiled_or_skip
 from torch.nn import functional as F
 
-from arch.kernels import attention, convolution, cross_entropy, distillation, glu, linear_scan, native, rg_lru
+from arch.kernels import attention, convolution, cross_entropy, distillation, glu, kept, linear_scan, native, rg_lru
 from arch.layout import TokenLayout
 from arch.norm import RMSNorm
+from arch.rotary import rotary
 
 # Zeros of both signs, numbers that are flushed and that are not, what saturates a sigmoid or an exponential, and large ones.
 ENDS = [0.0, -0.0, 1e-45, -1e-45, 1e-38, -1e-38, 1e-20, -1e-4, 1.0, -17.0, 86.97, -86.97, -87.5, 88.8, -104.0, 1e4, -1e4]
@@ -22,7 +23,7 @@ SHARES = [0.0, -0.0, 1e-45, 1e-38, 1e-20, 2.5e-7, 0.5, 1 - 2**-24, 1.0]
 @pytest.fixture(autouse=True, params=[False, True], ids=["denormals", "flushed"])
 def flush(request):
     """Whether numbers too small to be normal are taken for zero; the setting is the calling thread's."""
-    compiled_or_skip("rg_lru", "linear_scan", "glu", "rms_norm", "softcap", "convolution")
+    compiled_or_skip("rg_lru", "linear_scan", "glu", "rms_norm", "softcap", "convolution", "rotary", "distillation", "kept")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.set_flush_denormal(request.param)
@@ -65,14 +66,21 @@ def scanned(reset):
     return operation
 
 
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+each_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+
+
 @pytest.mark.parametrize("slope", [0.0, -1e-45, -1e-38, -0.27, -8.0, -100.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@each_dtype
 def test_gates_that_never_open(slope, dtype):
     """Each token is a row of its own, so that what one of them overflows is not carried to the others."""
     rho, iota = (x.reshape(-1, 1, 1).to(dtype) for x in pairs(ENDS, ENDS))
     u, h0 = torch.full_like(rho, 10.9), torch.full((len(rho), 1), 3.8)
     reset = torch.zeros(len(rho), 1, dtype=torch.bool)
-    alike(scanned(reset), [rho, iota, u, torch.tensor([slope]), h0], 1e-4 if dtype is torch.float32 else 2e-2)
+    given = [rho, iota, u, torch.tensor([slope]), h0]
+    alike(scanned(reset), given, TOLERANCE[dtype])
+    # A tile of 64 channels and a rest, which are loops of their own.
+    alike(scanned(reset), [x.expand(*x.shape[:-1], 85) for x in given], TOLERANCE[dtype])
 
 
 def test_a_recurrence_that_forgets_nothing_and_one_that_keeps_nothing():
@@ -80,26 +88,51 @@ def test_a_recurrence_that_forgets_nothing_and_one_that_keeps_nothing():
     alike(linear_scan.linear_scan, [a, b, torch.tensor([[2.0]])])
 
 
+@each_dtype
 @pytest.mark.parametrize("activation", glu.COMPILED)
-def test_gated_products(activation):
-    gate, up = pairs(ENDS, ENDS)
-    alike(lambda gate, up: glu.glu(gate, up, activation), [gate, up])
+def test_gated_products(activation, dtype):
+    gate, up = (x.to(dtype) for x in pairs(ENDS, ENDS))
+    alike(lambda gate, up: glu.glu(gate, up, activation), [gate, up], TOLERANCE[dtype])
 
 
+@each_dtype
 @pytest.mark.parametrize("value", ENDS)
-def test_norms_of_rows_of_one_number(value):
-    norm = RMSNorm(64, eps=1e-6)
+def test_norms_of_rows_of_one_number(value, dtype):
+    norm = RMSNorm(64, eps=1e-6).to(dtype)
     norm.weight.data.fill_(1.0)
     x = torch.full((2, 3, 64), value)
     x[1, 1, 5] = 1.0
-    alike(norm, [x])
+    alike(norm, [x.to(dtype)], TOLERANCE[dtype])
 
 
-def test_the_convolution():
+@each_dtype
+def test_the_convolution(dtype):
     x, tail = pairs(ENDS, ENDS)
-    x, tail, weight, bias = x.expand(1, -1, 3), tail[:, :3].expand(1, 3, 3), torch.ones(4, 3), torch.zeros(3)
+    given = x.expand(1, -1, 3), tail[:, :3].expand(1, 3, 3), torch.ones(4, 3), torch.zeros(3)
     pos = TokenLayout.whole(1, x.shape[1]).pos_BT
-    alike(lambda x, tail, weight, bias: convolution.convolution(x, tail, pos, weight, bias), [x, tail, weight, bias])
+    operation = lambda x, tail, weight, bias: convolution.convolution(x, tail, pos, weight, bias)  # noqa: E731
+    alike(operation, [each.to(dtype) for each in given], TOLERANCE[dtype])
+
+
+@each_dtype
+def test_rotated_heads(dtype):
+    first, second = pairs(ENDS, ENDS)
+    x = torch.cat([first, second], -1)[:, :, None]
+    angle = torch.arange(x.shape[1]).reshape(1, -1, 1, 1) * 0.1
+    alike(lambda x: rotary(x, angle.cos().expand(-1, -1, -1, 2), angle.sin()), [x.to(dtype)], TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("mode", kept.MODES)
+@pytest.mark.parametrize("largest", [0.0, 1e-38, 30.0, 200.0, 1e4])
+def test_what_is_kept_of_a_distribution(largest, mode):
+    """From all tokens alike to one that has everything: masses and entropy are numbers, and those that plain torch has."""
+    z = torch.linspace(-1, 1, 300).repeat(2, 1) * torch.tensor([[largest], [-largest]])
+    rest = torch.tensor([0, 1]), torch.tensor([5, 6]), 4, mode
+    mine, plain = kept.kept(z.clone(), *rest), kept.reference(z.clone(), *rest)
+    for name in ("values_nk", "tail_n", "entropy_n"):
+        got, want = getattr(mine, name), getattr(plain, name)
+        assert torch.isfinite(got).all() and (got >= 0).all(), name
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5, msg=name)
 
 
 LOGITS = [0.0, 1e-38, 87.5, -104.0, 1e4]

@@ -8,6 +8,7 @@ import sweeps_fakes as fakes
 
 from arch import document
 from arch.errors import SpecError
+from arch.spec import value_at
 from sweeps import outline, show, space, study
 from sweeps.job import Outcome
 from sweeps.record import StudyRecord
@@ -245,3 +246,111 @@ def test_a_search_that_may_not_grow_is_written_as_before():
     """Its digest names its trials in storage, and the record of a study holds its space."""
     assert "beyond" not in TuneSpec(space={LR: SPAN}).dump()["space"][LR]
     assert TuneSpec(space={LR: SPAN | {"beyond": 2}}).dump()["space"][LR]["beyond"] == 2
+
+
+def ends_of(planned, asked, measure, key, **tune):
+    """(what was tried, the Choice, the sentences about ends) of a search over one key. measure: value -> loss; None failed."""
+    plan = planned({key: asked}, **tune)
+    tuner, tried = Tuner(plan, plan.arms[0]), []
+    while job := tuner.take():
+        tried.append(value_at(job.plan.spec.dump(), key))
+        told(tuner, job, measure(tried[-1]))
+    chosen = tuner.chosen()
+    bounds = space.bounds(chosen.searched, plan.arms[0].arm, chosen.values)
+    return tried, chosen, space.edges(chosen.searched, "a", chosen.values, bounds)
+
+
+def test_a_point_far_below_on_a_log_scale_is_not_taken_for_the_lowest_of_the_range(planned):
+    """1e-9 is nearer to 1e-8 than a millionth of the range."""
+    asked = {"low": 1e-8, "high": 1e-1, "points": 8, "beyond": 2}
+    measure = lambda eps: 1.0 if 5e-9 < eps < 5e-8 else 7.0 if eps < 5e-9 else 2.0  # noqa: E731
+    tried, chosen, _ = ends_of(planned, asked, measure, "optimizer.eps")
+    assert len(tried) == 9 and min(tried) == pytest.approx(1e-9)
+    assert 5e-9 < chosen.values[0]["optimizer.eps"] < 5e-8
+
+
+@pytest.mark.parametrize(
+    ("asked", "last", "said"),
+    [
+        ({"low": 3, "high": 4, "points": 2, "beyond": 1}, 5, "the highest end of 3 to 5"),
+        ({"low": 6, "high": 10, "points": 2, "beyond": 1}, 4, "the lowest end of 4 to 10"),
+        ({"low": 2, "high": 5, "points": 3, "log": False, "beyond": 1}, 6, "the highest end of 2 to 6"),
+    ],
+)
+def test_the_last_whole_number_that_was_allowed_is_said_to_be_an_end(planned, asked, last, said):
+    outwards = -1 if last < asked["low"] else 1
+    tried, chosen, lines = ends_of(planned, asked, lambda n: -outwards * n, "model.layers")
+    assert tried[-1] == last and chosen.values == [{"model.layers": last}]
+    assert len(lines) == 1 and said in lines[0]
+
+
+def test_a_whole_number_on_a_log_scale_stays_above_zero_and_one_is_its_bound(planned):
+    tried, chosen, lines = ends_of(planned, {"low": 1, "high": 2, "points": 2, "beyond": 3}, lambda n: n, "train.steps")
+    assert tried == [1, 2] and chosen.values == [{"train.steps": 1}]
+    assert chosen.searched.space["train.steps"].low == 1
+    tried, chosen, lines = ends_of(planned, {"low": 2, "high": 4, "points": 2, "beyond": 3}, lambda n: n, "model.layers")
+    assert tried == [2, 4, 1] and not lines, "no model has no layers"
+
+
+def test_a_seed_whose_point_beyond_failed_keeps_its_own_best(planned):
+    plan = planned({LR: {**SPAN, "beyond": 2}}, seeds=2)
+    tuner = Tuner(plan, plan.arms[0])
+
+    def loss(job):
+        rate = job.plan.spec.optimizer["lr"]
+        if job.seed == 1000:
+            return None if rate > 5e-3 else -rate
+        return abs(math.log2(rate / 2e-3))
+
+    searched(tuner, loss)
+    chosen = tuner.chosen()
+    assert chosen.values == [{LR: 4e-3}, {LR: pytest.approx(2e-3)}]
+    assert len(chosen.notes) == 1 and "a run of tuning seed 1000 failed, so this grid point is used" in chosen.notes[0]
+
+
+@pytest.mark.parametrize("measure", [lambda n: 0.0, lambda rate: 0.0 if rate < 3e-3 else 1.0])
+def test_where_the_end_is_no_better_than_the_point_beside_it_nothing_grows(planned, measure):
+    tried, _, _ = ends_of(planned, {**SPAN, "beyond": 3}, measure, LR)
+    assert len(tried) == 3
+
+
+def test_a_whole_vertex_is_not_rounded_to_a_neighbour_that_was_worse(planned):
+    tried, chosen, lines = ends_of(
+        planned, {"low": 2, "high": 4, "points": 3, "beyond": 4}, {2: 1.0, 3: 0.99, 4: 2.0}.get, "model.layers"
+    )
+    assert tried == [2, 3, 4] and chosen.values == [{"model.layers": 3}] and not lines
+
+
+def test_another_number_of_points_beyond_goes_on_with_the_same_search(planned):
+    """Also with what failed: no point is tried twice."""
+    loss = lambda job: None if 3e-3 < job.plan.spec.optimizer["lr"] < 5e-3 else at_best(1e-4)(job)  # noqa: E731
+    tried = []
+    for beyond in (0, 1, 3, 1):
+        plan = planned({LR: {**SPAN, "beyond": beyond}})
+        tuner = Tuner(plan, plan.arms[0])
+        tried += searched(tuner, loss)
+        low = 1e-3 / 2**beyond
+        assert tuner.is_over and tuner.chosen().values == [{LR: pytest.approx(low)}]
+    assert tried == pytest.approx([1e-3, 2e-3, 4e-3, 5e-4, 2.5e-4, 1.25e-4])
+
+
+def test_points_that_no_number_can_be_are_refused_at_their_range(plan_study, study_data):
+    with pytest.raises(SpecError, match="beyond = 1100: the values there would be 0 or infinite") as caught:
+        plan_study(study_data | {"tune": {"space": {LR: {**SPAN, "beyond": 1100}}}})
+    assert "tune.space.optimizer.lr" in str(caught.value)
+
+
+def test_a_point_beyond_that_another_process_saw_fail_is_not_begun_again(planned):
+    plan, storage = planned({LR: {**SPAN, "beyond": 1}}), optuna.storages.InMemoryStorage()
+    one, other = (Tuner(plan, plan.arms[0], storage) for _ in range(2))
+    while one.ask():
+        pass
+    for job in list(one.ready()):
+        told(one, job, -job.plan.spec.optimizer["lr"])
+    further = other._further(other.optuna.get_trials())
+    assert one.ask()
+    (job,) = one.ready()
+    told(one, job, None)
+    other.optuna.enqueue_trial(further[0])  # as the other process would have, a moment before it saw the first one's
+    assert other.ask() and not list(other.ready()) and other.is_over
+    assert sum(record.values[LR] > 5e-3 for record in other.records()) == 1
