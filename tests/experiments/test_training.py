@@ -46,8 +46,8 @@ def test_what_is_kept_beside_a_micro_batch_goes_with_it(tiny, tmp_path, monkeypa
         return forward(self, model, batch)
 
     monkeypatch.setattr(NextToken, "forward", watched)
-    tiny["train"].update(accumulate=4, steps=3)
-    tiny["evaluate"]["every"] = 3
+    tiny["train"].update(accumulate=4, steps=2)
+    tiny["evaluate"]["every"] = 2
     assert train(plan(tiny), 0, tmp_path / "run").status == "finished"
     assert len(alive) >= 8 and max(alive) <= 2
 
