@@ -19,6 +19,8 @@ from sweeps.judge import metrics_of
 from sweeps.run import run_study
 
 pytestmark = pytest.mark.smoke
+# Of a run at `smoke`, also of one that arms need, such as a teacher.
+MOST_STEPS = 8
 # Studies whose claimed metrics may be equal in all arms after a few steps: what they count does not happen yet.
 TOO_FEW_STEPS = {"gemma/memorization", "gemma2/post_training", "gemma3/format", "tasks/mqar"}
 TOO_FEW_STEPS |= {"gemma3/resolution", "gemma3/span_rule", "gemma3/pan_and_scan"}
@@ -55,6 +57,8 @@ def test_smoke(name, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "Pool", Here)
     root = document.load(name, "sweeps")
     spec, arms = study.check(root, "smoke")
+    runs = [each for arm in arms for each in (arm, *(need for need, _ in arm.runs(0)))]
+    assert max(each.spec.train.steps for each in runs) <= MOST_STEPS, "a run that an arm needs has steps of its own"
     planned = study.plan(name, "smoke", spec, arms, tmp_path, written=origin.of(name, root))
     result = run_study(planned, 1, Console(quiet=True))
     assert result.complete, [outcome.message for outcome in result.outcomes]
