@@ -12,8 +12,6 @@ from typing import Any
 
 from arch import document
 from arch.contracts import Metric
-from arch.errors import SpecError
-from experiments import plan as experiment
 from sweeps import choice, space, vertex
 from sweeps.spec import TuneSpec
 from sweeps.study import ArmPlan
@@ -84,12 +82,5 @@ def _next(planned, key, now, most, end, known):
     end: number of points beyond -> the end. Neighbours of whole numbers may be rounded to the same one.
     """
     further = next((n for n in range(now + 1, most + 1) if end(n) != known), now)
-    return further if further == now or _builds(planned, key, end(further)) else now
-
-
-def _builds(planned, key, value):
-    try:
-        experiment.resolve(document.override(planned.arm.document, key, document.node(value)))
-    except SpecError:
-        return False
-    return True
+    refused = further != now and space.refusal(planned.arm, key, end(further), document.node(None))
+    return now if refused else further

@@ -86,7 +86,7 @@ def check_tuned(study: Node, spec: StudySpec, arms: list[Arm]) -> None:
         if not key.startswith(("model.", "data.", "train.")):
             continue
         for arm in arms:
-            for values in space.points(space.widest(spec.tune), arm.spec) if arm.budget else ():
+            for values in space.points(space.widest(spec.tune, arm.spec), arm.spec) if arm.budget else ():
                 if _changes(arm, spec.budget.kind, {key: values[key]}):
                     reason = f"what arm {arm.label!r} spends changes with it, which `budget` makes equal"
                     raise study.error(f"{reason}; tune what changes no cost, or leave out `budget`", where)

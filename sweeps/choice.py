@@ -47,7 +47,7 @@ def of_grid(
     """
     keys, axes = list(tune.space), axes_of(planned, tune)
     values, notes = [], []
-    for seed, chosen in optima(planned, tune, metric, points).items():
+    for seed, chosen in vertex.by_seed(axes, curves_of(axes, tune, metric, points)).items():
         optimum = chosen.optimum
         at = {key: axis.values[i] for key, axis, i in zip(keys, axes, optimum.point, strict=True)}
         best = dict(zip(keys, optimum.values, strict=True))
@@ -71,12 +71,6 @@ def axes_of(planned: ArmPlan, tune: TuneSpec) -> list[vertex.Axis]:
         is_whole = space.whole(planned.plans[0].spec, key)
         found.append(vertex.Axis(space.grid(span, is_whole), span.log, is_whole, space.written(span, is_whole)))
     return found
-
-
-def optima(planned: ArmPlan, tune: TuneSpec, metric: Metric, points: Points) -> dict[int, vertex.Chosen]:
-    """What each tuning seed chose, as indices on the axes and values (`sweeps.vertex`)."""
-    axes = axes_of(planned, tune)
-    return vertex.by_seed(axes, curves_of(axes, tune, metric, points))
 
 
 def curves_of(axes: Sequence[vertex.Axis], tune: TuneSpec, metric: Metric, points: Points) -> Curves:

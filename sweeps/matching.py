@@ -68,7 +68,7 @@ def check_tuned(study: Node, spec: StudySpec, found: list[MatchRecord], arms: li
             if arm is None or not key.startswith(("model.", "data.", "train.")):
                 continue
             assert spec.tune is not None
-            for value in space.points(space.widest(spec.tune), arm.spec):
+            for value in space.points(space.widest(spec.tune, arm.spec), arm.spec):
                 tried = resolved(arm.document, {key: value[key]})
                 if tried is not None and exact_cost(record.quantity, tried) != exact_cost(record.quantity, arm.spec):
                     reason = f"{record.quantity} of arm {record.arm!r} changes with it, which `match` makes equal"

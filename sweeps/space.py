@@ -33,7 +33,7 @@ def check_space(study, spec, arms):
             if is_whole and not (span.low.is_integer() and span.high.is_integer()):
                 raise study.error(f"{key} holds whole numbers; expected whole numbers for low and high", where)
             for end in (values[0], values[-1]):
-                if problem := _problem(arm, key, end, here):
+                if problem := refusal(arm, key, end, here):
                     raise SpecError(f"arm {arm.label!r} at {end:g}: {problem}", where, here.file, here.line)
             if values != first:
                 reason = f"arm {arm.label!r} would try {_listed(values)}, but arm {arms[0].label!r} {_listed(first)}"
@@ -55,7 +55,7 @@ def _differ_beside(study, tune, arms):
             raise study.error(reason, ("arms", arm.label))
 
 
-def _problem(arm, key, value, here):
+def refusal(arm, key, value, here):
     """Why an arm does not resolve with this value of a dotted key; None if it does."""
     try:
         experiment.resolve(document.override(arm.document, key, document.node(value, here.file, here.line)))
@@ -94,17 +94,14 @@ def points(tune, spec):
     return [dict(zip(tune.space, values, strict=True)) for values in itertools.product(*axes)]
 
 
-def widest(tune):
-    """The search with all the points that its ranges may have beyond their ends."""
-    return widened(tune, {key: (span.beyond, span.beyond) for key, span in tune.space.items()})
+def widest(tune, spec):
+    """The search of an arm with all the points that its ranges may have beyond their ends. spec: the arm's."""
+    return widened(tune, {key: (span.beyond, span.beyond) for key, span in tune.space.items()}, spec)
 
 
-def widened(tune, more, spec=None):
-    """The search with more points. more: {dotted key: (how many below its range, how many above)}.
-
-    spec: of the arm, which says whose ends are whole numbers; without it none are.
-    """
-    spans = {key: span.widened(*more[key], whole=spec is not None and whole(spec, key)) for key, span in tune.space.items()}
+def widened(tune, more, spec):
+    """The search of an arm with more points. more: {dotted key: (how many below its range, how many above)}. spec: the arm's."""
+    spans = {key: span.widened(*more[key], whole=whole(spec, key)) for key, span in tune.space.items()}
     return tune.model_copy(update={"space": spans})
 
 
@@ -136,7 +133,7 @@ def _is_bound(arm, key, span, end):
         # The next number after 0 is denormal, and a process that trains takes it for 0.
         beyond = [at + outwards * max(math.ulp(at), sys.float_info.min), far]
     here = document.node(None)
-    return all(_problem(arm, key, value, here) for value in beyond)
+    return all(refusal(arm, key, value, here) for value in beyond)
 
 
 def edges(tune, label, chosen, own_bounds=None):

@@ -100,7 +100,9 @@ class Tuner:
         self.study, self.arm_plan, self.tune = study, arm_plan, study.spec.tune
         self.seeds = self.tune.tuning_seeds
         self.metric = metric_of(arm_plan.arm.spec, self.tune.metric)
-        self.distributions = {key: self._distribution(key, span) for key, span in space.widest(self.tune).space.items()}
+        self.distributions = {
+            key: self._distribution(key, span) for key, span in space.widest(self.tune, arm_plan.plans[0].spec).space.items()
+        }
         self.optuna = self._open()
         self.jobs = deque()
         self.left = deque(self._taken_up_again())
@@ -258,8 +260,7 @@ class Tuner:
 
     def _distribution(self, key, span):
         if space.whole(self.arm_plan.plans[0].spec, key):
-            low = max(1, round(span.low)) if span.log else round(span.low)
-            return optuna.distributions.IntDistribution(low, round(span.high), log=span.log)
+            return optuna.distributions.IntDistribution(round(span.low), round(span.high), log=span.log)
         return optuna.distributions.FloatDistribution(span.low, span.high, log=span.log)
 
     def _taken_up_again(self):
@@ -291,9 +292,8 @@ class Tuner:
         trials = self.optuna.get_trials(deepcopy=False)
         if not self._may_ask(trials):
             return None
-        if self.tune.sampler == "grid":
-            for values in self._further(trials):
-                self.optuna.enqueue_trial(values, skip_if_exists=True)
+        for values in self._further(trials):
+            self.optuna.enqueue_trial(values, skip_if_exists=True)
         trial = self.optuna.ask(fixed_distributions=self.distributions)
         return trial.number, dict(trial.params)
 
