@@ -125,11 +125,11 @@ class TrainingModule(pl.LightningModule):
         norm = self._norm([sharded.local(each.grad) for each in weights])
         loss, norm = float(self.trainer.strategy.reduce(loss, reduce_op="sum")), float(norm)
         if not math.isfinite(loss):
-            place = nonfinite.forward(self.model, lambda: self._again(batch))
-            raise nonfinite.agreed(nonfinite.found(step, "loss", self.model, place, self.origin))
+            again = lambda: self._again(batch, 1 / weight)  # noqa: E731
+            raise nonfinite.agreed(nonfinite.error(step, "loss", self.model, again, self.origin))
         if not math.isfinite(norm):
-            place = nonfinite.backward(self.model, lambda: self._again(batch, world / weight))
-            raise nonfinite.agreed(nonfinite.found(step, "gradient", self.model, place, self.origin))
+            again = lambda: self._again(batch, world / weight, backward=True)  # noqa: E731
+            raise nonfinite.agreed(nonfinite.error(step, "gradient", self.model, again, self.origin))
         if clip and norm > clip and self.root:
             torch._foreach_mul_([sharded.local(each.grad) for each in weights], clip / (norm + 1e-6))
         elif clip and norm > clip:  # otherwise clipping would multiply all gradients by one
@@ -154,13 +154,17 @@ class TrainingModule(pl.LightningModule):
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         return self.trainer.strategy.reduce(norm.square(), reduce_op="sum").sqrt() if self.root else norm
 
-    def _again(self, batch, scale=None):
-        """Do a step's passes once more; the backward passes only with the factor of their loss."""
+    def _again(self, batch, factor, backward=False):
+        """Do a step's passes once more. Returns the loss times `factor`, and the gradients' norm if `backward`, of this rank."""
         self.model.zero_grad()
+        found = []
         for micro_batch in batch.in_turn(self.spec.train.accumulate):
-            total = self._within(self.objective, self.model, micro_batch)["loss"].sum
-            if scale is not None:
-                (total * scale).backward()
+            loss = self._within(self.objective, self.model, micro_batch)["loss"].sum * factor
+            found.append(loss.detach())
+            if backward:
+                loss.backward()
+        gradients = [sharded.local(each.grad) for each in self.model.parameters() if each.grad is not None]
+        return [*found, torch.nn.utils.get_total_norm(gradients)] if backward else found
 
     def _total(self, number):
         """A number summed over all devices."""

@@ -1,7 +1,8 @@
-"""Where a number first stops being finite: a pass that gave such a number is done once more, with every module watched.
+"""Where a number first stops being finite, and whether the model is to blame.
 
-Only a run that has failed pays for it. While numbers are finite nothing is watched, so training costs and computes the
-same as without this file.
+A pass that gave such a number is done once more with every module watched, and then in plain torch: numbers that are finite
+there were lost by a fast path, and say nothing against the model or its learning rate. Only a run that has failed pays for
+it. While numbers are finite nothing is watched, so training costs and computes the same as without this file.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from arch.kernels import paths
 from arch.model import Model
 from experiments import ranks
 from experiments.sharded import local
@@ -21,6 +23,10 @@ from experiments.sharded import local
 LARGE = 1e4
 # The part that the model's parts lead to: the head's product and whatever the objective computes of it.
 OBJECTIVE = "objective"
+# Far below what float32 holds, also squared: past it plain torch, which rounds otherwise, may escape an overflow by chance.
+FAR = 1e15
+# Who lost the numbers: done again in the same way the pass did not lose them; plain torch does not; plain torch does too.
+MACHINE, PATH, MODEL = range(3)
 
 
 class NonFinite(ArithmeticError):
@@ -29,20 +35,51 @@ class NonFinite(ArithmeticError):
     step: of the optimizer, -1 before the first. what: `loss`, `gradient`, `weight`, or a metric's name. where: the first
     part of the pass that gives such a number, e.g. `blocks.0.mixer`; empty where that is not known. tensors: names of that
     part's parameters and buffers that have such a value, or of the one with a very large value. note: more about them.
+    fault: MODEL, or MACHINE or PATH where the same step of the same weights has finite numbers.
     """
 
-    def __init__(self, step: int, what: str, where: str = "", tensors: tuple[str, ...] = (), note: str = ""):
-        self.step, self.what, self.where, self.tensors, self.note = step, what, where, tensors, note
+    def __init__(self, step: int, what: str, where: str = "", tensors: tuple[str, ...] = (), note: str = "", fault: int = MODEL):
+        self.step, self.what, self.where, self.tensors, self.note, self.fault = step, what, where, tensors, note, fault
         when = f"at step {step}" if step >= 0 else "before the first step"
         first = f", first in {where}" if where else ""
         super().__init__(f"{what} not finite {when}{first}" + (f"; {note}" if note else ""))
 
 
-def found(step: int, what: str, model: Model, module: str | None, origin: str = "", outside: str = OBJECTIVE) -> NonFinite:
-    """The error for a model and the module that `forward` or `backward` named.
+def error(step: int, what: str, model: Model, compute: Callable[[], Any], origin: str = "", outside: str = OBJECTIVE) -> NonFinite:
+    """The error for a pass that gave a number that is not finite.
 
-    origin: where the weights came from, if not from the seed. outside: what to name where all modules are finite.
+    compute: does the pass again, backward too if `what` is a gradient, and returns its numbers, or raises ArithmeticError if
+    they are not finite. origin: where the weights came from, if not from the seed. outside: what to name where all modules
+    are finite.
     """
+    tried, switch = _Tried(compute), paths.switch(model.head_weight.device)
+    module = (backward if what == "gradient" else forward)(model, tried)
+    again = tried.fine
+    if switch:  # whatever came of the pass before: ranks that share weights must do the same passes
+        with suppress(Exception), _eager(), paths.plain():
+            tried()
+    if again and not any(each._compiled_call_impl for each in model.modules()):
+        return NonFinite(step, what, note="done again in the same way it is finite", fault=MACHINE)
+    if again or tried.fine:
+        note = f"with `{'train.compile: off' if again else switch}` it is finite: a fast path is at fault, and not the model"
+        return NonFinite(step, what, "" if module is None else part(module), note=note, fault=PATH)
+    return _found(step, what, model, module, origin, outside)
+
+
+class _Tried:
+    """A pass to be done again. fine: whether its numbers were finite the last time, and far from what float32 can hold."""
+
+    def __init__(self, compute: Callable[[], Any]):
+        self.compute, self.fine = compute, False
+
+    def __call__(self) -> None:
+        self.fine = False
+        given = self.compute()
+        self.fine = all(bool((tensor.abs() < FAR).all()) for tensor in _tensors(given))  # NaN is below nothing
+
+
+def _found(step, what, model, module, origin, outside):
+    """The error for a model and the module that `forward` or `backward` named."""
     head = "head.weight" if model.head is not None else "embedding"
     if module is None and not is_finite(model.head_weight):  # no module computes the logits
         return NonFinite(step, what, "head", (head,), _not_finite((head,), origin))
@@ -52,9 +89,14 @@ def found(step: int, what: str, model: Model, module: str | None, origin: str = 
 
 
 def agreed(error: NonFinite) -> NonFinite:
-    """The error of that rank of the run that knows the place; all ranks must ask. One on its own knows what it knows."""
-    errors = ranks.gathered((error.step, error.what, error.where, error.tensors, error.note))
-    return NonFinite(*next((each for each in errors if each[2] not in ("", OBJECTIVE)), errors[0]))
+    """The error of that rank of the run that knows the place; all ranks must ask. One on its own knows what it knows.
+
+    A rank whose own numbers are finite finds no fault in its model: the model is to blame if it is on any rank.
+    """
+    fields = ("step", "what", "where", "tensors", "note", "fault")
+    errors = [NonFinite(*each) for each in ranks.gathered(tuple(getattr(error, name) for name in fields))]
+    blamed = [each for each in errors if each.fault == max(each.fault for each in errors)]
+    return next((each for each in blamed if each.where not in ("", OBJECTIVE)), blamed[0])
 
 
 def weights(step: int, model: Model, origin: str = "") -> NonFinite | None:
@@ -215,6 +257,11 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(each)
 
 
+def _eager():
+    """Context manager: without torch.compile."""
+    return torch.compiler.set_stance("force_eager")
+
+
 @contextmanager
 def _removed(hooks):
     """Context manager: eager, so that hooks run; an error inside is left out; the hooks are removed afterwards.
@@ -222,7 +269,7 @@ def _removed(hooks):
     The pass explains a failure that is known already. An error of its own must not take that failure's place.
     """
     try:
-        with suppress(Exception), torch.compiler.set_stance("force_eager"):
+        with suppress(Exception), _eager():
             yield
     finally:
         for hook in hooks:

@@ -338,8 +338,8 @@ def _measure(wanted, plan, seed, folder, model, objective, dataset, trainer):
             try:
                 measured = compute()
             except NotFinite as error:
-                place = nonfinite.forward(model, compute)
-                raise nonfinite.found(plan.spec.train.steps, error.metric, model, place, _origin(plan), evaluation.key) from None
+                step, name = plan.spec.train.steps, error.metric
+                raise nonfinite.error(step, name, model, compute, _origin(plan), evaluation.key) from None
         measured.write(folder, evaluation.file)
         yield evaluation, measured
 
@@ -429,7 +429,12 @@ def _failure(error, watch):
 
 
 def _by_machine(error):
-    """Whether an error comes from the machine or its files: no memory, no disk, no GPU, no compiler, data that changed."""
+    """Whether an error comes from the machine or its files: no memory, no disk, no GPU, no compiler, data that changed.
+
+    Or from a fast path of ours: such a number is no evidence about the model.
+    """
+    if isinstance(error, NonFinite):
+        return error.fault != nonfinite.MODEL
     if isinstance(error, RuntimeError) and "allocate memory" in str(error):  # how torch says it on a CPU
         return True
     kinds = OSError | MemoryError | ImportError | torch.OutOfMemoryError | compiled.CompileError | MisconfigurationException

@@ -126,9 +126,8 @@ class Watch(pl.Callback):
                 try:
                     record = compute()
                 except NotFinite as error:
-                    place = nonfinite.forward(model, compute)
                     step, name = trainer.global_step, error.metric
-                    raise nonfinite.found(step, name, model, place, module.origin, each.key) from None
+                    raise nonfinite.error(step, name, model, compute, module.origin, each.key) from None
                 values |= record.values
         return values
 

@@ -50,6 +50,11 @@ def disabled():
     return _compiled_paths.turned_off()
 
 
+def is_on():
+    """Whether the compiled paths are allowed to run in this process."""
+    return _switched_off() is None
+
+
 def names():
     """Names of the kernels that have a C file."""
     return sorted(file.stem for file in Path(__file__).parent.glob("*.c"))

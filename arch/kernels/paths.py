@@ -1,9 +1,11 @@
-"""The path that a kernel takes if it has several: the switch for untested Triton paths, and what a record says.
+"""The path that a kernel takes if it has several: the switch for untested Triton paths, plain torch, and what a record says.
 
 Paths through Triton stay off by default, because their tests have not passed on a real device yet.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -20,6 +22,20 @@ def without_triton():
 def triton_asked_for(device):
     """Whether to use kernels that run through Triton on this device: on CUDA, if `ARCHBENCH_TRITON=1`."""
     return device.type == "cuda" and os.environ.get("ARCHBENCH_TRITON") == "1" and not _triton.off
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Use torch's paths alone, in this process, until the end of the block: none that is compiled or runs through Triton."""
+    with native.disabled(), without_triton():
+        yield
+
+
+def switch(device: torch.device) -> str:
+    """The setting that has the same effect as `plain` on this device; empty where no other path is on."""
+    if device.type == "cpu":
+        return "ARCHBENCH_NATIVE=0" if native.is_on() else ""
+    return "ARCHBENCH_TRITON=0" if triton_asked_for(device) else ""
 
 
 def recorded(precision="32-true"):

@@ -1,4 +1,7 @@
-"""A number that is not finite: the part that makes it first is named, and the run's weights are nobody's result."""
+"""A number that is not finite: the part that makes it first is named, and the run's weights are nobody's result.
+
+A number that only a fast path lost is not the model's fault.
+"""
 
 import json
 
@@ -9,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from arch import checkpoint as checkpoints
 from arch import digests, hf
 from arch.errors import DataError, SpecError
+from arch.kernels import native
 from arch.model import new_model
 from experiments import leftovers, nonfinite
 from experiments.checkpoint import load_model
@@ -91,27 +95,115 @@ class Explodes(torch.autograd.Function):
         return gradient * float("inf")
 
 
-@pytest.mark.parametrize("layer, kind", [(0, "mixer"), (1, "ffn"), (2, "mixer")])
-def test_a_gradient_that_is_not_finite_is_found_in_backward_order(layer, kind, tiny, tmp_path, monkeypatch):
-    """The loss is finite; below the part that makes them all gradients are NaN."""
+def faulty(monkeypatch, layer, kind, spoilt):
+    """Give new models a sub-layer whose output is what `spoilt` makes of it."""
     from experiments import train as training
 
-    def exploding(spec, seed):
+    def build(spec, seed):
         model = new_model(spec, seed)
         component = getattr(model.blocks[layer], kind).component
         inner = component.forward
 
         def forward(x_BTD, *more):
             given = inner(x_BTD, *more)
-            return (Explodes.apply(given[0]), *given[1:]) if isinstance(given, tuple) else Explodes.apply(given)
+            return (spoilt(given[0]), *given[1:]) if isinstance(given, tuple) else spoilt(given)
 
         component.forward = forward
         return model
 
-    monkeypatch.setattr(training, "new_model", exploding)
+    monkeypatch.setattr(training, "new_model", build)
+
+
+@pytest.mark.parametrize("layer, kind", [(0, "mixer"), (1, "ffn"), (2, "mixer")])
+def test_a_gradient_that_is_not_finite_is_found_in_backward_order(layer, kind, tiny, tmp_path, monkeypatch):
+    """The loss is finite; below the part that makes them all gradients are NaN."""
+    faulty(monkeypatch, layer, kind, Explodes.apply)
     failure = train(plan(tiny), 0, tmp_path / "run").failure
     assert (failure.what, failure.step, failure.where) == ("gradient", 0, f"blocks.{layer}.{kind}")
-    assert failure.message.startswith(f"gradient not finite at step 0, first in blocks.{layer}.{kind}")
+    assert failure.message == f"gradient not finite at step 0, first in blocks.{layer}.{kind}" and not failure.by_machine
+
+
+class Multiplies(torch.autograd.Function):
+    """A kernel with a fault in its compiled path: the value or the gradient is multiplied there, and not in plain torch."""
+
+    @staticmethod
+    def forward(context, x, value, gradient):
+        context.gradient = gradient
+        return x * (value if native.is_on() else 1.0)
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * (context.gradient if native.is_on() else 1.0), None, None
+
+
+needs_native = pytest.mark.skipif(not native.is_on(), reason="no fast path is on")
+INF = float("inf")
+
+
+@needs_native
+@pytest.mark.parametrize("what, value, gradient", [("loss", INF, 1.0), ("gradient", 1.0, INF), ("gradient", 1.0, 1e38)])
+def test_a_number_that_plain_torch_does_not_lose_is_no_evidence_against_the_model(
+    what, value, gradient, tiny, tmp_path, monkeypatch
+):
+    faulty(monkeypatch, 1, "mixer", lambda x: Multiplies.apply(x, value, gradient))
+    record = train(plan(tiny), 0, tmp_path / "run")
+    place = "blocks.1.mixer" if INF in (value, gradient) else ""
+    assert (record.status, record.failure.what, record.failure.parameters) == ("failed", what, [])
+    assert record.failure.where in (place, "objective")
+    said = "with `ARCHBENCH_NATIVE=0` it is finite: a fast path is at fault, and not the model"
+    assert record.failure.reason.startswith(f"{what} not finite at step 0") and record.failure.reason.endswith(said)
+    assert record.failure.by_machine and RunRecord.read(tmp_path / "run").failure.by_machine
+    assert native.is_on()
+    monkeypatch.setenv("ARCHBENCH_NATIVE", "0")  # as it says, the run goes on so
+    assert train(plan(tiny), 0, tmp_path / "run").status == "finished"
+
+
+@needs_native
+def test_a_metric_that_only_a_fast_path_loses_is_no_evidence_either(tiny, tmp_path, monkeypatch):
+    faulty(monkeypatch, 0, "ffn", lambda x: x if x.requires_grad else Multiplies.apply(x, INF, 1.0))
+    failure = train(plan(tiny), 0, tmp_path / "run").failure
+    assert failure.what == "select/loss" and failure.where == "blocks.0.ffn" and failure.by_machine
+    assert "ARCHBENCH_NATIVE=0" in failure.message
+
+
+@needs_native
+def test_numbers_that_plain_torch_barely_holds_are_the_models_fault(tiny, tmp_path, monkeypatch):
+    """Two paths round otherwise, so near the end of float32 one of them overflows first."""
+    faulty(monkeypatch, 1, "mixer", lambda x: Grows.apply(Multiplies.apply(x, 1.0, 1e20)))
+    failure = train(plan(tiny), 0, tmp_path / "run").failure
+    assert failure.what == "gradient" and not failure.by_machine and "ARCHBENCH_NATIVE" not in failure.message
+
+
+class Grows(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * 1e20
+
+
+def test_a_number_that_is_finite_when_done_again_is_the_machines_fault(tiny, tmp_path, monkeypatch):
+    calls = []
+
+    def once(x):
+        calls.append(x.requires_grad)
+        return x * (INF if calls.count(True) == 1 else 1.0)
+
+    faulty(monkeypatch, 0, "mixer", once)
+    failure = train(plan(tiny), 0, tmp_path / "run").failure
+    assert failure.message == "loss not finite at step 0; done again in the same way it is finite" and failure.by_machine
+
+
+def test_the_model_is_to_blame_if_it_is_on_any_rank(monkeypatch):
+    """A rank whose rows give finite numbers finds no fault; one that computes too little of the model does not know where."""
+    told = [(4, "loss", "", (), "fine", nonfinite.MACHINE), (4, "loss", "norm", (), "kernel", nonfinite.PATH)]
+    monkeypatch.setattr(nonfinite.ranks, "gathered", lambda mine: [*told, mine])
+    of_model = nonfinite.NonFinite(4, "loss", "blocks.0.ffn")
+    assert (nonfinite.agreed(of_model).where, nonfinite.agreed(of_model).fault) == ("blocks.0.ffn", nonfinite.MODEL)
+    fine = nonfinite.NonFinite(4, "loss", note="fine", fault=nonfinite.MACHINE)
+    assert (nonfinite.agreed(fine).where, nonfinite.agreed(fine).fault) == ("norm", nonfinite.PATH)
 
 
 def test_infinities_that_stay_inside_of_a_part_are_not_named(tiny):
