@@ -8,6 +8,7 @@ import pytest
 # Worker processes import the fakes by name; they inherit this process's path.
 sys.path.insert(0, str(Path(__file__).parent))
 
+import search_cases
 import sweeps_fakes
 
 
@@ -49,3 +50,28 @@ def console():
     from rich.console import Console
 
     return Console(file=io.StringIO(), width=200)
+
+
+@pytest.fixture
+def search_data(study_data):
+    """A study whose blocks are written out, so that one of them can become a recurrence."""
+    blocks = study_data["model"]["blocks"]
+    return study_data | {"model": study_data["model"] | {"blocks": dict.fromkeys(("local", "global", "rec"), blocks["local"])}}
+
+
+@pytest.fixture
+def searched(plan_study, search_data, monkeypatch):
+    """searched(**search) gives a StudyPlan with a search and creates its folder. A cache has 10 bytes per window."""
+
+    def cost(spec, context):
+        window = spec.blocks["local"].mixer.get("window") or 0
+        return {"cache_bytes": {"total": 10 * window}, "parameters": {"total": 1000 * window}}
+
+    def made(name="asked", scale=None, **search):
+        monkeypatch.setattr("arch.cost.summary", cost)
+        monkeypatch.setattr("arch.cost.cache_bytes", lambda spec, context: cost(spec, context)["cache_bytes"])
+        planned = plan_study(search_data | {"search": {**search_cases.SEARCH, **search}}, name, scale)
+        planned.folder.mkdir(parents=True, exist_ok=True)
+        return planned
+
+    return made

@@ -3,98 +3,20 @@
 import itertools
 import random
 
-import optuna
 import pytest
 import sweeps_fakes as fakes
 from optuna.trial import TrialState
+from search_cases import SEARCH, SPACE, WINDOW, done, finish, queue, states
 
 from arch import document
 from arch.errors import SpecError
 from experiments import plan as experiment
 from sweeps import show
 from sweeps import study as studies
-from sweeps.job import Outcome
 from sweeps.record import StudyRecord
 from sweeps.run import run_study
 from sweeps.search import arms, space, winners
-from sweeps.search.queue import Search
 from sweeps.spec import split
-
-WINDOW = "model.blocks.local.mixer.window"
-SPACE = {
-    "optimizer.lr": {"low": 1e-3, "high": 1e-1},
-    "mixer": {
-        "choices": {
-            "attention": {"space": {WINDOW: {"choices": [2, 4, 8]}}},
-            "recurrence": {
-                "set": {"model.blocks.local.mixer": {"type": "rg_lru"}},
-                "space": {"model.blocks.local.mixer.width": {"low": 8, "high": 32, "step": 8}},
-            },
-        }
-    },
-}
-SEARCH = {"space": SPACE, "minimise": "select/loss", "trials": 6, "sampler": "random"}
-
-
-@pytest.fixture
-def study_data(study_data):
-    """A study whose blocks are written out, so that one of them can become a recurrence."""
-    blocks = study_data["model"]["blocks"]
-    return study_data | {"model": study_data["model"] | {"blocks": dict.fromkeys(("local", "global", "rec"), blocks["local"])}}
-
-
-@pytest.fixture
-def searched(plan_study, study_data, monkeypatch):
-    """searched(**search) gives a StudyPlan with a search and creates its folder. A cache has 10 bytes per window."""
-
-    def cost(spec, context):
-        window = spec.blocks["local"].mixer.get("window") or 0
-        return {"cache_bytes": {"total": 10 * window}, "parameters": {"total": 1000 * window}}
-
-    def made(name="asked", scale=None, **search):
-        monkeypatch.setattr("arch.cost.summary", cost)
-        monkeypatch.setattr("arch.cost.cache_bytes", lambda spec, context: cost(spec, context)["cache_bytes"])
-        planned = plan_study(study_data | {"search": {**SEARCH, **search}}, name, scale)
-        planned.folder.mkdir(parents=True, exist_ok=True)
-        return planned
-
-    return made
-
-
-STORAGES = {}
-
-
-def queue(planned, **more):
-    """A queue of a study's search. Its storage is in memory, which is fast, and outlives the queue, as a database does."""
-    return Search(planned, STORAGES.setdefault(planned.folder, optuna.storages.InMemoryStorage()), **more)
-
-
-def done(search, job, status="finished", loss=None, **record):
-    """Write the record that a run of a job would leave, and tell the queue."""
-    if status == "finished":
-        record["metrics"] = {"select/loss": loss_of(job) if loss is None else loss}
-    job.folder.mkdir(parents=True, exist_ok=True)
-    kept = fakes.record(job.plan, job.seed, status, steps=2, **record)
-    kept.write(job.folder)
-    search.told(Outcome(job, status, kept))
-
-
-def loss_of(job):
-    """The best rate is 2e-2; a longer window and a recurrence are better."""
-    mixer = job.plan.spec.model.blocks["local"].mixer
-    return abs(job.plan.spec.optimizer["lr"] - 2e-2) + 1 / (mixer.get("window") or 16)
-
-
-def finish(search, **how):
-    jobs = list(iter(search.take, None))
-    while jobs:
-        for job in jobs:
-            done(search, job, **how)
-        jobs = list(iter(search.take, None))
-
-
-def states(search):
-    return [trial.state for trial in search.records()]
 
 
 def test_a_conditional_parameter_exists_only_where_its_choice_is_taken(searched):
@@ -331,13 +253,13 @@ def test_fewer_feasible_trials_than_winners_leave_arms_without_runs(searched, co
     assert any("best 2 has no runs" in note for note in record.choices)
 
 
-def test_a_claim_may_name_a_winner(plan_study, study_data):
+def test_a_claim_may_name_a_winner(plan_study, search_data):
     claims = {"q": {"type": "equivalent", "known_worse": ["best 1"]}}
-    spec, _ = studies.check(document.node(study_data | {"search": SEARCH, "claims": claims}))
+    spec, _ = studies.check(document.node(search_data | {"search": SEARCH, "claims": claims}))
     assert list(spec.arms) == ["1:1", "all local", "best 1"]
     with pytest.raises(SpecError, match="best 2"):
         claims = {"q": {"type": "equivalent", "known_worse": ["best 2"]}}
-        studies.check(document.node(study_data | {"search": SEARCH, "claims": claims}))
+        studies.check(document.node(search_data | {"search": SEARCH, "claims": claims}))
 
 
 REFUSED = {
@@ -399,25 +321,25 @@ REFUSED = {
 }
 
 
-def test_a_choice_may_set_a_mixer_and_bring_a_width_of_it(study_data):
+def test_a_choice_may_set_a_mixer_and_bring_a_width_of_it(search_data):
     brings = {"set": {"model.blocks.local.mixer": {}}, "space": {WINDOW: {"choices": [2, 4]}}}
     search = {**SEARCH, "space": {"m": {"choices": {"a": brings, "b": {}}}}}
-    studies.check(document.node(study_data | {"search": search}))
+    studies.check(document.node(search_data | {"search": search}))
 
 
-def test_the_preview_counts_the_points_of_a_grid(study_data):
+def test_the_preview_counts_the_points_of_a_grid(search_data):
     """Without `trials`, a grid is searched whole: three points below one choice and one below the other, two seeds each."""
     branches = {"a": {"space": {WINDOW: {"choices": [2, 4, 6]}}}, "b": {}}
     search = {**SEARCH, "space": {"m": {"choices": branches}}, "sampler": "brute_force", "trials": None, "seeds": 2}
-    spec, arms = studies.check(document.node(study_data | {"search": search}))
+    spec, arms = studies.check(document.node(search_data | {"search": search}))
     data = show.preview("asked", None, spec, arms)["search"]
     assert data["trials"] == 4 and data["runs"] == 8 and data["tokens"] > 0
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-def test_a_search_that_cannot_be_done_is_refused(study_data, reason):
+def test_a_search_that_cannot_be_done_is_refused(search_data, reason):
     with pytest.raises(SpecError) as caught:
-        studies.check(document.node(study_data | {"search": {**SEARCH, **REFUSED[reason]}}))
+        studies.check(document.node(search_data | {"search": {**SEARCH, **REFUSED[reason]}}))
     assert reason in str(caught.value)
 
 
@@ -433,25 +355,25 @@ def test_an_error_names_the_line_of_the_study(tmp_path, corpus_file):
     assert str(caught.value).startswith(f"{path}:11: search.space.mixer.choices.two")
 
 
-def test_tune_and_search_do_not_stand_together(study_data):
+def test_tune_and_search_do_not_stand_together(search_data):
     tune = {"space": {"optimizer.lr": {"low": 1e-3, "high": 1e-2}}}
     with pytest.raises(SpecError, match="do not stand together"):
-        studies.check(document.node(study_data | {"search": SEARCH, "tune": tune}))
+        studies.check(document.node(search_data | {"search": SEARCH, "tune": tune}))
     ladder = {"sizes": {"s": {"model.dim": 8}, "m": {}}}
     with pytest.raises(SpecError, match="`ladder` and `search` do not stand together: a winner has one size; search in a study of"):
-        studies.check(document.node(study_data | {"search": SEARCH, "ladder": ladder}))
+        studies.check(document.node(search_data | {"search": SEARCH, "ladder": ladder}))
     with pytest.raises(SpecError, match="are the winners of the search"):
-        studies.check(document.node(study_data | {"search": SEARCH, "arms": {"a": {}, "best 1": {}}}))
+        studies.check(document.node(search_data | {"search": SEARCH, "arms": {"a": {}, "best 1": {}}}))
 
 
-def test_a_scale_may_drop_the_search(study_data):
-    asked = document.node(study_data | {"search": SEARCH, "scales": {"small": {"search": None}}})
+def test_a_scale_may_drop_the_search(search_data):
+    asked = document.node(search_data | {"search": SEARCH, "scales": {"small": {"search": None}}})
     spec, _, _ = split(asked, "small")
     assert spec.search is None and list(spec.arms) == [label for label in split(asked)[0].arms if label != "best 1"]
 
 
-def test_trials_spend_the_tokens_of_the_budget(study_data):
-    asked = study_data | {"budget": {"tokens": 1000}}
+def test_trials_spend_the_tokens_of_the_budget(search_data):
+    asked = search_data | {"budget": {"tokens": 1000}}
     studies.check(document.node(asked | {"search": SEARCH}))
     for varied in ({"data.rows": {"choices": [2, 4]}}, {"r": {"choices": {"a": {}, "b": {"set": {"train.steps": 3}}}}}):
         with pytest.raises(SpecError, match="how many tokens a trial trains on, which `budget` makes equal"):
@@ -466,9 +388,9 @@ def test_the_shipped_search_is_sound_at_every_scale():
     assert spec.search.trials >= 60 and set(spec.search.objectives) == {"select/loss", "cost/cache_bytes@32768"}
 
 
-def test_trials_start_from_a_helper_run_and_so_do_the_winners(searched, study_data, console):
-    study_data |= {"runs": {"pretrained": {"train.steps": 3}}}
-    study_data["arms"] = {"1:1": {}, "next": {"init_from": {"run": "pretrained"}}}
+def test_trials_start_from_a_helper_run_and_so_do_the_winners(searched, search_data, console):
+    search_data |= {"runs": {"pretrained": {"train.steps": 3}}}
+    search_data["arms"] = {"1:1": {}, "next": {"init_from": {"run": "pretrained"}}}
     planned = searched(base="next", space={"optimizer.lr": {"low": 1e-2, "high": 1e-1}}, trials=2)
     result = run_study(planned, 1, console, fakes.prepare)
     assert result.complete and {trial.state for trial in result.trials} == {"finished"}

@@ -2,7 +2,7 @@
 
 import sweeps_fakes as fakes
 from optuna.trial import TrialState
-from test_search import done, queue, searched, states, study_data  # noqa: F401
+from search_cases import done, queue, states
 
 from sweeps.run import run_study
 
@@ -23,7 +23,7 @@ def with_two_good_trials(planned):
     return search
 
 
-def test_a_run_that_falls_behind_is_pruned_and_keeps_its_curve(searched):  # noqa: F811
+def test_a_run_that_falls_behind_is_pruned_and_keeps_its_curve(searched):
     search = with_two_good_trials(searched(space=PLAIN, pruner=MEDIAN, trials=4))
     worse, better = search.take(), search.take()
     assert not search.progressed(better, progress(4, 0.5))
@@ -37,7 +37,7 @@ def test_a_run_that_falls_behind_is_pruned_and_keeps_its_curve(searched):  # noq
     assert worse.trial not in [each.number for each in search.candidates()]
 
 
-def test_nothing_is_pruned_at_its_last_step_or_without_a_pruner(searched):  # noqa: F811
+def test_nothing_is_pruned_at_its_last_step_or_without_a_pruner(searched):
     search = with_two_good_trials(searched(space=PLAIN, pruner=MEDIAN, trials=4))
     job = search.take()
     assert not search.progressed(job, progress(12, 9.0)) and not search.progressed(job, {"step": 4, "steps": 12, "selected": {}})
@@ -45,7 +45,7 @@ def test_nothing_is_pruned_at_its_last_step_or_without_a_pruner(searched):  # no
     assert not free.progressed(free.take(), progress(4, 9.0))
 
 
-def test_a_resumed_run_reports_a_step_once(searched):  # noqa: F811
+def test_a_resumed_run_reports_a_step_once(searched):
     planned = searched(space=PLAIN, pruner=MEDIAN, trials=3)
     search = with_two_good_trials(planned)
     job = search.take()
@@ -57,7 +57,7 @@ def test_a_resumed_run_reports_a_step_once(searched):  # noqa: F811
     assert again.optuna.trials[job.trial].intermediate_values == {4: 0.7}
 
 
-def test_the_first_seed_decides_before_the_others_start(searched):  # noqa: F811
+def test_the_first_seed_decides_before_the_others_start(searched):
     search = queue(searched(space=PLAIN, pruner=MEDIAN, trials=2, seeds=3))
     first, other = search.take(), search.take()
     assert first.trial != other.trial and search.take() is None, "further seeds wait"
@@ -69,7 +69,7 @@ def test_the_first_seed_decides_before_the_others_start(searched):  # noqa: F811
     assert search.take() is None and [record.state for record in search.records()][-1] == "pruned"
 
 
-def test_wilcoxon_compares_trials_seed_by_seed(searched):  # noqa: F811
+def test_wilcoxon_compares_trials_seed_by_seed(searched):
     pruner = {"type": "wilcoxon", "p_threshold": 0.2, "n_startup_steps": 2}
     search = queue(searched(space=PLAIN, pruner=pruner, trials=2, seeds=6, first_seed=2000))
     best = [(job := search.take(), done(search, job, loss=1.0 + 0.1 * (job.seed - 2000)))[0] for _ in range(6)]
@@ -84,7 +84,7 @@ def test_wilcoxon_compares_trials_seed_by_seed(searched):  # noqa: F811
     assert f"on its first {len(ran)} seeds" in search.records()[-1].why
 
 
-def test_the_driver_ends_the_run_of_a_pruned_trial(searched, console, monkeypatch):  # noqa: F811
+def test_the_driver_ends_the_run_of_a_pruned_trial(searched, console, monkeypatch):
     """End to end, with workers: the fake training reports a loss at step 4 and waits for the word to end."""
     planned = searched(space={"optimizer.lr": {"low": 1e-3, "high": 1e-2}}, pruner=MEDIAN, trials=4, judge=1, sampler="random")
     result = run_study(planned, 1, console, fakes.prepare_pruned)

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 from scipy import stats
-from test_search import done, queue, searched, study_data  # noqa: F401
+from search_cases import done, queue
 
 from arch import document
 from arch.errors import SpecError
@@ -60,7 +60,7 @@ def test_the_corners_are_mixtures_too():
     assert [list(mixture.weights(each).values()) for each in mixture.corners()] == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
 
 
-def mixed(searched, **more):  # noqa: F811
+def mixed(searched, **more):
     return searched(space=MIX, **more)
 
 
@@ -76,7 +76,7 @@ def finish(search):
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random", "nsgaii", "qmc"])
-def test_samplers_of_numbers_search_a_simplex(searched, sampler):  # noqa: F811
+def test_samplers_of_numbers_search_a_simplex(searched, sampler):
     if sampler == "cmaes":
         pytest.importorskip("cmaes")
     search = queue(mixed(searched, sampler=sampler, trials=14))
@@ -87,7 +87,7 @@ def test_samplers_of_numbers_search_a_simplex(searched, sampler):  # noqa: F811
     assert set(stored.params) == {"mixture[1]", "mixture[2]"} and stored.user_attrs["weights"] == search.records()[0].values
 
 
-def test_the_first_trials_are_the_same_dirichlet_draws_in_every_search(searched):  # noqa: F811
+def test_the_first_trials_are_the_same_dirichlet_draws_in_every_search(searched):
     one, other = (queue(mixed(searched, name=name, sampler=name, trials=10)) for name in ("tpe", "gp"))
     finish(one), finish(other)
     drawn, again = ([list(record.values.values()) for record in search.records()] for search in (one, other))
@@ -97,7 +97,7 @@ def test_the_first_trials_are_the_same_dirichlet_draws_in_every_search(searched)
     assert [list(record.values.values()) for record in further.records()] != drawn
 
 
-def test_after_its_draws_the_search_comes_nearer(searched):  # noqa: F811
+def test_after_its_draws_the_search_comes_nearer(searched):
     search = queue(mixed(searched, sampler={"type": "tpe", "multivariate": True}, trials=40))
     finish(search)
     losses = [record.value for record in search.records()]
@@ -106,7 +106,7 @@ def test_after_its_draws_the_search_comes_nearer(searched):  # noqa: F811
     assert winner == pytest.approx(dict(zip(PARTS, (0.6, 0.3, 0.1), strict=True)), abs=0.15)
 
 
-def test_given_mixtures_are_tried_first(searched):  # noqa: F811
+def test_given_mixtures_are_tried_first(searched):
     given = {"mixture": {"simplex": PARTS, "first": [[1, 1, 2], [6, 3, 1]]}, "train.steps": {"low": 5, "high": 9, "log": False}}
     search = queue(searched(space=given, trials=4))
     finish(search)
@@ -116,7 +116,7 @@ def test_given_mixtures_are_tried_first(searched):  # noqa: F811
     assert len(queue(search.study).optuna.trials) == 4, "a second start gives them no second time"
 
 
-def test_a_search_for_a_mixture_goes_on_where_it_was_killed(searched):  # noqa: F811
+def test_a_search_for_a_mixture_goes_on_where_it_was_killed(searched):
     planned = mixed(searched, trials=4)
     killed = queue(planned)
     first, second = killed.take(), killed.take()
@@ -128,7 +128,7 @@ def test_a_search_for_a_mixture_goes_on_where_it_was_killed(searched):  # noqa: 
     assert [record.state for record in again.records()] == ["finished"] * 4
 
 
-def test_a_mixture_may_stand_below_a_choice_and_does_not_widen(searched):  # noqa: F811
+def test_a_mixture_may_stand_below_a_choice_and_does_not_widen(searched):
     below = {"what": {"choices": {"mixed": {"space": MIX}, "plain": {}}}}
     search = queue(searched(space=below, trials=12, widen=2))
     finish(search)
@@ -136,7 +136,7 @@ def test_a_mixture_may_stand_below_a_choice_and_does_not_widen(searched):  # noq
     assert search.ranges == {} and not any("end of" in note for note in arms.found(search).notes)
 
 
-def test_a_winner_has_the_weights_and_the_report_names_the_parts(searched, console):  # noqa: F811
+def test_a_winner_has_the_weights_and_the_report_names_the_parts(searched, console):
     from sweeps_fakes import prepare
 
     planned = mixed(searched, trials=3)
@@ -148,9 +148,9 @@ def test_a_winner_has_the_weights_and_the_report_names_the_parts(searched, conso
     assert record.search["space"] == {"mixture": {"simplex": PARTS, "concentration": 1.0, "first": []}}
 
 
-def test_the_preview_says_what_is_mixed(study_data):  # noqa: F811
+def test_the_preview_says_what_is_mixed(search_data):
     search = {"space": MIX, "minimise": "select/loss", "trials": 3}
-    spec, found = studies.check(document.node(study_data | {"search": search}))
+    spec, found = studies.check(document.node(search_data | {"search": search}))
     (row,) = show.preview("asked", None, spec, found)["search"]["space"]
     assert row["dimension"] == "mixture" and row["values"].startswith("weights of optimizer.weight_decay, schedule.warmup and")
 
@@ -171,12 +171,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-def test_a_mixture_that_cannot_be_searched_is_refused(study_data, reason):  # noqa: F811
+def test_a_mixture_that_cannot_be_searched_is_refused(search_data, reason):
     asked = dict(REFUSED[reason])
     sampler, beside = asked.pop("sampler", "tpe"), asked.pop("beside", {})
     search = {"space": {"mixture": asked, **beside}, "minimise": "select/loss", "trials": 3, "sampler": sampler}
     with pytest.raises(SpecError) as caught:
-        studies.check(document.node(study_data | {"search": search}))
+        studies.check(document.node(search_data | {"search": search}))
     assert reason in str(caught.value)
 
 

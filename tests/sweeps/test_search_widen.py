@@ -1,7 +1,7 @@
 """A range whose best lies at an end grows, and says so."""
 
 import pytest
-from test_search import done, queue, searched, study_data  # noqa: F401
+from search_cases import done, queue
 
 from arch import document
 from arch.errors import SpecError
@@ -23,7 +23,7 @@ def loss(job):
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_a_range_whose_best_is_at_an_end_grows_and_the_growth_is_said(searched, sampler):  # noqa: F811
+def test_a_range_whose_best_is_at_an_end_grows_and_the_growth_is_said(searched, sampler):
     search = queue(searched(space=RATE, widen=2, trials=40, sampler=sampler))
     finish(search)
     span = search.ranges["optimizer.lr"]
@@ -37,13 +37,13 @@ def test_a_range_whose_best_is_at_an_end_grows_and_the_growth_is_said(searched, 
     assert queue(search.study).ranges == search.ranges, "it is kept in storage"
 
 
-def test_a_range_whose_best_is_inside_stays(searched):  # noqa: F811
+def test_a_range_whose_best_is_inside_stays(searched):
     search = queue(searched(space={"optimizer.lr": {"low": 1e-3, "high": 4e-1}}, widen=2, trials=16, sampler="tpe"))
     finish(search)
     assert search.ranges == {} and arms.found(search).notes == ()
 
 
-def test_an_end_that_the_experiment_refuses_to_pass_stays(searched):  # noqa: F811
+def test_an_end_that_the_experiment_refuses_to_pass_stays(searched):
     warmup = {"schedule.warmup": {"low": 0.1, "high": 1.0, "log": False}}
     search = queue(searched(space=warmup, widen=2, trials=8))
     best = {"schedule.warmup": 0.99}
@@ -66,7 +66,7 @@ def test_the_ends_of_a_range_are_measured_on_its_scale(span, value, end):
     assert widen.end_of(span, value) == end
 
 
-def test_a_search_with_several_objectives_does_not_widen(study_data):  # noqa: F811
+def test_a_search_with_several_objectives_does_not_widen(search_data):
     search = {"space": RATE, "minimise": ["select/loss", "cost/parameters"], "trials": 4, "widen": 2}
     with pytest.raises(SpecError, match="along the front"):
-        studies.check(document.node(study_data | {"search": search}))
+        studies.check(document.node(search_data | {"search": search}))
