@@ -105,10 +105,8 @@ class TrainingModule(pl.LightningModule):
             group["lr"] = rate
 
         optimizer.zero_grad()
-        with torch.no_grad():
-            mine = batch.split(world)[self.trainer.global_rank]
-            mine.drawn = (self.batches.seed, step)
-            batch = self._within(prepared, self.objective, self.model, mine, self.spec.train.accumulate)
+        given, drawn = batch, self._random_state()
+        batch = self._prepared(given)
         weight, means = max(1, self._total(batch.weight)), Means(self.objective)
         loss = torch.zeros((), device=self.device)
         for number, micro_batch in enumerate(batch.in_turn(self.spec.train.accumulate), 1):
@@ -125,10 +123,10 @@ class TrainingModule(pl.LightningModule):
         norm = self._norm([sharded.local(each.grad) for each in weights])
         loss, norm = float(self.trainer.strategy.reduce(loss, reduce_op="sum")), float(norm)
         if not math.isfinite(loss):
-            again = lambda: self._again(batch, 1 / weight)  # noqa: E731
+            again = lambda: self._again(given, drawn, 1 / weight)  # noqa: E731
             raise nonfinite.agreed(nonfinite.error(step, "loss", self.model, again, self.origin))
         if not math.isfinite(norm):
-            again = lambda: self._again(batch, world / weight, backward=True)  # noqa: E731
+            again = lambda: self._again(given, drawn, world / weight, backward=True)  # noqa: E731
             raise nonfinite.agreed(nonfinite.error(step, "gradient", self.model, again, self.origin))
         if clip and norm > clip and self.root:
             torch._foreach_mul_([sharded.local(each.grad) for each in weights], clip / (norm + 1e-6))
@@ -154,11 +152,25 @@ class TrainingModule(pl.LightningModule):
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         return self.trainer.strategy.reduce(norm.square(), reduce_op="sum").sqrt() if self.root else norm
 
-    def _again(self, batch, factor, backward=False):
+    def _prepared(self, batch):
+        """This rank's rows of a batch, after what the objective does first with a step's rows."""
+        with torch.no_grad():
+            mine = batch.split(self.trainer.world_size)[self.trainer.global_rank]
+            mine.drawn = (self.batches.seed, self.global_step)
+            return self._within(prepared, self.objective, self.model, mine, self.spec.train.accumulate)
+
+    def _random_state(self):
+        """The states of torch's generators that a step may use: little beside a step, unlike `checkpoint.random_state`."""
+        return torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+
+    def _again(self, batch, drawn, factor, backward=False):
         """Do a step's passes once more. Returns the loss times `factor`, and the gradients' norm if `backward`, of this rank."""
+        torch.set_rng_state(drawn[0])
+        if drawn[1] is not None:
+            torch.cuda.set_rng_state(drawn[1], self.device)
         self.model.zero_grad()
         found = []
-        for micro_batch in batch.in_turn(self.spec.train.accumulate):
+        for micro_batch in self._prepared(batch).in_turn(self.spec.train.accumulate):
             loss = self._within(self.objective, self.model, micro_batch)["loss"].sum * factor
             found.append(loss.detach())
             if backward:

@@ -23,8 +23,9 @@ from experiments.sharded import local
 LARGE = 1e4
 # The part that the model's parts lead to: the head's product and whatever the objective computes of it.
 OBJECTIVE = "objective"
-# Far below what float32 holds, also squared: past it plain torch, which rounds otherwise, may escape an overflow by chance.
-FAR = 1e15
+# Numbers that no healthy model has; a product of two is still far below what float32 holds. Past it a pass in plain torch may
+# escape an overflow by chance: it rounds otherwise, or gives a score of -infinity another meaning.
+HUGE = 1e9
 # Who lost the numbers: done again in the same way the pass did not lose them; plain torch does not; plain torch does too.
 MACHINE, PATH, MODEL = range(3)
 
@@ -48,34 +49,49 @@ class NonFinite(ArithmeticError):
 def error(step: int, what: str, model: Model, compute: Callable[[], Any], origin: str = "", outside: str = OBJECTIVE) -> NonFinite:
     """The error for a pass that gave a number that is not finite.
 
-    compute: does the pass again, backward too if `what` is a gradient, and returns its numbers, or raises ArithmeticError if
-    they are not finite. origin: where the weights came from, if not from the seed. outside: what to name where all modules
-    are finite.
+    compute: does the pass again, with the random numbers that it had, and backward too if `what` is a gradient; it returns its
+    numbers, or raises ArithmeticError if they are not finite. origin: where the weights came from, if not from the seed.
+    outside: what to name where all modules are finite. Ranks that share weights do the same passes, whatever comes of each.
     """
-    tried, switch = _Tried(compute), paths.switch(model.head_weight.device)
+    tried, switch = _Tried(compute, model), paths.switch(model.head_weight.device)
+    with suppress(Exception):
+        tried()
+    if_same = tried.fine
     module = (backward if what == "gradient" else forward)(model, tried)
-    again = tried.fine
-    if switch:  # whatever came of the pass before: ranks that share weights must do the same passes
+    if_eager = tried.fine
+    if switch:
         with suppress(Exception), _eager(), paths.plain():
-            tried()
-    if again and not any(each._compiled_call_impl for each in model.modules()):
+            tried(watched=True)
+    if if_same:
         return NonFinite(step, what, note="done again in the same way it is finite", fault=MACHINE)
-    if again or tried.fine:
-        note = f"with `{'train.compile: off' if again else switch}` it is finite: a fast path is at fault, and not the model"
-        return NonFinite(step, what, "" if module is None else part(module), note=note, fault=PATH)
-    return _found(step, what, model, module, origin, outside)
+    if not (switch and tried.fine):
+        return _found(step, what, model, module, origin, outside)
+    compiled = if_eager and any(each._compiled_call_impl for each in model.modules())
+    note = f"with `{'train.compile: off' if compiled else switch}` it is finite: a fast path is at fault, and not the model"
+    return NonFinite(step, what, "" if module is None else part(module), note=note, fault=PATH)
 
 
 class _Tried:
-    """A pass to be done again. fine: whether its numbers were finite the last time, and far from what float32 can hold."""
+    """A pass to be done again. fine: whether all numbers that were seen the last time were below HUGE."""
 
-    def __init__(self, compute: Callable[[], Any]):
-        self.compute, self.fine = compute, False
+    def __init__(self, compute: Callable[[], Any], model: Model):
+        self.compute, self.model, self.fine = compute, model, False
 
-    def __call__(self) -> None:
-        self.fine = False
-        given = self.compute()
-        self.fine = all(bool((tensor.abs() < FAR).all()) for tensor in _tensors(given))  # NaN is below nothing
+    def __call__(self, watched: bool = False) -> None:
+        """watched: every module's output is seen too, and not only what the pass returns."""
+        self.fine, seen = False, []
+
+        def see(value):
+            seen.extend(bool((tensor.detach().abs() < HUGE).all()) for tensor in _tensors(value))  # NaN is below nothing
+
+        modules = _watched(self.model) if watched else []
+        hooks = [module.register_forward_hook(lambda module, args, output: see(output)) for _, module in modules]
+        try:
+            see(self.compute())
+            self.fine = all(seen)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 def _found(step, what, model, module, origin, outside):

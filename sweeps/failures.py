@@ -21,7 +21,7 @@ def failed_in(failures, planned):
 def _kind(failure):
     """What two failures must have in common to be told as one: all but the step and the seed."""
     if failure.what:
-        return f"{failure.what} {failure.where} {failure.step < 0}"
+        return f"{failure.what} {failure.where} {failure.step < 0} {failure.by_machine}"
     return f"{failure.error} {failure.step < 0} {re.sub(r' seed [0-9]+', '', failure.message)}"
 
 
@@ -30,7 +30,9 @@ def _why(group):
     first, steps = group[0], sorted({failure.step for failure in group})
     when = "before the first step" if steps == [-1] else _at(steps)
     if first.what:
-        return f"{first.what} not finite {when}" + (f", first in {first.where}" if first.where else "")
+        said = f"{first.what} not finite {when}" + (f", first in {first.where}" if first.where else "")
+        _, _, note = first.message.partition("; ")
+        return f"{said}; {note}" if note and first.by_machine else said  # of the model's own faults, tables of runs say more
     message = re.sub(r" seed [0-9]+", "", first.message) if len(group) > 1 else first.message
     if first.error == "NeedFailed":
         return message

@@ -208,7 +208,7 @@ class Shared:
             return Outcome(job, "failed", folders.record_of(job.folder), failed.note)
         if len(lost) < self.queue.terms.losses:
             return None
-        message = f"{lost[-1].note}; lost {times(len(lost), 'time')}"
+        message = f"{lost[-1].note}; lost {times(len(lost), 'time')}, `--again` tries it once more"
         return Outcome(job, "lost", record_failure(job, "WorkerLost", message, replaces=False), message)
 
     def _show(self, outcome):
