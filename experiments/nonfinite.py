@@ -56,18 +56,20 @@ def error(step: int, what: str, model: Model, compute: Callable[[], Any], origin
     tried, switch = _Tried(compute, model), paths.switch(model.head_weight.device)
     with suppress(Exception):
         tried()
-    if_same = tried.fine
+    fine_again = tried.fine
     module = (backward if what == "gradient" else forward)(model, tried)
-    if_eager = tried.fine
-    if switch:
+    compiled = any(each._compiled_call_impl for each in model.modules())
+    fine_eager = tried.fine
+    if switch or compiled:
         with suppress(Exception), _eager(), paths.plain():
             tried(watched=True)
-    if if_same:
+    if fine_again:
         return NonFinite(step, what, note="done again in the same way it is finite", fault=MACHINE)
+    if compiled and fine_eager:
+        switch = "train.compile: off"
     if not (switch and tried.fine):
         return _found(step, what, model, module, origin, outside)
-    compiled = if_eager and any(each._compiled_call_impl for each in model.modules())
-    note = f"with `{'train.compile: off' if compiled else switch}` it is finite: a fast path is at fault, and not the model"
+    note = f"with `{switch}` it is finite: a fast path is at fault, and not the model"
     return NonFinite(step, what, "" if module is None else part(module), note=note, fault=PATH)
 
 
