@@ -60,12 +60,13 @@ def front(study, found: Searched):
         return None
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     panels = figure.subplots(1, len(others), squeeze=False, sharey=True)[0]
-    for axes, other in zip(panels, others, strict=True):
-        _front(figure, axes, study, found, done, first, other)
+    # All that takes room stands before the names of points are placed, which lays the figure out once: ticks depend on the room.
     panels[0].set_ylabel(_label(study, found, first))
     on = sum(trial.number in found.front for trial in done)
     drawing.titled(panels[0], f"{times(len(done), 'finished trial')}; {on} on the front, which no other beats in every objective")
     _legend(figure, found)
+    for axes, other in zip(panels, others, strict=True):
+        _front(figure, axes, study, found, done, first, other)
     return figure
 
 

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from search_studies import CACHE, WHY, plant_runs, search_of, trials_of
 from self_contained import SCRIPTS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -85,6 +86,22 @@ def test_every_trial_has_a_mark_in_the_front(planted):
     (axes,) = search_figures.front(study, searched(study.record)).axes
     marked = sum(len(line.get_xdata()) for line in axes.get_lines() if line.get_marker() in "oxvs" and line.get_markersize() < 10)
     assert marked == len(searched(study.record).trials)
+
+
+@pytest.mark.parametrize("span", [0.1, 0.15, 0.2, 0.256, 0.3, 0.4])
+def test_the_labels_of_the_front_are_inside_of_the_picture(planted, span):
+    """Also where the ticks change with the room that is left for them: a first layout does not know the last ticks."""
+    study = load(planted[0])
+    found = searched(study.record)
+    done = found.of("finished")
+    losses = {trial.number: 3.216 + span * place / (len(done) - 1) for place, trial in enumerate(done)}
+    at = lambda trial: trial.objectives | ({"select/loss": losses[trial.number]} if trial.number in losses else {})  # noqa: E731
+    figure = search_figures.front(study, replace(found, trials=[replace(each, objectives=at(each)) for each in found.trials]))
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.axes
+    for text in (axes.yaxis.label, axes.xaxis.label, axes.title):
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0 and box.y1 <= figure.bbox.height, text.get_text()
 
 
 def test_importances_find_what_matters_and_say_what_chance_reaches(planted):
