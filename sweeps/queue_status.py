@@ -50,7 +50,8 @@ def troubles(rows: list[Row], attrs: dict[str, Any], terms: Terms) -> list[str]:
         if failed:
             lines.append(f"failed: {run}: {failed.note}")
         elif len(lost) >= terms.losses:
-            lines.append(f"given up after it was lost {times(len(lost), 'time')}: {run}: {lost[-1].note}; `--again` tries it once more")
+            given_up = f"given up after it was lost {times(len(lost), 'time')}"
+            lines.append(f"{given_up}: {run}: {lost[-1].note}; `--again` tries it once more")
         elif lost:
             lines.append(f"lost, to be tried again: {run}: {lost[-1].note}")
     return [*lines, *(f"blocked: {run}: {why}" for run, why in attrs.get("blocked", {}).items())]
