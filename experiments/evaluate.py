@@ -4,12 +4,14 @@ import math
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from arch import blame, registry, units
 from arch.contracts import Dataset, Evaluator, Findings, Given, Objective
 from arch.model import Model
+from experiments import nonfinite
 from experiments.checkpoint import random_state, restore_random_state
 from experiments.evaluations import Evaluation
 from experiments.record import EvaluationRecord
@@ -114,3 +116,18 @@ def evaluate(
         seconds=time.perf_counter() - started,
         others=others,
     )
+
+
+def explained(step: int, origin: str, evaluation: Evaluation, model: Model, *about: Any) -> EvaluationRecord:
+    """`evaluate` a model at a step of its training. Raises NonFinite, with the place, where a metric is not finite.
+
+    origin: where the model's weights come from, if not from the seed, in words. about: as `evaluate` takes it.
+    """
+
+    def compute():
+        return evaluate(evaluation, model, *about)
+
+    try:
+        return compute()
+    except NotFinite as error:
+        raise nonfinite.error(step, error.metric, model, compute, origin, evaluation.key) from None

@@ -43,7 +43,7 @@ from experiments import (
 from experiments.blamed import blamed
 from experiments.code import CODE
 from experiments.data.dataset import prepare
-from experiments.evaluate import NotFinite, evaluate, evaluating
+from experiments.evaluate import evaluating, explained
 from experiments.module import TrainingModule
 from experiments.nonfinite import NonFinite
 from experiments.orders import ABANDON
@@ -334,12 +334,7 @@ def _measure(wanted, plan, seed, folder, model, objective, dataset, trainer):
         with trainer.precision_plugin.forward_context():
             where, run = trainer.strategy.root_device, (plan.identity, seed)
             about = objective, dataset, plan.spec, run, where, folder
-            compute = lambda each=evaluation, about=about: evaluate(each, model, *about)  # noqa: E731
-            try:
-                measured = compute()
-            except NotFinite as error:
-                step, name = plan.spec.train.steps, error.metric
-                raise nonfinite.error(step, name, model, compute, _origin(plan), evaluation.key) from None
+            measured = explained(plan.spec.train.steps, _origin(plan), evaluation, model, *about)
         measured.write(folder, evaluation.file)
         yield evaluation, measured
 

@@ -5,8 +5,8 @@ import time
 
 import pytorch_lightning as pl
 
-from experiments import checkpoint, evaluations, nonfinite, ranks
-from experiments.evaluate import NotFinite, evaluate
+from experiments import checkpoint, evaluations, ranks
+from experiments.evaluate import explained
 from experiments.history import Events, History
 from experiments.memory import Peak
 from experiments.orders import ABANDON, PRUNE
@@ -120,15 +120,8 @@ class Watch(pl.Callback):
         values = {}
         with trainer.precision_plugin.forward_context():
             for each in self.select:
-                compute = lambda each=each: evaluate(  # noqa: E731
-                    each, model, module.objective, self.dataset, self.spec, self.run, module.device
-                )
-                try:
-                    record = compute()
-                except NotFinite as error:
-                    step, name = trainer.global_step, error.metric
-                    raise nonfinite.error(step, name, model, compute, module.origin, each.key) from None
-                values |= record.values
+                about = module.objective, self.dataset, self.spec, self.run, module.device
+                values |= explained(trainer.global_step, module.origin, each, model, *about).values
         return values
 
     def _tell(self, step, values, selected):

@@ -163,16 +163,16 @@ def test_a_number_that_plain_torch_does_not_lose_is_no_evidence_against_the_mode
 @pytest.mark.parametrize("caller", ["watch", "train"])
 def test_a_metric_that_only_a_fast_path_loses_is_no_evidence_either(caller, tiny, tmp_path, monkeypatch):
     module = importlib.import_module(f"experiments.{caller}")
-    original, measuring = module.evaluate, []
+    original, measuring = module.explained, []
 
-    def evaluate(*words, **more):
+    def explained(*words, **more):
         measuring.append(True)
         try:
             return original(*words, **more)
         finally:
             measuring.pop()
 
-    monkeypatch.setattr(module, "evaluate", evaluate)
+    monkeypatch.setattr(module, "explained", explained)
     faulty(monkeypatch, 0, "ffn", lambda x: Multiplies.apply(x, INF, 1.0) if measuring else x)
     failure = train(plan(tiny), 0, tmp_path / "run").failure
     assert failure.what == "select/loss" and failure.where == "blocks.0.ffn" and failure.by_machine
