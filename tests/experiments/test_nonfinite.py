@@ -86,14 +86,25 @@ def test_an_overflow_of_finite_weights_names_the_part_and_its_large_tensor(tiny,
     assert f"{name} has values up to 3e+38" in failure.message
 
 
-class Explodes(torch.autograd.Function):
+INF = float("inf")
+
+
+class Grows(torch.autograd.Function):
+    """Multiplies a value, and its gradient."""
+
     @staticmethod
-    def forward(context, x):
-        return x.clone()
+    def forward(context, x, value, gradient):
+        context.gradient = gradient
+        return x * value
 
     @staticmethod
     def backward(context, gradient):
-        return gradient * float("inf")
+        return gradient * context.gradient, None, None
+
+
+def grows_in_fast_paths(x, value, gradient):
+    """A kernel with a fault in its compiled path alone."""
+    return Grows.apply(x, value, gradient) if native.is_on() else x
 
 
 def faulty(monkeypatch, layer, kind, spoilt):
@@ -118,27 +129,13 @@ def faulty(monkeypatch, layer, kind, spoilt):
 @pytest.mark.parametrize("layer, kind", [(0, "mixer"), (1, "ffn"), (2, "mixer")])
 def test_a_gradient_that_is_not_finite_is_found_in_backward_order(layer, kind, tiny, tmp_path, monkeypatch):
     """The loss is finite; below the part that makes them all gradients are NaN."""
-    faulty(monkeypatch, layer, kind, Explodes.apply)
+    faulty(monkeypatch, layer, kind, lambda x: Grows.apply(x, 1.0, INF))
     failure = train(plan(tiny), 0, tmp_path / "run").failure
     assert (failure.what, failure.step, failure.where) == ("gradient", 0, f"blocks.{layer}.{kind}")
     assert failure.message == f"gradient not finite at step 0, first in blocks.{layer}.{kind}" and not failure.by_machine
 
 
-class Multiplies(torch.autograd.Function):
-    """A kernel with a fault in its compiled path: the value or the gradient is multiplied there, and not in plain torch."""
-
-    @staticmethod
-    def forward(context, x, value, gradient):
-        context.gradient = gradient
-        return x * (value if native.is_on() else 1.0)
-
-    @staticmethod
-    def backward(context, gradient):
-        return gradient * (context.gradient if native.is_on() else 1.0), None, None
-
-
 needs_native = pytest.mark.skipif(not native.is_on(), reason="no fast path is on")
-INF = float("inf")
 
 
 @needs_native
@@ -146,7 +143,7 @@ INF = float("inf")
 def test_a_number_that_plain_torch_does_not_lose_is_no_evidence_against_the_model(
     what, value, gradient, tiny, tmp_path, monkeypatch
 ):
-    faulty(monkeypatch, 1, "mixer", lambda x: Multiplies.apply(x, value, gradient))
+    faulty(monkeypatch, 1, "mixer", lambda x: grows_in_fast_paths(x, value, gradient))
     record = train(plan(tiny), 0, tmp_path / "run")
     place = "blocks.1.mixer" if INF in (value, gradient) else ""
     assert (record.status, record.failure.what, record.failure.parameters) == ("failed", what, [])
@@ -173,7 +170,7 @@ def test_a_metric_that_only_a_fast_path_loses_is_no_evidence_either(caller, tiny
             measuring.pop()
 
     monkeypatch.setattr(module, "explained", explained)
-    faulty(monkeypatch, 0, "ffn", lambda x: Multiplies.apply(x, INF, 1.0) if measuring else x)
+    faulty(monkeypatch, 0, "ffn", lambda x: grows_in_fast_paths(x, INF, 1.0) if measuring else x)
     failure = train(plan(tiny), 0, tmp_path / "run").failure
     assert failure.what == "select/loss" and failure.where == "blocks.0.ffn" and failure.by_machine
     assert "ARCHBENCH_NATIVE=0" in failure.message
@@ -184,22 +181,11 @@ def test_a_metric_that_only_a_fast_path_loses_is_no_evidence_either(caller, tiny
 def test_numbers_that_plain_torch_barely_holds_are_the_models_fault(value, gradient, tiny, tmp_path, monkeypatch):
     """Two paths round otherwise, so near the end of float32 one of them overflows first: also inside, under a norm."""
     faults = {"value": INF if value > 1 else 1.0, "gradient": INF if gradient > 1 else 1.0}
-    faulty(monkeypatch, 1, "mixer", lambda x: Grows.apply(Multiplies.apply(x, *faults.values()), value, gradient))
+    faulty(monkeypatch, 1, "mixer", lambda x: Grows.apply(grows_in_fast_paths(x, *faults.values()), value, gradient))
     with native.disabled():
         assert train(plan(tiny), 0, tmp_path / "plain").status == "finished"
     failure = train(plan(tiny), 0, tmp_path / "run").failure
     assert not failure.by_machine and "ARCHBENCH_NATIVE" not in failure.message
-
-
-class Grows(torch.autograd.Function):
-    @staticmethod
-    def forward(context, x, value, gradient):
-        context.gradient = gradient
-        return x * value
-
-    @staticmethod
-    def backward(context, gradient):
-        return gradient * context.gradient, None, None
 
 
 @needs_native
@@ -210,7 +196,7 @@ def test_all_micro_batches_are_done_again_and_what_comes_before_them_too(tiny, t
 
     def second(x):
         calls.append(x)
-        return Multiplies.apply(x, INF if len(calls) % 2 == 0 else 1.0, 1.0)
+        return grows_in_fast_paths(x, INF if len(calls) % 2 == 0 else 1.0, 1.0)
 
     def prepare(self, model, batch):
         prepared.append(native.is_on())
