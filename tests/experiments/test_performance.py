@@ -35,8 +35,8 @@ def test_evaluation_and_checkpoints_are_no_part_of_a_steps_time(tiny, tmp_path, 
     import time
 
     slow = 0.4  # far above a step, also on a machine that does much else
-    original = watch.evaluate
-    monkeypatch.setattr(watch, "evaluate", lambda *words: time.sleep(slow) or original(*words))
+    original = watch.explained
+    monkeypatch.setattr(watch, "explained", lambda *words: time.sleep(slow) or original(*words))
     tiny["evaluate"]["every"] = 1
     tiny["train"]["checkpoint_every"] = 1
     record = train(plan(tiny), 0, tmp_path / "run")

@@ -196,7 +196,7 @@ def test_a_run_that_dies_while_it_is_measured_resumes(tiny, tmp_path, monkeypatc
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(trained, "evaluate", die)
+        patch.setattr(trained, "explained", die)
         with pytest.raises(Killed):
             trained.train(planned, 0, tmp_path / "run", stop=lambda: False)
     again = trained.train(planned, 0, tmp_path / "run")
