@@ -12,9 +12,9 @@ from arch import units
 from arch.errors import DataError
 from experiments.files import write_atomically
 from experiments.record import EVALUATIONS, RECORDS, RunRecord, record_file
+from sweeps.folders import WEIGHTS
 
 NAME = "evaluations.html"
-WEIGHTS = "model.safetensors"
 
 
 def is_run(folder: Path | str) -> bool:

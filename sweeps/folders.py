@@ -16,6 +16,7 @@ from experiments.record import NAME, RECORDS, RunRecord, record_file
 
 DIGEST = 12
 TUNE = "tune"
+WEIGHTS = "model.safetensors"  # as `arch.checkpoint` calls them, which needs torch
 LONGEST = 60
 LONGEST_BYTES = 180  # a file system allows 255 bytes, of which a digest and a number take some
 UNSCALED = "base"
@@ -80,19 +81,21 @@ class Finished:
         for folder in sorted({path.parent for path in found if path.name in RECORDS}):
             self.folders.setdefault((folder.parent.name[-DIGEST:], folder.name), []).append(folder)
 
-    def folder(self, identity, seed, first):
+    def folder(self, identity, seed, first, weights=False):
         """The folder of a finished run with this identity and seed: `first` or any other; None if there is none.
 
         A folder's name holds only the first characters of the identity, so the full identity is compared with the record.
+        weights: whether its weights must be there too.
         """
         others = self.folders.get((identity[:DIGEST], f"seed-{seed}"), ())
-        return next((folder for folder in (first, *others) if is_finished(folder, identity, seed)), None)
+        return next((folder for folder in (first, *others) if is_finished(folder, identity, seed, weights)), None)
 
 
-def is_finished(folder, identity, seed):
-    """Whether this folder holds a finished run with this identity and seed."""
+def is_finished(folder, identity, seed, weights=False):
+    """Whether this folder holds a finished run with this identity and seed. weights: and its weights, which a kept copy lacks."""
     record = record_of(folder)
-    return record is not None and (record.status, record.identity, record.seed) == ("finished", identity, seed)
+    finished = record is not None and (record.status, record.identity, record.seed) == ("finished", identity, seed)
+    return finished and (not weights or (Path(folder) / WEIGHTS).is_file())
 
 
 def record_of(folder):

@@ -15,6 +15,7 @@ class Job:
     """One run to do: all that a worker needs. trial: its tuning trial's number; None for any other run.
 
     home: of an attempt (`sweeps.attempts`), the folder that the run gets in the end; `folder` is then the attempt's own.
+    read: whether a run that is still to do reads its weights. Only the study asks; a worker is not told.
     """
 
     arm: str
@@ -23,6 +24,7 @@ class Job:
     folder: Path
     trial: int | None = None
     home: Path | None = None
+    read: bool = False
 
     def dump(self):
         """Plain data that `parse` accepts and JSON can hold: what is sent to a worker."""

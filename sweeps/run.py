@@ -123,6 +123,8 @@ def _look_by_look(study, counts, tuning, pools, console):
         kept = {**tuning, "looks": looks, "earlier": earlier}
         _write(study.record(counts, **kept), study, pools.shared)
         queue = Runs(f"{study.name}{at_scale(study.scale)}", study.jobs(counts), pools.failed)
+        for job in queue.again:
+            _say(console, f"{job.title}: a run to do reads its weights, which are gone, so it is made again", "yellow")
         do_jobs(queue, pools, console)
         ran += queue.total
         outcomes |= {outcome.job.folder: outcome for outcome in queue.outcomes()}

@@ -15,6 +15,7 @@ from experiments import evaluations
 from experiments.orders import PRUNE
 from experiments.record import EVALUATIONS, Failure, RunRecord
 from experiments.spec import ExperimentSpec
+from sweeps.folders import WEIGHTS
 
 FINE, DIES_ONCE, DIES, FAILS, RAISES, WAITS = 1e-3, 2e-3, 2.5e-3, 4e-3, 5e-3, 6e-3
 # The disk is full; it tells of no step and does not stop.
@@ -57,10 +58,11 @@ def record(job_plan, seed, status, **more):
 
 
 def finish(job):
-    """Write a finished record and the files of its evaluations into a job's folder."""
+    """Write a finished record, weights and the files of its evaluations into a job's folder."""
     (job.folder / EVALUATIONS).mkdir(parents=True, exist_ok=True)
     for evaluation in evaluations.planned(job.plan.spec):
         (job.folder / EVALUATIONS / evaluation.file).touch()
+    (job.folder / WEIGHTS).touch()
     metrics = {"report/loss": 2.0, "select/loss": 2.5}
     record(job.plan, job.seed, "finished", metrics=metrics).write(job.folder)
 
@@ -111,6 +113,8 @@ def train(job, progress, stop):
         metrics = {"report/loss": loss_of(lr, seed), "select/loss": abs(lr - (2.4e-2 if seed % 2 else 2e-2)) + seed * 1e-6}
         done = record("finished", metrics=metrics, timing={"runs_at_once": float(job["runs_at_once"])})
     with contextlib.suppress(OSError):
+        if done.status == "finished":
+            (folder / WEIGHTS).touch()
         done.write(folder)
     return done.dump()
 
