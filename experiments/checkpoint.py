@@ -220,8 +220,10 @@ def load_model(folder):
     """
     record = RunRecord.read(folder)
     check_finished(folder)
-    if record is None or not (Path(folder) / WEIGHTS).is_file():
+    if record is None:
         raise DataError(f"{folder}: no finished run in it")
+    if not (Path(folder) / WEIGHTS).is_file():
+        raise DataError(f"{folder}: its run is finished, but its weights are gone, as in a kept copy; expected {WEIGHTS} in it")
     model = Model(ExperimentSpec.parse(record.spec).model)
     try:
         model.load_state_dict(load_file(Path(folder) / WEIGHTS))

@@ -7,6 +7,7 @@ import torch
 
 from arch.errors import DataError, SpecError
 from experiments import evaluations
+from experiments.checkpoint import load_model
 from experiments.data.dataset import prepare
 from experiments.history import History
 from experiments.plan import plan, resolve
@@ -296,6 +297,9 @@ def test_the_command_evaluates_what_a_spec_names_and_says_what_is_wrong(plugins,
     assert said.startswith("RuntimeError: this evaluator has a mistake (") and "own_evaluator.py:" in said and said.count("\n") == 1
     with pytest.raises(DataError, match="no finished run in it"):
         evaluate(tmp_path / "nowhere")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    with pytest.raises(DataError, match=r"its weights are gone, as in a kept copy; expected model\.safetensors"):
+        load_model(tmp_path / "run")
 
 
 @pytest.mark.parametrize("split", ["select", "report"])
