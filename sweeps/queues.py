@@ -31,7 +31,7 @@ class Runs:
     def __init__(self, title, jobs, failed=record_failure):
         """failed: records that a run cannot start (`sweeps.job.record_failure`)."""
         self.failed = failed
-        self.again = [job for job in jobs if job.read and run_record(job) and not (job.folder / folders.WEIGHTS).is_file()]
+        self.again = [job for job in jobs if job.read and lacks_weights(job)]
         for job in self.again:
             forget(job)
         trained = [job for job in jobs if folders.is_finished(job.folder, job.plan.identity, job.seed)]
@@ -112,6 +112,12 @@ def run_record(job):
     """The record of a job's run; None if its folder has none that can be read, or that of another run."""
     record = folders.record_of(job.folder)
     return record if record and (record.identity, record.seed) == (job.plan.identity, job.seed) else None
+
+
+def lacks_weights(job):
+    """Whether a job's run is finished and its weights are gone."""
+    key = job.plan.identity, job.seed
+    return folders.is_finished(job.folder, *key) and not folders.is_finished(job.folder, *key, weights=True)
 
 
 def forget(job):

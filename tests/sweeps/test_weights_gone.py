@@ -58,6 +58,18 @@ def test_only_what_a_run_to_do_needs_is_made_again(weightless, lost, again, plan
     assert to_do(planned) == []
 
 
+@pytest.mark.parametrize("status", ["interrupted", "running", "failed"])
+def test_an_unfinished_run_that_others_need_keeps_its_record(status, plan_study, study_data):
+    """It never had weights that could be gone; what its record says of earlier starts must stay."""
+    planned = plan_study(study_data | CHAIN)
+    first = planned.jobs()[0]
+    fakes.finish(first)
+    (first.folder / WEIGHTS).unlink()
+    RunRecord.read(first.folder).model_copy(update={"status": status}).write(first.folder)
+    queue = Runs("runs", planned.jobs())
+    assert queue.again == [] and RunRecord.read(first.folder).status == status and queue.take().arm == "first"
+
+
 def test_planning_removes_nothing(plan_study, study_data):
     planned = plan_study(study_data | CHAIN)
     places = finished(planned)
