@@ -116,8 +116,7 @@ def run_record(job):
 
 def lacks_weights(job):
     """Whether a job's run is finished and its weights are gone."""
-    key = job.plan.identity, job.seed
-    return folders.is_finished(job.folder, *key) and not folders.is_finished(job.folder, *key, weights=True)
+    return folders.is_finished(job.folder, job.plan.identity, job.seed) and not (job.folder / folders.WEIGHTS).is_file()
 
 
 def forget(job):
