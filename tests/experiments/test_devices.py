@@ -150,13 +150,15 @@ def test_two_processes_compute_what_one_computes(case, strategy, ran):
     assert ends[0][f"{case}-{strategy}"][0][0] == "finished", ends[0][f"{case}-{strategy}"]
     one, two = root / {"distill": "distill-17"}.get(case, case), root / f"{case}-{strategy}"
     weights, metrics = differences(one, two)
-    # A weight between two codes is rounded the other way where a sum differs in its last bit, which depends on the CPU.
-    assert weights < (3 * WEIGHTS if case == "quantised" else WEIGHTS) and metrics < LOSSES
+    # A weight between two codes is rounded the other way where a sum differs in its last bit, which depends on the CPU: one
+    # such weight moves a gradient of norm 1.7 by 1e-4. A gradient that is summed wrongly is off by a factor.
+    rounded = 10 if case == "quantised" else 1
+    assert weights < rounded * WEIGHTS and metrics < LOSSES
     from pandas import read_parquet
 
     curves = [read_parquet(folder / "history.parquet") for folder in (one, two)]
     for column in ("train/loss", "grad_norm", "select/loss"):
-        assert (curves[0][column] - curves[1][column]).abs().max() < 1e-4, column
+        assert (curves[0][column] - curves[1][column]).abs().max() < rounded * 1e-4, column
     assert (curves[1]["grad_norm"] > 0.5).any()  # clipping took effect
     record = RunRecord.read(two)
     assert record.timing["processes"] == 2 and record.timing["memory/peak_bytes"] > 1e7 and record.threads == 1
