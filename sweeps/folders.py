@@ -2,10 +2,12 @@
 
     RUNS/STUDY/SCALE/ARM-DIGEST12/seed-N           a reported run
     RUNS/STUDY/SCALE/tune/ARM-DIGEST12/seed-N      a run of a tuning trial
+    RUNS/STUDY/SCALE/retrained/ARM-DIGEST12/seed-N a run that is trained once more for its weights (`sweeps.retraining`)
 
-The two lie at different depths, so a search for reported runs never finds a trial.
+The first lie at another depth, so a search for reported runs never finds one of the others.
 """
 
+import json
 import os
 import re
 import unicodedata
@@ -15,7 +17,7 @@ from pathlib import Path
 from experiments.record import NAME, RECORDS, RunRecord, record_file
 
 DIGEST = 12
-TUNE = "tune"
+TUNE, RETRAINED = "tune", "retrained"
 WEIGHTS = "model.safetensors"  # as `arch.checkpoint` calls them, which needs torch
 LONGEST = 60
 LONGEST_BYTES = 180  # a file system allows 255 bytes, of which a digest and a number take some
@@ -87,15 +89,43 @@ class Finished:
         A folder's name holds only the first characters of the identity, so the full identity is compared with the record.
         weights: whether its weights must be there too.
         """
-        others = self.folders.get((identity[:DIGEST], f"seed-{seed}"), ())
-        return next((folder for folder in (first, *others) if is_finished(folder, identity, seed, weights)), None)
+        places = (first, *self.folders.get((identity[:DIGEST], f"seed-{seed}"), ()))
+        found = (folder for folder in places if is_finished(folder, identity, seed))
+        return next((folder for folder in found if not weights or has_weights(folder)), None)
 
 
-def is_finished(folder, identity, seed, weights=False):
-    """Whether this folder holds a finished run with this identity and seed. weights: and its weights, which a kept copy lacks."""
+def is_finished(folder, identity, seed):
+    """Whether this folder holds a finished run with this identity and seed."""
     record = record_of(folder)
-    finished = record is not None and (record.status, record.identity, record.seed) == ("finished", identity, seed)
-    return finished and (not weights or (Path(folder) / WEIGHTS).is_file())
+    return record is not None and (record.status, record.identity, record.seed) == ("finished", identity, seed)
+
+
+def has_weights(folder):
+    """Whether a run's weights are there, in a file of the size that its header says.
+
+    A kept copy has none. Where large files are kept elsewhere, as by Git LFS, a few lines may lie in their place.
+    """
+    file = Path(folder) / WEIGHTS
+    try:
+        about = os.stat(file)
+    except OSError:
+        return False
+    return _is_whole(os.path.realpath(file), about.st_mtime_ns, about.st_size, about.st_ino)
+
+
+@lru_cache(maxsize=10_000)
+def _is_whole(file, modified, size, inode):
+    """Whether a file is as long as a safetensors file with its header: 8 bytes with the header's length, JSON, the tensors."""
+    try:
+        with open(file, "rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            if not 0 < length <= size - 8:
+                return False
+            tensors = json.loads(opened.read(length))
+            ends = [each["data_offsets"][1] for name, each in tensors.items() if name != "__metadata__"]
+    except (OSError, ValueError, AttributeError, LookupError, TypeError):
+        return False
+    return size == 8 + length + max(ends, default=0)
 
 
 def record_of(folder):

@@ -15,7 +15,8 @@ class Job:
     """One run to do: all that a worker needs. trial: its tuning trial's number; None for any other run.
 
     home: of an attempt (`sweeps.attempts`), the folder that the run gets in the end; `folder` is then the attempt's own.
-    read: whether a run that is still to do reads its weights. Only the study asks; a worker is not told.
+    retrained: whether the run was finished before, and is done once more for its weights (`sweeps.retraining`). A worker is
+    not told.
     """
 
     arm: str
@@ -24,7 +25,7 @@ class Job:
     folder: Path
     trial: int | None = None
     home: Path | None = None
-    read: bool = False
+    retrained: bool = False
 
     def dump(self):
         """Plain data that `parse` accepts and JSON can hold: what is sent to a worker."""
@@ -46,7 +47,9 @@ class Job:
     @property
     def cell(self):
         """(row, column) of the run in a table."""
-        return self.arm, f"seed {self.seed}" if self.trial is None else f"trial {self.trial}, seed {self.seed}"
+        if self.trial is not None:
+            return self.arm, f"trial {self.trial}, seed {self.seed}"
+        return self.arm, f"seed {self.seed}{', retrained' if self.retrained else ''}"
 
     @property
     def title(self):

@@ -13,10 +13,11 @@ Drivers that share a queue (`sweeps.work`) do not `take`:
     ask()                     makes further jobs, for `ready`; returns False if there are none to make
 
 `Runs` gives the reported runs, `sweeps.search.queue.Search` the trials of a search, `sweeps.tune.Tuning` those of tuning.
+`sweeps.retraining.Retraining` stands before any of them.
 """
 
 from experiments import evaluations
-from experiments.record import RECORDS, shown
+from experiments.record import shown
 from sweeps import folders
 from sweeps.job import Outcome, record_failure
 
@@ -25,15 +26,12 @@ class Runs:
     """Runs in the order given, each after the runs that it needs. Those that are finished and measured are reused.
 
     A run that fails ends the runs that need it: they cannot start, and their records say so. One whose record is removed or
-    destroyed while others still need it is done again; so is one whose weights they need are gone at the start.
+    destroyed while others still need it is done again.
     """
 
     def __init__(self, title, jobs, failed=record_failure):
         """failed: records that a run cannot start (`sweeps.job.record_failure`)."""
         self.failed = failed
-        self.again = [job for job in jobs if job.read and lacks_weights(job)]
-        for job in self.again:
-            forget(job)
         trained = [job for job in jobs if folders.is_finished(job.folder, job.plan.identity, job.seed)]
         done = [job for job in trained if is_done(job)]
         self.jobs, self.done = jobs, [(job, measured(job)) for job in done]
@@ -112,17 +110,6 @@ def run_record(job):
     """The record of a job's run; None if its folder has none that can be read, or that of another run."""
     record = folders.record_of(job.folder)
     return record if record and (record.identity, record.seed) == (job.plan.identity, job.seed) else None
-
-
-def lacks_weights(job):
-    """Whether a job's run is finished and its weights are gone."""
-    return folders.is_finished(job.folder, job.plan.identity, job.seed) and not (job.folder / folders.WEIGHTS).is_file()
-
-
-def forget(job):
-    """Remove the record of a job's run, so that the run is done again."""
-    for name in RECORDS:
-        (job.folder / name).unlink(missing_ok=True)
 
 
 def is_done(job):

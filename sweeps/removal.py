@@ -19,6 +19,7 @@ from experiments.data.cache import root as cache_root
 from experiments.record import SINGLE, record_file
 from sweeps import catalog
 from sweeps.attempts import ENDS, PREFIX, UNFINISHED
+from sweeps.folders import DIGEST, RETRAINED, TUNE
 from sweeps.record import NAME, StudyRecord
 from sweeps.status import is_held
 
@@ -32,7 +33,7 @@ BY_ENTRY = {
     "teacher": "targets",
     "pairs": "digests of pairs",
 }
-OF_STUDIES = ("*/*/*-????????????/seed-*", "*/*/tune/*-????????????/seed-*")
+OF_STUDY = tuple(f"{below}*-{'?' * DIGEST}/seed-*" for below in ("", f"{TUNE}/", f"{RETRAINED}/"))
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _records(runs: Path | str) -> Iterator[Path]:
 
 def _of_studies(runs: Path | str) -> list[Path]:
     """The folders of the runs of all studies below RUNS, also of those whose record is gone."""
-    every = (run for pattern in OF_STUDIES for run in Path(runs).glob(pattern))
+    every = (run for pattern in OF_STUDY for run in Path(runs).glob(f"*/*/{pattern}"))
     return sorted(run for run in every if run.relative_to(runs).parts[0] != SINGLE)
 
 
@@ -167,7 +168,7 @@ def _all_but(folder: Path, kept: set[Path]) -> Iterator[Path]:
 
 def _run_folders(folder: Path) -> Iterator[Path]:
     """The folders of a study's own runs, with those of attempts."""
-    for run in (*folder.glob("*-????????????/seed-*"), *folder.glob("tune/*-????????????/seed-*")):
+    for run in (run for pattern in OF_STUDY for run in folder.glob(pattern)):
         yield run
         yield from run.glob(f"{PREFIX}*")
 

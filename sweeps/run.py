@@ -17,6 +17,7 @@ from sweeps.metrics import times_claimed
 from sweeps.pool import worker_count
 from sweeps.queues import Runs
 from sweeps.record import NAME, StudyRecord, TrialRecord
+from sweeps.retraining import Retraining
 from sweeps.scale import at_scale
 from sweeps.worker import trainer
 from sweeps.workers import Workers, do_jobs
@@ -123,9 +124,7 @@ def _look_by_look(study, counts, tuning, pools, console):
         kept = {**tuning, "looks": looks, "earlier": earlier}
         _write(study.record(counts, **kept), study, pools.shared)
         queue = Runs(f"{study.name}{at_scale(study.scale)}", study.jobs(counts), pools.failed)
-        for job in queue.again:
-            _say(console, f"{job.title}: a run to do reads its weights, which are gone, so it is made again", "yellow")
-        do_jobs(queue, pools, console)
+        _do(queue, study, pools, console)
         ran += queue.total
         outcomes |= {outcome.job.folder: outcome for outcome in queue.outcomes()}
         # Another study may have finished a run meanwhile: write the record again with the final folder of each run.
@@ -185,7 +184,7 @@ def _say(console, text, style=None):
 def _make(study, planned, seeds, pools, console):
     """Make the helper runs that trials with these seeds need, before the trials."""
     jobs = {job.folder: job for each in planned for job in study.needed(each, seeds)}
-    do_jobs(Runs(f"{study.name}{at_scale(study.scale)}, before its trials", list(jobs.values()), pools.failed), pools, console)
+    _do(Runs(f"{study.name}{at_scale(study.scale)}, before its trials", list(jobs.values()), pools.failed), study, pools, console)
 
 
 def _searching(study, pools, console):
@@ -209,12 +208,17 @@ def _keeper(study, pools, search=lambda: None):
     return keep
 
 
-def _until_over(queue, pools, console):
+def _do(queue, study, pools, console):
+    """Do the jobs of a queue, each after the runs whose weights it reads and that have none any more."""
+    do_jobs(Retraining(queue, study, partial(_say, console, style="yellow")), pools, console)
+
+
+def _until_over(queue, study, pools, console):
     """Do the trials of a search until there are no more. Another driver may be about to begin one: it is waited for."""
-    do_jobs(queue, pools, console)
+    _do(queue, study, pools, console)
     while pools.shared and not queue.is_over:
         time.sleep(pools.shared.terms.poll)
-        do_jobs(queue, pools, console)
+        _do(queue, study, pools, console)
 
 
 def _search(study, pools, console):
@@ -229,7 +233,7 @@ def _search(study, pools, console):
         _make(study, [queue.base_of(study)], study.spec.search.tuning_seeds, pools, console)
         keep = _keeper(study, pools, lambda: arms.facts(search, arms.found(search)))
         search = queue.Search(study, kept, keep, alone=not pools.shared)
-        _until_over(search, pools, console)
+        _until_over(search, study, pools, console)
         result = arms.found(search)
         study = arms.with_winners(study, search, result)
         for line in result.notes:
@@ -249,7 +253,7 @@ def _tune(study, pools, console):
             if each.identities[0] not in tuners:
                 tuners[each.identities[0]] = tune.Tuner(study, each, storage)
         by_label = {each.arm.label: tuners[each.identities[0]] for each in study.arms}
-        _until_over(tune.Tuning(study, list(tuners.values()), _keeper(study, pools)), pools, console)
+        _until_over(tune.Tuning(study, list(tuners.values()), _keeper(study, pools)), study, pools, console)
         trials = [record for tuner in tuners.values() for record in tuner.records()]
         chosen = {label: tuner.chosen(label) for label, tuner in by_label.items()}
     study = studies.tuned(study, chosen)

@@ -83,34 +83,16 @@ class StudyPlan:
 
         They go seed by seed, so that an interrupted study is balanced. Arms that resolve to the same experiment share
         their runs. A run that is finished in any study under `runs` is reused from its folder there; what only it
-        needed is not made again. A finished run whose weights are gone, as in a kept copy, is made again where a run that is
-        still to do needs them.
+        needed is not made again.
         """
         counts = looking.first_counts(self.spec) if counts is None else counts
         jobs: dict[tuple[str, int], Job] = {}
-        finished, first = folders.Finished(self.runs), self.spec.first_seed
-        places = range(max(counts.values(), default=0))
-        wanted = [(each, first(each.arm.label) + n) for n in places for each in self.arms if n < counts.get(each.arm.label, 0)]
-        read = self._read(wanted, finished)
-        for each, seed in wanted:
-            self._add(jobs, finished, each, seed, read)
+        finished = folders.Finished(self.runs)
+        for place in range(max(counts.values(), default=0)):
+            for each in self.arms:
+                if place < counts.get(each.arm.label, 0):
+                    self._add(jobs, finished, each, self.spec.first_seed(each.arm.label) + place)
         return list(jobs.values())
-
-    def _read(self, wanted, finished):
-        """{(identity, seed)} of the runs whose weights are read by those of [(ArmPlan, seed)] that are to do, or by each other."""
-        read: set[tuple[str, int]] = set()
-        left = list(wanted)
-        while left:
-            each, seed = left.pop()
-            plan = each.plan_of(seed)
-            key = plan.identity, seed
-            if folders.is_finished(self._run_folder(each, seed, finished, key in read), *key, weights=key in read):
-                continue
-            for need, (_, at) in zip(each.needs, plan.needs(seed), strict=True):
-                if (of := (need.plan_of(at).identity, at)) not in read:
-                    read.add(of)
-                    left.append((need, at))
-        return read
 
     def needed(self, each, seeds):
         """The runs that the trials of an arm with these tuning seeds need, each after those it needs.
@@ -130,21 +112,44 @@ class StudyPlan:
         places = {seed: folders.run_folder(own, arm.arm.name, identity, seed) for seed in seeds}
         return {seed: finished.folder(identity, seed, place) or place for seed, place in places.items()}
 
-    def _add(self, jobs, finished, each, seed, read=(), wanted=True):
-        """Add the run of an arm with a seed to {(identity, seed): Job}, after those that it needs. read: as `_read` gives it."""
+    def retrained(self, identity, seed):
+        """The Job that trains a run of these arms, or one that they need, once more for its weights (`sweeps.retraining`).
+
+        It has a folder of its own and measures nothing.
+        """
+        each, plan = {plan.identity: (each, plan) for each in self._every() for plan in each.plans}[identity]
+        same, finished = self._same(each, seed).arm, folders.Finished(self.runs)
+        places = {
+            (need.plan_of(at).identity, at): self._run_folder(need, at, finished)
+            for need, (_, at) in zip(each.needs, plan.needs(seed), strict=True)
+        }
+        located = plan.located(seed, places).model_copy(update={"evaluations": ()})
+        folder = folders.run_folder(self.folder / folders.RETRAINED, same.name, identity, seed)
+        return Job(same.label, seed, located, folder, retrained=True)
+
+    def _every(self):
+        """Yields the arms, and the runs that they need, directly or not; some of them several times."""
+        left = list(self.arms)
+        while left:
+            each = left.pop(0)
+            yield each
+            left += each.needs
+
+    def _add(self, jobs, finished, each, seed, wanted=True):
+        """Add the run of an arm with a seed to {(identity, seed): Job}, after those that it needs."""
         plan = each.plan_of(seed)
         key = plan.identity, seed
         if key in jobs:
             return
-        folder = self._run_folder(each, seed, finished, key in read)
-        done = folders.is_finished(folder, *key, weights=key in read)
+        folder = self._run_folder(each, seed, finished)
+        done = folders.is_finished(folder, *key)
         for need, (_, at) in zip(each.needs, plan.needs(seed), strict=True):
-            self._add(jobs, finished, need, at, read, wanted and not done)
+            self._add(jobs, finished, need, at, wanted and not done)
         if done or wanted:
             places = {need: job.folder for need, job in jobs.items()}
             located = plan if done else plan.located(seed, places)
             located = located.model_copy(update={"evaluations": self._evaluations(each, seed)})
-            jobs[key] = Job(self._same(each, seed).arm.label, seed, located, folder, read=key in read)
+            jobs[key] = Job(self._same(each, seed).arm.label, seed, located, folder)
 
     def _evaluations(self, each, seed):
         """The evaluations of every arm that shares this run of `each`: arms may differ in what is measured alone."""
@@ -160,10 +165,10 @@ class StudyPlan:
         """The first arm whose run with this seed is the same; a helper run without one stands for itself."""
         return next(iter(self._sharing(each, seed)), each)
 
-    def _run_folder(self, each, seed, finished, weights):
+    def _run_folder(self, each, seed, finished):
         identity = each.plan_of(seed).identity
         folder = folders.run_folder(self.folder, self._same(each, seed).arm.name, identity, seed)
-        return finished.folder(identity, seed, folder, weights) or folder
+        return finished.folder(identity, seed, folder) or folder
 
     def remarks(self):
         """Sentences on what is probably not meant: a window that does nothing, arms that are the same (`remarks.of_arms`)."""

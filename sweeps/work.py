@@ -7,6 +7,7 @@ what was lost too often, and queues the next run if none waits. So no driver is 
 
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arch.words import times
+from experiments.record import RECORDS
 from sweeps import attempts, folders, queue_rows
 from sweeps.job import Event, Job, Outcome, record_failure
 from sweeps.queue_rows import DISK, DUPLICATE, FAILED, INTERRUPTED, LOST, MACHINE, UNKNOWN, Row
-from sweeps.queues import forget, is_done, run_record
+from sweeps.queues import is_done, run_record
 from sweeps.shared_queue import HOST, SharedQueue
 
 # Bytes that must be writable before another run starts, after the disk was full.
@@ -34,7 +36,8 @@ class Mine(NamedTuple):
 class Shared:
     """The jobs of a study's queue, shared with other drivers: `take`, `told` and `tick` for a `Pool`.
 
-    source: the study's queue. queue: the SharedQueue. abandon: called with the Job of a run that is somebody else's now.
+    source: the study's queue, with what its runs need first (`sweeps.retraining`). queue: the SharedQueue. abandon: called with
+    the Job of a run that is somebody else's now.
     events: what there is to show, of runs that ended here or elsewhere; whoever shows them empties the list.
     """
 
@@ -174,8 +177,14 @@ class Shared:
         ended = True
         while ended:
             ended, free, busy = False, [], []
-            for job in list(self.source.ready()):
+            asked: set[str] = set()
+            left = deque(self.source.ready())
+            while left:
+                job = self.source.located(left.popleft())
                 key = self.key(job)
+                if key in asked:
+                    continue
+                asked.add(key)
                 self.jobs[key] = job
                 rows = by_run.get(key, [])
                 outcome = self._ended(job, rows)
@@ -184,6 +193,8 @@ class Shared:
                     self._show(outcome)
                 elif any(row.is_live for row in rows):
                     busy.append(job)
+                elif needs := self.source.before(job):
+                    left += needs
                 else:
                     free.append(job)
         return free, busy
@@ -286,4 +297,5 @@ def forgive(jobs: list[Job]) -> None:
     for job in jobs:
         record = folders.record_of(job.folder)
         if record is not None and record.status == "failed":
-            forget(job)
+            for name in RECORDS:
+                (job.folder / name).unlink(missing_ok=True)

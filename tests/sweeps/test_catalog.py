@@ -289,6 +289,16 @@ def test_gc_frees_what_no_study_refers_to_and_nothing_else(runs, made, monkeypat
     assert not any(cache.iterdir()), "0 days: all of the cache, which can be made again"
 
 
+def test_gc_frees_what_was_trained_once_more_unless_a_run_still_names_it(runs, made):
+    folder = made("mine", ("finished", "finished"))
+    free, named = (run(folder / f"retrained/{name}-dddddddddddd/seed-0", "finished") for name in ("free", "named"))
+    user = next(folder.glob("a-*/seed-0"))
+    teacher = {"folder": os.path.relpath(named, user)}
+    RunRecord.read(user).model_copy(update={"runs": {"teacher": teacher}}).write(user)
+    (waste,), _ = removal.collectable(runs, 30)
+    assert waste.paths == (free,)
+
+
 def test_gc_leaves_a_study_that_runs_alone(runs, made):
     folder = made("now", ("finished", "running"))
     run(folder / "old-eeeeeeeeeeee/seed-0", "finished")

@@ -20,6 +20,7 @@ from sweeps.job import Outcome
 from sweeps.leases import Terms, Watch
 from sweeps.queues import Runs
 from sweeps.record import StudyRecord
+from sweeps.retraining import Retraining
 from sweeps.run import run_study
 
 QUICK = Terms(beat=0.05, lease=0.3, losses=2)
@@ -48,7 +49,7 @@ def join(url, plan_study, study_data):
     def joined(terms=QUICK, plan=plan, say=lambda text: None):
         queue = open_queue.opened(storage.opened(url), plan, say)
         queue = shared_queue.SharedQueue(queue.study, queue.storage, terms, queue.forgiven, say)
-        return work.Shared(Runs("runs", plan.jobs()), queue, plan.folder)
+        return work.Shared(Retraining(Runs("runs", plan.jobs()), plan), queue, plan.folder)
 
     return joined
 
@@ -73,7 +74,7 @@ def test_runs_are_done_once_and_their_attempts_become_the_runs(join):
         finish(shared, job)
     for shared in (one, two):
         assert not shared.tick() or not shared.tick()
-        assert {each.status for each in shared.source.outcomes()} == {"finished"}
+        assert {each.status for each in shared.source.source.outcomes()} == {"finished"}
         assert shared.take() is None
     assert [row.state for row in one.queue.read() if row.why != "duplicate"] == ["COMPLETE"] * 4
     assert not list(one.folder.rglob("attempt-*"))
@@ -346,14 +347,14 @@ def test_what_dead_drivers_of_other_code_or_another_folder_left_is_taken_over_af
     monkeypatch.setenv("ARCHBENCH_BEAT", "0.1")
     monkeypatch.setenv("ARCHBENCH_LEASE", "0.4")
     plan, opened, lines = plan_study(study_data), storage.opened(url), []
-    old = work.Shared(Runs("runs", plan.jobs()), open_queue.opened(opened, plan, print), plan.folder)
+    old = work.Shared(Retraining(Runs("runs", plan.jobs()), plan), open_queue.opened(opened, plan, print), plan.folder)
     assert old.take() is not None
     old.queue.add("another-run/seed-0")  # and then its driver is killed
     if what == "code":
         monkeypatch.setattr(open_queue, "sources", lambda: "newer")
     else:
         plan = replace(plan, runs=tmp_path / "moved")
-    new = work.Shared(Runs("runs", plan.jobs()), open_queue.opened(opened, plan, lines.append), plan.folder)
+    new = work.Shared(Retraining(Runs("runs", plan.jobs()), plan), open_queue.opened(opened, plan, lines.append), plan.folder)
     assert lines == ["others have left 2 runs in the queue: looking for 0.4 s whether anybody still works on them"]
     assert states(new) == [("FAIL", "interrupted")] * 2  # a kill on purpose is no loss
     assert new.take() is not None
