@@ -8,6 +8,7 @@ from analysis import tables
 from analysis.claims import statement
 from analysis.forms import two_lines
 from analysis.tables import Results, p_cell
+from arch import units
 from arch.contracts import Verdict
 
 
@@ -19,12 +20,11 @@ def comparisons(raw: Results, judgement: Any) -> str:
     )
     rows = []
     for subject, cells in zip(judgement.contrasts, compared.to_dict("records"), strict=True):
-        verdict, word = judgement.verdicts.get(subject, Verdict("")), judgement.word(subject)
-        aside, kind = html.escape(cells["verdict"].removeprefix(word).strip(" ()")), verdict.word.replace(" ", "-")
+        kind, word = judgement.verdicts.get(subject, Verdict("")).word, judgement.word(subject)
         beneath = f"<small>{html.escape(subject)}</small>" if subject != cells["comparison"] else ""
         parts = {
             "comparison": f"<th scope=row>{html.escape(cells['comparison'])}{beneath}</th>",
-            "verdict": f"<td><span class='badge {kind}'>{html.escape(word)}</span><small>{aside}</small></td>",
+            "verdict": _verdict(kind, word, cells["verdict"]),
         }
         rows.append("".join(parts.get(name) or f"<td class=number>{two_lines(cell)}</td>" for name, cell in cells.items()))
     return f"<table class=results><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
@@ -71,12 +71,19 @@ def results(raw: Results, arms: Collection[str] | None = None) -> str:
 def _html_row(row, first, cells):
     same = "the first arm" if first and row["pairs"] is not None else "baseline" if first else "the same spec as the first arm"
     differs = html.escape(tables.shortened(row["changes"])) or same
-    kind, word = row["verdict"].replace(" ", "-"), html.escape(row["verdict"])
-    badge = f"<span class='badge {kind}'>{word}</span>" if word else ""
-    aside = html.escape(cells.get("verdict", "").removeprefix(row["verdict"]).strip(" ()"))
+    word = row["verdict"]
     parts = {
         "arm": f"<th scope=row>{html.escape(row['arm'])}<small>{differs}</small></th>",
-        "verdict": f"<td>{badge}<small>{aside}</small></td>",
+        "verdict": _verdict(word, word, cells.get("verdict", "")),
     }
     number = lambda cell: f"<td class=number>{two_lines(cell)}</td>"  # noqa: E731
     return f"<tr>{''.join(parts.get(name) or number(cell) for name, cell in cells.items())}</tr>"
+
+
+def _verdict(kind, word, cell):
+    """A cell of a verdict: its word as a badge, and what the cell of the plain table has behind it in brackets."""
+    badge = f"<span class='badge {kind.replace(' ', '-')}'>{html.escape(word)}</span>" if word else ""
+    aside = cell.removeprefix(word or units.DASH).strip()
+    if aside.startswith("(") and aside.endswith(")"):
+        aside = aside[1:-1]
+    return f"<td>{badge}<small>{html.escape(aside)}</small></td>"

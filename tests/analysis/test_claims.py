@@ -70,12 +70,16 @@ def test_a_cost_is_exact_and_has_no_p():
 
 
 def test_failed_runs_are_said(make_study):
-    judgement = judge(load(make_study(failed=[("3:1", 0)], missing=[("5:1", 1)])))
+    study = load(make_study(failed=[("3:1", 0)], missing=[("5:1", 1)]))
+    judgement = judge(study)
     assert judgement.differences["3:1"].n == 4
     assert any("18 of 20 runs" in remark and "1 failed" in remark and "1 missing" in remark for remark in judgement.remarks)
     assert "3:1 is unstable: failed in 1 of 5 seeds" in judgement.answer and "the loss is nan" in judgement.answer
     assert not judgement.word("5:1"), "a verdict is read when all its runs have ended"
     assert any("5:1: no verdict yet" in remark and "1 run of 5:1 missing" in remark for remark in judgement.remarks)
+    html = tables_html.results(tables.results(study, judgement))
+    assert "<td><small>its verdict is read at 5 seeds; 1 run of 5:1 missing</small></td>" in html
+    assert "<span class='badge unstable'>unstable</span><small>failed in 1 of 5 seeds" in html
 
 
 def test_before_the_first_look_there_is_no_word(make_study):
