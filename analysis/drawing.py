@@ -6,6 +6,7 @@ GRID and PAPER are single colours so that a report can replace them by the colou
 """
 
 import io
+import math
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +32,9 @@ LINES = ["-", "--", ":", "-."]
 VARIABLES = {"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER} | {f"arm{i}": each for i, each in enumerate(COLOURS, 1)}
 WIDTH = 7.6
 LONGEST = 40  # letters of a name in a figure
+SURE_TO_FIT = 25  # letters beside the lowest y axis
+LEGEND_LINE = 0.22  # inches
+MOST_COLUMNS = 6  # of a legend
 # In the first part of training the loss falls by far more than the arms differ; the axes show only the rest.
 SKIPPED = 1 / 3
 
@@ -149,15 +153,44 @@ def themed(figure: Figure, name: str) -> str:
 
 
 def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
-    """Draw under STYLE, which must not leak into a notebook's own figures; all texts with fonts that have their letters."""
+    """Draw under STYLE, which must not leak into a notebook's own figures; all texts with fonts that have their letters, and no
+    label longer than its y axis.
+    """
 
     def drawn(*args):
         with matplotlib.rc_context(STYLE):
             made = draw(*args)
-            return glyphs.apply(made) if isinstance(made, Figure) else made
+            return _wrapped(glyphs.apply(made)) if isinstance(made, Figure) else made
 
     drawn.__doc__, drawn.__name__ = draw.__doc__, draw.__name__
     return drawn
+
+
+def _wrapped(figure: Figure) -> Figure:
+    """A figure with those labels of y axes on several lines that are longer than their axes: the layout makes no room for them."""
+    labels = {axes: axes.yaxis.label for axes in figure.axes if len(axes.get_ylabel()) > SURE_TO_FIT}
+    if labels:
+        figure.draw_without_rendering()
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        for axes, label in labels.items():
+            share = axes.bbox.height / label.get_window_extent(renderer).height
+            if share < 1:
+                label.set_text("\n".join(textwrap.wrap(label.get_text(), int(share * len(label.get_text())))))
+    return figure
+
+
+def legend_above(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """A legend above a whole figure, {name: line}, in as many columns as fit its width; the figure grows from its third line on."""
+    renderer, names = FigureCanvasAgg(figure).get_renderer(), list(map(short, handles))
+    shown: dict[str, Any] = {"loc": "outside upper left", "labelcolor": INK}
+    columns = min(MOST_COLUMNS, len(names))
+    legend = figure.legend(handles.values(), names, ncols=columns, **shown)
+    while columns > 1 and legend.get_window_extent(renderer).width > figure.bbox.width:
+        legend.remove()
+        columns -= 1
+        legend = figure.legend(handles.values(), names, ncols=columns, **shown)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + LEGEND_LINE * max(0, math.ceil(len(names) / columns) - 2))
 
 
 def scale_x(axes: Axes, shown: Shown, low: float, high: float) -> None:

@@ -16,6 +16,7 @@ from analysis.drawing import (
     WIDTH,
     counted_seeds,
     forest_row,
+    legend_above,
     looks,
     name_points,
     scale_x,
@@ -31,8 +32,6 @@ from experiments.metrics import CACHE, context_of, is_cost
 from sweeps.compare import bounds, harm, off_scale, on_scale
 from sweeps.folders import safe_name
 from sweeps.stats import mean_interval
-
-LEGEND_LINE = 0.22  # inches
 
 
 def figures(study, judgement, judged=()):
@@ -237,17 +236,8 @@ def learning_curves(study, judgement):
         axes.xaxis.set_major_locator(MaxNLocator(5))
     label = f"tokens ({counted_seeds(band.n.iloc[-1] for band in curves.values())})"
     figure.supxlabel(label, fontsize=9.5, color=MUTED)
-    _legend(figure, {line.get_label(): line for line in left.get_lines()})
+    legend_above(figure, {line.get_label(): line for line in left.get_lines()})
     return figure
-
-
-def _legend(figure, handles):
-    """A legend above a whole figure, {name: line}, which grows with the lines of the legend beyond the second."""
-    labels = list(map(short, handles))
-    columns = max(1, min(6, len(labels), 110 // (8 + max(map(len, labels), default=1))))
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + LEGEND_LINE * max(0, math.ceil(len(labels) / columns) - 2))
-    figure.legend(handles.values(), labels, loc="outside upper left", ncols=columns, labelcolor=INK)
 
 
 def curve_of(study, shown):
@@ -297,7 +287,7 @@ def tuning(study, judgement):
     for axes, key in zip(panels, keys, strict=True):
         _tuned(axes, study, done, key, {arm: style[arm] for arm in named})
     panels[0].set_ylabel(_tuned_on(study).values)
-    _legend(figure, {line.get_label(): line for line in panels[0].get_lines() if line.get_label() in named})
+    legend_above(figure, {line.get_label(): line for line in panels[0].get_lines() if line.get_label() in named})
     return figure
 
 
