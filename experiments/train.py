@@ -353,7 +353,9 @@ def measure(plan, seed, folder):
     record, trainer = RunRecord.read(folder), new_trainer(plan.spec.train, [], folder)
     model = checkpoint.load_model(folder) if record else checkpoints.load(folder, torch.float32)
     model = trainer.precision_plugin.convert_module(model).to(trainer.strategy.root_device)
-    runs = plan.runs or (runs_of(record, folder) if record else {})
+    runs = plan.runs
+    if record and not (runs and all(parent.folder for parent in runs.values())):  # a finished run's plan need not say where
+        runs = runs_of(record, folder)
     if any("teacher" in getattr(registry.component("evaluator", each.evaluator["type"]), "needs", ()) for each in wanted):
         for parent in runs.values():  # a result that names this run must be of the teacher that it had
             parent.check()

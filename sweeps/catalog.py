@@ -18,12 +18,15 @@ from arch.errors import DataError, SpecError, reason_of
 from experiments.record import content_of, record_file
 from sweeps.attempts import PREFIX
 from sweeps.claims.equivalent import BASELINE
+from sweeps.folders import DIGEST, RETRAINED, TUNE
 from sweeps.marks import Marks
 from sweeps.record import NAME, StudyRecord
 from sweeps.status import is_held
 
 REPORT = "report.html"
 SMOKE = "smoke"  # the scale that tests run: no conclusions
+# Where a study's own runs lie below its folder: reported ones, those of trials, those trained once more for their weights.
+OF_STUDY = tuple(f"{below}*-{'?' * DIGEST}/seed-*" for below in ("", f"{TUNE}/", f"{RETRAINED}/"))
 # Kinds of verdicts that a line names; the rest are counted.
 WORDS = 3
 
@@ -106,7 +109,7 @@ def entry(folder: Path, runs: Path | str) -> Entry:
         name=record.name,
         scale=record.scale,
         question=record.question,
-        state=_state([each.word for each in runs_of], planned),
+        state=_state([each.word for each in runs_of], planned, folder),
         ended=ended,
         planned=planned,
         verdict=verdict(record, folder, ended == planned),
@@ -181,12 +184,21 @@ def _planned(record: StudyRecord) -> int:
     return len(alike) + sum(map(len, record.helpers.values()))
 
 
-def _state(words: Sequence[str], planned: int) -> str:
+def run_folders(folder: Path) -> Iterator[Path]:
+    """The folders of a study's own runs, with those of attempts."""
+    for run in (run for pattern in OF_STUDY for run in folder.glob(pattern)):
+        yield run
+        yield from run.glob(f"{PREFIX}*")
+
+
+def _state(words: Sequence[str], planned: int, folder: Path) -> str:
     if "running" in words:
         return "running"
-    if "failed" in words:
-        return "failed"
-    return "finished" if planned and sum(word in ("finished", "pruned") for word in words) >= planned else "stopped"
+    if planned and sum(word in ("finished", "pruned") for word in words) >= planned:
+        return "finished"
+    if any(map(is_held, run_folders(folder))):  # a trial, or a run that is trained once more for its weights
+        return "running"
+    return "failed" if "failed" in words else "stopped"
 
 
 def verdict(record: StudyRecord, folder: Path, complete: bool) -> str:

@@ -4,6 +4,7 @@
     known, done               for the display: the jobs that are known already; (job, record) of runs done before
     take() -> Job | None      the next job, or None if there is none now; asked again after every outcome
     told(outcome)             how one of its jobs ended; returns the outcomes that follow from it without a run
+    learns                    whether what it gives depends on how earlier jobs ended
     progressed(job, state)    how far one of its jobs is; returns whether the run is to be pruned
 
 Drivers that share a queue (`sweeps.work`) do not `take`:
@@ -28,6 +29,8 @@ class Runs:
     A run that fails ends the runs that need it: they cannot start, and their records say so. One whose record is removed or
     destroyed while others still need it is done again.
     """
+
+    learns = False
 
     def __init__(self, title, jobs, failed=record_failure):
         """failed: records that a run cannot start (`sweeps.job.record_failure`)."""

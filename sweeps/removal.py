@@ -19,7 +19,7 @@ from experiments.data.cache import root as cache_root
 from experiments.record import SINGLE, record_file
 from sweeps import catalog
 from sweeps.attempts import ENDS, PREFIX, UNFINISHED
-from sweeps.folders import DIGEST, RETRAINED, TUNE
+from sweeps.folders import RETRAINED
 from sweeps.record import NAME, StudyRecord
 from sweeps.status import is_held
 
@@ -33,7 +33,6 @@ BY_ENTRY = {
     "teacher": "targets",
     "pairs": "digests of pairs",
 }
-OF_STUDY = tuple(f"{below}*-{'?' * DIGEST}/seed-*" for below in ("", f"{TUNE}/", f"{RETRAINED}/"))
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def _records(runs: Path | str) -> Iterator[Path]:
 
 def _of_studies(runs: Path | str) -> list[Path]:
     """The folders of the runs of all studies below RUNS, also of those whose record is gone."""
-    every = (run for pattern in OF_STUDY for run in Path(runs).glob(f"*/*/{pattern}"))
+    every = (run for pattern in catalog.OF_STUDY for run in Path(runs).glob(f"*/*/{pattern}"))
     return sorted(run for run in every if run.relative_to(runs).parts[0] != SINGLE)
 
 
@@ -137,7 +136,7 @@ def of_studies(studies: Sequence[Path], runs: Path | str) -> Removal:
     for folder, named in zip(resolved, studies, strict=True):
         if not folder.is_relative_to(Path(runs).resolve()):
             raise DataError(f"{named}: it is not below {runs}, so nobody knows who uses its runs; give its --runs", key=None)
-        if any(is_held(run) for run in _run_folders(folder)):
+        if any(is_held(run) for run in catalog.run_folders(folder)):
             raise DataError(f"{named}: it runs now; stop it first", key=None)
     refer, unreadable = users(runs)
     kept, paths = {}, []
@@ -166,13 +165,6 @@ def _all_but(folder: Path, kept: set[Path]) -> Iterator[Path]:
         yield from _all_but(each, kept)
 
 
-def _run_folders(folder: Path) -> Iterator[Path]:
-    """The folders of a study's own runs, with those of attempts."""
-    for run in (run for pattern in OF_STUDY for run in folder.glob(pattern)):
-        yield run
-        yield from run.glob(f"{PREFIX}*")
-
-
 def collectable(runs: Path | str, days: float, now: float | None = None) -> tuple[list[Waste], list[str]]:
     """(what `gc` may free, sentences on what it leaves alone). days: how long a part of the cache was not used."""
     refer, unreadable = users(runs)
@@ -185,7 +177,7 @@ def collectable(runs: Path | str, days: float, now: float | None = None) -> tupl
         if _study_of(run, runs) in busy or any(place.is_relative_to(folder) for folder in unreadable):
             continue
         if place not in refer:
-            orphans.append(run)
+            orphans += [] if _will_be_read(run, runs) else [run]
         elif _has_ended(run):
             spent += list(_spent(run))
     for run in _single(runs):
@@ -196,6 +188,11 @@ def collectable(runs: Path | str, days: float, now: float | None = None) -> tupl
     # What a run needs now may be as old as one likes.
     found += [] if busy else _caches(days, time.time() if now is None else now)
     return [each for each in found if each.paths], said
+
+
+def _will_be_read(run: Path, runs: Path | str) -> bool:
+    """Whether a run was trained once more for its weights, for a study that has not done all its runs."""
+    return run.relative_to(runs).parts[2] == RETRAINED and catalog.entry(_study_of(run, runs), runs).state != "finished"
 
 
 def _study_of(run: Path, runs: Path | str) -> Path:

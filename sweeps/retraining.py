@@ -9,6 +9,7 @@ record and its numbers, whatever becomes of the second training.
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ from sweeps.job import Job, Outcome
 
 if TYPE_CHECKING:
     from sweeps.study import StudyPlan
+
+# So many jobs wait for weights at most; to look at each of thousands would keep a driver from its workers.
+HELD = 64
 
 
 class Retraining:
@@ -32,32 +36,37 @@ class Retraining:
 
     def __init__(self, source: Any, study: "StudyPlan", say: Callable[[str], None] = lambda text: None):
         self.source, self.study, self.say = source, study, say
-        self.title, self.total, self.known, self.done = source.title, source.total, source.known, source.done
-        self.finished: folders.Finished | None = None
-        self.trained: dict[tuple[str, int], Job] = {}  # by identity and seed: the runs that are trained once more
+        self.title, self.known, self.done = source.title, source.known, source.done
+        self.own: dict[tuple[str, int], Job] = {}  # by identity and seed: what this study trains once more, if it must
+        self.said: set[Path] = set()
+        self.given: set[Path] = set()
         self.failed: set[Path] = set()
         self.held: list[Job] = []  # they wait for one of these
         self.first: deque[Job] = deque()  # to be given before the source's
+        lacking = [self._read(parent) for job in source.known for parent in self._weightless(job)]
+        self.total = source.total + len({job.folder for job in lacking if not _has_weights(job)})
 
     def take(self) -> Job | None:
         """The next job whose weights are there, or None if there is none now."""
-        for job in self.held:
-            if not self.before(job):
-                self.held.remove(job)
-                return self.located(job)
-        while job := self.first.popleft() if self.first else self.source.take():
-            begun = set(self.trained)
+        while job := self.first.popleft() if self.first else self._next():
             needs = self.before(job)
             if not needs:
                 return self.located(job)
             self.held.append(job)
-            self.first += [each for each in needs if (each.plan.identity, each.seed) not in begun]
+            self.first += [each for each in needs if each.folder not in self.given]
+            self.given |= {each.folder for each in needs}
         return None
 
     def before(self, job: Job) -> list[Job]:
         """The runs that are to be trained once more before `job` can start; empty if it can."""
-        again = {each.folder: each for each in map(self._retrained, self._weightless(job))}
-        return [each for folder, each in again.items() if folder not in self.failed and not _has_weights(each)]
+        again = {each.folder: each for each in map(self._read, self._weightless(job))}
+        needs = [each for folder, each in again.items() if folder not in self.failed and not _has_weights(each)]
+        for each in needs:
+            if each.folder not in self.said:
+                self.said.add(each.folder)
+                _forget(each)
+                self.say(f"{each.arm} seed {each.seed}: a run to do reads its weights, which are gone, so it is trained once more")
+        return needs
 
     def located(self, job: Job) -> Job:
         """`job` with the folders in which the weights are that it reads."""
@@ -65,7 +74,7 @@ class Retraining:
         if not lacking:
             return job
         places = {(parent.run, parent.seed): Path(parent.folder) for parent in job.plan.parents if parent.run}
-        found = [self._retrained(parent) for parent in lacking]
+        found = [self._read(parent) for parent in lacking]
         places |= {(each.plan.identity, each.seed): each.folder for each in found if _has_weights(each)}
         return replace(job, plan=job.plan.located(job.seed, places))
 
@@ -75,6 +84,8 @@ class Retraining:
             return self.source.told(outcome)
         if not _has_weights(outcome.job):
             self.failed.add(outcome.job.folder)
+        self.first += self.held
+        self.held = []
         return []
 
     def progressed(self, job: Job, state: dict[str, Any]) -> bool:
@@ -93,6 +104,10 @@ class Retraining:
         """As the source does it."""
         return self.source.ask()
 
+    def _next(self) -> Job | None:
+        """The source's next job; None while as many wait as may: of a search one, which learns from it what to ask for next."""
+        return self.source.take() if len(self.held) < (1 if self.source.learns else HELD) else None
+
     def _weightless(self, job: Job) -> list[Parent]:
         """The runs that a job reads and whose weights are not where it looks for them.
 
@@ -107,18 +122,23 @@ class Retraining:
                 lacking.append(parent)
         return lacking
 
-    def _retrained(self, parent: Parent) -> Job:
-        """The Job that trains a run once more; or that of the same run in another study, whose weights are there."""
+    def _read(self, parent: Parent) -> Job:
+        """The Job that trains a run once more; or that of the same run in another study, if its weights are there now."""
         key = parent.run, int(parent.seed or 0)
-        if key not in self.trained:
-            self.finished = self.finished or folders.Finished(self.study.runs)
-            job = self.study.retrained(*key)
-            there = self.finished.folder(*key, job.folder, weights=True)
-            self.trained[key] = replace(job, folder=there or job.folder)
-            if not there:
-                _forget(job)
-                self.say(f"{job.arm} seed {job.seed}: a run to do reads its weights, which are gone, so it is trained once more")
-        return self.trained[key]
+        if key not in self.own:
+            each, plan = self._plans[parent.run]
+            self.own[key] = self.study.retrained(each, plan, key[1], self._finished)
+        own = self.own[key]
+        return replace(own, folder=self._finished.folder(*key, own.folder, weights=True) or own.folder)
+
+    @cached_property
+    def _plans(self):
+        return self.study.every_plan()
+
+    @cached_property
+    def _finished(self):
+        """The runs of all studies, listed once: only few studies need it."""
+        return folders.Finished(self.study.runs)
 
 
 def _has_weights(job: Job) -> bool:

@@ -112,28 +112,31 @@ class StudyPlan:
         places = {seed: folders.run_folder(own, arm.arm.name, identity, seed) for seed in seeds}
         return {seed: finished.folder(identity, seed, place) or place for seed, place in places.items()}
 
-    def retrained(self, identity, seed):
-        """The Job that trains a run of these arms, or one that they need, once more for its weights (`sweeps.retraining`).
+    def retrained(self, each, plan, seed, finished):
+        """The Job that trains the run of an ArmPlan with one of its plans once more for its weights (`sweeps.retraining`).
 
-        It has a folder of its own and measures nothing.
+        It has a folder of its own and measures nothing. finished: the `folders.Finished` of the runs of all studies.
         """
-        each, plan = {plan.identity: (each, plan) for each in self._every() for plan in each.plans}[identity]
-        same, finished = self._same(each, seed).arm, folders.Finished(self.runs)
+        same, above = self._same(each, seed).arm, self.folder / folders.RETRAINED
         places = {
             (need.plan_of(at).identity, at): self._run_folder(need, at, finished)
             for need, (_, at) in zip(each.needs, plan.needs(seed), strict=True)
         }
         located = plan.located(seed, places).model_copy(update={"evaluations": ()})
-        folder = folders.run_folder(self.folder / folders.RETRAINED, same.name, identity, seed)
+        # An arm's helper run before tuning may be an arm afterwards: one folder, whatever it is called.
+        named = sorted(above.glob(f"*-{plan.identity[: folders.DIGEST]}/seed-{seed}"))
+        folder = named[0] if named else folders.run_folder(above, same.name, plan.identity, seed)
         return Job(same.label, seed, located, folder, retrained=True)
 
-    def _every(self):
-        """Yields the arms, and the runs that they need, directly or not; some of them several times."""
-        left = list(self.arms)
+    def every_plan(self):
+        """{identity: (ArmPlan, plan)} of the arms and of all runs that they need, directly or not."""
+        found, left = {}, list(self.arms)
         while left:
-            each = left.pop(0)
-            yield each
-            left += each.needs
+            each = left.pop()
+            if each.plans[0].identity not in found:
+                left += each.needs
+            found |= {plan.identity: (each, plan) for plan in each.plans}
+        return found
 
     def _add(self, jobs, finished, each, seed, wanted=True):
         """Add the run of an arm with a seed to {(identity, seed): Job}, after those that it needs."""

@@ -36,6 +36,8 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 class Tuning:
     """The queue of all arms' trials (see `sweeps.queues`). keep: called with all TrialRecords after every outcome."""
 
+    learns = True
+
     def __init__(self, study, tuners, keep):
         self.title = f"{study.name}: tuning {', '.join(study.spec.tune.space)}"
         self.tuners, self.keep, self.turns = tuners, keep, deque(tuners)

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arch.words import times
-from experiments.record import RECORDS
+from experiments.record import RECORDS, Failure
 from sweeps import attempts, folders, queue_rows
 from sweeps.job import Event, Job, Outcome, record_failure
 from sweeps.queue_rows import DISK, DUPLICATE, FAILED, INTERRUPTED, LOST, MACHINE, UNKNOWN, Row
 from sweeps.queues import is_done, run_record
 from sweeps.shared_queue import HOST, SharedQueue
 
+GONE = "its run is finished, but its weights are gone, as in a kept copy"
 # Bytes that must be writable before another run starts, after the disk was full.
 ROOM = 1 << 22
 
@@ -55,7 +56,7 @@ class Shared:
         self.abandoned: set[int] = set()
         self.next_beat = self.room_at = 0.0
         self.looked = float("-inf")
-        self.over = False
+        self.over = self.held = False
 
     def take(self) -> Job | None:
         """The next job in the folder of its attempt, or None if there is none for now."""
@@ -165,7 +166,8 @@ class Shared:
         by_run = queue_rows.by_run(self.rows)
         self.source.settle()
         self.ready, busy = self._sorted(by_run)
-        while not self.ready and self.source.ask():
+        # Where a job waits for the weights that it reads, no more is asked for: a search learns from what it asked before.
+        while not self.ready and not self.held and self.source.ask():
             self.ready, busy = self._sorted(by_run)  # a trial that is infeasible has no runs: then the next one
         self.over = not (self.ready or busy or self.mine or self.queue.pending)
         return True
@@ -176,11 +178,11 @@ class Shared:
         busy: list[Job] = []
         ended = True
         while ended:
-            ended, free, busy = False, [], []
+            ended, free, busy, self.held = False, [], [], False
             asked: set[str] = set()
             left = deque(self.source.ready())
             while left:
-                job = self.source.located(left.popleft())
+                job = left.popleft()
                 key = self.key(job)
                 if key in asked:
                     continue
@@ -194,6 +196,7 @@ class Shared:
                 elif any(row.is_live for row in rows):
                     busy.append(job)
                 elif needs := self.source.before(job):
+                    self.held = True
                     left += needs
                 else:
                     free.append(job)
@@ -210,6 +213,10 @@ class Shared:
             attempts.clear(job.folder)
             record = folders.record_of(job.folder)
             return Outcome(job, record.status, record, reused=self.key(job) not in self.here)
+        if self._is_weightless(job):
+            record = folders.record_of(job.folder)
+            failure = Failure(step=record.steps, error="DataError", message=f"{job.folder}: {GONE}; to measure more needs them")
+            return Outcome(job, "failed", record.model_copy(update={"status": "failed", "failure": failure}), failure.message)
         if any(row.is_live for row in rows):
             return None
         failed, lost = queue_rows.failures(rows, self.queue.forgiven)
@@ -220,6 +227,11 @@ class Shared:
             return None
         message = f"{lost[-1].note}; lost {times(len(lost), 'time')}, `--again` tries it once more"
         return Outcome(job, "lost", record_failure(job, "WorkerLost", message, replaces=False), message)
+
+    def _is_weightless(self, job):
+        """Whether a run is finished, but not measured, and its weights are gone. An attempt would put another in its place."""
+        finished = folders.is_finished(job.folder, job.plan.identity, job.seed)
+        return finished and not job.retrained and not folders.has_weights(job.folder)
 
     def _show(self, outcome):
         """Tell the study's queue how a job ended, wherever it ran, and what follows from it; keep it for the display."""
@@ -254,7 +266,8 @@ class Shared:
         if any(each.is_live and each.number < row.number for each in same) or self._ended(job, same) is not None:
             self.queue.fail(row.number, DUPLICATE, "another trial is for this run")
             return None
-        attempt = replace(job, folder=attempts.folder(job.folder, row.number), home=job.folder)
+        located = self.source.located(job)
+        attempt = replace(located, folder=attempts.folder(job.folder, row.number), home=job.folder)
         self.mine[row.number] = Mine(job, attempt)
         return attempt
 

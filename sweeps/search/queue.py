@@ -52,6 +52,8 @@ class Search:
     killed process left half done is then taken up at once.
     """
 
+    learns = True
+
     def __init__(self, study: Any, storage: Any, keep: Callable[[list[TrialRecord]], None] | None = None, alone: bool = True):
         self.study, self.storage, self.keep = study, storage, keep or (lambda records: None)
         self.spec = study.spec.search

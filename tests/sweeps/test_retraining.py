@@ -4,19 +4,23 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
 import sweeps_fakes as fakes
+from filelock import FileLock
 
 from arch import document
 from arch.checkpoint import WEIGHTS
 from experiments import evaluations
 from experiments.record import Failure, RunRecord, record_file
-from sweeps import folders, keeping, open_queue, shared_queue, storage, study, work
+from sweeps import catalog, folders, keeping, open_queue, removal, shared_queue, storage, study, work
 from sweeps.job import Outcome
 from sweeps.leases import Terms
 from sweeps.queues import Runs
 from sweeps.retraining import Retraining
 from sweeps.run import run_study
+from sweeps.search.queue import Search
+from sweeps.worker import LOCK
 
 CHAIN = {"arms": {"first": {}, "then": {"init_from": {"run": "first"}}, "last": {"init_from": {"run": "then"}}}, "seeds": 1}
 
@@ -238,6 +242,81 @@ def test_a_finished_run_that_lacks_a_measurement_reads_no_weights_of_others(plan
     assert queue.take() is then and queue.take() is None
 
 
+def test_weights_that_were_borrowed_and_vanish_are_made_here(plan_study, study_data):
+    lent = finished(plan_study(study_data | CHAIN, "other"))
+    arms = CHAIN["arms"] | {"more": {"init_from": {"run": "then"}, "optimizer.lr": 1.7e-3}}
+    planned = plan_study(study_data | {"arms": arms, "seeds": 1})
+    own = folders.run_folder(planned.folder, "then", planned.jobs()[1].plan.identity, 0)
+    shutil.copytree(lent["then"], own)
+    (own / WEIGHTS).unlink()
+    shutil.rmtree(lent["last"])
+    queue = queue_of(planned)
+    assert queue.take().needs == [lent["then"]]
+    shutil.rmtree(planned.runs / "other")
+    job = queue.take()
+    assert (job.arm, job.retrained) == ("first", True) and job.folder.is_relative_to(planned.folder / "retrained")
+
+
+def test_what_is_trained_once_more_counts_for_the_number_of_workers(plan_study, study_data):
+    arms = {name: {"optimizer.lr": lr} for name, lr in (("a", 1.1e-3), ("b", 1.2e-3), ("c", 1.3e-3))}
+    soup = {"init_from": [{"run": name} for name in arms], "train.steps": 0}
+    planned = plan_study(study_data | {"arms": {**arms, "soup": soup}, "seeds": 1})
+    places = finished(planned)
+    shutil.rmtree(places["soup"])
+    assert queue_of(planned).total == 1
+    for name in arms:
+        (places[name] / WEIGHTS).unlink()
+    assert queue_of(planned).total == 4
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_search_is_asked_for_no_more_while_it_waits_for_weights(weights, plan_study, study_data):
+    """What it asks for depends on what it has seen: it sees as much as if the weights were there, and its range grows."""
+    search = {"space": {"optimizer.lr": {"low": 1e-2, "high": 3e-2}}, "minimise": "select/loss", "trials": 24, "sampler": "tpe"}
+    data = {"arms": {"a": {"init_from": {"run": "t"}}}, "runs": {"t": {"optimizer.lr": 1.1e-3}}, "search": {**search, "widen": 2}}
+    planned = plan_study(study_data | data | {"seeds": 1})
+    planned.folder.mkdir(parents=True)
+    for job in planned.needed(planned.arms[0], planned.spec.search.tuning_seeds):
+        fakes.finish(job)
+        if not weights:
+            (job.folder / WEIGHTS).unlink()
+    search = Search(planned, optuna.storages.InMemoryStorage())
+    queue, running, seen = Retraining(search, planned), [], 0
+    while True:
+        while len(running) < 2 and (job := queue.take()):
+            running.append(job)
+        assert len(search.records()) <= seen + 2
+        if not running:
+            break
+        job = running.pop(0)
+        fakes.finish(job)
+        metrics = {"select/loss": abs(job.plan.spec.optimizer["lr"] - 3e-2)}
+        fakes.record(job.plan, job.seed, "finished", metrics=metrics).write(job.folder)
+        queue.told(Outcome(job, "finished", RunRecord.read(job.folder)))
+        seen += not job.retrained
+    assert seen == 24 and search.ranges
+
+
+def test_an_unfinished_study_is_running_while_it_trains_once_more_and_gc_leaves_that(plan_study, study_data):
+    planned = plan_study(study_data | CHAIN)
+    places = finished(planned)
+    (places["then"] / WEIGHTS).unlink()
+    shutil.rmtree(places["last"])
+    planned.record().write(planned.folder)
+    queue = queue_of(planned)
+    job = queue.take()
+    job.folder.mkdir(parents=True)
+    assert catalog.entry(planned.folder, planned.runs).state == "stopped"
+    with FileLock(job.folder / LOCK):
+        assert catalog.entry(planned.folder, planned.runs).state == "running"
+    queue.told(outcome(job))
+    assert removal.collectable(planned.runs, 30)[0] == []
+    queue.told(outcome(queue.take()))
+    assert catalog.entry(planned.folder, planned.runs).state == "finished"
+    (waste,), _ = removal.collectable(planned.runs, 30)
+    assert waste.paths == (job.folder,)
+
+
 QUICK = Terms(beat=0.05, lease=5.0, losses=2)
 
 
@@ -247,10 +326,10 @@ def join(plan_study, study_data, tmp_path):
     planned = plan_study(study_data | CHAIN)
     planned.folder.mkdir(parents=True)
 
-    def joined():
+    def joined(say=lambda text: None, source=None):
         queue = open_queue.opened(storage.opened(f"journal:{tmp_path}/queue"), planned, print)
         queue = shared_queue.SharedQueue(queue.study, queue.storage, QUICK, queue.forgiven, print)
-        return work.Shared(queue_of(planned), queue, planned.folder)
+        return work.Shared(source or Retraining(Runs("runs", planned.jobs()), planned, say), queue, planned.folder)
 
     return planned, joined
 
@@ -295,9 +374,48 @@ def test_a_run_that_failed_for_good_makes_nothing_be_trained_once_more(join):
         told(one, one.take(), status)
     then = planned.jobs()[1]
     (then.folder / WEIGHTS).unlink()
-    two = joined()
+    said = []
+    two = joined(said.append)
     assert two.take() is None and not two.tick()
-    assert not (planned.folder / "retrained").exists()
+    assert not said and not (planned.folder / "retrained").exists()
+
+
+def test_drivers_that_share_a_study_do_not_replace_a_finished_run_that_lacks_a_measurement(join):
+    planned, joined = join
+    places = finished(planned)
+    (places["last"] / WEIGHTS).unlink()
+    before = content(places["last"])
+    more = (evaluations.Evaluation(split="report", name="loss", evaluator={"type": "objective", "rows": 4}),)
+    *others, last = planned.jobs()
+    last = replace(last, plan=last.plan.model_copy(update={"evaluations": more}))
+    one = joined(source=queue_of(planned, [*others, last]))
+    assert one.take() is None and not one.tick() and content(places["last"]) == before
+    end = one.source.source.outcomes()[-1]
+    assert (end.status, end.record.failure.by_machine) == ("failed", True)
+    assert "its weights are gone, as in a kept copy; to measure more needs them" in end.message
+
+
+def test_drivers_that_share_a_search_ask_for_no_more_while_it_waits_for_weights(plan_study, study_data, tmp_path):
+    search = {"space": {"optimizer.lr": {"low": 1e-2, "high": 3e-2}}, "minimise": "select/loss", "trials": 14, "sampler": "tpe"}
+    data = {"arms": {"a": {"init_from": {"run": "t"}}}, "runs": {"t": {"optimizer.lr": 1.1e-3}}, "search": search, "seeds": 1}
+    planned = plan_study(study_data | data)
+    planned.folder.mkdir(parents=True)
+    for job in planned.needed(planned.arms[0], planned.spec.search.tuning_seeds):
+        fakes.finish(job)
+        (job.folder / WEIGHTS).unlink()
+    opened = storage.opened(f"journal:{tmp_path}/queue")
+
+    def joined():
+        queue = open_queue.opened(opened, planned, print)
+        queue = shared_queue.SharedQueue(queue.study, queue.storage, QUICK, queue.forgiven, print)
+        return work.Shared(Retraining(Search(planned, opened, alone=False), planned), queue, planned.folder)
+
+    one, two = joined(), joined()
+    assert one.take().retrained
+    for driver in (one, two) * 3:
+        driver.looked = float("-inf")
+        assert driver.tick() and driver.take() is None
+    assert len(two.source.source.records()) == 1
 
 
 def test_earlier_losses_of_a_run_do_not_count_against_its_further_training(join):
@@ -385,3 +503,21 @@ def test_a_kept_copy_goes_on_to_the_same_numbers(study_data, tmp_path, console):
     places = {Path(lost.folder).relative_to(copy.folder), Path("retrained"), Path("logs"), Path("study.json")}
     assert all(any(path.is_relative_to(place) for place in places) for path in changed), changed
     assert not list(copy.folder.glob("scratch-*/seed-*/model.safetensors"))
+
+
+@pytest.mark.slow
+def test_what_reads_the_teacher_can_be_measured_later(study_data, tmp_path, console):
+    """The plan of a finished run does not say where its teacher lies; its record does."""
+    distilled = {"objective": {"type": "distill", "teacher": {"run": "teacher"}}}
+
+    def planned(more):
+        arms = {"scratch": {}, "taught": distilled | more}
+        data = study_data | {"arms": arms, "runs": {"teacher": {"optimizer.lr": 1e-2}}, "seeds": 1, "train": {"steps": 3}}
+        spec, arms = study.check(document.node(data))
+        return study.plan("taught", None, spec, arms, tmp_path / "runs")
+
+    assert run_study(planned({}), 1, console).complete
+    later = run_study(planned({"evaluate.report.distance": {"type": "teacher_distance"}}), 1, console)
+    assert later.complete, [each.message for each in later.outcomes]
+    taught = next(each for each in later.outcomes if each.job.arm == "taught")
+    assert any("teacher" in name for name in taught.record.metrics), taught.record.metrics
