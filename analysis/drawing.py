@@ -181,16 +181,16 @@ def _wrapped(figure: Figure) -> Figure:
 
 def legend_above(figure: Figure, handles: Mapping[str, Any]) -> None:
     """A legend above a whole figure, {name: line}, in as many columns as fit its width; the figure grows from its third line on."""
-    renderer, names = FigureCanvasAgg(figure).get_renderer(), list(map(short, handles))
-    shown: dict[str, Any] = {"loc": "outside upper left", "labelcolor": INK}
-    columns = min(MOST_COLUMNS, len(names))
-    legend = figure.legend(handles.values(), names, ncols=columns, **shown)
-    while columns > 1 and legend.get_window_extent(renderer).width > figure.bbox.width:
+    names, columns = list(map(short, handles)), min(MOST_COLUMNS, len(handles))
+    while columns:
+        legend = figure.legend(handles.values(), names, loc="outside upper left", ncols=columns, labelcolor=INK)
+        box = legend.get_window_extent(FigureCanvasAgg(glyphs.apply(figure)).get_renderer())
+        if columns == 1 or box.width <= figure.bbox.width:
+            width, height = figure.get_size_inches()
+            figure.set_size_inches(width, height + LEGEND_LINE * max(0, math.ceil(len(names) / columns) - 2))
+            return
         legend.remove()
         columns -= 1
-        legend = figure.legend(handles.values(), names, ncols=columns, **shown)
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + LEGEND_LINE * max(0, math.ceil(len(names) / columns) - 2))
 
 
 def scale_x(axes: Axes, shown: Shown, low: float, high: float) -> None:

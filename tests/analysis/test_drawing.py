@@ -26,6 +26,8 @@ def test_one_long_name_is_a_column_of_its_own():
     figure = Figure(figsize=(2, 2))
     styled(legend_above)(figure, {"a name of more than two inches": Line2D([], [])})
     assert len(figure.legends) == 1
+    styled(legend_above)(empty := Figure(), {})
+    assert not empty.legends
 
 
 @pytest.mark.parametrize("label", ["perplexity, %", "perplexity against horizon=short teacher=small: " + "longer and longer " * 3])
