@@ -24,7 +24,7 @@ from arch.model import Model
 from experiments import sharded
 from experiments.files import Writing, durably, write_atomically
 from experiments.leftovers import check_finished
-from experiments.record import RunRecord
+from experiments.record import GONE, RunRecord
 from experiments.sharded import Damaged
 from experiments.spec import ExperimentSpec
 
@@ -223,7 +223,7 @@ def load_model(folder):
     if record is None:
         raise DataError(f"{folder}: no finished run in it")
     if not (Path(folder) / WEIGHTS).is_file():
-        raise DataError(f"{folder}: its run is finished, but its weights are gone, as in a kept copy; expected {WEIGHTS} in it")
+        raise DataError(f"{folder}: {GONE}; expected {WEIGHTS} in it")
     model = Model(ExperimentSpec.parse(record.spec).model)
     try:
         model.load_state_dict(load_file(Path(folder) / WEIGHTS))

@@ -27,6 +27,8 @@ HISTORY_NAME = "history.parquet"
 DOCUMENTS, PACKED = ".documents.json", ".gz"
 # The names that a run's record may have: in a copy that is kept it is packed.
 RECORDS = (NAME, f"{NAME}{PACKED}")
+# What is said of a run that has a record alone.
+GONE = "its run is finished, but its weights are gone, as in a kept copy"
 # The folder of its evaluations, one file each.
 EVALUATIONS = "evaluations"
 

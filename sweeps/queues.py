@@ -18,7 +18,7 @@ Drivers that share a queue (`sweeps.work`) do not `take`:
 """
 
 from experiments import evaluations
-from experiments.record import shown
+from experiments.record import RECORDS, shown
 from sweeps import folders
 from sweeps.job import Outcome, record_failure
 
@@ -113,6 +113,12 @@ def run_record(job):
     """The record of a job's run; None if its folder has none that can be read, or that of another run."""
     record = folders.record_of(job.folder)
     return record if record and (record.identity, record.seed) == (job.plan.identity, job.seed) else None
+
+
+def forget(job):
+    """Remove the record of a job's run, so that the run is done again."""
+    for name in RECORDS:
+        (job.folder / name).unlink(missing_ok=True)
 
 
 def is_done(job):

@@ -13,10 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.record import RECORDS
 from experiments.start import Parent
 from sweeps import folders
 from sweeps.job import Job, Outcome
+from sweeps.queues import forget
 
 if TYPE_CHECKING:
     from sweeps.study import StudyPlan
@@ -64,7 +64,9 @@ class Retraining:
         for each in needs:
             if each.folder not in self.said:
                 self.said.add(each.folder)
-                _forget(each)
+                # The record of an earlier such training, whose weights are gone too, would count as finished.
+                if folders.is_finished(each.folder, each.plan.identity, each.seed):
+                    forget(each)
                 self.say(f"{each.arm} seed {each.seed}: a run to do reads its weights, which are gone, so it is trained once more")
         return needs
 
@@ -144,10 +146,3 @@ class Retraining:
 def _has_weights(job: Job) -> bool:
     """Whether a job's run is finished and its weights are there."""
     return folders.is_finished(job.folder, job.plan.identity, job.seed) and folders.has_weights(job.folder)
-
-
-def _forget(job: Job) -> None:
-    """Remove the record of an earlier such training whose weights are gone too: it would count as finished."""
-    if folders.is_finished(job.folder, job.plan.identity, job.seed):
-        for name in RECORDS:
-            (job.folder / name).unlink(missing_ok=True)

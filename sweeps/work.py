@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arch.words import times
-from experiments.record import RECORDS, Failure
+from experiments.record import GONE, Failure
 from sweeps import attempts, folders, queue_rows
 from sweeps.job import Event, Job, Outcome, record_failure
 from sweeps.queue_rows import DISK, DUPLICATE, FAILED, INTERRUPTED, LOST, MACHINE, UNKNOWN, Row
-from sweeps.queues import is_done, run_record
+from sweeps.queues import forget, is_done, run_record
 from sweeps.shared_queue import HOST, SharedQueue
 
-GONE = "its run is finished, but its weights are gone, as in a kept copy"
 # Bytes that must be writable before another run starts, after the disk was full.
 ROOM = 1 << 22
 
@@ -310,5 +309,4 @@ def forgive(jobs: list[Job]) -> None:
     for job in jobs:
         record = folders.record_of(job.folder)
         if record is not None and record.status == "failed":
-            for name in RECORDS:
-                (job.folder / name).unlink(missing_ok=True)
+            forget(job)
