@@ -123,7 +123,7 @@ _LINES: dict[str, tuple[tuple[str, str, str, str], ...]] = {
             "recurrence with local attention",
             "griffin/1.3b, recurrentgemma/9b",
             "reference code: griffin, RecurrentGemmaForCausalLM",
-            "griffin/ratio, griffin/window, griffin/versus_global, griffin/scaling",
+            "griffin/ratio, griffin/parts, griffin/window, griffin/versus_global, griffin/scaling",
         ),
         (
             "a state of constant size: long texts, decoding",

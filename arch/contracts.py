@@ -158,7 +158,8 @@ class Decaying(NamedTuple):
 class Mixer(Protocol):
     """Mixes information over time; an `nn.Module`. `__init__(config, context)`, see `arch.parameters.Context`.
 
-    What it says here is checked before it is trained (`arch.probe`).
+    What it says here is checked before it is trained (`arch.probe`). Where a null option of its `Config` follows from the model's
+    width D, the optional `Config.at_width(D)` is the same config with such options written out: both are one model.
     causal: whether no token depends on a later one. reach (optional): (before, after), how many tokens before and after
     itself a token may see in its document; None for all. state_size: how the state grows with the tokens seen: `constant`,
     `window`, `growing`, or None where there is no state because the mixer sees ahead; a causal mixer has one.

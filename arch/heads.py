@@ -21,3 +21,9 @@ def channels(config: Any, dim: int) -> int:
     if config.head_dim is None and dim % config.heads:
         raise ValueError(f"heads: {config.heads} does not divide dim = {dim}; give head_dim")
     return config.head_dim or dim // config.heads
+
+
+def written_out(config: Any, dim: int) -> Any:
+    """The options with `head_dim` and `query_scale` as they are in a model of width `dim`."""
+    size = config.head_dim or dim // config.heads
+    return config.model_copy(update={"head_dim": size, "query_scale": config.query_scale or size**-0.5})

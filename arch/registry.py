@@ -157,9 +157,15 @@ def decisive(kind, resolved):
     return {"type": resolved["type"], **config(kind, resolved).dump(identity=True)}
 
 
-def whole(kind, resolved):
-    """A resolved component as plain data with every option, also those that `dump` omits at their neutral value."""
-    return {"type": resolved["type"], **config(kind, resolved).dump(neutral=True)}
+def whole(kind, resolved, dim=None):
+    """A resolved component as plain data with every option, also those that `dump` omits at their neutral value.
+
+    dim: the width of its model, from which a null default may follow; such defaults are written out then (`Config.at_width`).
+    """
+    options = config(kind, resolved)
+    if dim is not None and hasattr(options, "at_width"):
+        options = options.at_width(dim)
+    return {"type": resolved["type"], **options.dump(neutral=True)}
 
 
 def whole_model(spec):

@@ -13,7 +13,7 @@ from arch.model_spec import ModelSpec, repeated
 from arch.parameters import Context
 from arch.words import listed
 
-ATTENTION = ("attention", "merged_attention")  # mixers, and crosses, whose defaults follow from the model's width
+ATTENTION = ("attention", "merged_attention")  # mixers of which `window: null` is one that hides nothing
 
 
 def of_model(spec: ModelSpec, context: int, prefix: str = "", lacks: bool = False) -> list[str]:
@@ -107,12 +107,4 @@ def computed(spec: ModelSpec, context: int) -> dict[str, Any]:
 def explicit(spec: ModelSpec, name: str) -> dict[str, Any]:
     """A block of a resolved ModelSpec as plain data, with the null defaults that follow from the model written out."""
     block = spec.blocks[name].dump(neutral=True)
-    block |= {kind: registry.whole(kind, options) for kind, options in spec.blocks[name].sublayers().items()}
-    mixer, cross = block["mixer"], block["cross"]
-    for part in (mixer, cross):
-        if part and part["type"] in ATTENTION:
-            part["head_dim"] = part["head_dim"] or spec.dim // part["heads"]
-            part["query_scale"] = part["query_scale"] or part["head_dim"] ** -0.5
-    if mixer and mixer["type"] == "rg_lru":
-        mixer["width"] = mixer["width"] or spec.dim
-    return block
+    return block | {kind: registry.whole(kind, options, spec.dim) for kind, options in spec.blocks[name].sublayers().items()}

@@ -85,6 +85,10 @@ class Attention(nn.Module):
         def _rotated(self, channels):
             return f"{self.rope.fraction:g} of {channels} is {channels * self.rope.fraction:g}"
 
+        def at_width(self, dim: int) -> "Attention.Config":
+            """The same with `head_dim` and `query_scale` written out, in a model of width `dim`."""
+            return heads.written_out(self, dim)
+
         @classmethod
         def examples(cls):
             """Valid instances for the test battery."""

@@ -64,6 +64,10 @@ class MergedAttention(nn.Module):
             heads.check(self.heads, self.kv_heads)
             return self
 
+        def at_width(self, dim: int) -> "MergedAttention.Config":
+            """The same with `head_dim` and `query_scale` written out, in a model of width `dim`."""
+            return heads.written_out(self, dim)
+
         @classmethod
         def examples(cls):
             """Valid instances for the test battery."""

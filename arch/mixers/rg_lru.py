@@ -3,7 +3,6 @@
 Shapes: B rows, T tokens, D model width, R recurrent width, J taps of the convolution.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -13,12 +12,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from arch.contracts import Decaying
+from arch.convolution import CausalConvolution
 from arch.kernels import rg_lru as kernel
-from arch.kernels.convolution import convolution
 from arch.kernels.glu import glu
 from arch.layout import TokenLayout
 from arch.linear import BlockDiagonalLinear, Linear
-from arch.parameters import Context, constant, parameter
+from arch.parameters import Context, parameter
 from arch.registry import mixer
 from arch.spec import Count, Positive, Spec
 
@@ -57,6 +56,10 @@ class RGLRU(nn.Module):
         decay_init: Literal["paper", "reference"] = "paper"
         bias: bool = True
 
+        def at_width(self, dim: int) -> "RGLRU.Config":
+            """The same with `width` written out, in a model of width `dim`."""
+            return self.model_copy(update={"width": self.width or dim})
+
         @classmethod
         def examples(cls):
             """Valid instances for the test battery."""
@@ -72,10 +75,7 @@ class RGLRU(nn.Module):
         self.x = Linear(context.dim, self.width, context, bias=config.bias)
         self.y = Linear(context.dim, self.width, context, bias=config.bias)
         self.o = Linear(self.width, context.dim, context, kind="output", bias=config.bias)
-        taps = nn.Module()
-        taps.weight = parameter((config.taps, self.width), "vector", _tap_values(config.taps))
-        taps.bias = parameter((self.width,), "vector", constant(0.0))
-        self.conv = taps
+        self.conv = CausalConvolution(self.width, config.taps)
         self.recurrence_gate = BlockDiagonalLinear(self.width, config.blocks, context)
         self.input_gate = BlockDiagonalLinear(self.width, config.blocks, context)
         self.decay = parameter((self.width,), "vector", DECAY_INITS[config.decay_init](config.exponent), recurrent=True)
@@ -84,7 +84,7 @@ class RGLRU(nn.Module):
         """An empty state; its size does not depend on `capacity`."""
         return RecurrentState(
             torch.zeros(batch, self.width, dtype=torch.float32, device=device),
-            torch.zeros(batch, self.config.taps - 1, self.width, dtype=dtype, device=device),
+            self.conv.empty(batch, dtype, device),
         )
 
     def mixing_flops(self, layout: TokenLayout) -> int:
@@ -94,7 +94,7 @@ class RGLRU(nn.Module):
     def forward(self, x_BTD: Tensor, layout: TokenLayout, state: RecurrentState | None = None) -> tuple[Tensor, RecurrentState]:
         if state is None:
             state = self.init_state(*layout.shape, x_BTD.dtype, x_BTD.device)
-        u_BTR, tail_BJR = self._convolved(self.x(x_BTD), layout, state.tail_BJR)
+        u_BTR, tail_BJR = self.conv(self.x(x_BTD), layout, state.tail_BJR)
         h_BTR, last_BR = self._recurrence(u_BTR, layout, state.h_BR)
         return self.o(glu(self.y(x_BTD), h_BTR.to(x_BTD.dtype))), RecurrentState(last_BR, tail_BJR)
 
@@ -105,25 +105,13 @@ class RGLRU(nn.Module):
     def decaying(self, x_BTD: Tensor, layout: TokenLayout) -> Decaying:
         """log a_t of these tokens; log_a_R is that of r = 1."""
         tail_BJR = self.init_state(*layout.shape, x_BTD.dtype, x_BTD.device).tail_BJR
-        u_BTR, _ = self._convolved(self.x(x_BTD), layout, tail_BJR)
+        u_BTR, _ = self.conv(self.x(x_BTD), layout, tail_BJR)
         slope_R = self.slope_R()
         return Decaying(slope_R * torch.sigmoid(self.recurrence_gate(u_BTR).float()), slope_R)
-
-    def _convolved(self, x_BTR, layout, tail_BJR):
-        """(output of the causal depthwise convolution, new tail). A tap before the token's document sees 0."""
-        kept = self.config.taps - 1
-        tail_BJR = tail_BJR.to(x_BTR.dtype)
-        y_BTR = convolution(x_BTR, tail_BJR, layout.pos_BT, self.conv.weight, self.conv.bias)
-        return y_BTR, torch.cat([tail_BJR, x_BTR[:, -kept:]], dim=1)[:, -kept:]
 
     def _recurrence(self, u_BTR, layout, h0_BR):
         rho_BTR, iota_BTR = self.recurrence_gate(u_BTR), self.input_gate(u_BTR)
         return kernel.rg_lru(rho_BTR, iota_BTR, u_BTR, self.slope_R(), layout.reset_BT, h0_BR)
-
-
-def _tap_values(taps):
-    """The initialiser N(0, 0.01 / taps), as in the released code."""
-    return lambda tensor, generator: tensor.normal_(0.0, math.sqrt(0.01 / taps), generator=generator)
 
 
 def _decay_paper(exponent):

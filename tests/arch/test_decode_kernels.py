@@ -150,7 +150,10 @@ def test_a_bfloat16_ffn_is_that_of_float32_rounded_once(rows, hidden):
 @pytest.mark.parametrize("rows, tokens", [(1, 7), (3, 12), (18, 90)])
 @pytest.mark.parametrize("component", [each for each in MIXERS if each.get("causal", True)], ids=label)
 def test_bfloat16_mixers(component, rows, tokens):
-    """Against float32 with the same numbers: each result within 2^-7 of what their size is, rows of different lengths."""
+    """Against float32 with the same numbers, rows of different lengths: each result within 2^-7 of what their size is.
+
+    Within 2^-6 where no function in C knows the mixer: torch rounds after every operation.
+    """
     mixer = registry.build("mixer", component, context())
     initialise(mixer, seed=0)
     mixer, lengths, runs = mixer.bfloat16(), 1 + torch.arange(rows) * 5 % tokens, []
@@ -164,8 +167,9 @@ def test_bfloat16_mixers(component, rows, tokens):
             assert y.dtype is dtype
             outputs.append(y)
         runs.append([torch.cat(outputs, 1), *tensors(state)])
+    bound = 2**-7 if type(mixer) in decoding.FAST else 2**-6
     for got, want in zip(*runs, strict=True):
-        assert (got.float() - want).abs().max() <= 2**-7 * want.abs().max() + 1e-6
+        assert (got.float() - want).abs().max() <= bound * want.abs().max() + 1e-6
 
 
 def test_what_is_no_number_stays_so_in_bfloat16():

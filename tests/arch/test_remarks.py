@@ -1,9 +1,12 @@
 """What a spec says though it changes nothing is named, and nothing else is."""
 
 import pytest
+import torch
+from tiny_specs import DIM, examples, label
 
-from arch import remarks
+from arch import registry, remarks
 from arch.express import resolved
+from arch.parameters import Context, initialise
 
 ATTENTION = {"type": "attention", "heads": 2, "head_dim": 8}
 FFN = {"type": "gated", "hidden": 8}
@@ -96,3 +99,18 @@ def test_the_data_of_a_model_are_right():
     same = {window: torch.allclose(outputs[window], outputs[None], atol=1e-5) for window in outputs}
     assert same == {15: False, 16: True, 17: True, None: True}
     assert [not remarks.of_model(model(window=window), 16) for window in (15, 16, 17)] == [True, False, False]
+
+
+@pytest.mark.parametrize("kind, component", [(kind, each) for kind in ("mixer", "cross") for each in examples(kind)], ids=label)
+def test_a_default_that_follows_from_the_width_is_the_same_written_out(kind, component):
+    """Of every component: the parameters and what they begin with do not change, and nothing is left to write out."""
+    plain = Context(dim=DIM, layers=2, **({"source_dim": DIM} if kind == "cross" else {}))
+    full = registry.whole(kind, component, DIM)
+    made = [registry.build(kind, options, plain) for options in (component, full)]
+    for module in made:
+        initialise(module, seed=0)
+    ours, theirs = (module.state_dict() for module in made)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert registry.whole(kind, full, DIM) == full and registry.whole(kind, full, 2 * DIM) == full
+    left = {name for name, value in full.items() if value is None}
+    assert left <= {"window", "softcap", "rope"}  # of which null is a value of its own
