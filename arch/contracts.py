@@ -19,6 +19,9 @@ inherits from them: a class that has the attributes and methods satisfies the co
 | reward | `experiments/rewards/` | how good an answer to a prompt is |
 | claim | `sweeps/claims/` | the verdicts of a study |
 
+Where a null option of a mixer, ffn, cross or pool follows from the model's width D, the optional `Config.at_width(D)` is the same
+config with such options written out. So a spec that leaves them out and one that says them are known to be the same model.
+
 A component may *need* something of the model that it meets. `needs` is a set of the words in CAPABILITIES. Planning
 refuses a combination that cannot work, at the spec's line that asks for it.
 
@@ -158,8 +161,7 @@ class Decaying(NamedTuple):
 class Mixer(Protocol):
     """Mixes information over time; an `nn.Module`. `__init__(config, context)`, see `arch.parameters.Context`.
 
-    What it says here is checked before it is trained (`arch.probe`). Where a null option of its `Config` follows from the model's
-    width D, the optional `Config.at_width(D)` is the same config with such options written out: both are one model.
+    What it says here is checked before it is trained (`arch.probe`).
     causal: whether no token depends on a later one. reach (optional): (before, after), how many tokens before and after
     itself a token may see in its document; None for all. state_size: how the state grows with the tokens seen: `constant`,
     `window`, `growing`, or None where there is no state because the mixer sees ahead; a causal mixer has one.

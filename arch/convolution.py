@@ -17,7 +17,8 @@ from arch.parameters import constant, parameter
 class CausalConvolution(nn.Module):
     """y_t = bias + the sum over j < J of weight_(J-1-j) x_(t-j), channel by channel; a tap before the token's document sees 0.
 
-    The first weights are drawn from N(0, 0.01 / J), as in Griffin's released code.
+    With one tap it looks at no other token: it scales each channel. The first weights are drawn from N(0, 0.01 / J), as in
+    Griffin's released code.
     """
 
     def __init__(self, width: int, taps: int):
@@ -32,10 +33,11 @@ class CausalConvolution(nn.Module):
 
     def forward(self, x_BTR: Tensor, layout: TokenLayout, tail_BJR: Tensor) -> tuple[Tensor, Tensor]:
         """(y_BTR, new tail). tail_BJR: the J - 1 inputs before these."""
-        kept = len(self.weight) - 1
-        tail_BJR = tail_BJR.to(x_BTR.dtype)
+        tail_BJR, tokens = tail_BJR.to(x_BTR.dtype), x_BTR.shape[1]
         y_BTR = convolution(x_BTR, tail_BJR, layout.pos_BT, self.weight, self.bias)
-        return y_BTR, torch.cat([tail_BJR, x_BTR[:, -kept:]], dim=1)[:, -kept:]
+        kept = len(self.weight) - 1
+        recent_BTR = x_BTR[:, max(tokens - kept, 0) :]
+        return y_BTR, torch.cat([tail_BJR, recent_BTR], dim=1)[:, recent_BTR.shape[1] :]
 
 
 def _normal(taps):

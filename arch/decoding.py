@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from arch.block import Block, Sublayer
+from arch.convolution import CausalConvolution
 from arch.ffns.gated import Gated
 from arch.kernels import decode
 from arch.linear import BlockDiagonalLinear, Linear
 from arch.mixers.attention import Attention
-from arch.mixers.rg_lru import RGLRU, RecurrentState
+from arch.mixers.rg_lru import RGLRU
+from arch.mixers.short_convolution import ShortConvolution
 from arch.norm import RMSNorm
 from arch.rotary import pairs
 
@@ -92,6 +94,17 @@ def _rg_lru(mixer, x_B1D, layout, state, around=decode.ALONE):
     return None if y_B1D is None else (y_B1D, state)
 
 
+def _short_convolution(mixer, x_B1D, layout, state, around=decode.ALONE):
+    part = convolution_part(mixer, around)
+    if state is None or part is None:
+        return None
+    state = dense(state)
+    if not part.carry(state.tail_BJR, None, len(x_B1D)):
+        return None
+    y_B1D = decode.run(part, x_B1D, layout.pos_B)
+    return None if y_B1D is None else (y_B1D, state)
+
+
 def _gated(ffn, x_B1D, around=decode.ALONE):
     return decode.run(gated_part(ffn, around), x_B1D, None)
 
@@ -105,6 +118,7 @@ FAST: dict[type[nn.Module], Callable[..., Any]] = {
     RMSNorm: _norm,
     Attention: _attention,
     RGLRU: _rg_lru,
+    ShortConvolution: _short_convolution,
     Gated: _gated,
 }
 
@@ -122,11 +136,18 @@ def attention_part(mixer: Attention, around: decode.Around) -> decode.Part | Non
 
 def recurrent_part(mixer: RGLRU, around: decode.Around) -> decode.Part | None:
     """As `attention_part`."""
-    maps = _maps(mixer._modules, "xyo")
-    gates = _maps(mixer._modules, ("recurrence_gate", "input_gate"), BlockDiagonalLinear)
-    if maps is None or gates is None:
+    modules = mixer._modules
+    maps, taps = _maps(modules, "xyo"), _maps(modules, ("conv",), CausalConvolution)
+    gates = _maps(modules, ("recurrence_gate", "input_gate"), BlockDiagonalLinear)
+    if maps is None or taps is None or gates is None:
         return None
-    return decode.recurrent_part(*maps, (mixer.conv.weight, mixer.conv.bias), *gates, around)
+    return decode.recurrent_part(*maps, *taps, *gates, around)
+
+
+def convolution_part(mixer: ShortConvolution, around: decode.Around) -> decode.Part | None:
+    """As `attention_part`."""
+    maps, taps = _maps(mixer._modules, "xyo"), _maps(mixer._modules, ("conv",), CausalConvolution)
+    return None if maps is None or taps is None else decode.recurrent_part(*maps, *taps, around=around)
 
 
 def gated_part(ffn: Gated, around: decode.Around) -> decode.Part | None:
@@ -142,9 +163,9 @@ def around(sublayer: Sublayer) -> decode.Around | None:
     return None if None in norms else decode.Around(*zip(*norms, strict=True), residual=True)
 
 
-def dense(state: RecurrentState) -> RecurrentState:
-    """The state as C takes it: after a prompt, it may be a view of the tensors of the whole prompt."""
-    return RecurrentState(state.h_BR.contiguous(), state.tail_BJR.contiguous())
+def dense(state: Any) -> Any:
+    """A state of a recurrence or a convolution as C takes it: after a prompt, it may be a view of the whole prompt's tensors."""
+    return type(state)(**{name: tensor.contiguous() for name, tensor in vars(state).items()})
 
 
 def _maps(modules, names, cls=Linear):

@@ -53,8 +53,8 @@ class Subject:
     """A component to check. name: its `type`. lengths: of the rows to try, ascending.
 
     rounding: how much of a channel's largest value a difference may be and still be rounding; 0: bit for bit. close:
-    the same for two ways of computing one result. source_dim: the width of the encoder that a cross reads. Of a quantiser, dim
-    is what the width of its matrices must be a multiple of, and it has no rows.
+    the same for two ways of computing one result. source_dim: the width of the encoder that a cross reads. options, context: what
+    the module was made of. Of a quantiser, dim is what the width of its matrices must be a multiple of, and it has no rows.
     """
 
     kind: str
@@ -66,6 +66,8 @@ class Subject:
     close: float = CLOSE
     device: str = "cpu"
     source_dim: int = 0
+    options: Any = None
+    context: Context | None = None
 
     @property
     def reach(self) -> tuple[int | None, int | None]:
@@ -117,13 +119,18 @@ def subject(
         return probe_quantiser.subject(kind, resolved, device)
     if kind == "cross" and context.source_dim is None:
         context = replace(context, source_dim=context.dim)
+    module = _made(kind, resolved, context, device)
+    longest = min(tokens, LONGEST)
+    lengths = sorted({n for n in (SHORT, EVEN, MIDDLE, longest) if n <= longest})
+    made_of = context.source_dim or 0, resolved, context
+    return Subject(kind, resolved["type"], module, context.dim, tuple(lengths), rounding, close, device, *made_of)
+
+
+def _made(kind, resolved, context, device):
     with alike():
         module = registry.build(kind, resolved, context)
         shaken(module)
-    module.to(device)
-    longest = min(tokens, LONGEST)
-    lengths = sorted({n for n in (SHORT, EVEN, MIDDLE, longest) if n <= longest})
-    return Subject(kind, resolved["type"], module, context.dim, tuple(lengths), rounding, close, device, context.source_dim or 0)
+    return module.to(device)
 
 
 def shaken(module: nn.Module) -> None:
@@ -521,6 +528,22 @@ def says_what_it_is(it: Subject) -> None:
         raise Broken("says that it has a state, but has no `init_state`")
 
 
+def writes_out_its_defaults(it: Subject) -> None:
+    """`Config.at_width`: the same component, with nothing left that follows from the model's width."""
+    config, full = registry.config(it.kind, it.options), registry.whole(it.kind, it.options, it.dim)
+    if not registry.follows_width(config):
+        raise NotAsked("its `Config` has no `at_width`")
+    if registry.whole(it.kind, full, 2 * it.dim) != full:
+        raise Broken("has a `Config.at_width` that leaves an option which follows from the width")
+    other = replace(it, module=_made(it.kind, full, it.context, it.device))
+    ours, theirs = ({name: weight.shape for name, weight in each.module.named_parameters()} for each in (it, other))
+    if ours != theirs:
+        raise Broken("has other parameters with the options that its `Config.at_width` writes out")
+    x_BTD = drawn(it, 2, it.short)
+    if (far := apart(read(other, x_BTD), read(it, x_BTD))) > it.close:
+        raise Broken(f"gives another output with the options of its `Config.at_width` ({far:.2g} of the largest value)")
+
+
 def keeps_shape_and_type(it: Subject) -> None:
     for tokens in (1, 2, *it.lengths[:2]):
         x_BTD = drawn(it, 2, tokens)
@@ -805,9 +828,11 @@ ROWS = Point("keeps the rows of a batch apart", keeps_rows_apart)
 PARAMETERS = Point("uses every parameter", uses_every_parameter)
 GRADIENTS = Point("has gradients only for what it may see", has_gradients_for_its_reach_only, thorough=True)
 BFLOAT16 = Point("computes in bfloat16 too", computes_in_bfloat16, remark=True)
+DEFAULTS = Point("is the same with the defaults written out that follow from the width", writes_out_its_defaults)
 
 MIXER = (
     Point("says whether it is causal, and how its state grows", says_what_it_is),
+    DEFAULTS,
     SHAPE,
     MEMORY,
     ROWS,
@@ -827,6 +852,7 @@ MIXER = (
     Point("sees every token that it may see", sees_every_token_in_reach, remark=True),
 )
 FFN = (
+    DEFAULTS,
     SHAPE,
     MEMORY,
     Point("works on each token alone", works_on_each_token_alone),
@@ -836,6 +862,7 @@ FFN = (
     BFLOAT16,
 )
 POOL = (
+    DEFAULTS,
     Point("gives a vector per row, in the type of its input", keeps_shape_and_type),
     MEMORY,
     ROWS,

@@ -98,6 +98,7 @@ def counts_its_flops(it: Subject) -> None:
 
 
 CROSS = (
+    probe.DEFAULTS,
     probe.SHAPE,
     probe.MEMORY,
     probe.ROWS,

@@ -163,9 +163,17 @@ def whole(kind, resolved, dim=None):
     dim: the width of its model, from which a null default may follow; such defaults are written out then (`Config.at_width`).
     """
     options = config(kind, resolved)
-    if dim is not None and hasattr(options, "at_width"):
-        options = options.at_width(dim)
+    if dim is not None and follows_width(options):
+        full = options.at_width(dim)
+        if not isinstance(full, type(options)):
+            raise SpecError(f"{resolved['type']}: its Config.at_width gives {type(full).__name__}, expected a Config")
+        options = full
     return {"type": resolved["type"], **options.dump(neutral=True)}
+
+
+def follows_width(options):
+    """Whether a component's `Config` can write out the null defaults that follow from the model's width (`at_width`)."""
+    return callable(getattr(options, "at_width", None))
 
 
 def whole_model(spec):

@@ -91,7 +91,7 @@ def computed(spec: ModelSpec, context: int) -> dict[str, Any]:
         mixer = block["mixer"]
         if mixer and mixer["type"] in ATTENTION and mixer["window"] and _is_idle(_reach(spec, mixer), context):
             mixer["window"] = None
-    pool = spec.pool and registry.whole("pool", spec.pool)
+    pool = spec.pool and registry.whole("pool", spec.pool, spec.dim)
     vision = spec.vision and registry.whole("tower", spec.vision)
     beside = None if spec.encoder is None else {"embedding": spec.encoder.embedding, **computed(spec.encoder_spec, context)}
     return {

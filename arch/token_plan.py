@@ -28,6 +28,7 @@ from arch.keys_values import AttentionState
 from arch.layout import TokenLayout
 from arch.mixers.attention import Attention
 from arch.mixers.rg_lru import RGLRU, RecurrentState
+from arch.mixers.short_convolution import ConvolutionState, ShortConvolution
 from arch.norm import RMSNorm
 from arch.rotary import pairs
 
@@ -154,12 +155,22 @@ def _rg_lru(mixer, around):
     return part and (part, _Recurrence(part, mixer))
 
 
+def _short_convolution(mixer, around):
+    part = decoding.convolution_part(mixer, around)
+    return part and (part, _Convolution(part, mixer))
+
+
 def _gated(ffn, around):
     part = decoding.gated_part(ffn, around)
     return part and (part, None)
 
 
-MADE: dict[type[nn.Module], Any] = {Attention: _attention, RGLRU: _rg_lru, Gated: _gated}
+MADE: dict[type[nn.Module], Any] = {
+    Attention: _attention,
+    RGLRU: _rg_lru,
+    ShortConvolution: _short_convolution,
+    Gated: _gated,
+}
 
 
 class _Ring:
@@ -182,22 +193,30 @@ class _Ring:
         return after
 
 
-class _Recurrence:
-    """Gives a part of a recurrent block its state."""
+class _Convolution:
+    """Gives a part of a short convolution its state."""
+
+    kind: type = ConvolutionState
 
     def __init__(self, part, mixer):
         self.part, self.mixer, self.state, self.rows = part, mixer, None, 0
 
     def after(self, state, rows):
         """As `_Ring.after`. The state is written in place."""
-        if type(state) is not RecurrentState:
+        if type(state) is not self.kind:
             return None
         if rows != self.rows or state is not self.state:
             state = decoding.dense(state)
-            if not self.part.carry(state.tail_BJR, state.h_BR, rows):
+            if not self.part.carry(state.tail_BJR, getattr(state, "h_BR", None), rows):
                 return None
             self.state, self.rows = state, rows
         return state
+
+
+class _Recurrence(_Convolution):
+    """Gives a part of a recurrent block its state."""
+
+    kind = RecurrentState
 
 
 class Plan:

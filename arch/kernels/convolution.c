@@ -1,4 +1,4 @@
-/* The causal depthwise convolution of a recurrent block and its gradient, in one pass each:
+/* The causal depthwise convolution and its gradient, in one pass each:
 
        y_t = bias + sum over j < taps of w_(taps-1-j) x_(t-j), without taps that reach before the token's document
 

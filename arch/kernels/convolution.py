@@ -1,4 +1,4 @@
-"""The causal depthwise convolution of Griffin's recurrent block.
+"""The causal depthwise convolution of `arch.convolution`.
 
 There is a plain torch path, and a C path for float32 and bfloat16 on the CPU (`convolution.c`: one pass forward, one
 backward). Both compute in float32 at least, and the output has the input's type.

@@ -47,9 +47,9 @@ typedef struct {
     float eps, scale, softcap;
 } Attention;
 
-/* Griffin's recurrent block, o(rg_lru(conv(x-map)) gelu(y-map)). taps (J, R), bias (R) of the convolution. r, i: the
-   gates' N diagonal blocks, (N, R / N, R / N), with biases (R). slope (R), at most 0. tail (B, J - 1, R), the
-   convolution's last inputs, and h (B, R) are updated in place. */
+/* Griffin's recurrent block, o(rg_lru(conv(x-map)) gelu(y-map)); with N = 0 without the recurrence. taps (J, R), bias (R) of
+   the convolution. r, i: the gates' N diagonal blocks, (N, R / N, R / N), with biases (R). slope (R), at most 0. tail
+   (B, J - 1, R), the convolution's last inputs, and h (B, R) are updated in place. */
 typedef struct {
     Part part;
     Map x, y, o, taps, r, i;
@@ -294,7 +294,7 @@ static void recurrent(const Recurrent *part, const float *x, const int64_t *pos,
     const Part *around = &part->part;
     const stored *taps = part->taps.weight;
     int64_t width = part->width, count = part->count, blocks = part->blocks;
-    int64_t each = width / blocks, all = rows * width, groups = (rows + BLOCK - 1) / BLOCK;
+    int64_t each = blocks ? width / blocks : 0, all = rows * width, groups = (rows + BLOCK - 1) / BLOCK;
     float *u = work, *gelu = u + all, *r = gelu + all, *i = r + all, *last = i + all, *z = last + all;
     const float *in = entering(x, around->before, z, rows, dim, around->eps_before);
     linear_shared(in, part->x, 0, last, rows, dim, width);
@@ -304,7 +304,7 @@ static void recurrent(const Recurrent *part, const float *x, const int64_t *pos,
     for (int64_t b = 0; b < rows; b++)
         for (int64_t low = 0; low < width; low += WIDE) {
             int64_t size = least(WIDE, width - low), at = b * width + low;
-            stored *earlier = part->tail + b * (count - 1) * width + low, *newest = earlier + (count - 2) * width;
+            stored *earlier = part->tail + b * (count - 1) * width + low;
             const stored *tap = taps + (count - 1) * width + low, *bias = part->taps.bias + low;
             float *u_b = u + at, *last_b = last + at;
             for (int64_t k = 0; k < size; k++) u_b[k] = FMA(wide(tap[k]), last_b[k], wide(bias[k]));
@@ -315,7 +315,8 @@ static void recurrent(const Recurrent *part, const float *x, const int64_t *pos,
             }
             for (int64_t j = 0; j + 2 < count; j++)
                 memcpy(earlier + j * width, earlier + (j + 1) * width, size * sizeof(stored));
-            for (int64_t k = 0; k < size; k++) newest[k] = narrow(last_b[k]);
+            for (int64_t k = 0; count > 1 && k < size; k++) earlier[(count - 2) * width + k] = narrow(last_b[k]);
+            for (int64_t k = 0; blocks == 0 && k < size; k++) u_b[k] *= gate(gelu[at + k], GELU);
         }
     #pragma omp for schedule(static)
     for (int64_t item = 0; item < blocks * groups; item++) {

@@ -120,10 +120,15 @@ class Part(NamedTuple):
         return where is not None
 
     def carry(self, tail_BJR, h_BR, rows):
-        """Give Griffin's recurrent block its state, which is updated in place. False if C cannot take it."""
+        """Give Griffin's recurrent block its state, which is updated in place. False if C cannot take it.
+
+        h_BR: None for a block without the recurrence.
+        """
         tail, h, structure = addresses(self.dtype, tail_BJR), addresses(torch.float32, h_BR), self.structure
         shape = rows, structure.count - 1, structure.width
-        if tail is None or h is None or tail_BJR.shape != shape or h_BR.shape != (rows, structure.width):
+        if tail is None or h is None or tail_BJR.shape != shape:
+            return False
+        if (h_BR is None) != (structure.blocks == 0) or (h_BR is not None and h_BR.shape != (rows, structure.width)):
             return False
         structure.tail, structure.h = *tail, *h
         return True
@@ -190,15 +195,19 @@ def attention_part(q, k, v, o, q_norm, k_norm, channels, eps, scale, softcap, ar
     return Part(structure, room, dtype)
 
 
-def recurrent_part(x, y, o, taps, recurrence_gate, input_gate, around=ALONE):
-    """Griffin's recurrent block as a Part that must be given `carry` and `fade`. taps: (J, R) of the convolution, (R)."""
+def recurrent_part(x, y, o, taps, recurrence_gate=(None, None), input_gate=(None, None), around=ALONE):
+    """Griffin's recurrent block as a Part that must be given `carry` and `fade`. taps: (J, R) of the convolution, (R).
+
+    Without gates it is the block without its recurrence, o(conv(x) gelu(y)), which needs no `fade`.
+    """
     dtype = x[0].dtype
     where = addresses(dtype, *around.weights, *x, *y, *o, *taps, *recurrence_gate, *input_gate)
     if where is None:
         return None
     count, width = taps[0].shape
     structure = _Recurrent(_around("recurrent", where, around), *(tuple(where[i : i + 2]) for i in range(2, 14, 2)))
-    structure.width, structure.count, structure.blocks = width, count, recurrence_gate[0].shape[0]
+    structure.width, structure.count = width, count
+    structure.blocks = 0 if recurrence_gate[0] is None else recurrence_gate[0].shape[0]
     return Part(structure, 5 * width + x[0].shape[1], dtype)
 
 

@@ -41,8 +41,8 @@ class RGLRU(nn.Module):
     """
 
     class Config(Spec):
-        """width: R, by default D. blocks: diagonal blocks of each gate's map. taps: J, of the convolution. exponent: c, of
-        the decay. bias: whether all maps have one.
+        """width: R, by default D. blocks: diagonal blocks of each gate's map. taps: J, of the convolution; with 1 it sees no other
+        token. exponent: c, of the decay. bias: whether all maps have one.
 
         decay_init: the initialisation of L. `paper` draws sigmoid(L)^c uniformly from [0.9, 0.999] (Griffin, section
         2.4). `reference` draws sigmoid(L)^2 uniformly from [0.9^2, 0.999^2], as the released code does; this is a
@@ -51,7 +51,7 @@ class RGLRU(nn.Module):
 
         width: Count | None = None
         blocks: Count = 1
-        taps: Annotated[int, Field(ge=2)] = 4
+        taps: Annotated[int, Field(ge=1, le=256)] = 4
         exponent: Positive = 8.0
         decay_init: Literal["paper", "reference"] = "paper"
         bias: bool = True
@@ -63,7 +63,7 @@ class RGLRU(nn.Module):
         @classmethod
         def examples(cls):
             """Valid instances for the test battery."""
-            return [cls(blocks=4), cls(width=24, blocks=2, taps=3, decay_init="reference", bias=False)]
+            return [cls(blocks=4), cls(width=24, blocks=2, taps=3, decay_init="reference", bias=False), cls(taps=1)]
 
     causal = True
     state_size = "constant"

@@ -32,10 +32,10 @@ class ShortConvolution(nn.Module):
     """y = W_o (conv(W_x x) * gelu(W_y x)), with a causal convolution of J taps per channel."""
 
     class Config(Spec):
-        """width: R, by default D. taps: J, of the convolution. bias: whether all maps have one."""
+        """width: R, by default D. taps: J, of the convolution; up to 8 are fast on a CPU. bias: whether all maps have one."""
 
         width: Count | None = None
-        taps: Annotated[int, Field(ge=2)] = 4
+        taps: Annotated[int, Field(ge=2, le=256)] = 4
         bias: bool = True
 
         def at_width(self, dim: int) -> "ShortConvolution.Config":
@@ -69,7 +69,7 @@ class ShortConvolution(nn.Module):
         return ConvolutionState(self.conv.empty(batch, dtype, device))
 
     def mixing_flops(self, layout: TokenLayout) -> int:
-        """None: the convolution is element-wise work, which is not counted, as in the recurrent block."""
+        """0: the convolution is element-wise work, which is not counted, as in the recurrent block."""
         return 0
 
     def forward(self, x_BTD: Tensor, layout: TokenLayout, state: ConvolutionState | None = None) -> tuple[Tensor, ConvolutionState]:

@@ -352,3 +352,52 @@ def test_what_a_trained_model_must_not_see_is_found_in_any_row_and_nothing_is_dr
         with pytest.raises(probe_model.NotCausal, match="token 33 changes the output at 5"):
             probe_model.check_trained(trained, tokens_BT, layout)
     assert torch.equal(before, torch.get_rng_state())
+
+
+WIDTHS = (
+    '"""A mixer whose width is twice the model\'s where it is not said."""\n'
+    + """
+from arch.layers import Linear
+from arch.mixers.short_convolution import ShortConvolution as Base
+from arch.parameters import Context
+from arch.registry import mixer
+
+
+@mixer
+class Wide(Base):
+    class Config(Base.Config):
+        def at_width(self, dim):
+            BODY
+
+    def __init__(self, config, context):
+        super().__init__(config.model_copy(update={"width": config.width or 2 * context.dim}), context)
+"""
+)
+
+
+@pytest.mark.parametrize(
+    "number, body, said",
+    [
+        (0, 'return self.model_copy(update={"width": self.width or 2 * dim})', None),
+        (1, 'return self.model_copy(update={"width": self.width or dim})', "has other parameters with the options that"),
+        (2, 'return self.model_copy(update={"width": 2 * dim})', "leaves an option which follows from the width"),
+        (3, "pass", "its Config.at_width gives NoneType, expected a Config"),
+        (4, 'return self.model_copy(update={"width": self.width or 2 * dim, "taps": 3})', "has other parameters"),
+    ],
+)
+def test_what_a_component_says_follows_from_the_width_is_checked(number, body, said, tmp_path, monkeypatch):
+    (tmp_path / f"wide_{number}.py").write_text(WIDTHS.replace("BODY", body))
+    monkeypatch.syspath_prepend(tmp_path)
+    found = failures("mixer", {"type": f"wide_{number}:Wide"})
+    assert (not found) if said is None else (len(found) == 1 and said in found[0]), found
+
+
+def test_an_option_may_be_called_at_width(tmp_path, monkeypatch):
+    source = (
+        "from torch import nn\n\nfrom arch.registry import ffn\nfrom arch.spec import Spec\n\n\n"
+        "@ffn\nclass Same(nn.Module):\n    class Config(Spec):\n        at_width: int = 3\n\n"
+        "    def __init__(self, config, context):\n        super().__init__()\n"
+    )
+    (tmp_path / "an_option.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert registry.whole("ffn", {"type": "an_option:Same"}, 8) == {"type": "an_option:Same", "at_width": 3}

@@ -1,9 +1,11 @@
 """The gated short convolution beyond the battery: it is the recurrent block without its recurrence."""
 
+import pytest
 import torch
 from tiny_specs import DIM, context, model_spec
 
 from arch import registry, remarks
+from arch.convolution import CausalConvolution
 from arch.layout import TokenLayout
 from arch.model import new_model
 from arch.parameters import initialise
@@ -47,6 +49,18 @@ def test_it_costs_what_the_recurrent_block_does_without_gates_and_decays():
         count[kind] = sum(each.numel() for each in new_model(model_spec({"type": kind, "width": 24}), seed=0).parameters())
     two_gates, decays = 2 * (24 * 24 + 24), 24
     assert count["rg_lru"] - count["short_convolution"] == two_gates + decays
+
+
+@pytest.mark.parametrize("taps", [1, 2, 4])
+def test_the_tail_has_as_many_tokens_whatever_came(taps):
+    convolution = CausalConvolution(3, taps)
+    initialise(convolution, seed=0)
+    x, tail, seen = torch.randn(2, 9, 3), convolution.empty(2), 0
+    for tokens in (1, 5, 1, 2):
+        _, tail = convolution(x[:, seen : seen + tokens], TokenLayout.whole(2, tokens, first=seen), tail)
+        seen += tokens
+        past = torch.cat([convolution.empty(2), x[:, :seen]], dim=1)
+        assert torch.equal(tail, past[:, past.shape[1] - taps + 1 :])
 
 
 def test_taps_as_long_as_the_context_hide_nothing():

@@ -23,9 +23,12 @@ GLOBAL = {"type": "attention", "heads": 4, "kv_heads": 1, "softcap": 5.0, "bias"
 STILL = {"type": "attention", "heads": 2, "rope": None}
 RECURRENT = {"type": "rg_lru", "width": 36, "blocks": 2}
 FASTER = {"type": "rg_lru", "width": 24, "exponent": 3.0, "taps": 2}
+ALONE = {"type": "rg_lru", "taps": 1}
+SHORT = {"type": "short_convolution", "width": 20, "taps": 3}
 MODELS = {
     "windows": model_spec(WINDOW, GLOBAL, embed_scale="sqrt_dim", logit_softcap=20.0),
     "recurrences": model_spec(RECURRENT, WINDOW, RECURRENT, FASTER, embed_scale="sqrt_dim_bfloat16", tie_embeddings=False),
+    "convolutions": model_spec(SHORT, GLOBAL, ALONE, SHORT, embed_scale="sqrt_dim"),
     "still": model_spec(STILL, RECURRENT, ffn={"type": "gated", "hidden": 21, "activation": "silu", "bias": True}),
 }
 FFN = {"type": "gated", "hidden": 24}

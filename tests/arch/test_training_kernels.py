@@ -116,6 +116,13 @@ def test_the_convolution(tokens, width, taps, dtype):
         same(convolution.convolution(*whole), convolution.reference(*whole), given, TOLERANCE[dtype])
 
 
+def test_a_convolution_of_one_tap_scales_each_channel():
+    x, tail, weight, bias = drawn(2, 9, 70), torch.zeros(2, 0, 70), drawn(1, 70), drawn(70)
+    for layout in layouts(9):
+        got = convolution.convolution(x, tail, layout.pos_BT, weight, bias)
+        same(got, weight * x + bias, (x, weight, bias), 2e-6)
+
+
 def test_the_convolution_of_views():
     x, tail, weight, bias = drawn(7, 2, 6), drawn(2, 3, 12), drawn(6, 4), drawn(6)
     given = x.transpose(0, 1), tail[..., ::2], TokenLayout.whole(2, 7, first=3).pos_BT, weight.T, bias

@@ -251,7 +251,7 @@ def test_decays_are_those_of_the_recurrence():
         x_BTD = sublayer.before(model.embed(rows.tokens_BT))
         shown = mixer.decaying(x_BTD, layout)
         # Without inputs, a state of 1 decays to the product of all a_t.
-        u_BTR = mixer._convolved(mixer.x(x_BTD), layout, mixer.init_state(3, 1).tail_BJR)[0]
+        u_BTR = mixer.conv(mixer.x(x_BTD), layout, mixer.init_state(3, 1).tail_BJR)[0]
         zeros_BTR, never_BT = torch.zeros_like(u_BTR), torch.zeros_like(layout.reset_BT)
         gate_BTR, start_BR = mixer.recurrence_gate(u_BTR), torch.ones(3, 12)
         h_BTR = rg_lru.reference(gate_BTR, zeros_BTR, zeros_BTR, mixer.slope_R(), never_BT, start_BR)[0]
