@@ -236,7 +236,7 @@ def test_check_says_what_it_did_not_check(folder, archbench_):
     [
         (
             ["nothing"],
-            "no mixer, ffn, pool, cross or quantiser 'nothing'; known: attention, merged_attention, rg_lru, short_convolution, gated, pool/",
+            "quantiser 'nothing'; known: attention, merged_attention, rg_lru, short_convolution, gated, pool/attention, ",
         ),
         (["no_such:Thing"], "no module 'no_such' can be imported from here"),
         (["own_cheats:Nope"], "own_cheats has no class marked @mixer, @ffn, @pool, @cross or @quantiser named Nope"),
