@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -45,6 +46,17 @@ def tests_cache(tmp_path_factory):
 def own_cache(tests_cache, monkeypatch):
     """Keep the caches of the tests out of the user's."""
     monkeypatch.setenv("ARCHBENCH_CACHE", tests_cache)
+
+
+@pytest.fixture(autouse=True)
+def own_modules(tmp_path_factory):
+    """Forget what a test imported from its own folder: another test's file may have the same name."""
+    before = set(sys.modules)
+    yield
+    folder = str(tmp_path_factory.getbasetemp())
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(folder):
+            del sys.modules[name]
 
 
 @pytest.fixture(autouse=True)
@@ -206,14 +218,9 @@ def encoding(timed, weighed, case):
 def plugins(tmp_path, monkeypatch):
     """A folder on the path with an objective, an evaluator and a dataset of a user's own, one file each."""
     import shutil
-    import sys
     from pathlib import Path
 
     monkeypatch.syspath_prepend(tmp_path)
-    names = []
     for path in (Path(__file__).parent / "plugins").glob("*.py"):
         shutil.copy(path, tmp_path)
-        names.append(path.stem)
-    yield tmp_path
-    for name in names:
-        sys.modules.pop(name, None)
+    return tmp_path
