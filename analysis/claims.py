@@ -11,7 +11,7 @@ from analysis.deciding import seeds_needed
 from analysis.shown import Shown
 from arch.contracts import UNDECIDED, UNSTABLE, Verdict
 from arch.units import share
-from arch.words import listed, times, together
+from arch.words import listed, listed_names, times, together
 from experiments.metrics import is_cost
 from sweeps import comparable
 from sweeps import judge as court
@@ -214,13 +214,13 @@ def summary(judgement, named=str):
         groups: dict[str, list[str]] = {}
         for subject in judgement.verdicts:
             groups.setdefault(judgement.word(subject), []).append(named(subject))
-        said = [f"{listed(them)}: {word}" for word, them in groups.items()]
+        said = [f"{listed_names(them)}: {word}" for word, them in groups.items()]
         if len(judgement.verdicts) >= NAMED:
             said = [f"{len(them)} {word}" for word, them in groups.items()]
         return f"{'; '.join(said)}{' (exploratory)' if judgement.exploratory else ''}"
     parts = []
     for word, arms in _grouped(judgement).items():
-        who = listed(list(map(named, arms))) if len(arms) <= NAMED else times(len(arms), "arm")
+        who = listed_names(list(map(named, arms))) if len(arms) <= NAMED else times(len(arms), "arm")
         parts.append(f"{who} {'is' if len(arms) == 1 else 'are'} {'no different' if word == SAME else word}")
     if parts:
         return f"Compared with {named(judgement.baseline)}: {'; '.join(parts)}{' (exploratory)' if judgement.exploratory else ''}"
@@ -254,7 +254,7 @@ def _answer(judgement):
         if word in (UNSTABLE, NOT_COMPARABLE):
             parts += [f"{arm} is {word}: {judgement.verdicts[arm].reason}" for arm in arms]
         else:
-            parts.append(f"{listed(arms)} {verb} {_tail(judgement, word)}")
+            parts.append(f"{listed_names(arms)} {verb} {_tail(judgement, word)}")
     return f"{quantity} compared with {judgement.baseline}: {'; '.join(parts)}."
 
 
@@ -343,7 +343,7 @@ def _waiting(judgement):
     groups: dict[str, list[str]] = {}
     for subject, text in judgement.missing.items():
         groups.setdefault(text, []).append(subject)
-    return [f"{listed(subjects)}: no verdict yet, {text}." for text, subjects in groups.items()]
+    return [f"{listed_names(subjects)}: no verdict yet, {text}." for text, subjects in groups.items()]
 
 
 def _control(judgement):
@@ -365,10 +365,10 @@ def _control(judgement):
     if missed:
         were = "was" if len(missed) == 1 else "were"
         return (
-            f"{listed(missed)}, known to be worse, {were} not found worse by more than {margin}. The "
+            f"{listed_names(missed)}, known to be worse, {were} not found worse by more than {margin}. The "
             "study misses a difference that is known to exist, so it does not conclude “no difference” of arms that may be equal."
         )
-    return f"The study can see a known difference: it found {listed(named)} worse by more than the margin of {margin}."
+    return f"The study can see a known difference: it found {listed_names(named)} worse by more than the margin of {margin}."
 
 
 def _reasons(judgement):
@@ -381,7 +381,7 @@ def _reasons(judgement):
         control = isinstance(judgement.claim, Equivalent) and subject in judgement.claim.config.known_worse
         if verdict.reason and not said and not (control and verdict.word == UNDECIDED):
             groups.setdefault(verdict.reason, []).append(subject)
-    return " ".join(f"{listed(subjects)}: {reason}." for reason, subjects in groups.items())
+    return " ".join(f"{listed_names(subjects)}: {reason}." for reason, subjects in groups.items())
 
 
 def _unpaired(judgement):
@@ -391,8 +391,8 @@ def _unpaired(judgement):
         return ""
     verb = "is" if len(named) == 1 else "are"
     return (
-        f"{listed(named)} {verb} compared without pairing, by Welch's t test: the seeds are others, so nothing that a seed shares "
-        "cancels, and sd is that of the difference of two such runs."
+        f"{listed_names(named)} {verb} compared without pairing, by Welch's t test: the seeds are others, so nothing that a seed "
+        "shares cancels, and sd is that of the difference of two such runs."
     )
 
 
@@ -419,7 +419,7 @@ def _early(study, judgement):
     if not early or len(court.plan_of(study.record).looks) == 1:
         return ""
     were = "was" if len(early) == 1 else "were"
-    return f"{listed(early)} {were} decided before the last look: a difference that is found early looks larger than it is."
+    return f"{listed_names(early)} {were} decided before the last look: a difference that is found early looks larger than it is."
 
 
 def _heavy(judgement):

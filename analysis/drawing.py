@@ -185,7 +185,8 @@ def legend_above(figure: Figure, handles: Mapping[str, Any]) -> None:
     while columns:
         legend = figure.legend(handles.values(), names, loc="outside upper left", ncols=columns, labelcolor=INK)
         box = legend.get_window_extent(FigureCanvasAgg(glyphs.apply(figure)).get_renderer())
-        if columns == 1 or box.width <= figure.bbox.width:
+        edge = legend.borderaxespad * legend.prop.get_size_in_points() * figure.dpi / 72  # between a figure's side and its legend
+        if columns == 1 or box.width + 2 * edge <= figure.bbox.width:
             width, height = figure.get_size_inches()
             figure.set_size_inches(width, height + LEGEND_LINE * max(0, math.ceil(len(names) / columns) - 2))
             return

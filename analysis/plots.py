@@ -27,7 +27,7 @@ from analysis.drawing import (
 )
 from analysis.shown import Shown
 from arch import units
-from arch.words import listed
+from arch.words import listed_names
 from experiments.metrics import CACHE, context_of, is_cost
 from sweeps.compare import bounds, harm, off_scale, on_scale
 from sweeps.folders import safe_name
@@ -329,7 +329,7 @@ def _tuned(axes, study, done, key, style):
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.2g}"))
     axes.xaxis.minorticks_off()
     axes.set_xlabel(key)
-    who = listed(at_edge) if len(at_edge) <= claims.NAMED else f"{len(at_edge)} of {tuned} arms"
+    who = listed_names(at_edge) if len(at_edge) <= claims.NAMED else f"{len(at_edge)} of {tuned} arms"
     found = f"best at the edge of its range (hollow) for {who}" if at_edge else "every best is inside its range"
     titled(axes, f"Tuning on the select split: {found}")
 

@@ -14,6 +14,11 @@ def listed(words: Iterable[str], last: str = "and") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""
 
 
+def listed_names(names: Iterable[str], last: str = "and") -> str:
+    """`listed`, where a name that has a comma in it stands in quotation marks."""
+    return listed([f"“{name}”" if "," in name else name for name in names], last)
+
+
 def together(sentences: Iterable[str]) -> list[str]:
     """Sentences `arm 'A': SAID`, those that say the same as one, `arms 'A' and 'B': SAID`; other sentences as they are."""
     arms: dict[str, list[str]] = {}

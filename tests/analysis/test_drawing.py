@@ -7,8 +7,11 @@ from matplotlib.lines import Line2D
 
 from analysis.drawing import LEGEND_LINE, WIDTH, legend_above, styled
 
+PARTS = ["griffin", "no recurrence", "no convolution", "convolution and global", "global", "global, QK-norm", "no context"]
+HORIZONS = [f"horizon=middle{i} teacher=small" for i in range(7)]
 
-@pytest.mark.parametrize(("names", "columns"), [(["1:1", "3:1"], 2), ([f"horizon=middle{i} teacher=small" for i in range(7)], 2)])
+
+@pytest.mark.parametrize(("names", "columns"), [(["1:1", "3:1"], 2), (HORIZONS, 2), (PARTS, 4)])
 def test_a_legend_has_as_many_columns_as_fit(names, columns):
     figure = Figure(figsize=(WIDTH, 4.1), layout="constrained")
     figure.subplots()

@@ -1,6 +1,6 @@
 """Lists in sentences, and sentences that say the same of several arms."""
 
-from arch.words import MOST, listed, together
+from arch.words import MOST, listed, listed_names, together
 
 
 def test_lists():
@@ -14,3 +14,8 @@ def test_what_is_said_of_several_arms_is_said_once():
     assert together(said) == ["arms 'a' and 'c: d': too low", "arms 'b' and \"it's\": too high", "a sentence of its own"]
     assert together(["arm 'a': too low", "arm 'a': too low, by far"]) == ["arm 'a': too low", "arm 'a': too low, by far"]
     assert together([]) == []
+
+
+def test_a_name_with_a_comma_is_told_from_two_names():
+    assert listed_names(["global", "global, QK-norm", "local"]) == "global, “global, QK-norm” and local"
+    assert listed_names(iter(["a"])) == "a" and listed_names([]) == ""
