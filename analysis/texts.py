@@ -12,7 +12,7 @@ import numpy as np
 
 from arch import units
 from arch.contracts import UNSTABLE, Documents
-from arch.words import listed
+from arch.words import listed_names
 from experiments.metrics import is_measured_once
 from experiments.record import documents_of
 from sweeps.comparable import NOT_COMPARABLE
@@ -104,7 +104,7 @@ def of(study, judgement, level=LEVEL):
         _for_texts(made) if within or not asked else "Arms with different seeds have no interval for other texts.",
         _few(made, weights_N),
         *(f"{arm} was measured on other rows than {baseline}: {text}." for arm, text in other_rows.items()),
-        f"Runs of {listed(lacking)} say nothing of each document." if lacking else "",
+        f"Runs of {listed_names(lacking)} say nothing of each document." if lacking else "",
     ]
     made.sentences.extend(text for text in sentences if text)
     return made
@@ -200,7 +200,7 @@ def _for_texts(made):
     sides: dict[str, list[str]] = {"exclude": [], "include": []}
     for subject, interval in made.intervals.items():
         sides["exclude" if interval.low > 0 or interval.high < 0 else "include"].append(subject)
-    each = " and ".join(f"{side} zero for {listed(subjects)}" for side, subjects in sides.items() if subjects)
+    each = " and ".join(f"{side} zero for {listed_names(subjects)}" for side, subjects in sides.items() if subjects)
     return f"For texts like these ({how_many}), {units.share(1 - made.level)} intervals over seeds and texts {each}."
 
 

@@ -7,7 +7,7 @@ both have the same.
 
 from arch import registry, units
 from arch.errors import SpecError
-from arch.words import listed
+from arch.words import listed, listed_names
 from experiments.metrics import OF_RUNS
 from experiments.spec import DEFAULT_TYPES
 
@@ -189,7 +189,7 @@ def remarks(record, runs):
     untuned = [label for label in record.arms if label not in tuned]
     if tuned and untuned:
         said.append(
-            f"{listed(tuned)} {'was' if len(tuned) == 1 else 'were'} tuned and {listed(untuned)} "
+            f"{listed_names(tuned)} {'was' if len(tuned) == 1 else 'were'} tuned and {listed_names(untuned)} "
             f"{'was' if len(untuned) == 1 else 'were'} not: a difference between them may be that of the tuning."
         )
     return said

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from arch.spec import ABSENT, diff, spelt
-from arch.words import listed, times
+from arch.words import listed_names, times
 from experiments import plan as experiment
 from experiments.spec import EvaluateSpec, ExperimentSpec
 from sweeps import first_seeds, looking
@@ -51,7 +51,7 @@ class Edited:
     def words(self) -> str:
         """`+c, -d, b changed (train.steps: 10 -> 20), seeds 3 -> 4`; empty if the file asks for what was run."""
         said = [f"+{label}" for label in self.new] + [f"-{label}" for label in self.gone]
-        said += [f"{listed(labels)} changed ({what})" for what, labels in self._together().items()]
+        said += [f"{listed_names(labels)} changed ({what})" for what, labels in self._together().items()]
         said += [f"baseline {self.baseline[0]} -> {self.baseline[1]}"] if self.baseline else []
         said += [self.tuning] if self.tuning else []
         said += ["claims changed"] if self.claims else []
