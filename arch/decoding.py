@@ -87,21 +87,18 @@ def _rg_lru(mixer, x_B1D, layout, state, around=decode.ALONE):
     part = recurrent_part(mixer, around)
     if state is None or part is None:
         return None
-    slope_R, state = mixer.slope_R(), dense(state)
-    if not part.carry(state.tail_BJR, state.h_BR, len(x_B1D)) or not part.fade(slope_R):
-        return None
-    y_B1D = decode.run(part, x_B1D, layout.pos_B)
-    return None if y_B1D is None else (y_B1D, state)
+    slope_R = mixer.slope_R()  # alive until the part has run
+    return _carrying(part, x_B1D, layout, state) if part.fade(slope_R) else None
 
 
 def _short_convolution(mixer, x_B1D, layout, state, around=decode.ALONE):
     part = convolution_part(mixer, around)
-    if state is None or part is None:
-        return None
-    state = dense(state)
-    if not part.carry(state.tail_BJR, None, len(x_B1D)):
-        return None
-    y_B1D = decode.run(part, x_B1D, layout.pos_B)
+    return None if state is None or part is None else _carrying(part, x_B1D, layout, state)
+
+
+def _carrying(part, x_B1D, layout, state):
+    state = carried(part, state, len(x_B1D))
+    y_B1D = None if state is None else decode.run(part, x_B1D, layout.pos_B)
     return None if y_B1D is None else (y_B1D, state)
 
 
@@ -163,9 +160,13 @@ def around(sublayer: Sublayer) -> decode.Around | None:
     return None if None in norms else decode.Around(*zip(*norms, strict=True), residual=True)
 
 
-def dense(state: Any) -> Any:
-    """A state of a recurrence or a convolution as C takes it: after a prompt, it may be a view of the whole prompt's tensors."""
-    return type(state)(**{name: tensor.contiguous() for name, tensor in vars(state).items()})
+def carried(part: decode.Part, state: Any, rows: int) -> Any:
+    """Give a part the state of its recurrence or convolution; returns the state that C then writes, None if it cannot take it.
+
+    Its tensors are made dense: after a prompt they may be views of those of the whole prompt.
+    """
+    state = type(state)(**{name: tensor.contiguous() for name, tensor in vars(state).items()})
+    return state if part.carry(state.tail_BJR, getattr(state, "h_BR", None), rows) else None
 
 
 def _maps(modules, names, cls=Linear):

@@ -206,8 +206,8 @@ class _Convolution:
         if type(state) is not self.kind:
             return None
         if rows != self.rows or state is not self.state:
-            state = decoding.dense(state)
-            if not self.part.carry(state.tail_BJR, getattr(state, "h_BR", None), rows):
+            state = decoding.carried(self.part, state, rows)
+            if state is None:
                 return None
             self.state, self.rows = state, rows
         return state
